@@ -1,0 +1,209 @@
+"""Every setting with its default, and every preset. This is the file to edit; it holds no logic.
+
+    python run.py with <task> [<parts> ...] key=value          one run
+    python run.py print_config with ...                        what a command resolves to
+    python run.py print_named_configs                          every preset below, with what it sets
+
+`None` means "the checkpoint, the pretrained model or a fallback answers": given > checkpoint > model > fallback. The comment
+behind a default is that key's documentation: `print_config` prints it, CONFIGURING_MODELS.md is generated from it.
+"""
+
+from sacred import Experiment
+
+ex = Experiment("renaissance", save_git_info=False)
+
+
+@ex.config
+def defaults():
+    # The run
+    exp_name = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
+    seed = 0  # every random choice is a function of (seed, epoch, sample)
+    log_dir = "result"  # folder that holds the run folders
+    load_path = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
+    resume_from = None  # checkpoint of a run to continue, at the step where it stopped
+    test_only = False  # True: evaluate load_path on every labelled split and stop
+    final_test = True  # evaluate best.ckpt on the test split when training ends
+    fast_dev_run = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    log_every_n_steps = 50  # steps between two lines of metrics.csv
+    allow_download = True  # False: models come from local folders and the Hub's cache only
+
+    # Data
+    datasets = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
+    data_root = "data/arrow"  # folder of the arrow files
+    batch_size = 256  # pairs of one optimizer step, over all processes
+    per_gpu_batchsize = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
+    eval_batch_size = None  # pairs of one evaluation batch; None = per_gpu_batchsize
+    train_transform_keys = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
+    val_transform_keys = ["imagenet"]  # the same, without _randaug
+    num_workers = None  # loader processes of each training process; None = its cores less one, 8 at most
+
+    # Model
+    model_type = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
+    pooler_type = None  # single: the text's first token; double: the first token of text and of image
+    tokenizer = None  # Hub id or folder; None = the text encoder's own
+    vocab_size = None  # pieces of the vocabulary; must agree with the tokenizer
+    max_text_len = None  # tokens a text is cut at, [CLS] and [SEP] included; fallback 50
+    image_size = None  # side of the square that the transform crops, pixels; None = the vision encoder's
+    original_image_size = None  # side that the vision encoder was pretrained at; must agree with the model
+    patch_size = None  # side of a patch, pixels; must agree with the vision encoder
+    image_only = False  # pictures without text (image classification)
+    initializer_range = None  # standard deviation of random weights; None = 1/sqrt(width)
+    freeze_encoder = False  # one-tower: keep the pretrained blocks and embeddings fixed
+    freeze_image_encoder = False  # two-tower: keep the image encoder fixed, without dropout
+    freeze_text_encoder = False  # two-tower: keep the text encoder fixed, without dropout
+    freeze_cross_modal_layers = False  # two-tower: keep the fusion layers fixed
+
+    # One-tower: the blocks of one encoder over word pieces and patches
+    encoder = None  # Hub id or folder of a text or a vision model; selects one-tower
+    random_init_encoder = False  # True: the encoder's sizes, random weights
+    encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
+    hidden_size = None  # width
+    num_heads = None  # attention heads; must divide the width
+    num_layers = None  # transformer blocks
+    mlp_ratio = None  # width of the feed-forward layer / width
+    drop_rate = None  # dropout probability
+    embedding_size = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
+
+    # Two-tower: image encoder
+    image_encoder = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
+    random_init_vision_encoder = False  # True: the encoder's sizes, random weights
+    image_encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
+    image_encoder_hidden_size = None  # width
+    image_encoder_num_heads = None  # attention heads
+    image_encoder_num_layers = None  # transformer blocks
+    image_encoder_mlp_ratio = None  # width of the feed-forward layer / width
+    image_encoder_drop_rate = None  # dropout probability
+    image_encoder_embedding_size = None  # width of the patch embeddings, where the family has one
+
+    # Two-tower: text encoder
+    text_encoder = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
+    random_init_text_encoder = False  # True: the encoder's sizes, random weights
+    text_encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
+    text_encoder_hidden_size = None  # width
+    text_encoder_num_heads = None  # attention heads
+    text_encoder_num_layers = None  # transformer blocks
+    text_encoder_mlp_ratio = None  # width of the feed-forward layer / width
+    text_encoder_drop_rate = None  # dropout probability
+    text_encoder_embedding_size = None  # width of the word embeddings, where the family has one
+
+    # Two-tower: fusion
+    fusion = None  # shared (one cross-attention for both directions), separate (one each), merged (one stack over both)
+    cross_layer_hidden_size = None  # width; fallback 256
+    num_cross_layers = None  # layers; fallback 6
+    num_cross_layer_heads = None  # attention heads; fallback width / 64
+    cross_layer_mlp_ratio = None  # width of the feed-forward layer / width; fallback 4
+    cross_layer_drop_rate = None  # dropout probability; fallback 0.1
+
+    # Objectives
+    loss_names = {"mlm": 0, "itm": 0}  # weight of each objective; 0 = off
+    mlm_prob = 0.15  # share of the words (or pieces) that MLM masks
+    whole_word_masking = True  # mask all pieces of a word together
+    draw_false_image = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
+    negative_group = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
+    draw_false_text = 0  # false texts a pair (retrieval)
+    get_recall_metric = False  # rank the test set while evaluating (retrieval)
+    vqav2_label_size = 3129  # answers of the VQAv2 vocabulary
+
+    # Optimization
+    optim_type = "adamw"  # adamw, adam or sgd
+    learning_rate = 1e-4  # peak, of towers; fusion and heads multiply it
+    lr_mult_cross_modal = 5  # fusion and projections: x learning_rate
+    lr_mult_head = 5  # heads: x learning_rate
+    weight_decay = 0.01  # of matrices; biases and norms have none
+    decay_power = 1  # exponent of the polynomial decay, or "cosine"
+    warmup_steps = 0.1  # steps (a whole number) or share of all steps (below 1)
+    end_lr = 0  # learning rate at the last step, before the multipliers
+    max_steps = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
+    max_epoch = None  # passes over the data
+    val_check_interval = 1.0  # steps between validations (a whole number) or share of an epoch (1.0 = each epoch)
+    gradient_clip_val = None  # largest norm of the gradient; None = no clipping
+
+    # Machine
+    num_gpus = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
+    num_nodes = 1  # machines
+    accelerator = "auto"  # auto, gpu (an error without one) or cpu
+    precision = 32  # 32, 16-mixed, bf16-mixed or 64
+    float32_matmul_precision = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
+
+
+# Tasks: what is trained on what. Dictionaries merge key by key, so a task names every objective.
+NO_LOSS = {"mlm": 0, "itm": 0}
+TASKS = {
+    # Masked language modelling and image-text matching, together.
+    "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {**NO_LOSS, "mlm": 1, "itm": 1}},
+    # Masked language modelling alone.
+    "task_mlm": {"exp_name": "mlm", "loss_names": {**NO_LOSS, "mlm": 1}},
+    # Image-text matching alone.
+    "task_itm": {"exp_name": "itm", "loss_names": {**NO_LOSS, "itm": 1}},
+}
+
+# Parts: a handful of settings that go together; any number may be named, the later one wins.
+PARTS = {
+    # Towers
+    "deit_tiny": {"image_encoder": "facebook/deit-tiny-patch16-224"},
+    "vit_base": {"image_encoder": "google/vit-base-patch16-224"},
+    "clip_vit_base": {"image_encoder": "openai/clip-vit-base-patch16", "train_transform_keys": ["clip"]},
+    "electra_small": {"text_encoder": "google/electra-small-discriminator"},
+    "electra_base": {"text_encoder": "google/electra-base-discriminator"},
+    "bert_base": {"text_encoder": "google-bert/bert-base-uncased"},
+    "roberta_base": {"text_encoder": "FacebookAI/roberta-base"},
+    # One tower
+    "one_tower_dino": {"encoder": "facebook/dino-vits16"},
+    "one_tower_vit": {"encoder": "google/vit-base-patch16-224"},
+    "one_tower_electra": {"encoder": "google/electra-base-discriminator"},
+    "one_tower_random": {"encoder": "google/electra-base-discriminator", "random_init_encoder": True},
+    # Fusion sizes
+    "fusion_6x256": {"cross_layer_hidden_size": 256, "num_cross_layers": 6},
+    "fusion_10x768": {"cross_layer_hidden_size": 768, "num_cross_layers": 10},
+    # Freezing
+    "freeze_image": {"freeze_image_encoder": True},
+    "freeze_text": {"freeze_text_encoder": True},
+    # Augmentation
+    "randaug": {"train_transform_keys": ["imagenet_randaug"]},
+    # Pretraining data
+    "data_coco": {"datasets": ["coco"]},
+    "data_4m": {"datasets": ["coco", "vg", "gcc", "sbu"]},
+    # Environments
+    "laptop": {"num_gpus": 1, "batch_size": 32, "per_gpu_batchsize": 16},
+    "gpus_8": {"num_gpus": 8, "precision": "16-mixed", "float32_matmul_precision": "high"},
+    # The demo's two models, small enough to learn its world in minutes on one core. Folders are written by the demo.
+    "demo_run": {
+        "data_root": "demo/arrow", "log_dir": "demo/runs", "tokenizer": "demo/tokenizer", "datasets": ["coco"],
+        "batch_size": 32, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
+        "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
+    },
+    "demo_two": {
+        "learning_rate": 3e-3,
+        "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True,
+        "image_encoder_hidden_size": 64, "image_encoder_num_heads": 4, "image_encoder_num_layers": 2,
+        "image_encoder_mlp_ratio": 2, "image_encoder_drop_rate": 0,
+        "text_encoder": "demo/text_encoder", "text_encoder_manual_configuration": True,
+        "text_encoder_hidden_size": 64, "text_encoder_num_heads": 4, "text_encoder_num_layers": 2,
+        "text_encoder_mlp_ratio": 2, "text_encoder_drop_rate": 0,
+        "cross_layer_hidden_size": 64, "num_cross_layers": 2, "num_cross_layer_heads": 4,
+        "cross_layer_mlp_ratio": 2, "cross_layer_drop_rate": 0,
+    },
+    "demo_one": {
+        "learning_rate": 1.5e-3, "pooler_type": "double",
+        "encoder": "demo/image_encoder", "encoder_manual_configuration": True,
+        "hidden_size": 64, "num_heads": 4, "num_layers": 6, "mlp_ratio": 2, "drop_rate": 0,
+    },
+}  # fmt: skip
+
+# Recipes: whole experiments, by the names of what they join.
+RECIPES = {
+    # The experiments of the Renaissance paper: DeiT-tiny + ELECTRA-small with no, one or both towers frozen ...
+    "paper_small": "task_mlm_itm deit_tiny electra_small fusion_6x256",
+    "paper_small_frozen_image": "paper_small freeze_image",
+    "paper_small_frozen_text": "paper_small freeze_text",
+    "paper_small_frozen_both": "paper_small freeze_image freeze_text",
+    # ... ViT-base + ELECTRA-base, both frozen ...
+    "paper_base_frozen_both": "task_mlm_itm vit_base electra_base fusion_10x768 freeze_image freeze_text",
+    # ... and one tower, from a vision encoder, from a text encoder, from random weights.
+    "paper_one_tower_vision": "task_mlm_itm one_tower_vit",
+    "paper_one_tower_text": "task_mlm_itm one_tower_electra",
+    "paper_one_tower_random": "task_mlm_itm one_tower_random",
+    # The demo's models.
+    "demo_two_tower": "task_mlm_itm demo_run demo_two",
+    "demo_one_tower": "task_mlm_itm demo_run demo_one",
+}

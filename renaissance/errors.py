@@ -1,0 +1,18 @@
+"""What the program says when the user, and not the program, is at fault.
+
+A `UserError` is one clear sentence: what was given, what is allowed, what to do, with the setting's name. `run.py` prints
+it without a traceback and exits with status 1; every other exception keeps its traceback, because it is a defect of ours.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user's (a setting, a file, a model id). The message is a full sentence, ready to print."""
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """` (nearest: a, b)` for a name that is not among `allowed`, or an empty string where nothing is near."""
+    near = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=3, cutoff=0.6)
+    return f" (nearest: {', '.join(near)})" if near else ""

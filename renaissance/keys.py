@@ -1,0 +1,88 @@
+"""Which settings belong together, and who may answer for those that nobody gave."""
+
+from __future__ import annotations
+
+# Tower -> what its sizes' keys begin with, the key of random weights, the key of freezing.
+TOWER_KEYS = {
+    "encoder": ("", "random_init_encoder", "freeze_encoder"),
+    "image_encoder": ("image_encoder_", "random_init_vision_encoder", "freeze_image_encoder"),
+    "text_encoder": ("text_encoder_", "random_init_text_encoder", "freeze_text_encoder"),
+}
+# Sizes of a tower, by what their keys end with.
+DIMENSIONS = ("hidden_size", "num_heads", "num_layers", "mlp_ratio", "drop_rate", "embedding_size")
+FUSION_KEYS = (
+    "fusion", "cross_layer_hidden_size", "num_cross_layers", "num_cross_layer_heads", "cross_layer_mlp_ratio",
+    "cross_layer_drop_rate",
+)  # fmt: skip
+# What a checkpoint fixes for a run that starts from it by load_path; resume_from fixes every setting.
+MODEL_KEYS = (
+    *("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "original_image_size"),
+    *("patch_size", *TOWER_KEYS, *FUSION_KEYS),
+    *(prefix + name for prefix, _, _ in TOWER_KEYS.values() for name in DIMENSIONS),
+)
+# What a command may ask otherwise than the checkpoint or model has it: the weights are adapted, and the report says so.
+ADAPTABLE = frozenset(
+    [
+        "image_size",
+        "max_text_len",
+        "cross_layer_drop_rate",
+        *(prefix + "drop_rate" for prefix, _, _ in TOWER_KEYS.values()),
+    ]
+)
+# What a checkpoint also answers where it is only evaluated, so that its numbers are those of its run.
+EVALUATION_KEYS = frozenset(
+    {"seed", "mlm_prob", "whole_word_masking", "draw_false_image", "negative_group", "eval_batch_size"}
+    | {"val_transform_keys"}
+)
+# How a command starts, which no checkpoint answers.
+START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run"])
+# What a resumed run may be told anew; everything else must be as it was.
+RESUMABLE = (
+    START_KEYS
+    | {
+        "exp_name",
+        "log_dir",
+        "log_every_n_steps",
+        "final_test",
+        "allow_download",
+        "data_root",
+        "max_steps",
+        "max_epoch",
+    }
+    | {"num_gpus", "num_nodes", "num_workers", "accelerator", "per_gpu_batchsize", "eval_batch_size"}
+)
+FALLBACK_TOWERS = {
+    "image_encoder": "facebook/deit-tiny-patch16-224",
+    "text_encoder": "google/electra-small-discriminator",
+}
+FALLBACK_TOKENIZER = "google-bert/bert-base-uncased"
+FALLBACKS = {
+    "image_size": 224, "patch_size": 16, "max_text_len": 50, "fusion": "shared", "cross_layer_hidden_size": 256,
+    "num_cross_layers": 6, "cross_layer_mlp_ratio": 4, "cross_layer_drop_rate": 0.1,
+}  # fmt: skip
+
+_BELONGING = {
+    tower: (
+        tower,
+        random_key,
+        frozen_key,
+        f"{tower}_manual_configuration",
+        *(prefix + dimension for dimension in DIMENSIONS),
+    )
+    for tower, (prefix, random_key, frozen_key) in TOWER_KEYS.items()
+}
+# Keys that mean something to one type of model only.
+TYPE_KEYS = {
+    "one-tower": _BELONGING["encoder"],
+    "two-tower": (
+        *_BELONGING["image_encoder"],
+        *_BELONGING["text_encoder"],
+        *FUSION_KEYS,
+        "freeze_cross_modal_layers",
+    ),
+}
+# Widths, each with the heads that must divide it.
+HEADS = (
+    *((f"{prefix}hidden_size", f"{prefix}num_heads") for prefix, _, _ in TOWER_KEYS.values()),
+    ("cross_layer_hidden_size", "num_cross_layer_heads"),
+)

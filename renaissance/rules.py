@@ -1,0 +1,296 @@
+"""What each setting may be, one row a key, and the rules between keys that need no model.
+
+`CHECKS` has exactly the keys of config.py (a test holds the two together).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .keys import HEADS
+
+TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
+# A task is a file in tasks/; its name is the key of its weight in loss_names.
+TASK_NAMES = tuple(
+    sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py") if path.stem != "base")
+)
+PRECISIONS = {"32": "32-true", "32-true": "32-true", "16": "16-mixed", "16-mixed": "16-mixed", "bf16": "bf16-mixed",
+              "bf16-mixed": "bf16-mixed", "64": "64-true", "64-true": "64-true"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one setting may be.
+
+    Attributes:
+        allowed: the end of the sentence "<key>=<value> is not allowed: give ...".
+        test: True for a value that may stand.
+        optional: None may stand (somebody else answers, or the thing is off).
+        convert: brings an allowed value to its one form (1e3 arrives as a float).
+    """
+
+    allowed: str
+    test: Callable[[Any], bool]
+    optional: bool = False
+    convert: Callable[[Any], Any] = lambda value: value
+
+    def problem(self, key: str, value: Any) -> str | None:
+        """A sentence, or None where the value may stand."""
+        if value is None:
+            return None if self.optional else f"{key}=None is not allowed: give {self.allowed}."
+        return None if self.test(value) else f"{key}={value!r} is not allowed: give {self.allowed}."
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value == int(value)
+
+
+def whole(least: int, optional: bool = False, most: int | None = None) -> Check:
+    span = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    return Check(span, lambda v: _is_whole(v) and least <= v and (most is None or v <= most), optional, int)
+
+
+def number(least: float, most: float | None = None, *, above: bool = False, optional: bool = False) -> Check:
+    low = f"above {least}" if above else f"of at least {least}"
+    span = f"a number {low}" + ("" if most is None else f" and at most {most}")
+    return Check(
+        span, lambda v: _is_number(v) and (v > least if above else v >= least) and (most is None or v <= most), optional
+    )
+
+
+def flag() -> Check:
+    return Check("True or False", lambda v: isinstance(v, bool))
+
+
+def _text(value: Any) -> bool:
+    """A text that is not empty; a whole number (exp_name=2024) is one too."""
+    return isinstance(value, str) and bool(value.strip()) or isinstance(value, int) and not isinstance(value, bool)
+
+
+def text(what: str, optional: bool = False) -> Check:
+    return Check(what, _text, optional, str)
+
+
+def choice(*names: str, optional: bool = False) -> Check:
+    return Check(" or ".join(names), lambda v: v in names, optional)
+
+
+def steps_or_share(what: str, least: int, *, closed: bool) -> Check:
+    """A whole number is a number of steps; a float below 1 (or 1.0 where `closed`) is a share."""
+
+    def convert(value: Any) -> int | float:
+        return float(value) if isinstance(value, float) and value <= 1 and (closed or value < 1) else int(value)
+
+    def test(value: Any) -> bool:
+        if not _is_number(value) or value < 0:
+            return False
+        if isinstance(value, float) and (value < 1 or (closed and value == 1)):
+            return value > 0 or not closed
+        return _is_whole(value) and value >= least
+
+    return Check(what, test, convert=convert)
+
+
+def _one_transform(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 1 and value[0] in TRANSFORMS
+
+
+def _folder_name(value: Any) -> bool:
+    name = str(value)
+    return _text(value) and len(name) <= 100 and "/" not in name and name not in (".", "..")
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) and name for name in value)
+
+
+def _weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASK_NAMES for n, w in value.items())
+
+
+_TRANSFORM = Check(f"a list of one of {', '.join(TRANSFORMS)}", _one_transform)
+_FAST_DEV_RUN = Check(
+    "True, False or a number of steps", lambda v: isinstance(v, bool) or (_is_whole(v) and v >= 0), convert=int
+)
+_DECAY = Check(
+    'a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0)
+)  # fmt: skip
+_PRECISION = Check(
+    "32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, convert=lambda v: PRECISIONS[str(v)]
+)
+
+
+def _tower(prefix: str) -> dict[str, Check]:
+    return {
+        f"{prefix}hidden_size": whole(1, optional=True),
+        f"{prefix}num_heads": whole(1, optional=True),
+        f"{prefix}num_layers": whole(1, optional=True),
+        f"{prefix}mlp_ratio": number(0, above=True, optional=True),
+        f"{prefix}drop_rate": number(0, 0.999, optional=True),
+        f"{prefix}embedding_size": whole(1, optional=True),
+    }
+
+
+CHECKS: dict[str, Check] = {
+    "exp_name": Check("a name without /, at most 100 characters", _folder_name, convert=str),
+    "seed": whole(0, most=2**63 - 1),
+    "log_dir": text("a folder"),
+    "load_path": text("a checkpoint file", optional=True),
+    "resume_from": text("a checkpoint file", optional=True),
+    "test_only": flag(),
+    "final_test": flag(),
+    "fast_dev_run": _FAST_DEV_RUN,
+    "log_every_n_steps": whole(1),
+    "allow_download": flag(),
+    "datasets": Check("a list of data set names, such as ['coco','vg']", _names, convert=list),
+    "data_root": text("the folder of the arrow files"),
+    "batch_size": whole(1),
+    "per_gpu_batchsize": whole(0),
+    "eval_batch_size": whole(1, optional=True),
+    "train_transform_keys": _TRANSFORM,
+    "val_transform_keys": _TRANSFORM,
+    "num_workers": whole(0, optional=True),
+    "model_type": choice("one-tower", "two-tower", optional=True),
+    "pooler_type": choice("single", "double", optional=True),
+    "tokenizer": text("a Hub id or a folder", optional=True),
+    "vocab_size": whole(1, optional=True),
+    "max_text_len": whole(3, optional=True),
+    "image_size": whole(8, optional=True),
+    "original_image_size": whole(8, optional=True),
+    "patch_size": whole(1, optional=True),
+    "image_only": flag(),
+    "initializer_range": number(0, above=True, optional=True),
+    "freeze_encoder": flag(),
+    "freeze_image_encoder": flag(),
+    "freeze_text_encoder": flag(),
+    "freeze_cross_modal_layers": flag(),
+    "encoder": text("a Hub id or a folder", optional=True),
+    "random_init_encoder": flag(),
+    "encoder_manual_configuration": flag(),
+    **_tower(""),
+    "image_encoder": text("a Hub id or a folder", optional=True),
+    "random_init_vision_encoder": flag(),
+    "image_encoder_manual_configuration": flag(),
+    **_tower("image_encoder_"),
+    "text_encoder": text("a Hub id or a folder", optional=True),
+    "random_init_text_encoder": flag(),
+    "text_encoder_manual_configuration": flag(),
+    **_tower("text_encoder_"),
+    "fusion": choice("shared", "separate", "merged", optional=True),
+    "cross_layer_hidden_size": whole(1, optional=True),
+    "num_cross_layers": whole(1, optional=True),
+    "num_cross_layer_heads": whole(1, optional=True),
+    "cross_layer_mlp_ratio": number(0, above=True, optional=True),
+    "cross_layer_drop_rate": number(0, 0.999, optional=True),
+    "loss_names": Check(f"weights of at least 0 for {', '.join(TASK_NAMES)}", _weights, convert=dict),
+    "mlm_prob": number(0, 1, above=True),
+    "whole_word_masking": flag(),
+    "draw_false_image": whole(0, most=1),
+    "negative_group": whole(1, optional=True),
+    "draw_false_text": whole(0),
+    "get_recall_metric": flag(),
+    "vqav2_label_size": whole(1),
+    "optim_type": choice("adamw", "adam", "sgd"),
+    "learning_rate": number(0, above=True),
+    "lr_mult_cross_modal": number(0),
+    "lr_mult_head": number(0),
+    "weight_decay": number(0),
+    "decay_power": _DECAY,
+    "warmup_steps": steps_or_share("a number of steps or a share of all steps below 1", 0, closed=False),
+    "end_lr": number(0),
+    "max_steps": whole(1, optional=True),
+    "max_epoch": number(0, above=True, optional=True),
+    "val_check_interval": steps_or_share("a number of steps, or a share of an epoch up to 1.0", 1, closed=True),
+    "gradient_clip_val": number(0, above=True, optional=True),
+    "num_gpus": whole(1, optional=True),
+    "num_nodes": whole(1),
+    "accelerator": choice("auto", "gpu", "cpu"),
+    "precision": _PRECISION,
+    "float32_matmul_precision": choice("highest", "high", "medium"),
+}
+
+# Keys of tasks that are not built yet, with the one value that they may have until then.
+LATER = {"draw_false_text": 0, "get_recall_metric": False, "vqav2_label_size": 3129, "image_only": False}
+
+
+def _model_kind(values: Mapping[str, Any]) -> list[str]:
+    encoder, towers = values["encoder"], [key for key in ("image_encoder", "text_encoder") if values[key]]
+    if encoder and towers:
+        return [f"encoder= means one-tower and {towers[0]}= means two-tower; give one of the two."]
+    if encoder and values["model_type"] == "two-tower":
+        return [
+            "model_type=two-tower contradicts encoder=, which means one-tower; give image_encoder= and text_encoder=."
+        ]
+    if towers and values["model_type"] == "one-tower":
+        return [f"model_type=one-tower contradicts {towers[0]}=, which means two-tower; give encoder= alone."]
+    return []
+
+
+def _something_to_train(values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if values["resume_from"]:
+        return []  # the checkpoint answers
+    if not any(values["loss_names"].values()):
+        problems.append("No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0.")
+    if (
+        values["max_steps"] is None
+        and values["max_epoch"] is None
+        and not (values["test_only"] or values["fast_dev_run"])
+    ):
+        problems.append("The run has no end: give max_steps= or max_epoch=.")
+    return problems
+
+
+def _start(values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if values["test_only"] and not values["load_path"]:
+        problems.append("test_only=True needs load_path=<checkpoint> to evaluate.")
+    if values["load_path"] and values["resume_from"]:
+        problems.append("load_path= starts a new run and resume_from= continues one; give one of the two.")
+    for key in ("load_path", "resume_from"):
+        if values[key] and set(values[key]) == {"."}:
+            problems.append(f"{key}={values[key]} is the placeholder of a README; give the path of a checkpoint.")
+    return problems
+
+
+def _pixelbert(values: Mapping[str, Any]) -> list[str]:
+    two = values["image_encoder"] or values["text_encoder"] or not (values["encoder"] or values["load_path"])
+    keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]
+    if keys and two:
+        return [
+            f"{keys[0]}={values[keys[0]]} keeps the aspect of pictures, which only one-tower can read; give imagenet."
+        ]
+    return []
+
+
+def _heads(values: Mapping[str, Any]) -> list[str]:
+    return [sentence for width, heads in HEADS if (sentence := heads_problem(values, width, heads))]
+
+
+def heads_problem(values: Mapping[str, Any], width: str, heads: str) -> str | None:
+    """A sentence where the value of the key `heads` does not divide that of `width`; None where one of them is open."""
+    if not (values[width] and values[heads]) or values[width] % values[heads] == 0:
+        return None
+    return f"{heads}={values[heads]} does not divide {width}={values[width]}; give a number of heads that does."
+
+
+def _val_transform(values: Mapping[str, Any]) -> list[str]:
+    key = values["val_transform_keys"][0]
+    return (
+        [f"val_transform_keys={[key]} would augment the evaluation; give {key[:-8]}."]
+        if key.endswith("_randaug")
+        else []
+    )
+
+
+SEVERAL = (_model_kind, _something_to_train, _start, _heads, _pixelbert, _val_transform)

@@ -1,0 +1,135 @@
+"""The values that travel from the data to the loss, all NamedTuples.
+
+Lightning moves NamedTuples to the device as they are, and `pin_memory` handles them.
+
+Shape legend, used in every docstring of the package:
+
+    B   examples of a micro-batch          M   pictures of a micro-batch (M >= B: drawn false pictures come after the own)
+    L   text tokens                        P   image tokens
+    H,W pixels                             D   width of the fusion, or of the one tower
+    N   tokens of one modality             V   pieces of the vocabulary
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TextInput(NamedTuple):
+    """Tokenised texts, padded on the right to one length.
+
+    Attributes:
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) bool, True on real tokens.
+        token_type_ids: (B, L) int64, all 0 but in sentence pairs.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor
+
+
+class ImageInput(NamedTuple):
+    """Pictures of a micro-batch, not yet normalised.
+
+    Attributes:
+        pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation.
+        sizes: (M, 2) int64, real height and width in pixels of each picture, or None where all pictures fill (H, W).
+    """
+
+    pixels: Tensor
+    sizes: Tensor | None = None
+
+
+class Example(NamedTuple):
+    """One (picture, text) pair, drawn and decoded, before it is put into a batch.
+
+    Attributes:
+        id: position of the pair in its data set: its identity in masks, negatives, predictions.
+        epoch: the pass over the data it belongs to; with `seed` and `id` it decides every random choice.
+        pixels: (3, H, W) uint8 RGB after the transforms.
+        text: the caption as written.
+        texts: hashes of all captions of the picture (`data.identity.text_key`).
+        picture: hash of the encoded picture (`data.identity.picture_key`); equal pictures have equal hashes.
+    """
+
+    id: int
+    epoch: int
+    pixels: Tensor
+    text: str
+    texts: frozenset[int]
+    picture: int
+
+
+class Batch(NamedTuple):
+    """One micro-batch.
+
+    Attributes:
+        ids: (B,) int64, `Example.id` of each example.
+        text: the texts as they are, nothing masked.
+        images: the first B pictures are the examples' own, in order.
+        targets: what each chosen task wants of this micro-batch, by the task's name.
+    """
+
+    ids: Tensor
+    text: TextInput
+    images: ImageInput
+    targets: dict[str, Any]
+
+
+class MlmTargets(NamedTuple):
+    """Attributes: input_ids (B, L) with masked positions replaced; labels (B, L), the true piece there, -100 elsewhere."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+class ItmTargets(NamedTuple):
+    """Which picture each text is fused with.
+
+    Attributes:
+        image_index: (B,) int64 into the M pictures of the micro-batch.
+        labels: (B,) int64, 1 where the picture is the text's own, else 0.
+        stayed: (B,) bool, True where a false picture was due but the group held none that was eligible.
+    """
+
+    image_index: Tensor
+    labels: Tensor
+    stayed: Tensor
+
+
+class Tokens(NamedTuple):
+    """One modality, embedded. Attributes: hidden (B, N, D); mask (B, N) bool, True on real tokens, None where all are real."""
+
+    hidden: Tensor
+    mask: Tensor | None
+
+
+class Fused(NamedTuple):
+    """What comes out of the fusion; a part that nobody asked for, or whose modality is absent, is None.
+
+    Attributes: pooled (B, Dp); text (B, L, D); image (B, P, D).
+    """
+
+    pooled: Tensor | None
+    text: Tensor | None
+    image: Tensor | None
+
+
+class TaskOutput(NamedTuple):
+    """What a task makes of a micro-batch.
+
+    Attributes:
+        loss: () the SUM of the items' losses.
+        count: () float, the number of items that `loss` sums over.
+        logits: (count, classes) and
+        labels: (count,) what the task's metrics read.
+    """
+
+    loss: Tensor
+    count: Tensor
+    logits: Tensor
+    labels: Tensor

