@@ -1,0 +1,40 @@
+"""The only room that knows Hugging Face internals: adapts any of its encoders to `Tokens(hidden (B, N, D), mask)`.
+
+hub.py        configurations, picture preparation and weights, from the Hub, its cache or a folder
+family.py     the form of a family's row; families.py, text_families.py, vision_families.py hold the rows
+facts.py      what a model answers for, as plain values; manual dimensions
+build.py      a model by its family's row, random or pretrained
+resize.py     position tables for another picture size
+towers.py     text and vision towers
+blocks.py     the blocks and embeddings of one-tower models
+tokenizer.py  tokenizers
+"""
+
+from .blocks import Blocks, OneTowerParts, build_blocks
+from .facts import Facts, check_modality, config_from_dict, facts_of, family_of, override_dimensions
+from .hub import read_config, read_image_processor
+from .resize import resize_position
+from .tokenizer import load_tokenizer, tokenizer_files, tokenizer_from_files
+from .towers import TextTower, VisionTower, build_text_tower, build_vision_tower
+
+__all__ = [
+    "Blocks",
+    "Facts",
+    "OneTowerParts",
+    "TextTower",
+    "VisionTower",
+    "build_blocks",
+    "build_text_tower",
+    "build_vision_tower",
+    "check_modality",
+    "config_from_dict",
+    "facts_of",
+    "family_of",
+    "load_tokenizer",
+    "override_dimensions",
+    "read_config",
+    "read_image_processor",
+    "resize_position",
+    "tokenizer_files",
+    "tokenizer_from_files",
+]

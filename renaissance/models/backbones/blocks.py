@@ -1,0 +1,181 @@
+"""The transformer blocks of one text or vision model, to be run over the tokens of both modalities (one-tower)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+from renaissance.types import TextInput, Tokens
+
+from .build import Dropped, build_model
+from .facts import check_modality, facts_of
+from .family import TEXT
+from .towers import check_text_len
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+
+class OneTowerParts(NamedTuple):
+    """A one-tower model's pretrained parts.
+
+    Attributes:
+        blocks: hidden (B, N, D), mask (B, N) -> hidden (B, N, D).
+        text_embeddings: TextInput -> (B, L, D), of a text family; else None.
+        patch_embeddings: pixels (B, 3, H, W), sizes -> Tokens, of a vision family; else None.
+        hidden_size: D.
+        config: builds the parts again.
+        unused: names of pretrained weights that are left out.
+    """
+
+    blocks: nn.Module
+    text_embeddings: nn.Module | None
+    patch_embeddings: nn.Module | None
+    hidden_size: int
+    config: PreTrainedConfig
+    unused: tuple[str, ...]
+
+
+class Blocks(nn.Module):
+    """A family's blocks and its final norm, where it has one."""
+
+    def __init__(self, layers: nn.Module, norm: nn.Module, config: PreTrainedConfig):
+        super().__init__()
+        self.layers = layers
+        self.norm = norm
+        self.config = config
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Runs hidden (B, N, D) through the blocks; tokens whose mask (B, N) is False are seen by none."""
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden, attention_mask=None if mask is None else mask.long()
+        )
+        layers = self.layers if isinstance(self.layers, nn.ModuleList) else [self.layers]
+        for layer in layers:
+            output = layer(hidden, attention_mask=attention_mask)
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+        return self.norm(hidden)
+
+
+class TextEmbeddings(nn.Module):
+    """A text family's word-piece, position and type embeddings."""
+
+    def __init__(self, front: list[nn.Module], takes_types: bool):
+        super().__init__()
+        self.front = nn.ModuleList(front)
+        self._takes_types = takes_types and "token_type_ids" in inspect.signature(front[0].forward).parameters
+
+    def forward(self, text: TextInput) -> Tensor:
+        """Embeds texts (B, L). Returns (B, L, D)."""
+        types = {"token_type_ids": text.token_type_ids} if self._takes_types else {}
+        hidden = self.front[0](input_ids=text.input_ids, **types)
+        for module in self.front[1:]:
+            hidden = module(hidden)
+        return hidden
+
+
+class PatchEmbeddings(nn.Module):
+    """A vision family's patch and position embeddings, with its CLS token."""
+
+    def __init__(self, front: list[nn.Module], patch_size: int, image_size: int):
+        super().__init__()
+        self.front = nn.ModuleList(front)
+        self.patch_size = patch_size
+        self.image_size = image_size
+        self._takes_interpolate = "interpolate_pos_encoding" in inspect.signature(front[0].forward).parameters
+
+    def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
+        """Embeds normalised pictures (B, 3, H, W).
+
+        Args:
+            sizes: (B, 2) real height and width of each picture, the rest of (H, W) being padding. Position embeddings
+                are then interpolated to each picture's own grid, as ViLT does; None where all fill (H, W).
+
+        Returns:
+            hidden (B, N, D); mask False on the padding after a picture's own tokens.
+        """
+        if sizes is None:
+            return Tokens(self._embed(pixels), None)
+        grids = [tuple(max(side // self.patch_size, 1) for side in size) for size in sizes.tolist()]
+        pieces: list[Tensor | None] = [None] * len(grids)
+        for grid in sorted(set(grids)):
+            of_grid = [index for index, other in enumerate(grids) if other == grid]
+            height, width = grid[0] * self.patch_size, grid[1] * self.patch_size
+            for index, hidden in zip(of_grid, self._embed(pixels[of_grid, :, :height, :width]), strict=True):
+                pieces[index] = hidden
+        lengths = torch.tensor([len(piece) for piece in pieces], device=pixels.device)
+        hidden = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+        return Tokens(hidden, torch.arange(hidden.shape[1], device=pixels.device) < lengths[:, None])
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        own_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
+        interpolate = not own_size and self._takes_interpolate  # families without the switch always interpolate
+        hidden = self.front[0](pixels, **({"interpolate_pos_encoding": True} if interpolate else {}))
+        for module in self.front[1:]:
+            hidden = module(hidden)
+        return hidden
+
+
+def build_blocks(
+    config: PreTrainedConfig,
+    *,
+    weights: str | None,
+    allow_download: bool = True,
+    image_size: int | None = None,
+    vocab_size: int | None = None,
+    max_text_len: int | None = None,
+    attention: str = "sdpa",
+) -> OneTowerParts:
+    """Takes the blocks and embeddings out of one text or vision model.
+
+    Args:
+        config: of a family whose row names its blocks.
+        weights: id or folder of the pretrained weights; None leaves them random.
+        image_size: pixels, of a vision family.
+        vocab_size, max_text_len: of a text family, as in `build_text_tower`.
+
+    Raises:
+        UserError: the family cannot be a one-tower model, with the reason and families that can.
+    """
+    family = check_modality(config, weights or config.model_type, "encoder")
+    stack, is_text = family.one_tower, family.modality == TEXT
+    if is_text:
+        check_text_len(config, weights, max_text_len)
+    model, config, unused = build_model(
+        config,
+        weights=weights,
+        allow_download=allow_download,
+        attention=attention,
+        image_size=None if is_text else image_size,
+        vocab_size=vocab_size if is_text else None,
+        keep=(stack.norm,),
+    )
+    front = [_taken(model, path) for path in stack.front if _has(model, path)]
+    norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
+    facts = facts_of(config, weights or config.model_type)
+    return OneTowerParts(
+        blocks=Blocks(model.get_submodule(stack.layers), norm, model.config),
+        text_embeddings=TextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
+        patch_embeddings=None if is_text else PatchEmbeddings(front, facts.patch_size, facts.image_size),
+        hidden_size=facts.hidden_size,
+        config=config,
+        unused=unused,
+    )
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    return hasattr(model.get_submodule(parent), name)
+
+
+def _taken(model: nn.Module, path: str) -> nn.Module:
+    """Takes a module out of a model, which hands its input through from there on."""
+    parent, _, name = path.rpartition(".")
+    module = model.get_submodule(path)
+    setattr(model.get_submodule(parent), name, Dropped())
+    return module

@@ -1,0 +1,178 @@
+"""The text families, one row a model type, and the reasons why others are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .family import TEXT, Family, Stack
+
+_RELATIVE = "its blocks hold the order of words as distances between tokens, which would count patches as words"
+_CAUSAL = "its tokens see only those before them"
+_ENCODER_DECODER = "it is the encoder of an encoder-decoder, whose embeddings and blocks cannot be taken apart alike"
+_NOT_SPLIT = "its model class does not run its blocks apart from its embeddings"
+
+_HALF = r"^text_model\."
+_FLAVA = r"^(?:flava\.)?text_model\."
+_BERT = Stack("encoder.layer")
+_PROJECTED = Stack("encoder.layer", front=("embeddings", "embeddings_project"))
+_SINUSOIDS = (r"embed_positions\.weight$",)
+_CLIP = {"pooling": "last", "causal": True, "one_tower": _CAUSAL}
+
+
+def _text(model: str, one_tower: Stack | str = _BERT, **rest: Any) -> Family:
+    return Family(TEXT, model, one_tower=one_tower, **rest)
+
+
+def _roberta(model: str, one_tower: Stack | str = _BERT, **rest: Any) -> Family:
+    """Positions count from padding_idx + 1 (fairseq): two rows of the table are never used."""
+    return _text(model, one_tower, spare_positions=2, **rest)
+
+
+def _encoder(
+    model: str, names: dict[str, str] | None = None, unreached: tuple[str, ...] = (), **settings: Any
+) -> Family:
+    """The encoder of an encoder-decoder, built with a decoder of no layers.
+
+    LayerDrop is off: a step would leave some parameters without a gradient, which data-parallel training refuses.
+    """
+    return Family(
+        TEXT,
+        model,
+        part="encoder",
+        pooling="mean",
+        settings={"encoder_layerdrop": 0.0, **(settings or {"decoder_layers": 0})},
+        names=names or {},
+        unreached=unreached,
+        one_tower=_ENCODER_DECODER,
+    )
+
+
+def _t5(model: str) -> Family:
+    return Family(TEXT, model, pooling="mean", one_tower=_RELATIVE)
+
+
+TEXT_FAMILIES: dict[str, Family] = {
+    # BERT and its kin: a CLS token, learned absolute positions.
+    "albert": _text("AlbertModel", Stack("encoder", front=("embeddings", "encoder.embedding_hidden_mapping_in"))),
+    "align_text_model": _text("AlignTextModel", within=_HALF),
+    "bert": _text("BertModel"),
+    "bert-generation": _text("BertGenerationEncoder"),
+    "big_bird": _text("BigBirdModel", _NOT_SPLIT, settings={"attention_type": "original_full"}),
+    "blip_text_model": _text("BlipTextModel", within=_HALF, settings={"is_decoder": False}),
+    "camembert": _roberta("CamembertModel"),
+    "chinese_clip_text_model": _text("ChineseCLIPTextModel", within=_HALF),
+    "data2vec-text": _roberta("Data2VecTextModel"),
+    "distilbert": _text("DistilBertModel", Stack("transformer.layer")),
+    "electra": _text("ElectraModel", _PROJECTED),
+    "ernie": _text("ErnieModel"),
+    "flava_text_model": _text(
+        "FlavaTextModel",
+        Stack("encoder.layer", norm="layernorm"),
+        drop=("pooler",),
+        within=_FLAVA,
+    ),
+    "ibert": _roberta("IBertModel", _NOT_SPLIT, settings={"quant_mode": False}),
+    "layoutlm": _text("LayoutLMModel", "its embeddings read where each word stands on a page", drop=("pooler",)),
+    "longformer": _roberta(
+        "LongformerModel", "its blocks attend within windows of the text", unreached=(r"\.(query|key|value)_global\.",)
+    ),
+    "luke": _roberta("LukeModel", _NOT_SPLIT, unreached=(r"entity_embeddings\.", r"\.(w2e|e2w|e2e)_query\.")),
+    "markuplm": _roberta("MarkupLMModel", unreached=(r"\.xpath_unitseq2_embeddings\.",)),
+    "megatron-bert": _text("MegatronBertModel", Stack("encoder.layer", norm="encoder.ln")),
+    "rembert": _text(
+        "RemBertModel",
+        Stack("encoder.layer", front=("embeddings", "encoder.embedding_hidden_mapping_in")),
+        names={"embedding_size": "input_embedding_size"},
+    ),
+    "roberta": _roberta("RobertaModel"),
+    "roberta-prelayernorm": _roberta("RobertaPreLayerNormModel", Stack("encoder.layer", norm="LayerNorm")),
+    "roc_bert": _text("RoCBertModel", unreached=(r"embeddings\.(pronunciation|shape)_embed\.",)),
+    "splinter": _text("SplinterModel"),
+    "squeezebert": _text("SqueezeBertModel", _NOT_SPLIT, drop=("pooler",)),
+    "tapas": _text("TapasModel", "its embeddings read the row and column of each word"),
+    "xlm-roberta": _roberta("XLMRobertaModel"),
+    "xlm-roberta-xl": _roberta("XLMRobertaXLModel", Stack("encoder.layer", norm="encoder.LayerNorm")),
+    "xmod": _roberta(
+        "XmodModel",
+        "its blocks hold an adapter for each language",
+        settings={"default_language": "en_XX"},
+        unreached=(r"adapter_modules\.(?!en_XX\.)",),
+    ),
+    # Order in the blocks: relative or rotary positions.
+    "deberta": _text("DebertaModel", _RELATIVE),
+    "deberta-v2": _text("DebertaV2Model", _RELATIVE),
+    "esm": _text("EsmModel", _RELATIVE, drop=("contact_head",)),
+    "eurobert": _text("EuroBertModel", _RELATIVE, pooling="mean"),
+    "gte": _text("GteModel", _RELATIVE),
+    "jina_embeddings_v3": _text("JinaEmbeddingsV3Model", _RELATIVE, pooling="mean"),
+    "modernbert": _text("ModernBertModel", _RELATIVE),
+    "mpnet": _roberta("MPNetModel", _RELATIVE),
+    "nomic_bert": _text("NomicBertModel", _RELATIVE, pooling="mean"),
+    "roformer": _text("RoFormerModel", _RELATIVE, unreached=_SINUSOIDS),
+    "xlnet": _text("XLNetModel", _RELATIVE, pooling="last", unreached=(r"^mask_emb$", r"\.r_s_bias$", r"\.seg_embed$")),
+    # XLM and FlauBERT keep their layers in several lists.
+    "flaubert": _text("FlaubertModel", _NOT_SPLIT),
+    "xlm": _text("XLMModel", _NOT_SPLIT),
+    # Encoders of encoder-decoders.
+    "bart": _encoder("BartModel"),
+    "bigbird_pegasus": _encoder("BigBirdPegasusModel", decoder_layers=0, attention_type="original_full"),
+    "blenderbot": _encoder("BlenderbotModel"),
+    "blenderbot-small": _encoder("BlenderbotSmallModel"),
+    "fsmt": _encoder("FSMTModel", names={"vocab_size": "src_vocab_size"}),
+    "m2m_100": _encoder("M2M100Model"),
+    "marian": _encoder("MarianModel", unreached=_SINUSOIDS),
+    "mbart": _encoder("MBartModel"),
+    "mvp": _encoder("MvpModel"),
+    "pegasus": _encoder("PegasusModel", unreached=_SINUSOIDS),
+    "plbart": _encoder("PLBartModel"),
+    "prophetnet": _encoder("ProphetNetModel", names={"num_layers": "num_encoder_layers"}, num_decoder_layers=1),
+    "longt5": _t5("LongT5EncoderModel"),
+    "mt5": _t5("MT5EncoderModel"),
+    "switch_transformers": _t5("SwitchTransformersEncoderModel"),
+    "t5": _t5("T5EncoderModel"),
+    "umt5": _t5("UMT5EncoderModel"),
+    # Text halves of CLIP and its kin. SigLIP and TIPS see both ways.
+    "clip_text_model": _text("CLIPTextModel", **_CLIP),
+    "clipseg_text_model": _text("CLIPSegTextModel", **_CLIP),
+    "groupvit_text_model": _text("GroupViTTextModel", **_CLIP),
+    "metaclip_2_text_model": _text("MetaClip2TextModel", **_CLIP),
+    "owlv2_text_model": _text("Owlv2TextModel", **_CLIP),
+    "owlvit_text_model": _text("OwlViTTextModel", **_CLIP),
+    "xclip_text_model": _text("XCLIPTextModel", within=_HALF, **_CLIP),
+    "siglip_text_model": _text(
+        "SiglipTextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="last", drop=("head",)
+    ),
+    "siglip2_text_model": _text(
+        "Siglip2TextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="last", drop=("head",)
+    ),
+    "tipsv2_text_model": _text("Tipsv2TextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="mean"),
+}
+
+# fmt: off
+DECODERS = (
+    "bloom", "codegen", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo",
+    "gpt_neox", "gptj", "llama", "mamba", "mamba2", "mistral", "mixtral", "mpt", "openai-gpt", "opt", "olmo", "olmo2",
+    "phi", "phi3", "qwen2", "qwen3", "rwkv", "stablelm", "starcoder2", "xglm",
+)
+# fmt: on
+_READS_PADDING = "reads padding, so that the same text gives other numbers in a longer batch"
+_DECODER = "is causal: its tokens see only those before them"
+
+REFUSED_TEXT: dict[str, str] = {
+    "aimv2_text_model": "drops its causal mask in batches without padding, so that padding changes its numbers",
+    "bros": "needs the box of every word on a page",
+    "canine": f"{_READS_PADDING} (its characters are merged by strided convolutions)",
+    "convbert": f"{_READS_PADDING} (its convolutions do not know the mask)",
+    "fnet": f"{_READS_PADDING} (its Fourier transform takes no mask)",
+    "funnel": f"{_READS_PADDING} (it pools neighbouring tokens)",
+    "lilt": "needs the box of every word on a page",
+    "led": "lets most tokens see only a window of the text unless some are named global",
+    "mobilebert": f"{_READS_PADDING} (each embedding is joined with its neighbours')",
+    "mra": "needs a CUDA kernel and returns zeros without it",
+    "nystromformer": f"{_READS_PADDING} (its landmarks are means over all positions)",
+    "perceiver": "turns a text into latent vectors: no token of the text is left",
+    "reformer": "takes texts of one length only (its positions are a grid of axes)",
+    "udop": "needs the box of every word on a page",
+    "yoso": f"{_READS_PADDING} (its hashing counts all positions)",
+    **dict.fromkeys(DECODERS, _DECODER),
+}

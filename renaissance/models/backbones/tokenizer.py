@@ -1,0 +1,63 @@
+"""Tokenizers: read from a model, made fit for masked language modelling, and carried in checkpoints."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import transformers
+
+from renaissance.errors import UserError
+
+from .hub import explained, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MASK, PAD = "[MASK]", "[PAD]"
+
+
+def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """Loads a model's tokenizer, padding and cutting on the right.
+
+    Returns:
+        The tokenizer, and a line for each token that it lacked and was given.
+
+    Raises:
+        UserError: the model brings no fast tokenizer, or cannot be reached.
+    """
+    with quiet(), explained(name, allow_download):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, use_fast=True, local_files_only=not allow_download, trust_remote_code=False
+        )
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"tokenizer={name} is a slow one ({type(tokenizer).__name__}), which cannot say which pieces make a word: "
+            "give tokenizer=google-bert/bert-base-uncased or another model with a tokenizer.json."
+        )
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    report = []
+    for role, token in (("mask_token", MASK), ("pad_token", PAD)):
+        if getattr(tokenizer, role) is None:
+            tokenizer.add_special_tokens({role: token})
+            number = getattr(tokenizer, role + "_id")
+            report.append(f"tokenizer of {name} had no {role}: {token} was added, piece {number}")
+    return tokenizer, report
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """The tokenizer's files, {file name: text}, as a checkpoint holds them."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())}
+
+
+def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
+    """The tokenizer that `tokenizer_files` wrote; asks nobody."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        for name, text in files.items():
+            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer

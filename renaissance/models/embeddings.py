@@ -1,0 +1,142 @@
+"""Embeddings of the modality that a one-tower encoder does not bring, pixel normalisation, and token types."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from renaissance.types import ImageInput, TextInput, Tokens
+
+
+class Normalize(nn.Module):
+    """uint8 pixels to what the vision encoder was pretrained on: (x / 255 - mean) / std, on the device.
+
+    Args:
+        mean, std: of each RGB channel, for pixels in 0..1.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        # Folded into one multiplication and one addition on the 0..255 scale.
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
+        self.register_buffer("shift", -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: ImageInput) -> Tensor:
+        """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of pictures smaller than (H,W) becomes 0, the mean colour."""
+        pixels = torch.addcmul(self.shift, images.pixels.to(self.scale.dtype), self.scale)
+        if images.sizes is None:
+            return pixels
+        height, width = pixels.shape[-2:]
+        rows = torch.arange(height, device=pixels.device) < images.sizes[:, :1]
+        columns = torch.arange(width, device=pixels.device) < images.sizes[:, 1:]
+        return pixels * (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+class TextEmbeddings(nn.Module):
+    """Word, position and segment embeddings as in BERT, for a one-tower made of a vision encoder.
+
+    Args:
+        vocab_size: V. width: D. max_text_len: positions. drop_rate: dropout of the sum.
+    """
+
+    def __init__(self, vocab_size: int, width: int, max_text_len: int, drop_rate: float):
+        super().__init__()
+        self.word = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(max_text_len, width)
+        self.segment = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(drop_rate)
+
+    def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A position table for longer texts, cut to this length; None for anything else."""
+        length = self.position.num_embeddings
+        return tensor[:length] if name == "position.weight" and len(tensor) >= length else None
+
+    def forward(self, text: TextInput) -> Tensor:
+        """(B,L) -> (B,L,D)."""
+        positions = self.position.weight[: text.input_ids.shape[1]]
+        total = self.word(text.input_ids) + positions + self.segment(text.token_type_ids)
+        return self.dropout(self.norm(total))
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches, a [CLS] token and learned positions as in ViT, for a one-tower made of a text encoder.
+
+    Args:
+        width: D. image_size: side of the pictures in pixels. patch_size: side of a patch in pixels.
+        drop_rate: dropout of the sum.
+    """
+
+    def __init__(self, width: int, image_size: int, patch_size: int, drop_rate: float):
+        super().__init__()
+        self.patch_size = patch_size
+        grid = image_size // patch_size
+        self.projection = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.cls_position = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(drop_rate)
+
+    def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A position grid of another picture size, interpolated to this one; None for anything else."""
+        return resize_grid(tensor, *self.position.shape[-2:]) if name == "position" else None
+
+    def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
+        """(M,3,H,W) normalised pixels, real sizes (M,2) in pixels or None -> Tokens (M, 1 + H/p * W/p, D)."""
+        patches = self.projection(pixels)  # (M,D,h,w)
+        rows, columns = patches.shape[-2:]
+        if sizes is None:
+            position, mask = resize_grid(self.position, rows, columns), None
+        else:
+            position, mask = positions_by_size(self.position, sizes // self.patch_size, rows, columns)
+        patches = (patches + position).flatten(2).transpose(1, 2)
+        first = (self.cls_token + self.cls_position).expand(len(patches), -1, -1)
+        if mask is not None:
+            mask = F.pad(mask.flatten(1), (1, 0), value=True)
+        return Tokens(self.dropout(self.norm(torch.cat([first, patches], dim=1))), mask)
+
+
+def resize_grid(position: Tensor, rows: int, columns: int) -> Tensor:
+    """Learned positions (1,D,h,w) on another grid, bilinear as in ViLT."""
+    if position.shape[-2:] == (rows, columns):
+        return position
+    return F.interpolate(position, size=(rows, columns), mode="bilinear", align_corners=True)
+
+
+def positions_by_size(position: Tensor, grids: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Positions for pictures that keep their aspect: each picture's own grid spans the whole learned grid.
+
+    Args:
+        position: (1,D,h,w). grids: (M,2) patches of each picture. rows, columns: patches of the padded batch.
+
+    Returns:
+        (M,D,rows,columns) positions, zero outside a picture; (M,rows,columns) bool, True inside.
+    """
+    out = position.new_zeros(len(grids), position.shape[1], rows, columns)
+    mask = torch.zeros(len(grids), rows, columns, dtype=torch.bool, device=position.device)
+    for index, (height, width) in enumerate(grids.tolist()):
+        out[index, :, :height, :width] = resize_grid(position, height, width)[0]
+        mask[index, :height, :width] = True
+    return out, mask
+
+
+class TokenTypes(nn.Module):
+    """What tells text from image and the first image from the second: rows text, image, second image.
+
+    The third row starts as a copy of the second, so that a checkpoint pretrained on single pictures serves pairs.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(3, width)
+
+    def copy_image_row(self) -> None:
+        """Makes row 2 a copy of row 1; called once after initialisation."""
+        with torch.no_grad():
+            self.embedding.weight[2] = self.embedding.weight[1]
+
+    def add(self, tokens: Tokens | None, row: int) -> Tokens | None:
+        """Adds one row to every token."""
+        return None if tokens is None else Tokens(tokens.hidden + self.embedding.weight[row], tokens.mask)

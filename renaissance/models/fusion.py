@@ -1,0 +1,172 @@
+"""The fusion stacks of a two-tower model: text and image tokens look at each other. Trained from scratch.
+
+Three kinds, all post-norm transformer layers of width D with GELU feed-forward layers:
+
+* `shared`    LXMERT's cross-modality layer (Tan & Bansal 2019): ONE cross-attention serves both directions, then
+              self-attention and feed-forward for each side.
+* `separate`  METER's co-attention (Dou et al. 2022): each side has its own self-attention, cross-attention and
+              feed-forward.
+* `merged`    METER's merged attention: one transformer stack over both token sequences, joined.
+
+Each stack is called as `stack(text, image, want)` with `Tokens` or None for either side. Where one side is None its
+cross-attention is skipped, not masked: a softmax over nothing but masked keys still leaks. `want` says what will be
+read of each side, "all" tokens, the "first" one only, or None; the last layer of `shared` and `separate` computes no
+more than that.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from renaissance.types import Tokens
+
+from .attention import Attention, Residual
+
+
+class Want(NamedTuple):
+    """What will be read of the last layer. Attributes: text, image: "all", "first" or None."""
+
+    text: str | None = "all"
+    image: str | None = "all"
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward layer with residual and layer norm: D -> mlp_ratio x D -> D."""
+
+    def __init__(self, width: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        inner = int(width * mlp_ratio)
+        self.dense = nn.Linear(width, inner)
+        self.output = Residual(inner, width, drop_rate)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.output(F.gelu(self.dense(hidden)), hidden)
+
+
+class Side(nn.Module):
+    """What one modality does for itself in a layer: self-attention, then the feed-forward layer."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        self.attention = Attention(width, heads, drop_rate)
+        self.feed_forward = FeedForward(width, mlp_ratio, drop_rate)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, want: str | None) -> Tensor | None:
+        return None if want is None else self.feed_forward(self.attention(hidden, mask, first=want == "first"))
+
+
+class SharedLayer(nn.Module):
+    """LXMERT's layer: cross-attention (one set of weights, both directions), then each side for itself."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        self.cross = Attention(width, heads, drop_rate)
+        self.text, self.image = (Side(width, heads, mlp_ratio, drop_rate) for _ in range(2))
+
+    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+        text_hidden, image_hidden = _hidden(text), _hidden(image)
+        if text is not None and image is not None:
+            text_hidden = self.cross.cross(text.hidden, image) if want.text else None
+            image_hidden = self.cross.cross(image.hidden, text) if want.image else None
+        return (
+            None if text is None else self.text(text_hidden, text.mask, want.text),
+            None if image is None else self.image(image_hidden, image.mask, want.image),
+        )
+
+
+class SeparateLayer(nn.Module):
+    """METER's co-attention layer: self-attention, then cross-attention to the other side's input, then feed-forward."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        for side in ("text", "image"):
+            setattr(self, f"{side}_attention", Attention(width, heads, drop_rate))
+            setattr(self, f"{side}_cross", Attention(width, heads, drop_rate))
+            setattr(self, f"{side}_feed_forward", FeedForward(width, mlp_ratio, drop_rate))
+
+    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+        return self._side("text", text, image, want.text), self._side("image", image, text, want.image)
+
+    def _side(self, name: str, own: Tokens | None, other: Tokens | None, want: str | None) -> Tensor | None:
+        if own is None or want is None:
+            return None
+        hidden = getattr(self, f"{name}_attention")(own.hidden, own.mask, first=want == "first")
+        if other is not None:
+            hidden = getattr(self, f"{name}_cross").cross(hidden, other)
+        return getattr(self, f"{name}_feed_forward")(hidden)
+
+
+class CrossStack(nn.Module):
+    """Layers of one kind, each reading both sides of the layer before.
+
+    Args:
+        kind: "shared" or "separate".
+        num_layers, width, heads, mlp_ratio, drop_rate: sizes of the layers; `heads` must divide `width`.
+    """
+
+    KINDS = {"shared": SharedLayer, "separate": SeparateLayer}
+
+    def __init__(self, kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        make = self.KINDS[kind]
+        self.layers = nn.ModuleList(make(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
+
+    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+        """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) where only the first was wanted, or None."""
+        text_out, image_out = _hidden(text), _hidden(image)
+        for layer in self.layers:
+            wanted = want if layer is self.layers[-1] else Want()
+            text_out, image_out = layer(text, image, wanted)
+            text = None if text is None or text_out is None else Tokens(text_out, text.mask)
+            image = None if image is None or image_out is None else Tokens(image_out, image.mask)
+        return text_out, image_out
+
+
+class MergedStack(nn.Module):
+    """One transformer stack over the joined sequences. Arguments as in `CrossStack`."""
+
+    def __init__(self, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        self.layers = nn.ModuleList(Side(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
+
+    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+        joined = join(text, image)
+        hidden = joined.hidden
+        for layer in self.layers:
+            hidden = layer(hidden, joined.mask, "all")
+        return split(hidden, text, image)
+
+
+def make_fusion(kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float) -> nn.Module:
+    """The fusion stack named by the setting `fusion`: shared, separate or merged."""
+    if kind == "merged":
+        return MergedStack(num_layers, width, heads, mlp_ratio, drop_rate)
+    return CrossStack(kind, num_layers, width, heads, mlp_ratio, drop_rate)
+
+
+def join(text: Tokens | None, image: Tokens | None) -> Tokens:
+    """Text tokens, then image tokens, as one sequence (B, L+P, D). One of the two may be None."""
+    if text is None or image is None:
+        return image if text is None else text
+    hidden = torch.cat([text.hidden, image.hidden], dim=1)
+    if text.mask is None and image.mask is None:
+        return Tokens(hidden, None)
+    masks = [
+        side.hidden.new_ones(side.hidden.shape[:2], dtype=torch.bool) if side.mask is None else side.mask
+        for side in (text, image)
+    ]
+    return Tokens(hidden, torch.cat(masks, dim=1))
+
+
+def split(hidden: Tensor, text: Tokens | None, image: Tokens | None) -> tuple[Tensor | None, Tensor | None]:
+    """The reverse of `join`: (B, L+P, D) into (B,L,D) and (B,P,D)."""
+    length = 0 if text is None else text.hidden.shape[1]
+    return (None if text is None else hidden[:, :length]), (None if image is None else hidden[:, length:])
+
+
+def _hidden(tokens: Tokens | None) -> Tensor | None:
+    return None if tokens is None else tokens.hidden

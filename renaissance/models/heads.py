@@ -1,0 +1,64 @@
+"""Poolers and task heads: small modules on top of what the fusion returns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Pooler(nn.Module):
+    """One vector for a sequence: pick, project, tanh (BERT's pooler).
+
+    Args:
+        width: D.
+        pooling: which vector is picked: "first" token, "mean" over real tokens, or "last" real token.
+    """
+
+    def __init__(self, width: int, pooling: str):
+        super().__init__()
+        self.pooling = pooling
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(B,N,D), mask (B,N) or None -> (B,D)."""
+        return torch.tanh(self.dense(pick(hidden, mask, self.pooling)))
+
+
+def pick(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+    """The vector (B,D) that stands for (B,N,D): its "first", "last" real, or "mean" real token."""
+    if pooling == "first":
+        return hidden[:, 0]
+    if pooling == "last":
+        if mask is None:
+            return hidden[:, -1]
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.long().sum(1) - 1]
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+class MlmHead(nn.Module):
+    """BERT's masked-language-model head with a decoder of its own: D -> D (GELU, layer norm) -> V."""
+
+    def __init__(self, width: int, vocab_size: int):
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.decoder = nn.Linear(width, vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(n,D) hidden states of masked positions -> (n,V) logits."""
+        return self.decoder(self.norm(F.gelu(self.transform(hidden))))
+
+
+class ItmHead(nn.Module):
+    """Does this picture belong to this text? (B,Dp) -> (B,2) logits, class 1 = matched."""
+
+    def __init__(self, pooled_size: int):
+        super().__init__()
+        self.classifier = nn.Linear(pooled_size, 2)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.classifier(pooled)

@@ -1,0 +1,125 @@
+"""The two-tower model: a text encoder, an image encoder, and a fusion stack with cross-attention on top of both."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+from torch import Tensor, nn
+
+from renaissance.types import Fused, ImageInput, TextInput, Tokens
+
+from .backbones import family_of, resize_position
+from .embeddings import Normalize, TokenTypes
+from .fusion import Want
+from .heads import Pooler
+
+EVERYTHING = frozenset({"pooled", "text", "image"})
+
+
+class TwoTower(nn.Module):
+    """embed_text, embed_image, fuse: each encoding is computed once and may be fused many times.
+
+    Args:
+        text_tower: TextInput -> Tokens, with `hidden_size` and `pooling`.
+        image_tower: normalised pixels -> Tokens, with the same.
+        fusion: a stack of `models.fusion`, of width D.
+        width: D, the fusion's width; both towers are projected to it.
+        pooler_type: "single" pools the text side only, "double" both sides (pooled_size D or 2D).
+        normalize: pixels to what the image tower expects.
+    """
+
+    def __init__(
+        self,
+        text_tower: nn.Module,
+        image_tower: nn.Module,
+        fusion: nn.Module,
+        width: int,
+        pooler_type: str,
+        normalize: Normalize,
+    ):
+        super().__init__()
+        self.text_tower, self.image_tower, self.fusion = text_tower, image_tower, fusion
+        self.width, self.pooler_type, self.normalize = width, pooler_type, normalize
+        self.pooled_size = 2 * width if pooler_type == "double" else width
+        self.text_projection = nn.Linear(text_tower.hidden_size, width)
+        self.image_projection = nn.Linear(image_tower.hidden_size, width)
+        self.token_types = TokenTypes(width)
+        self.text_pooler = Pooler(width, text_tower.pooling)
+        self.image_pooler = Pooler(width, image_tower.pooling) if pooler_type == "double" else None
+        self.frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, *, text_tower: bool = False, image_tower: bool = False, fusion: bool = False) -> None:
+        """Fixes parts for good: no gradient, and eval mode (no dropout) whatever mode the model is in."""
+        chosen = {"text_tower": text_tower, "image_tower": image_tower, "fusion": fusion}
+        self.frozen = tuple(getattr(self, name) for name, frozen in chosen.items() if frozen)
+        for part in self.frozen:
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> TwoTower:
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    def fresh_modules(self) -> list[nn.Module]:
+        """The modules that no pretrained encoder brings."""
+        poolers = [self.text_pooler] + ([self.image_pooler] if self.image_pooler else [])
+        return [self.text_projection, self.image_projection, self.token_types, self.fusion, *poolers]
+
+    def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
+        """A checkpoint's position table brought to this model's picture size; None for any other tensor."""
+        if not name.startswith("image_tower."):
+            return None
+        return resize_position(name, tensor, self.get_parameter(name).shape, family_of(self.image_tower.config))
+
+    def embed_text(self, text: TextInput) -> Tokens:
+        """The whole text encoder, then the projection. (B,L) -> Tokens (B,L,D)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_tower not in self.frozen):
+            tokens = self.text_tower(text)
+        return Tokens(self.text_projection(tokens.hidden), tokens.mask)
+
+    def embed_image(self, images: ImageInput) -> Tokens:
+        """The whole image encoder, then the projection. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_tower not in self.frozen):
+            tokens = self.image_tower(self.normalize(images))
+        return Tokens(self.image_projection(tokens.hidden), tokens.mask)
+
+    def fuse(self, text: Tokens | None, image: Tokens | None, slot: int = 0, needs: Set[str] = EVERYTHING) -> Fused:
+        """Lets the two sides look at each other.
+
+        Args:
+            text: (B,L,D) or None. image: (B,P,D) or None.
+            slot: 0 for the first image of an example, 1 for the second.
+            needs: which parts of the result will be read: "pooled", "text", "image".
+
+        Returns:
+            Fused, with None for what is absent or was not asked for; `pooled` has zeros for an absent side.
+        """
+        text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
+        pooled = "pooled" in needs
+        want = Want(
+            _want("text" in needs, self.text_pooler if pooled else None),
+            _want("image" in needs, self.image_pooler if pooled else None),
+        )
+        text_hidden, image_hidden = self.fusion(text, image, want)
+        return Fused(
+            self._pool(text, text_hidden, image, image_hidden) if pooled else None,
+            text_hidden if "text" in needs else None,
+            image_hidden if "image" in needs else None,
+        )
+
+    def _pool(self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None):
+        halves = [self.text_pooler(text_hidden, text.mask) if text is not None else None]
+        if self.image_pooler is not None:
+            halves.append(self.image_pooler(image_hidden, image.mask) if image is not None else None)
+        like = (image if text is None else text).hidden
+        zeros = like.new_zeros(len(like), self.width)
+        return torch.cat([zeros if half is None else half for half in halves], dim=-1)
+
+
+def _want(tokens: bool, pooler: Pooler | None) -> str | None:
+    """What a side's tokens, or a pooler, or both read of the fusion's last layer."""
+    if tokens or (pooler is not None and pooler.pooling != "first"):
+        return "all"
+    return None if pooler is None else "first"
