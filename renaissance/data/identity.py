@@ -1,0 +1,24 @@
+"""Who is who: hashes by which negatives and leakage checks tell pictures and captions apart.
+
+They are functions of the content alone: the same in every process, on every machine, in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+_SIXTY_THREE_BITS = (1 << 63) - 1  # fits a signed 64-bit tensor
+
+
+def picture_key(encoded: bytes) -> int:
+    """Return a 63-bit hash of the encoded picture; files of equal bytes, and only those, share it."""
+    return _key(encoded)
+
+
+def text_key(caption: str) -> int:
+    """Return a 63-bit hash of the caption; captions that differ in case or white space only share it."""
+    return _key(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
+
+
+def _key(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") & _SIXTY_THREE_BITS

@@ -1,0 +1,75 @@
+"""From the bytes of an encoded picture to (3, H, W) uint8 RGB.
+
+Ordinary JPEG and PNG files go through torchvision's decoder, straight into a tensor; everything else goes through
+Pillow: CMYK and palette files, transparency (laid over white), TIFF, WebP, GIF (its first frame). Samples of 16 bits
+are scaled to 8. The format is read from the bytes, never from a file name.
+
+The EXIF orientation is ignored, as the ancestors (ViLT, METER) ignore it: the boxes of COCO, Visual Genome and RefCOCO
+are in stored pixels, and published numbers were made that way.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from renaissance.errors import UserError
+from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
+
+_OPAQUE = frozenset({("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L")})
+
+
+def decode(encoded: bytes, where: str) -> Tensor:
+    """Decode a picture.
+
+    Args:
+        encoded: the file's bytes.
+        where: what an error names, such as a file and its row.
+
+    Returns:
+        (3, H, W) uint8 RGB, where H and W are the stored height and width. The memory layout is that of (H, W, 3),
+        which torchvision's decoder writes and its resize is fastest on.
+
+    Raises:
+        UserError: the bytes are not a picture, are cut short, or claim more than MAX_PIXELS.
+    """
+    # The decoders warn of oddities of a file that nobody can act on while training, and torchvision of its own future.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            opened = Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS)  # reads the header only
+            width, height = opened.size
+            if width * height <= MAX_PIXELS:
+                return _pixels(opened, encoded)
+        except Image.DecompressionBombError as error:
+            raise UserError(f"The picture of {where} is too large: {error}") from error
+        except Exception as error:  # foreign bytes make decoders fail in any way they like
+            raise UserError(f"The picture of {where} cannot be decoded ({type(error).__name__}: {error}).") from error
+    raise UserError(f"The picture of {where} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read.")
+
+
+def _pixels(opened: Image.Image, encoded: bytes) -> Tensor:
+    if (opened.format, opened.mode) in _OPAQUE and "transparency" not in opened.info:
+        # bytearray: torch wants writable memory; the copy of the compressed bytes is some microseconds
+        decoded = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
+        return decoded if decoded.dtype == torch.uint8 else torch.from_numpy(_to_8_bits(decoded.numpy()))
+    if opened.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
+        grey = _to_8_bits(np.asarray(opened))
+        return torch.from_numpy(grey).expand(3, -1, -1)
+    if opened.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if opened.has_transparency_data:
+        layer = opened.convert("RGBA")
+        opened = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+
+
+def _to_8_bits(samples: np.ndarray) -> np.ndarray:
+    """Scale samples of 0..65535 to 0..255, rounding to the nearest (65535 = 255 * 257)."""
+    return ((np.clip(samples, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)

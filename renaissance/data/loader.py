@@ -1,0 +1,75 @@
+"""The loaders: one item is one optimizer step of this process, a list of micro-batches.
+
+    TrainSteps / EvalBatches -> list[Draw] -> Source.example -> list[Example] -> Collate -> list[Batch]
+
+All of it happens in one worker for one step, so the number of workers changes nothing but the speed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import DataLoader, Dataset
+
+from renaissance.data.collate import Collate
+from renaissance.data.sampler import Draw, EvalBatches, TrainSteps
+from renaissance.errors import UserError
+from renaissance.types import Batch
+
+_PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
+
+
+class StepView(Dataset[list[Batch] | UserError]):
+    """A map-style view of the data whose item, indexed by the draws of a step, is that step's micro-batches.
+
+    A `UserError` is returned, not raised: the DataLoader would turn what a worker raises into a page of traceback.
+    """
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+    def __getitem__(self, draws: Sequence[Draw]) -> list[Batch] | UserError:
+        try:
+            return self.collate([self.collate.source.example(draw) for draw in draws])
+        except UserError as error:
+            return error
+
+
+class StepLoader(DataLoader):
+    """A DataLoader over the steps of a sampler; one item is `list[Batch]`.
+
+    Args:
+        sampler: yields the draws of each step.
+        collate: builds the micro-batches of a step.
+        num_workers: worker processes; 0 loads in this process. Each worker uses one thread.
+        pin_memory: put the tensors in page-locked memory, for a faster copy to a GPU.
+
+    Raises:
+        UserError: while iterating, for a picture that cannot be decoded; it names the file and row.
+    """
+
+    def __init__(self, sampler: TrainSteps | EvalBatches, collate: Collate, num_workers: int, pin_memory: bool) -> None:
+        if num_workers:
+            # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        super().__init__(
+            StepView(collate),
+            sampler=sampler,
+            batch_size=None,  # an item of the view is a whole step already
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
+        )
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        for item in super().__iter__():
+            if isinstance(item, UserError):
+                raise item
+            yield item
+
+
+def _as_it_is(item: list[Batch] | UserError) -> list[Batch] | UserError:
+    return item

@@ -1,0 +1,88 @@
+"""Image-text matching: which picture, the own or a false one, each text is shown with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from renaissance.data.identity import text_key
+from renaissance.data.randomness import uniform
+from renaissance.errors import UserError
+from renaissance.types import Example, ItmTargets
+
+if TYPE_CHECKING:
+    from renaissance.data.collate import MicroBatch
+    from renaissance.data.pairs import RawPair
+
+_FALSE = 0.5  # share of the samples that are to get a false picture
+_MAX_DRAWS = 16  # from the whole data set: enough for a picture that is unlike, few enough to end where all are alike
+
+
+class FalseImages:
+    """The maker of `ItmTargets`; picklable.
+
+    Matched or not is a coin by (seed, epoch, id). A false picture is never the same picture, nor one that has the same
+    caption. A sample for which there is none stays matched, and is marked so.
+
+    Args:
+        seed: the run's seed.
+        group: false pictures come from the sample's group, `group` consecutive samples of the micro-batch counted from
+            its first one; they are there already, so they cost neither a decoding nor a pass through the tower.
+        draw_false_image: 1 to draw them from the whole data set instead; each is then an added picture of the
+            micro-batch.
+
+    Raises:
+        UserError: the group is too small to hold a false picture.
+    """
+
+    def __init__(self, seed: int, group: int, draw_false_image: int) -> None:
+        if not draw_false_image and group < 2:
+            raise UserError(
+                f"negative_group={group} leaves no other picture to take as the false one: give at least 2 (and a "
+                "per_gpu_batchsize that it divides), or draw_false_image=1."
+            )
+        self.seed = seed
+        self.group = group
+        self.draw_false_image = draw_false_image
+
+    def __call__(self, micro: MicroBatch) -> ItmTargets:
+        """Build the targets of a micro-batch; with draw_false_image=1 it gets a picture more for each false one."""
+        epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
+        draws = uniform(self.seed, epochs, ids, "itm", 1 + _MAX_DRAWS)
+        find = self._from_dataset if self.draw_false_image else self._from_group
+        index = list(range(len(ids)))
+        stayed = [False] * len(ids)
+        for i in (draws[:, 0] < _FALSE).nonzero()[0].tolist():
+            found = find(micro, i, draws[i, 1:])
+            stayed[i] = found is None
+            index[i] = i if found is None else found
+        image_index = torch.tensor(index)
+        return ItmTargets(image_index, (image_index == torch.arange(len(ids))).long(), torch.tensor(stayed))
+
+    def _from_group(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
+        """Return the index of an eligible picture of the group of sample i, each with the same probability."""
+        example = micro.examples[i]
+        start = i - i % self.group
+        members = range(start, min(start + self.group, len(micro.examples)))
+        key = text_key(example.text)
+        eligible = [j for j in members if _is_false(example, key, micro.examples[j])]
+        return eligible[int(draws[0] * len(eligible))] if eligible else None
+
+    def _from_dataset(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
+        """Draw from the data set until a picture is eligible, add it to the micro-batch and return its index."""
+        example = micro.examples[i]
+        key = text_key(example.text)
+        dataset = micro.source.dataset
+        for candidate in (draws * len(dataset)).astype(int).tolist():
+            pair = dataset[candidate]
+            if _is_false(example, key, pair):
+                return micro.add_picture(micro.source.pixels(pair, example.epoch))
+        return None
+
+
+def _is_false(example: Example, key: int, candidate: Example | RawPair) -> bool:
+    """Tell whether the candidate's picture is another one, without a caption equal to the example's (of key `key`)."""
+    return candidate.picture != example.picture and key not in candidate.texts

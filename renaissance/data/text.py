@@ -1,0 +1,77 @@
+"""From captions to padded tokens, and what masking needs to know of a tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from renaissance.types import TextInput
+
+# Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain.
+_PAD_MULTIPLE = 4
+
+# Rows that vocabularies keep in reserve: [unused12] (BERT), <unused12> (Gemma), <extra_id_12> (T5).
+_RESERVED_PIECE = re.compile(r"[\[<](unused_?|extra_id_)\d+[\]>]")
+
+
+class Vocabulary(NamedTuple):
+    """The pieces of a tokenizer, as masking sees them.
+
+    Attributes:
+        mask_id: id of the mask token, None where the tokenizer has none.
+        special_ids: (S,) ids of the special tokens, among them padding and "unknown".
+        ordinary_ids: (V',) ids of the pieces that texts are made of: neither special nor kept in reserve.
+        is_fast: whether the tokenizer knows which word a piece belongs to.
+    """
+
+    mask_id: int | None
+    special_ids: np.ndarray
+    ordinary_ids: np.ndarray
+    is_fast: bool
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """Read the facts that `masking.MlmMasker` needs from a tokenizer."""
+    special = set(tokenizer.all_special_ids)
+    special |= {id for id, added in tokenizer.added_tokens_decoder.items() if added.special}
+    pieces = tokenizer.get_vocab()
+    ordinary = [id for piece, id in pieces.items() if id not in special and not _RESERVED_PIECE.fullmatch(piece)]
+    return Vocabulary(
+        mask_id=tokenizer.mask_token_id,
+        special_ids=np.array(sorted(special), dtype=np.int64),
+        ordinary_ids=np.array(sorted(ordinary), dtype=np.int64),
+        is_fast=tokenizer.is_fast,
+    )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_text_len: int
+) -> tuple[BatchEncoding, TextInput]:
+    """Tokenise a batch of texts and pad it on the right.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        texts: B captions.
+        max_text_len: longer texts are cut to this many tokens, special tokens included.
+
+    Returns:
+        What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
+        but never beyond max_text_len.
+    """
+    encoding = tokenizer(list(texts), truncation=True, max_length=max_text_len, padding=False)
+    lengths = [len(ids) for ids in encoding["input_ids"]]
+    longest = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
+    shape = (len(lengths), min(longest, max_text_len))
+    input_ids = np.full(shape, tokenizer.pad_token_id or 0, dtype=np.int64)
+    token_type_ids = np.zeros(shape, dtype=np.int64)
+    for i, length in enumerate(lengths):
+        input_ids[i, :length] = encoding["input_ids"][i]
+        if "token_type_ids" in encoding:
+            token_type_ids[i, :length] = encoding["token_type_ids"][i]
+    attention_mask = np.arange(shape[1]) < np.array(lengths)[:, None]
+    return encoding, TextInput(*map(torch.from_numpy, (input_ids, attention_mask, token_type_ids)))

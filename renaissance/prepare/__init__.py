@@ -1,0 +1,67 @@
+"""Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
+
+A data set is one line of `MODULES` and one file with `make_arrow(root, dataset_root, ...)`; all share one writer.
+Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from importlib import import_module
+from typing import Any
+
+from renaissance.errors import UserError, suggest
+
+MODULES = {
+    "coco": "renaissance.prepare.coco",
+    "captions": "renaissance.prepare.captions",
+}
+
+
+def prepare(
+    dataset: str | None, root: str | os.PathLike | None, data_root: str | os.PathLike | None, **options: Any
+) -> list[dict[str, Any]]:
+    """Convert a raw download and print what came of it.
+
+    Args:
+        dataset: a key of `MODULES`.
+        root: the folder of the raw download.
+        data_root: the folder to write to.
+        options: keyword arguments of the data set's `make_arrow`; those that are None are left at their default.
+
+    Returns:
+        The manifests of the files written.
+
+    Raises:
+        UserError: an unknown data set, a missing folder, an option that the data set does not have, or a refusal of
+            its `make_arrow`.
+    """
+    if dataset not in MODULES:
+        near = suggest(str(dataset), MODULES)
+        raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(MODULES)}.")
+    for name, value in (("root", root), ("data_root", data_root)):
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(
+                f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files."
+            )
+    make_arrow = import_module(MODULES[dataset]).make_arrow
+    options = {name: value for name, value in options.items() if value is not None}
+    known = [name for name in inspect.signature(make_arrow).parameters if name not in ("root", "dataset_root")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UserError(f"dataset={dataset} has no option {', '.join(unknown)}; its options are {', '.join(known)}.")
+    manifests = make_arrow(root, data_root, **options)
+    for manifest in manifests:
+        print(_summary(manifest))
+    return manifests
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    line = (
+        f"{manifest['file']}: {manifest['pictures']:,} pictures, {manifest['texts']:,} texts, "
+        f"{manifest['file_bytes'] / 1e6:,.1f} MB"
+    )
+    for kind, skipped in manifest["skipped"].items():
+        line += f"; {kind}: {skipped['count']:,} (first {skipped['first'][0]})"
+    return f"{line}\n  {manifest['note']}" if manifest["note"] else line
