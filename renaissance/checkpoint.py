@@ -1,0 +1,166 @@
+"""What a checkpoint holds, how it is written, and what is taken of one.
+
+A checkpoint is one file of plain values and tensors, read with `weights_only`: it holds all that builds the model again
+(settings, each tower's configuration, the tokenizer's files, the pictures' mean and deviation), so loading never asks the Hub.
+It is written beside its target, flushed to the disk and renamed: a reader finds the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+FORMAT = 1
+
+
+class Stored(NamedTuple):
+    """The content of a checkpoint.
+
+    Attributes:
+        settings: every flat setting, resolved.
+        towers: the configuration of each tower as a dictionary, by its key (encoder, image_encoder, text_encoder).
+        tokenizer: text of the tokenizer's files by name.
+        image: {"mean", "std"} of the pixels that the model expects.
+        labels: label vocabularies by task.
+        model, heads: state dictionaries.
+        training: {"step": optimizer steps done, "optimizer": its state, "best": selecting metric of the best validation}.
+    """
+
+    settings: dict[str, Any]
+    towers: dict[str, dict[str, Any]]
+    tokenizer: dict[str, str]
+    image: dict[str, list[float]]
+    labels: dict[str, dict[str, int]]
+    model: dict[str, Tensor]
+    heads: dict[str, Tensor]
+    training: dict[str, Any]
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's weights; names of parameters.
+
+    `missing` are in the model but not in the checkpoint, `unexpected` the reverse, `resized` were interpolated or cut.
+    """
+
+    path: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
+        for what, names in (
+            ("new, random weights", self.missing),
+            ("not used", self.unexpected),
+            ("resized", self.resized),
+        ):
+            if names:
+                lines.append(f"  {what}: {len(names)} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})")
+        return "\n".join(lines)
+
+
+def save(path: str | os.PathLike, stored: Stored) -> None:
+    """Writes a checkpoint so that a crash at any point leaves the old file or the whole new one.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(staged, "wb") as file:
+            torch.save({"format": FORMAT, **stored._asdict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+        _sync_folder(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
+    """Reads a checkpoint.
+
+    Args:
+        path: the file. setting: the name of the setting that named it, for the sentence.
+
+    Raises:
+        UserError: no such file, not a checkpoint of ours, or cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(str(each) for each in sorted(path.parent.glob("*.ckpt"))[:5]) if path.parent.is_dir() else ""
+        raise UserError(
+            f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{setting}={path} cannot be read as a checkpoint ({reason}); it is cut short, damaged, "
+            "or was not written by this program."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        what = f"has format {version}" if version is not None else "is not a checkpoint of this program"
+        raise UserError(f"{setting}={path} {what}; this version reads format {FORMAT}.")
+    if absent := [name for name in Stored._fields if name not in content]:
+        raise UserError(f"{setting}={path} lacks {', '.join(absent)}; it is not a checkpoint of this program.")
+    return Stored(**{name: content[name] for name in Stored._fields})
+
+
+def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
+    """Copies a checkpoint's weights into a model, resizing position tables, and says what became of each.
+
+    Args:
+        model: its method `adapt(name, tensor)` brings a tensor of another shape to the model's, or returns None.
+        heads: heads of tasks that the checkpoint does not know stay as they are.
+
+    Raises:
+        UserError: no tower of the checkpoint fits the model.
+    """
+    report = LoadReport(path)
+    _copy(model, stored.model, report, model.adapt)
+    if not any(not name.startswith(("token_types", "text_pooler", "image_pooler")) for name in report.loaded):
+        raise UserError(
+            f"load_path={path} holds another model: none of its {len(stored.model)} tensors fits; give its own towers."
+        )
+    _copy(heads, stored.heads, report, lambda name, tensor: None)
+    return report
+
+
+def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, adapt: Any) -> None:
+    own = module.state_dict()
+    taken = {}
+    for name, tensor in state.items():
+        if name not in own:
+            report.unexpected.append(name)
+        elif own[name].shape == tensor.shape:
+            taken[name] = tensor
+        elif (adapted := adapt(name, tensor)) is not None:
+            taken[name] = adapted
+            report.resized.append(name)
+        else:
+            report.unexpected.append(name)
+    report.loaded += list(taken)
+    report.missing += [name for name in own if name not in taken]
+    module.load_state_dict(taken, strict=False)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,116 @@
+"""Parameter groups by role, the optimizer, and the schedule: the learning rate is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .settings import OptimSettings
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes:
+        role: "tower" (pretrained), "fusion" (all that is new between towers and heads) or "head".
+        decays: matrices decay; biases, norms and other vectors do not.
+        multiplier: of the learning rate.
+    """
+
+    role: str
+    decays: bool
+    multiplier: float
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Each parameter once, with its role and name: (role, name, parameter)."""
+    fresh = {id(parameter) for module in model.fresh_modules() for parameter in module.parameters()}
+    for name, parameter in model.named_parameters():
+        yield ("fusion" if id(parameter) in fresh else "tower"), name, parameter
+    for name, parameter in heads.named_parameters():
+        yield "head", name, parameter
+
+
+def parameter_groups(model: nn.Module, heads: nn.Module, optim: OptimSettings) -> list[Group]:
+    """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none."""
+    multipliers = {"tower": 1.0, "fusion": optim.lr_mult_cross_modal, "head": optim.lr_mult_head}
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {(role, d): [] for role in multipliers for d in (True, False)}
+    for role, _, parameter in role_of(model, heads):
+        if parameter.requires_grad:
+            found[role, parameter.ndim > 1].append(parameter)
+    return [
+        Group(role, decays, multipliers[role], tuple(parameters))
+        for (role, decays), parameters in found.items()
+        if parameters
+    ]
+
+
+def make_optimizer(groups: Iterable[Group], optim: OptimSettings, *, fused: bool) -> torch.optim.Optimizer:
+    """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
+
+    Args:
+        groups: of `parameter_groups`.
+        fused: one kernel for all parameters of a device; not with the gradient scaler of 16-mixed.
+    """
+    options = [
+        {
+            "params": list(group.parameters),
+            "weight_decay": optim.weight_decay if group.decays else 0.0,
+            "multiplier": group.multiplier,
+        }
+        for group in groups
+    ]
+    if optim.optim_type == "sgd":
+        return torch.optim.SGD(options, lr=optim.learning_rate, momentum=0.9, fused=fused)
+    kind = torch.optim.AdamW if optim.optim_type == "adamw" else torch.optim.Adam
+    return kind(options, lr=optim.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
+
+
+def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+    """Optimizer steps of the whole run: the first reached of max_steps and max_epoch; `pairs` are one epoch."""
+    ends = [] if optim.max_steps is None else [optim.max_steps]
+    if optim.max_epoch is not None:
+        ends.append(max(1, math.ceil(optim.max_epoch * pairs / batch_size)))
+    return min(ends)
+
+
+def steps_of(value: int | float, whole: int) -> int:
+    """A number of steps: `value` itself where it is a whole number, else that share of `whole`."""
+    return value if isinstance(value, int) else round(value * whole)
+
+
+def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
+    """The learning rate at a step, before the groups' multipliers.
+
+    Linear warm-up from 0, then (1 - progress)^decay_power or half a cosine down to `end_lr`: the schedules of
+    `transformers.optimization`, with the share of warm-up taken of the real number of steps.
+
+    Args:
+        step: 0-based. total: steps of the whole run.
+    """
+    warmup = steps_of(optim.warmup_steps, total)
+    if step < warmup:
+        return optim.learning_rate * step / max(1, warmup)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    share = (
+        0.5 * (1 + math.cos(math.pi * progress))
+        if optim.decay_power == "cosine"
+        else (1 - progress) ** optim.decay_power
+    )
+    return optim.end_lr + (optim.learning_rate - optim.end_lr) * share
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group its share of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]

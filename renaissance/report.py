@@ -1,0 +1,195 @@
+"""What a run writes besides checkpoints: its folder, settings.json, metrics.csv, TensorBoard events, results.json, log.txt.
+
+Only the first process writes; on the others a `RunFolder` does nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
+
+
+class RunFolder:
+    """`<log_dir>/<exp_name>/version_N/`, one for each run.
+
+    Args:
+        path: the folder; None for a run that keeps nothing (fast_dev_run) or a process that writes nothing.
+    """
+
+    def __init__(self, path: Path | None, *, speaks: bool = True):
+        self.path, self.speaks = path, speaks
+        self._events: Any = None
+
+    @classmethod
+    def create(cls, log_dir: str, exp_name: str) -> RunFolder:
+        """Makes the next free version; two runs that start together never get the same one.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        parent = Path(log_dir) / exp_name
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 0
+            while True:
+                path = parent / f"version_{number}"
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            (path / "checkpoints").mkdir()
+        except OSError as error:
+            raise UserError(
+                f"log_dir={log_dir} cannot be written ({error.strerror}); give a folder that can be with log_dir=."
+            ) from error
+        return cls(path)
+
+    @staticmethod
+    def refuse_unwritable(log_dir: str, exp_name: str) -> None:
+        """Says before anything is computed that `create` will fail; writes nothing.
+
+        Raises:
+            UserError: the nearest folder that exists is none, or takes no new entries.
+        """
+        nearest = Path(log_dir).absolute() / exp_name
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+            reason = "is not writable" if nearest.is_dir() else "is not a folder"
+            raise UserError(
+                f"log_dir={log_dir} cannot be written ({nearest} {reason}); give a folder that can be with log_dir=."
+            )
+
+    @classmethod
+    def of_checkpoint(cls, path: str) -> RunFolder | None:
+        """The folder of the run that wrote a checkpoint, or None where the file lies elsewhere."""
+        folder = Path(path).resolve().parent.parent
+        return cls(folder) if (folder / "settings.json").is_file() else None
+
+    @property
+    def checkpoints(self) -> Path | None:
+        return None if self.path is None else self.path / "checkpoints"
+
+    def say(self, text: str) -> None:
+        """Prints, and keeps in log.txt."""
+        if not self.speaks:
+            return
+        print(text, flush=True)
+        if self.path is not None:
+            with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes `<name>` whole or not at all."""
+        if self.path is None:
+            return
+        staged = self.path / f".{name}.tmp"
+        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        os.replace(staged, self.path / name)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.csv and one point a value in TensorBoard, at an optimizer step."""
+        if self.path is None:
+            return
+        append_row(self.path / "metrics.csv", {"step": step, **values})
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
+
+            self._events = SummaryWriter(str(self.path))
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a row to a CSV file; a new column is added to the header, and left empty in the rows before."""
+    text = {name: str(value) for name, value in row.items()}
+    header: list[str] = []
+    if path.exists():
+        with open(path, encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file), [])
+    if set(text) <= set(header):
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, header, restval="").writerow(text)
+        return
+    write_rows(path, header + [name for name in text if name not in header], [*read_rows(path), text])
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
+    """Writes a CSV file whole or not at all."""
+    staged = path.with_name(f".{path.name}.tmp")
+    with open(staged, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, header, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(staged, path)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the rows of metrics.csv behind a step: the run goes on from there and writes them again."""
+    rows = read_rows(path)
+    if rows:
+        write_rows(path, list(rows[0]), [row for row in rows if int(row["step"]) <= step])
+
+
+def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{"mlm/val/loss": 1.0} as {"val": {"mlm": {"loss": 1.0}}}; sums over tasks ("val/the_metric") are left out."""
+    results: dict[str, dict[str, dict[str, float | None]]] = {}
+    for key, value in values.items():
+        if key.count("/") == 2:
+            task, split, metric = key.split("/")
+            # A share of nothing (no mismatched pair among three) is not a number, which JSON does not have.
+            results.setdefault(split, {}).setdefault(task, {})[metric] = None if value != value else value
+    return results
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a run's numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv)}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
+    """Rows of words as aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        indent
+        + "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M"

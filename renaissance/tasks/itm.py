@@ -1,0 +1,67 @@
+"""Image-text matching: does this picture belong to this text?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from transformers import PreTrainedTokenizerBase
+
+from renaissance.data.negatives import FalseImages
+from renaissance.models.heads import ItmHead
+from renaissance.settings import Settings
+from renaissance.types import ItmTargets, TaskOutput
+
+from .base import Encodings, Task
+
+MOST_WITHOUT_PARTNER = 0.05  # share of the pairs that may stay matched for want of a partner without a warning
+
+
+class Itm(Task):
+    """Two-class cross-entropy on the pooled vector; each text is fused with its own picture or with a false one."""
+
+    def __init__(self, model: nn.Module, vocab_size: int):
+        super().__init__(model, vocab_size)
+        self.head = ItmHead(model.pooled_size)
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItmTargets]:
+        objectives = settings.objectives
+        return FalseImages(settings.run.seed, objectives.negative_group, objectives.draw_false_image)
+
+    def count(self, targets: ItmTargets) -> Tensor:
+        return targets.labels.new_tensor(len(targets.labels)).float()
+
+    def forward(self, encodings: Encodings, targets: ItmTargets) -> TaskOutput:
+        images = encodings.images(targets.image_index)
+        fused = encodings.fuse(encodings.text(), images, needs={"pooled"})
+        logits = self.head(fused.pooled)
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+
+    def metrics(self) -> dict[str, Metric]:
+        names = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
+        return {name: MeanMetric() for name in names}
+
+    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: ItmTargets) -> None:
+        right = (output.logits.argmax(-1) == output.labels).float()
+        matched = output.labels.bool()
+        metrics["accuracy"].update(right)
+        for name, chosen in (("accuracy_matched", matched), ("accuracy_mismatched", ~matched)):
+            metrics[name].update(right, weight=chosen.float())
+        metrics["without_partner"].update(targets.stayed.float())
+
+    def tally(self, targets: ItmTargets) -> dict[str, Tensor]:
+        return {"without_partner": targets.stayed.float().mean()}
+
+    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+        share = shares.get("without_partner", 0.0)
+        if share <= MOST_WITHOUT_PARTNER:
+            return []
+        return [
+            f"{share:.0%} of the pairs have no eligible false picture in their group and stay matched; a larger "
+            "negative_group (and per_gpu_batchsize), or draw_false_image=1, gives them one."
+        ]

@@ -1,0 +1,52 @@
+"""Masked language modelling: name the hidden word pieces from the rest of the text and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from transformers import PreTrainedTokenizerBase
+
+from renaissance.data.masking import IGNORED, MlmMasker
+from renaissance.data.text import vocabulary
+from renaissance.models.heads import MlmHead
+from renaissance.settings import Settings
+from renaissance.types import MlmTargets, TaskOutput
+
+from .base import Encodings, Task
+
+
+class Mlm(Task):
+    """Cross-entropy over the vocabulary at masked positions; head and decoder run on those alone."""
+
+    def __init__(self, model: nn.Module, vocab_size: int):
+        super().__init__(model, vocab_size)
+        self.head = MlmHead(model.width, vocab_size)
+        self.vocab_size = vocab_size
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
+        objectives = settings.objectives
+        return MlmMasker(vocabulary(tokenizer), objectives.mlm_prob, objectives.whole_word_masking, settings.run.seed)
+
+    def count(self, targets: MlmTargets) -> Tensor:
+        return (targets.labels != IGNORED).sum().float()
+
+    def forward(self, encodings: Encodings, targets: MlmTargets) -> TaskOutput:
+        text = encodings.text(targets.input_ids)
+        fused = encodings.fuse(text, encodings.images(), needs={"text"})
+        masked = targets.labels != IGNORED
+        labels = targets.labels[masked]
+        logits = self.head(fused.text[masked])
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, labels)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"accuracy": MulticlassAccuracy(self.vocab_size, average="micro")}
+
+    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: MlmTargets) -> None:
+        metrics["accuracy"].update(output.logits.argmax(-1), output.labels)
