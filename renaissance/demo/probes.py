@@ -1,0 +1,159 @@
+"""What has a model learned of the world: masked words, asked with the right picture, a wrong one, and without any.
+
+A probe is a caption of a held-out scene with one content word masked. With the right picture exactly one word fits.
+With the picture of another scene, of which the caption is false, the caption's word can be met by chance only; so a
+model that reads pictures falls to about `text_only_accuracy`, that of the best guess from the caption's other words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from renaissance.demo.world import COLOURS, COLUMNS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
+
+KINDS = ("colour", "shape", "size", "place", "relation")
+
+_KIND_OF_WORD = {
+    **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(SHAPES, "shape"),
+    **dict.fromkeys(SIZES, "size"),
+    **dict.fromkeys(ROWS + COLUMNS, "place"),
+}
+_RELATIONS = {tuple(relation.split()) for relation in RELATIONS}
+
+
+class ContentWord(NamedTuple):
+    """Attributes: position among the caption's words, from 0; word; kind, one of `KINDS`."""
+
+    position: int
+    word: str
+    kind: str
+
+
+class Probe(NamedTuple):
+    """One question to a model.
+
+    Attributes:
+        text: the caption, nothing masked.
+        target: the word to mask and to find.
+        picture: the caption's scene, as a position in the scenes that the probe was made of.
+        wrong_picture: likewise, a scene of which the caption is false.
+    """
+
+    text: str
+    target: ContentWord
+    picture: int
+    wrong_picture: int
+
+
+def content_words(text: str) -> list[ContentWord]:
+    """The words of a caption that its picture decides, in order; of "left of" it is "left".
+
+    "left" and "right" are places or relations by what follows them: the caption's position, not the word, has a kind.
+    """
+    words = text.split()
+    found = []
+    for position, word in enumerate(words):
+        if (word,) in _RELATIONS or tuple(words[position : position + 2]) in _RELATIONS:
+            found.append(ContentWord(position, word, "relation"))
+        elif word in _KIND_OF_WORD:
+            found.append(ContentWord(position, word, _KIND_OF_WORD[word]))
+    return found
+
+
+def probes(scenes: Sequence[Scene]) -> list[Probe]:
+    """One probe of each kind of word for each scene that has such words.
+
+    Args:
+        scenes: held-out scenes, in any order.
+
+    Raises:
+        ValueError: a caption is true of every scene, so it has no wrong picture.
+    """
+    made = []
+    for picture, scene in enumerate(scenes):
+        told = captions(scene)
+        words = [(caption, word) for caption in told for word in content_words(caption.text)]
+        for kind in KINDS:
+            # The order of captions is random already; going round by `picture` takes words from everywhere in them.
+            candidates = [(caption, word) for caption, word in words if word.kind == kind]
+            if not candidates:
+                continue
+            caption, target = candidates[picture % len(candidates)]
+            others = (number % len(scenes) for number in range(picture + 1, picture + len(scenes)))
+            wrong = next((other for other in others if not is_true(caption.fact, scenes[other])), None)
+            if wrong is None:
+                raise ValueError(f'No scene is a wrong picture for "{caption.text}": give more scenes.')
+            made.append(Probe(caption.text, target, picture, wrong))
+    return made
+
+
+def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[str, float]:
+    """The share of probes whose guess is the caption's word, for each kind of word that was asked for."""
+    right = defaultdict(list)
+    for probe, guess in zip(probes, guesses, strict=True):
+        right[probe.target.kind].append(guess == probe.target.word)
+    return {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if right[kind]}
+
+
+def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[str, float]:
+    """The accuracy by kind of the best guess from a caption's other words: what a model can reach without any picture.
+
+    Four guessers answer with the most frequent word of the training captions in the same context: (1) all other words,
+    (2) the template and the other words of the same kind, (3) the template, (4) the kind of word alone; a context that
+    was never seen is answered by the next wider one. Each kind gets the guesser that does best on the probes
+    themselves, so the baseline has the benefit of any doubt. (The first alone is no bound: contents are either trained
+    on or held out, so what is frequent in its narrow contexts is rare among the held-out scenes.)
+
+    Args:
+        texts: the training captions.
+        probes: what is asked.
+
+    Raises:
+        ValueError: a kind that is asked for does not occur in the training captions.
+    """
+    guess = _TextOnlyGuess(texts)
+    found: dict[str, float] = {}
+    for level in range(_LEVELS):
+        for kind, accuracy in accuracy_by_kind(probes, [guess(probe, level) for probe in probes]).items():
+            found[kind] = max(accuracy, found.get(kind, 0.0))
+    return found
+
+
+_LEVELS = 4
+
+
+class _TextOnlyGuess:
+    """The most frequent word of the training captions in the same context."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        # Many scenes have captions in common; each is taken apart once.
+        for text, times in Counter(texts).items():
+            content = content_words(text)
+            for target in content:
+                for context in _contexts(text, content, target):
+                    self._counts[context][target.word] += times
+
+    def __call__(self, probe: Probe, level: int) -> str:
+        """The guess of the given level, 0 the narrowest, or of the next wider one whose context was seen."""
+        contexts = _contexts(probe.text, content_words(probe.text), probe.target)[level:]
+        counts = next((self._counts[context] for context in contexts if context in self._counts), None)
+        if counts is None:
+            raise ValueError(f"The training captions hold no word of the kind {probe.target.kind!r}.")
+        return max(sorted(counts), key=counts.__getitem__)
+
+
+def _contexts(text: str, content: Sequence[ContentWord], target: ContentWord) -> list[str]:
+    """What is known around a masked word, from the narrowest context to the widest: `_LEVELS` of them."""
+    words = text.split()
+    words[target.position] = "_"
+    contexts = [" ".join(words)]
+    for keep in (target.kind, None):
+        for position, _, kind in content:
+            if position != target.position and kind != keep:
+                words[position] = f"<{kind}>"
+        contexts.append(" ".join(words))
+    return [*contexts, f"<{target.kind}>"]

@@ -1,0 +1,178 @@
+"""The demo: writes a world, prepares it like any download, pretrains both models side by side, and prints what they learned."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from renaissance.errors import UserError
+from renaissance.prepare.coco import make_arrow
+from renaissance.report import read_rows, table
+
+from .probes import KINDS
+from .raw import write_coco, write_tokenizer
+from .world import render, scene
+
+VAL, TEST = 200, 500  # held-out pictures
+RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
+
+
+def demo(root: str, seed: int, steps: int, pictures: int) -> dict[str, Any]:
+    """Runs the demo and writes `<root>/demo.json`.
+
+    Args:
+        root: folder of everything that the demo writes.
+        seed: of the world and of both models.
+        steps: optimizer steps of each model.
+        pictures: of the train split; restval has a tenth of it.
+
+    Returns:
+        The content of demo.json.
+    """
+    folder = Path(root)
+    write_world(folder, seed, pictures)
+    runs = _pretrain_both(folder, seed, steps)
+    figures = {name: content["figures"] for name, content in runs.items()}
+    (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(results_table(figures))
+    print(f"\nfigures: {folder / 'demo.json'}")
+    for name, content in runs.items():
+        print(f"{name}: {content['run_folder']}")
+    best = f"{runs['two_tower']['run_folder']}/checkpoints/best.ckpt"
+    print(f"\nnext: python run.py with task_mlm_itm load_path={best} datasets='[\"coco\"]' data_root={folder / 'arrow'} "
+          "max_steps=100 batch_size=32 log_dir=" + str(folder / "runs"))  # fmt: skip
+    return figures
+
+
+def write_world(folder: Path, seed: int, pictures: int) -> None:
+    """Official raw COCO downloads, the arrow files made of them, the tokenizer, and the shapes of the two encoders."""
+    from transformers import BertConfig, ViTConfig
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"writing {pictures:,} pictures with captions as COCO downloads to {folder / 'raw'}", flush=True)
+        write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, val=VAL, test=TEST)
+    except OSError as error:
+        raise UserError(
+            f"root={folder} cannot be written ({error.strerror}); give another folder with root=."
+        ) from error
+    make_arrow(folder / "raw", folder / "arrow")
+    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "text_encoder")
+    BertConfig(vocab_size=_pieces(folder / "tokenizer"), max_position_embeddings=64).save_pretrained(
+        folder / "text_encoder"
+    )
+    ViTConfig(image_size=48, patch_size=16).save_pretrained(folder / "image_encoder")
+    statistics = json.dumps(pixel_statistics(seed))
+    (folder / "image_encoder" / "preprocessor_config.json").write_text(statistics + "\n", encoding="utf-8")
+
+
+def pixel_statistics(seed: int, scenes: int = 500) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel over the world's pictures, as an image processor states them."""
+    pixels = np.stack([render(scene(seed, index)) for index in range(scenes)]).reshape(-1, 3) / 255
+    return {"image_mean": pixels.mean(0).round(4).tolist(), "image_std": pixels.std(0).round(4).tolist()}
+
+
+def _pieces(folder: Path) -> int:
+    return len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+
+
+def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Both models at once, each in a process of its own with half of the cores."""
+    from .pretrain import pretrain
+
+    threads = max(1, len(os.sched_getaffinity(0)) // len(RECIPES)) if hasattr(os, "sched_getaffinity") else 1
+    context = multiprocessing.get_context("spawn")
+    processes = {}
+    began = time.time()
+    for name, recipe in RECIPES.items():
+        arguments = (pretrain, str(folder / f"{name}.log"), recipe, str(folder), seed, steps, threads)
+        processes[name] = context.Process(target=_in_log, args=arguments, name=name)
+        processes[name].start()
+    try:
+        _watch(processes, folder / "runs", steps, began)
+    finally:
+        for process in processes.values():
+            process.terminate()
+            process.join()
+    return {
+        name: json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8")) for name, recipe in RECIPES.items()
+    }
+
+
+def _in_log(work: Any, log: str, *arguments: Any) -> None:
+    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            work(*arguments)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                traceback.print_exc(file=file)
+            print(f"{type(error).__name__}: {error}", file=file)
+            sys.exit(1)
+
+
+def _watch(processes: dict[str, Any], runs: Path, steps: int, began: float) -> None:
+    """One progress bar over both, fed by their metrics.csv.
+
+    Raises:
+        UserError: one of them failed; its log is named.
+    """
+    with tqdm(total=steps * len(processes), unit="step", desc="pretraining both models", dynamic_ncols=True) as bar:
+        while True:
+            alive = [process for process in processes.values() if process.is_alive()]
+            rows = {name: _last_row(runs / name, began) for name in processes}
+            bar.n = sum(int(row["step"]) for row in rows.values() if row)
+            losses = {f"{name} {task}": row.get(f"{task}/train/loss", "")[:5] for name, row in rows.items() if row
+                      for task in ("mlm", "itm")}  # fmt: skip
+            bar.set_postfix({key: value for key, value in losses.items() if value})
+            for name, process in processes.items():
+                if process.exitcode not in (None, 0):
+                    log = runs.parent / f"{name}.log"
+                    last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
+                    raise UserError(f"the demo's {name} model stopped: {last} (whole log: {log})")
+            if not alive:
+                return
+            time.sleep(1)
+
+
+def _last_row(runs: Path, began: float) -> dict[str, str] | None:
+    """The newest training line of the run that started after `began`."""
+    files = [file for file in runs.glob("version_*/metrics.csv") if file.stat().st_mtime >= began]
+    rows = read_rows(max(files, key=lambda file: file.stat().st_mtime)) if files else []
+    return next((row for row in reversed(rows) if row.get("learning_rate")), None)
+
+
+def results_table(figures: dict[str, Any]) -> str:
+    """The demo's one table: both models, image-text matching and masked words by kind."""
+    rows = [("held-out scenes", *figures, "chance or text alone")]
+    for key, label in (("itm", "ITM accuracy"), ("itm_matched", "  matched"), ("itm_mismatched", "  mismatched")):
+        rows.append((label, *(_percent(of[key]) for of in figures.values()), _percent(0.5)))
+    text_only = next(iter(figures.values()))["mlm_text_only"]
+    for key, label in (("mlm", "MLM, right picture"), ("mlm_wrong_picture", "MLM, wrong picture")):
+        rows.append((label, *("" for _ in figures), ""))
+        for kind in KINDS:
+            values = (_percent(of[key][kind]) for of in figures.values())
+            rows.append((f"  {kind}", *values, _percent(text_only[kind])))
+        means = (_percent(mean_of_kinds(of[key])) for of in figures.values())
+        rows.append(("  mean without relation", *means, _percent(mean_of_kinds(text_only))))
+    return table(rows, indent="")
+
+
+def mean_of_kinds(accuracies: dict[str, float]) -> float:
+    """Mean over colour, shape, size and place; relation words are reported apart."""
+    kinds = [kind for kind in KINDS if kind != "relation"]
+    return sum(accuracies[kind] for kind in kinds) / len(kinds)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.3f}"
