@@ -1,0 +1,31 @@
+"""A small data set of pairs in memory, in the place of `pairs.PairDataset`."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from renaissance.data.identity import picture_key, text_key
+from renaissance.data.pairs import RawPair
+
+
+class PairStub:
+    """Two captions a picture; the pictures differ in size and content, and pair `broken` has none that can be read."""
+
+    def __init__(self, captions: list[str], broken: int | None = None) -> None:
+        self.captions = captions
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, id: int) -> RawPair:
+        picture = id // 2
+        noise = np.random.default_rng(picture).integers(0, 256, (30 + picture % 5 * 6, 40, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "PNG")
+        image = b"not a picture" if id == self.broken else buffer.getvalue()
+        texts = frozenset(map(text_key, self.captions[picture * 2 : picture * 2 + 2]))
+        return RawPair(id, image, self.captions[id], texts, picture_key(image), f"stub.arrow row {picture}")

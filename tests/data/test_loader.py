@@ -1,0 +1,102 @@
+"""The loaders, with and without workers."""
+
+import pickle
+
+import pytest
+import torch
+from pair_stub import PairStub
+from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
+
+from renaissance.data.collate import Collate, Source
+from renaissance.data.loader import StepLoader
+from renaissance.data.masking import MlmMasker
+from renaissance.data.negatives import FalseImages
+from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.text import vocabulary
+from renaissance.data.transforms import make_transform
+from renaissance.errors import UserError
+
+PAIRS = CAPTIONS[:72]
+TOKENIZER = tokenizer_of("word_piece")
+
+
+def collate(per_gpu_batchsize=4, draw_false_image=0, broken=None) -> Collate:
+    makers = {
+        "mlm": MlmMasker(vocabulary(TOKENIZER), 0.15, True, 7),
+        "itm": FalseImages(7, 4, draw_false_image),
+    }
+    source = Source(PairStub(PAIRS, broken), make_transform("clip_randaug", 24, patch_size=8, seed=7, train=True))
+    return Collate(TOKENIZER, 20, per_gpu_batchsize, makers, source)
+
+
+def steps(first_step=0, rank=0, world_size=1) -> TrainSteps:
+    # 72 pairs and steps of 16: the fifth step crosses into the second epoch
+    return TrainSteps(len(PAIRS), 16, 4, rank, world_size, seed=7, first_step=first_step, last_step=6)
+
+
+def flat(value) -> list:
+    """Every tensor and None in a nest of lists, tuples and dictionaries, as plain lists with their shapes."""
+    if isinstance(value, torch.Tensor):
+        return [(tuple(value.shape), value.dtype, value.tolist())]
+    if isinstance(value, dict):
+        return [value.keys(), *(leaf for each in value.values() for leaf in flat(each))]
+    return [leaf for each in value for leaf in flat(each)] if isinstance(value, (list, tuple)) else [value]
+
+
+@pytest.mark.parametrize("draw_false_image", [0, 1])
+def test_the_number_of_workers_changes_nothing(draw_false_image):
+    loaders = [StepLoader(steps(), collate(4, draw_false_image), workers, pin_memory=False) for workers in (0, 2)]
+    alone, together = map(list, loaders)
+    assert len(loaders[0]) == len(alone) == 6 and [len(step) for step in alone] == [4] * 6
+    assert flat(alone) == flat(together)
+    again = list(loaders[1])  # the workers persist
+    assert flat(again) == flat(alone)
+
+
+def test_the_number_of_processes_changes_nothing():
+    alone = list(StepLoader(steps(), collate(), 0, pin_memory=False))
+    ranks = [list(StepLoader(steps(0, rank, 2), collate(), 0, pin_memory=False)) for rank in range(2)]
+    assert flat([first + second for first, second in zip(*ranks, strict=True)]) == flat(alone)
+
+
+def test_the_size_of_the_micro_batch_changes_no_sample():
+    small = [batch for step in StepLoader(steps(), collate(4), 0, pin_memory=False) for batch in step]
+    large = [batch for step in StepLoader(steps(), collate(8), 0, pin_memory=False) for batch in step]
+    for which in (lambda batch: batch.ids, lambda batch: batch.targets["itm"].labels):
+        assert torch.equal(torch.cat(list(map(which, small))), torch.cat(list(map(which, large))))
+    hidden = [
+        [row[row != -100].tolist() for batch in each for row in batch.targets["mlm"].labels] for each in (small, large)
+    ]
+    assert hidden[0] == hidden[1]
+
+
+def test_a_resumed_run_sees_what_it_would_have_seen():
+    whole = list(StepLoader(steps(), collate(), 0, pin_memory=False))
+    assert flat(list(StepLoader(steps(first_step=4), collate(), 2, pin_memory=False))) == flat(whole[4:])
+
+
+def test_evaluation_sees_every_sample_once_in_single_batches():
+    items = list(StepLoader(EvalBatches(len(PAIRS), 20, 0, 1), collate(20), 0, pin_memory=False))
+    assert [len(item) for item in items] == [1] * 4
+    assert torch.cat([item[0].ids for item in items]).tolist() == list(range(72))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_one_sentence_that_names_file_and_row(workers):
+    with pytest.raises(UserError) as caught:
+        list(StepLoader(steps(), collate(broken=31), workers, pin_memory=False))
+    assert str(caught.value).startswith("The picture of stub.arrow row 15 cannot be decoded")
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_defects_of_the_program_keep_their_traceback():
+    broken = collate()
+    broken.makers["mlm"] = None
+    with pytest.raises(TypeError):
+        next(iter(StepLoader(steps(), broken, 1, pin_memory=False)))
+
+
+def test_what_a_worker_needs_can_be_sent_to_it():
+    sent = pickle.loads(pickle.dumps(collate(4, 1)))
+    alone = next(iter(StepLoader(steps(), collate(4, 1), 0, pin_memory=False)))
+    assert flat(next(iter(StepLoader(steps(), sent, 0, pin_memory=False)))) == flat(alone)

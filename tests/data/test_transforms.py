@@ -1,0 +1,103 @@
+"""Resizing, cropping and augmentation."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from renaissance.data.transforms import KEYS, aspect_size, make_transform
+from renaissance.errors import UserError
+
+
+def photograph(height: int, width: int) -> torch.Tensor:
+    """Smooth shapes and hard edges, in the memory layout of a decoder."""
+    y, x = np.mgrid[:height, :width]
+    waves = 127 + 80 * np.sin(x / 9.0) * np.cos(y / 13.0)
+    picture = np.stack([waves, 255 * ((x // 17 + y // 23) % 2), (x * 255) // max(1, width - 1)], axis=-1)
+    return torch.from_numpy(picture.astype(np.uint8)).permute(2, 0, 1)
+
+
+def pillow_crop(pixels: torch.Tensor, size: int) -> np.ndarray:
+    """The ancestors' transform in Pillow: short side to `size`, long side in proportion, centre crop."""
+    height, width = pixels.shape[1:]
+    scaled = [size, int(size * width / height)] if height <= width else [int(size * height / width), size]
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize(scaled[::-1], Image.Resampling.BICUBIC)
+    top, left = (int(round((side - size) / 2.0)) for side in scaled)
+    return np.array(picture)[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("key", ["imagenet", "vit", "clip"])
+@pytest.mark.parametrize("shape", [(480, 640), (375, 211), (64, 64), (30, 50)])
+def test_crops_equal_pillows(key, shape):
+    pixels = photograph(*shape)
+    result = make_transform(key, 64, patch_size=16, seed=0, train=False)(pixels, 0, 0)
+    assert result.dtype == torch.uint8 and result.shape == (3, 64, 64)
+    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - pillow_crop(pixels, 64)).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(4, 20_000), (20_000, 4)])
+def test_a_strip_does_not_fill_the_memory(shape):
+    transform = make_transform("vit", 64, patch_size=16, seed=0, train=True)
+    assert transform._resize(photograph(*shape)).numel() <= 3 * 64 * 64 * 8
+    assert transform(photograph(*shape), 0, 0).shape == (3, 64, 64)
+
+
+def test_pixelbert_sizes_are_those_of_vilt():
+    # ViLT (size 384, longest 1333 / 800 * 384 = 639, multiples of 32), worked out by hand.
+    assert aspect_size(480, 640, 384, 32) == [384, 512]
+    assert aspect_size(640, 427, 384, 32) == [576, 384]  # 640 * 384 / 427 = 575.55, rounded before it is cut down
+    assert aspect_size(640, 428, 384, 32) == [544, 384]  # 574.2
+    assert aspect_size(300, 1200, 384, 32) == [160, 608]  # the long side binds: 639 / 1200; 159.75 -> 160, 639 -> 608
+    assert aspect_size(2, 4000, 384, 32) == [32, 608]
+
+
+def test_pixelbert_keeps_the_whole_picture():
+    pixels = photograph(120, 200)
+    result = make_transform("pixelbert", 64, patch_size=16, seed=0, train=False)(pixels, 0, 0)
+    assert result.shape == (3, 64, 96)  # 200 * 64 / 120 = 106.7 > 1333 / 800 * 64 = 106
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((96, 64), Image.Resampling.BICUBIC)
+    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - np.array(picture)).max() <= 2
+
+
+@pytest.mark.parametrize("key", ["vit_randaug", "pixelbert_randaug"])
+def test_augmentation_is_a_function_of_seed_epoch_and_sample(key):
+    pixels = photograph(100, 90)
+    transform = make_transform(key, 48, patch_size=16, seed=1, train=True)
+    plain = make_transform(key.removesuffix("_randaug"), 48, patch_size=16, seed=1, train=True)(pixels, 0, 0)
+    views = [transform(pixels, epoch, id) for epoch in range(3) for id in range(5)]
+    torch.manual_seed(99)
+    again = [pickle.loads(pickle.dumps(transform))(pixels, epoch, id) for epoch in range(3) for id in range(5)]
+    assert all(map(torch.equal, views, again))
+    assert len({view.numpy().tobytes() for view in views}) >= 12  # a pair of identities may repeat the picture
+    assert sum(torch.equal(view, plain) for view in views) <= 2
+    other = make_transform(key, 48, patch_size=16, seed=2, train=True)
+    assert sum(map(torch.equal, views, [other(pixels, e, i) for e in range(3) for i in range(5)])) <= 2
+    assert all(view.shape == plain.shape and view.dtype == torch.uint8 for view in views)
+
+
+def test_augmentation_leaves_the_global_random_state_alone():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    make_transform("clip_randaug", 32, patch_size=16, seed=0, train=True)(photograph(40, 50), 3, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augmentation_neither_inverts_nor_cuts_out():
+    space = make_transform("vit_randaug", 32, patch_size=16, seed=0, train=True)._augment._AUGMENTATION_SPACE
+    assert len(space) == 14 and not {name.lower() for name in space} & {"invert", "cutout", "erase"}
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_an_unknown_key_is_answered_with_the_allowed_ones(train):
+    with pytest.raises(UserError) as caught:
+        make_transform("vitt", 32, patch_size=16, seed=0, train=train)
+    assert str(caught.value).startswith("train_transform_keys:" if train else "val_transform_keys:")
+    assert all(key in str(caught.value) for key in ("'vitt'", "imagenet", "vit", "clip", "pixelbert"))
+
+
+def test_augmenting_an_evaluation_is_refused():
+    assert len(KEYS) == 8
+    with pytest.raises(UserError, match="val_transform_keys: 'clip_randaug' augments"):
+        make_transform("clip_randaug", 32, patch_size=16, seed=0, train=False)

@@ -1,0 +1,53 @@
+"""The demo as a user runs it: one command, and both models have learned what the README says they learn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from renaissance.demo.probes import KINDS
+from renaissance.demo.run import mean_of_kinds
+
+MODELS = ("two_tower", "one_tower")
+
+
+def test_a_short_demo_writes_its_figures_and_says_what_to_try_next(run_cli, tmp_path):
+    result = run_cli("demo", "with", "steps=10", "pictures=100")
+    assert result.code == 0, result.stderr[-2000:]
+    figures = json.loads((tmp_path / "demo" / "demo.json").read_text(encoding="utf-8"))
+    assert sorted(figures) == sorted(MODELS)
+    for of in figures.values():
+        assert sorted(of) == ["itm", "itm_matched", "itm_mismatched", "mlm", "mlm_text_only", "mlm_wrong_picture"]
+        assert list(of["mlm"]) == list(of["mlm_wrong_picture"]) == list(of["mlm_text_only"]) == list(KINDS)
+    assert "ITM accuracy" in result.stdout
+    following = result.stdout.splitlines()[-1]
+    assert following.startswith("next: python run.py with ")
+    for name in MODELS:
+        assert (tmp_path / "demo" / "runs" / name / "version_0" / "results.json").exists()
+
+
+@pytest.mark.parametrize("setting", ["steps=3", "pictures=10", "seed=-1", "steps=many"])
+def test_a_wrong_setting_of_the_demo_is_one_sentence(setting, capsys, monkeypatch, tmp_path):
+    from renaissance.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "with", setting]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {setting.partition('=')[0]}=")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_learns_its_world(run_cli, tmp_path):
+    result = run_cli("demo", env={"OMP_NUM_THREADS": "2"}, timeout=1800)
+    assert result.code == 0, result.stderr[-2000:]
+    print(result.stdout)
+    figures = json.loads((tmp_path / "demo" / "demo.json").read_text(encoding="utf-8"))
+    for name in MODELS:
+        of = figures[name]
+        assert of["itm"] >= 0.92, name
+        assert mean_of_kinds(of["mlm"]) >= 0.85, name
+        assert min(of["mlm"][kind] for kind in KINDS if kind != "relation") >= 0.75, name
+        assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name

@@ -1,0 +1,196 @@
+"""Own captions from JSONL and CSV, and the command that prepares any data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prepare.raw_files import photograph, read_rows, write_pictures
+from renaissance.data.datasets import open_pairs
+from renaissance.errors import UserError
+from renaissance.prepare import prepare
+from renaissance.prepare.captions import make_arrow
+
+JSONL = """\ufeff{"path": "p/1.jpg", "caption": "ein Hündchen"}
+
+{"path": "./p/2.jpg", "caption": ["a cat", " asleep "], "extra": 1}
+{"path": "p//1.jpg", "caption": "a puppy", "split": "train"}
+"""
+CSV = 'caption,path,split\nein Hündchen,p/1.jpg,\n"a cat",p/2.jpg,\n" asleep ",p/2.jpg,train\na puppy,p/1.jpg,\n'
+ROWS = [("p/1.jpg", ["ein Hündchen", "a puppy"]), ("p/2.jpg", ["a cat", " asleep "])]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "raw" / "p", {f"{number}.jpg": photograph(number) for number in range(40)})
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(("name", "text"), [("captions.jsonl", JSONL), ("mine.csv", CSV)])
+def test_captions_of_a_picture_are_put_together(root: Path, tmp_path: Path, name: str, text: str):
+    (root / name).write_text(text, encoding="utf-8")
+    make_arrow(root, tmp_path, workers=1)
+    rows = read_rows(tmp_path / "captions_train.arrow")
+    assert [(row["image_id"], row["caption"]) for row in rows] == ROWS
+    assert [row["image"] for row in rows] == [photograph(1), photograph(2)]
+    assert {row["split"] for row in rows} == {"train"}
+    assert sorted(path.name for path in tmp_path.glob("*.arrow")) == ["captions_train.arrow"]
+
+
+def write_many(root: Path, **more) -> None:
+    lines = [{"path": f"p/{number}.jpg", "caption": f"picture {number}"} | more for number in range(40)]
+    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_validation_is_chosen_by_a_hash_of_the_path(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_many(root)
+    chosen = []
+    for share, folder in ((0.2, "a"), (0.2, "b"), (0.5, "c")):
+        make_arrow(root, tmp_path / folder, name="mine", val_share=share, workers=1)
+        train, val = (open_pairs(["mine"], split, tmp_path / folder) for split in ("train", "val"))
+        ids = [{pairs[number].text for number in range(len(pairs))} for pairs in (train, val)]
+        assert not ids[0] & ids[1]
+        assert len(ids[0] | ids[1]) == 40
+        chosen.append(ids[1])
+    assert chosen[0] == chosen[1] < chosen[2]
+    assert 2 <= len(chosen[0]) <= 16
+    assert 10 <= len(chosen[2]) <= 30
+
+
+def test_captions_that_cannot_be_used_are_counted(root: Path, tmp_path: Path):
+    write_many(root, caption=["", "half \ud800 a pair", "a dog"])
+    (manifest,) = make_arrow(root, tmp_path, workers=1)
+    assert {row["caption"][0] for row in read_rows(tmp_path / "captions_train.arrow")} == {"a dog"}
+    counted = {kind: skipped["count"] for kind, skipped in manifest["skipped"].items()}
+    assert counted == {"empty caption": 40, "caption that is not Unicode text": 40}
+    assert manifest["skipped"]["empty caption"]["first"] == [f"p/{number}.jpg" for number in range(10)]
+
+
+def test_named_splits_win_over_the_share(root: Path, tmp_path: Path):
+    write_many(root, split="test")
+    make_arrow(root, tmp_path, val_share=0.5, workers=1)
+    assert len(read_rows(tmp_path / "captions_test.arrow")) == 40
+
+
+def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_path: Path):
+    write_many(root)
+    make_arrow(root, tmp_path, val_share=0.5, workers=1)
+    with pytest.raises(UserError, match=r"captions_val\.arrow, which this run would not replace"):
+        make_arrow(root, tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 is not JSON"),
+        ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is not a JSON object"),
+        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 needs a path and a caption"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1 needs a path and a caption"),
+        ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
+        ("a.jsonl", '{"path": "/p/1.jpg", "caption": "a"}', "leads out of root"),
+        ("a.jsonl", '{"path": "p\\\\..\\\\..\\\\1.jpg", "caption": "a"}', "leads out of root"),
+        ("a.jsonl", '{"path": "", "caption": "a"}', "is not a path below root"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a", "split": "dev"}', "has split 'dev'"),
+        ("a.jsonl", "\n", "has no captions"),
+        ("a.csv", "p/1.jpg,a dog\n", "begins with p/1.jpg,a dog; expected the header path,caption"),
+        ("a.csv", "", "begins with nothing"),
+        ("a.csv", "path,caption\np/1.jpg\n", "line 2 needs a path and a caption"),
+        ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
+        ("a.txt", "p/1.jpg a", "needs one .jsonl or .csv file, found none"),
+    ],
+)
+def test_refuses_annotations(root: Path, tmp_path: Path, name: str, text: str, sentence: str):
+    (root / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as refusal:
+        make_arrow(root, tmp_path / "arrow")
+    assert sentence in str(refusal.value)
+    assert not (tmp_path / "arrow").exists()
+
+
+def test_refuses_a_picture_in_two_splits_and_text_that_is_not_utf8(root: Path, tmp_path: Path):
+    lines = [{"path": "p/1.jpg", "caption": "a", "split": split} for split in ("train", "val")]
+    (root / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="listed in split 'train' and in 'val'"):
+        make_arrow(root, tmp_path)
+    (root / "a.jsonl").write_bytes('{"path": "p/1.jpg", "caption": "Hündchen"}'.encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        make_arrow(root, tmp_path)
+
+
+def test_refuses_options(root: Path, tmp_path: Path):
+    write_many(root)
+    (root / "other.csv").write_text("path,caption\np/1.jpg,a\n")
+    for options, sentence in [
+        ({}, "found captions.jsonl, other.csv; choose with annotations="),
+        ({"annotations": "none.csv"}, "annotations='none.csv' is not a"),
+        ({"val_share": 1}, "val_share=1 must be"),
+        ({"val_share": "much"}, "val_share='much' must be"),
+        ({"name": "a/b"}, "name='a/b' must be a plain name"),
+        ({"name": "coco"}, "and none of coco"),
+    ]:
+        with pytest.raises(UserError) as refusal:
+            make_arrow(root, tmp_path / "arrow", **options)
+        assert sentence in str(refusal.value)
+    make_arrow(root, tmp_path / "arrow", annotations="other.csv", workers=1)
+    assert len(read_rows(tmp_path / "arrow" / "captions_train.arrow")) == 1
+
+
+def test_real_sentences_with_their_pictures(nlvr1_dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The true sentences of NLVR, which none of us wrote, as own captions."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    entries = [json.loads(line) for line in (nlvr1_dev / "dev.json").read_text().splitlines()]
+    true = [
+        {"path": f"images/{e['directory']}/dev-{e['identifier']}-0.png", "caption": e["sentence"]}
+        for e in entries
+        if e["label"] == "true"
+    ]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "images").symlink_to(nlvr1_dev / "images")
+    (tmp_path / "raw" / "captions.jsonl").write_text("\n".join(map(json.dumps, true)))
+    (manifest,) = make_arrow(tmp_path / "raw", tmp_path, workers=2)
+    assert (manifest["rows"], manifest["skipped"]) == (len({line["path"] for line in true}), {})
+    data = open_pairs(["captions"], "train", tmp_path)
+    assert {data[number].text for number in range(len(data))} == {" ".join(line["caption"].split()) for line in true}
+    assert data[0].image == (nlvr1_dev / true[0]["path"]).read_bytes()
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_prepare_prints_what_came_of_it(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_many(root)
+    (root / "p" / "7.jpg").unlink()
+    manifests = prepare("captions", root, tmp_path, workers=1, max_unreadable=0.1, val_share=None, name="mine")
+    printed = capsys.readouterr().out
+    assert printed.startswith("mine_train.arrow: 39 pictures, 39 texts, 0.")
+    assert "missing: 1 (first p/7.jpg: no such file)" in printed
+    assert manifests == [json.loads((tmp_path / "mine_train.json").read_text())]
+
+
+def test_prepare_refuses_what_it_does_not_know(root: Path, tmp_path: Path):
+    for arguments, options, sentence in [
+        (("coca", root, tmp_path), {}, "dataset='coca' cannot be prepared (nearest: coco); the data sets are coco"),
+        ((None, root, tmp_path), {}, "dataset=None cannot be prepared; the data sets are coco"),
+        (("coco", None, tmp_path), {}, "prepare needs root=<folder>, not None"),
+        (("coco", root, 3), {}, "prepare needs data_root=<folder>, not 3"),
+        (("coco", root, tmp_path), {"val_share": 0.1}, "dataset=coco has no option val_share; its options are workers"),
+    ]:
+        with pytest.raises(UserError) as refusal:
+            prepare(*arguments, **options)
+        assert sentence in str(refusal.value)
+
+
+def test_the_command_line(root: Path, tmp_path: Path, run_cli):
+    write_many(root)
+    done = run_cli(
+        "prepare", "with", "dataset=captions", f"root={root}", "data_root=arrow", "val_share=0.2", "workers=2"
+    )
+    assert done.code == 0, done.stderr
+    assert "captions_train.arrow: " in done.stdout
+    assert "rows/s" in done.stderr
+    assert len(list((tmp_path / "arrow").glob("captions_*.arrow"))) == 2
+    done = run_cli("prepare", "with", "dataset=coco", f"root={root}", "data_root=arrow")
+    assert (done.code, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False)

@@ -1,0 +1,125 @@
+"""Runs that take seconds: generated arrow files, tiny towers and fusion, the command line in this process."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from renaissance.cli import main
+
+COCO = "coco_caption_karpathy_{}.arrow"
+COCO_VG = {
+    COCO.format("train"): 20,
+    COCO.format("restval"): 4,
+    COCO.format("val"): 9,
+    COCO.format("test"): 10,
+    "vg.arrow": 12,
+}
+"""File name -> pictures, two captions each; neither split is a multiple of a batch."""
+
+TOWERS = ("image_encoder=facebook/deit-tiny-patch16-224", "text_encoder=google/electra-small-discriminator")
+FUSION = ("cross_layer_hidden_size=32", "num_cross_layers=1", "num_cross_layer_heads=2")
+SMALL = (
+    *TOWERS,
+    *FUSION,
+    "image_size=32",
+    "batch_size=8",
+    "per_gpu_batchsize=4",
+    "num_workers=0",
+    "log_every_n_steps=1",
+)
+NO_DROPOUT = ("cross_layer_drop_rate=0.0", "image_encoder_drop_rate=0.0", "text_encoder_drop_rate=0.0")
+MEASURED = ("samples_per_second", "data_wait_share")
+"""Columns of metrics.csv that no two runs share."""
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown")
+CAPTION_SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string())), ("image_id", pa.string())])
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+
+
+def write_pairs(path: Path, pictures: int, captions: int = 2) -> None:
+    """Writes an arrow file of small noisy PNG pictures, no two alike, with captions of many words."""
+    random = np.random.default_rng([len(path.name), *path.name.encode()])
+    rows = []
+    for number in range(pictures):
+        stream = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).save(stream, "PNG")
+        thing = f"{random.choice(COLOURS)} {random.choice(SHAPES)} beside a {random.choice(SHAPES)}"
+        texts = [f"a {thing} {number} of view {view}" for view in range(captions)]
+        rows.append({"image": stream.getvalue(), "caption": texts, "image_id": str(number)})
+    table = pa.Table.from_pylist(rows, CAPTION_SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_coco_vg(folder: Path, files: dict[str, int] = COCO_VG) -> Path:
+    """Writes the default data sets, small, into `folder`."""
+    for name, pictures in files.items():
+        write_pairs(folder / name, pictures)
+    return folder
+
+
+def values_of(*words: str) -> dict[str, Any]:
+    """Settings written as `key=value`, by key."""
+    values = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
+
+
+class Ended(NamedTuple):
+    """How a command ended. Attributes: code, its exit status; out and err, what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def sentence(self) -> str:
+        """The one sentence of a refusal; fails where the command did not refuse in one."""
+        lines = self.err.strip().splitlines()
+        assert self.code == 1 and len(lines) == 1 and lines[0].startswith("error: "), self
+        return lines[0].removeprefix("error: ")
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> Ended:
+    """Runs `python run.py with <words>` in this process."""
+    capsys.readouterr()
+    code = main(["with", *words])
+    return Ended(code, *capsys.readouterr())
+
+
+def train(capsys: pytest.CaptureFixture[str], *words: str) -> Path:
+    """Runs a small command that must succeed, and returns its run folder."""
+    ended = command(capsys, *words)
+    assert ended.code == 0, ended.err
+    return Path(ended.out.rsplit("run folder: ", 1)[1].splitlines()[0])
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without what is measured by the clock."""
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
+        return [{name: text for name, text in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
+
+
+def curve(folder: Path, metric: str) -> list[float]:
+    """The values of a column of metrics.csv in the order of steps."""
+    return [float(row[metric]) for row in rows(folder) if row.get(metric)]
+
+
+def results(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """The content of results.json."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -1,0 +1,61 @@
+"""The tables of settings and presets in the documents are what the code says, each setting and preset in them once."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs import tables
+from renaissance import config
+from renaissance.prepare import command
+from renaissance.presets import defaults_of, presets
+
+
+@pytest.mark.parametrize("path", tables.tables_of_documents(), ids=lambda path: path.name)
+def test_the_document_holds_the_tables_of_the_code(path):
+    text = path.read_text(encoding="utf-8")
+    assert tables.with_tables(text, tables.tables_of_documents()[path]) == text, "run `python docs/tables.py`"
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "known"),
+    [
+        ("CONFIGURING_MODELS.md", "settings", defaults_of(config.ex)),
+        ("CONFIGURING_MODELS.md", "presets", presets()),
+        ("DATA.md", "prepare", defaults_of(command.ex)),
+    ],
+)
+def test_every_setting_and_preset_stands_in_the_document_once(document, name, known):
+    text = (tables.ROOT / document).read_text(encoding="utf-8")
+    part = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == sorted(known)
+
+
+def test_settings_table():
+    defaults, comments = (
+        {"exp_name": "a", "sizes": {"x": 1}},
+        {"exp_name": "folder is <log_dir>; a|b", "sizes": "a * b"},
+    )
+    rows = ["| `exp_name` | `'a'` | folder is &lt;log_dir>; a\\|b |", "| `sizes` | `{'x': 1}` | a \\* b |"]
+    header = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
+    assert tables.settings_table(defaults, comments, {}).splitlines() == [*header, *rows]
+    grouped = tables.settings_table(defaults, comments, {"exp_name": "The run", "sizes": "Data"})
+    run, data = (["**The run**", "", *header, rows[0]], ["**Data**", "", *header, rows[1]])
+    assert grouped.splitlines() == [*run, "", *data]
+
+
+def test_a_setting_without_a_comment_is_refused():
+    with pytest.raises(KeyError, match="seed"):
+        tables.settings_table({"seed": 0}, {}, {})
+
+
+def test_presets_table():
+    table = tables.presets_table({"Tasks": {"t": {"loss_names": {"mlm": 1, "itm": 0}, "seed": 3}}}, {"r": "t other"})
+    assert "| `t` | `loss_names={mlm: 1}`, `seed=3` |" in table
+    assert table.endswith("| `r` | `t` `other` |")
+
+
+def test_a_document_without_markers_is_refused():
+    with pytest.raises(ValueError, match="<!-- settings -->"):
+        tables.with_tables("no markers", {"settings": "a table"})

@@ -1,0 +1,95 @@
+"""Real weights and real captions: MiniLM as the text tower, what people wrote about the NLVR pictures as own captions.
+
+The true sentences of the corpus are captions of their pictures; validation has sentences of its own. What is learned in
+these few steps is language: the MLM loss has to end below the unigram entropy of the captions, the least loss of a
+model that does not read the context.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from renaissance.prepare.captions import make_arrow
+from small_run import curve, results, rows
+
+STEPS = 100
+VAL_EVERY = 6  # each so many-th sentence is of validation
+
+
+def true_sentences(folder: Path) -> list[tuple[str, str]]:
+    """(picture's path below the folder, sentence) of every example whose sentence is true of its picture."""
+    found = []
+    for line in (folder / "dev.json").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["label"] == "true":
+            found.append((f"images/{entry['directory']}/dev-{entry['identifier']}-0.png", entry["sentence"]))
+    return found
+
+
+def write_captions(folder: Path, root: Path, data_root: Path) -> list[str]:
+    """Writes the true sentences as own captions; returns them."""
+    pairs = true_sentences(folder)
+    numbers = {sentence: number for number, sentence in enumerate(dict.fromkeys(text for _, text in pairs))}
+    root.mkdir()
+    (root / "images").symlink_to(folder / "images", target_is_directory=True)
+    lines = [
+        {"path": path, "caption": text, "split": "val" if numbers[text] % VAL_EVERY == 0 else "train"}
+        for path, text in pairs
+    ]
+    (root / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    make_arrow(root, data_root, name="nlvr", workers=1)
+    return [text for _, text in pairs]
+
+
+def unigram_entropy(texts: list[str], tokenizer: Tokenizer) -> float:
+    """Entropy of the texts' word pieces in nats."""
+    counts = Counter(piece for text in texts for piece in tokenizer.encode(text, add_special_tokens=False).ids)
+    total = sum(counts.values())
+    return -sum(count / total * math.log(count / total) for count in counts.values())
+
+
+@pytest.mark.slow
+def test_real_weights_learn_from_real_captions(run_cli, hub_cache, minilm_folder, nlvr1_dev, tmp_path):
+    texts = write_captions(nlvr1_dev, tmp_path / "raw", tmp_path / "data")
+    assert len(texts) == 547
+    tokenizer = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    entropy = unigram_entropy(texts, tokenizer)
+
+    words = f"""with task_mlm_itm text_encoder={minilm_folder} image_encoder=facebook/deit-tiny-patch16-224
+        random_init_vision_encoder=True image_size=64 cross_layer_hidden_size=128 num_cross_layers=2 batch_size=16
+        learning_rate=2e-4 data_root=data datasets=["nlvr"] log_every_n_steps=10 num_workers=1
+        max_steps={STEPS} val_check_interval={STEPS // 2} gradient_clip_val=1.0"""
+    done = run_cli(*words.split(), timeout=1800)
+    assert done.code == 0, done.stderr
+    run = tmp_path / "result" / "mlm_itm" / "version_0"
+    found = results(run)["val"]
+    print(
+        f"\nunigram entropy {entropy:.3f} nats; val MLM loss {curve(run, 'mlm/val/loss')}, "
+        f"best {found['mlm']}; ITM {found['itm']}"
+    )
+    assert found["mlm"]["loss"] < entropy
+    assert curve(run, "mlm/val/loss")[-1] < entropy
+    assert results(run).keys() == {"val"}
+    assert 0 < found["itm"]["loss"] < 2 and 0 <= found["itm"]["accuracy"] <= 1
+
+    # results.json is what the best checkpoint gives when it is evaluated by itself.
+    path = run / "checkpoints" / "best.ckpt"
+    evaluated = run_cli(
+        "with", "task_mlm_itm", f"load_path={path}", "test_only=True", "data_root=data", 'datasets=["nlvr"]'
+    )
+    assert evaluated.code == 0, evaluated.stderr
+    alone = results(run.with_name("version_1"))["val"]
+    for task, metrics in found.items():
+        assert alone[task] == pytest.approx(metrics, abs=1e-5)
+
+    resumed = run_cli("with", f"resume_from={run}/checkpoints/last.ckpt", f"max_steps={STEPS + 4}")
+    assert resumed.code == 0, resumed.stderr
+    assert rows(run)[-1]["step"] == str(STEPS + 4)
+    assert curve(run, "mlm/val/loss")[-1] < entropy

@@ -1,0 +1,163 @@
+"""What each setting may be: one row a key, and the sentences that refuse the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from renaissance import config
+from renaissance.presets import defaults_of
+from renaissance.rules import CHECKS, LATER, SEVERAL, TASK_NAMES
+
+DEFAULTS = defaults_of(config.ex)
+# What a command line, a JSON file or a slip of the hand can bring.
+STRANGE = (
+    None, True, False, 0, 1, -1, 2, 10**400, 0.0, 0.5, 1.0, 1.5, 1e3, float("nan"), float("inf"), -0.1, "", " ", "0",
+    "true", "cosine", "imagenet", "a/b", "..", "x" * 200, [], [1], ["imagenet"], ["imagenet", "clip"], {}, {"mlm": 1},
+    {"mlm": "1"}, {"mlm": True}, {"mlm": -1}, {"vqa": 1}, {"mlm": float("inf")}, (1, 2), b"bytes", object(),
+)  # fmt: skip
+
+
+def test_a_check_for_each_setting():
+    assert list(CHECKS) and set(CHECKS) == set(DEFAULTS)
+    assert {key: DEFAULTS[key] for key in LATER} == LATER
+
+
+@pytest.mark.parametrize("key", CHECKS)
+def test_the_default_may_stand(key: str):
+    assert CHECKS[key].problem(key, DEFAULTS[key]) is None
+
+
+@pytest.mark.parametrize("key", CHECKS)
+def test_any_value_is_taken_or_refused_in_a_sentence(key: str):
+    """And what is taken has one form, which is taken again: checkpoints bring converted values back."""
+    check, taken = CHECKS[key], 0
+    for value in (*STRANGE, check.allowed.split(" or ")[0], check.allowed.split(",")[0]):
+        problem = check.problem(key, value)
+        if problem is not None:
+            assert (
+                problem.startswith(f"{key}={value}" if value is None else f"{key}={value!r}")
+                and check.allowed in problem
+            )
+        elif value is not None:
+            converted = check.convert(value)
+            assert check.problem(key, converted) is None and check.convert(converted) == converted
+            assert type(check.convert(converted)) is type(converted)
+            taken += 1
+    assert 0 < taken < len(STRANGE)
+
+
+TAKEN = [
+    ("batch_size", 1e3, 1000),
+    ("precision", 16, "16-mixed"),
+    ("precision", "bf16", "bf16-mixed"),
+    ("precision", 32, "32-true"),
+    ("fast_dev_run", True, 1),
+    ("fast_dev_run", False, 0),
+    ("fast_dev_run", 7, 7),
+    ("warmup_steps", 0.1, 0.1),
+    ("warmup_steps", 0, 0),
+    ("warmup_steps", 1e3, 1000),
+    ("warmup_steps", 1.0, 1),
+    ("val_check_interval", 1.0, 1.0),
+    ("val_check_interval", 1, 1),
+    ("val_check_interval", 0.25, 0.25),
+    ("decay_power", "cosine", "cosine"),
+    ("exp_name", 2024, "2024"),
+    ("log_dir", 7, "7"),
+    ("datasets", ("coco", "mine"), ["coco", "mine"]),
+    ("seed", 2**63 - 1, 2**63 - 1),
+]
+REFUSED = [
+    ("batch_size", 2.5, "a whole number of at least 1"),
+    ("batch_size", True, "a whole number of at least 1"),
+    ("batch_size", "256", "a whole number of at least 1"),
+    ("seed", -1, "a whole number from 0"),
+    ("mlm_prob", 0, "above 0 and at most 1"),
+    ("mlm_prob", 1.5, "above 0 and at most 1"),
+    ("learning_rate", float("inf"), "a number above 0"),
+    ("drop_rate", 1.0, "at most 0.999"),
+    ("warmup_steps", 1.5, "steps or a share"),
+    ("warmup_steps", -1, "steps or a share"),
+    ("val_check_interval", 0, "share of an epoch"),
+    ("val_check_interval", 0.0, "share of an epoch"),
+    ("decay_power", "linear", "cosine"),
+    ("precision", 8, "32, 16-mixed, bf16-mixed or 64"),
+    ("optim_type", "lamb", "adamw or adam or sgd"),
+    ("fusion", "co-attention", "shared or separate or merged"),
+    ("train_transform_keys", ["imagenet", "clip"], "a list of one of imagenet"),
+    ("train_transform_keys", "clip", "a list of one of imagenet"),
+    ("datasets", "coco", "a list of data set names"),
+    ("datasets", [], "a list of data set names"),
+    ("loss_names", {"mlm": -1}, "weights of at least 0 for itm, mlm"),
+    ("loss_names", {"vqa": 1}, "weights of at least 0 for itm, mlm"),
+    ("exp_name", "../elsewhere", "a name without /"),
+    ("exp_name", "..", "a name without /"),
+    ("freeze_encoder", 1, "True or False"),
+    ("freeze_encoder", "true", "True or False"),
+    ("batch_size", None, "a whole number of at least 1"),
+    ("accelerator", "tpu", "auto or gpu or cpu"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "converted"), TAKEN)
+def test_taken(key, value, converted):
+    assert CHECKS[key].problem(key, value) is None
+    found = CHECKS[key].convert(value)
+    assert found == converted and type(found) is type(converted)  # 1 is a step, 1.0 an epoch
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), REFUSED)
+def test_refused(key, value, allowed):
+    problem = CHECKS[key].problem(key, value)
+    assert problem.startswith(f"{key}={value!r} is not allowed: give ") and allowed in problem
+
+
+GOOD = DEFAULTS | {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
+TOGETHER = [
+    ({"encoder": "a", "image_encoder": "b"}, "encoder= means one-tower and image_encoder= means two-tower"),
+    ({"encoder": "a", "text_encoder": "b"}, "text_encoder= means two-tower"),
+    ({"encoder": "a", "model_type": "two-tower"}, "model_type=two-tower contradicts encoder="),
+    ({"text_encoder": "a", "model_type": "one-tower"}, "model_type=one-tower contradicts text_encoder="),
+    ({"loss_names": {"mlm": 0, "itm": 0}}, "No objective is on"),
+    ({"max_steps": None}, "max_steps= or max_epoch="),
+    ({"test_only": True}, "test_only=True needs load_path"),
+    ({"load_path": "a", "resume_from": "b"}, "give one of the two"),
+    ({"load_path": "..."}, "load_path=... is the placeholder of a README"),
+    ({"resume_from": "..."}, "resume_from=... is the placeholder of a README"),
+    ({"cross_layer_hidden_size": 96, "num_cross_layer_heads": 5}, "num_cross_layer_heads=5 does not divide"),
+    (
+        {"text_encoder_hidden_size": 96, "text_encoder_num_heads": 5},
+        "text_encoder_num_heads=5 does not divide text_encoder_h",
+    ),
+    ({"train_transform_keys": ["pixelbert"]}, "which only one-tower can read"),
+    ({"val_transform_keys": ["clip_randaug"]}, "would augment the evaluation; give clip."),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), TOGETHER, ids=lambda case: str(case)[:40])
+def test_keys_that_do_not_go_together(values, sentence):
+    problems = [problem for rule in SEVERAL for problem in rule(GOOD | values)]
+    assert len(problems) == 1 and sentence in problems[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"max_steps": None, "max_epoch": 1},
+        {"max_steps": None, "fast_dev_run": 1},
+        {"max_steps": None, "test_only": True, "load_path": "a"},
+        {"max_steps": None, "resume_from": "a", "loss_names": {}},
+        {"encoder": "a", "train_transform_keys": ["pixelbert_randaug"], "val_transform_keys": ["pixelbert"]},
+        {"encoder": "a", "model_type": "one-tower", "hidden_size": 96, "num_heads": 4},
+    ],
+    ids=str,
+)
+def test_keys_that_go_together(values):
+    assert [problem for rule in SEVERAL for problem in rule(GOOD | values)] == []
+
+
+def test_tasks_are_found_by_their_files():
+    assert tuple(sorted(TASK_NAMES)) == TASK_NAMES and set(TASK_NAMES) == set(config.NO_LOSS) == set(
+        DEFAULTS["loss_names"]
+    )
