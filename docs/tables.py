@@ -1,0 +1,126 @@
+"""Writes the tables of CONFIGURING_MODELS.md and DATA.md that the code already says: settings and presets.
+
+    python docs/tables.py
+
+A table stands between `<!-- settings -->` and `<!-- /settings -->`; a test compares it with what this file writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from renaissance import config  # noqa: E402
+from renaissance.prepare import command  # noqa: E402
+from renaissance.presets import comments_of, defaults_of, headings_of  # noqa: E402
+
+_HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
+
+
+def settings_table(defaults: Mapping[str, Any], comments: Mapping[str, str], headings: Mapping[str, str]) -> str:
+    """Key, default and comment of each setting; a table for each group, where there are groups.
+
+    Args:
+        defaults: value by key, in order. comments: what is said of each key.
+        headings: title of each group, by the group's first key.
+    """
+    lines = [] if headings else [*_HEADER]
+    for key, default in defaults.items():
+        if key in headings:
+            lines += ["", f"**{headings[key]}**", "", *_HEADER]
+        lines.append(f"| `{key}` | `{default!r}` | {_cell(comments[key])} |")
+    return "\n".join(lines).strip()
+
+
+def presets_table(tables: Mapping[str, Mapping[str, Any]], recipes: Mapping[str, str]) -> str:
+    """A table for each kind of preset: its name, and what it sets or joins.
+
+    Args:
+        tables: title -> preset -> the settings that it sets.
+        recipes: recipe -> the presets that it joins.
+    """
+    lines: list[str] = []
+    for title, presets in tables.items():
+        lines += ["", f"**{title}**", "", "| Preset | sets |", "| --- | --- |"]
+        for name, values in presets.items():
+            lines.append(f"| `{name}` | {', '.join(f'`{key}={_short(value)}`' for key, value in values.items())} |")
+    lines += ["", "**Recipes**", "", "| Preset | joins |", "| --- | --- |"]
+    lines += [f"| `{name}` | {' '.join(f'`{part}`' for part in joined.split())} |" for name, joined in recipes.items()]
+    return "\n".join(lines).strip()
+
+
+def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
+    """What each family can be; a reason why not is a number that the list behind the tables explains.
+
+    Args:
+        measured: {transformers version: {family: {"tower", "one_tower"}}}, each "yes" or the reason why not.
+    """
+    from renaissance.models.backbones.families import FAMILIES, REFUSED, TEXT
+
+    versions = sorted(measured, reverse=True)
+    columns = [f"{what}, {version}" for what in ("tower", "one-tower") for version in versions]
+    reasons: dict[str, int] = {}
+    lines: list[str] = []
+    for title, is_text in (("Text", True), ("Image", False)):
+        lines += [f"### {title} families", "", "| Family | Pooled at | " + " | ".join(columns) + " |"]
+        lines += ["|" + " --- |" * (len(columns) + 2)]
+        for kind in sorted(measured[versions[0]]):
+            family = FAMILIES[kind]
+            if (family.modality == TEXT) is not is_text:
+                continue
+            said = [measured[version][kind][what] for what in ("tower", "one_tower") for version in versions]
+            cells = [each if each == "yes" else f"no ({reasons.setdefault(each, len(reasons) + 1)})" for each in said]
+            pooled = {"first": "first token", "mean": "mean", "last": "last token"}[family.pooling]
+            lines.append(f"| {kind} | {pooled}{', causal' if family.causal else ''} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += [f"{number}. {_cell(reason)}" for reason, number in reasons.items()]
+    lines += ["", "### Refused", "", "| Family | It |", "| --- | --- |"]
+    lines += [f"| {kind} | {_cell(reason)} |" for kind, reason in sorted(REFUSED.items())]
+    return "\n".join(lines)
+
+
+def tables_of_documents() -> dict[Path, dict[str, str]]:
+    """The tables of each document, by their names."""
+    settings, preparing = (
+        settings_table(defaults_of(ex), comments_of(ex), headings_of(ex)) for ex in (config.ex, command.ex)
+    )
+    families = families_table(json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8")))
+    presets = presets_table({"Tasks": config.TASKS, "Parts": config.PARTS}, config.RECIPES)
+    return {
+        ROOT / "CONFIGURING_MODELS.md": {"settings": settings, "presets": presets, "families": families},
+        ROOT / "DATA.md": {"prepare": preparing},
+    }
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """A document with its tables between their markers."""
+    for name, table in tables.items():
+        before, opening, rest = text.partition(f"<!-- {name} -->\n")
+        _, closing, after = rest.partition(f"<!-- /{name} -->")
+        if not closing:
+            raise ValueError(f"the document lacks <!-- {name} --> or <!-- /{name} -->")
+        text = f"{before}{opening}\n{table}\n\n{closing}{after}"
+    return text
+
+
+def _short(value: Any) -> str:
+    """A value as on the command line; of loss weights, those that are on."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {each}" for key, each in value.items() if each) + "}"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is in a table's cell."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+if __name__ == "__main__":
+    for document, tables in tables_of_documents().items():
+        document.write_text(with_tables(document.read_text(encoding="utf-8"), tables), encoding="utf-8")
