@@ -97,10 +97,18 @@ def resolve(draft: Draft, stored: Stored | None = None) -> Resolved:
         idle = [key for key in MODEL_KEYS if key in draft.given and draft[key] and stored.settings.get(key) is None]
         if idle:
             raise SettingsError([f"{key}={draft[key]}: the checkpoint's model has none; leave it out." for key in idle])
-        configs = {key: backbones.config_from_dict(stored.towers[key]) for key in draft.towers()}
+        configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
         tokenizer, image = backbones.tokenizer_from_files(stored.tokenizer), stored.image
         _refuse_longer_texts(draft, stored)
     return Resolved(draft.settle(), configs, tokenizer, image, stored, notes)
+
+
+def _stored_config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
+    """A tower's configuration as the checkpoint has it, with the dropout that the command gives."""
+    config = backbones.config_from_dict(stored.towers[key])
+    if draft.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
+        return config
+    return backbones.override_dimensions(config, drop_rate=draft.tower(key).drop_rate)
 
 
 def _refuse_longer_texts(draft: Draft, stored: Stored) -> None:

@@ -97,10 +97,23 @@ class Saving(Callback):
     Args:
         folder: the run's. content: makes what is stored, from {"step", "optimizer", "best"}.
         best: selecting metric of the best validation so far, None where there was none.
+        every: steps between two saves where the data have no validation; None where they have.
     """
 
-    def __init__(self, folder: RunFolder, content: Callable[[dict[str, Any]], checkpoint.Stored], best: float | None):
-        self.folder, self.content, self.best = folder, content, best
+    def __init__(
+        self,
+        folder: RunFolder,
+        content: Callable[[dict[str, Any]], checkpoint.Stored],
+        best: float | None,
+        every: int | None,
+    ):
+        self.folder, self.content, self.best, self.every = folder, content, best, every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every and module.step % self.every == 0 and module.step < module.steps:
+            self._save(trainer, module, ["last.ckpt"])
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         if not _trains(trainer):

@@ -79,6 +79,10 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     resolved = prepare_run(draft)
     settings = resolved.settings
     data = data_of(resolved)
+    if settings.run.test_only and data.pairs["val"] is None and data.pairs["test"] is None:
+        raise UserError(
+            f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split."
+        )
     train_pairs = data.pairs["train"]
     steps = _steps(resolved, len(train_pairs))
     built = build(resolved)
@@ -89,9 +93,11 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     folder.write_json("settings.json", summary.record(resolved, data.pairs))
     module = VisionLanguageModule(built.model, built.heads, settings, steps, start["step"])
     module.optimizer_state = start["optimizer"]
-    saving = Saving(folder, partial(stored_of, built, resolved), start["best"])
+    interval = _interval(settings, len(train_pairs))
+    every = interval if data.pairs["val"] is None else None
+    saving = Saving(folder, partial(stored_of, built, resolved), start["best"], every)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
-    trainer = _trainer(settings, [progress, saving], data.pairs)
+    trainer = _trainer(settings, [saving, progress], interval, validates=data.pairs["val"] is not None)
     loaders = Loaders(resolved, data, trainer)
     try:
         if settings.run.test_only:
@@ -111,6 +117,7 @@ def prepare_run(draft: Draft) -> Resolved:
     setting = "load_path" if draft["load_path"] else "resume_from"
     stored = checkpoint.read(draft[setting], setting) if draft[setting] else None
     resolved = resolve(draft, stored)
+    _check_machine(draft)  # again: the checkpoint of a resumed run has answered
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
     build_shape(resolved)
@@ -256,7 +263,12 @@ def on_gpu(settings: Settings) -> bool:
     return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def _trainer(settings: Settings, callbacks: list[Any], pairs: dict[str, Pairs | None]) -> Trainer:
+def _interval(settings: Settings, pairs: int) -> int:
+    """Optimizer steps between validations; `pairs` are one epoch."""
+    return max(1, steps_of(settings.optim.val_check_interval, max(1, pairs // settings.data.batch_size)))
+
+
+def _trainer(settings: Settings, callbacks: list[Any], interval: int, *, validates: bool) -> Trainer:
     machine, gpu = settings.machine, on_gpu(settings)
     torch.set_float32_matmul_precision(machine.float32_matmul_precision)
     strategy: Any = "auto"
@@ -267,7 +279,6 @@ def _trainer(settings: Settings, callbacks: list[Any], pairs: dict[str, Pairs | 
         )
         if not gpu:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // machine.num_gpus))
-    interval = steps_of(settings.optim.val_check_interval, max(1, len(pairs["train"]) // settings.data.batch_size))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         return Trainer(
@@ -277,9 +288,9 @@ def _trainer(settings: Settings, callbacks: list[Any], pairs: dict[str, Pairs | 
             strategy=strategy,
             precision=machine.precision,
             max_epochs=1,
-            limit_val_batches=0 if pairs["val"] is None else settings.run.fast_dev_run or None,
+            limit_val_batches=settings.run.fast_dev_run or None if validates else 0,
             limit_test_batches=settings.run.fast_dev_run or None,
-            val_check_interval=max(1, interval),
+            val_check_interval=interval,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             callbacks=callbacks,

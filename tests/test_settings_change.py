@@ -85,7 +85,9 @@ class Trial:
 
     @cached_property
     def trainer(self) -> Any:
-        return train._trainer(self.settings, [], self.data.pairs)
+        return train._trainer(
+            self.settings, [], train._interval(self.settings, len(self.data.pairs["train"])), validates=True
+        )
 
     @cached_property
     def loaders(self) -> train.Loaders:

@@ -164,11 +164,29 @@ def test_data_without_validation_keeps_the_last(work, capsys):
     assert [file.name for file in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "vg has no validation split; the last checkpoint is kept" in (folder / "log.txt").read_text(encoding="utf-8")
     assert results(folder) == {}
+    nothing = command(
+        capsys, "task_mlm", f"load_path={folder}/checkpoints/last.ckpt", "test_only=True", 'datasets=["vg"]'
+    )
+    assert "vg have neither a validation nor a test split" in nothing.sentence()
 
     for split in ("train", "test"):
         write_pairs(work / "data" / "arrow" / f"mine_{split}.arrow", 8)
     folder = train(capsys, "task_mlm", *SMALL, "max_steps=2", 'datasets=["mine"]')
     assert results(folder).keys() == {"test"}
+
+
+def test_data_without_validation_are_saved_on_the_way(work, kept_last, capsys):
+    train(capsys, "task_mlm", *SMALL, "max_steps=3", "val_check_interval=1", 'datasets=["vg"]')
+    assert sorted(path.name for path in kept_last.glob("step_*.ckpt")) == ["step_1.ckpt", "step_2.ckpt", "step_3.ckpt"]
+
+
+def test_dropout_given_with_a_checkpoint_is_the_models(work, capsys):
+    first = train(capsys, "task_mlm", *SMALL, "max_steps=1")
+    path = f"load_path={first}/checkpoints/last.ckpt"
+    second = train(
+        capsys, "task_mlm", path, "max_steps=1", "batch_size=4", "num_workers=0", "text_encoder_drop_rate=0.3"
+    )
+    assert read(second / "checkpoints" / "last.ckpt").towers["text_encoder"]["hidden_dropout_prob"] == 0.3
 
 
 def _cut(path: Path) -> None:
