@@ -89,6 +89,11 @@ def steps_of(value: int | float, whole: int) -> int:
     return value if isinstance(value, int) else round(value * whole)
 
 
+def validation_interval(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+    """Optimizer steps between validations, at least 1; `pairs` are one epoch."""
+    return max(1, steps_of(optim.val_check_interval, max(1, pairs // batch_size)))
+
+
 def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
     """The learning rate at a step, before the groups' multipliers.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .assembly import Built, Resolved
-from .optim import parameter_groups, role_of, steps_of
+from .optim import parameter_groups, role_of, steps_of, validation_interval
 from .report import millions, table, versions
 from .settings import Settings
 
@@ -92,7 +92,7 @@ def _optimization_lines(built: Built, settings: Settings, pairs: int, steps: int
     lines = [
         f"steps: {steps:,}{start} (warm-up {steps_of(optim.warmup_steps, steps):,}, "
         f"{steps * data.batch_size / pairs:.2f} epochs); validation every "
-        f"{max(1, steps_of(optim.val_check_interval, pairs // data.batch_size)):,}",
+        f"{validation_interval(optim, pairs, data.batch_size):,}",
         f"batch: {data.batch_size} = {data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
@@ -109,17 +109,18 @@ def _optimization_lines(built: Built, settings: Settings, pairs: int, steps: int
 def device_lines(settings: Settings) -> list[str]:
     """Where it runs, and a warning where that is not where the user thinks."""
     machine = settings.machine
-    device = torch.cuda.get_device_name() if _gpu(settings) else "CPU"
+    device = torch.cuda.get_device_name() if on_gpu(settings) else "CPU"
     lines = [f"devices: {machine.num_gpus} x {device} on {machine.num_nodes} node(s), precision {machine.precision}"]
-    if not _gpu(settings) and settings.sources["num_gpus"].startswith(("given", "preset")):
+    if not on_gpu(settings) and settings.sources["num_gpus"].startswith(("given", "preset")):
         processes = "1 CPU process" if machine.num_gpus == 1 else f"{machine.num_gpus} CPU processes"
         lines.append(f"warning: no GPU is used; num_gpus={machine.num_gpus} runs {processes} instead")
-    if not _gpu(settings) and machine.precision == "16-mixed":
+    if not on_gpu(settings) and machine.precision == "16-mixed":
         lines.append("warning: precision=16-mixed needs a GPU; on the CPU Lightning computes in bf16-mixed instead")
     return lines
 
 
-def _gpu(settings: Settings) -> bool:
+def on_gpu(settings: Settings) -> bool:
+    """Whether the run trains on GPUs."""
     return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
 
 

@@ -28,7 +28,7 @@ from .data.sampler import EvalBatches, TrainSteps
 from .data.transforms import make_transform
 from .errors import UserError
 from .module import VisionLanguageModule
-from .optim import steps_of, total_steps
+from .optim import total_steps, validation_interval
 from .reach import freeze_unread
 from .report import RunFolder, forget_after, nested_results
 from .settings import Draft, Settings
@@ -93,7 +93,7 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     folder.write_json("settings.json", summary.record(resolved, data.pairs))
     module = VisionLanguageModule(built.model, built.heads, settings, steps, start["step"])
     module.optimizer_state = start["optimizer"]
-    interval = _interval(settings, len(train_pairs))
+    interval = validation_interval(settings.optim, len(train_pairs), settings.data.batch_size)
     every = interval if data.pairs["val"] is None else None
     saving = Saving(folder, partial(stored_of, built, resolved), start["best"], every)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
@@ -258,18 +258,8 @@ def _check_machine(draft: Draft) -> None:
         raise UserError(f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.")
 
 
-def on_gpu(settings: Settings) -> bool:
-    """Whether the run trains on GPUs."""
-    return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def _interval(settings: Settings, pairs: int) -> int:
-    """Optimizer steps between validations; `pairs` are one epoch."""
-    return max(1, steps_of(settings.optim.val_check_interval, max(1, pairs // settings.data.batch_size)))
-
-
 def _trainer(settings: Settings, callbacks: list[Any], interval: int, *, validates: bool) -> Trainer:
-    machine, gpu = settings.machine, on_gpu(settings)
+    machine, gpu = settings.machine, summary.on_gpu(settings)
     torch.set_float32_matmul_precision(machine.float32_matmul_precision)
     strategy: Any = "auto"
     if machine.processes > 1:

@@ -28,7 +28,7 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.errors import UserError
 from renaissance.models import backbones
 from renaissance.module import VisionLanguageModule
-from renaissance.optim import parameter_groups, set_learning_rate
+from renaissance.optim import parameter_groups, set_learning_rate, validation_interval
 from renaissance.presets import defaults_of
 from renaissance.settings import Draft, Settings
 from renaissance.types import Batch
@@ -86,7 +86,10 @@ class Trial:
     @cached_property
     def trainer(self) -> Any:
         return train._trainer(
-            self.settings, [], train._interval(self.settings, len(self.data.pairs["train"])), validates=True
+            self.settings,
+            [],
+            validation_interval(self.settings.optim, len(self.data.pairs["train"]), self.settings.data.batch_size),
+            validates=True,
         )
 
     @cached_property
