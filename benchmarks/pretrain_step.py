@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import gc
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -227,14 +226,19 @@ def peak_of_steps(name: str, batches: list[Batch]) -> float:
     optimizer = make_optimizer(model, VARIANTS[name].fused)
     for batch in batches[:2]:
         take_step(model, VARIANTS[name], batch, optimizer)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return _status("VmHWM") - before
 
 
 def _reset_peak() -> float:
     """Forgets the peak so far, which building may have set. Returns the memory in use, MiB. Linux alone."""
     Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(entry: str) -> float:
+    """MiB of an entry of this process's status. `getrusage` would hand down the peak of the process that started it."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmRSS"].split()[0]) / 1024
+    return int(status[entry].split()[0]) / 1024
 
 
 def measured_peak(name: str, folder: str, options: argparse.Namespace) -> float:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from renaissance import config  # noqa: E402
+from renaissance.check_data import command as checking  # noqa: E402
+from renaissance.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
 from renaissance.prepare import command  # noqa: E402
 from renaissance.presets import comments_of, defaults_of, headings_of  # noqa: E402
 
@@ -85,16 +87,52 @@ def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> s
     return "\n".join(lines)
 
 
+def datasets_table(datasets: Mapping[str, DataSet]) -> str:
+    """A row a data set: its files by split, and what the official download gives for each file."""
+    lines = ["| `datasets=` | A sample is of | Split: files in `data_root` | Official counts |", "| --- | --- | --- | --- |"]
+    for name, row in datasets.items():
+        splits = [f"{split}: {', '.join(f'`{file}`' for file in files)}" for split, files in row.splits.items()]
+        beside = [f"beside them: `{file}`" for file in row.also]
+        counts = [
+            f"`{file.removesuffix('.arrow')}` {count:,} {what}"
+            for file, expected in row.expected.items()
+            for what, count in (("rows", expected.rows), ("texts", expected.texts))
+            if count is not None
+        ]
+        lines.append(f"| `{name}` | {row.offers} | {'<br>'.join(splits + beside)} | {'<br>'.join(counts)} |")
+    return "\n".join(lines)
+
+
+def columns_table(datasets: Mapping[str, DataSet]) -> str:
+    """A table of columns for each layout, with the data sets that share it."""
+    layouts: dict[tuple[Column, ...], list[str]] = {}
+    for name, row in datasets.items():
+        layouts.setdefault(row.columns, []).append(f"`{name}`")
+    lines: list[str] = []
+    for columns, names in layouts.items():
+        lines += ["", f"**{', '.join(names)}**", "", "| Column | Type | What it holds |", "| --- | --- | --- |"]
+        for column in columns:
+            kind = (PER_ROW | PER_SAMPLE)[column.kind]
+            optional = "" if column.needed else "; not in every older file"
+            lines.append(f"| `{column.name}` | {kind} | {_cell(column.meaning)}{optional} |")
+    return "\n".join(lines).strip()
+
+
 def tables_of_documents() -> dict[Path, dict[str, str]]:
     """The tables of each document, by their names."""
-    settings, preparing = (
-        settings_table(defaults_of(ex), comments_of(ex), headings_of(ex)) for ex in (config.ex, command.ex)
+    settings, preparing, checked = (
+        settings_table(defaults_of(ex), comments_of(ex), headings_of(ex)) for ex in (config.ex, command.ex, checking.ex)
     )
     families = families_table(json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8")))
     presets = presets_table({"Tasks": config.TASKS, "Parts": config.PARTS}, config.RECIPES)
     return {
         ROOT / "CONFIGURING_MODELS.md": {"settings": settings, "presets": presets, "families": families},
-        ROOT / "DATA.md": {"prepare": preparing},
+        ROOT / "DATA.md": {
+            "datasets": datasets_table(DATASETS),
+            "columns": columns_table(DATASETS),
+            "prepare": preparing,
+            "check_data": checked,
+        },
     }
 
 

@@ -8,6 +8,7 @@ or weight is read. A checkpoint answers both questions by itself: nothing is ask
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .checkpoint import Stored
+from .data.randomness import torch_seed
 from .errors import UserError
 from .keys import (
     ADAPTABLE,
@@ -84,23 +86,48 @@ def resolve(draft: Draft, stored: Stored | None = None) -> Resolved:
         evaluated = EVALUATION_KEYS if draft["test_only"] else frozenset()
         keys = stored.settings.keys() - START_KEYS if resumed else {*MODEL_KEYS, *evaluated}
         answers = {key: stored.settings[key] for key in keys if key in stored.settings}
-        draft.answer("checkpoint", answers, free=RESUMABLE if resumed else ADAPTABLE | evaluated)
+        free = RESUMABLE if resumed else ADAPTABLE | evaluated
+        draft.answer("checkpoint", answers, free=free)
         if resumed or evaluated:
             draft.settle_batches()
     draft.name_towers()
+    if stored is not None:
+        _refuse_idle(draft, stored, keys - free if resumed else {*MODEL_KEYS})
     download = draft["allow_download"]
     notes: list[str] = []
     if stored is None:
         configs = {key: _tower_config(draft, key, download) for key in draft.towers()}
         tokenizer, image = _from_models(draft, configs, download, notes)
     else:
-        idle = [key for key in MODEL_KEYS if key in draft.given and draft[key] and stored.settings.get(key) is None]
-        if idle:
-            raise SettingsError([f"{key}={draft[key]}: the checkpoint's model has none; leave it out." for key in idle])
         configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
         tokenizer, image = backbones.tokenizer_from_files(stored.tokenizer), stored.image
         _refuse_longer_texts(draft, stored)
     return Resolved(draft.settle(), configs, tokenizer, image, stored, notes)
+
+
+def _refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
+    """Refuses what is given and would have no effect beside a checkpoint.
+
+    Args:
+        answered: keys for which the checkpoint answers, also where it says that there is none.
+    """
+    given = {key: draft[key] for key in draft.given if draft[key] is not None}
+    problems = [
+        f"{key}={given[key]}: the checkpoint has none; leave it out."
+        for key in sorted(answered & given.keys())
+        if given[key] and stored.settings.get(key) is None
+    ]
+    key = "initializer_range"
+    chosen = {name for name, weight in draft["loss_names"].items() if weight}
+    loaded = draft["load_path"] and chosen <= {name.partition(".")[0] for name in stored.heads}
+    if loaded and given.get(key) not in (None, stored.settings[key]):
+        tasks = ", ".join(sorted(chosen))
+        problems.append(
+            f"{key}={given[key]} would draw nothing: the checkpoint of load_path brings the weights of the model and of "
+            f"the heads for {tasks}; leave it out."
+        )
+    if problems:
+        raise SettingsError(problems)
 
 
 def _stored_config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
@@ -239,6 +266,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
     model.token_types.copy_image_row()
     heads = nn.ModuleDict()
     for name in settings.objectives.loss_names:
+        torch.manual_seed(torch_seed(settings.run.seed, 0, 0, f"head {name}"))  # whichever other tasks are on
         head: Task = task_class(name)(model, settings.model.vocab_size)
         initialize(head, std)
         heads[name] = head

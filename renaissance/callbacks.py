@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from . import checkpoint
+from .atomic import name_again
 from .module import SELECTING, VisionLanguageModule
 from .report import RunFolder
 
@@ -108,11 +109,12 @@ class Saving(Callback):
         every: int | None,
     ):
         self.folder, self.content, self.best, self.every = folder, content, best, every
+        self.saved: int | None = None  # step of the last save
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every and module.step % self.every == 0 and module.step < module.steps:
+        if self.every and module.step % self.every == 0:
             self._save(trainer, module, ["last.ckpt"])
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
@@ -122,18 +124,23 @@ class Saving(Callback):
         better = self.best is None or value > self.best
         if better:
             self.best = value
+        # The best one first: killed between the two, the run resumes before this validation and finds it best again.
         self._save(trainer, module, ["best.ckpt", "last.ckpt"] if better else ["last.ckpt"])
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        self._save(trainer, module, ["last.ckpt"])
+        if self.saved != module.step:
+            self._save(trainer, module, ["last.ckpt"])
 
     def _save(self, trainer: Trainer, module: VisionLanguageModule, names: list[str]) -> None:
+        self.saved = module.step
         if self.folder.checkpoints is None:
             return
         optimizer: torch.optim.Optimizer = trainer.optimizers[0]
         training = {"step": module.step, "optimizer": optimizer.state_dict(), "best": self.best}
-        for name in names:
-            checkpoint.save(self.folder.checkpoints / name, self.content(training))
+        first, *others = (self.folder.checkpoints / name for name in names)
+        checkpoint.save(first, self.content(training))
+        for other in others:
+            name_again(first, other, "log_dir")
 
 
 def _trains(trainer: Trainer) -> bool:

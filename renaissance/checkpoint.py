@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .atomic import AtomicFile
 from .errors import UserError
 
 FORMAT = 1
@@ -73,19 +74,11 @@ def save(path: str | os.PathLike, stored: Stored) -> None:
     """Writes a checkpoint so that a crash at any point leaves the old file or the whole new one.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old file is untouched.
+        UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    path = Path(path)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(staged, "wb") as file:
-            torch.save({"format": FORMAT, **stored._asdict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-        _sync_folder(path.parent)
-    finally:
-        staged.unlink(missing_ok=True)
+    with AtomicFile(Path(path), "log_dir") as file:
+        torch.save({"format": FORMAT, **stored._asdict()}, file)
+        file.commit()
 
 
 def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
@@ -156,11 +149,3 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, ad
     report.loaded += list(taken)
     report.missing += [name for name in own if name not in taken]
     module.load_state_dict(taken, strict=False)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

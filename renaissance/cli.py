@@ -4,7 +4,7 @@
     python run.py check with ...                           resolve, build on the meta device, print; no data, no GPU
     python run.py print_config with ...                    settings with their comments
     python run.py print_named_configs                      every preset with what it sets
-    python run.py demo | prepare with key=value            sub-commands with settings of their own
+    python run.py demo | prepare | check_data with ...     sub-commands with settings of their own
 
 Sacred runs code that a `py/` key of a JSON config names, unpickles `.pickle` configs, answers an unknown key with a
 page and a wrong type with a warning; so the words are screened, and config files read, before Sacred sees their values.
@@ -36,7 +36,7 @@ SETTINGS.DISCOVER_SOURCES = "none"
 SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
-SUBCOMMANDS = {"demo": "renaissance.demo.command", "prepare": "renaissance.prepare.command"}
+SUBCOMMANDS = {name: f"renaissance.{name}.command" for name in ("demo", "prepare", "check_data")}
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 

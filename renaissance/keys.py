@@ -19,6 +19,9 @@ MODEL_KEYS = (
     *("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "original_image_size"),
     *("patch_size", *TOWER_KEYS, *FUSION_KEYS),
     *(prefix + name for prefix, _, _ in TOWER_KEYS.values() for name in DIMENSIONS),
+    # Where its weights came from: a command that names a checkpoint cannot ask for random ones.
+    *(random_key for _, random_key, _ in TOWER_KEYS.values()),
+    *(f"{tower}_manual_configuration" for tower in TOWER_KEYS),
 )
 # What a command may ask otherwise than the checkpoint or model has it: the weights are adapted, and the report says so.
 ADAPTABLE = frozenset(

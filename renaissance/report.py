@@ -6,6 +6,7 @@ Only the first process writes; on the others a `RunFolder` does nothing.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .atomic import write_whole
 from .errors import UserError
 
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
@@ -94,9 +96,8 @@ class RunFolder:
         """Writes `<name>` whole or not at all."""
         if self.path is None:
             return
-        staged = self.path / f".{name}.tmp"
-        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        os.replace(staged, self.path / name)
+        text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+        write_whole(self.path / name, text.encode(), "log_dir")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.csv and one point a value in TensorBoard, at an optimizer step."""
@@ -139,12 +140,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
     """Writes a CSV file whole or not at all."""
-    staged = path.with_name(f".{path.name}.tmp")
-    with open(staged, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, header, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(staged, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, header, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode(), "log_dir")
 
 
 def forget_after(path: Path, step: int) -> None:

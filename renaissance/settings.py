@@ -221,7 +221,7 @@ class Draft:
             elif not _agree(self.values[key], answer) and key not in free:
                 problems.append(
                     f"{key}={self.values[key]} contradicts the {source}, which has {key}={answer}; leave {key} out or give "
-                    f"{answer}{_manual_hint(key)}."
+                    f"{answer}{_manual_hint(key) if source != 'checkpoint' else ''}."
                 )
         if problems:
             raise SettingsError(problems)

@@ -78,7 +78,7 @@ def data_lines(settings: Settings, pairs: Mapping[str, Any]) -> list[str]:
         for file in dataset.describe() if dataset is not None else ():
             rows.append((f"{split}: {file.file}", f"{file.pictures:,}", f"{file.pairs:,}"))
     lines = [table(rows, indent="")]
-    if pairs.get("val") is None:
+    if pairs.get("val") is None and not settings.run.test_only:
         lines.append(
             f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept as it is"
         )

@@ -45,7 +45,7 @@ class Data:
     """What a run reads.
 
     Attributes:
-        pairs: the data sets by split, None where the mix has none.
+        pairs: the data sets by split, None where the mix has none or the run does not read it.
         makers: the maker of targets of each task.
         train_steps: makes the order of training, with the arguments of `TrainSteps`.
     """
@@ -56,11 +56,12 @@ class Data:
 
 
 def read_data(resolved: Resolved) -> Data:
-    """Opens what the settings name; every file is checked before anything is computed."""
+    """Opens what the run reads; every file is checked before anything is computed."""
     settings = resolved.settings
+    read = SPLITS[1:] if settings.run.test_only else SPLITS
     makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in settings.objectives.loss_names}
-    pairs = {split: open_pairs(settings.data.datasets, split, settings.data.data_root) for split in SPLITS}
-    return Data(pairs, makers)
+    pairs = {split: open_pairs(settings.data.datasets, split, settings.data.data_root) for split in read}
+    return Data({"train": None, **pairs}, makers)
 
 
 def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFolder:
@@ -83,8 +84,8 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
         raise UserError(
             f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split."
         )
-    train_pairs = data.pairs["train"]
-    steps = _steps(resolved, len(train_pairs))
+    train_pairs = len(data.pairs["train"] or ())
+    steps = _steps(resolved, train_pairs)
     built = build(resolved)
     start = _load(built, resolved)
     freeze_unread(built, resolved, data.makers)
@@ -93,7 +94,7 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     folder.write_json("settings.json", summary.record(resolved, data.pairs))
     module = VisionLanguageModule(built.model, built.heads, settings, steps, start["step"])
     module.optimizer_state = start["optimizer"]
-    interval = validation_interval(settings.optim, len(train_pairs), settings.data.batch_size)
+    interval = validation_interval(settings.optim, train_pairs, settings.data.batch_size)
     every = interval if data.pairs["val"] is None else None
     saving = Saving(folder, partial(stored_of, built, resolved), start["best"], every)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)

@@ -8,6 +8,7 @@ import pytest
 
 from docs import tables
 from renaissance import config
+from renaissance.check_data import command as checking
 from renaissance.prepare import command
 from renaissance.presets import defaults_of, presets
 
@@ -24,6 +25,7 @@ def test_the_document_holds_the_tables_of_the_code(path):
         ("CONFIGURING_MODELS.md", "settings", defaults_of(config.ex)),
         ("CONFIGURING_MODELS.md", "presets", presets()),
         ("DATA.md", "prepare", defaults_of(command.ex)),
+        ("DATA.md", "check_data", defaults_of(checking.ex)),
     ],
 )
 def test_every_setting_and_preset_stands_in_the_document_once(document, name, known):

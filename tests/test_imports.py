@@ -17,7 +17,7 @@ PACKAGE = ROOT / "renaissance"
 # Lowest floor first. A room may import rooms of lower floors and itself; rooms of one floor do not know each other.
 FLOORS = (
     {"errors", "keys"},
-    {"types", "formats", "rules", "answers"},
+    {"types", "formats", "rules", "answers", "atomic"},
     {"settings", "config"},
     {"presets"},
     {"models", "data", "prepare", "metrics"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"module", "reach", "summary"},
     {"callbacks"},
     {"train"},
-    {"check", "demo", "printing"},
+    {"check", "check_data", "demo", "printing"},
     {"cli"},
     {"run"},  # run.py
 )
@@ -35,6 +35,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # These answer in less than two seconds, so neither they nor what they import loads the libraries that take longer.
 LIGHT_ROOMS = {
     "errors",
+    "atomic",
     "types",
     "formats",
     "rules",
@@ -42,6 +43,7 @@ LIGHT_ROOMS = {
     "keys",
     "settings",
     "prepare",
+    "check_data",
     "config",
     "presets",
     "printing",
@@ -50,7 +52,7 @@ LIGHT_ROOMS = {
 }
 HEAVY_LIBRARIES = {"torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 8_000
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 9_500
 
 FILES = sorted(PACKAGE.rglob("*.py")) + ([ROOT / "run.py"] if (ROOT / "run.py").exists() else [])
 FILE_IDS = [path.relative_to(ROOT).as_posix() for path in FILES]

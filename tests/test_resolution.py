@@ -159,7 +159,20 @@ CONTRADICTIONS = [
     ({"cross_layer_hidden_size": 64}, "cross_layer_hidden_size=64 contradicts the checkpoint"),
     ({"text_encoder": BERT}, f"text_encoder={BERT} contradicts the checkpoint, which has text_encoder={ELECTRA}"),
     ({"tokenizer": BERT}, "tokenizer=google-bert/bert-base-uncased contradicts the checkpoint"),
-    ({"image_encoder_embedding_size": 8}, "image_encoder_embedding_size=8: the checkpoint's model has none"),
+    ({"image_encoder_embedding_size": 8}, "image_encoder_embedding_size=8: the checkpoint has none; leave it out."),
+    (
+        {"random_init_text_encoder": True},
+        "contradicts the checkpoint, which has random_init_text_encoder=False; leave ",
+    ),
+    (
+        {"image_encoder_manual_configuration": True},
+        "image_encoder_manual_configuration=True contradicts the checkpoint",
+    ),
+    (
+        {"initializer_range": 0.1},
+        "=0.1 would draw nothing: the checkpoint of load_path brings the weights of the model "
+        "and of the heads for itm, mlm; leave it out.",
+    ),
     ({"encoder": DINO}, "encoder means something to one-tower models only"),
     ({"image_size": 40}, "image_size=40 is not a multiple of patch_size=16; give 32 or 48."),
 ]
@@ -170,7 +183,27 @@ def test_a_contradiction_of_the_checkpoint_is_refused(tmp_path):
     for given, sentence in CONTRADICTIONS:
         with pytest.raises(UserError) as caught:
             resolve(draft(load_path=str(path), **given), checkpoint.read(path))
-        assert sentence in str(caught.value)
+        assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_command_may_repeat_how_the_checkpoints_model_was_made_and_draws_new_heads_as_it_says(tmp_path):
+    made = {"random_init_text_encoder": True, "image_encoder_manual_configuration": True, "image_encoder_num_layers": 1}
+    path, _ = saved(tmp_path / "a.ckpt", loss_names={"mlm": 1}, initializer_range=0.1, **made, **FUSION)
+    stored = checkpoint.read(path)
+    resolve(draft(load_path=str(path), loss_names={"mlm": 1}, initializer_range=0.1, **made), stored)
+    # The head of ITM is new: it is drawn with the deviation of this command.
+    built = build(resolve(draft(load_path=str(path), initializer_range=1e-6), stored))
+    checkpoint.load_weights(built.model, built.heads, stored, str(path))
+    assert 0 < built.heads["itm"].head.classifier.weight.abs().max() < 1e-4
+    assert built.heads["mlm"].head.decoder.weight.std().item() == pytest.approx(0.1, rel=0.1)
+
+
+def test_the_first_weights_of_a_head_depend_on_its_own_task_alone(tmp_path):
+    itm, both, other = (
+        build(resolve(draft(loss_names=losses, seed=seed, **FUSION))).heads["itm"].head.classifier.weight
+        for losses, seed in (({"itm": 1}, 1), ({"mlm": 1, "itm": 1}, 1), ({"itm": 1}, 2))
+    )
+    assert torch.equal(itm, both) and not torch.equal(itm, other)
 
 
 def test_longer_texts_than_a_one_tower_checkpoint_was_trained_with_are_refused(tmp_path):
@@ -197,6 +230,10 @@ def test_a_resumed_run_takes_every_setting_and_lets_only_the_rest_of_the_run_be_
     assert resolved.settings.optim.max_steps == 9 and resolved.settings.sources["learning_rate"] == "checkpoint"
     with pytest.raises(UserError, match="learning_rate=0.1 contradicts the checkpoint, which has learning_rate=0.003"):
         again(learning_rate=0.1)
+    with pytest.raises(UserError, match="gradient_clip_val=1: the checkpoint has none; leave it out"):
+        again(gradient_clip_val=1)
+    with pytest.raises(UserError, match="initializer_range=0.1: the checkpoint has none; leave it out"):
+        again(initializer_range=0.1)
     with pytest.raises(UserError, match="or per_gpu_batchsize=4, the largest up to 8 that fits"):
         again(num_gpus=2)
     assert again(num_gpus=2, per_gpu_batchsize=4).settings.machine.processes == 2  # as the sentence says

@@ -106,7 +106,7 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        return train._steps(self.resolved, len(self.data.pairs["train"]))
+        return train._steps(self.resolved, len(self.data.pairs["train"] or ()))
 
     @cached_property
     def module(self) -> VisionLanguageModule:

@@ -97,6 +97,16 @@ def test_last_keeps_the_last_weights_though_best_is_evaluated(work, kept_last, c
     assert len(curve(folder, "mlm/val/loss")) == 2  # the evaluation behind training adds no line
 
 
+def test_the_same_content_is_written_once(work, capsys, monkeypatch):
+    written = []
+    serialise = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: written.append(serialise(content, file)))
+    kept = train(capsys, "task_mlm", *SMALL, "max_steps=2", "val_check_interval=2", "final_test=False") / "checkpoints"
+    assert len(written) == 1
+    assert (kept / "best.ckpt").samefile(kept / "last.ckpt")
+    assert sorted(file.name for file in kept.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
 def test_a_checkpoint_copied_elsewhere_resumes_in_a_new_folder(work, kept_last, capsys):
     words = ("task_mlm", *SMALL, "max_steps=2", "val_check_interval=1", "learning_rate=1e-9")
     first = train(capsys, *words)
@@ -123,7 +133,11 @@ def test_evaluation_alone_gives_the_numbers_of_the_run(work, capsys):
         for split, tasks in expected.items():
             for task, metrics in tasks.items():
                 assert results(alone)[split][task] == pytest.approx(metrics, abs=2e-6), (split, task)
+    for training_file in (COCO.format("train"), COCO.format("restval"), "vg.arrow"):
+        (work / "data" / "arrow" / training_file).unlink()  # an evaluation does not read them
     other = train(capsys, "task_mlm_itm", path, "test_only=True", "num_workers=0", "seed=4")
+    settings = json.loads((other / "settings.json").read_text(encoding="utf-8"))
+    assert settings["data"].keys() == {"val", "test"}
     assert results(other) != expected
 
 
@@ -288,8 +302,9 @@ def test_accumulation_leaves_the_loss_curve_as_it_is(work, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(work, run_cli):
-    words = ("with", "task_mlm_itm", *SMALL, *NO_DROPOUT, "batch_size=16", "negative_group=4", "max_steps=4",
-             "val_check_interval=2", "learning_rate=1e-3", "accelerator=cpu")  # fmt: skip
+    # The 18 pairs of the validation are one batch, so the second process has none; the 20 of the test are two.
+    words = ("with", "task_mlm_itm", *SMALL, *NO_DROPOUT, "batch_size=16", "negative_group=2", "eval_batch_size=18",
+             "max_steps=4", "val_check_interval=2", "learning_rate=1e-3", "accelerator=cpu")  # fmt: skip
     folders = []
     for processes in (1, 2):
         done = run_cli(*words, f"num_gpus={processes}")

@@ -7,6 +7,7 @@ All of it happens in one worker for one step, so the number of workers changes n
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,11 @@ from renaissance.data.collate import Collate
 from renaissance.data.sampler import Draw, EvalBatches, TrainSteps
 from renaissance.errors import UserError
 from renaissance.types import Batch
+
+try:
+    import resource
+except ImportError:  # not a POSIX system, which has no such limit
+    resource = None
 
 _PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
 
@@ -53,6 +59,7 @@ class StepLoader(DataLoader):
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            _open_as_many_files_as_may_be()
         super().__init__(
             StepView(collate),
             sampler=sampler,
@@ -69,6 +76,18 @@ class StepLoader(DataLoader):
             if isinstance(item, UserError):
                 raise item
             yield item
+
+
+def _open_as_many_files_as_may_be() -> None:
+    """Raises this process's limit of open files as far as the system lets it.
+
+    Every tensor that a worker sends is an open file here until it is released, and the steps in flight hold hundreds
+    where they are cut into many micro-batches; the usual limit of 1024 would end the run with "Too many open files".
+    """
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses infinity
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _as_it_is(item: list[Batch] | UserError) -> list[Batch] | UserError:

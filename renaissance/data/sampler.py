@@ -129,7 +129,9 @@ class EvalBatches(Sampler[list[Draw]]):
     """Evaluation: every sample exactly once over all processes, in order, nothing padded or repeated.
 
     Whole batches are dealt to the processes in turn, so what is in a batch does not depend on their number; a process
-    may get one batch more than another, and the last batch may be short. Every draw is of epoch 0: masks and negatives
+    may get one batch more than another, and the last batch may be short. Where there are fewer batches than processes,
+    those without one get a single batch of no samples: they too must run an evaluation, in which the results of all
+    processes are brought together. Every draw is of epoch 0: masks and negatives
     are the same at each evaluation, and its numbers compare.
 
     Args:
@@ -142,7 +144,8 @@ class EvalBatches(Sampler[list[Draw]]):
     def __init__(self, num_samples: int, eval_batch_size: int, rank: int, world_size: int) -> None:
         self.num_samples = num_samples
         self.eval_batch_size = eval_batch_size
-        self.starts = range(rank * eval_batch_size, num_samples, world_size * eval_batch_size)
+        starts = range(rank * eval_batch_size, num_samples, world_size * eval_batch_size)
+        self.starts = starts or range(num_samples, num_samples + 1)  # from there on there are no samples
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
 
 from renaissance.data.randomness import torch_seed
 from renaissance.errors import UserError
@@ -84,18 +84,22 @@ class Transform:
         if self._augment_seed is not None:
             # After the resize, where it is several times cheaper; before the crop, so that what moves in is picture.
             pixels = self._augmented(pixels, torch_seed(self._augment_seed, epoch, id, "augmentation"))
-        return pixels if self.keeps_aspect else F.center_crop(pixels, [self._image_size, self._image_size])
+        return pixels if self.keeps_aspect else _centre(pixels, self._image_size, self._image_size)
 
     def _resize(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         if self._multiple is not None:
             size = aspect_size(height, width, self._image_size, self._multiple)
         else:
-            widest = _WIDEST_ASPECT * min(height, width)
-            if max(height, width) > widest:
-                pixels = F.center_crop(pixels, [min(height, widest), min(width, widest)])
-            size = [self._image_size]
-        return F.resize(pixels, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+            short = min(height, width)
+            if max(height, width) > _WIDEST_ASPECT * short:
+                height, width = (min(side, _WIDEST_ASPECT * short) for side in (height, width))
+                pixels = _centre(pixels, height, width)
+            size = [int(self._image_size * side / short) for side in (height, width)]
+        if size == [height, width]:
+            return pixels  # stored at training size
+        # In integers, with Pillow's filter; torch has it in vector instructions for bytes in the order (H, W, 3).
+        return interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
 
     def _augmented(self, pixels: Tensor, seed: int) -> Tensor:
         # RandAugment draws from torch's global CPU generator. `torch.manual_seed` would also seed every GPU, and so
@@ -107,6 +111,12 @@ class Transform:
             return self._augment(pixels)
         finally:
             generator.set_state(state)
+
+
+def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle of a picture as a view, at torchvision's position (half a pixel is rounded to even)."""
+    top, left = (round((have - kept) / 2) for have, kept in zip(pixels.shape[-2:], (height, width), strict=True))
+    return pixels[..., top : top + height, left : left + width]
 
 
 def aspect_size(height: int, width: int, short: int, multiple: int) -> list[int]:

@@ -33,7 +33,7 @@ from .probes import KINDS, Probe, accuracy_by_kind, content_words, probes, text_
 from .raw import scene_index_of
 from .world import Scene, render, scene
 
-FIRST_STAGE = 0.15  # share of the steps that show one-object scenes only
+FIRST_STAGE = 0.1  # share of the steps that show one-object scenes only
 MASKED_SHARE = 0.5  # of the content words of a caption
 PROBE_BATCH = 64
 LONGEST_PROBE = 32  # tokens; no caption of the world is cut

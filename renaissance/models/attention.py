@@ -12,11 +12,28 @@ word pieces and heads of 64 channels. The outputs are the same up to rounding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renaissance.types import Tokens
+
+
+class _Kept(torch.autograd.Function):
+    """hidden * keep * scale. The mask is stored as booleans, but multiplied as numbers: mixed types are slow on CPUs."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return hidden * keep.to(hidden.dtype).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return grad * keep.to(grad.dtype).mul_(ctx.scale), None, None
 
 
 class Dropout(nn.Dropout):
@@ -32,7 +49,7 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * 2**16)
         words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.int16)[: hidden.numel()].view(hidden.shape) >= dropped - 2**15
-        return hidden * keep * (2**16 / (2**16 - dropped))
+        return _Kept.apply(hidden, keep, 2**16 / (2**16 - dropped))
 
 
 class Residual(nn.Module):

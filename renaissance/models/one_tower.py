@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-import torch
 from torch import Tensor, nn
 
 from renaissance.types import Fused, ImageInput, TextInput, Tokens
 
 from .backbones import family_of, resize_position
-from .embeddings import Normalize, TokenTypes
+from .base import EVERYTHING, VisionLanguageModel
+from .embeddings import Normalize
 from .fusion import join, split
-from .heads import Pooler
-from .two_tower import EVERYTHING
 
 
-class OneTower(nn.Module):
+class OneTower(VisionLanguageModel):
     """The same three parts as `TwoTower`; here the embeddings are light and `fuse` holds the blocks.
 
     Args:
@@ -39,34 +37,20 @@ class OneTower(nn.Module):
         normalize: Normalize,
         pretrained: tuple[str, ...],
     ):
-        super().__init__()
-        self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
-        self.width, self.normalize, self.pretrained = width, normalize, pretrained
-        self.pooled_size = 2 * width if pooler_type == "double" else width
-        self.token_types = TokenTypes(width)
         own = family_of(blocks.config).pooling
         text, image = (own if f"{side}_embeddings" in pretrained else "first" for side in ("text", "image"))
-        self.text_pooler = Pooler(width, text)
-        self.image_pooler = Pooler(width, image) if pooler_type == "double" else None
-        self.frozen: tuple[nn.Module, ...] = ()
+        super().__init__(width, pooler_type, (text, image), normalize)
+        self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
+        self.pretrained = pretrained
 
     def freeze(self, *, encoder: bool = False) -> None:
         """Fixes what the encoder brought: no gradient, and eval mode (no dropout) whatever mode the model is in."""
-        self.frozen = tuple(getattr(self, name) for name in self.pretrained) if encoder else ()
-        for part in self.frozen:
-            part.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> OneTower:
-        super().train(mode)
-        for part in self.frozen:
-            part.eval()
-        return self
+        self._freeze(self.pretrained if encoder else ())
 
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that the encoder does not bring."""
         embeddings = [getattr(self, n) for n in ("text_embeddings", "image_embeddings") if n not in self.pretrained]
-        poolers = [self.text_pooler] + ([self.image_pooler] if self.image_pooler else [])
-        return [*embeddings, self.token_types, *poolers]
+        return [*embeddings, self.token_types, *self.poolers]
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
         """A checkpoint's position table brought to this model's picture size or text length; None for other tensors."""
@@ -90,21 +74,11 @@ class OneTower(nn.Module):
         text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
         joined = join(text, image)
         text_hidden, image_hidden = split(self.blocks(joined.hidden, joined.mask), text, image)
+        sides = (text, text_hidden, image, image_hidden)
+        if text is None and self.image_pooler is None:
+            sides = (image, image_hidden, None, None)  # a picture alone is pooled in the text's stead
         return Fused(
-            self._pool(text, text_hidden, image, image_hidden) if "pooled" in needs else None,
+            self._pool(*sides) if "pooled" in needs else None,
             text_hidden if "text" in needs else None,
             image_hidden if "image" in needs else None,
         )
-
-    def _pool(self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None):
-        if self.image_pooler is None:  # a picture alone is pooled in the text's stead
-            return self.text_pooler(*((image_hidden, image.mask) if text is None else (text_hidden, text.mask)))
-        present = [
-            None if side is None else pooler(hidden, side.mask)
-            for pooler, hidden, side in (
-                (self.text_pooler, text_hidden, text),
-                (self.image_pooler, image_hidden, image),
-            )
-        ]
-        zeros = torch.zeros_like(next(half for half in present if half is not None))
-        return torch.cat([zeros if half is None else half for half in present], dim=-1)

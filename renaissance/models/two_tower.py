@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from renaissance.types import Fused, ImageInput, TextInput, Tokens
 
 from .backbones import family_of, resize_position
-from .embeddings import Normalize, TokenTypes
+from .base import EVERYTHING, VisionLanguageModel
+from .embeddings import Normalize
 from .fusion import Want
 from .heads import Pooler
 
-EVERYTHING = frozenset({"pooled", "text", "image"})
 
-
-class TwoTower(nn.Module):
+class TwoTower(VisionLanguageModel):
     """embed_text, embed_image, fuse: each encoding is computed once and may be fused many times.
 
     Args:
@@ -38,34 +37,19 @@ class TwoTower(nn.Module):
         pooler_type: str,
         normalize: Normalize,
     ):
-        super().__init__()
+        super().__init__(width, pooler_type, (text_tower.pooling, image_tower.pooling), normalize)
         self.text_tower, self.image_tower, self.fusion = text_tower, image_tower, fusion
-        self.width, self.pooler_type, self.normalize = width, pooler_type, normalize
-        self.pooled_size = 2 * width if pooler_type == "double" else width
         self.text_projection = nn.Linear(text_tower.hidden_size, width)
         self.image_projection = nn.Linear(image_tower.hidden_size, width)
-        self.token_types = TokenTypes(width)
-        self.text_pooler = Pooler(width, text_tower.pooling)
-        self.image_pooler = Pooler(width, image_tower.pooling) if pooler_type == "double" else None
-        self.frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, *, text_tower: bool = False, image_tower: bool = False, fusion: bool = False) -> None:
         """Fixes parts for good: no gradient, and eval mode (no dropout) whatever mode the model is in."""
         chosen = {"text_tower": text_tower, "image_tower": image_tower, "fusion": fusion}
-        self.frozen = tuple(getattr(self, name) for name, frozen in chosen.items() if frozen)
-        for part in self.frozen:
-            part.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> TwoTower:
-        super().train(mode)
-        for part in self.frozen:
-            part.eval()
-        return self
+        self._freeze(name for name, frozen in chosen.items() if frozen)
 
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that no pretrained encoder brings."""
-        poolers = [self.text_pooler] + ([self.image_pooler] if self.image_pooler else [])
-        return [self.text_projection, self.image_projection, self.token_types, self.fusion, *poolers]
+        return [self.text_projection, self.image_projection, self.token_types, self.fusion, *self.poolers]
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
         """A checkpoint's position table brought to this model's picture size; None for any other tensor."""
@@ -108,14 +92,6 @@ class TwoTower(nn.Module):
             text_hidden if "text" in needs else None,
             image_hidden if "image" in needs else None,
         )
-
-    def _pool(self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None):
-        halves = [self.text_pooler(text_hidden, text.mask) if text is not None else None]
-        if self.image_pooler is not None:
-            halves.append(self.image_pooler(image_hidden, image.mask) if image is not None else None)
-        like = (image if text is None else text).hidden
-        zeros = like.new_zeros(len(like), self.width)
-        return torch.cat([zeros if half is None else half for half in halves], dim=-1)
 
 
 def _want(tokens: bool, pooler: Pooler | None) -> str | None:

@@ -1,6 +1,6 @@
 """Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
 
-A data set is one line of `MODULES` and one file with `make_arrow(root, dataset_root, ...)`; all share one writer.
+A data set is one row of `formats.DATASETS` and one file with `make_arrow(root, dataset_root, ...)`; all share one writer.
 Nothing here imports torch or transformers.
 """
 
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from renaissance.errors import UserError, suggest
-
-MODULES = {
-    "coco": "renaissance.prepare.coco",
-    "captions": "renaissance.prepare.captions",
-}
+from renaissance.formats import DATASETS
+from renaissance.prepare.writer import WriteOptions
 
 
 def prepare(
@@ -25,7 +23,7 @@ def prepare(
     """Convert a raw download and print what came of it.
 
     Args:
-        dataset: a key of `MODULES`.
+        dataset: a key of `formats.DATASETS`.
         root: the folder of the raw download.
         data_root: the folder to write to.
         options: keyword arguments of the data set's `make_arrow`; those that are None are left at their default.
@@ -37,30 +35,39 @@ def prepare(
         UserError: an unknown data set, a missing folder, an option that the data set does not have, or a refusal of
             its `make_arrow`.
     """
-    if dataset not in MODULES:
-        near = suggest(str(dataset), MODULES)
-        raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(MODULES)}.")
+    if dataset not in DATASETS:
+        near = suggest(str(dataset), DATASETS)
+        raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(DATASETS)}.")
     for name, value in (("root", root), ("data_root", data_root)):
         if not isinstance(value, str | os.PathLike):
             raise UserError(
                 f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files."
             )
-    make_arrow = import_module(MODULES[dataset]).make_arrow
+    make_arrow = import_module(f"renaissance.prepare.{DATASETS[dataset].writer}").make_arrow
     options = {name: value for name, value in options.items() if value is not None}
-    known = [name for name in inspect.signature(make_arrow).parameters if name not in ("root", "dataset_root")]
+    known = options_of(make_arrow)
     unknown = [name for name in options if name not in known]
     if unknown:
         raise UserError(f"dataset={dataset} has no option {', '.join(unknown)}; its options are {', '.join(known)}.")
+    if "dataset" in inspect.signature(make_arrow).parameters:  # one writer for several rows of the table
+        options["dataset"] = dataset
     manifests = make_arrow(root, data_root, **options)
     for manifest in manifests:
         print(_summary(manifest))
     return manifests
 
 
+def options_of(make_arrow: Callable[..., Any]) -> list[str]:
+    """Return the names of what a data set can be told: its own options, then those of `WriteOptions`."""
+    own = inspect.signature(make_arrow).parameters.values()
+    names = [each.name for each in own if each.kind == each.KEYWORD_ONLY and each.name != "dataset"]
+    return list(dict.fromkeys([*names, *WriteOptions.__annotations__]))
+
+
 def _summary(manifest: dict[str, Any]) -> str:
     line = (
-        f"{manifest['file']}: {manifest['pictures']:,} pictures, {manifest['texts']:,} texts, "
-        f"{manifest['file_bytes'] / 1e6:,.1f} MB"
+        f"{manifest['file']}: {manifest['images']:,} pictures, {manifest['texts']:,} texts, "
+        f"{manifest['bytes'] / 1e6:,.1f} MB"
     )
     for kind, skipped in manifest["skipped"].items():
         line += f"; {kind}: {skipped['count']:,} (first {skipped['first'][0]})"

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 from renaissance.errors import UserError
-from renaissance.formats import CAPTION, IMAGE, IMAGE_ID, SPLIT
+from renaissance.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
 from renaissance.prepare.spool import Spool
-from renaissance.prepare.writer import Plan, Row
+from renaissance.prepare.writer import LeftOut, Plan, Row, schema_of
 
-SCHEMA = pa.schema(
-    [
-        (IMAGE.name, pa.binary()),
-        (CAPTION.name, pa.list_(pa.string())),
-        (IMAGE_ID, pa.string()),
-        (SPLIT, pa.string()),
-    ]
-)
+NO_CAPTION = "picture without a caption"
 
 
 def caption_plan(
-    spool: Spool, split: str, file: str, *, image_id: Callable[[str], str] = str, expected: int | None = None
+    spool: Spool,
+    split: str,
+    file: str,
+    *,
+    dataset: str,
+    image_id: Callable[[str], str] = str,
+    expected: Expected = UNKNOWN,
 ) -> Plan:
     """Plan the file of one split: a row a picture, with all its captions.
 
@@ -31,18 +28,31 @@ def caption_plan(
         spool: the pictures and captions.
         split: which of them.
         file: the file's name.
+        dataset: the data set's name, for the file's metadata.
         image_id: what a picture's path below the root is called in the file.
-        expected: pictures of the official download, if there is such a number.
+        expected: what the official download gives.
     """
     return Plan(
         name=file,
-        schema=SCHEMA,
-        rows=_rows(spool, split, image_id),
+        schema=schema_of(DATASETS[OWN_NAME].columns, {"dataset": dataset, "split": split}),
+        rows=caption_rows(spool, split, image_id),
         listed=spool.splits()[split],
         skipped=spool.skipped(split),
         texts=(CAPTION.name,),
         expected=expected,
     )
+
+
+def caption_rows(
+    spool: Spool, split: str, image_id: Callable[[str], str] = str, below: str = ""
+) -> Iterator[Row | LeftOut]:
+    """Yield an entry for every picture of a split; `below` is the folder below root that the names start from."""
+    for name, captions in spool.pictures(split):
+        if captions:
+            values = {CAPTION.name: captions, IMAGE_ID.name: image_id(name), SPLIT.name: split}
+            yield Row({IMAGE.name: below + name}, values)
+        else:
+            yield LeftOut(NO_CAPTION, name)
 
 
 def folder_of(root: str | Path, contains: str) -> Path:
@@ -55,11 +65,3 @@ def folder_of(root: str | Path, contains: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"root='{root}' is not a folder; expected one that contains {contains}.")
     return folder
-
-
-def _rows(spool: Spool, split: str, image_id: Callable[[str], str]) -> Iterator[Row]:
-    for name, captions in spool.pictures(split):
-        if captions:
-            yield Row({IMAGE.name: name}, {CAPTION.name: captions, IMAGE_ID: image_id(name), SPLIT: split})
-        else:
-            spool.skipped(split).add("picture without a caption", name)

@@ -1,43 +1,53 @@
 """The writer of every arrow file: rows stream in, one checked and complete file comes out, with a manifest beside it.
 
-    requests -> PicturePool (all cores) -> rows in order -> record batches -> temporary file -> fsync -> rename
+    entries with their pictures, in order -> record batches -> temporary file -> fsync -> rename
 
 Memory is bounded by one record batch and the pictures in flight. What a file holds depends on its rows alone, never on
 the number of workers. A run that is killed leaves the old file or the new one under the final name.
+
+`write_files` writes a data set of a few files, `prepare.shards.write_shards` one that is cut into many.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from renaissance import __version__
+from renaissance.atomic import AtomicFile, write_whole
 from renaissance.errors import UserError
-from renaissance.prepare.atomic import AtomicFile
-from renaissance.prepare.pictures import Fault, PicturePool, Reply, Request
+from renaissance.formats import METADATA, PER_ROW, PER_SAMPLE, Column, Expected
+from renaissance.prepare.entries import Entries, LeftOut, Row, read_entries
+from renaissance.prepare.pictures import QUALITY, PicturePool
 from renaissance.prepare.skipped import Skipped
+
+PROGRAM = f"renaissance {__version__}"
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 32 << 20  # of pictures
 _UNREADABLE = ("missing", "unreadable", "too large")
 
 
-class Row(NamedTuple):
-    """One row to be.
+class WriteOptions(TypedDict, total=False):
+    """What every `make_arrow` takes beside its own options, and hands on to the writer.
 
     Attributes:
-        pictures: column -> path of the picture below the root, or its encoded bytes.
-        values: every other column -> value.
+        workers: processes that read pictures, None = one a core.
+        max_unreadable: share of a file's pictures that may be unreadable or missing; None = any. Left out, it is 1 %,
+            and any for pictures that were collected from the web (gcc, sbu).
+        resize: pixels that the short side of a larger picture is reduced to, None = pictures stay as they are.
+        quality: of the JPEG files that resizing makes, 1 to 100; None = `pictures.QUALITY`.
     """
 
-    pictures: dict[str, str | bytes]
-    values: dict[str, Any]
+    workers: int | None
+    max_unreadable: float | None
+    resize: int | None
+    quality: int | None
 
 
 class Plan(NamedTuple):
@@ -47,19 +57,40 @@ class Plan(NamedTuple):
         name: the file's name.
         schema: its columns.
         rows: what goes into it.
-        listed: how many rows those are, for the progress bar.
+        listed: how many rows the annotations list.
         skipped: counts of what the annotations already left out; the writer adds its own.
-        texts: the columns whose strings are counted.
-        expected: rows that the official download gives, None where there is no such number.
+        texts: the columns with lists whose entries are counted as texts.
+        expected: what the official download gives.
+        listed_texts: how many texts the annotations list, to be compared with `expected.texts`; None = not counted.
+        notes: sentences that the manifest's note begins with.
     """
 
     name: str
     schema: pa.Schema
-    rows: Iterable[Row]
+    rows: Iterable[Row | LeftOut]
     listed: int
     skipped: Skipped
     texts: Sequence[str]
-    expected: int | None = None
+    expected: Expected = Expected()
+    listed_texts: int | None = None
+    notes: Sequence[str] = ()
+
+
+def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Return the Arrow schema of a file with these columns.
+
+    Args:
+        columns: of a row of `formats.DATASETS`.
+        metadata: what the file says of itself under `formats.METADATA`: dataset, split, labels.
+    """
+    kinds = PER_ROW | PER_SAMPLE
+    fields = [(column.name, _arrow_type(kinds[column.kind])) for column in columns]
+    return pa.schema(fields, metadata and {METADATA: json.dumps(metadata, ensure_ascii=False)})
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    inner = name.removeprefix("list<")
+    return pa.type_for_alias(name) if inner == name else pa.list_(_arrow_type(inner.removesuffix(">")))
 
 
 def write_files(
@@ -69,8 +100,7 @@ def write_files(
     *,
     source: dict[str, Any],
     options: dict[str, Any],
-    workers: int | None = None,
-    max_unreadable: float | None = 0.01,
+    **writing: Unpack[WriteOptions],
 ) -> list[dict[str, Any]]:
     """Write files one after the other.
 
@@ -79,8 +109,7 @@ def write_files(
         root: the folder of the raw pictures.
         dataset_root: the folder to write to; made if there is none.
         source, options: what the manifests say about where the data come from and how they were made.
-        workers: processes that read pictures, None = one a core.
-        max_unreadable: share of a file's rows that may be left out because a picture cannot be read; None = any.
+        writing: see `WriteOptions`.
 
     Returns:
         The manifests, as they lie beside the files.
@@ -89,13 +118,14 @@ def write_files(
         UserError: a bad option; a file cannot be written; or, after all files are done, more than `max_unreadable` of
             one could not be read (it is then kept as "<name>.rejected", and what had the name before stays).
     """
-    check_options(workers, max_unreadable)
-    folder = _made(Path(dataset_root))
-    options = {**options, "max_unreadable": max_unreadable}
+    checked = check_options(**writing)
+    folder = made_folder(dataset_root)
     manifests, refusals = [], []
-    with PicturePool(workers) as pool:
+    with picture_pool(checked) as pool:
         for plan in plans:
-            manifest, refusal = _write(plan, Path(root), folder, pool, source, options)
+            entries = Entries(read_entries(plan.rows, root, pool, plan.name, plan.listed))
+            said = {"source": source, "options": recorded(options, checked)}
+            manifest, refusal = write_file(plan, entries.take(None, plan.skipped), folder, said)
             manifests.append(manifest)
             refusals += [refusal] if refusal else []
     if refusals:
@@ -103,16 +133,37 @@ def write_files(
     return manifests
 
 
-def check_options(workers: int | None, max_unreadable: float | None) -> None:
-    """Refuse a number of workers under 1 or a share outside 0..1, before anything is read.
+def check_options(
+    workers: int | None = None,
+    max_unreadable: float | None = 0.01,
+    resize: int | None = None,
+    quality: int | None = None,
+) -> WriteOptions:
+    """Refuse what `WriteOptions` does not allow, before anything is read; return all four with their defaults.
 
     Raises:
         UserError: naming the option.
     """
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+    if workers is not None and not _is_whole(workers, 1):
         raise UserError(f"workers={workers!r} must be a whole number of processes, at least 1.")
     if max_unreadable is not None and not is_share(max_unreadable):
         raise UserError(f"max_unreadable={max_unreadable!r} must be a share between 0 and 1.")
+    if resize is not None and not _is_whole(resize, 1):
+        raise UserError(f"resize={resize!r} must be a whole number of pixels for the short side, at least 1.")
+    if quality is not None and (not _is_whole(quality, 1) or quality > 100):
+        raise UserError(f"quality={quality!r} must be a whole number from 1 to 100.")
+    if quality is not None and resize is None:
+        raise UserError(f"quality={quality} needs resize=<short side>: a picture that is not resized keeps its bytes.")
+    return {
+        "workers": workers,
+        "max_unreadable": max_unreadable,
+        "resize": resize,
+        "quality": QUALITY if resize is not None and quality is None else quality,
+    }
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_share(value: object) -> bool:
@@ -120,7 +171,18 @@ def is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _made(folder: Path) -> Path:
+def recorded(options: dict[str, Any], checked: WriteOptions) -> dict[str, Any]:
+    """Return the options that a manifest names: all but the number of workers, which changes nothing."""
+    return {**options, **{name: value for name, value in checked.items() if name != "workers"}}
+
+
+def made_folder(dataset_root: str | os.PathLike) -> Path:
+    """Return the folder to write to, made if there is none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = Path(dataset_root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,62 +190,68 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _write(
-    plan: Plan, root: Path, folder: Path, pool: PicturePool, source: dict[str, Any], options: dict[str, Any]
+def picture_pool(checked: WriteOptions) -> PicturePool:
+    """Return the readers of pictures for checked options."""
+    return PicturePool(checked["workers"], checked["resize"], checked["quality"])
+
+
+def write_file(
+    plan: Plan, rows: Iterable[dict[str, Any]], folder: Path, said: dict[str, Any], entries: Entries | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    """Write one file and its manifest; return the manifest, and the sentence that refuses the file, if one does."""
-    counts = {"rows": 0, "pictures": 0, "texts": 0, "picture_bytes": 0}
-    limit = options["max_unreadable"]
+    """Write one file and its manifest.
+
+    Args:
+        plan: the file; its own `rows` are not read.
+        rows: what goes into it, column -> value.
+        folder: where it goes.
+        said: "source" and "options" of the manifest.
+        entries: where the rows come from, if the file is a shard; its manifest then says which entries are in it.
+
+    Returns:
+        The manifest, and the sentence that refuses the file, if one does.
+    """
+    counts = {"rows": 0, "images": 0, "texts": 0, "image_bytes": 0}
+    limit, first = said["options"]["max_unreadable"], entries.position if entries else 0
     with AtomicFile(folder / plan.name) as file:
         with pa.ipc.new_file(pa.PythonFile(file, mode="w"), plan.schema) as arrow:
-            for rows in _batches(_readable(plan, root, pool)):
-                _count(counts, rows, plan.texts)
-                columns = [
-                    pa.array([row[name] for row in rows], plan.schema.field(name).type) for name in plan.schema.names
-                ]
+            for batch in _batches(rows):
+                _count(counts, batch, plan.texts)
+                columns = [pa.array([row[field.name] for row in batch], field.type) for field in plan.schema]
                 arrow.write_batch(pa.record_batch(columns, schema=plan.schema))
+        if entries:
+            plan = plan._replace(listed=entries.position - first)
+            said = {**said, "shard": {"first": first, "next": entries.position}}
         unreadable = plan.skipped.count(*_UNREADABLE)
         rejected = counts["rows"] == 0 or (limit is not None and unreadable > limit * plan.listed)
         name = plan.name + ".rejected" if rejected else plan.name
         manifest = {
             "file": name,
-            "program": f"renaissance {__version__}",
+            "program": PROGRAM,
             **counts,
-            "file_bytes": file.tell(),
-            "columns": {field.name: str(field.type) for field in plan.schema},
-            "source": source,
-            "options": options,
+            "bytes": file.tell(),
+            "columns": columns_of(plan.schema),
+            **said,
             "listed": plan.listed,
+            "listed_texts": plan.listed_texts,
             "skipped": plan.skipped.as_dict(),
-            "expected_rows": plan.expected,
+            "expected": plan.expected._asdict(),
             "note": _note(plan, counts["rows"]),
         }
-        beside = folder / f"{name.removesuffix('.arrow')}.json"
+        beside = manifest_of(folder / name)
         beside.unlink(missing_ok=True)  # a manifest never speaks of another file than the one it lies beside
         file.commit(folder / name)
-    with AtomicFile(beside) as file:
-        file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
-        file.commit(beside)
+    write_whole(beside, json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n", "data_root")
     return manifest, _refusal(plan, folder / name, unreadable, limit) if rejected else None
 
 
-def _readable(plan: Plan, root: Path, pool: PicturePool) -> Iterator[dict[str, Any]]:
-    """Yield the rows whose pictures can all be read, as column -> value; count and name the others."""
-    for row, pictures in tqdm(_replies(plan, root, pool), plan.name, plan.listed, unit=" rows", mininterval=0.5):
-        fault = next((place for place, picture in enumerate(pictures) if isinstance(picture, Fault)), None)
-        if fault is not None:
-            source = list(row.pictures.values())[fault]
-            name = source if isinstance(source, str) else f"a picture of the row {row.values}"
-            plan.skipped.add(pictures[fault].kind, f"{name}: {pictures[fault].why}")
-        else:
-            yield {**dict(zip(row.pictures, pictures, strict=True)), **row.values}
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Return column -> type, as manifests say it."""
+    return {field.name: str(field.type) for field in schema}
 
 
-def _replies(plan: Plan, root: Path, pool: PicturePool) -> Iterator[Reply]:
-    def path(picture: str | bytes) -> str | bytes:
-        return os.path.join(root, picture) if isinstance(picture, str) else picture
-
-    return pool.read(Request(tuple(map(path, row.pictures.values())), row) for row in plan.rows)
+def manifest_of(file: Path) -> Path:
+    """Return the path of a file's manifest."""
+    return file.with_name(f"{file.name.removesuffix('.arrow')}.json")
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -200,8 +268,8 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _count(counts: dict[str, int], rows: list[dict[str, Any]], texts: Sequence[str]) -> None:
     counts["rows"] += len(rows)
-    counts["pictures"] += sum(isinstance(value, bytes) for row in rows for value in row.values())
-    counts["picture_bytes"] += sum(map(_picture_bytes, rows))
+    counts["images"] += sum(isinstance(value, bytes) for row in rows for value in row.values())
+    counts["image_bytes"] += sum(map(_picture_bytes, rows))
     counts["texts"] += sum(len(row[name]) for row in rows for name in texts)
 
 
@@ -210,13 +278,19 @@ def _picture_bytes(row: dict[str, Any]) -> int:
 
 
 def _note(plan: Plan, rows: int) -> str | None:
-    """Say in one sentence where a file differs from the official download."""
-    if plan.expected in (None, rows):
-        return None
-    return (
-        f"{plan.name} holds {rows:,} pictures where the official download has {plan.expected:,}: "
-        f"{plan.listed:,} are listed in the annotations and {plan.listed - rows:,} of them were left out."
-    )
+    """Say where a file differs from the official download, a sentence for each difference."""
+    notes = [*plan.notes]
+    if plan.expected.rows not in (None, rows):
+        notes.append(
+            f"{plan.name} holds {rows:,} rows where the official download has {plan.expected.rows:,}: "
+            f"{plan.listed:,} are listed in the annotations and {plan.listed - rows:,} of them were left out."
+        )
+    if None not in (plan.listed_texts, plan.expected.texts) and plan.listed_texts != plan.expected.texts:
+        notes.append(
+            f"The annotations for {plan.name} list {plan.listed_texts:,} texts where those of the official download "
+            f"list {plan.expected.texts:,}."
+        )
+    return " ".join(notes) or None
 
 
 def _refusal(plan: Plan, kept: Path, unreadable: int, limit: float | None) -> str:

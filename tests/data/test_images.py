@@ -1,6 +1,7 @@
 """Decoding of ordinary and of odd pictures."""
 
 import io
+import itertools
 import warnings
 import zlib
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from renaissance.data.images import decode
+from renaissance.data.images import _jpeg_size, decode
 from renaissance.errors import UserError
 
 GRADIENT = np.stack(
@@ -53,6 +54,27 @@ def test_decoding_equals_pillows(format, mode, options):
     layer = Image.open(io.BytesIO(file)).convert("RGBA")
     expected = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     assert array(file).tolist() == np.array(expected).tolist()
+
+
+ORDINARY_JPEG = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "all colour samples": {"subsampling": 0},
+    "half the colour samples": {"subsampling": 1},
+    "restart markers": {"restart_marker_blocks": 1},
+    "RGB samples": {"keep_rgb": True},
+    "a comment and a profile": {"comment": b"\xff\xc0" * 50, "icc_profile": bytes(70_000)},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", ORDINARY_JPEG.values(), ids=ORDINARY_JPEG)
+def test_an_ordinary_jpeg_is_read_without_pillow(mode, options, monkeypatch):
+    file = encoded(Image.fromarray(GRADIENT[:, :33]).convert(mode), "JPEG", **options)
+    expected = np.array(Image.open(io.BytesIO(file)).convert("RGB"))
+    monkeypatch.setattr(Image, "open", None)
+    assert _jpeg_size(file) == (33, 30)
+    assert array(file).tolist() == expected.tolist()
 
 
 def test_cmyk_keeps_its_colours():
@@ -130,6 +152,46 @@ def test_a_picture_that_would_fill_the_memory_is_refused(side):
     picture[29:33] = zlib.crc32(bytes(picture[12:29])).to_bytes(4, "big")
     with pytest.raises(UserError, match=r"bomb.arrow row 1 (has 10000 x 10000 pixels; at most|is too large)"):
         decode(bytes(picture), "bomb.arrow row 1")
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def frame(height: int, width: int) -> bytes:
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return segment(0xC0, b"\x08" + size + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01")
+
+
+FRAME = JPEG.index(b"\xff\xc0")
+# What a file could hold to make us see another size than the decoder does, or none.
+DECOYS = [b"", segment(0xE1, frame(8, 8)), segment(0xFE, frame(8, 8)), segment(0xDD, b"\0\0"), segment(0xE5, b"")]
+ODDITIES = [b"\xff", b"garbage", b"\xff\xd0", b"\xff\x01", b"\xff\xd8", b"\xff\xd9", b"\xff\xfe\0\0", b"\xff\xfe\0\1"]
+ODDITIES += [segment(0xDC, b"\0\x08"), segment(0xCC, b"\0\0"), segment(0xF0, b""), frame(8, 8), frame(8, 8)[:9]]
+
+
+@pytest.mark.parametrize("before", DECOYS + ODDITIES, ids=bytes.hex)
+def test_a_jpeg_bomb_is_refused_whatever_is_before_its_size(before):
+    bomb = JPEG[:FRAME] + before + frame(65_000, 65_000) + JPEG[FRAME + len(frame(0, 0)) :]
+    with pytest.raises(UserError, match=r"^The picture of bomb "):
+        decode(bomb, "bomb")
+    if before in DECOYS:
+        assert _jpeg_size(bomb) == (65_000, 65_000)
+
+
+def test_the_size_read_is_the_size_decoded():
+    sizes = []
+    for decoy, oddity in itertools.product(DECOYS, DECOYS + ODDITIES):
+        file = JPEG[:FRAME] + decoy + oddity + JPEG[FRAME:]
+        size = _jpeg_size(file)
+        try:
+            height, width = decode(file, "here").shape[1:]
+        except UserError:
+            assert oddity in ODDITIES
+            continue
+        assert size in (None, (width, height))
+        sizes.append(size)
+    assert sizes.count((40, 30)) == len(DECOYS) ** 2 and None in sizes
 
 
 def test_decoding_leaves_the_warning_filters_alone():

@@ -1,6 +1,7 @@
 """The loaders, with and without workers."""
 
 import pickle
+import resource
 
 import pytest
 import torch
@@ -79,6 +80,24 @@ def test_evaluation_sees_every_sample_once_in_single_batches():
     items = list(StepLoader(EvalBatches(len(PAIRS), 20, 0, 1), collate(20), 0, pin_memory=False))
     assert [len(item) for item in items] == [1] * 4
     assert torch.cat([item[0].ids for item in items]).tolist() == list(range(72))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_process_without_an_evaluation_batch_gets_one_empty_step(workers):
+    assert list(StepLoader(EvalBatches(len(PAIRS), 72, 1, 2), collate(72), workers, pin_memory=False)) == [[]]
+
+
+def test_steps_of_many_micro_batches_do_not_use_up_the_open_files():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))  # what 1024 are for a real run
+    try:
+        sampler = TrainSteps(len(PAIRS), 72, 1, 0, 1, seed=7, first_step=0, last_step=3)
+        loader = StepLoader(sampler, collate(1), 1, pin_memory=False)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256  # else what follows waits for ever
+        kept = list(loader)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [len(step) for step in kept] == [72] * 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])

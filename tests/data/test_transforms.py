@@ -28,13 +28,57 @@ def pillow_crop(pixels: torch.Tensor, size: int) -> np.ndarray:
     return np.array(picture)[top : top + size, left : left + size]
 
 
-@pytest.mark.parametrize("key", ["imagenet", "vit", "clip"])
-@pytest.mark.parametrize("shape", [(480, 640), (375, 211), (64, 64), (30, 50)])
-def test_crops_equal_pillows(key, shape):
+def crop(pixels: torch.Tensor, size: int, key: str = "vit") -> torch.Tensor:
+    result = make_transform(key, size, patch_size=16, seed=0, train=False)(pixels, 0, 0)
+    assert result.dtype == torch.uint8 and result.shape == (3, size, size)
+    return result
+
+
+def levels(result: torch.Tensor, pillows: np.ndarray) -> np.ndarray:
+    """How many of 255 levels each pixel is off."""
+    return np.abs(result.permute(1, 2, 0).numpy().astype(int) - pillows)
+
+
+SHRUNK = [((480, 640), 224), ((640, 480), 224), ((375, 211), 64), ((101, 333), 64), ((66, 65), 64), ((500, 501), 384)]
+ENLARGED = [((30, 50), 64), ((63, 80), 64), ((31, 17), 224), ((1, 3), 64)]
+
+
+@pytest.mark.parametrize(("shape", "size"), SHRUNK + ENLARGED)
+def test_crops_equal_pillows(shape, size):
     pixels = photograph(*shape)
-    result = make_transform(key, 64, patch_size=16, seed=0, train=False)(pixels, 0, 0)
-    assert result.dtype == torch.uint8 and result.shape == (3, 64, 64)
-    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - pillow_crop(pixels, 64)).max() <= 2
+    off = levels(crop(pixels, size), pillow_crop(pixels, size))
+    # One level, where a sum is rounded the other way: torch's weights have 16 bits, Pillow's 22. Both directions are
+    # rounded, and where the picture is enlarged, the two add up in one value of many thousands.
+    assert off.max() <= (1 if (shape, size) in SHRUNK else 2)
+    assert (off > 0).mean() < 0.01 and (off > 1).mean() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["imagenet", "clip"])
+def test_the_square_keys_are_one_transform(key):
+    pixels = photograph(100, 77)
+    assert torch.equal(crop(pixels, 64, key), crop(pixels, 64))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 85), (86, 64), (64, 87), (88, 64), (64, 1001)])
+def test_a_picture_stored_at_training_size_is_only_cut(shape):
+    pixels = photograph(*shape)
+    result = crop(pixels, 64)
+    assert result.untyped_storage().data_ptr() == pixels.untyped_storage().data_ptr()
+    if max(shape) < 8 * 64:
+        assert np.array_equal(result.permute(1, 2, 0), pillow_crop(pixels, 64))
+
+
+def test_the_memory_layout_changes_no_pixel():
+    pixels = photograph(90, 131)
+    assert torch.equal(crop(pixels.contiguous(), 64), crop(pixels, 64))
+    grey = pixels[:1]
+    assert torch.equal(crop(grey.expand(3, -1, -1), 64), crop(grey.repeat(3, 1, 1), 64))
+
+
+@pytest.mark.parametrize("shape", [(4, 2000), (2000, 4)])
+def test_a_strip_is_cut_out_of_its_middle(shape):
+    pixels = photograph(*shape)
+    assert levels(crop(pixels, 64), pillow_crop(pixels, 64)).max() <= 2
 
 
 @pytest.mark.parametrize("shape", [(4, 20_000), (20_000, 4)])
@@ -58,7 +102,7 @@ def test_pixelbert_keeps_the_whole_picture():
     result = make_transform("pixelbert", 64, patch_size=16, seed=0, train=False)(pixels, 0, 0)
     assert result.shape == (3, 64, 96)  # 200 * 64 / 120 = 106.7 > 1333 / 800 * 64 = 106
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((96, 64), Image.Resampling.BICUBIC)
-    assert np.abs(result.permute(1, 2, 0).numpy().astype(int) - np.array(picture)).max() <= 2
+    assert levels(result, np.array(picture)).max() <= 1
 
 
 @pytest.mark.parametrize("key", ["vit_randaug", "pixelbert_randaug"])

@@ -32,8 +32,8 @@ def test_every_split_has_its_file_in_the_order_of_the_annotations(tmp_path: Path
             for entry in own
         ]
         assert manifest["rows"] == len(own)
-    assert [manifest["expected_rows"] for manifest in manifests] == [82_783, 30_504, 5_000, 5_000]
-    assert "holds 5 pictures where the official download has 82,783" in manifests[0]["note"]
+    assert [manifest["expected"]["rows"] for manifest in manifests] == [82_783, 30_504, 5_000, 5_000]
+    assert "holds 5 rows where the official download has 82,783" in manifests[0]["note"]
     schema = pa.ipc.open_file(str(tmp_path / "arrow" / FILE.format("train"))).schema
     assert [str(kind) for kind in schema.types] == ["binary", "list<item: string>", "string", "string"]
 
@@ -99,7 +99,7 @@ def test_refuses_annotations_that_are_damaged_missing_or_partial(tmp_path: Path)
         file.write_bytes(whole[:end])
         assert "is cut short or is not JSON" in refusal()
     file.write_text("{}")
-    assert "lists no picture of split train, restval, val, test; pictures listed: none" in refusal()
+    assert "holds no entry at 'images.item'" in refusal()
     write_karpathy(tmp_path, {"train": 3, "val": 1, "test": 1})
     assert "lists no picture of split restval; pictures listed: train 3, val 1, test 1" in refusal()
     with pytest.raises(UserError, match="is not a folder; expected one that contains train2014/"):
@@ -110,7 +110,7 @@ def test_annotations_are_read_as_a_stream(tmp_path: Path):
     """An annotation file of 12 MB costs a fraction of it."""
     import tracemalloc
 
-    from renaissance.prepare import coco
+    from renaissance.prepare.annotations import json_items
 
     entry = {
         "filepath": "train2014",
@@ -124,6 +124,6 @@ def test_annotations_are_read_as_a_stream(tmp_path: Path):
         file.write("]}")
     assert (tmp_path / "large.json").stat().st_size > 10e6
     tracemalloc.start()
-    assert sum(1 for _ in coco._entries(tmp_path / "large.json")) == 7_000
+    assert sum(1 for _ in json_items(tmp_path / "large.json", "images.item")) == 7_000
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()

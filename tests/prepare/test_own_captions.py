@@ -1,11 +1,17 @@
-"""Own captions from JSONL and CSV, and the command that prepares any data set."""
+"""Own captions from JSONL, CSV and parquet, and the command that prepares any data set."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from skimage import data as skimage_data
 
 from prepare.raw_files import photograph, read_rows, write_pictures
 from renaissance.data.datasets import open_pairs
@@ -37,6 +43,54 @@ def test_captions_of_a_picture_are_put_together(root: Path, tmp_path: Path, name
     assert [row["image"] for row in rows] == [photograph(1), photograph(2)]
     assert {row["split"] for row in rows} == {"train"}
     assert sorted(path.name for path in tmp_path.glob("*.arrow")) == ["captions_train.arrow"]
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
+    """As pandas and others write it: categories, large types, more columns than are needed, several row groups."""
+    kind = pa.large_list(pa.large_string()) if as_list else pa.large_string()
+    texts = [["ein Hündchen"], ["a cat", " asleep "], ["a puppy"]] if as_list else ["ein Hündchen", "a cat", "a puppy"]
+    table = pa.table(
+        {
+            "score": [0.5, 0.1, 0.2],
+            "captions" if as_list else "caption": pa.array(texts, kind),
+            "split": pa.array(["train", None, ""]),
+            "path": pa.array(["p/1.jpg", "p/2.jpg", "p/1.jpg"]).dictionary_encode(),
+        }
+    )
+    pq.write_table(table, root / "mine.parquet", row_group_size=2)
+    make_arrow(root, tmp_path, workers=1)
+    rows = [(row["image_id"], row["caption"]) for row in read_rows(tmp_path / "captions_train.arrow")]
+    assert rows == (ROWS if as_list else [ROWS[0], ("p/2.jpg", ["a cat"])])
+    for cut, sentence in ((40, "cannot be read, or is cut short"), (0, "cannot be read, or is cut short")):
+        (root / "mine.parquet").write_bytes((root / "mine.parquet").read_bytes()[:cut])
+        with pytest.raises(UserError, match=sentence):
+            make_arrow(root, tmp_path / "out")
+    for columns, sentence in [
+        ({"path": ["a"]}, "has the columns path; expected path,caption"),
+        ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 needs a path and a caption"),
+        ({"path": ["a"], "caption": [3]}, "line 1 needs a path and a caption"),
+        ({"path": ["a"], "caption": ["b"], "split": ["dev"]}, "line 1 has split 'dev'"),
+    ]:
+        pq.write_table(pa.table(columns), root / "mine.parquet")
+        with pytest.raises(UserError, match=sentence):
+            make_arrow(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_scikit_image_keep_every_pixel(tmp_path: Path):
+    names = ("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "grass", "moon", "page", "text")
+    lines = [{"path": f"{name}.png", "captions": [name, f"a picture of {name}"]} for name in names]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in names:
+        (tmp_path / f"{name}.png").symlink_to(Path(skimage_data.__file__).parent / f"{name}.png")
+    make_arrow(tmp_path, tmp_path, workers=2)
+    rows = read_rows(tmp_path / "captions_train.arrow")
+    assert [row["caption"][0] for row in rows] == list(names)
+    for name, row in zip(names, rows, strict=True):
+        assert row["image"] == (tmp_path / f"{name}.png").read_bytes()
+        pixels = getattr(skimage_data, name)()
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]))), pixels) and pixels.size > 10_000
 
 
 def write_many(root: Path, **more) -> None:
@@ -95,11 +149,12 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.jsonl", '{"path": "", "caption": "a"}', "is not a path below root"),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": "a", "split": "dev"}', "has split 'dev'"),
         ("a.jsonl", "\n", "has no captions"),
-        ("a.csv", "p/1.jpg,a dog\n", "begins with p/1.jpg,a dog; expected the header path,caption"),
-        ("a.csv", "", "begins with nothing"),
+        ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
+        ("a.csv", "", "has the columns none"),
+        ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
         ("a.csv", "path,caption\np/1.jpg\n", "line 2 needs a path and a caption"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
-        ("a.txt", "p/1.jpg a", "needs one .jsonl or .csv file, found none"),
+        ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, found none"),
     ],
 )
 def test_refuses_annotations(root: Path, tmp_path: Path, name: str, text: str, sentence: str):

@@ -16,19 +16,20 @@ import pytest
 from skimage import data as skimage_data
 
 from prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows, write_pictures
+from renaissance.atomic import AtomicFile
 from renaissance.errors import UserError
+from renaissance.formats import DATASETS, METADATA, Expected
 from renaissance.prepare import writer
-from renaissance.prepare.atomic import AtomicFile
-from renaissance.prepare.pictures import PicturePool, Request, check_picture
+from renaissance.prepare.pictures import Fault, PicturePool, Request, read_picture
 from renaissance.prepare.skipped import Skipped
-from renaissance.prepare.writer import Plan, Row, write_files
+from renaissance.prepare.writer import LeftOut, Plan, Row, schema_of, write_files
 
 SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string()))])
 
 
-def plan(pictures: list[str | bytes], name: str = "a.arrow", expected: int | None = None) -> Plan:
+def plan(pictures: list[str | bytes], name: str = "a.arrow", **more) -> Plan:
     rows = [Row({"image": picture}, {"caption": [f"caption {n}", "ä\n"]}) for n, picture in enumerate(pictures)]
-    return Plan(name, SCHEMA, rows, len(rows), Skipped(), ("caption",), expected)
+    return Plan(name, SCHEMA, rows, len(rows), Skipped(), ("caption",), **more)
 
 
 def write(plans: list[Plan], root: Path, out: Path, **options) -> list[dict]:
@@ -38,7 +39,7 @@ def write(plans: list[Plan], root: Path, out: Path, **options) -> list[dict]:
 def test_real_photographs_come_back_byte_for_byte(tmp_path: Path):
     folder = Path(skimage_data.__file__).parent
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
-    readable = [name for name in names if check_picture((folder / name).read_bytes()) is None]
+    readable = [name for name in names if not isinstance(read_picture((folder / name).read_bytes()), Fault)]
     assert len(readable) > 5
     write([plan(readable)], folder, tmp_path, workers=2)
     assert [row["image"] for row in read_rows(tmp_path / "a.arrow")] == [(folder / n).read_bytes() for n in readable]
@@ -48,7 +49,9 @@ def test_odd_pictures_are_kept_and_bad_ones_counted_and_named(tmp_path: Path):
     odd, bad = odd_pictures(), bad_pictures()
     write_pictures(tmp_path / "raw", odd | {name: content for name, (content, _) in bad.items()})
     names = [*odd, *bad]
-    (manifest,) = write([plan(names, expected=20)], tmp_path / "raw", tmp_path, max_unreadable=0.5, workers=2)
+    (manifest,) = write(
+        [plan(names, expected=Expected(rows=20))], tmp_path / "raw", tmp_path, max_unreadable=0.5, workers=2
+    )
     rows = read_rows(tmp_path / "a.arrow")
     assert [row["image"] for row in rows] == list(odd.values())
     assert rows[1] == {"image": odd["cmyk.jpg"], "caption": ["caption 1", "ä\n"]}
@@ -56,12 +59,12 @@ def test_odd_pictures_are_kept_and_bad_ones_counted_and_named(tmp_path: Path):
     assert counted == {"missing": 1, "unreadable": 5, "too large": 1}
     for name, (_, kind) in bad.items():
         assert any(first.startswith(f"{name}: ") for first in manifest["skipped"][kind]["first"])
-    assert manifest["rows"] == manifest["pictures"] == 10
+    assert manifest["rows"] == manifest["images"] == 10
     assert manifest["texts"] == 20
-    assert manifest["picture_bytes"] == sum(map(len, odd.values()))
-    assert manifest["file_bytes"] == (tmp_path / "a.arrow").stat().st_size
+    assert manifest["image_bytes"] == sum(map(len, odd.values()))
+    assert manifest["bytes"] == (tmp_path / "a.arrow").stat().st_size
     assert manifest["note"] == (
-        "a.arrow holds 10 pictures where the official download has 20: 17 are listed in the annotations and 7 of them "
+        "a.arrow holds 10 rows where the official download has 20: 17 are listed in the annotations and 7 of them "
         "were left out."
     )
     assert json.loads((tmp_path / "a.json").read_text()) == manifest
@@ -80,6 +83,38 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path: Path, monkeypatc
     assert [file.get_batch(n).num_rows for n in range(file.num_record_batches)] == [30, 30, 30, 9]
 
 
+def test_the_manifest_says_where_texts_differ_from_the_official_download(tmp_path: Path):
+    def note(listed_texts: int | None, **expected: int) -> str | None:
+        made = plan([photograph()], expected=Expected(**expected), listed_texts=listed_texts)
+        return write([made], tmp_path, tmp_path, workers=1)[0]["note"]
+
+    texts = "The annotations for a.arrow list 2,000 texts where those of the official download list 3,000."
+    assert note(2000, texts=3000) == texts
+    assert note(2000, rows=2, texts=3000).endswith(f"were left out. {texts}")
+    assert [note(2000, texts=2000), note(None, texts=3000), note(2000, rows=1)] == [None, None, None]
+
+
+def test_rows_that_are_left_out_are_counted_in_their_place(tmp_path: Path):
+    rows = [Row({"image": photograph()}, {"caption": ["a"]}), LeftOut("empty caption", "b.jpg")]
+    made = plan([])._replace(rows=rows * 3, listed=6)
+    for workers in (1, 2):
+        (manifest,) = write([made._replace(skipped=Skipped())], tmp_path, tmp_path, workers=workers, max_unreadable=0)
+        assert (manifest["rows"], manifest["listed"]) == (3, 6)
+        assert manifest["skipped"] == {"empty caption": {"count": 3, "first": ["b.jpg"] * 3}}
+
+
+def test_a_schema_from_the_table_of_data_sets():
+    metadata = {"dataset": "vqa", "labels": ["ä"]}
+    schema = schema_of(DATASETS["vqa"].columns, metadata)
+    assert schema.names == [column.name for column in DATASETS["vqa"].columns]
+    double = pa.list_(pa.list_(pa.float64()))
+    assert [schema.field(name).type for name in ("image", "image_id", "answer_scores")] == [
+        *(pa.binary(), pa.int64(), double)
+    ]
+    assert json.loads(schema.metadata[METADATA]) == metadata
+    assert schema_of(DATASETS["refcoco"].columns).field("bboxes").type == double
+
+
 def test_two_pictures_a_row_and_pictures_given_as_bytes(tmp_path: Path):
     schema = pa.schema([("image_0", pa.binary()), ("image_1", pa.binary()), ("text", pa.list_(pa.string()))])
     write_pictures(tmp_path, {"a.jpg": photograph()})
@@ -91,7 +126,7 @@ def test_two_pictures_a_row_and_pictures_given_as_bytes(tmp_path: Path):
     (manifest,) = write([double], tmp_path, tmp_path, max_unreadable=None, workers=1)
     expected = {"image_0": photograph(), "image_1": photograph(1), "text": ["both"]}
     assert read_rows(tmp_path / "pairs.arrow") == [expected]
-    assert manifest["pictures"] == 2
+    assert manifest["images"] == 2
     assert manifest["skipped"] == {"missing": {"count": 1, "first": ["b.jpg: no such file"]}}
 
 
@@ -247,5 +282,35 @@ def test_few_requests_are_in_flight(tmp_path: Path):
 
     with PicturePool(2) as pool:
         replies = pool.read(requests())
-        assert [next(replies).row for _ in range(10)] == list(range(10))
+        assert [next(replies).request.row for _ in range(10)] == list(range(10))
         assert asked < 400
+
+
+def test_no_module_of_prepare_loads_torch_or_transformers():
+    code = """
+import importlib, pkgutil, sys
+from renaissance import prepare
+names = [module.name for module in pkgutil.iter_modules(prepare.__path__)]
+for name in names:
+    importlib.import_module("renaissance.prepare." + name)
+print(len(names), {"torch", "torchvision", "transformers", "pytorch_lightning"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules, loaded = done.stdout.split(maxsplit=1)
+    assert int(modules) >= 8
+    assert loaded == "set()\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_memory_stays_small_on_20_000_pictures(workers: int):
+    code = (
+        f"import prepare, json; print(json.dumps(prepare.measure(20_000, {workers}, {256 if workers == 4 else None})))"
+    )
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    measured = json.loads(done.stdout)
+    assert measured["rows"] == 20_000
+    assert 50 < measured["writer"] < 600
+    assert measured["worker"] < 600

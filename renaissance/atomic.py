@@ -1,0 +1,152 @@
+"""Files that appear under their name complete, or not at all: arrow files, checkpoints, and what a run writes beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs that write the same file at once are then not told apart
+    fcntl = None
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class AtomicFile:
+    """A binary file that is written beside its target and renamed by `commit`. A context manager.
+
+    The temporary file has one name a target, `.<name>.tmp`, and is locked: what a killed run left is written over, and
+    a second run for the same target is refused instead of mixed in.
+
+    Args:
+        target: the path it is meant for.
+        setting: the setting that decided where the target lies, for the sentence of a refusal.
+
+    Raises:
+        UserError: it cannot be written (no right, disk full), or another run is writing it. The target is unchanged.
+    """
+
+    closed = False  # pyarrow asks, as of any file
+
+    def __init__(self, target: Path, setting: str = "data_root"):
+        self._target, self._setting = target, setting
+        self._temporary = target.with_name(f".{target.name}.tmp")
+        self._committed = False
+        self._failure: UserError | None = None
+
+    def __enter__(self) -> AtomicFile:
+        with self._explaining():
+            self._file = os.fdopen(self._locked(), "wb", buffering=1 << 20)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what `commit` did not bring to the disk is thrown away
+            self._file.close()
+        if self._failure not in (None, error):  # a library that was writing has made an error of its own of it
+            raise self._failure from None
+
+    def write(self, content: bytes) -> int:
+        """Append; anything that has the buffer protocol is taken."""
+        with self._explaining():
+            return self._file.write(content)
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Do nothing: `commit` brings everything to the disk at once."""
+
+    def commit(self, target: Path | None = None) -> None:
+        """Bring the content to the disk and give it its name, replacing what has it; the folder is synchronised too.
+
+        Args:
+            target: another name in the same folder than the one it was meant for.
+        """
+        with self._explaining():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            _rename(self._temporary, target or self._target)
+            self._committed = True
+
+    def _locked(self) -> int:
+        while True:
+            handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT, 0o666)
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(handle)
+                    raise UserError(f"Another run is writing '{self._target}'; wait for it, or end it.") from None
+                except OSError:
+                    pass  # a file system without locks
+            # Between opening and locking, another run may have renamed the file: then it is no longer ours to write.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(self._temporary)):
+                    os.ftruncate(handle, 0)
+                    return handle
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turns the system's refusals into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            what = f"'{self._target}' cannot be written ({error.strerror}); give"
+            if error.errno in _FULL:
+                what = (
+                    f"There is no room left for '{self._target}' ({error.strerror}); what was there before is as it "
+                    "was. Free space, or give"
+                )
+            self._failure = UserError(f"{what} another {self._setting}.")
+            raise self._failure from None
+
+
+def write_whole(target: Path, content: bytes, setting: str) -> None:
+    """Writes a small file through `AtomicFile`; errors are its."""
+    with AtomicFile(target, setting) as file:
+        file.write(content)
+        file.commit()
+
+
+def name_again(source: Path, target: Path, setting: str) -> None:
+    """Gives the complete file `source` a second name in the same folder, replacing what has it.
+
+    It is a hard link, which takes no time and no room; a copy where the file system has none.
+
+    Raises:
+        UserError: as `AtomicFile`; the target is unchanged.
+    """
+    link = target.with_name(f".{target.name}.link")
+    link.unlink(missing_ok=True)  # of a killed run
+    try:
+        os.link(source, link)
+        _rename(link, target)
+    except OSError:
+        with AtomicFile(target, setting) as file, open(source, "rb") as content:
+            shutil.copyfileobj(content, file, 1 << 20)
+            file.commit()
+    finally:
+        link.unlink(missing_ok=True)  # a rename to another name of the same file leaves both
+
+
+def _rename(source: Path, target: Path) -> None:
+    os.replace(source, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,114 @@
+"""One file from end to end: format, values, pictures. Record batches are read from the map, pictures by all cores."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from renaissance.check_data.files import Found, Report, schema_of
+from renaissance.check_data.lengths import Lengths, Measure
+from renaissance.check_data.values import Values
+from renaissance.data.arrow import check_file
+from renaissance.data.identity import picture_key
+from renaissance.errors import UserError
+from renaissance.formats import IMAGE, Column
+from renaissance.prepare.pictures import Fault, PicturePool, Request
+from renaissance.prepare.writer import manifest_of
+
+
+def scan_file(found: Found, workers: int | None, measure: Measure, lengths: Lengths) -> Report:
+    """Check a file.
+
+    Args:
+        found: the file.
+        workers: processes that decode pictures, None = one a core.
+        measure: says how long texts are.
+        lengths: counts them.
+    """
+    report = Report(found)
+    try:
+        _, facts = check_file(str(found.path), columns_of(found))
+        values = Values(report, measure, lengths)
+        _pictures(report, values, workers, facts.rows)
+        values.finish()
+        _compare(report)
+    except UserError as error:
+        report.damage = str(error)
+    return report
+
+
+def columns_of(found: Found) -> list[Column]:
+    """Return the columns that a file must have, and of the others those that it has."""
+    schema = schema_of(found.path)
+    return [column for column in found.row.columns if column.needed or (schema and column.name in schema.names)]
+
+
+def pictures_of(found: Found) -> list[str]:
+    """Return the columns of a row's pictures."""
+    return [column.name for column in found.row.columns if column.kind == IMAGE.kind]
+
+
+def batches(found: Found) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the record batches of a file, each validated, with the number of its first row.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    first, names = 0, [column.name for column in columns_of(found)]
+    try:
+        with pa.memory_map(str(found.path)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number).select(names)
+                # Once more, though `check_file` may remember: a disk that goes bad keeps the time of the last change.
+                batch.validate(full=True)
+                yield first, batch
+                first += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"'{found.path}' is damaged ({str(error).splitlines()[0]}); copy it or write it again."
+        ) from None
+
+
+def _pictures(report: Report, values: Values, workers: int | None, rows: int) -> None:
+    """Decode all pictures of a file, and check the values on the way."""
+    names, keys = pictures_of(report.found), array("q")
+
+    def requests() -> Iterator[Request]:
+        for first, batch in batches(report.found):
+            values.look(batch, first)
+            columns = [batch[name] for name in names]
+            for row in range(batch.num_rows):
+                yield Request(tuple(column[row].as_py() for column in columns), first + row)
+
+    with PicturePool(workers) as pool:
+        title = report.found.path.name
+        for request, read in tqdm(pool.read(requests()), title, rows, unit=" rows", mininterval=0.5, leave=False):
+            report.rows += 1
+            for name, encoded, picture in zip(names, request.sources, read, strict=True):
+                if isinstance(picture, Fault):
+                    report.problems.add(
+                        f"pictures that are {picture.kind} ({name})", f"row {request.row}: {picture.why}"
+                    )
+                keys.append(-1 if isinstance(picture, Fault) else picture_key(encoded))
+    report.keys, report.pictures = np.array(keys, np.int64), len(keys)
+
+
+def _compare(report: Report) -> None:
+    """Compare a file with its manifest, if one of ours lies beside it."""
+    beside = manifest_of(report.found.path)
+    try:
+        manifest = json.loads(beside.read_bytes())
+        report.left_out = sum(each["count"] for each in manifest["skipped"].values())
+        said = {name: manifest[name] for name in ("rows", "bytes")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for name, here in (("rows", report.rows), ("bytes", os.stat(report.found.path).st_size)):
+        if said[name] != here:
+            report.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")

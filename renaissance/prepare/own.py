@@ -1,0 +1,59 @@
+"""What a user's own data have in common: a name, a share for validation, no files of an earlier run beside new ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from renaissance.errors import UserError
+from renaissance.formats import OWN_FILE, OWN_SPLITS, PUBLIC_DATASETS
+from renaissance.prepare.writer import is_share
+
+
+def check_name(name: object, example: str) -> str:
+    """Return a data set's name that can be part of a file's name and is no other's.
+
+    Raises:
+        UserError: it cannot.
+    """
+    plain = isinstance(name, str) and name and Path(name).name == name and not name.startswith(".")
+    if not plain or name in PUBLIC_DATASETS:
+        raise UserError(
+            f"name='{name}' must be a plain name such as '{example}' (the files are {OWN_FILE}), and none of "
+            f"{', '.join(PUBLIC_DATASETS)}."
+        )
+    return name
+
+
+def check_val_share(share: object) -> None:
+    """Refuse a share for validation outside [0, 1).
+
+    Raises:
+        UserError: it is none.
+    """
+    if not is_share(share) or share == 1:
+        raise UserError(f"val_share={share!r} must be a share of at least 0 and less than 1.")
+
+
+def is_validation(path: str, val_share: float) -> bool:
+    """Whether a picture is one of this share: a function of its path, so it stays where it is when others are added."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < val_share
+
+
+def refuse_leftovers(folder: Path, name: str, splits: list[str]) -> None:
+    """Refuse to leave files of an earlier run beside new ones: a picture could then be in two splits.
+
+    Args:
+        folder: where the files go. name: of the data set. splits: those that will be written.
+
+    Raises:
+        UserError: there are such files.
+    """
+    files = [f"{name}.arrow"] + [OWN_FILE.format(name=name, split=split) for split in OWN_SPLITS if split not in splits]
+    left = [file for file in files if (folder / file).exists()]
+    if left:
+        raise UserError(
+            f"data_root='{folder}' holds {', '.join(left)}, which this run would not replace and which may share "
+            f"pictures with what it writes; remove it, or give another name= than '{name}'."
+        )

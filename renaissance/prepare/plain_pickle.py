@@ -1,0 +1,81 @@
+"""Pickles that hold plain values: lists, tuples, dictionaries, texts, bytes, numbers. A pickle can run code; these cannot.
+
+A pickle is a program of instructions. Those that build plain values are a list here, everything else is refused:
+instructions that call, that set attributes, that look up names, persistent ids or registered extensions. Python's
+interpreter of pickles in Python is used: the one in C cannot be held to a list, answers registered extensions without
+asking, and takes 32 GB for one instruction of five bytes that names a high place in its memory.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from renaissance.errors import UserError
+
+_PLAIN = (
+    *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+)
+_NAMED = ("GLOBAL", "STACK_GLOBAL")  # both ask `find_class`
+_CALLED = ("REDUCE", "BUILD")  # a call, and `__setstate__`: of what stands for a name
+
+
+class _Instructions(dict):
+    """Code of an instruction -> what it does."""
+
+    def __missing__(self, code: int) -> Any:
+        known = pickletools.code2op.get(chr(code))
+        raise pickle.UnpicklingError(f"instruction {known.name}" if known else f"no instruction has the code {code}")
+
+
+class _Plain(pickle._Unpickler):
+    def __init__(self, content: bytes, encoding: str, names: Mapping[tuple[str, str], Callable[..., Any]]):
+        # Read from memory, an instruction never gets more bytes than the file has, whatever size it claims.
+        super().__init__(io.BytesIO(content), fix_imports=False, encoding=encoding, errors="replace")
+        allowed = _PLAIN + _NAMED + (_CALLED if names else ())
+        self.dispatch = _Instructions((code, pickle._Unpickler.dispatch[code]) for code in map(_code, allowed))
+        self._names = names
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._names:
+            raise pickle.UnpicklingError(f"the name {f'{module}.{name}'!r}")
+        return self._names[module, name]
+
+
+def _code(instruction: str) -> int:
+    return getattr(pickle, instruction)[0]
+
+
+def read_plain_pickle(
+    path: Path, encoding: str = "utf-8", names: Mapping[tuple[str, str], Callable[..., Any]] | None = None
+) -> Any:
+    """Read a pickle of plain values, of any protocol; the strings of Python 2 become text.
+
+    Args:
+        path: the file.
+        encoding: of Python 2's strings; what is not in it becomes U+FFFD.
+        names: (module, name) -> what stands for it, called with plain values. Any other name is refused.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        return _Plain(path.read_bytes(), encoding, names or {}).load()
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); download it there.") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"'{path}' is not a pickle of plain values, or is damaged: {error}.") from None
+    except Exception as error:  # a damaged pickle makes nearly every type of error
+        raise UserError(
+            f"'{path}' is cut short or is not a pickle ({type(error).__name__}); download it again."
+        ) from None

@@ -1,0 +1,211 @@
+"""Pictures collected from the web, each with its caption: the layouts that gcc and sbu come in, cut into shards.
+
+A split is in one of these layouts, found out from what is in the folder:
+
+    train_annot.json         a list of [path, caption]; paths lead from root, or from images_train/
+    00000.tar, 00001.tar     shards of img2dataset (key.jpg, key.txt, key.json), with or without 00000.parquet beside them
+    00000/, 00000.parquet    folders of img2dataset, and what it knows of their files (columns key and caption)
+    captions.csv             or .parquet, .jsonl: a table of path (from the folder that it is in) and caption
+
+All but the list may also lie in a folder called as the split. Tar shards are streamed; everything else is first read into
+the spool, so that captions of a path that comes several times are put together and nothing is written if it is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+from renaissance.errors import UserError
+from renaissance.formats import CAPTION, DATASETS
+from renaissance.prepare.annotations import json_items
+from renaissance.prepare.captioned import caption_rows, folder_of
+from renaissance.prepare.shards import write_shards
+from renaissance.prepare.skipped import Skipped
+from renaissance.prepare.spool import Spool
+from renaissance.prepare.tables import SUFFIXES, columns_of, is_table, lines_of, records_of
+from renaissance.prepare.tars import PICTURE_SUFFIXES, require_whole, tar_entries
+from renaissance.prepare.writer import LeftOut, Row, WriteOptions, check_options, schema_of
+
+_PROBED = 1000  # paths of a list that are tried, to find out where they start
+
+
+class _Layout(NamedTuple):
+    """How a split lies on the disk.
+
+    Attributes:
+        what: for people.
+        files: those that list it.
+        read: gives a `_Listing` of them.
+    """
+
+    what: str
+    files: list[Path]
+    read: Callable[[], _Listing]
+
+
+class _Listing(NamedTuple):
+    """The arguments of `write_shards` that a layout decides."""
+
+    rows_from: Callable[[int], Iterable[Row | LeftOut]]
+    listed: int | None
+    skipped: Skipped
+
+
+def write_web(
+    dataset: str,
+    template: str,
+    lists: Mapping[str, str],
+    root: str | os.PathLike,
+    dataset_root: str | os.PathLike,
+    **writing: Unpack[WriteOptions],
+) -> list[dict[str, Any]]:
+    """Write the shards of every split that is there.
+
+    Args:
+        dataset: key of `formats.DATASETS`.
+        template: the files' name with "{shard}", and "{split}" if there are several.
+        lists: split -> its list of [path, caption], below root.
+        root, dataset_root, writing: as for every `make_arrow`.
+
+    Raises:
+        UserError: a bad option, no split, a split in several layouts, something damaged, or a refusal of `write_shards`.
+    """
+    check_options(**writing)
+    folder = folder_of(root, f"{' or '.join(lists.values())}, or what img2dataset leaves")
+    layouts = {split: _layout(folder, split, name) for split, name in lists.items()}
+    found = {split: layout for split, layout in layouts.items() if layout}
+    if not found:
+        raise UserError(
+            f"root='{folder}' has none of {', '.join(lists.values())}, *.tar, *.parquet with folders of their names, "
+            "and no table of path and caption; give the folder that has."
+        )
+    listings = {split: layout.read() for split, layout in found.items()}  # all, before anything is written
+    manifests = []
+    for split, layout in found.items():
+        digest = {"layout": layout.what, "files": len(layout.files), "digest": _digest(layout.files)}
+        manifests += write_shards(
+            template.replace("{split}", split),
+            root=root,
+            dataset_root=dataset_root,
+            schema=schema_of(DATASETS[dataset].columns, {"dataset": dataset, "split": split}),
+            texts=(CAPTION.name,),
+            source={"dataset": dataset, "root": os.fspath(root), "split": split, **digest},
+            options={},
+            **listings[split]._asdict(),
+            **writing,
+        )
+    return manifests
+
+
+def _layout(root: Path, split: str, annotations: str) -> _Layout | None:
+    """Return the layout of a split, None if nothing of it is there.
+
+    Raises:
+        UserError: there are several.
+    """
+    found = []
+    if (root / annotations).is_file():
+        found.append(_Layout(annotations, [root / annotations], partial(_from_list, root, split, annotations)))
+    for place in (root, root / split) if split == "train" else (root / split,):
+        if place.is_dir():
+            found += _layouts_in(place, root, split)
+    if len(found) > 1:
+        raise UserError(
+            f"root='{root}' has several layouts of {split}: {'; '.join(layout.what for layout in found)}; leave one of "
+            "them there."
+        )
+    return found[0] if found else None
+
+
+def _layouts_in(place: Path, root: Path, split: str) -> Iterator[_Layout]:
+    files = sorted(path for path in place.iterdir() if path.is_file())
+    below = "" if place == root else f"{place.name}/"
+    tars = [path for path in files if path.suffix == ".tar"]
+    parts = [path for path in files if path.suffix == ".parquet" and path.with_suffix("").is_dir()]
+    if tars:
+        beside = [path.with_suffix(".parquet") for path in tars]
+        listing = tars + [path for path in beside if path in files]
+        yield _Layout(f"tar shards {below}*.tar", listing, partial(_from_tars, tars, below, split))
+    if parts:
+        yield _Layout(f"folders beside {below}*.parquet", parts, partial(_from_folders, parts, below, split))
+    for path in files:
+        known = path in parts or path.with_suffix(".tar") in tars
+        if path.suffix in SUFFIXES and not known and is_table(path):
+            yield _Layout(f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+
+
+def _from_list(root: Path, split: str, annotations: str) -> _Listing:
+    spool = Spool()
+    for number, entry in enumerate(json_items(root / annotations, "item")):
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)):
+            raise UserError(f"'{root / annotations}' entry {number} is not [path, caption].")
+        spool.add(entry[0], split, entry[1:])
+    names = [name for name, _ in islice(spool.pictures(split), _PROBED)]
+    bases = ("", f"images_{split}/")
+    below = next((base for base in bases if any((root / base / name).is_file() for name in names)), "")
+    return _spooled(spool, split, below)
+
+
+def _from_table(table: Path, below: str, split: str) -> _Listing:
+    spool = Spool()
+    for line in lines_of(table):
+        if line.split not in (None, split):
+            raise UserError(f"'{table}' line {line.number} is of split '{line.split}'; expected {split} alone.")
+        spool.add(below + line.path, split, line.captions)
+    if not spool.splits():
+        raise UserError(f"'{table}' has no captions; expected one (path, caption) a line.")
+    return _spooled(spool, split)
+
+
+def _from_folders(parquets: list[Path], below: str, split: str) -> _Listing:
+    """What failed to download is listed too: its picture is then found missing."""
+    spool = Spool()
+    for parquet in parquets:
+        needed = ["key", "caption"]
+        if not set(needed) <= set(columns_of(parquet)):
+            raise UserError(f"'{parquet}' lacks the columns key and caption that img2dataset writes.")
+        stems = [name.rpartition(".") for name in sorted(os.listdir(parquet.with_suffix("")))]
+        suffixes = {stem: suffix for stem, _, suffix in stems if suffix.lower() in PICTURE_SUFFIXES}
+        for record in records_of(parquet, needed):
+            key, caption = str(record["key"]), record["caption"]
+            name = f"{below}{parquet.stem}/{key}.{suffixes.get(key, PICTURE_SUFFIXES[0])}"
+            if not spool.add(name, split, [str(caption or "")]):
+                raise UserError(f"'{parquet}' lists key {key} twice; every picture stands there once.")
+    return _spooled(spool, split)
+
+
+def _spooled(spool: Spool, split: str, below: str = "") -> _Listing:
+    return _Listing(
+        lambda first: islice(caption_rows(spool, split, below=below), first, None),
+        spool.splits().get(split, 0),
+        spool.skipped(split),
+    )
+
+
+def _from_tars(tars: list[Path], below: str, split: str) -> _Listing:
+    for tar in tars:
+        require_whole(tar)
+
+    def rows_from(first: int) -> Iterator[Row | LeftOut]:
+        made = chain.from_iterable(tar_entries(tar, f"{below}{tar.stem}/", split) for tar in tars)
+        return (make() for make in islice(made, first, None))
+
+    return _Listing(rows_from, None, Skipped())
+
+
+def _digest(files: list[Path]) -> str:
+    """Return what changes with the files: names, sizes, and contents too but for tars, which can be too long to read."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        if path.suffix != ".tar":
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
