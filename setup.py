@@ -35,6 +35,7 @@ setup(
         "test": [
             *TIMM,
             "pytest>=9.0",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.100",
             "ruff==0.17.*",  # the formatter's output changes between minor releases
             "scikit-image>=0.25",  # ships real photographs

@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted; checkpoints written so far are in the run folder.", file=sys.stderr)
+        kept = "; checkpoints written so far are in the run folder" if words[0] == "with" else ""
+        print(f"error: interrupted{kept}.", file=sys.stderr)
         return 130
     return 0
 

@@ -30,6 +30,7 @@ def defaults():
     # Data
     datasets = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
     data_root = "data/arrow"  # folder of the arrow files
+    allow_missing_shards = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size = 256  # pairs of one optimizer step, over all processes
     per_gpu_batchsize = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size = None  # pairs of one evaluation batch; None = per_gpu_batchsize
@@ -169,11 +170,10 @@ PARTS = {
     # The demo's two models, small enough to learn its world in minutes on one core. Folders are written by the demo.
     "demo_run": {
         "data_root": "demo/arrow", "log_dir": "demo/runs", "tokenizer": "demo/tokenizer", "datasets": ["coco"],
-        "batch_size": 32, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
+        "batch_size": 32, "learning_rate": 1.5e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
         "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
     },
     "demo_two": {
-        "learning_rate": 3e-3,
         "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True,
         "image_encoder_hidden_size": 64, "image_encoder_num_heads": 4, "image_encoder_num_layers": 2,
         "image_encoder_mlp_ratio": 2, "image_encoder_drop_rate": 0,
@@ -184,7 +184,7 @@ PARTS = {
         "cross_layer_mlp_ratio": 2, "cross_layer_drop_rate": 0,
     },
     "demo_one": {
-        "learning_rate": 1.5e-3, "pooler_type": "double",
+        "pooler_type": "double",
         "encoder": "demo/image_encoder", "encoder_manual_configuration": True,
         "hidden_size": 64, "num_heads": 4, "num_layers": 6, "mlp_ratio": 2, "drop_rate": 0,
     },

@@ -303,6 +303,6 @@ METADATA = b"renaissance"
 PUBLIC_DATASETS = tuple(name for name in DATASETS if name not in (OWN_NAME, OWN_IMAGES_NAME))
 
 # Pillow plugins that may open a picture. EPS, for one, starts Ghostscript: a caption data set must not be able to.
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "MPO", "JPEG2000")
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 # Pictures of more pixels are taken for decompression bombs; Pillow warns from the same size on.
 MAX_PIXELS = 89_478_485

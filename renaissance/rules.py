@@ -154,6 +154,7 @@ CHECKS: dict[str, Check] = {
     "allow_download": flag(),
     "datasets": Check("a list of data set names, such as ['coco','vg']", _names, convert=list),
     "data_root": text("the folder of the arrow files"),
+    "allow_missing_shards": flag(),
     "batch_size": whole(1),
     "per_gpu_batchsize": whole(0),
     "eval_batch_size": whole(1, optional=True),

@@ -85,6 +85,7 @@ class DataSettings:
 
     datasets: tuple[str, ...]
     data_root: str
+    allow_missing_shards: bool
     batch_size: int
     per_gpu_batchsize: int
     eval_batch_size: int

@@ -60,7 +60,11 @@ def read_data(resolved: Resolved) -> Data:
     settings = resolved.settings
     read = SPLITS[1:] if settings.run.test_only else SPLITS
     makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in settings.objectives.loss_names}
-    pairs = {split: open_pairs(settings.data.datasets, split, settings.data.data_root) for split in read}
+    data = settings.data
+    pairs = {
+        split: open_pairs(data.datasets, split, data.data_root, allow_missing_shards=data.allow_missing_shards)
+        for split in read
+    }
     return Data({"train": None, **pairs}, makers)
 
 

@@ -46,6 +46,7 @@ TWO = {
 }  # fmt: skip
 FUSION = {"cross_layer_hidden_size": 32, "num_cross_layers": 1, "num_cross_layer_heads": 2}
 ONE = {"encoder": DINO}
+HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
 MANUAL_IMAGE = {"image_encoder_manual_configuration": True}
 MANUAL_TEXT = {"text_encoder_manual_configuration": True}
@@ -252,6 +253,9 @@ CHANGES: dict[str, Change] = {
     "allow_download": Change(False, asked_locally, {True}),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.pairs["train"].describe()], ["vg.arrow"]),
     "data_root": Change("fewer", lambda t: len(t.data.pairs["train"]), 2 * 3),
+    "allow_missing_shards": Change(
+        True, lambda t: "sbu_1.arrow; complete them" in (refusal(lambda: t.data) or ""), False, HOLES
+    ),
     "batch_size": Change(16, lambda t: sum(len(batch.ids) for batch in t.step), 16),
     "per_gpu_batchsize": Change(2, lambda t: [len(batch.ids) for batch in t.step], [2] * 4),
     "eval_batch_size": Change(8, lambda t: [len(batch.ids) for batch in t.evaluated], [8]),
@@ -373,6 +377,8 @@ def folder(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_run.write_coco_vg(home / "fewer", {small_run.COCO.format(split): 3 for split in ("train", "val", "test")})
     small_run.write_pairs(home / "fewer" / small_run.COCO.format("restval"), 1, captions=0)
     small_run.write_pairs(home / "arrow" / "long.arrow", 6)
+    for shard in (0, 2):
+        small_run.write_pairs(home / "holes" / f"sbu_{shard}.arrow", 4)
     write_tokenizer(home / "words")
     sizes = {
         "embedding_size": 8,

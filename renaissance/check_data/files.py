@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from renaissance.data.arrow import metadata
 from renaissance.errors import UserError, suggest
-from renaissance.formats import DATASETS, METADATA, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, UNKNOWN, DataSet, Expected
+from renaissance.formats import DATASETS, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, UNKNOWN, DataSet, Expected
 from renaissance.prepare.skipped import Skipped
 
 _OWN_LAYOUTS = (OWN_NAME, OWN_IMAGES_NAME)
@@ -120,13 +120,12 @@ def schema_of(path: Path) -> pa.Schema | None:
         return None
 
 
-def said_of(path: Path) -> dict[str, Any]:
-    """Return what our writer says of a file in its metadata (dataset, split, labels); of other files {}."""
+def _says(path: Path, dataset: str) -> bool:
+    """Whether a file says that it is of a data set, or does not say, as older files and damaged ones."""
     try:
-        said = json.loads((schema_of(path).metadata or {})[METADATA])
-    except (AttributeError, KeyError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
+        return metadata(str(path)).get("dataset", dataset) == dataset
+    except UserError:
+        return True
 
 
 def _of_table(
@@ -140,7 +139,7 @@ def _of_table(
         expected = row.expected.get(template, UNKNOWN)
         older = row.older.get(split, "")
         # An older name can also be the name of another data set now: our own files say what they are.
-        if not found and older in names and said_of(folder / older).get("dataset", dataset) == dataset:
+        if not found and older in names and _says(folder / older, dataset):
             found = [older]
         files |= {name: Found(dataset, split, folder / name, row, expected) for name in found}
         holes += gaps

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from renaissance.check_data.files import Found, Report, schema_of
+from renaissance.check_data.files import Found, Report
 from renaissance.check_data.lengths import Lengths, Measure
 from renaissance.check_data.values import Values
 from renaissance.data.arrow import check_file
 from renaissance.data.identity import picture_key
 from renaissance.errors import UserError
-from renaissance.formats import IMAGE, Column
+from renaissance.formats import IMAGE
 from renaissance.prepare.pictures import Fault, PicturePool, Request
 from renaissance.prepare.writer import manifest_of
 
@@ -33,7 +33,7 @@ def scan_file(found: Found, workers: int | None, measure: Measure, lengths: Leng
     """
     report = Report(found)
     try:
-        _, facts = check_file(str(found.path), columns_of(found))
+        _, facts = check_file(str(found.path), found.row.columns, found.row.samples)
         values = Values(report, measure, lengths)
         _pictures(report, values, workers, facts.rows)
         values.finish()
@@ -41,12 +41,6 @@ def scan_file(found: Found, workers: int | None, measure: Measure, lengths: Leng
     except UserError as error:
         report.damage = str(error)
     return report
-
-
-def columns_of(found: Found) -> list[Column]:
-    """Return the columns that a file must have, and of the others those that it has."""
-    schema = schema_of(found.path)
-    return [column for column in found.row.columns if column.needed or (schema and column.name in schema.names)]
 
 
 def pictures_of(found: Found) -> list[str]:
@@ -60,10 +54,11 @@ def batches(found: Found) -> Iterator[tuple[int, pa.RecordBatch]]:
     Raises:
         UserError: the file is damaged.
     """
-    first, names = 0, [column.name for column in columns_of(found)]
+    first = 0
     try:
         with pa.memory_map(str(found.path)) as mapped:
             reader = pa.ipc.open_file(mapped)
+            names = [column.name for column in found.row.columns if column.name in reader.schema.names]
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number).select(names)
                 # Once more, though `check_file` may remember: a disk that goes bad keeps the time of the last change.

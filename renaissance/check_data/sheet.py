@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from renaissance import formats
 from renaissance.atomic import write_whole
-from renaissance.check_data.files import Found, Report, said_of
+from renaissance.check_data.files import Found, Report
 from renaissance.check_data.scan import batches, pictures_of
+from renaissance.data.arrow import metadata
 from renaissance.prepare.pictures import Fault, read_picture, size_of
 
 _COLUMNS, _ROWS = 4, 4
@@ -104,7 +105,7 @@ def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None
 def _texts(row: dict[str, Any], found: Found) -> list[str]:
     """Return what is said of a picture, with its labels."""
     if found.row.offers == formats.CLASSES:
-        names = dict(enumerate(said_of(found.path).get("labels") or ()))
+        names = dict(enumerate(metadata(str(found.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
     texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row[found.row.samples])]
     answers: list[Any] = []

@@ -1,6 +1,7 @@
-"""What the values of a file must be, apart from its pictures: parallel lists, labels in range, ids that occur once.
+"""What the values of a file must be, apart from its pictures: labels in range, boxes finite, ids that occur once.
 
-Values are looked at a record batch at a time, as arrays; no Python object is made of one that is right.
+`data.arrow.check_file` has already made sure of types and of lists that belong together. Values are looked at a record
+batch at a time, as arrays; no Python object is made of one that is right.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance import formats
-from renaissance.check_data.files import Report, said_of
+from renaissance.check_data.files import Report
 from renaissance.check_data.lengths import Lengths, Measure
+from renaissance.data.arrow import metadata
 from renaissance.data.identity import picture_key
 
 _DEPTH = {"text": 0, "integer": 0, "texts": 1, "integers": 1}  # lists around a value; of the other kinds 2
@@ -74,7 +76,7 @@ class Values:
     def __init__(self, report: Report, measure: Measure, lengths: Lengths):
         self._report, self._measure, self._lengths = report, measure, lengths
         self._row = report.found.row
-        labels = len(said_of(report.found.path).get("labels") or ())
+        labels = len(metadata(str(report.found.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
             formats.QUESTIONS: {"answer_labels": (0, (labels or formats.VQA_LABELS) - 1), "answer_scores": (0, 1)},
             formats.ENTAILMENT: {"labels": (0, len(formats.SNLI_LABELS) - 1)},
@@ -108,33 +110,14 @@ class Values:
 
     def _faults(self, spread: dict[str, Spread]) -> Iterator[_Fault]:
         """Yield what every check of a value says."""
-        offers, samples = self._row.offers, self._row.samples
-        for name in (
-            each.name for each in self._row.columns if each.kind in formats.PER_SAMPLE and each.name in spread
-        ):
-            counts, wanted = spread[name].counts[0], spread[samples].counts[0]
-            # Answers of a test split are nobody's to have.
-            hidden = offers == formats.QUESTIONS and "test" in self._report.found.split
-            wrong = (counts != wanted) & ~(hidden & (counts == 0))
-            yield f"rows with not as many {name} as {samples}", wrong, spread[name].rows(0), counts
+        offers = self._row.offers
         for name, (least, most) in self._ranges.items():
             numbers = spread[name].numbers()
             wrong = ~((numbers >= least) & (numbers <= most))  # NaN is in no range
             yield f"{name} outside {least} to {most}", wrong, spread[name].rows(), numbers
-        if offers == formats.QUESTIONS:
-            answers = spread["answers"].counts[1]
-            for name in self._ranges:
-                counts = spread[name].counts[1]
-                if len(counts) == len(answers):  # else said above
-                    yield (
-                        f"questions with not as many {name} as answers",
-                        counts != answers,
-                        spread[name].rows(1),
-                        counts,
-                    )
-        if offers == formats.ENTAILMENT:
-            counts = spread[samples].counts[1]
-            yield "sentences that are not [premise, hypothesis]", counts != 2, spread[samples].rows(1), counts
+        if offers == formats.QUESTIONS and "test" not in self._report.found.split:
+            answers = spread["answers"]
+            yield "rows without answers", answers.counts[0] == 0, answers.rows(0), answers.counts[0]
         if offers == formats.IMAGE_PAIRS:
             answers = np.array(spread["answers"].leaves.to_pylist(), object)
             wrong = ~np.isin(answers, ("True", "False"))
@@ -145,14 +128,11 @@ class Values:
     def _boxes(self, boxes: Spread, labels: np.ndarray) -> Iterator[_Fault]:
         """Yield what is wrong with boxes, and with labels that are the number of one; count the flat ones."""
         yield "labels that are no box's number", ~((labels >= 0) & (labels < boxes.counts[0])), boxes.rows(0), labels
-        shapeless = boxes.counts[1] != 4
-        yield "boxes that are not [x, y, width, height]", shapeless, boxes.rows(1), boxes.counts[1]
-        if not shapeless.any():
-            numbers = boxes.numbers().reshape(-1, 4)
-            finite = np.isfinite(numbers).all(axis=1)
-            yield "boxes that are not finite", ~finite, boxes.rows(1), numbers
-            for box in numbers[finite & (numbers[:, 2:] <= 0).any(axis=1)].tolist():
-                self._report.notes.add("boxes without width or height", str(box))
+        numbers = boxes.numbers().reshape(-1, 4)
+        finite = np.isfinite(numbers).all(axis=1)
+        yield "boxes that are not finite", ~finite, boxes.rows(1), numbers
+        for box in numbers[finite & (numbers[:, 2:] <= 0).any(axis=1)].tolist():
+            self._report.notes.add("boxes without width or height", str(box))
 
     def _texts(self, texts: Spread, first: int) -> None:
         """Count the texts, those with nothing in them, and how long they are."""
@@ -161,7 +141,7 @@ class Values:
         empty = np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(strings)), 0))
         for row in texts.rows()[empty].tolist():
             self._report.notes.add("empty texts", f"row {first + row}")
-        if self._row.offers == formats.ENTAILMENT and (texts.counts[1] == 2).all():
+        if self._row.offers == formats.ENTAILMENT:
             strings = strings.take(np.arange(1, len(strings), 2))  # the premise is what the picture stands for
         self._lengths.add(self._measure(strings))
 

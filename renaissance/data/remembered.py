@@ -19,7 +19,7 @@ import numpy as np
 from renaissance.errors import UserError
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 _READ_WHOLE_BELOW = 1 << 20  # bytes; a map costs a file descriptor, so small arrays are read
 
 

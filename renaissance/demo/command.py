@@ -16,7 +16,7 @@ ex = Experiment("demo", save_git_info=False)
 def defaults():
     root = "demo"  # folder of everything that the demo writes
     seed = 0  # of the world and of both models
-    steps = 1600  # optimizer steps of each model
+    steps = 1450  # optimizer steps of each model
     pictures = 6000  # pictures of the train split
 
 

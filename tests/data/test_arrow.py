@@ -16,7 +16,8 @@ import pyarrow.feather
 import pytest
 
 from renaissance.data import arrow
-from renaissance.data.arrow import ArrowFile, check_file, clean
+from renaissance.data.arrow import ArrowFile, check_file
+from renaissance.data.columns import clean
 from renaissance.data.pairs import clean_all
 from renaissance.errors import UserError
 from renaissance.formats import CAPTION_COLUMNS
@@ -49,9 +50,9 @@ def captions_file(path: Path, types: dict = SMALL, rows_per_batch: int | None = 
 
 def read_all(path: str) -> list[tuple[bytes, list[str]]]:
     file = ArrowFile(path, CAPTION_COLUMNS)
-    texts = file.texts["caption"]
-    by_number = [texts.locate(number) for number in range(len(texts))]
-    rows = [(file.picture("image", row), texts.of_row(row)) for row in range(file.rows)]
+    texts = file.entries["caption"]
+    by_number = [(texts.row(number), texts[number]) for number in range(len(texts))]
+    rows = [(file.value("image", row), texts.of_row(row)) for row in range(file.rows)]
     assert by_number == [(row, text) for row, (_, own) in enumerate(rows) for text in own]
     return rows
 
@@ -63,7 +64,7 @@ CLEAN_ROWS = list(zip(PICTURES, [["a dog", "a dog runs"], [], ["one"], ["x", "y"
 @pytest.mark.parametrize("types", [SMALL, LARGE, MIXED, VIEWS], ids=["small", "large", "mixed", "views"])
 def test_reads_every_layout(tmp_path: Path, types: dict, rows_per_batch: int | None):
     path = captions_file(tmp_path / "a.arrow", types, rows_per_batch)
-    assert check_file(path, CAPTION_COLUMNS)[1] == (4, 6)
+    assert check_file(path, CAPTION_COLUMNS, "caption")[1][:2] == (4, 6)
     assert read_all(path) == CLEAN_ROWS
 
 
@@ -74,24 +75,24 @@ def test_reads_what_pandas_and_the_ancestors_wrote(tmp_path: Path):
     assert b"pandas" in table.schema.metadata
     with pa.OSFile(str(tmp_path / "vilt.arrow"), "wb") as sink, pa.RecordBatchFileWriter(sink, table.schema) as writer:
         writer.write_table(table)
-    assert check_file(str(tmp_path / "vilt.arrow"), CAPTION_COLUMNS)[1] == (4, 6)
+    assert check_file(str(tmp_path / "vilt.arrow"), CAPTION_COLUMNS, "caption")[1][:2] == (4, 6)
     assert read_all(str(tmp_path / "vilt.arrow")) == CLEAN_ROWS
 
 
 def test_a_plain_string_column_is_one_caption_a_row(tmp_path: Path):
     path = write(tmp_path / "a.arrow", {"image": PICTURES, "caption": ["a", None, " b\tc", "d"]}, rows_per_batch=3)
-    assert check_file(path, CAPTION_COLUMNS)[1] == (4, 4)
+    assert check_file(path, CAPTION_COLUMNS, "caption")[1][:2] == (4, 4)
     assert [texts for _, texts in read_all(path)] == [["a"], [""], ["b c"], ["d"]]
 
 
 def test_blocks_cover_every_text_once(tmp_path: Path):
     captions = [["t"] * (row % 7) for row in range(50)]
     path = write(tmp_path / "a.arrow", {"image": [b"x"] * 50, "caption": captions}, rows_per_batch=13)
-    texts = ArrowFile(path, CAPTION_COLUMNS).texts["caption"]
-    blocks = list(texts.blocks(texts=5))
+    texts = ArrowFile(path, CAPTION_COLUMNS).entries["caption"]
+    blocks = list(texts.blocks(5))
     rows = np.concatenate([block.rows for block in blocks])
     assert rows.tolist() == [row for row in range(50) for _ in range(row % 7)]
-    assert [block.first for block in blocks] == np.cumsum([0] + [len(block.strings) for block in blocks])[:-1].tolist()
+    assert [block.first for block in blocks] == np.cumsum([0] + [len(block.entries) for block in blocks])[:-1].tolist()
 
 
 def test_white_space_is_the_same_for_one_text_and_for_all():
@@ -230,7 +231,7 @@ def test_works_without_a_cache_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = captions_file(tmp_path / "a.arrow")
-    assert check_file(path, CAPTION_COLUMNS)[1] == (4, 6)
+    assert check_file(path, CAPTION_COLUMNS, "caption")[1][:2] == (4, 6)
 
 
 def test_an_open_file_holds_no_descriptor(tmp_path: Path):
@@ -241,4 +242,4 @@ def test_an_open_file_holds_no_descriptor(tmp_path: Path):
     before = len(list(descriptors.iterdir()))
     files = [ArrowFile(path, CAPTION_COLUMNS) for _ in range(20)]
     assert len(list(descriptors.iterdir())) == before
-    assert files[random.Random(0).randrange(20)].picture("image", 1) == b"second picture"
+    assert files[random.Random(0).randrange(20)].value("image", 1) == b"second picture"

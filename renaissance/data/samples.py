@@ -1,0 +1,227 @@
+"""Samples of any data set, read from any number of arrow files by position.
+
+Position -> file -> sample -> row is searched for in cumulative counts and in the files' own offsets: no Python object
+is kept per row or sample, so a hundred million samples cost what the file names cost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from renaissance.data.arrow import ArrowFile, check_file, metadata
+from renaissance.data.identity import picture_key
+from renaissance.data.remembered import Stamp, stamp
+from renaissance.errors import UserError
+from renaissance.formats import IMAGE, Column
+
+
+class Sample(NamedTuple):
+    """One sample, as stored.
+
+    Attributes:
+        id: position in the data set.
+        row: its row in its file; the samples of a row share their pictures.
+        images: the encoded pictures of the row, in the order of the columns.
+        values: column -> the row's value, or the sample's entry of a list; None where the file has none, such as the
+            answers of a test split or a column that older programs did not write.
+        where: "file.arrow row 12", for messages.
+    """
+
+    id: int
+    row: int
+    images: tuple[bytes, ...]
+    values: dict[str, Any]
+    where: str
+
+
+class FileSummary(NamedTuple):
+    """What a file gives to a data set.
+
+    Attributes:
+        dataset: the data set's name.
+        file: the file's name.
+        pictures: rows of the file.
+        pairs: samples that are used.
+        repeated: captions left out because the same picture has the same caption already (0 in evaluation).
+        empty: captions left out because they hold nothing but white space (0 in evaluation).
+    """
+
+    dataset: str
+    file: str
+    pictures: int
+    pairs: int
+    repeated: int
+    empty: int
+
+
+class Unwanted(NamedTuple):
+    """Samples of a file that are left out. Attributes: repeated, empty, how many; gaps, where (`pairs.unwanted`)."""
+
+    repeated: int = 0
+    empty: int = 0
+    gaps: np.ndarray | None = None
+
+
+class Place(NamedTuple):
+    """Where a sample is. Attributes: file; number of the sample in it; row; where, for messages."""
+
+    file: ArrowFile
+    number: int
+    row: int
+    where: str
+
+
+class ArrowSamples:
+    """Several files, their samples numbered through. It pickles small and opens a file when it is first asked for.
+
+    Args:
+        folder: where the files are.
+        files: (data set's name, file name) of each file, in order.
+        columns: the columns that are read.
+        samples: the column that numbers the samples, "" where each row is one.
+
+    Raises:
+        UserError: a file cannot be used, or there is no sample.
+    """
+
+    def __init__(self, folder: str, files: Sequence[tuple[str, str]], columns: Sequence[Column], samples: str):
+        self._folder, self._wanted, self._samples = str(folder), tuple(columns), samples
+        self._datasets = [dataset for dataset, _ in files]
+        self._files = [file for _, file in files]
+        self._columns: list[tuple[str, ...]] = []  # of each file, those that hold something
+        # One row a file: size, mtime_ns, rows, samples, repeated, empty.
+        self._counts = np.array([self._count(file) for file in self._files], np.int64).reshape(-1, 6)
+        self._ends = np.cumsum(self._counts[:, 3])
+        self._open: dict[int, tuple[ArrowFile, np.ndarray | None]] = {}
+        if not len(self):
+            what, there = samples or "row", ", ".join(self._files) or "no file"
+            raise UserError(f"No {what} in {there} of '{folder}' can be used: all are empty.")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def describe(self) -> list[FileSummary]:
+        """Return what each file gives, in order."""
+        rows = zip(self._datasets, self._files, self._counts[:, 2:].tolist(), strict=True)
+        return [FileSummary(dataset, file, *counts) for dataset, file, counts in rows]
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Return, by file name, by what a later run can tell that its data are the same.
+
+        `bytes`, `pictures`, `pairs` and `ends` (a hash of the first and the last row, pictures and entries) depend on
+        the content alone; `mtime_ns` also on when the file was written.
+        """
+        prints = {}
+        for number, (file, counts) in enumerate(zip(self._files, self._counts.tolist(), strict=True)):
+            size, mtime_ns, pictures, pairs, *_ = counts
+            ends = picture_key(b"".join(self._row_bytes(number, row) for row in (0, pictures - 1)))
+            prints[file] = {
+                "bytes": size,
+                "mtime_ns": mtime_ns,
+                "pictures": pictures,
+                "pairs": pairs,
+                "ends": f"{ends:016x}",
+            }
+        return prints
+
+    def _find(self, index: int) -> Place:
+        """Find a sample. Raises IndexError outside 0 <= index < len."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        file, gaps = self._opened(number)
+        place = int(index - (self._ends[number] - self._counts[number, 3]))
+        if gaps is not None:
+            place += int(np.searchsorted(gaps, place, side="right"))
+        row = file.entries[self._samples].row(place) if self._samples else place
+        return Place(file, place, row, f"{self._files[number]} row {row}")
+
+    def _count(self, file: str) -> tuple[int, ...]:
+        path = os.path.join(self._folder, file)
+        now, facts = check_file(path, self._wanted, self._samples)
+        same = self._columns[-1:] == [facts.columns]  # one object for many files: it is pickled once
+        self._columns.append(self._columns[-1] if same else facts.columns)
+        repeated, empty, _ = self._unwanted(path, now)
+        return (*now, facts.rows, facts.samples - repeated - empty, repeated, empty)
+
+    def _unwanted(self, path: str, now: Stamp) -> Unwanted:
+        """Which samples of a file are left out."""
+        return Unwanted()
+
+    def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray | None]:
+        if number not in self._open:
+            path = os.path.join(self._folder, self._files[number])
+            now = stamp(path)
+            if list(now) != self._counts[number, :2].tolist():
+                raise UserError(f"'{path}' was changed since this run began; start the run again.")
+            gaps = self._unwanted(path, now).gaps if self._counts[number, 4:].any() else None
+            there = [column for column in self._wanted if column.name in self._columns[number]]
+            self._open[number] = ArrowFile(path, there), gaps
+        return self._open[number]
+
+    def _row_bytes(self, number: int, row: int) -> bytes:
+        file, _ = self._opened(number)
+        there = [column for column in self._wanted if column.name in self._columns[number]]
+        pictures = [file.value(column.name, row) for column in there if column.kind == IMAGE.kind]
+        entries = "\n".join(str(entry) for column in file.entries.values() for entry in column.of_row(row))
+        return b"".join(pictures) + entries.encode("utf-8", "surrogatepass")
+
+
+class SampleDataset(ArrowSamples):
+    """Samples with their pictures and all their values. A map-style data set.
+
+    Args:
+        folder, files, columns, samples: see `ArrowSamples`.
+        training: whether a file that lacks what a model learns from is refused.
+        older: files that go by the name of an older program, which is not always that of their data set.
+
+    Attributes:
+        older: the same.
+
+    Raises:
+        UserError: a file cannot be used, or there is no sample.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        files: Sequence[tuple[str, str]],
+        columns: Sequence[Column],
+        samples: str,
+        *,
+        training: bool = False,
+        older: Sequence[str] = (),
+    ):
+        super().__init__(folder, files, columns, samples)
+        self.older = tuple(older)
+        for file, there in zip(self._files, self._columns, strict=True):
+            lacking = [column.name for column in columns if column.needed and column.name not in there]
+            if training and lacking:
+                raise UserError(
+                    f"'{os.path.join(folder, file)}' cannot be trained on: its {', '.join(lacking)} are empty in every row."
+                )
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample. Raises IndexError outside 0 <= index < len."""
+        file, number, row, where = self._find(index)
+        images = tuple(file.value(column.name, row) for column in self._wanted if column.kind == IMAGE.kind)
+        values = dict.fromkeys(column.name for column in self._wanted if column.kind != IMAGE.kind)
+        for name in values.keys() & file.names:
+            values[name] = file.entries[name][number] if name in file.entries else file.value(name, row)
+        return Sample(int(index), row, images, values, where)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that hold something in every file."""
+        return tuple(column.name for column in self._wanted if all(column.name in there for there in self._columns))
+
+    def metadata(self) -> list[dict[str, Any]]:
+        """Return what our writers say of each file (`arrow.metadata`)."""
+        return [metadata(os.path.join(self._folder, file)) for file in self._files]

@@ -1,0 +1,71 @@
+"""Which answer each label of VQAv2 stands for, as the files themselves say."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+
+from renaissance.data.arrow import ArrowFile, check_file, metadata
+from renaissance.errors import UserError
+from renaissance.formats import DATASETS, VQA_LABELS
+
+_ROW = DATASETS["vqa"]
+_COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.samples, "answers", "answer_labels"))
+
+
+def vqa_labels(data_root: str | os.PathLike) -> list[str]:
+    """Return the answer of each label, in the order of their numbers.
+
+    Files of our writer name their labels. For files of older programs, which do not, the answers are put together from
+    the questions of train and val. Where files of both kinds lie together, they have to agree.
+
+    Args:
+        data_root: the folder of the arrow files.
+
+    Raises:
+        UserError: there is no file with answers, two of them number the answers differently, or a label's answer occurs
+            in none.
+    """
+    names = [name for split in ("train", "val") for name in _ROW.splits[split]] + [*_ROW.also]
+    paths = [path for name in names if os.path.exists(path := os.path.join(os.fspath(data_root), name))]
+    answer_of: dict[int, str] = {}
+    for path in paths:
+        labels = metadata(path).get("labels")
+        for label, answer in _pairs(path) if labels is None else enumerate(labels):
+            if answer_of.setdefault(label, answer) != answer:
+                raise UserError(
+                    f"'{path}' has the answer '{answer}' for label {label}, which was '{answer_of[label]}' before it; "
+                    f"write {', '.join(names)} anew, all in one run."
+                )
+    if not answer_of:
+        raise UserError(f"data_root='{data_root}' holds no answers; expected {' and '.join(names)}.")
+    count = max(max(answer_of) + 1, 0)
+    hole = next((label for label in range(count) if label not in answer_of), None)
+    if hole is not None or min(answer_of) < 0:
+        found = "labels below 0" if min(answer_of) < 0 else f"no answer with label {hole}"
+        raise UserError(
+            f"{', '.join(map(os.path.basename, paths))} in data_root='{data_root}' have {found} of 0 to {count - 1} "
+            f"({VQA_LABELS:,} in the official download); expected {' and '.join(names)} of one preparation."
+        )
+    return [answer_of[label] for label in range(count)]
+
+
+def _pairs(path: str) -> list[tuple[int, str]]:
+    """Return the different (label, answer) of a file."""
+    _, facts = check_file(path, _COLUMNS, _ROW.samples)
+    if not {"answers", "answer_labels"} <= set(facts.columns):
+        return []
+    file, pairs = ArrowFile(path, _COLUMNS), set()
+    blocks = zip(*(file.entries[name].blocks() for name in ("answer_labels", "answers")), strict=True)
+    for labels, answers in blocks:
+        texts = _flat(answers.entries).cast(pa.large_string()).fill_null("").dictionary_encode()
+        numbers = np.asarray(_flat(labels.entries)).astype(np.int64)
+        both = np.unique(np.stack([numbers, texts.indices.to_numpy()]), axis=1).T.tolist()
+        pairs |= {(label, texts.dictionary[code].as_py()) for label, code in both}
+    return sorted(pairs)
+
+
+def _flat(entries: pa.Array) -> pa.Array:
+    return entries.flatten() if hasattr(entries.type, "value_type") else entries
