@@ -89,7 +89,10 @@ def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> s
 
 def datasets_table(datasets: Mapping[str, DataSet]) -> str:
     """A row a data set: its files by split, and what the official download gives for each file."""
-    lines = ["| `datasets=` | A sample is of | Split: files in `data_root` | Official counts |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| `datasets=` | A sample is of | Split: files in `data_root` | Official counts |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, row in datasets.items():
         splits = [f"{split}: {', '.join(f'`{file}`' for file in files)}" for split, files in row.splits.items()]
         beside = [f"beside them: `{file}`" for file in row.also]
