@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 from skimage import data as skimage_data
+
+from renaissance.errors import UserError
 
 SPLIT_FOLDERS = {"train": "train2014", "restval": "val2014", "val": "val2014", "test": "val2014"}
 
@@ -67,6 +72,24 @@ def bad_pictures() -> dict[str, tuple[bytes | None, str]]:
         "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "unreadable"),
         "bomb.png": (bytes(bomb), "too large"),
     }
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place: Path):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def refused(make_arrow: Callable, root: Path, **options) -> str:
+    """The sentence with which the download in `root` is refused; nothing has been written by then."""
+    with pytest.raises(UserError) as error:
+        make_arrow(root, root / "arrow", **options)
+    assert not (root / "arrow").exists()
+    return str(error.value)
 
 
 def write_pictures(folder: Path, pictures: dict[str, bytes | None]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows, write_pictures
+from prepare.raw_files import Payload, bad_pictures, odd_pictures, photograph, read_rows, refused, write_pictures
 from prepare.raw_images import CIFAR_CLASSES, CLASSES, pickled, write_cifar, write_folders
 from renaissance.errors import UserError
 from renaissance.formats import METADATA
 from renaissance.prepare.images import make_arrow
+
+refusal = partial(refused, make_arrow)
 
 
 def said_of(file: Path) -> dict:
@@ -146,14 +149,6 @@ def test_arrays_of_todays_numpy_are_read_too(tmp_path: Path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]))), np.full((32, 32, 3), 7))
 
 
-def refusal(root: Path, **options) -> str:
-    """The sentence with which a folder is refused; nothing has been written by then."""
-    with pytest.raises(UserError) as error:
-        make_arrow(root, root / "arrow", **options)
-    assert not (root / "arrow").exists()
-    return str(error.value)
-
-
 NOT_PICTURES = "test_batch' does not hold pictures of 32 x 32 with their labels and names."
 
 
@@ -174,14 +169,6 @@ def test_refuses_a_batch_of_another_form(tmp_path: Path, changes: dict, sentence
     batch = {"data": np.zeros((12, 3072), np.uint8), "labels": [0] * 12, "filenames": ["a.png"] * 12}
     (tmp_path / "test_batch").write_bytes(b"\x80\x02" + pickled(batch | changes) + b".")
     assert sentence in refusal(tmp_path)
-
-
-class Payload:
-    def __init__(self, place: Path):
-        self.place = str(place)
-
-    def __reduce__(self):
-        return os.mkdir, (self.place,)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

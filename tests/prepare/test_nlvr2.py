@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from prepare import raw_nlvr2
-from prepare.raw_files import bad_pictures, odd_pictures, read_rows
-from renaissance.errors import UserError
+from prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
 from renaissance.formats import METADATA
 from renaissance.prepare.nlvr2 import make_arrow
+
+refusal = partial(refused, make_arrow)
 
 FILE = "nlvr2_{}.arrow"
 
@@ -125,14 +127,6 @@ def test_refuses_annotations(tmp_path: Path, spoil: Callable, sentence: str):
     spoil(splits["train"])
     raw_nlvr2.write(tmp_path, splits)
     assert sentence in refusal(tmp_path)
-
-
-def refusal(root: Path, **options) -> str:
-    """The sentence with which the download in `root` is refused; nothing has been written by then."""
-    with pytest.raises(UserError) as error:
-        make_arrow(root, root / "arrow", **options)
-    assert not (root / "arrow").exists()
-    return str(error.value)
 
 
 def test_refuses_files_that_are_cut_short_or_not_there(tmp_path: Path):

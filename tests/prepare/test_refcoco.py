@@ -6,16 +6,18 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from prepare import raw_refcoco
-from prepare.raw_files import bad_pictures, odd_pictures, read_rows
-from renaissance.errors import UserError
+from prepare.raw_files import Payload, bad_pictures, odd_pictures, read_rows, refused
 from renaissance.formats import DATASETS, METADATA
 from renaissance.prepare.refcoco import make_arrow
+
+refusal = partial(refused, make_arrow)
 
 
 def expected_rows(root: Path, references: list[dict], instances: dict, split: str) -> list[dict]:
@@ -174,14 +176,6 @@ def test_odd_pictures_are_kept_and_unreadable_ones_named(tmp_path: Path):
     assert [row["image"] for row in rows if row["ref_id"] >= 900] == list(odd_pictures().values())
 
 
-class Payload:
-    def __init__(self, place: Path):
-        self.place = str(place)
-
-    def __reduce__(self):
-        return os.mkdir, (self.place,)
-
-
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_refs_file_with_a_payload_is_refused(tmp_path: Path, protocol: int):
     references, instances = raw_refcoco.build()
@@ -192,14 +186,6 @@ def test_a_refs_file_with_a_payload_is_refused(tmp_path: Path, protocol: int):
         tmp_path
     )
     assert not (tmp_path / "made").exists()
-
-
-def refusal(root: Path, **options) -> str:
-    """The sentence with which the download in `root` is refused; nothing has been written by then."""
-    with pytest.raises(UserError) as error:
-        make_arrow(root, root / "arrow", **options)
-    assert not (root / "arrow").exists()
-    return str(error.value)
 
 
 MALFORMED = "reference 0 needs ref_id, ann_id and image_id, whole numbers, split, a text, and sentences"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from prepare import raw_snli
-from prepare.raw_files import bad_pictures, odd_pictures, read_rows
-from renaissance.errors import UserError
+from prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
 from renaissance.formats import METADATA
 from renaissance.prepare.snli import make_arrow
+
+refusal = partial(refused, make_arrow)
 
 FILE = "snli_{}.arrow"
 NUMBERS = {"contradiction": 0, "neutral": 1, "entailment": 2}
@@ -106,14 +108,6 @@ def test_refuses_annotations(tmp_path: Path, spoil: Callable, sentence: str):
     spoil(splits["train"])
     raw_snli.write(tmp_path, splits)
     assert sentence in refusal(tmp_path)
-
-
-def refusal(root: Path, **options) -> str:
-    """The sentence with which the download in `root` is refused; nothing has been written by then."""
-    with pytest.raises(UserError) as error:
-        make_arrow(root, root / "arrow", **options)
-    assert not (root / "arrow").exists()
-    return str(error.value)
 
 
 def test_refuses_files_that_are_cut_short_or_not_there(tmp_path: Path):

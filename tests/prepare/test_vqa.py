@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from prepare import raw_vqa
-from prepare.raw_files import bad_pictures, odd_pictures, read_rows
+from prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
 from renaissance.errors import UserError
 from renaissance.formats import METADATA
 from renaissance.prepare import vqa
 from renaissance.prepare.vqa import make_arrow
+
+refusal = partial(refused, make_arrow)
 
 FILE = "vqav2_{}.arrow"
 SCORES = [0, 0.3, 0.6, 0.9, 1, 1, 1, 1, 1, 1, 1]
@@ -210,14 +213,6 @@ def test_refuses_annotations(tmp_path: Path, spoil: Callable, sentence: str):
     spoil(splits)
     raw_vqa.write(tmp_path, splits, pictures=False)
     assert sentence in refusal(tmp_path)
-
-
-def refusal(root: Path, **options) -> str:
-    """The sentence with which the download in `root` is refused; nothing has been written by then."""
-    with pytest.raises(UserError) as error:
-        make_arrow(root, root / "arrow", **options)
-    assert not (root / "arrow").exists()
-    return str(error.value)
 
 
 @pytest.mark.parametrize("file", [raw_vqa.question_file("test"), raw_vqa.annotation_file("val")])
