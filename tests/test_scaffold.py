@@ -105,7 +105,7 @@ def test_tests_need_more_than_the_demo_does(checkout: Path):
     run_script(checkout, demo)
     _, calls = run_script(checkout, test, "-k", "name")
     assert [call.split()[-1] for call in calls] == [".[test]", "name"]
-    assert run_script(checkout, test)[1] == ["-m pytest"]
+    assert run_script(checkout, test)[1] == ["-m pytest -n auto --dist worksteal"]
     assert run_script(checkout, demo)[1] == []
 
 
