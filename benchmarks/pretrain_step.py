@@ -37,7 +37,7 @@ from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, tokenizer, write_captions  # noq
 
 from renaissance.data.collate import Collate, Source  # noqa: E402
 from renaissance.data.loader import StepLoader  # noqa: E402
-from renaissance.data.masking import IGNORED, MlmMasker  # noqa: E402
+from renaissance.data.masking import MlmMasker  # noqa: E402
 from renaissance.data.negatives import FalseImages  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
 from renaissance.data.sampler import TrainSteps  # noqa: E402
@@ -51,7 +51,7 @@ from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import EVERYTHING, TwoTower  # noqa: E402
 from renaissance.tasks import Encodings, task_class  # noqa: E402
 from renaissance.tasks.mlm import Mlm  # noqa: E402
-from renaissance.types import Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
+from renaissance.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
 
 TASKS = ("mlm", "itm")
 SEED = 1

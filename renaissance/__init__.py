@@ -1,3 +1,17 @@
 """Renaissance: a command-line platform for vision-language encoders."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from renaissance.predict import Loaded
+
 __version__ = "0.1.0"
+
+
+def load(path: str, device: Any = "cpu") -> Loaded:
+    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.predict.Loaded`."""
+    from renaissance import predict  # here, because it imports torch
+
+    return predict.load(path, device)

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .checkpoint import Stored
 from .data.randomness import torch_seed
+from .draft import Draft, SettingsError
 from .errors import UserError
 from .keys import (
     ADAPTABLE,
@@ -29,14 +30,16 @@ from .keys import (
     START_KEYS,
     TOWER_KEYS,
 )
+from .labels import label_vocabularies
 from .models import backbones
 from .models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
 from .models.fusion import make_fusion
 from .models.initialization import initialize
 from .models.one_tower import OneTower
+from .models.recomputing import recompute_layers
 from .models.two_tower import TwoTower
-from .settings import Draft, Settings, SettingsError
-from .tasks import Task, task_class
+from .settings import Settings
+from .tasks import Context, Task, task_class
 
 MODALITY = {"encoder": None, "image_encoder": "image", "text_encoder": "text"}
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of pixels where no pretrained vision model has others
@@ -52,6 +55,7 @@ class Resolved(NamedTuple):
         image: {"mean", "std"} of the pixels that the model expects.
         stored: the checkpoint that the run starts from or continues, or None.
         notes: lines for the report.
+        labels: the vocabulary of answers of each task that has one.
     """
 
     settings: Settings
@@ -60,6 +64,7 @@ class Resolved(NamedTuple):
     image: dict[str, list[float]]
     stored: Stored | None
     notes: list[str]
+    labels: dict[str, tuple[str, ...]]
 
 
 @dataclass
@@ -71,12 +76,13 @@ class Built:
     notes: list[str] = field(default_factory=list)
 
 
-def resolve(draft: Draft, stored: Stored | None = None) -> Resolved:
+def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = True) -> Resolved:
     """Completes a draft: given > checkpoint > model > fallback.
 
     Args:
         draft: the settings of a command; it is completed in place.
         stored: the checkpoint named by load_path or resume_from.
+        reads_data: False takes vocabularies of answers that only data files know to be of their usual size.
 
     Raises:
         SettingsError, UserError: a setting contradicts the checkpoint or a model, or a model cannot serve.
@@ -90,6 +96,13 @@ def resolve(draft: Draft, stored: Stored | None = None) -> Resolved:
         draft.answer("checkpoint", answers, free=free)
         if resumed or evaluated:
             draft.settle_batches()
+        if evaluated and draft["blind"] != stored.settings.get("blind", False):
+            raise SettingsError(
+                [
+                    f"blind={draft['blind']} contradicts the checkpoint, which learned with blind={not draft['blind']}: pictures "
+                    "hidden or shown at test time only measure something else; leave blind out."
+                ]
+            )
     draft.name_towers()
     if stored is not None:
         _refuse_idle(draft, stored, keys - free if resumed else {*MODEL_KEYS})
@@ -101,8 +114,15 @@ def resolve(draft: Draft, stored: Stored | None = None) -> Resolved:
     else:
         configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
         tokenizer, image = backbones.tokenizer_from_files(stored.tokenizer), stored.image
-        _refuse_longer_texts(draft, stored)
-    return Resolved(draft.settle(), configs, tokenizer, image, stored, notes)
+        _refuse_longer_texts(draft, stored, notes)
+        notes += [
+            f"{key}={draft[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
+            for key in ("image_size", "max_text_len")
+            if draft[key] != stored.settings[key]
+        ]
+    settings = draft.settle()
+    labels = label_vocabularies(settings, stored, reads_data, notes)
+    return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
 
 
 def _refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
@@ -138,12 +158,18 @@ def _stored_config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
     return backbones.override_dimensions(config, drop_rate=draft.tower(key).drop_rate)
 
 
-def _refuse_longer_texts(draft: Draft, stored: Stored) -> None:
-    """Text positions that were never trained cannot be had of a checkpoint."""
+def _refuse_longer_texts(draft: Draft, stored: Stored, notes: list[str]) -> None:
+    """Text positions that were never trained cannot be had of a checkpoint; a preset that asks for more gets what it has."""
     limit = stored.settings["max_text_len"]
     if draft["model_type"] == "two-tower" or draft["max_text_len"] <= limit:
         return
     if backbones.family_of(backbones.config_from_dict(stored.towers["encoder"])).modality == "image":
+        if draft.sources["max_text_len"].startswith("preset"):
+            notes.append(
+                f"max_text_len={limit}: the checkpoint has no more positions for the {draft['max_text_len']} of the preset"
+            )
+            draft.values["max_text_len"], draft.sources["max_text_len"] = limit, "checkpoint"
+            return
         raise SettingsError(
             [
                 f"max_text_len={draft['max_text_len']} is more than the checkpoint's {limit} positions; give {limit} or less."
@@ -264,10 +290,14 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
     for module in model.fresh_modules():
         initialize(module, std)
     model.token_types.copy_image_row()
+    if settings.machine.gradient_checkpointing:
+        without = [part for part, layers in recompute_layers(model).items() if not layers]
+        notes += [f"gradient_checkpointing: the {part} has no layers that can be recomputed" for part in without]
     heads = nn.ModuleDict()
     for name in settings.objectives.loss_names:
         torch.manual_seed(torch_seed(settings.run.seed, 0, 0, f"head {name}"))  # whichever other tasks are on
-        head: Task = task_class(name)(model, settings.model.vocab_size)
+        context = Context(settings, settings.model.vocab_size, resolved.labels.get(name))
+        head: Task = task_class(name)(model, context)
         initialize(head, std)
         heads[name] = head
     return Built(model, heads, notes)
@@ -345,22 +375,6 @@ def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | 
     if unused:
         names = ", ".join(unused[:3]) + (" ..." if len(unused) > 3 else "")
         notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({names})")
-
-
-def stored_of(built: Built, resolved: Resolved, training: dict[str, Any]) -> Stored:
-    """Everything that a checkpoint of this model holds."""
-    parts = {"encoder": "blocks", "image_encoder": "image_tower", "text_encoder": "text_tower"}
-    towers = {key: getattr(built.model, parts[key]).config.to_dict() for key in resolved.configs}
-    return Stored(
-        settings=resolved.settings.flat,
-        towers=towers,
-        tokenizer=backbones.tokenizer_files(resolved.tokenizer),
-        image=resolved.image,
-        labels={},
-        model=built.model.state_dict(),
-        heads=built.heads.state_dict(),
-        training=training,
-    )
 
 
 def build_shape(resolved: Resolved) -> Built:

@@ -36,7 +36,7 @@ class AtomicFile:
 
     closed = False  # pyarrow asks, as of any file
 
-    def __init__(self, target: Path, setting: str = "data_root"):
+    def __init__(self, target: Path, setting: str):
         self._target, self._setting = target, setting
         self._temporary = target.with_name(f".{target.name}.tmp")
         self._committed = False
@@ -69,15 +69,20 @@ class AtomicFile:
     def flush(self) -> None:
         """Do nothing: `commit` brings everything to the disk at once."""
 
+    def sync(self) -> None:
+        """Bring what was written to the disk: `commit` then needs no more room."""
+        with self._explaining():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def commit(self, target: Path | None = None) -> None:
         """Bring the content to the disk and give it its name, replacing what has it; the folder is synchronised too.
 
         Args:
             target: another name in the same folder than the one it was meant for.
         """
+        self.sync()
         with self._explaining():
-            self._file.flush()
-            os.fsync(self._file.fileno())
             _rename(self._temporary, target or self._target)
             self._committed = True
 
@@ -120,6 +125,41 @@ def write_whole(target: Path, content: bytes, setting: str) -> None:
     with AtomicFile(target, setting) as file:
         file.write(content)
         file.commit()
+
+
+class Held:
+    """A folder that this process alone writes to, until `release` or its end, however it ends.
+
+    Args:
+        folder: which.
+
+    Raises:
+        UserError: another process holds it.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = folder / ".lock"
+        self._handle: int | None = None
+        if fcntl is None:
+            return
+        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # Not flock: the loader processes of a killed run would still have that, for some seconds.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._handle = handle
+        except OSError as error:
+            os.close(handle)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"Another process is training in '{folder}'; wait for it or end it, or give another exp_name."
+                ) from None
+            # Else a file system without locks.
+
+    def release(self) -> None:
+        if self._handle is not None:
+            self._file.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = None
 
 
 def name_again(source: Path, target: Path, setting: str) -> None:

@@ -1,19 +1,15 @@
-"""What happens around the steps: the progress bar, the lines of metrics.csv, and the checkpoints."""
+"""What a run tells while it goes on: the progress bar and the lines of metrics.csv."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from . import checkpoint
-from .atomic import name_again
-from .module import SELECTING, VisionLanguageModule
+from .evaluation import nan_sentence
+from .module import VisionLanguageModule
 from .report import RunFolder
 
 
@@ -45,8 +41,10 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if module.unread is not None:
+            return  # there was no step
         if logs := module.step % self.every == 0 or module.step == module.steps:
-            losses = module.mean_losses()  # waits for the device, so only now and then
+            losses = {name: float(loss) for name, loss in module.losses.items()}
         self.ended = time.perf_counter()
         self.worked += self.ended - self.started
         self.done += 1
@@ -69,12 +67,15 @@ class Progress(Callback):
         self.waited, self.worked, self.done = 0.0, 0.0, 0
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if not _trains(trainer):
-            return
         self.folder.log(module.step, module.evaluated)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in module.evaluated.items() if name.count("/") == 2)
         self._say(f"step {module.step}: {shown}")
         self._warn(module, module.evaluated, "val")
+        for name in (name for name, task in module.heads.items() if task.reads):
+            own = {key: value for key, value in module.evaluated.items() if key.startswith(f"{name}/")}
+            for sentence in set(nan_sentence(name, "val", own)) - self.warned:
+                self.warned.add(sentence)
+                self._say(f"warning: {sentence}")
         self.ended = time.perf_counter()
 
     def _warn(self, module: VisionLanguageModule, values: dict[str, float], split: str) -> None:
@@ -91,58 +92,6 @@ class Progress(Callback):
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.bar.close()
 
-
-class Saving(Callback):
-    """Writes last.ckpt at each validation and at the end, and best.ckpt where the selecting metric is best.
-
-    Args:
-        folder: the run's. content: makes what is stored, from {"step", "optimizer", "best"}.
-        best: selecting metric of the best validation so far, None where there was none.
-        every: steps between two saves where the data have no validation; None where they have.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        content: Callable[[dict[str, Any]], checkpoint.Stored],
-        best: float | None,
-        every: int | None,
-    ):
-        self.folder, self.content, self.best, self.every = folder, content, best, every
-        self.saved: int | None = None  # step of the last save
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.every and module.step % self.every == 0:
-            self._save(trainer, module, ["last.ckpt"])
-
-    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if not _trains(trainer):
-            return
-        value = module.evaluated[SELECTING]
-        better = self.best is None or value > self.best
-        if better:
-            self.best = value
-        # The best one first: killed between the two, the run resumes before this validation and finds it best again.
-        self._save(trainer, module, ["best.ckpt", "last.ckpt"] if better else ["last.ckpt"])
-
-    def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if self.saved != module.step:
-            self._save(trainer, module, ["last.ckpt"])
-
-    def _save(self, trainer: Trainer, module: VisionLanguageModule, names: list[str]) -> None:
-        self.saved = module.step
-        if self.folder.checkpoints is None:
-            return
-        optimizer: torch.optim.Optimizer = trainer.optimizers[0]
-        training = {"step": module.step, "optimizer": optimizer.state_dict(), "best": self.best}
-        first, *others = (self.folder.checkpoints / name for name in names)
-        checkpoint.save(first, self.content(training))
-        for other in others:
-            name_again(first, other, "log_dir")
-
-
-def _trains(trainer: Trainer) -> bool:
-    """Whether a validation belongs to training; the one of best.ckpt behind it writes no row and no checkpoint."""
-    return trainer.state.fn == TrainerFn.FITTING
+    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
+        if self.bar is not None:
+            self.bar.close()

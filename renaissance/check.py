@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import summary
 from .assembly import build_shape
-from .settings import Draft
+from .draft import Draft
 from .train import prepare_run
 
 
@@ -14,7 +14,7 @@ def check(draft: Draft) -> None:
     Raises:
         UserError: what the run itself would be refused for, data aside.
     """
-    resolved = prepare_run(draft)
+    resolved = prepare_run(draft, reads_data=False)
     built = build_shape(resolved)
     print(summary.sources_table(resolved.settings))
     print()

@@ -8,6 +8,7 @@ It is written beside its target, flushed to the disk and renamed: a reader finds
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from .atomic import AtomicFile
 from .errors import UserError
 
 FORMAT = 1
+NUMBERED = "step_"  # begins the names of the checkpoints that a run leaves on its way; their numbers have one length
 
 
 class Stored(NamedTuple):
@@ -30,16 +32,17 @@ class Stored(NamedTuple):
         towers: the configuration of each tower as a dictionary, by its key (encoder, image_encoder, text_encoder).
         tokenizer: text of the tokenizer's files by name.
         image: {"mean", "std"} of the pixels that the model expects.
-        labels: label vocabularies by task.
+        labels: the vocabulary of answers of each task that has one, in the order of their numbers.
         model, heads: state dictionaries.
-        training: {"step": optimizer steps done, "optimizer": its state, "best": selecting metric of the best validation}.
+        training: {"step": optimizer steps done, "optimizer": its state, "best": selecting metric of the best validation,
+            "pending": whether the validation of this step is still to come}.
     """
 
     settings: dict[str, Any]
     towers: dict[str, dict[str, Any]]
     tokenizer: dict[str, str]
     image: dict[str, list[float]]
-    labels: dict[str, dict[str, int]]
+    labels: dict[str, list[str]]
     model: dict[str, Tensor]
     heads: dict[str, Tensor]
     training: dict[str, Any]
@@ -49,7 +52,8 @@ class Stored(NamedTuple):
 class LoadReport:
     """What became of a checkpoint's weights; names of parameters.
 
-    `missing` are in the model but not in the checkpoint, `unexpected` the reverse, `resized` were interpolated or cut.
+    `missing` are in the model but not in the checkpoint, `unexpected` the reverse, `resized` were interpolated or cut;
+    `started` says which parts of new heads started from those of other tasks.
     """
 
     path: str
@@ -57,6 +61,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
@@ -67,7 +72,7 @@ class LoadReport:
         ):
             if names:
                 lines.append(f"  {what}: {len(names)} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.started)])
 
 
 def save(path: str | os.PathLike, stored: Stored) -> None:
@@ -90,20 +95,11 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     Raises:
         UserError: no such file, not a checkpoint of ours, or cut short.
     """
-    path = Path(path)
-    if not path.is_file():
-        near = ", ".join(str(each) for each in sorted(path.parent.glob("*.ckpt"))[:5]) if path.parent.is_dir() else ""
-        raise UserError(
-            f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
-        )
+    path = check(path, setting)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the unpickler fail in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{setting}={path} cannot be read as a checkpoint ({reason}); it is cut short, damaged, "
-            "or was not written by this program."
-        ) from error
+    except Exception as error:  # what is whole may still be no checkpoint, and the unpickler then fails in any way
+        raise _damaged(path, setting, error) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else None
         what = f"has format {version}" if version is not None else "is not a checkpoint of this program"
@@ -113,12 +109,42 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     return Stored(**{name: content[name] for name in Stored._fields})
 
 
+def check(path: str | os.PathLike, setting: str = "load_path") -> Path:
+    """Whether a file is there and whole: torch writes a checksum of each tensor, but does not look at it.
+
+    Raises:
+        UserError: it is not there, cut short, or a bit of it has changed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(str(each) for each in sorted(path.parent.glob("*.ckpt"))[:5]) if path.parent.is_dir() else ""
+        raise UserError(
+            f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+    except Exception as error:  # zlib, struct and zipfile each have their own ways to fail on damaged bytes
+        raise _damaged(path, setting, error) from error
+    return path
+
+
+def _damaged(path: Path, setting: str, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"{setting}={path} cannot be read as a checkpoint ({reason}); it is cut short, damaged, "
+        "or was not written by this program."
+    )
+
+
 def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
     """Copies a checkpoint's weights into a model, resizing position tables, and says what became of each.
 
     Args:
         model: its method `adapt(name, tensor)` brings a tensor of another shape to the model's, or returns None.
-        heads: heads of tasks that the checkpoint does not know stay as they are.
+        heads: heads of tasks that the checkpoint does not know stay as they are, or start from other tasks' parts, which
+            their `starts_from` names.
 
     Raises:
         UserError: no tower of the checkpoint fits the model.
@@ -129,8 +155,22 @@ def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) 
         raise UserError(
             f"load_path={path} holds another model: none of its {len(stored.model)} tensors fits; give its own towers."
         )
-    _copy(heads, stored.heads, report, lambda name, tensor: None)
+    _copy(heads, _with_started(heads, stored.heads, report), report, lambda name, tensor: None)
     return report
+
+
+def _with_started(heads: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """The heads' state, with the parts that a new head starts from under the names that they have there."""
+    named = dict(state)
+    for head, task in heads.named_children():
+        if any(name.startswith(f"{head}.") for name in state):
+            continue
+        for part, other in getattr(task, "starts_from", {}).items():
+            found = {name.removeprefix(other): tensor for name, tensor in state.items() if name.startswith(f"{other}.")}
+            if found:
+                named |= {f"{head}.{part}{rest}": tensor for rest, tensor in found.items()}
+                report.started.append(f"{head}.{part} starts from {other}")
+    return named
 
 
 def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, adapt: Any) -> None:

@@ -4,6 +4,8 @@
     python run.py check with ...                           resolve, build on the meta device, print; no data, no GPU
     python run.py print_config with ...                    settings with their comments
     python run.py print_named_configs                      every preset with what it sets
+    python run.py compare with runs='result/a/*'           finished runs side by side
+    python run.py predict with load_path=... text=...      what a checkpoint makes of a picture and a text
     python run.py demo | prepare | check_data with ...     sub-commands with settings of their own
 
 Sacred runs code that a `py/` key of a JSON config names, unpickles `.pickle` configs, answers an unknown key with a
@@ -25,10 +27,11 @@ from sacred import SETTINGS, Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
 from . import config
-from .errors import UserError, suggest
+from .draft import Draft
+from .errors import Stopped, UserError, suggest
+from .launch import launched, tidy
 from .presets import comments_of, defaults_of, headings_of, merge, presets
 from .printing import print_config, print_named_configs
-from .settings import Draft
 
 SETTINGS.CAPTURE_MODE = "no"
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -36,7 +39,7 @@ SETTINGS.DISCOVER_SOURCES = "none"
 SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
-SUBCOMMANDS = {name: f"renaissance.{name}.command" for name in ("demo", "prepare", "check_data")}
+SUBCOMMANDS = {name: f"renaissance.{name}.command" for name in ("demo", "prepare", "check_data", "compare", "predict")}
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 
@@ -58,6 +61,7 @@ class Words(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status. A user's mistake prints one sentence and gives 1."""
+    tidy()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("help", "-h", "--help"):
@@ -70,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, SacredError) as error:
         print(f"error: {str(error).strip()}", file=sys.stderr)
         return 1
+    except Stopped as stop:
+        if not launched().first:
+            return 0  # the first process says it, for all
+        print(f"{stop}.", file=sys.stderr)
+        return stop.status
     except BrokenPipeError:  # `| head` has read enough; Python would complain once more while it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

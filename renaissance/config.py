@@ -10,6 +10,9 @@ behind a default is that key's documentation: `print_config` prints it, CONFIGUR
 
 from sacred import Experiment
 
+# Objectives and tasks, each a file of tasks/, all off.
+NO_LOSS = dict.fromkeys(("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images"), 0)
+
 ex = Experiment("renaissance", save_git_info=False)
 
 
@@ -20,15 +23,20 @@ def defaults():
     seed = 0  # every random choice is a function of (seed, epoch, sample)
     log_dir = "result"  # folder that holds the run folders
     load_path = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
-    resume_from = None  # checkpoint of a run to continue, at the step where it stopped
-    test_only = False  # True: evaluate load_path on every labelled split and stop
-    final_test = True  # evaluate best.ckpt on the test split when training ends
+    resume_from = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
+    test_only = False  # True: evaluate load_path on every split that is there, and stop
+    final_test = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
     fast_dev_run = False  # True or a number: that many steps of training and of evaluation, nothing kept
     log_every_n_steps = 50  # steps between two lines of metrics.csv
+    max_bad_steps = 10  # steps in a row whose loss or gradient is not finite, and which are left out, that end the run
+    save_every_steps = None  # steps between two saves, beside those at validations; None = by the clock
+    save_every_minutes = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
+    keep_last = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
     allow_download = True  # False: models come from local folders and the Hub's cache only
 
     # Data
     datasets = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
+    ref_dataset = None  # refcoco, refcoco+, refcocog or refcocog_google: the data set of referring expressions
     data_root = "data/arrow"  # folder of the arrow files
     allow_missing_shards = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size = 256  # pairs of one optimizer step, over all processes
@@ -47,7 +55,6 @@ def defaults():
     image_size = None  # side of the square that the transform crops, pixels; None = the vision encoder's
     original_image_size = None  # side that the vision encoder was pretrained at; must agree with the model
     patch_size = None  # side of a patch, pixels; must agree with the vision encoder
-    image_only = False  # pictures without text (image classification)
     initializer_range = None  # standard deviation of random weights; None = 1/sqrt(width)
     freeze_encoder = False  # one-tower: keep the pretrained blocks and embeddings fixed
     freeze_image_encoder = False  # two-tower: keep the image encoder fixed, without dropout
@@ -96,14 +103,19 @@ def defaults():
     cross_layer_drop_rate = None  # dropout probability; fallback 0.1
 
     # Objectives
-    loss_names = {"mlm": 0, "itm": 0}  # weight of each objective; 0 = off
+    loss_names = dict(NO_LOSS)  # weight of each objective and task; 0 = off
     mlm_prob = 0.15  # share of the words (or pieces) that MLM masks
     whole_word_masking = True  # mask all pieces of a word together
     draw_false_image = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
     negative_group = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
-    draw_false_text = 0  # false texts a pair (retrieval)
-    get_recall_metric = False  # rank the test set while evaluating (retrieval)
-    vqav2_label_size = 3129  # answers of the VQAv2 vocabulary
+    draw_false_text = 0  # retrieval: false texts beside each true one
+    get_recall_metric = False  # retrieval: True ranks the whole split at each validation and selects by recall
+    rerank_top_k = None  # retrieval: only the best candidates of ITC go through the fusion; None = every pair does
+    vqav2_label_size = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
+    text_only = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
+    image_only = True  # classes of pictures: the same for the image encoder
+    blind = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
+    blind_run = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
     # Optimization
     optim_type = "adamw"  # adamw, adam or sgd
@@ -124,11 +136,30 @@ def defaults():
     num_nodes = 1  # machines
     accelerator = "auto"  # auto, gpu (an error without one) or cpu
     precision = 32  # 32, 16-mixed, bf16-mixed or 64
+    gradient_checkpointing = False  # True: layers are computed again in the backward pass: less memory, more time
     float32_matmul_precision = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
 
 
 # Tasks: what is trained on what. Dictionaries merge key by key, so a task names every objective.
-NO_LOSS = {"mlm": 0, "itm": 0}
+# What finetunings have in common, as ViLT has it; heads are new and learn faster.
+FINETUNING = {"max_epoch": 10, "lr_mult_head": 10}
+VQA = {**FINETUNING, "datasets": ["vqa"], "batch_size": 512, "learning_rate": 5e-6, "lr_mult_head": 50}
+NLVR2 = {**FINETUNING, "datasets": ["nlvr2"]}
+SNLI = {**FINETUNING, "datasets": ["snli"], "batch_size": 64, "learning_rate": 5e-5}
+REF = {
+    "ref_dataset": "refcoco",
+    "max_epoch": 10,
+    "batch_size": 64,
+    "learning_rate": 7.5e-4,
+    "lr_mult_head": 1,
+    "lr_mult_cross_modal": 1,
+}
+IRTR = {**FINETUNING, "draw_false_text": 15, "loss_names": {**NO_LOSS, "irtr": 1}}
+GLUE = {
+    "max_epoch": 3, "batch_size": 32, "learning_rate": 2e-5, "lr_mult_head": 1, "max_text_len": 128,
+    "loss_names": {**NO_LOSS, "glue": 1},
+}  # fmt: skip
+IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {**NO_LOSS, "images": 1}}
 TASKS = {
     # Masked language modelling and image-text matching, together.
     "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {**NO_LOSS, "mlm": 1, "itm": 1}},
@@ -136,6 +167,32 @@ TASKS = {
     "task_mlm": {"exp_name": "mlm", "loss_names": {**NO_LOSS, "mlm": 1}},
     # Image-text matching alone.
     "task_itm": {"exp_name": "itm", "loss_names": {**NO_LOSS, "itm": 1}},
+    # Both, and the contrastive objective that rerank_top_k takes its candidates from.
+    "task_mlm_itm_itc": {"exp_name": "mlm_itm_itc", "loss_names": {**NO_LOSS, "mlm": 1, "itm": 1, "itc": 1}},
+    # Questions about pictures (VQAv2).
+    "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {**NO_LOSS, "vqa": 1}},
+    # Is the sentence true of the two pictures? (NLVR2)
+    "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {**NO_LOSS, "nlvr2": 1}},
+    # Does the picture entail the sentence? (SNLI-VE)
+    "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {**NO_LOSS, "snli": 1}},
+    # Which box does the expression mean? (RefCOCO, RefCOCO+, RefCOCOg, by ref_dataset)
+    "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {**NO_LOSS, "ref": 1}},
+    # Which picture belongs to the text, which text to the picture? (retrieval)
+    "task_finetune_irtr_coco": {**IRTR, "exp_name": "finetune_irtr_coco", "datasets": ["coco"]},
+    "task_finetune_irtr_f30k": {**IRTR, "exp_name": "finetune_irtr_f30k", "datasets": ["f30k"]},
+    # Sentences and pairs of them (GLUE).
+    "task_finetune_cola": {**GLUE, "exp_name": "finetune_cola", "datasets": ["cola"]},
+    "task_finetune_sst2": {**GLUE, "exp_name": "finetune_sst2", "datasets": ["sst2"]},
+    "task_finetune_mrpc": {**GLUE, "exp_name": "finetune_mrpc", "datasets": ["mrpc"]},
+    "task_finetune_qqp": {**GLUE, "exp_name": "finetune_qqp", "datasets": ["qqp"]},
+    "task_finetune_stsb": {**GLUE, "exp_name": "finetune_stsb", "datasets": ["stsb"]},
+    "task_finetune_mnli": {**GLUE, "exp_name": "finetune_mnli", "datasets": ["mnli"]},
+    "task_finetune_qnli": {**GLUE, "exp_name": "finetune_qnli", "datasets": ["qnli"]},
+    "task_finetune_rte": {**GLUE, "exp_name": "finetune_rte", "datasets": ["rte"]},
+    "task_finetune_wnli": {**GLUE, "exp_name": "finetune_wnli", "datasets": ["wnli"]},
+    # Classes of pictures: CIFAR-10, or any folder of class folders by the name it was prepared under.
+    "task_finetune_cifar10": {**IMAGES, "exp_name": "finetune_cifar10", "datasets": ["cifar10"]},
+    "task_finetune_images": {**IMAGES, "exp_name": "finetune_images", "datasets": ["images"]},
 }
 
 # Parts: a handful of settings that go together; any number may be named, the later one wins.
@@ -182,6 +239,11 @@ PARTS = {
         "text_encoder_mlp_ratio": 2, "text_encoder_drop_rate": 0,
         "cross_layer_hidden_size": 64, "num_cross_layers": 2, "num_cross_layer_heads": 4,
         "cross_layer_mlp_ratio": 2, "cross_layer_drop_rate": 0,
+    },
+    "demo_finetuning": {
+        "batch_size": 32, "eval_batch_size": 100, "learning_rate": 1e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1,
+        "max_text_len": 32, "num_workers": 0, "accelerator": "cpu",
+        "log_every_n_steps": 10,
     },
     "demo_one": {
         "pooler_type": "double",

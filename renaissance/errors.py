@@ -12,6 +12,19 @@ class UserError(Exception):
     """A mistake of the user's (a setting, a file, a model id). The message is a full sentence, ready to print."""
 
 
+class Stopped(Exception):
+    """A run that was asked to stop and has saved what there was to save.
+
+    Args:
+        message: what stopped it, and how to go on.
+        status: exit status of the program.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """` (nearest: a, b)` for a name that is not among `allowed`, or an empty string where nothing is near."""
     near = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=3, cutoff=0.6)

@@ -1,12 +1,13 @@
 """What the files are called and what is in them: the one table that writers (`prepare`) and readers (`data`) share.
 
-Plain constants, no code that runs. Layouts are those that users of ViLT, METER and the first Renaissance have on disk
+Plain constants, and which names are whose. Layouts are those that users of ViLT, METER and the first Renaissance have on disk
 (one Arrow IPC *file* a split or a shard); the counts are those of the official downloads. A data set is one row of
 `DATASETS`; if its raw download has to be converted, `writer` names the file of `renaissance/prepare` that does it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ PER_SAMPLE = {
     "integer lists": "list<list<int64>>",
     "number lists": "list<list<double>>",
 }
+LABEL_NAMES = "{labels}"  # the names of labels in a file's metadata, where it has them; no column
+SHARD = "{shard}"  # in the name of a file: any number from 0
 ENTRY_LENGTHS = {"boxes": 4, "text pairs": 2}  # kind -> values in each of its inner lists, where they all have as many
 
 
@@ -33,6 +36,7 @@ class Column(NamedTuple):
         meaning: for people.
         needed: whether a file without it cannot be used; False where older programs did not write it.
         beside: the column whose inner lists are as long as this one's, "" = none.
+        indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Column(NamedTuple):
     meaning: str = ""
     needed: bool = True
     beside: str = ""
+    indexes: str = ""
 
 
 class Expected(NamedTuple):
@@ -65,6 +70,7 @@ class DataSet(NamedTuple):
         writer: module of `renaissance.prepare` that converts the raw download.
         also: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
         older: split -> file as the older programs called it, where that is not the name above.
+        hidden: splits whose answers only the benchmark's server knows.
     """
 
     offers: str
@@ -75,6 +81,17 @@ class DataSet(NamedTuple):
     writer: str
     also: tuple[str, ...] = ()
     older: Mapping[str, str] = {}
+    hidden: tuple[str, ...] = ()
+
+    def owns(self, file: str) -> bool:
+        """Whether a file of this name is one of its own, by its present or its older name."""
+        templates = (*(each for files in self.splits.values() for each in files), *self.also, *self.older.values())
+        return any(file_pattern(template).fullmatch(file) for template in templates)
+
+
+def file_pattern(template: str) -> re.Pattern[str]:
+    """Return what the names match that a template of `DataSet.splits` stands for; its group is a shard's number."""
+    return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
 
 
 CAPTIONS, QUESTIONS, IMAGE_PAIRS, ENTAILMENT, BOXES, CLASSES = (
@@ -137,7 +154,7 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
         IMAGE,
         Column("sentences", "texts", "referring expressions of one object"),
         Column("bboxes", "boxes", "[x, y, width, height] in pixels of every annotated object of the picture"),
-        Column("labels", "integer", "index of the right box"),
+        Column("labels", "integer", "index of the right box", indexes="bboxes"),
         Column("image_id", "integer", "COCO's number of the picture", needed=False),
         Column("ref_id", "integer", "number of the reference in the refs file", needed=False),
     )
@@ -220,7 +237,7 @@ DATASETS: dict[str, DataSet] = {
             IMAGE,
             Column("questions", "texts", "its questions"),
             Column("answers", "text lists", "distinct normalised answers to each question that are labels"),
-            Column("answer_labels", "integer lists", "their labels", beside="answers"),
+            Column("answer_labels", "integer lists", "their labels", beside="answers", indexes=LABEL_NAMES),
             Column("answer_scores", "number lists", "their soft scores, 0.3 to 1", beside="answers"),
             Column("image_id", "integer", "COCO's number of the picture"),
             Column("question_id", "integers", "number of each question"),
@@ -232,6 +249,7 @@ DATASETS: dict[str, DataSet] = {
         expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
         writer="vqa",
         also=(VQA_FILE.replace("{split}", "val"),),
+        hidden=("test-dev", "test"),
     ),
     "nlvr2": DataSet(
         offers=IMAGE_PAIRS,
@@ -297,10 +315,73 @@ DATASETS: dict[str, DataSet] = {
     ),
 }
 
+
+class GlueTask(NamedTuple):
+    """One task of GLUE (Wang et al. 2019): its files, and what its server wants.
+
+    Attributes:
+        folder: of the official .tsv files; the file of a submission goes by this name too.
+        texts: columns of the sentence, or of the two of a pair, in the Hub's files.
+        labels: names of the classes in the order of their numbers; () where a score in `GLUE_SCORES` is learned.
+        test_rows: split -> rows of the official test.
+        metrics: of the benchmark; where there are two, their mean selects, as GLUE averages them.
+        by_name: whether the server wants the names of classes, not their numbers.
+        tsv_texts, tsv_label: columns of the .tsv files; () = the same texts. The Hub's label is "label".
+        tsv_bare: columns of those .tsv files that have no header; () = all have one.
+        splits: split -> its name in the Hub's files, and in the .tsv files.
+    """
+
+    folder: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    test_rows: Mapping[str, int]
+    metrics: tuple[str, ...] = ("accuracy",)
+    by_name: bool = False
+    tsv_texts: tuple[str, ...] = ()
+    tsv_label: str = "label"
+    tsv_bare: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[str, str]] = {
+        "train": ("train", "train"),
+        "val": ("validation", "dev"),
+        "test": ("test", "test"),
+    }
+
+
+GLUE_SCORES = (0.0, 5.0)  # of STS-B, from no relation to the same meaning
+_ONE, _PAIR, _ENTAILED = ("sentence",), ("sentence1", "sentence2"), ("entailment", "not_entailment")
+GLUE: dict[str, GlueTask] = {
+    "cola": GlueTask(
+        "CoLA", _ONE, ("unacceptable", "acceptable"), {"test": 1_063}, ("matthews",),
+        tsv_bare=("source", "label", "mark", "sentence"),
+    ),
+    "sst2": GlueTask("SST-2", _ONE, ("negative", "positive"), {"test": 1_821}),
+    "mrpc": GlueTask(
+        "MRPC", _PAIR, ("not_equivalent", "equivalent"), {"test": 1_725}, ("accuracy", "f1"),
+        tsv_texts=("#1 String", "#2 String"), tsv_label="Quality",
+    ),
+    "qqp": GlueTask(
+        "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), {"test": 390_965}, ("accuracy", "f1"),
+        tsv_label="is_duplicate",
+    ),
+    "stsb": GlueTask("STS-B", _PAIR, (), {"test": 1_379}, ("pearson", "spearman"), tsv_label="score"),
+    "mnli": GlueTask(
+        "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
+        {"test": 9_796, "test_mismatched": 9_847}, by_name=True, tsv_texts=_PAIR, tsv_label="gold_label",
+        splits={
+            "train": ("train", "train"),
+            "val": ("validation_matched", "dev_matched"),
+            "val_mismatched": ("validation_mismatched", "dev_mismatched"),
+            "test": ("test_matched", "test_matched"),
+            "test_mismatched": ("test_mismatched", "test_mismatched"),
+        },
+    ),
+    "qnli": GlueTask("QNLI", ("question", "sentence"), _ENTAILED, {"test": 5_463}, by_name=True),
+    "rte": GlueTask("RTE", _PAIR, _ENTAILED, {"test": 3_000}, by_name=True),
+    "wnli": GlueTask("WNLI", _PAIR, ("not_entailment", "entailment"), {"test": 146}),
+}  # fmt: skip
+
 # Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
 METADATA = b"renaissance"
-
-PUBLIC_DATASETS = tuple(name for name in DATASETS if name not in (OWN_NAME, OWN_IMAGES_NAME))
 
 # Pillow plugins that may open a picture. EPS, for one, starts Ghostscript: a caption data set must not be able to.
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")

@@ -35,8 +35,9 @@ ADAPTABLE = frozenset(
 # What a checkpoint also answers where it is only evaluated, so that its numbers are those of its run.
 EVALUATION_KEYS = frozenset(
     {"seed", "mlm_prob", "whole_word_masking", "draw_false_image", "negative_group", "eval_batch_size"}
-    | {"val_transform_keys"}
+    | {"val_transform_keys", "draw_false_text", "text_only", "image_only", "blind"}
 )
+AUTO = "auto"  # resume_from: the newest run of the same command
 # How a command starts, which no checkpoint answers.
 START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run"])
 # What a resumed run may be told anew; everything else must be as it was.
@@ -46,8 +47,15 @@ RESUMABLE = (
         "exp_name",
         "log_dir",
         "log_every_n_steps",
+        "max_bad_steps",
+        "gradient_checkpointing",
+        "save_every_steps",
+        "save_every_minutes",
+        "keep_last",
         "final_test",
         "allow_download",
+        "allow_missing_shards",
+        "blind_run",
         "data_root",
         "max_steps",
         "max_epoch",

@@ -15,18 +15,46 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import pandas as pd
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
+from .errors import UserError
+from .evaluation import gather_rows
 from .optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
 from .settings import Settings
-from .tasks import Encodings
+from .signals import ASKING, StopSignals
+from .tasks import Downstream, Encodings
 from .types import Batch, TaskOutput
 
-SPLITS = ("val", "test")
 SELECTING = "val/the_metric"
+_SHOWN = 16  # samples that a sentence names
+
+
+class MeanLoss(Metric):
+    """The mean loss of all items, which is no number where one of them is none.
+
+    torchmetrics' own mean leaves such items out, or, told not to look for them (1.9), all the weights.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: Tensor) -> None:
+        """Adds the sum of the losses of `count` items, both ()."""
+        self.loss += loss
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """() the mean, NaN without an item."""
+        return self.loss / self.count
 
 
 class VisionLanguageModule(LightningModule):
@@ -42,9 +70,13 @@ class VisionLanguageModule(LightningModule):
     Attributes:
         step: optimizer steps done.
         loaders: makes the loaders, `train(first_step, last_step)` and `evaluation(split)`; set before fit or evaluation.
+        split: which one is evaluated: "val" while training goes on, whatever `train.py` says after it.
         evaluated: results of the last evaluation, {"<task>/<split>/<metric>": value, "<split>/the_metric": value}.
-        losses: of the last step, by task: the sum over this process's micro-batches.
-        counts: of the last step, by task: the items over all processes.
+        frames: rows of the last evaluation, by task that makes them, a row an example in the order of the data set.
+        losses: of the last step, by task: the mean over all micro-batches and processes.
+        bad: why the last step was left out, "" where it was not; bad_in_a_row: steps left out up to now, one after another.
+        signals: notes who asks the run to stop; stops_by: the signal that asked any process, None while none has.
+        unread: why the data of the next step cannot be had, on this process or on another; None while they can.
     """
 
     def __init__(self, model: nn.Module, heads: nn.ModuleDict, settings: Settings, steps: int, first_step: int = 0):
@@ -53,10 +85,16 @@ class VisionLanguageModule(LightningModule):
         self.model, self.heads, self.settings = model, heads, settings
         self.steps, self.step = steps, first_step
         self.weights = settings.objectives.loss_names
-        self.metrics = nn.ModuleDict({split: self._new_metrics() for split in SPLITS})
+        self.metrics = self._new_metrics()
+        self.split = "val"
         self.evaluated: dict[str, float] = {}
+        self.frames: dict[str, pd.DataFrame] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in heads}
         self.losses: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor] = {}
+        self.bad, self.bad_in_a_row = "", 0
+        self.signals = StopSignals()
+        self.stops_by: int | None = None
+        self.unread: UserError | None = None
         self.tallies: dict[str, Tensor] = {}
         self.optimizer_state: dict[str, Any] | None = None
         self.loaders: Any = None
@@ -68,10 +106,21 @@ class VisionLanguageModule(LightningModule):
         return self.loaders.train(self.step, self.steps)
 
     def val_dataloader(self) -> Any:
-        return self.loaders.evaluation("val") or []
+        return self.loaders.evaluation("val", batches=bool(self.by_batches)) or []
 
     def test_dataloader(self) -> Any:
-        return self.loaders.evaluation("test") or []
+        return self.loaders.evaluation(self.split, batches=bool(self.by_batches))
+
+    @property
+    def selecting(self) -> bool:
+        """Whether what is evaluated now selects the best checkpoint, while training goes on."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def by_batches(self) -> list[str]:
+        """The tasks whose evaluation goes through the batches of the split, and does not find all in it as a whole."""
+        every = self.settings.run.fast_dev_run  # it sees a few batches, so no split is whole
+        return [name for name, task in self.heads.items() if every or task.needs_batches(self.selecting)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.settings.machine.precision != "16-mixed"
@@ -82,25 +131,34 @@ class VisionLanguageModule(LightningModule):
             self.optimizer_state = None
         return optimizer
 
-    def training_step(self, micro_batches: list[Batch], _: int) -> None:
+    def training_step(self, micro_batches: list[Batch] | UserError, _: int) -> None:
+        if isinstance(micro_batches, UserError):
+            self.unread, micro_batches = micro_batches, []
+        counts = self._counts(micro_batches)
+        if self.unread is not None:
+            return  # and nothing has changed: whoever listens saves, and ends the run
         optimizer = self.optimizers()
         set_learning_rate(optimizer.optimizer, self.learning_rate_of(self.step))
         torch.manual_seed(_mixed(self.settings.run.seed, self.step, self.global_rank))
-        counts = self._counts(micro_batches)
         sums: dict[str, list[Tensor]] = {name: [] for name in self.heads}
         for number, batch in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             with nullcontext() if last else self._without_sync():
                 self.manual_backward(self._loss(batch, counts, sums))
-        optimizer.step()
+        self.losses = self._mean_losses(counts, sums)
+        norm = None if self._scaled else self._gradient_norm(optimizer)
+        self.bad = self._not_finite(micro_batches, sums, norm)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if self.bad else 0
+        if not self.bad:
+            if norm is not None:
+                self._clip(optimizer, norm)
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.tallies = {
             f"{name}/train/{tally}": value
             for name, task in self.heads.items()
             for tally, value in task.tally(micro_batches[-1].targets[name]).items()
         }
-        self.losses = {name: torch.stack(losses).sum() for name, losses in sums.items()}
-        self.counts = counts
         self.step += 1
         if self.step == self.steps:
             self.trainer.should_stop = True  # makes Lightning validate once more, wherever the interval stands
@@ -110,28 +168,44 @@ class VisionLanguageModule(LightningModule):
         return learning_rate(step, self.steps, self.settings.optim)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips here, where gradients are complete and, in 16-mixed, unscaled."""
-        if limit := self.settings.optim.gradient_clip_val:
-            nn.utils.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), limit)
+        """In 16-mixed gradients are unscaled only here."""
+        if self._scaled and self.settings.optim.gradient_clip_val:
+            self._clip(optimizer, self._gradient_norm(optimizer))
 
     def validation_step(self, micro_batches: list[Batch], _: int) -> None:
-        self._evaluate("val", micro_batches)
+        """Evaluates a batch, of validation while training goes on or of any split after it."""
+        names = self.by_batches
+        for batch in micro_batches if names else ():
+            encodings = Encodings(self.model, batch)
+            for name in names:
+                task, targets = self.heads[name], batch.targets[name]
+                out: TaskOutput = task(encodings, targets)
+                self.metrics[name]["loss"].update(out.loss, out.count)
+                task.update_metrics(self.metrics[name], out, targets)
+                if task.reads:
+                    rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
+                    self.rows[name] += [{"position": position, **row} for position, row in rows]
 
-    def test_step(self, micro_batches: list[Batch], _: int) -> None:
-        self._evaluate("test", micro_batches)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        self._finish_evaluation("val")
+        """Brings the evaluation of all batches and processes together."""
+        values: dict[str, float] = {}
+        for name, task in self.heads.items():
+            found = {key: _computed(metric) for key, metric in self.metrics[name].items() if name in self.by_batches}
+            for metric in self.metrics[name].values():
+                metric.reset()
+            if task.reads:
+                found |= self._of_rows(name, task)
+                if not self.loaders.labelled(self.split):
+                    found = {}
+            values |= {f"{name}/{self.split}/{metric_name}": value for metric_name, value in found.items()}
+        selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in self.heads.items()]
+        if all(name in values for name in selecting):
+            values[f"{self.split}/the_metric"] = sum(values[name] for name in selecting)
+        self.evaluated = values
 
-    def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
-
-    def mean_losses(self) -> dict[str, float]:
-        """The last step's mean loss of each task over the whole batch; every process must ask."""
-        sums = self.trainer.strategy.reduce(torch.stack(list(self.losses.values())), reduce_op="sum")
-        return {
-            name: float(loss / self.counts[name].clamp(min=1)) for name, loss in zip(self.losses, sums, strict=True)
-        }
+    on_test_epoch_end = on_validation_epoch_end
 
     def remarks(self, values: Mapping[str, float], split: str) -> list[str]:
         """What the tasks have to say of values named "<task>/<split>/<name>"."""
@@ -143,15 +217,70 @@ class VisionLanguageModule(LightningModule):
         return said
 
     def _counts(self, micro_batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """The number of items of each task over all micro-batches and processes of this step."""
-        counts = torch.stack(
-            [
-                torch.stack([task.count(b.targets[name]) for b in micro_batches]).sum()
-                for name, task in self.heads.items()
-            ]
-        )
-        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        """The number of items of each task over all micro-batches and processes of this step.
+
+        The same message tells all processes whether one of them was asked to stop, or could not read its data.
+        """
+        counts = [
+            sum(
+                (task.count(batch.targets[name]).float() for batch in micro_batches),
+                torch.zeros((), device=self.device),
+            )
+            for name, task in self.heads.items()
+        ]
+        flags = torch.tensor([*self.signals.flags(), float(self.unread is not None)], device=self.device)
+        message = torch.cat([torch.stack(counts), flags])
+        counts, flags = self._summed(message).split([len(counts), len(flags)])
+        *asked, unread = flags.tolist()
+        self.stops_by = next((number for number, flag in zip(ASKING, asked, strict=True) if flag), None)
+        if unread and self.unread is None:
+            self.unread = UserError("Another process of this run could not read its data, as it says.")
         return dict(zip(self.heads, counts, strict=True))
+
+    def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+        """The mean loss of each task over the whole batch, the same on every process."""
+        total = self._summed(torch.stack([torch.stack(losses).sum() for losses in sums.values()]))
+        return {name: loss / counts[name].clamp(min=1) for name, loss in zip(sums, total, strict=True)}
+
+    def _summed(self, values: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(values, reduce_op="sum")
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether losses are scaled up before they are differentiated, so that gradients may rightly overflow."""
+        return self.settings.machine.precision == "16-mixed"
+
+    def _gradient_norm(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """() norm of the whole gradient; the same on every process, as the gradients are."""
+        return nn.utils.get_total_norm(
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        )
+
+    def _clip(self, optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+        if limit := self.settings.optim.gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    def _not_finite(self, micro_batches: Iterable[Batch], sums: Mapping[str, list[Tensor]], norm: Tensor | None) -> str:
+        """Why this step must not be applied, "" where it may; every process says the same."""
+        means = torch.stack(list(self.losses.values()))
+        every = means if norm is None else torch.cat([means, norm.to(means)[None]])
+        if every.isfinite().all():
+            return ""
+        bad = [name for name, finite in zip(sums, means.isfinite().tolist(), strict=True) if not finite]
+        what = (
+            f"the loss of {' and of '.join(bad)} is"
+            if bad
+            else f"the losses are, but the norm of the gradient is {float(norm)},"
+        )
+        ids = [
+            batch.ids.tolist()
+            for number, batch in enumerate(micro_batches)
+            if not bad or any(not sums[name][number].isfinite() for name in bad)
+        ]
+        ids = sorted({each for part in gathered(ids) for batch in part for each in batch})
+        shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
+        return f"{what} not finite (samples {shown}; learning rate {self.learning_rate_of(self.step):.2e})"
 
     def _loss(self, batch: Batch, counts: dict[str, Tensor], sums: dict[str, list[Tensor]]) -> Tensor:
         encodings = Encodings(self.model, batch)
@@ -167,31 +296,30 @@ class VisionLanguageModule(LightningModule):
         block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
         return block() if self.trainer.world_size > 1 else nullcontext()
 
-    def _evaluate(self, split: str, micro_batches: list[Batch]) -> None:
-        for batch in micro_batches:
-            encodings = Encodings(self.model, batch)
-            for name, task in self.heads.items():
-                targets = batch.targets[name]
-                out: TaskOutput = task(encodings, targets)
-                metrics = self.metrics[split][name]
-                metrics["loss"].update(out.loss / out.count.clamp(min=1), weight=out.count)
-                task.update_metrics(metrics, out, targets)
-
-    def _finish_evaluation(self, split: str) -> None:
-        values: dict[str, float] = {}
-        for name, metrics in self.metrics[split].items():
-            for metric_name, metric in metrics.items():
-                values[f"{name}/{split}/{metric_name}"] = _computed(metric)
-                metric.reset()
-        values[f"{split}/the_metric"] = sum(
-            values[f"{name}/{split}/{task.selecting}"] for name, task in self.heads.items()
-        )
-        self.evaluated = values
+    def _of_rows(self, name: str, task: Downstream) -> dict[str, float]:
+        """The metrics of a task that makes rows, over those of all processes, which are kept in `frames`."""
+        whole = self.loaders.whole(self.split, self)
+        with self.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
+            found, frame = task.whole(whole) if whole is not None else ({}, None)
+        rows, self.rows[name] = self.rows[name], []
+        if frame is None:
+            frame = gather_rows(rows, gathered, None if whole is None else len(whole.source.dataset))
+        self.frames[name] = frame
+        return task.score(frame) | found if self.loaders.labelled(self.split) else {}
 
     def _new_metrics(self) -> nn.ModuleDict:
         return nn.ModuleDict(
-            {name: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for name, task in self.heads.items()}
+            {name: nn.ModuleDict({"loss": MeanLoss(), **task.metrics()}) for name, task in self.heads.items()}
         )
+
+
+def gathered(value: Any) -> list[Any]:
+    """A value of each process, in the order of their ranks; every process has to ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _computed(metric: Metric) -> float:

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from .assembly import Built, Resolved
 from .data.collate import Collate, Maker, Source
-from .data.pairs import RawPair
+from .data.sampler import Draw
+from .data.samples import RawSample
 from .data.transforms import make_transform
-from .tasks import Encodings
-from .types import Batch, Example
+from .tasks import Encodings, reading_task, task_class
+from .types import Batch
 
 
 def freeze_unread(built: Built, resolved: Resolved, makers: Mapping[str, Maker]) -> list[str]:
     """Freezes every trainable parameter that no chosen task's loss depends on.
 
-    The losses of two made-up pairs are computed once, and their graph is followed down to its parameters. The model is
+    The losses of two made-up samples are computed once, and their graph is followed down to its parameters. The model is
     left in train mode.
 
     Returns:
@@ -63,29 +64,32 @@ def reached_by(losses: list[Tensor]) -> set[int]:
     return found
 
 
-class _Blank:
-    """A data set of grey pictures, for makers that draw one more."""
+class _MadeUp:
+    """A data set of two samples alike, that makers may draw more from."""
 
-    def __init__(self, picture: Tensor):
-        encoded = io.BytesIO()
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(encoded, "PNG")
-        self.encoded = encoded.getvalue()
+    def __init__(self, sample: RawSample):
+        self.sample, self.labelled = sample, True
 
     def __len__(self) -> int:
-        return 1
+        return 2
 
-    def __getitem__(self, index: int) -> RawPair:
-        return RawPair(index, self.encoded, "", frozenset(), -1, "a made-up picture")
+    def __getitem__(self, index: int) -> RawSample:
+        return self.sample._replace(id=index, picture=index)
+
+    def text(self, index: int) -> str:
+        return self.sample.text
 
 
 def made_up_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
-    """Two pairs with the words of one sentence and grey pictures, through the real collation."""
+    """Two samples with the same words and grey pictures, through the real reading and collation."""
     model = resolved.settings.model
+    grey = io.BytesIO()
+    Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
+    reading = reading_task(resolved.settings.objectives.loss_names)
+    sample = RawSample(0, (grey.getvalue(),), "two small pictures")
+    if reading is not None:
+        sample = task_class(reading).made_up(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0, train=False)
-    grey = torch.full((3, model.image_size, model.image_size), 127, dtype=torch.uint8)
-    examples = [
-        Example(id=number, epoch=0, pixels=grey, text="two small pictures", texts=frozenset(), picture=number)
-        for number in range(2)
-    ]
-    collate = Collate(resolved.tokenizer, model.max_text_len, 2, makers, Source(_Blank(grey), transform))
-    return collate(examples)[0]
+    source = Source(_MadeUp(sample), transform)
+    collate = Collate(resolved.tokenizer, model.max_text_len, 2, makers, source)
+    return collate([source.example(Draw(0, index)) for index in range(2)])[0]

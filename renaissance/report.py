@@ -5,6 +5,7 @@ Only the first process writes; on the others a `RunFolder` does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .atomic import write_whole
+from .atomic import Held, write_whole
 from .errors import UserError
 
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
@@ -31,6 +32,8 @@ class RunFolder:
     def __init__(self, path: Path | None, *, speaks: bool = True):
         self.path, self.speaks = path, speaks
         self._events: Any = None
+        self._held: Held | None = None
+        self._unwritten: list[dict[str, Any]] = []  # rows of metrics.csv that found no room
 
     @classmethod
     def create(cls, log_dir: str, exp_name: str) -> RunFolder:
@@ -79,9 +82,24 @@ class RunFolder:
         folder = Path(path).resolve().parent.parent
         return cls(folder) if (folder / "settings.json").is_file() else None
 
+    def hold(self) -> RunFolder:
+        """Keeps other runs out until `close`.
+
+        Raises:
+            UserError: another process trains in this folder.
+        """
+        if self.path is not None:
+            self._held = Held(self.path)
+        return self
+
     @property
     def checkpoints(self) -> Path | None:
         return None if self.path is None else self.path / "checkpoints"
+
+    def to_go_on(self) -> str:
+        """How a run that ends early goes on, as the end of a sentence; "" where nothing of it is saved."""
+        path = self.checkpoints and self.checkpoints / "last.ckpt"
+        return f"; the run goes on from there with resume_from={path}" if path and path.exists() else ""
 
     def say(self, text: str) -> None:
         """Prints, and keeps in log.txt."""
@@ -89,8 +107,8 @@ class RunFolder:
             return
         print(text, flush=True)
         if self.path is not None:
-            with open(self.path / "log.txt", "a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+                file.write(text + "\n")  # a full disk ends no run; the screen has it
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes `<name>` whole or not at all."""
@@ -103,17 +121,28 @@ class RunFolder:
         """One line of metrics.csv and one point a value in TensorBoard, at an optimizer step."""
         if self.path is None:
             return
-        append_row(self.path / "metrics.csv", {"step": step, **values})
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
+        self._unwritten.append({"step": step, **values})
+        try:
+            while self._unwritten:
+                append_row(self.path / "metrics.csv", self._unwritten[0])
+                del self._unwritten[0]
+        except (OSError, UserError) as error:
+            if len(self._unwritten) == 1:
+                self.say(f"warning: metrics.csv cannot be written ({error}); its rows are kept until it can.")
+        with contextlib.suppress(OSError):  # events that find no room are lost; metrics.csv has them
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
 
-            self._events = SummaryWriter(str(self.path))
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+                self._events = SummaryWriter(str(self.path))
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
+        with contextlib.suppress(OSError):
+            if self._events is not None:
+                self._events.close()
+        if self._held is not None:
+            self._held.release()
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -124,8 +153,13 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         with open(path, encoding="utf-8", newline="") as file:
             header = next(csv.reader(file), [])
     if set(text) <= set(header):
-        with open(path, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, header, restval="").writerow(text)
+        size = path.stat().st_size
+        try:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, header, restval="").writerow(text)
+        except OSError:
+            os.truncate(path, size)  # half a row would spoil the next
+            raise
         return
     write_rows(path, header + [name for name in text if name not in header], [*read_rows(path), text])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .keys import HEADS
+from .keys import AUTO, HEADS
 
 TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
 # A task is a file in tasks/; its name is the key of its weight in loss_names.
@@ -151,7 +151,12 @@ CHECKS: dict[str, Check] = {
     "final_test": flag(),
     "fast_dev_run": _FAST_DEV_RUN,
     "log_every_n_steps": whole(1),
+    "max_bad_steps": whole(1),
+    "save_every_steps": whole(1, optional=True),
+    "save_every_minutes": number(0.01, optional=True),
+    "keep_last": whole(1),
     "allow_download": flag(),
+    "ref_dataset": choice("refcoco", "refcoco+", "refcocog", "refcocog_google", optional=True),
     "datasets": Check("a list of data set names, such as ['coco','vg']", _names, convert=list),
     "data_root": text("the folder of the arrow files"),
     "allow_missing_shards": flag(),
@@ -169,7 +174,6 @@ CHECKS: dict[str, Check] = {
     "image_size": whole(8, optional=True),
     "original_image_size": whole(8, optional=True),
     "patch_size": whole(1, optional=True),
-    "image_only": flag(),
     "initializer_range": number(0, above=True, optional=True),
     "freeze_encoder": flag(),
     "freeze_image_encoder": flag(),
@@ -200,7 +204,12 @@ CHECKS: dict[str, Check] = {
     "negative_group": whole(1, optional=True),
     "draw_false_text": whole(0),
     "get_recall_metric": flag(),
-    "vqav2_label_size": whole(1),
+    "rerank_top_k": whole(1, optional=True),
+    "vqav2_label_size": whole(2, optional=True),
+    "text_only": flag(),
+    "image_only": flag(),
+    "blind": flag(),
+    "blind_run": text("a run folder", optional=True),
     "optim_type": choice("adamw", "adam", "sgd"),
     "learning_rate": number(0, above=True),
     "lr_mult_cross_modal": number(0),
@@ -217,11 +226,9 @@ CHECKS: dict[str, Check] = {
     "num_nodes": whole(1),
     "accelerator": choice("auto", "gpu", "cpu"),
     "precision": _PRECISION,
+    "gradient_checkpointing": flag(),
     "float32_matmul_precision": choice("highest", "high", "medium"),
 }
-
-# Keys of tasks that are not built yet, with the one value that they may have until then.
-LATER = {"draw_false_text": 0, "get_recall_metric": False, "vqav2_label_size": 3129, "image_only": False}
 
 
 def _model_kind(values: Mapping[str, Any]) -> list[str]:
@@ -239,7 +246,7 @@ def _model_kind(values: Mapping[str, Any]) -> list[str]:
 
 def _something_to_train(values: Mapping[str, Any]) -> list[str]:
     problems = []
-    if values["resume_from"]:
+    if values["resume_from"] not in (None, AUTO):
         return []  # the checkpoint answers
     if not any(values["loss_names"].values()):
         problems.append("No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0.")
@@ -256,7 +263,9 @@ def _start(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if values["test_only"] and not values["load_path"]:
         problems.append("test_only=True needs load_path=<checkpoint> to evaluate.")
-    if values["load_path"] and values["resume_from"]:
+    if values["test_only"] and values["resume_from"] == AUTO:
+        problems.append("test_only=True evaluates a run and resume_from=auto goes on with one; give one of the two.")
+    if values["load_path"] and values["resume_from"] not in (None, AUTO):
         problems.append("load_path= starts a new run and resume_from= continues one; give one of the two.")
     for key in ("load_path", "resume_from"):
         if values[key] and set(values[key]) == {"."}:

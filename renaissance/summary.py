@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .assembly import Built, Resolved
+from .machine import on_gpu
 from .optim import parameter_groups, role_of, steps_of, validation_interval
 from .report import millions, table, versions
 from .settings import Settings
+from .tasks import reading_task
 
 ROLES = ("text tower", "image tower", "encoder", "fusion", "head")
 
@@ -61,38 +63,50 @@ def model_lines(resolved: Resolved) -> list[str]:
     return lines
 
 
-def screen(built: Built, resolved: Resolved, pairs: Mapping[str, Any], steps: int, first_step: int) -> str:
+def screen(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int, first_step: int) -> str:
     """The screen before training: model, parameters, data, optimization, devices."""
     settings = resolved.settings
     lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
-    lines += data_lines(settings, pairs)
+    if resolved.stored is None and reading_task(settings.objectives.loss_names):
+        lines.append(
+            "note: no load_path: only the encoders' own weights are pretrained, all else starts from random ones"
+        )
+    lines += data_lines(settings, samples)
     if not settings.run.test_only:
-        lines += _optimization_lines(built, settings, len(pairs["train"]), steps, first_step)
+        lines += _optimization_lines(built, settings, len(samples["train"]), steps, first_step)
     return "\n".join(lines)
 
 
-def data_lines(settings: Settings, pairs: Mapping[str, Any]) -> list[str]:
+def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     """Sizes of the data by file, and what is missing."""
-    rows = [("data", "pictures", "pairs")]
-    for split, dataset in pairs.items():
+    rows = [("data", "rows", "samples")]
+    for split, dataset in samples.items():
         for file in dataset.describe() if dataset is not None else ():
             rows.append((f"{split}: {file.file}", f"{file.pictures:,}", f"{file.pairs:,}"))
     lines = [table(rows, indent="")]
-    if pairs.get("val") is None and not settings.run.test_only:
+    missing = [file for dataset in samples.values() for file in getattr(dataset, "missing_shards", ())]
+    if missing:
+        lines.append(f"note: allow_missing_shards=True: trained without {', '.join(missing)}, which are not there")
+    hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
+    if hidden:
+        lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
+    if settings.objectives.blind:
+        lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
+    if samples.get("val") is None and not settings.run.test_only:
         lines.append(
             f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept as it is"
         )
     return lines
 
 
-def _optimization_lines(built: Built, settings: Settings, pairs: int, steps: int, first_step: int) -> list[str]:
+def _optimization_lines(built: Built, settings: Settings, samples: int, steps: int, first_step: int) -> list[str]:
     data, optim, machine = settings.data, settings.optim, settings.machine
     micro = data.batch_size // (data.per_gpu_batchsize * machine.processes)
     start = f", from step {first_step}" if first_step else ""
     lines = [
         f"steps: {steps:,}{start} (warm-up {steps_of(optim.warmup_steps, steps):,}, "
-        f"{steps * data.batch_size / pairs:.2f} epochs); validation every "
-        f"{validation_interval(optim, pairs, data.batch_size):,}",
+        f"{steps * data.batch_size / samples:.2f} epochs); validation every "
+        f"{validation_interval(optim, samples, data.batch_size):,}",
         f"batch: {data.batch_size} = {data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
@@ -119,27 +133,27 @@ def device_lines(settings: Settings) -> list[str]:
     return lines
 
 
-def on_gpu(settings: Settings) -> bool:
-    """Whether the run trains on GPUs."""
-    return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def record(resolved: Resolved, pairs: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of settings.json: every setting resolved with its source, versions, and fingerprints of the data."""
+def record(built: Built, resolved: Resolved, samples: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of settings.json: every setting with its source, parameters, versions, and fingerprints of the data."""
     settings = resolved.settings
     return {
         "settings": settings.flat,
         "sources": settings.sources,
+        "parameters": parameters(built),
         "versions": versions(),
-        "data": {split: dataset.fingerprint() for split, dataset in pairs.items() if dataset is not None},
+        "data": {split: dataset.fingerprint() for split, dataset in samples.items() if dataset is not None},
     }
 
 
-def closing(results: Mapping[str, float], path: Path | None) -> str:
-    """The results as aligned columns, and where they are."""
-    rows = [("result", "value")] + [(name, f"{value:.4f}") for name, value in results.items() if name.count("/") == 2]
-    where = [f"run folder: {path}"] if path else []
-    return "\n".join([table(rows, indent=""), *where])
+def closing(results: Mapping[str, float], told: Iterable[str], path: Path | None) -> str:
+    """The results as aligned columns, and where they are; of the tasks in `told` all has been said already."""
+    rows = [
+        (name, f"{value:.4f}")
+        for name, value in results.items()
+        if name.count("/") == 2 and name.partition("/")[0] not in told
+    ]
+    lines = [table([("result", "value"), *rows], indent="")] if rows else []
+    return "\n".join([*lines, *([f"run folder: {path}"] if path else [])])
 
 
 def sources_table(settings: Settings) -> str:

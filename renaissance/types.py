@@ -4,7 +4,7 @@ Lightning moves NamedTuples to the device as they are, and `pin_memory` handles 
 
 Shape legend, used in every docstring of the package:
 
-    B   examples of a micro-batch          M   pictures of a micro-batch (M >= B: drawn false pictures come after the own)
+    B   examples of a micro-batch          M   pictures of a micro-batch: each example's own, then those drawn as false ones
     L   text tokens                        P   image tokens
     H,W pixels                             D   width of the fusion, or of the one tower
     N   tokens of one modality             V   pieces of the vocabulary
@@ -12,10 +12,13 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 class TextInput(NamedTuple):
@@ -45,23 +48,29 @@ class ImageInput(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One (picture, text) pair, drawn and decoded, before it is put into a batch.
+    """One sample, drawn and decoded, before it is put into a batch.
 
     Attributes:
-        id: position of the pair in its data set: its identity in masks, negatives, predictions.
+        id: position of the sample in its data set: its identity in masks and negatives.
         epoch: the pass over the data it belongs to; with `seed` and `id` it decides every random choice.
-        pixels: (3, H, W) uint8 RGB after the transforms.
-        text: the caption as written.
+        pictures: its own pictures after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
+        text: the caption, question or sentence as written.
         texts: hashes of all captions of the picture (`data.identity.text_key`).
         picture: hash of the encoded picture (`data.identity.picture_key`); equal pictures have equal hashes.
+        second: the second text of a sentence pair.
+        label: what a task learns of it.
+        facts: what the predictions file tells of it: "id", "target" and what the task's metrics need besides.
     """
 
     id: int
     epoch: int
-    pixels: Tensor
+    pictures: tuple[Tensor, ...]
     text: str
-    texts: frozenset[int]
-    picture: int
+    texts: frozenset[int] = frozenset()
+    picture: int = 0
+    second: str | None = None
+    label: Any = None
+    facts: Mapping[str, Any] = {}
 
 
 class Batch(NamedTuple):
@@ -70,14 +79,29 @@ class Batch(NamedTuple):
     Attributes:
         ids: (B,) int64, `Example.id` of each example.
         text: the texts as they are, nothing masked.
-        images: the first B pictures are the examples' own, in order.
+        images: the own pictures of the first example, of the second and so on, then those that makers added; None where
+            there is no picture.
         targets: what each chosen task wants of this micro-batch, by the task's name.
+        owned: how many own pictures each example has; None = one each.
     """
 
     ids: Tensor
     text: TextInput
-    images: ImageInput
+    images: ImageInput | None
     targets: dict[str, Any]
+    owned: tuple[int, ...] | None = None
+
+
+class LabelTargets(NamedTuple):
+    """The classes of B examples.
+
+    Attributes:
+        labels: (B,) int64, -100 where the class is hidden, as in a test split.
+        facts: `Example.facts` of each.
+    """
+
+    labels: Tensor
+    facts: tuple[Mapping[str, Any], ...]
 
 
 class MlmTargets(NamedTuple):
@@ -101,11 +125,29 @@ class ItmTargets(NamedTuple):
     stayed: Tensor
 
 
+class FalseTextTargets(NamedTuple):
+    """Attributes: text, (B * N, L) the N false texts of each of B pictures, in turn; facts, `Example.facts` of each."""
+
+    text: TextInput
+    facts: tuple[Mapping[str, Any], ...]
+
+
+class ItcTargets(NamedTuple):
+    """Attributes: compared, (B, B) bool, which pictures each text is told apart from: its own and those of its group."""
+
+    compared: Tensor
+
+
 class Tokens(NamedTuple):
     """One modality, embedded. Attributes: hidden (B, N, D); mask (B, N) bool, True on real tokens, None where all are real."""
 
     hidden: Tensor
     mask: Tensor | None
+
+    def select(self, index: Tensor) -> Tokens:
+        """The rows that `index` (n,) int64 names, which may repeat: (n, N, D)."""
+        mask = None if self.mask is None else self.mask.index_select(0, index)
+        return Tokens(self.hidden.index_select(0, index), mask)
 
 
 class Fused(NamedTuple):

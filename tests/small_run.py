@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from renaissance.cli import main
@@ -93,6 +94,17 @@ class Ended(NamedTuple):
         lines = self.err.strip().splitlines()
         assert self.code == 1 and len(lines) == 1 and lines[0].startswith("error: "), self
         return lines[0].removeprefix("error: ")
+
+
+def equal_state(first, second) -> bool:
+    """Whether two values read of checkpoints are bit-equal."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal_state(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(equal_state, first, second))
+    return first == second
 
 
 def command(capsys: pytest.CaptureFixture[str], *words: str) -> Ended:

@@ -43,12 +43,12 @@ def test_what_cannot_be_finished_leaves_the_old_file(files, monkeypatch, call, n
 
 def test_the_error_that_a_library_makes_of_a_refusal_gives_way_to_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
-    with pytest.raises(UserError, match="There is no room left"), AtomicFile(tmp_path / "a") as file:
+    with pytest.raises(UserError, match="There is no room left"), AtomicFile(tmp_path / "a", "data_root") as file:
         try:
             file.commit()
         except UserError:
             raise RuntimeError("unexpected position") from None
-    with pytest.raises(RuntimeError, match="of its own"), AtomicFile(tmp_path / "a"):
+    with pytest.raises(RuntimeError, match="of its own"), AtomicFile(tmp_path / "a", "data_root"):
         raise RuntimeError("of its own")
     assert not os.listdir(tmp_path)
 

@@ -74,7 +74,7 @@ def test_later_words_count_before_earlier_ones_and_values_before_presets():
     )
     assert words.values == {
         "exp_name": "a=b",
-        "loss_names": {"mlm": 0, "itm": 2},
+        "loss_names": config.NO_LOSS | {"itm": 2},
         "image_encoder": "facebook/deit-tiny-patch16-224",
         "seed": 3,
     }
@@ -90,7 +90,10 @@ def test_a_config_file_is_read_as_plain_values(work: Path):
     Path("mine.json").write_text('{"seed": 4, "loss_names.mlm": 2, "data_root": "copy/arrow"}', encoding="utf-8")
     Path("mine.yaml").write_text("datasets: [mine]\nseed: 5\n", encoding="utf-8")
     words = screen(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], DEFAULTS, PRESETS)
-    assert words.values["loss_names"] == {"mlm": 2, "itm": 1} and words.values["data_root"] == "copy/arrow"
+    assert (
+        words.values["loss_names"] == config.NO_LOSS | {"mlm": 2, "itm": 1}
+        and words.values["data_root"] == "copy/arrow"
+    )
     assert (words.values["seed"], words.sources["seed"]) == (5, "file mine.yaml")
     assert words.sources["data_root"] == "file mine.json"
 
@@ -126,7 +129,7 @@ WORDS = [
     (("with", "task_mlm", "text_encoder_hiden_size=3"), "(nearest: text_encoder_hidden_size"),
     (("with", "task_mlmm"), "There is no preset 'task_mlmm' (nearest: task_mlm"),
     (("with", "task_mlm=1"), "There is no setting 'task_mlm'"),
-    (("with", "loss_names.vqa=1"), "loss_names.vqa does not exist: loss_names has the entries mlm, itm."),
+    (("with", "loss_names.vqa2=1"), "loss_names.vqa2 does not exist: loss_names has the entries mlm, itm, itc, vqa, "),
     (("with", "seed.x=1"), "seed.x does not exist: seed has the entries none."),
     (("with", "loss_names={'py/object': 'os.system'}"), "holds the key 'py/object'"),
     (("with", "loss_names={'p\\x79/object': 'os.system'}"), "holds the key 'py/object'"),
@@ -171,7 +174,7 @@ CONTRADICTIONS = [
     ((*RUN, "batch_size=100", "per_gpu_batchsize=32"), "give batch_size=96 or 128, or per_gpu_batchsize=25, the large"),
     ((*RUN, "load_path=..."), "load_path=... is the placeholder of a README"),
     ((*RUN, "load_path=a/.../b.ckpt"), "load_path=a/.../b.ckpt is not a file"),
-    ((*RUN, "vqav2_label_size=3129"), "belongs to a task that this version does not have yet"),
+    ((*RUN, "vqav2_label_size=1"), "vqav2_label_size=1 is not allowed"),
     ((*RUN, "accelerator=gpu"), "accelerator=gpu, but this machine has no GPU"),
     ((*RUN, "encoder=nobody/nothing"), "nobody/nothing is neither a local folder nor in the Hugging Face cache"),
     ((*RUN, "encoder=not an id"), "'not an id' is neither a folder that exists nor a Hugging Face id"),

@@ -108,7 +108,7 @@ OTHERS = [command for command in COMMANDS if arguments_of_run(command) is None]
 @pytest.mark.parametrize("command", RUNS, ids=lambda command: f"{command.document}: {command.text}")
 def test_documented_run(command: Command, full_size_cache, tmp_path, monkeypatch, capsys):
     arguments = arguments_of_run(command)
-    given = [word.partition("=")[0] for word in arguments if "=" in word]
+    given = [word.partition("=")[0].partition(".")[0] for word in arguments if "=" in word]
     assert set(given) <= ALL_SETTINGS
     if arguments[0] != "with" and arguments[0] not in QUESTIONS:
         return  # its own tests run it
@@ -129,8 +129,9 @@ def test_other_documented_command(command: Command):
     if tool == "bash":
         subprocess.run(["bash", "-n", rest[0]], cwd=ROOT, check=True)
     elif tool in ("python", "sbatch"):
-        script = rest[0]
+        script = next(word for word in rest if word == "-m" or not word.startswith("--"))
         assert script == "-m" and rest[1] in ("pytest", "venv", "pip") or (ROOT / script).is_file(), command.text
+        assert {word.partition("=")[0] for word in rest if re.match(r"[a-z]\w*=", word)} <= SETTINGS
     else:
         assert tool in SHELL_TOOLS or tool.startswith("./") and (ROOT / tool).is_file(), command.text
 

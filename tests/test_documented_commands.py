@@ -47,6 +47,7 @@ def run_documented(run_cli, folder: Path, line: str, task: str, *added: str) -> 
         "log.txt",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/step_000000002.ckpt",
     }
     assert found - {events} == files
 

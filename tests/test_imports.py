@@ -17,17 +17,21 @@ PACKAGE = ROOT / "renaissance"
 # Lowest floor first. A room may import rooms of lower floors and itself; rooms of one floor do not know each other.
 FLOORS = (
     {"errors", "keys"},
-    {"types", "formats", "rules", "answers", "atomic"},
+    {"types", "formats", "rules", "answers", "atomic", "launch"},
     {"settings", "config"},
-    {"presets"},
+    {"draft"},
+    {"presets", "signals"},
     {"models", "data", "prepare", "metrics"},
+    {"ranking"},
     {"tasks"},
     {"optim", "checkpoint", "report"},
+    {"labels", "evaluation", "resuming"},
     {"assembly"},
+    {"machine"},
     {"module", "reach", "summary"},
-    {"callbacks"},
-    {"train"},
-    {"check", "check_data", "demo", "printing"},
+    {"callbacks", "final", "saving"},
+    {"train", "predict"},
+    {"check", "check_data", "compare", "demo", "printing"},
     {"cli"},
     {"run"},  # run.py
 )
@@ -41,18 +45,23 @@ LIGHT_ROOMS = {
     "rules",
     "answers",
     "keys",
+    "launch",
+    "draft",
     "settings",
     "prepare",
     "check_data",
+    "compare",
+    "evaluation",
     "config",
     "presets",
+    "signals",
     "printing",
     "cli",
     "run",
 }
 HEAVY_LIBRARIES = {"torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 9_500
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 13_000
 
 FILES = sorted(PACKAGE.rglob("*.py")) + ([ROOT / "run.py"] if (ROOT / "run.py").exists() else [])
 FILE_IDS = [path.relative_to(ROOT).as_posix() for path in FILES]
@@ -136,8 +145,8 @@ def loaded_at_import(module: str) -> dict[str, str]:
 def test_imports_only_go_down(path: Path):
     module = module_name(path)
     room = room_of(module)
-    if room is None:  # renaissance/__init__.py imports nothing of the package
-        assert not [name for name in imports(tree(path), module, at_import=False) if room_of(name)]
+    if room is None:  # renaissance/__init__.py imports nothing of the package until `load` is called
+        assert not [name for name in imports(tree(path), module, at_import=True) if room_of(name)]
         return
     assert room in FLOOR_OF, f"{module} is a room without a floor: give it one in FLOORS and in ARCHITECTURE.md"
     for name in imports(tree(path), module, at_import=False):

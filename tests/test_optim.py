@@ -11,6 +11,7 @@ from transformers import get_cosine_schedule_with_warmup, get_polynomial_decay_s
 
 from renaissance.optim import learning_rate, make_optimizer, parameter_groups, role_of, set_learning_rate, total_steps
 from renaissance.settings import OptimSettings
+from renaissance.tasks.base import Context
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
 from tiny_models import VOCAB, one_tower, two_tower
@@ -99,7 +100,7 @@ BROUGHT = {
 
 def model_and_heads(name: str) -> tuple[nn.Module, nn.ModuleDict]:
     model = two_tower("separate") if name == "two" else one_tower(name.removeprefix("one-"))
-    return model, nn.ModuleDict({"mlm": Mlm(model, VOCAB), "itm": Itm(model, VOCAB)})
+    return model, nn.ModuleDict({"mlm": Mlm(model, Context(None, VOCAB)), "itm": Itm(model, Context(None, VOCAB))})
 
 
 @pytest.mark.parametrize("name", BROUGHT)

@@ -12,9 +12,9 @@ from renaissance.assembly import Built, Resolved, build
 from renaissance.config import ex
 from renaissance.data.collate import Collate, Maker, Source
 from renaissance.data.transforms import make_transform
+from renaissance.draft import Draft
 from renaissance.presets import defaults_of
 from renaissance.reach import freeze_unread
-from renaissance.settings import Draft
 from renaissance.tasks import Encodings, task_class
 from renaissance.types import Batch, Example
 from tiny_models import MAX_TEXT_LEN, PATCH, SIDE, VOCAB, WORDS, image_config, text_config, tokenizer
@@ -39,7 +39,7 @@ def resolved(name: str, losses: dict[str, int], **given: object) -> Resolved:
     configs = {"encoder": image_config()} if name == "one-image" else {"encoder": text_config()}
     configs |= {key: make() for key, make in CONFIGS.items()}
     image = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    return Resolved(draft.settle(), {key: configs[key] for key in draft.towers()}, tokenizer(), image, None, [])
+    return Resolved(draft.settle(), {key: configs[key] for key in draft.towers()}, tokenizer(), image, None, [], {})
 
 
 def makers_of(run: Resolved) -> dict[str, Maker]:
@@ -53,7 +53,7 @@ def a_batch(run: Resolved) -> Batch:
         Example(
             id=number,
             epoch=0,
-            pixels=torch.randint(0, 256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
+            pictures=(torch.randint(0, 256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8),),
             text=" ".join(WORDS[5 + (number * 3 + place) % (VOCAB - 5)] for place in range(4 + number)),
             texts=frozenset([number]),
             picture=number,

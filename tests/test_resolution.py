@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from renaissance import checkpoint, config
-from renaissance.assembly import Resolved, build, resolve, stored_of
+from renaissance.assembly import Resolved, build, resolve
 from renaissance.cli import main
 from renaissance.demo.raw import write_tokenizer
+from renaissance.draft import Draft
 from renaissance.errors import UserError
 from renaissance.presets import defaults_of
-from renaissance.settings import Draft
+from renaissance.saving import storing
 
 DINO, VIT = "facebook/dino-vits16", "google/vit-base-patch16-224"
 DEIT, ELECTRA = "facebook/deit-tiny-patch16-224", "google/electra-small-discriminator"
@@ -39,7 +40,7 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
     resolved = resolve(draft(**given))
     built = build(resolved)
-    checkpoint.save(path, stored_of(built, resolved, {"step": 3, "optimizer": {}, "best": None}))
+    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": {}, "best": None}))
     return path, resolved
 
 

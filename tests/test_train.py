@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from renaissance.callbacks import Saving
 from renaissance.checkpoint import read
+from renaissance.saving import Saving
 from small_run import (
     COCO,
     FUSION,
@@ -21,6 +21,7 @@ from small_run import (
     TOWERS,
     command,
     curve,
+    equal_state,
     results,
     rows,
     train,
@@ -43,22 +44,12 @@ def kept_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     save = Saving._save
 
     def save_and_keep(self, trainer, module, names):
-        save(self, trainer, module, names)
+        saved = save(self, trainer, module, names)
         shutil.copyfile(self.folder.checkpoints / "last.ckpt", tmp_path / f"step_{module.step}.ckpt")
+        return saved
 
     monkeypatch.setattr(Saving, "_save", save_and_keep)
     return tmp_path
-
-
-def equal_state(first, second) -> bool:
-    """Whether two values read of checkpoints are bit-equal."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal_state(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal_state, first, second))
-    return first == second
 
 
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(work, kept_last, capsys):
@@ -104,7 +95,7 @@ def test_the_same_content_is_written_once(work, capsys, monkeypatch):
     kept = train(capsys, "task_mlm", *SMALL, "max_steps=2", "val_check_interval=2", "final_test=False") / "checkpoints"
     assert len(written) == 1
     assert (kept / "best.ckpt").samefile(kept / "last.ckpt")
-    assert sorted(file.name for file in kept.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(file.name for file in kept.iterdir()) == ["best.ckpt", "last.ckpt", "step_000000002.ckpt"]
 
 
 def test_a_checkpoint_copied_elsewhere_resumes_in_a_new_folder(work, kept_last, capsys):
@@ -175,7 +166,7 @@ def test_weights_start_another_run(work, capsys, monkeypatch, tmp_path_factory):
 
 def test_data_without_validation_keeps_the_last(work, capsys):
     folder = train(capsys, "task_mlm", *SMALL, "max_steps=2", 'datasets=["vg"]')
-    assert [file.name for file in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == ["last.ckpt", "step_000000002.ckpt"]
     assert "vg has no validation split; the last checkpoint is kept" in (folder / "log.txt").read_text(encoding="utf-8")
     assert results(folder) == {}
     nothing = command(
@@ -301,24 +292,33 @@ def test_accumulation_leaves_the_loss_curve_as_it_is(work, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(work, run_cli):
+@pytest.mark.parametrize(("precision", "exact"), [("64", 1e-9), ("32", 1e-4)])
+def test_micro_batches_and_processes_train_as_one(precision, exact, work, run_cli):
+    """16 pairs at once, in two micro-batches, and in two processes: the same curve over 20 steps."""
     # The 18 pairs of the validation are one batch, so the second process has none; the 20 of the test are two.
     words = ("with", "task_mlm_itm", *SMALL, *NO_DROPOUT, "batch_size=16", "negative_group=2", "eval_batch_size=18",
-             "max_steps=4", "val_check_interval=2", "learning_rate=1e-3", "accelerator=cpu")  # fmt: skip
+             "max_steps=20", "val_check_interval=10", "learning_rate=1e-3", "accelerator=cpu",
+             f"precision={precision}")  # fmt: skip
     folders = []
-    for processes in (1, 2):
-        done = run_cli(*words, f"num_gpus={processes}")
+    for processes, micro in ((1, 16), (1, 8), (2, 8)):
+        done = run_cli(*words, f"num_gpus={processes}", f"per_gpu_batchsize={micro}")
         assert done.code == 0, done.stderr
         folders.append(work / "result" / "mlm_itm" / f"version_{len(folders)}")
-    one, two = folders
-    assert sorted(path.name for path in one.parent.iterdir()) == ["version_0", "version_1"]  # rank 1 makes no folder
-    for metric in ("mlm/train/loss", "itm/train/loss", "mlm/val/loss", "itm/val/accuracy"):
-        assert len(curve(two, metric)) >= 2
-        assert curve(two, metric) == pytest.approx(curve(one, metric), abs=1e-4), metric
-    for split, tasks in results(one).items():
-        for task, metrics in tasks.items():
-            assert results(two)[split][task] == pytest.approx(metrics, abs=1e-4)
-    weights = [read(folder / "checkpoints" / "last.ckpt").model for folder in folders]
+    one, cut, two = folders
+    assert sorted(path.name for path in one.parent.iterdir()) == [
+        path.name for path in folders
+    ]  # rank 1 makes no folder
+    for other in (cut, two):
+        for metric in ("mlm/train/loss", "itm/train/loss", "mlm/val/loss", "itm/val/accuracy"):
+            assert len(curve(other, metric)) == (20 if "train" in metric else 2)
+            assert curve(other, metric) == pytest.approx(curve(one, metric), abs=exact), metric
+        for split, tasks in results(one).items():
+            for task, metrics in tasks.items():
+                assert results(other)[split][task] == pytest.approx(metrics, abs=exact)
+    weights, *others = (read(folder / "checkpoints" / "last.ckpt").model for folder in folders)
     # But for biases of keys: a softmax does not see them, their gradient is rounding alone, and Adam blows it up.
-    assert max((weights[0][name] - weights[1][name]).abs().max() for name in weights[0] if "bias" not in name) < 1e-5
+    names = [name for name in weights if "bias" not in name]
+    assert max((weights[name] - other[name]).abs().max() for other in others for name in names) < (
+        1e-9 if precision == "64" else 1e-3
+    )
     assert COCO.format("val") in (two / "log.txt").read_text(encoding="utf-8")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, ViTConfig
 
+from models.families import small_config
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
 from renaissance.models.fusion import make_fusion
@@ -72,6 +74,19 @@ def one_tower(
     else:
         text = TextEmbeddings(VOCAB, WIDTH, text_len, 0.1)
     return stirred(OneTower(parts.blocks, text, image, WIDTH, pooler_type, Normalize(HALF, HALF), ("blocks", brought)))
+
+
+# Of every kind: each fusion, poolers, patches that are a grid or none, a tower of either side.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "two-tower": two_tower,
+    "two-tower, merged, one pooler": lambda: two_tower("merged", "single", pooling="mean"),
+    "two-tower of Swin": lambda: two_tower(image=small_config("swin")),
+    "two-tower of ResNet": lambda: two_tower(image=small_config("resnet")),
+    "one-tower of BERT": lambda: one_tower("text"),
+    "one-tower of SigLIP": lambda: one_tower(small_config("siglip_vision_model")),
+    "one-tower of ViT": lambda: one_tower("image", "single"),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def check_data(
         UserError: a setting that cannot be; or, at the end, a sentence for everything that is wrong.
     """
     datasets = [datasets] if isinstance(datasets, str) else datasets
-    _refuse(data_root, datasets, max_text_len, workers)
+    _refuse(data_root, sheet_folder, datasets, max_text_len, workers)
     files, problems, notes = find(Path(data_root), datasets)
     measure = words if tokenizer is None else pieces(str(tokenizer))
     lengths = {file.dataset: Lengths() for file in files}
@@ -79,10 +79,14 @@ def check_data(
     return reports
 
 
-def _refuse(data_root: object, datasets: object, max_text_len: object, workers: int | None) -> None:
+def _refuse(
+    data_root: object, sheet_folder: object, datasets: object, max_text_len: object, workers: int | None
+) -> None:
     """Refuse settings that cannot be, before anything is read."""
     if not isinstance(data_root, str | os.PathLike):
         raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
+    if sheet_folder is not None and not isinstance(sheet_folder, str | os.PathLike):
+        raise UserError(f"sheet_folder={sheet_folder!r} is not allowed: give a folder, or None for data_root.")
     names = datasets is None or (isinstance(datasets, Sequence) and all(isinstance(name, str) for name in datasets))
     if not names or datasets == []:
         raise UserError(f'datasets={datasets!r} is not allowed: give names, such as ["coco","vg"].')

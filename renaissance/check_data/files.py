@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from renaissance.data.arrow import metadata
+from renaissance.data.arrow import dataset_of
+from renaissance.data.datasets import matching
 from renaissance.errors import UserError, suggest
-from renaissance.formats import DATASETS, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, UNKNOWN, DataSet, Expected
+from renaissance.formats import DATASETS, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, SHARD, UNKNOWN, DataSet, Expected
 from renaissance.prepare.skipped import Skipped
 
 _OWN_LAYOUTS = (OWN_NAME, OWN_IMAGES_NAME)
@@ -120,14 +121,6 @@ def schema_of(path: Path) -> pa.Schema | None:
         return None
 
 
-def _says(path: Path, dataset: str) -> bool:
-    """Whether a file says that it is of a data set, or does not say, as older files and damaged ones."""
-    try:
-        return metadata(str(path)).get("dataset", dataset) == dataset
-    except UserError:
-        return True
-
-
 def _of_table(
     dataset: str, row: DataSet, names: set[str], folder: Path
 ) -> tuple[dict[str, Found], list[str], list[str]]:
@@ -135,37 +128,25 @@ def _of_table(
     files, holes, absent = {}, [], []
     beside = [("", name) for name in row.also]
     for split, template in [(split, name) for split, each in row.splits.items() for name in each] + beside:
-        found, gaps = _matching(template, names)
+        found, gaps = matching(template, names)
         expected = row.expected.get(template, UNKNOWN)
         older = row.older.get(split, "")
         # An older name can also be the name of another data set now: our own files say what they are.
-        if not found and older in names and _says(folder / older, dataset):
+        if not found and older in names and dataset_of(str(folder / older), dataset) == dataset:
             found = [older]
         files |= {name: Found(dataset, split, folder / name, row, expected) for name in found}
         holes += gaps
-        absent += [] if found or not split else [f"{template.replace('{shard}', '0')} ({split})"]
+        absent += [] if found or not split else [f"{template.replace(SHARD, '0')} ({split})"]
     for split, name in row.older.items():
         if split not in row.splits and name in names:
             files[name] = Found(dataset, split, folder / name, row)
     return files, holes, absent
 
 
-def _matching(template: str, names: set[str]) -> tuple[list[str], list[str]]:
-    """Return the names that a template stands for, shards by number, and the shards that are missing between them."""
-    if "{shard}" not in template:
-        return [template] if template in names else [], []
-    pattern = re.compile(re.escape(template).replace(r"\{shard\}", "([0-9]+)"))
-    shards = {int(match[1]): match[0] for match in map(pattern.fullmatch, names) if match}
-    holes = [number for number in range(max(shards, default=0)) if number not in shards]
-    return [shards[number] for number in sorted(shards)], [template.replace("{shard}", str(hole)) for hole in holes]
-
-
 def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple[list[Found], list[str]]:
     """Return the files of own data, told by their columns, and a sentence for each that fits no layout."""
     files, unknown = [], []
-    for row in DATASETS.values():
-        templates = [*(name for each in row.splits.values() for name in each), *row.also, *row.older.values()]
-        names = names - {name for template in templates for name in _matching(template, names)[0]}
+    names = {name for name in names if not any(row.owns(name) for row in DATASETS.values())}
     for name in sorted(names, key=_own_name):
         dataset, place = _own_name(name)
         if datasets is not None and dataset not in datasets:

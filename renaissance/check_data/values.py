@@ -123,11 +123,10 @@ class Values:
             wrong = ~np.isin(answers, ("True", "False"))
             yield "answers that are neither True nor False", wrong, spread["answers"].rows(), answers
         if offers == formats.BOXES:
-            yield from self._boxes(spread["bboxes"], spread["labels"].numbers())
+            yield from self._boxes(spread["bboxes"])
 
-    def _boxes(self, boxes: Spread, labels: np.ndarray) -> Iterator[_Fault]:
-        """Yield what is wrong with boxes, and with labels that are the number of one; count the flat ones."""
-        yield "labels that are no box's number", ~((labels >= 0) & (labels < boxes.counts[0])), boxes.rows(0), labels
+    def _boxes(self, boxes: Spread) -> Iterator[_Fault]:
+        """Yield what is wrong with boxes; count the flat ones."""
         numbers = boxes.numbers().reshape(-1, 4)
         finite = np.isfinite(numbers).all(axis=1)
         yield "boxes that are not finite", ~finite, boxes.rows(1), numbers

@@ -90,13 +90,21 @@ def metadata(path: str) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def dataset_of(path: str, otherwise: str) -> str:
+    """Return which data set a file says that it is of; `otherwise` if it does not say, or cannot be read."""
+    try:
+        return metadata(path).get("dataset", otherwise)
+    except UserError:
+        return otherwise
+
+
 def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, Facts]:
     """Check a file from end to end, or recall that this was done since its last change.
 
     Checked are: magic numbers at both ends; the columns and their types; that no column is compressed; every offset and
     every string (Arrow's full validation); rows at all; a picture of at least one byte in every row. With `samples`
-    also: lists that belong together are equally long (`columns.ValueCheck`), and no number is null. Not decoded: the
-    pictures (the writer does, and `check_data`).
+    also: lists that belong together are equally long, no number is null, and none that is a place in a list leads out of
+    it (`columns.ValueCheck`). Not decoded: the pictures (the writer does, and `check_data`).
 
     Args:
         path: the file.
@@ -107,7 +115,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
         UserError: one sentence with the file, what was expected and what was found.
     """
     now = stamp(path)
-    asked = json.dumps([[column.name, column.kind, column.needed, column.beside] for column in columns] + [samples])
+    asked = json.dumps([[column._replace(meaning="") for column in columns], samples])
     what = f"check-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"
     known = recall(path, now, what)
     if known is None:
@@ -121,7 +129,9 @@ def _check(path: str, size: int, columns: Sequence[Column], samples: str | None)
     reader, whole, columns = _open(path, columns)
     values = None
     if samples is not None:
-        values = ValueCheck(path, [column for column in columns if column.kind != IMAGE.kind], samples)
+        names = metadata(path).get("labels")
+        others = [column for column in columns if column.kind != IMAGE.kind]
+        values = ValueCheck(path, others, samples, len(names) if isinstance(names, list) else None)
     rows = 0
     for number in range(reader.num_record_batches):
         try:

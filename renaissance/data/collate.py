@@ -8,6 +8,7 @@ or a demo brings its own without a change here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,44 +18,74 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from renaissance.data.images import decode
-from renaissance.data.pairs import RawPair
 from renaissance.data.sampler import Draw
+from renaissance.data.samples import FileSummary, RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import Transform
-from renaissance.types import Batch, Example, ImageInput, TextInput
+from renaissance.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
 
 
-class Pairs(Protocol):
-    """A map-style data set of pairs, such as `pairs.PairDataset`."""
+class Samples(Protocol):
+    """A map-style data set of samples, such as `pairs.PairDataset` or `samples.ReadSamples`."""
 
+    @property
+    def labelled(self) -> bool: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> RawPair: ...
+    def __getitem__(self, index: int) -> RawSample: ...
+    def describe(self) -> list[FileSummary]: ...
+    def fingerprint(self) -> dict[str, dict[str, Any]]: ...
 
 
 class Source:
     """A data set together with the transform of its pictures; picklable where both are.
 
     Args:
-        dataset: the pairs.
+        dataset: the samples.
         transform: what happens to a decoded picture.
+        blind: show this colour, RGB in 0..1, in the place of every picture, of which none is decoded: a model trained
+            so can use nothing but the text. None shows the pictures.
     """
 
-    def __init__(self, dataset: Pairs, transform: Transform) -> None:
+    def __init__(self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.blind = None if blind is None else torch.tensor([round(255 * value) for value in blind], dtype=torch.uint8)
 
-    def pixels(self, pair: RawPair, epoch: int) -> Tensor:
-        """Decode and transform a pair's picture: (3, H, W) uint8.
+    def pictures(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
+        """Decode a sample's pictures, cut out its boxes, and transform what is left: each (3, H, W) uint8.
 
         Raises:
-            UserError: the picture cannot be decoded.
+            UserError: a picture cannot be decoded.
         """
-        return self.transform(decode(pair.image, pair.where), epoch, pair.id)
+        if self.blind is not None:
+            side = self.transform.image_size
+            count = len(raw.images) if raw.boxes is None else len(raw.boxes)
+            return (self.blind.view(3, 1, 1).expand(3, side, side),) * count
+        pictures = [decode(image, raw.where) for image in raw.images]
+        if raw.boxes is not None:
+            pictures = [crop(pictures[0], box) for box in raw.boxes]
+        return tuple(self.transform(picture, epoch, raw.id, place) for place, picture in enumerate(pictures))
 
     def example(self, draw: Draw) -> Example:
         """Load one sample of the stream."""
-        pair = self.dataset[draw.id]
-        return Example(pair.id, draw.epoch, self.pixels(pair, draw.epoch), pair.text, pair.texts, pair.picture)
+        raw = self.dataset[draw.id]
+        pictures = self.pictures(raw, draw.epoch)
+        return Example(raw.id, draw.epoch, pictures, raw.text, raw.texts, raw.picture, raw.second, raw.label, raw.facts)
+
+
+def crop(picture: Tensor, box: Sequence[float]) -> Tensor:
+    """Cut a box out of a picture, as a view: what of it lies in the picture, one pixel at least.
+
+    Args:
+        picture: (3, H, W).
+        box: [x, y, width, height] in pixels, as COCO writes them; edges are rounded outwards.
+    """
+    x, y, width, height = box
+    sides = []
+    for start, length, whole in ((y, height, picture.shape[1]), (x, width, picture.shape[2])):
+        first = min(max(math.floor(start), 0), whole - 1)
+        sides.append(slice(first, max(first + 1, min(math.ceil(start + length), whole))))
+    return picture[:, sides[0], sides[1]]
 
 
 @dataclass
@@ -67,7 +98,8 @@ class MicroBatch:
             where the tokenizer is a fast one.
         text: the same as padded tensors; makers leave them as they are.
         source: the data set, for makers that want more of it.
-        pictures: the pictures so far: the B own ones, then those that makers added.
+        pictures: the pictures so far: the own ones of each example in turn, then those that makers added.
+        tokenizer, max_text_len: for makers that add texts.
     """
 
     examples: Sequence[Example]
@@ -75,6 +107,8 @@ class MicroBatch:
     text: TextInput
     source: Source
     pictures: list[Tensor]
+    tokenizer: PreTrainedTokenizerBase | None = None
+    max_text_len: int = 0
 
     def add_picture(self, pixels: Tensor) -> int:
         """Append a picture, (3, H, W) uint8, to the micro-batch and return its index among the M pictures."""
@@ -83,6 +117,14 @@ class MicroBatch:
 
 
 Maker = Callable[[MicroBatch], Any]
+
+
+class LabelMaker:
+    """The maker of `LabelTargets`: the label of each example, -100 where it is hidden."""
+
+    def __call__(self, micro: MicroBatch) -> LabelTargets:
+        labels = [IGNORED if example.label is None else example.label for example in micro.examples]
+        return LabelTargets(torch.tensor(labels), tuple(example.facts for example in micro.examples))
 
 
 def stack_pictures(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
@@ -136,8 +178,12 @@ class Collate:
         return [self._batch(examples[start : start + size]) for start in range(0, len(examples), size)]
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
-        encoding, text = encode(self.tokenizer, [example.text for example in examples], self.max_text_len)
-        micro = MicroBatch(examples, encoding, text, self.source, [example.pixels for example in examples])
+        texts, seconds = [example.text for example in examples], [example.second for example in examples]
+        pairs = None if seconds[0] is None else seconds
+        encoding, text = encode(self.tokenizer, texts, self.max_text_len, pairs)
+        own = [picture for example in examples for picture in example.pictures]
+        micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len)
         targets = {task: maker(micro) for task, maker in self.makers.items()}
         ids = torch.tensor([example.id for example in examples])
-        return Batch(ids, text, stack_pictures(micro.pictures, self.source.transform.keeps_aspect), targets)
+        images = stack_pictures(micro.pictures, self.source.transform.keeps_aspect) if micro.pictures else None
+        return Batch(ids, text, images, targets, tuple(len(example.pictures) for example in examples))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from renaissance.errors import UserError
-from renaissance.formats import ENTRY_LENGTHS, PER_ROW, PER_SAMPLE, Column
+from renaissance.formats import ENTRY_LENGTHS, LABEL_NAMES, PER_ROW, PER_SAMPLE, Column
 
 _CLEANED = ("texts", "text pairs")  # what a model reads; the others are compared as they were stored
 
@@ -175,25 +175,29 @@ class ValueCheck:
         path: the file, for messages.
         columns: the columns that are there, pictures excepted.
         samples: the column that numbers the samples, "" where each row is one.
+        names: how many label names the file has; None = it does not say.
     """
 
-    def __init__(self, path: str, columns: Sequence[Column], samples: str):
-        self._path, self._columns, self._samples = path, columns, samples
+    def __init__(self, path: str, columns: Sequence[Column], samples: str, names: int | None = None):
+        self._path, self._columns, self._samples, self._names = path, columns, samples, names
         self._entries = {column.name: 0 for column in columns if column.kind in PER_SAMPLE}
         self._unequal: dict[str, str] = {}
 
     def look(self, batch: pa.RecordBatch, first: int) -> None:
         """Check a record batch whose first row is row `first` of the file."""
-        lengths = {}
+        lengths, leaves = {}, {}
         for column in self._columns:
             leaf, depth = _KINDS[column.kind]
-            lengths[column.name], leaves = _unnest(batch[column.name], depth)
-            if leaves.null_count and leaf.noun != "string":
-                row = first + _row_of(lengths[column.name], np.asarray(leaves.is_null()))
+            lengths[column.name], values = _unnest(batch[column.name], depth)
+            leaves[column.name] = values
+            if values.null_count and leaf.noun != "string":
+                row = first + _row_of(lengths[column.name], np.asarray(values.is_null()))
                 raise UserError(
                     f"'{self._path}' row {row} has no value (null) in column '{column.name}'; write it again."
                 )
         for column in self._columns:
+            if column.indexes:
+                self._check_places(column, lengths, leaves[column.name], first)
             if not (column.kind in ENTRY_LENGTHS or column.beside in lengths):
                 continue
             inner = lengths[column.name][1]
@@ -213,6 +217,24 @@ class ValueCheck:
             if self._entries[name]:
                 raise UserError(sentence)
         return self._entries
+
+    def _check_places(self, column: Column, lengths: dict[str, list[np.ndarray]], leaves: pa.Array, first: int) -> None:
+        """Refuse a number that is no place in what its column counts through."""
+        if column.indexes == LABEL_NAMES:
+            what, counts = "label names of the file", self._names
+        else:  # a number a row
+            what, counts = f"entries of its '{column.indexes}'", lengths[column.indexes][0]
+        if counts is None:
+            return
+        places = np.asarray(leaves).astype(np.int64)
+        wrong = (places < 0) | (places >= counts)
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise UserError(
+                f"'{self._path}' row {first + _row_of(lengths[column.name], wrong)} has {places[place]} in "
+                f"'{column.name}', which counts the {np.broadcast_to(counts, len(places))[place]:,} {what} from 0; write "
+                "the file again."
+            )
 
     def _compare(self, counts: dict[str, np.ndarray], first: int) -> None:
         wanted = counts.get(self._samples)

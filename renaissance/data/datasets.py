@@ -9,17 +9,26 @@ alone.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from renaissance.data.arrow import metadata
+from renaissance.data.arrow import dataset_of
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import SampleDataset
 from renaissance.errors import UserError, suggest
-from renaissance.formats import CAPTIONS, DATASETS, OWN_FILE, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, DataSet
+from renaissance.formats import (
+    CAPTIONS,
+    DATASETS,
+    OWN_FILE,
+    OWN_IMAGES_NAME,
+    OWN_NAME,
+    OWN_SPLITS,
+    SHARD,
+    DataSet,
+    file_pattern,
+)
 
 SPLITS = OWN_SPLITS
-_SHARD = "{shard}"
 _OWN = {DATASETS[name].offers: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
 _TABLE = {name: row for name, row in DATASETS.items() if row not in _OWN.values()}
 
@@ -51,12 +60,13 @@ def open_pairs(
     folder = os.fspath(data_root)
     rows = {name: _row(name, CAPTIONS) for name in names}
     found = _listing(folder, names)
-    files = [
-        (name, file)
-        for name, row in rows.items()
-        for file in _files(name, row, split, folder, found, allow_missing_shards)[0]
-    ]
-    return PairDataset(folder, files, training=split == "train") if files else None
+    parts = {name: _files(name, row, split, folder, found, allow_missing_shards) for name, row in rows.items()}
+    files = [(name, file) for name, part in parts.items() for file in part.files]
+    if not files:
+        return None
+    pairs = PairDataset(folder, files, training=split == "train")
+    pairs.missing_shards = tuple(file for part in parts.values() for file in part.missing)
+    return pairs
 
 
 def open_samples(
@@ -83,13 +93,15 @@ def open_samples(
             missing (expected and found are listed); a file cannot be used.
     """
     folder, row = os.fspath(data_root), _row(name, offers)
-    files, older = _files(name, row, split, folder, _listing(folder, [name]), allow_missing_shards)
-    if not files:
+    part = _files(name, row, split, folder, _listing(folder, [name]), allow_missing_shards)
+    if not part.files:
         there = ", ".join(splits_of(name, folder, offers=offers)) or "none"
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     training = split == "train" if training is None else training
-    pairs = [(name, file) for file in files]
-    return SampleDataset(folder, pairs, row.columns, row.samples, training=training, older=older)
+    files = [(name, file) for file in part.files]
+    samples = SampleDataset(folder, files, row.columns, row.samples, training=training, older=part.older)
+    samples.missing_shards = tuple(part.missing)
+    return samples
 
 
 def splits_of(name: str, data_root: str | os.PathLike, *, offers: str) -> tuple[str, ...]:
@@ -107,14 +119,35 @@ def splits_of(name: str, data_root: str | os.PathLike, *, offers: str) -> tuple[
     found = _listing(folder, [name])
     for split in dict.fromkeys([*row.splits, *row.older]):
         try:
-            there += [split] if _files(name, row, split, folder, found, allow_missing_shards=True)[0] else []
+            there += [split] if _files(name, row, split, folder, found, allow_missing_shards=True).files else []
         except _Missing:
             continue
     return tuple(there)
 
 
+def matching(template: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names that a template of `DataSet.splits` stands for, and the shards that are missing between them.
+
+    Shards are in the order of their numbers.
+    """
+    matches = filter(None, map(file_pattern(template).fullmatch, names))
+    if SHARD not in template:
+        return [match[0] for match in matches], []
+    shards = {int(match[1]): match[0] for match in matches}
+    holes = [template.replace(SHARD, str(number)) for number in range(max(shards, default=0)) if number not in shards]
+    return [shards[number] for number in sorted(shards)], holes
+
+
 class _Missing(UserError):
     """A file is not there."""
+
+
+class _Part(NamedTuple):
+    """A split of one data set. Attributes: files; older, those with an older name; missing, shards that are not there."""
+
+    files: list[str]
+    older: list[str] = []
+    missing: list[str] = []
 
 
 def _row(name: str, offers: str) -> DataSet:
@@ -152,27 +185,28 @@ def _templates(name: str, split: str) -> tuple[str, ...]:
     return (OWN_FILE.format(name=name, split=split),)
 
 
-def _files(
-    name: str, row: DataSet, split: str, folder: str, found: set[str], allow_missing_shards: bool
-) -> tuple[list[str], list[str]]:
-    """Return the existing files of one data set and split, and which of them have an older name; or raise."""
+def _files(name: str, row: DataSet, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
+    """Return the existing files of one data set and split; or raise."""
     if name not in _TABLE:
-        return _own_files(name, row.offers, split, folder, found), []
-    files: list[str] = []
-    for template in row.splits.get(split, ()):
-        if _SHARD in template:
-            files += _shards(name, template, folder, found, allow_missing_shards)
-        elif template in found:
-            files.append(template)
-        else:
-            older, whose = _older(name, row, split, folder, found)
-            if not older:
-                raise _missing(name, template + whose, folder, found)
-            return older, older
-    if split in row.splits:
-        return files, []
-    older, _ = _older(name, row, split, folder, found)
-    return older, older
+        return _Part(_own_files(name, row.offers, split, folder, found))
+    older, whose = _older(name, row, split, folder, found)
+    if split not in row.splits:
+        return _Part(older, older)
+    files, missing = [], []
+    for template in row.splits[split]:
+        there, holes = matching(template, found)
+        if not there and older:
+            return _Part(older, older)
+        if not there:
+            raise _missing(name, template.replace(SHARD, "0") + whose, folder, found)
+        if holes and not allow_missing_shards:
+            raise UserError(
+                f"data_root='{folder}' lacks {len(holes)} shards of '{name}' before {there[-1]}: {_some(holes)}; "
+                "complete them, or give allow_missing_shards=True to go without."
+            )
+        files += there
+        missing += holes
+    return _Part(files, missing=missing)
 
 
 def _older(name: str, row: DataSet, split: str, folder: str, found: set[str]) -> tuple[list[str], str]:
@@ -180,22 +214,8 @@ def _older(name: str, row: DataSet, split: str, folder: str, found: set[str]) ->
     older = row.older.get(split)
     if older not in found:
         return [], ""
-    dataset = metadata(os.path.join(folder, older)).get("dataset", name)
+    dataset = dataset_of(os.path.join(folder, older), name)
     return ([older], "") if dataset == name else ([], f" ({older} is of '{dataset}')")
-
-
-def _shards(name: str, template: str, folder: str, found: set[str], allow_missing_shards: bool) -> list[str]:
-    pattern = re.compile(re.escape(template).replace(re.escape(_SHARD), "([0-9]+)"))
-    numbers = {int(match[1]): match[0] for match in map(pattern.fullmatch, found) if match}
-    if not numbers:
-        raise _missing(name, template.replace(_SHARD, "0"), folder, found)
-    holes = [template.replace(_SHARD, str(number)) for number in range(max(numbers)) if number not in numbers]
-    if holes and not allow_missing_shards:
-        raise UserError(
-            f"data_root='{folder}' lacks {len(holes)} shards of '{name}' before {numbers[max(numbers)]}: {_some(holes)}"
-            "; complete them, or give allow_missing_shards=True to go without."
-        )
-    return [numbers[number] for number in sorted(numbers)]
 
 
 def _own_files(name: str, offers: str, split: str, folder: str, found: set[str]) -> list[str]:
@@ -217,12 +237,9 @@ def _refuse_parts(name: str, found: set[str]) -> None:
     """Refuse a name that reaches for one file of a data set: it would train on validation or test pictures."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
-    for key, row in _TABLE.items():
-        for template in (*(each for files in row.splits.values() for each in files), *row.also, *row.older.values()):
-            if re.fullmatch(re.escape(template).replace(re.escape(_SHARD), "[0-9]+"), f"{name}.arrow"):
-                raise UserError(
-                    f"datasets names '{name}', one file of the data set '{key}'; give datasets=[\"{key}\"]."
-                )
+    key = next((key for key, row in _TABLE.items() if row.owns(f"{name}.arrow")), None)
+    if key:
+        raise UserError(f"datasets names '{name}', one file of the data set '{key}'; give datasets=[\"{key}\"].")
     base, _, split = name.rpartition("_")
     if split in SPLITS and f"{name}.arrow" in found:
         raise UserError(f"datasets names '{name}', the {split} split of '{base}'; give datasets=[\"{base}\"].")

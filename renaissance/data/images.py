@@ -1,9 +1,10 @@
 """From the bytes of an encoded picture to (3, H, W) uint8 RGB.
 
-Ordinary JPEG and PNG files go through torchvision's decoder, straight into a tensor; everything else goes through
-Pillow: CMYK and palette files, transparency (laid over white), TIFF, WebP, GIF (its first frame). Samples of 16 bits
-are scaled to 8. The format is read from the bytes, never from a file name, and the size before anything is decoded: of
-an ordinary JPEG by `_jpeg_size`, which takes a few microseconds, of all else by Pillow.
+Ordinary JPEG files go through torchvision's decoder, straight into a tensor; everything else goes through Pillow: CMYK
+and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame). torchvision's decoder of PNG
+(0.29) ends the process where the compressed pixels are damaged. Samples of 16 bits are scaled to 8. The format is read
+from the bytes, never from a file name, and the size before anything is decoded: of an ordinary JPEG by `_jpeg_size`,
+which takes a few microseconds, of all else by Pillow.
 
 The EXIF orientation is ignored, as the ancestors (ViLT, METER) ignore it: the boxes of COCO, Visual Genome and RefCOCO
 are in stored pixels, and published numbers were made that way.
@@ -19,12 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.io import ImageReadMode
 
 from renaissance.errors import UserError
 from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
-
-_OPAQUE = frozenset({("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L")})
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.
@@ -96,9 +95,6 @@ def _bytes(encoded: bytes) -> Tensor:
 
 
 def _pixels(opened: Image.Image, encoded: bytes) -> Tensor:
-    if (opened.format, opened.mode) in _OPAQUE and "transparency" not in opened.info:
-        decoded = decode_image(_bytes(encoded), ImageReadMode.RGB)
-        return decoded if decoded.dtype == torch.uint8 else torch.from_numpy(_to_8_bits(decoded.numpy()))
     if opened.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
         grey = _to_8_bits(np.asarray(opened))
         return torch.from_numpy(grey).expand(3, -1, -1)

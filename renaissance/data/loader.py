@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 from torch.utils.data import DataLoader, Dataset
@@ -50,12 +52,23 @@ class StepLoader(DataLoader):
         collate: builds the micro-batches of a step.
         num_workers: worker processes; 0 loads in this process. Each worker uses one thread.
         pin_memory: put the tensors in page-locked memory, for a faster copy to a GPU.
+        raises: False: the item of a step that cannot be loaded is its `UserError`, and whoever trains saves before it ends.
 
     Raises:
-        UserError: while iterating, for a picture that cannot be decoded; it names the file and row.
+        UserError: while iterating, for a picture that cannot be decoded, with its file and row; for a file that has changed;
+            for a worker that has died.
     """
 
-    def __init__(self, sampler: TrainSteps | EvalBatches, collate: Collate, num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        sampler: TrainSteps | EvalBatches,
+        collate: Collate,
+        num_workers: int,
+        pin_memory: bool,
+        *,
+        raises: bool = True,
+    ) -> None:
+        self.raises = raises
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -71,11 +84,37 @@ class StepLoader(DataLoader):
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
         )
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        for item in super().__iter__():
-            if isinstance(item, UserError):
+    def __iter__(self) -> Iterator[list[Batch] | UserError]:
+        for item in self._items():
+            if isinstance(item, UserError) and self.raises:
                 raise item
             yield item
+
+    def _items(self) -> Iterator[list[Batch] | UserError]:
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        items = super().__iter__()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            # torch raises from a handler of its own, in the midst of an optimizer's step, say; it also looks when it waits.
+            signal.signal(signal.SIGCHLD, handler)
+        try:
+            yield from items
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            yield self._why(error)
+
+    def _why(self, error: RuntimeError) -> UserError:
+        """Why a worker has died: a file that was cut under it, or else most often want of memory."""
+        dataset = self.dataset.collate.source.dataset
+        try:
+            if (refuse := getattr(getattr(dataset, "dataset", dataset), "refuse_changed", None)) is not None:
+                refuse()
+        except UserError as changed:
+            return changed
+        return UserError(
+            f"num_workers={self.num_workers}: a loader process has died ({str(error).splitlines()[0]}). Most often the "
+            "machine has run out of memory: give fewer num_workers, or more memory."
+        )
 
 
 def _open_as_many_files_as_may_be() -> None:

@@ -14,14 +14,13 @@ import torch
 from renaissance.data.randomness import uniform
 from renaissance.data.text import Vocabulary
 from renaissance.errors import UserError
-from renaissance.types import MlmTargets
+from renaissance.types import IGNORED, MlmTargets
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from renaissance.data.collate import MicroBatch
 
-IGNORED = -100  # the label that torch's cross-entropy leaves out
 _MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays as it is
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from renaissance.data.identity import text_key
 from renaissance.data.randomness import uniform
 from renaissance.errors import UserError
-from renaissance.types import Example, ItmTargets
+from renaissance.types import Example, ItcTargets, ItmTargets
 
 if TYPE_CHECKING:
     from renaissance.data.collate import MicroBatch
-    from renaissance.data.pairs import RawPair
+    from renaissance.data.samples import RawSample
 
 _FALSE = 0.5  # share of the samples that are to get a false picture
 _MAX_DRAWS = 16  # from the whole data set: enough for a picture that is unlike, few enough to end where all are alike
@@ -79,10 +79,36 @@ class FalseImages:
         for candidate in (draws * len(dataset)).astype(int).tolist():
             pair = dataset[candidate]
             if _is_false(example, key, pair):
-                return micro.add_picture(micro.source.pixels(pair, example.epoch))
+                return micro.add_picture(micro.source.pictures(pair, example.epoch)[0])
         return None
 
 
-def _is_false(example: Example, key: int, candidate: Example | RawPair) -> bool:
+class ContrastiveGroups:
+    """The maker of `ItcTargets`; picklable.
+
+    A text is told apart from the pictures of its group of `group` consecutive samples, so what it learns from does not
+    depend on how a step is cut. Left out are pictures that it may be true of: the same picture, or one that shares a
+    caption with the sample.
+
+    Args:
+        group: samples of a group.
+    """
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    def __call__(self, micro: MicroBatch) -> ItcTargets:
+        """Build the targets of a micro-batch."""
+        examples = micro.examples
+        keys = [text_key(example.text) for example in examples]
+        compared = torch.eye(len(examples), dtype=torch.bool)
+        for i, one in enumerate(examples):
+            for j in range(i - i % self.group, i):
+                false = _is_false(one, keys[i], examples[j]) and _is_false(examples[j], keys[j], one)
+                compared[i, j] = compared[j, i] = false
+        return ItcTargets(compared)
+
+
+def _is_false(example: Example, key: int, candidate: Example | RawSample) -> bool:
     """Tell whether the candidate's picture is another one, without a caption equal to the example's (of key `key`)."""
     return candidate.picture != example.picture and key not in candidate.texts

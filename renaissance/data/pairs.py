@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,32 +12,12 @@ from renaissance.data.arrow import ArrowFile
 from renaissance.data.columns import Entries
 from renaissance.data.identity import picture_key, text_key
 from renaissance.data.remembered import Stamp, recall, recall_array, remember
-from renaissance.data.samples import ArrowSamples, Unwanted
+from renaissance.data.samples import ArrowSamples, RawSample, Unwanted
 from renaissance.formats import CAPTION, CAPTION_COLUMNS, IMAGE
 
 _REPEATS = "repeats"
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
 _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-
-
-class RawPair(NamedTuple):
-    """One picture with one of its captions, as stored.
-
-    Attributes:
-        id: position in the data set.
-        image: the encoded picture.
-        text: the caption, white space normalised.
-        texts: hashes of all captions of the picture.
-        picture: hash of the encoded picture.
-        where: "file.arrow row 12", for messages.
-    """
-
-    id: int
-    image: bytes
-    text: str
-    texts: frozenset[int]
-    picture: int
-    where: str
 
 
 class PairDataset(ArrowSamples):
@@ -60,12 +39,23 @@ class PairDataset(ArrowSamples):
         self._training = training
         super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
 
-    def __getitem__(self, index: int) -> RawPair:
+    def __getitem__(self, index: int) -> RawSample:
         """Read one pair. Raises IndexError outside 0 <= index < len."""
         file, number, row, where = self._find(index)
         captions, image = file.entries[CAPTION.name], file.value(IMAGE.name, row)
         texts = frozenset(map(text_key, captions.of_row(row)))
-        return RawPair(int(index), image, captions[number], texts, picture_key(image), where)
+        facts = {"id": int(index)}
+        return RawSample(int(index), (image,), captions[number], texts, picture_key(image), where, facts=facts)
+
+    def text(self, index: int) -> str:
+        """Read a caption without its picture."""
+        file, number, _, _ = self._find(index)
+        return file.entries[CAPTION.name][number]
+
+    @property
+    def labelled(self) -> bool:
+        """Captions are their own labels."""
+        return True
 
     def _unwanted(self, path: str, now: Stamp) -> Unwanted:
         return unwanted(path, now) if self._training else Unwanted()

@@ -7,7 +7,7 @@ is kept per row or sample, so a hundred million samples cost what the file names
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,34 @@ class Sample(NamedTuple):
     images: tuple[bytes, ...]
     values: dict[str, Any]
     where: str
+
+
+class RawSample(NamedTuple):
+    """A sample as a task reads it: what to show, and what to ask of it.
+
+    Attributes:
+        id: position in the data set.
+        images: its encoded pictures; none where the task reads none.
+        text: caption, question or sentence.
+        texts: hashes of all captions of the picture.
+        picture: hash of the encoded picture.
+        where: "file.arrow row 12", for messages.
+        second: the second text of a sentence pair.
+        label: what a task learns of it; None where it is hidden.
+        facts: what the predictions file tells of it: "id", "target" and what the task's metrics need besides.
+        boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes a picture of its own.
+    """
+
+    id: int
+    images: tuple[bytes, ...]
+    text: str
+    texts: frozenset[int] = frozenset()
+    picture: int = 0
+    where: str = ""
+    second: str | None = None
+    label: Any = None
+    facts: Mapping[str, Any] = {}
+    boxes: Sequence[Sequence[float]] | None = None
 
 
 class FileSummary(NamedTuple):
@@ -84,9 +112,14 @@ class ArrowSamples:
         columns: the columns that are read.
         samples: the column that numbers the samples, "" where each row is one.
 
+    Attributes:
+        missing_shards: names of files between the others that are not there, where that is allowed.
+
     Raises:
         UserError: a file cannot be used, or there is no sample.
     """
+
+    missing_shards: tuple[str, ...] = ()
 
     def __init__(self, folder: str, files: Sequence[tuple[str, str]], columns: Sequence[Column], samples: str):
         self._folder, self._wanted, self._samples = str(folder), tuple(columns), samples
@@ -131,12 +164,19 @@ class ArrowSamples:
             }
         return prints
 
+    def rows(self) -> np.ndarray:
+        """Return (len,) int64, the row of each sample, numbered through over all files."""
+        first = np.cumsum(self._counts[:, 2]) - self._counts[:, 2]
+        files = np.searchsorted(self._ends, np.arange(len(self)), side="right")
+        return np.array([first[file] + self._find(index).row for index, file in enumerate(files)], np.int64)
+
     def _find(self, index: int) -> Place:
         """Find a sample. Raises IndexError outside 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         file, gaps = self._opened(number)
+        self._refuse_changed(number, index)
         place = int(index - (self._ends[number] - self._counts[number, 3]))
         if gaps is not None:
             place += int(np.searchsorted(gaps, place, side="right"))
@@ -158,13 +198,27 @@ class ArrowSamples:
     def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray | None]:
         if number not in self._open:
             path = os.path.join(self._folder, self._files[number])
-            now = stamp(path)
-            if list(now) != self._counts[number, :2].tolist():
-                raise UserError(f"'{path}' was changed since this run began; start the run again.")
+            now = self._refuse_changed(number)
             gaps = self._unwanted(path, now).gaps if self._counts[number, 4:].any() else None
             there = [column for column in self._wanted if column.name in self._columns[number]]
             self._open[number] = ArrowFile(path, there), gaps
         return self._open[number]
+
+    def refuse_changed(self) -> None:
+        """Raises UserError where a file is not any more what it was when this data set was made."""
+        for number in range(len(self._files)):
+            self._refuse_changed(number)
+
+    def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
+        """Asked for each sample: reading what was cut off of a mapped file ends the process. Takes a microsecond or two."""
+        path = os.path.join(self._folder, self._files[number])
+        now = stamp(path)
+        if list(now) != self._counts[number, :2].tolist():
+            sample = "" if index is None else f", before sample {index} was read"
+            raise UserError(
+                f"'{path}' was changed since this run began{sample}; put it back, and go on with the run, or start it again."
+            )
+        return now
 
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)
@@ -225,3 +279,38 @@ class SampleDataset(ArrowSamples):
     def metadata(self) -> list[dict[str, Any]]:
         """Return what our writers say of each file (`arrow.metadata`)."""
         return [metadata(os.path.join(self._folder, file)) for file in self._files]
+
+
+class ReadSamples:
+    """Samples as a task reads them. A map-style data set.
+
+    Args:
+        dataset: the stored samples.
+        read: what a stored sample is to the task; picklable.
+        answer: the column without which the samples are unlabelled, "" = none is needed.
+        hidden: whether they are unlabelled in any case.
+
+    Attributes:
+        labelled: whether the right answers are there.
+        dataset: the stored samples.
+    """
+
+    def __init__(
+        self, dataset: SampleDataset, read: Callable[[Sample], RawSample], answer: str = "", *, hidden: bool = False
+    ):
+        self.dataset, self._read = dataset, read
+        self.labelled = not hidden and (not answer or answer in dataset.columns)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> RawSample:
+        return self._read(self.dataset[index])
+
+    def describe(self) -> list[FileSummary]:
+        """Return what each file gives, in order."""
+        return self.dataset.describe()
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Return what a later run can tell by that its data are the same, by file name."""
+        return self.dataset.fingerprint()

@@ -50,7 +50,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_text_len: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_text_len: int, seconds: Sequence[str] | None = None
 ) -> tuple[BatchEncoding, TextInput]:
     """Tokenise a batch of texts and pad it on the right.
 
@@ -58,12 +58,14 @@ def encode(
         tokenizer: any tokenizer of transformers.
         texts: B captions.
         max_text_len: longer texts are cut to this many tokens, special tokens included.
+        seconds: B second texts, where each sample is a pair of sentences; the longer of a pair is cut first.
 
     Returns:
         What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
         but never beyond max_text_len.
     """
-    encoding = tokenizer(list(texts), truncation=True, max_length=max_text_len, padding=False)
+    pairs = (list(texts),) if seconds is None else (list(texts), list(seconds))
+    encoding = tokenizer(*pairs, truncation=True, max_length=max_text_len, padding=False)
     lengths = [len(ids) for ids in encoding["input_ids"]]
     longest = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
     shape = (len(lengths), min(longest, max_text_len))

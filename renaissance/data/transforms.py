@@ -58,23 +58,25 @@ class Transform:
 
     Attributes:
         keeps_aspect: pictures come out in different sizes, and a batch of them is padded.
+        image_size: the same.
     """
 
     def __init__(self, image_size: int, aspect_multiple: int | None, augment_seed: int | None) -> None:
         self.keeps_aspect = aspect_multiple is not None
-        self._image_size = image_size
+        self.image_size = image_size
         self._multiple = aspect_multiple
         self._augment_seed = augment_seed
         # ViLT's RandAugment(2, 9) without invert and cutout, which torchvision's list does not have in the first place.
         self._augment = v2.RandAugment(num_ops=2, magnitude=9)
 
-    def __call__(self, pixels: Tensor, epoch: int, id: int) -> Tensor:
+    def __call__(self, pixels: Tensor, epoch: int, id: int, place: int = 0) -> Tensor:
         """Transform one picture.
 
         Args:
             pixels: (3, H, W) uint8.
             epoch: with `id` and the seed, it decides the augmentation.
             id: the sample's position in its data set.
+            place: of the picture among the sample's own.
 
         Returns:
             (3, image_size, image_size) uint8, or a size of its own where the aspect ratio is kept. May be a strided
@@ -82,20 +84,21 @@ class Transform:
         """
         pixels = self._resize(pixels)
         if self._augment_seed is not None:
+            purpose = f"augmentation {place}" if place else "augmentation"
             # After the resize, where it is several times cheaper; before the crop, so that what moves in is picture.
-            pixels = self._augmented(pixels, torch_seed(self._augment_seed, epoch, id, "augmentation"))
-        return pixels if self.keeps_aspect else _centre(pixels, self._image_size, self._image_size)
+            pixels = self._augmented(pixels, torch_seed(self._augment_seed, epoch, id, purpose))
+        return pixels if self.keeps_aspect else _centre(pixels, self.image_size, self.image_size)
 
     def _resize(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         if self._multiple is not None:
-            size = aspect_size(height, width, self._image_size, self._multiple)
+            size = aspect_size(height, width, self.image_size, self._multiple)
         else:
             short = min(height, width)
             if max(height, width) > _WIDEST_ASPECT * short:
                 height, width = (min(side, _WIDEST_ASPECT * short) for side in (height, width))
                 pixels = _centre(pixels, height, width)
-            size = [int(self._image_size * side / short) for side in (height, width)]
+            size = [int(self.image_size * side / short) for side in (height, width)]
         if size == [height, width]:
             return pixels  # stored at training size
         # In integers, with Pillow's filter; torch has it in vector instructions for bytes in the order (H, W, 3).

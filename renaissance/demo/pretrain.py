@@ -23,8 +23,8 @@ from renaissance.data.collate import MicroBatch
 from renaissance.data.masking import choose, hide, words_of
 from renaissance.data.sampler import Draw, TrainSteps, permuted
 from renaissance.data.text import encode, vocabulary
+from renaissance.draft import Draft
 from renaissance.presets import defaults_of, presets
-from renaissance.settings import Draft
 from renaissance.tasks import Encodings
 from renaissance.train import Data, prepare_run, read_data, run
 from renaissance.types import Batch, ImageInput, MlmTargets
@@ -83,7 +83,7 @@ def demo_data(resolved: Resolved) -> Data:
     data = read_data(resolved)
     settings = resolved.settings
     data.makers["mlm"] = ContentWordMasker(resolved.tokenizer, settings.run.seed)
-    files = [file.file for file in data.pairs["train"].describe()]
+    files = [file.file for file in data.samples["train"].describe()]
     scenes = [made for file in files for made, captions in scenes_of(Path(settings.data.data_root) / file, settings.run.seed)
               for _ in captions]  # fmt: skip
     easy = np.array([index for index, made in enumerate(scenes) if len(made.objects) == 1])

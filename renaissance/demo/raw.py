@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from renaissance.demo import questions, statements
 from renaissance.demo.world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
 
 SPLITS = {"train": 80, "restval": 5, "val": 5, "test": 10}
@@ -125,8 +126,12 @@ def scene_index_of(filename: str) -> int:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights."""
+    """Write a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights.
+
+    Words that only questions and statements have are among them, so that a model pretrained on captions can read those.
+    """
     from transformers import BertTokenizerFast  # here, because pictures are written without it and it takes seconds
 
-    pieces = (*SPECIAL_TOKENS, *vocabulary())
+    spoken = set(vocabulary())
+    pieces = (*SPECIAL_TOKENS, *sorted(spoken), *sorted((questions.vocabulary() | statements.vocabulary()) - spoken))
     BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)}).save_pretrained(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from renaissance.errors import UserError
+from renaissance.launch import available_cores
 from renaissance.prepare.coco import make_arrow
 from renaissance.report import read_rows, table
 
@@ -25,27 +25,40 @@ from .world import render, scene
 
 VAL, TEST = 200, 500  # held-out pictures
 RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
+_CONTEXT = multiprocessing.get_context("spawn")
 
 
-def demo(root: str, seed: int, steps: int, pictures: int) -> dict[str, Any]:
-    """Runs the demo and writes `<root>/demo.json`.
+def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> dict[str, Any]:
+    """Runs the demo and writes `<root>/demo.json` and `<root>/results.md`.
 
     Args:
         root: folder of everything that the demo writes.
         seed: of the world and of both models.
         steps: optimizer steps of each model.
         pictures: of the train split; restval has a tenth of it.
+        tasks: downstream tasks that follow, keys of `finetune.TASKS`.
 
     Returns:
         The content of demo.json.
     """
-    folder = Path(root)
+    folder, began = Path(root), time.monotonic()
     write_world(folder, seed, pictures)
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
+    tables = [results_table(figures)]
+    if tasks:
+        print(tables[0], flush=True)
+        from .finetune import results_table as table_of_tasks
+
+        found = _finetune(folder, seed, steps, tasks, runs)
+        tables.append(table_of_tasks(found))
+        figures["tasks"] = found
     (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(results_table(figures))
-    print(f"\nfigures: {folder / 'demo.json'}")
+    took = f"seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes on {available_cores()} cores"
+    written = "\n".join(f"```text\n{each}\n```\n" for each in tables)
+    (folder / "results.md").write_text(f"# The demo\n\n{took}\n\n{written}", encoding="utf-8")
+    print(tables[-1])
+    print(f"\n{took}\nfigures: {folder / 'demo.json'}, tables: {folder / 'results.md'}")
     for name, content in runs.items():
         print(f"{name}: {content['run_folder']}")
     best = f"{runs['two_tower']['run_folder']}/checkpoints/best.ckpt"
@@ -91,23 +104,57 @@ def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, A
     """Both models at once, each in a process of its own with half of the cores."""
     from .pretrain import pretrain
 
-    threads = max(1, len(os.sched_getaffinity(0)) // len(RECIPES)) if hasattr(os, "sched_getaffinity") else 1
-    context = multiprocessing.get_context("spawn")
-    processes = {}
+    threads = max(1, available_cores() // len(RECIPES))
+    work = {name: (pretrain, recipe, str(folder), seed, steps, threads) for name, recipe in RECIPES.items()}
+    _side_by_side(folder, work, dict.fromkeys(RECIPES, steps), "pretraining both models")
+    return {
+        name: json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8")) for name, recipe in RECIPES.items()
+    }
+
+
+def _finetune(
+    folder: Path, seed: int, steps: int, names: list[str], runs: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The downstream tasks, a process a core; a process that is through takes what is waiting next."""
+    from . import finetune
+
+    print(f"writing the downloads of {', '.join(names)}", flush=True)
+    finetune.write_tasks(folder, seed, names)
+    checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}
+    blocks = finetune.blocks(names, steps)
+    workers = min(len(blocks), available_cores())
+    waiting = _CONTEXT.Queue()
+    for block in (*blocks, *[None] * workers):
+        waiting.put(block)
+    work = (finetune.finetune, waiting, str(folder), seed, checkpoints, max(1, available_cores() // workers))
+    followed = {run.name: run.steps for block in blocks for run in block}
+    processes = {f"finetuning_{number}": work for number in range(workers)}
+    _side_by_side(folder, processes, followed, f"{len(followed)} finetuning runs")
+    return finetune.figures(folder, names)
+
+
+def _side_by_side(folder: Path, work: dict[str, tuple[Any, ...]], followed: dict[str, int], title: str) -> None:
+    """Does each piece of work in a process of its own, with one progress bar over all of them.
+
+    Args:
+        folder: of the demo; a process writes to `<its name>.log` in it.
+        work: function and arguments, by the process's name.
+        followed: the runs that the processes do, by name, with their steps.
+        title: of the bar.
+    """
+    processes = {
+        name: _CONTEXT.Process(target=_in_log, args=(call, str(folder / f"{name}.log"), *arguments), name=name)
+        for name, (call, *arguments) in work.items()
+    }
     began = time.time()
-    for name, recipe in RECIPES.items():
-        arguments = (pretrain, str(folder / f"{name}.log"), recipe, str(folder), seed, steps, threads)
-        processes[name] = context.Process(target=_in_log, args=arguments, name=name)
-        processes[name].start()
+    for process in processes.values():
+        process.start()
     try:
-        _watch(processes, folder / "runs", steps, began)
+        _watch(processes, folder / "runs", followed, began, title)
     finally:
         for process in processes.values():
             process.terminate()
             process.join()
-    return {
-        name: json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8")) for name, recipe in RECIPES.items()
-    }
 
 
 def _in_log(work: Any, log: str, *arguments: Any) -> None:
@@ -121,25 +168,26 @@ def _in_log(work: Any, log: str, *arguments: Any) -> None:
             sys.exit(1)
 
 
-def _watch(processes: dict[str, Any], runs: Path, steps: int, began: float) -> None:
-    """One progress bar over both, fed by their metrics.csv.
+def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], began: float, title: str) -> None:
+    """One progress bar over all runs, fed by their metrics.csv.
 
     Raises:
-        UserError: one of them failed; its log is named.
+        UserError: a process failed; its log is named.
     """
-    with tqdm(total=steps * len(processes), unit="step", desc="pretraining both models", dynamic_ncols=True) as bar:
+    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True) as bar:
         while True:
             alive = [process for process in processes.values() if process.is_alive()]
-            rows = {name: _last_row(runs / name, began) for name in processes}
+            rows = {name: _last_row(runs / name, began) for name in followed}
             bar.n = sum(int(row["step"]) for row in rows.values() if row)
-            losses = {f"{name} {task}": row.get(f"{task}/train/loss", "")[:5] for name, row in rows.items() if row
-                      for task in ("mlm", "itm")}  # fmt: skip
-            bar.set_postfix({key: value for key, value in losses.items() if value})
+            unfinished = {name: row for name, row in rows.items() if row and int(row["step"]) < followed[name]}
+            losses = {f"{name} {key.partition('/')[0]}": value[:5] for name, row in unfinished.items()
+                      for key, value in row.items() if key.endswith("/train/loss") and value}  # fmt: skip
+            bar.set_postfix(losses)
             for name, process in processes.items():
                 if process.exitcode not in (None, 0):
                     log = runs.parent / f"{name}.log"
                     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
-                    raise UserError(f"the demo's {name} model stopped: {last} (whole log: {log})")
+                    raise UserError(f"the demo's {name} stopped: {last} (whole log: {log})")
             if not alive:
                 return
             time.sleep(1)

@@ -152,7 +152,7 @@ class Caption(NamedTuple):
     fact: Fact
 
 
-def _stream(seed: int, index: int, which: int) -> random.Random:
+def stream(seed: int, index: int, which: int) -> random.Random:
     """The random numbers of one stream of one scene.
 
     Read by `random` and `randbytes` alone: both are plain bits of the generator, while the ways in which `sample` and
@@ -161,15 +161,15 @@ def _stream(seed: int, index: int, which: int) -> random.Random:
     return random.Random(seed << 72 | index << 8 | which)
 
 
-def _below(draws: random.Random, n: int) -> int:
+def below(draws: random.Random, n: int) -> int:
     """One of 0 .. n - 1."""
     return int(draws.random() * n)
 
 
-def _distinct(draws: random.Random, population: Sequence[Any], count: int) -> list[Any]:
+def distinct(draws: random.Random, population: Sequence[Any], count: int) -> list[Any]:
     """`count` different members in random order."""
     left = list(population)
-    return [left.pop(_below(draws, len(left))) for _ in range(count)]
+    return [left.pop(below(draws, len(left))) for _ in range(count)]
 
 
 def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
@@ -180,25 +180,25 @@ def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
         index: which scene of it, >= 0.
         objects: how many objects, 1 to 3; None draws by `OBJECTS_SHARE`.
     """
-    draws = _stream(seed, index, _SCENE)
+    draws = stream(seed, index, _SCENE)
     unit = draws.random()
     count = 1 + (unit >= OBJECTS_SHARE[0]) + (unit >= OBJECTS_SHARE[0] + OBJECTS_SHARE[1])
     if objects is not None:
         count = objects
-    shapes, colours = _distinct(draws, SHAPES, count), _distinct(draws, tuple(COLOURS), count)
-    cells = _distinct(draws, tuple((row, column) for row in ROWS for column in COLUMNS), count)
+    shapes, colours = distinct(draws, SHAPES, count), distinct(draws, tuple(COLOURS), count)
+    cells = distinct(draws, tuple((row, column) for row in ROWS for column in COLUMNS), count)
     things = []
     for shape, colour, (row, column) in zip(shapes, colours, cells, strict=True):
-        size = tuple(SIZES)[_below(draws, 2)]
-        shift = (_below(draws, 2 * JITTER + 1) - JITTER, _below(draws, 2 * JITTER + 1) - JITTER)
+        size = tuple(SIZES)[below(draws, 2)]
+        shift = (below(draws, 2 * JITTER + 1) - JITTER, below(draws, 2 * JITTER + 1) - JITTER)
         things.append(Thing(shape, colour, size, row, column, shift))
     return Scene(seed, index, tuple(things), _background(draws))
 
 
 def _background(draws: random.Random) -> Background:
-    first, second = (tuple(PALE + 4 + _below(draws, 49) for _ in range(3)) for _ in range(2))
-    direction = ((1, 0), (0, 1), (1, 1), (1, -1))[_below(draws, 4)]
-    return Background(PATTERNS[_below(draws, 3)], (first, second), direction, 3 + _below(draws, 4))
+    first, second = (tuple(PALE + 4 + below(draws, 49) for _ in range(3)) for _ in range(2))
+    direction = ((1, 0), (0, 1), (1, 1), (1, -1))[below(draws, 4)]
+    return Background(PATTERNS[below(draws, 3)], (first, second), direction, 3 + below(draws, 4))
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -220,7 +220,7 @@ def _paint(scene: Scene) -> np.ndarray:
     """The background: (3, 48, 48) uint16 from `PALE` to 255, with a grain that no two scenes share."""
     pattern, colours, direction, width = scene.background
     first, second = np.array(colours, dtype=np.int16)[..., None, None]
-    grain = np.frombuffer(_stream(scene.seed, scene.index, _GRAIN).randbytes(IMAGE_SIZE * IMAGE_SIZE), dtype=np.uint8)
+    grain = np.frombuffer(stream(scene.seed, scene.index, _GRAIN).randbytes(IMAGE_SIZE * IMAGE_SIZE), dtype=np.uint8)
     grain = grain.reshape(IMAGE_SIZE, IMAGE_SIZE).astype(np.int16)
     if pattern == "noise":
         # One tone, pulled to the middle of the pale ones: room for noise of -16 to 15.
@@ -290,18 +290,18 @@ def is_true(fact: Fact, scene: Scene) -> bool:
 
 def captions(scene: Scene) -> list[Caption]:
     """The `CAPTIONS` captions of a scene, no two in the same words; a pure function of the scene's seed and index."""
-    draws = _stream(scene.seed, scene.index, _CAPTIONS)
+    draws = stream(scene.seed, scene.index, _CAPTIONS)
     pairs = [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
     related = RELATION_CAPTIONS if pairs else 0
     made = []
-    for template in _distinct(draws, RELATION_TEMPLATES, related):
-        subject, other = pairs[_below(draws, len(pairs))]
+    for template in distinct(draws, RELATION_TEMPLATES, related):
+        subject, other = pairs[below(draws, len(pairs))]
         made.append(_fill(template, subject, other))
     # Every object is placed in turn, so that none of them is never told of.
-    things = _distinct(draws, scene.objects, len(scene.objects))
-    for turn, template in enumerate(_distinct(draws, PLACE_TEMPLATES, CAPTIONS - related)):
+    things = distinct(draws, scene.objects, len(scene.objects))
+    for turn, template in enumerate(distinct(draws, PLACE_TEMPLATES, CAPTIONS - related)):
         made.append(_fill(template, things[turn % len(things)]))
-    return _distinct(draws, tuple(made), CAPTIONS)
+    return distinct(draws, tuple(made), CAPTIONS)
 
 
 def _fill(template: str, subject: Thing, other: Thing | None = None) -> Caption:

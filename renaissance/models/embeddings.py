@@ -137,6 +137,9 @@ class TokenTypes(nn.Module):
         with torch.no_grad():
             self.embedding.weight[2] = self.embedding.weight[1]
 
-    def add(self, tokens: Tokens | None, row: int) -> Tokens | None:
-        """Adds one row to every token."""
-        return None if tokens is None else Tokens(tokens.hidden + self.embedding.weight[row], tokens.mask)
+    def add(self, tokens: Tokens | None, row: int | Tensor) -> Tokens | None:
+        """Adds one row to every token; of `row` (B,) int64, to every token of each of the B sequences its own."""
+        if tokens is None:
+            return None
+        types = self.embedding.weight[row]
+        return Tokens(tokens.hidden + (types if isinstance(row, int) else types.unsqueeze(1)), tokens.mask)

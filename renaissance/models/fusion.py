@@ -16,7 +16,8 @@ more than that.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,18 @@ class SeparateLayer(nn.Module):
         return getattr(self, f"{name}_feed_forward")(hidden)
 
 
-class CrossStack(nn.Module):
+class Stack(nn.Module):
+    """Layers, one after the other. `around_layer(layer, *inputs)` runs one while training, where it is set."""
+
+    around_layer: Callable[..., Any] | None = None
+
+    def _run(self, layer: nn.Module, *inputs: Any) -> Any:
+        if self.around_layer is not None and self.training and torch.is_grad_enabled():
+            return self.around_layer(layer, *inputs)
+        return layer(*inputs)
+
+
+class CrossStack(Stack):
     """Layers of one kind, each reading both sides of the layer before.
 
     Args:
@@ -120,13 +132,13 @@ class CrossStack(nn.Module):
         text_out, image_out = _hidden(text), _hidden(image)
         for layer in self.layers:
             wanted = want if layer is self.layers[-1] else Want()
-            text_out, image_out = layer(text, image, wanted)
+            text_out, image_out = self._run(layer, text, image, wanted)
             text = None if text is None or text_out is None else Tokens(text_out, text.mask)
             image = None if image is None or image_out is None else Tokens(image_out, image.mask)
         return text_out, image_out
 
 
-class MergedStack(nn.Module):
+class MergedStack(Stack):
     """One transformer stack over the joined sequences. Arguments as in `CrossStack`."""
 
     def __init__(self, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
@@ -137,7 +149,7 @@ class MergedStack(nn.Module):
         joined = join(text, image)
         hidden = joined.hidden
         for layer in self.layers:
-            hidden = layer(hidden, joined.mask, "all")
+            hidden = self._run(layer, hidden, joined.mask, "all")
         return split(hidden, text, image)
 
 

@@ -62,3 +62,10 @@ class ItmHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.classifier(pooled)
+
+
+class ClassifierHead(nn.Sequential):
+    """The classifier of downstream tasks (ViLT): (B,size) -> (B,hidden), layer norm, GELU -> (B,classes) logits."""
+
+    def __init__(self, size: int, hidden: int, classes: int):
+        super().__init__(nn.Linear(size, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))

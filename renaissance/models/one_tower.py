@@ -42,6 +42,7 @@ class OneTower(VisionLanguageModel):
         super().__init__(width, pooler_type, (text, image), normalize)
         self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
         self.pretrained = pretrained
+        self.alone_size = {"text": width, "image": width}
 
     def freeze(self, *, encoder: bool = False) -> None:
         """Fixes what the encoder brought: no gradient, and eval mode (no dropout) whatever mode the model is in."""
@@ -69,7 +70,23 @@ class OneTower(VisionLanguageModel):
         """Patch embeddings. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
         return self.image_embeddings(self.normalize(images), images.sizes)
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, slot: int = 0, needs: Set[str] = EVERYTHING) -> Fused:
+    def alone_text(self, text: TextInput) -> Tokens:
+        """Texts through the blocks without a picture. (B,L) -> Tokens (B,L,D)."""
+        return self.unimodal(self.embed_text(text), "text")
+
+    def alone_image(self, images: ImageInput) -> Tokens:
+        """Pictures through the blocks without a text. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
+        return self.unimodal(self.embed_image(images), "image")
+
+    def unimodal(self, tokens: Tokens, side: str) -> Tokens:
+        """One side's embedded tokens through the blocks without the other side: (B,N,D)."""
+        if side == "text":
+            return Tokens(self.fuse(tokens, None, needs={"text"}).text, tokens.mask)
+        return Tokens(self.fuse(None, tokens, needs={"image"}).image, tokens.mask)
+
+    def fuse(
+        self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
+    ) -> Fused:
         """All blocks over text and image tokens, joined. Arguments and result as in `TwoTower.fuse`."""
         text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
         joined = join(text, image)

@@ -39,6 +39,7 @@ class TwoTower(VisionLanguageModel):
     ):
         super().__init__(width, pooler_type, (text_tower.pooling, image_tower.pooling), normalize)
         self.text_tower, self.image_tower, self.fusion = text_tower, image_tower, fusion
+        self.alone_size = {"text": text_tower.hidden_size, "image": image_tower.hidden_size}
         self.text_projection = nn.Linear(text_tower.hidden_size, width)
         self.image_projection = nn.Linear(image_tower.hidden_size, width)
 
@@ -59,22 +60,36 @@ class TwoTower(VisionLanguageModel):
 
     def embed_text(self, text: TextInput) -> Tokens:
         """The whole text encoder, then the projection. (B,L) -> Tokens (B,L,D)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_tower not in self.frozen):
-            tokens = self.text_tower(text)
+        tokens = self.alone_text(text)
         return Tokens(self.text_projection(tokens.hidden), tokens.mask)
 
     def embed_image(self, images: ImageInput) -> Tokens:
         """The whole image encoder, then the projection. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_tower not in self.frozen):
-            tokens = self.image_tower(self.normalize(images))
+        tokens = self.alone_image(images)
         return Tokens(self.image_projection(tokens.hidden), tokens.mask)
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, slot: int = 0, needs: Set[str] = EVERYTHING) -> Fused:
+    def alone_text(self, text: TextInput) -> Tokens:
+        """The text encoder's own hidden states. (B,L) -> Tokens (B,L,H)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_tower not in self.frozen):
+            return self.text_tower(text)
+
+    def alone_image(self, images: ImageInput) -> Tokens:
+        """The image encoder's own hidden states. (M,3,H,W) uint8 -> Tokens (M,P,H)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_tower not in self.frozen):
+            return self.image_tower(self.normalize(images))
+
+    def unimodal(self, tokens: Tokens, side: str) -> Tokens:
+        """What one side's embedded tokens are without the other side: here they have been through their encoder already."""
+        return tokens
+
+    def fuse(
+        self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
+    ) -> Fused:
         """Lets the two sides look at each other.
 
         Args:
             text: (B,L,D) or None. image: (B,P,D) or None.
-            slot: 0 for the first image of an example, 1 for the second.
+            slot: 0 for the first image of an example, 1 for the second; or (B,) int64, one for each pair.
             needs: which parts of the result will be read: "pooled", "text", "image".
 
         Returns:

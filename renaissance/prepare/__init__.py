@@ -1,7 +1,9 @@
 """Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
 
-A data set is one row of `formats.DATASETS` and one file with `make_arrow(root, dataset_root, ...)`; all share one writer.
-Nothing here imports torch or transformers.
+A data set is one row of `formats.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
+one writer. `root` is the folder of the raw download, `dataset_root` the folder to write to, `writing` are `WriteOptions`;
+every `make_arrow` returns the manifests of the files and refuses bad options before it reads anything. Nothing here imports
+torch or transformers.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def prepare(
         UserError: an unknown data set, a missing folder, an option that the data set does not have, or a refusal of
             its `make_arrow`.
     """
-    if dataset not in DATASETS:
+    if not isinstance(dataset, str) or dataset not in DATASETS:
         near = suggest(str(dataset), DATASETS)
         raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(DATASETS)}.")
     for name, value in (("root", root), ("data_root", data_root)):

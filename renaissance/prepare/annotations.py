@@ -14,6 +14,18 @@ from renaissance.errors import UserError
 from renaissance.prepare.spool import is_unicode
 
 
+def folder_of(root: str | os.PathLike, contains: str) -> Path:
+    """Return `root` as a path.
+
+    Raises:
+        UserError: it is not a folder; the sentence says what it should contain.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(f"root='{root}' is not a folder; expected one that contains {contains}.")
+    return folder
+
+
 def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
     """Return which of the needed and the optional files lie below `root`.
 
@@ -21,12 +33,13 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
         UserError: `root` is not a folder, or a needed file is not there.
     """
     names = [*needed, *optional]
-    found = [name for name in names if os.path.isfile(os.path.join(root, name))]
+    folder = folder_of(root, ", ".join(names))
+    found = [name for name in names if (folder / name).is_file()]
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(
-            f"root='{root}' {'lacks ' + ', '.join(missing) if os.path.isdir(root) else 'is not a folder'}; expected "
-            f"there are {', '.join(names)}, found {', '.join(found) or 'none of them'}."
+            f"root='{root}' lacks {', '.join(missing)}; expected there are {', '.join(names)}, found "
+            f"{', '.join(found) or 'none of them'}."
         )
     return found
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from renaissance.errors import UserError
 from renaissance.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
 from renaissance.prepare.spool import Spool
 from renaissance.prepare.writer import LeftOut, Plan, Row, schema_of
@@ -53,15 +51,3 @@ def caption_rows(
             yield Row({IMAGE.name: below + name}, values)
         else:
             yield LeftOut(NO_CAPTION, name)
-
-
-def folder_of(root: str | Path, contains: str) -> Path:
-    """Return `root` as a path.
-
-    Raises:
-        UserError: it is not a folder; the sentence says what it should contain.
-    """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise UserError(f"root='{root}' is not a folder; expected one that contains {contains}.")
-    return folder

@@ -21,9 +21,10 @@ from typing import Any, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import OWN_FILE, OWN_NAME, OWN_SPLITS
-from renaissance.prepare.captioned import caption_plan, folder_of
+from renaissance.prepare.annotations import folder_of
+from renaissance.prepare.captioned import caption_plan
 from renaissance.prepare.own import check_name, check_val_share, is_validation, refuse_leftovers
-from renaissance.prepare.spool import Spool
+from renaissance.prepare.spool import Spool, plain_name
 from renaissance.prepare.tables import SUFFIXES, Line, lines_of
 from renaissance.prepare.writer import WriteOptions, check_options, write_files
 
@@ -42,16 +43,11 @@ def make_arrow(
     """Write one file for each split that has pictures.
 
     Args:
-        root: the folder that the paths start from.
-        dataset_root: the folder to write to.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
         name: the data set's name, as later given to `datasets=[...]`.
         annotations: the annotation file, below root; None = the only file of its kinds directly in root.
         val_share: share of the pictures, chosen by a hash of their paths, that goes to val instead of train where the
             annotations name no split. A picture stays on its side when others are added.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests of the files.
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
@@ -80,7 +76,8 @@ def make_arrow(
 
 def _annotation_file(folder: Path, annotations: str | None) -> Path:
     if annotations is not None:
-        if Path(annotations).suffix not in SUFFIXES or not (folder / annotations).is_file():
+        known = isinstance(annotations, str) and Path(annotations).suffix in SUFFIXES
+        if not known or not (folder / annotations).is_file():
             raise UserError(f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.")
         return folder / annotations
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
@@ -91,7 +88,9 @@ def _annotation_file(folder: Path, annotations: str | None) -> Path:
 
 
 def _add(spool: Spool, listing: Path, line: Line, val_share: float) -> None:
-    split = line.split if line.split is not None else "val" if is_validation(line.path, val_share) else "train"
+    split = (
+        line.split if line.split is not None else "val" if is_validation(plain_name(line.path), val_share) else "train"
+    )
     if split not in OWN_SPLITS:
         raise UserError(f"'{listing}' line {line.number} has split '{split}'; the splits are {', '.join(OWN_SPLITS)}.")
     spool.add(line.path, split, line.captions)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from renaissance.errors import UserError
 from renaissance.formats import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, SPLIT
-from renaissance.prepare.captioned import folder_of
+from renaissance.prepare.annotations import folder_of
 from renaissance.prepare.own import check_name, check_val_share, is_validation, refuse_leftovers
 from renaissance.prepare.plain_pickle import read_plain_pickle
 from renaissance.prepare.skipped import Skipped
@@ -56,15 +56,10 @@ def make_arrow(
     """Write one file for each split that has pictures.
 
     Args:
-        root: the folder of the pictures.
-        dataset_root: the folder to write to.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
         name: the data set's name; None = images, or cifar10.
         val_share: share of the training pictures, chosen by a hash of their paths, that goes to val; None = a tenth
             where there is no other val, else 0.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests of the files.
 
     Raises:
         UserError: a bad option; fewer than two classes, or one that is not in train; a damaged CIFAR-10; or one of the
@@ -156,11 +151,12 @@ def _folders(place: Path) -> list[Path]:
 
 def _listed(root: Path, place: Path, labels: list[str]) -> Iterator[_Picture]:
     for folder in _folders(place):
+        label = labels.index(folder.name)
         for file in sorted(folder.rglob("*")):
             hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
             if (file.is_file() or file.is_symlink()) and not hidden:  # a link that leads nowhere is a missing picture
                 path = plain_name(file.relative_to(root).as_posix())
-                yield _Picture(path, labels.index(folder.name), path)
+                yield _Picture(path, label, path)
 
 
 def _cifar(folder: Path) -> tuple[list[str], dict[str, Pictures]]:

@@ -8,8 +8,8 @@ from typing import Any, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import DATASETS
-from renaissance.prepare.annotations import json_items
-from renaissance.prepare.captioned import caption_plan, folder_of
+from renaissance.prepare.annotations import folder_of, json_items
+from renaissance.prepare.captioned import caption_plan
 from renaissance.prepare.spool import Spool
 from renaissance.prepare.writer import WriteOptions, check_options, write_files
 
@@ -64,9 +64,9 @@ def write_karpathy(
 
 def _add(spool: Spool, path: Path, number: int, entry: Any, pictures: str | None, splits: tuple[str, ...]) -> None:
     try:
-        name = f"{entry['filepath'] if pictures is None else pictures}/{entry['filename']}"
+        folder, name = entry["filepath"] if pictures is None else pictures, entry["filename"]
         split, captions = entry["split"], [sentence["raw"] for sentence in entry["sentences"]]
-        well_formed = all(isinstance(text, str) for text in captions)
+        well_formed = all(isinstance(text, str) for text in (folder, name, split, *captions))
     except (KeyError, TypeError):
         well_formed = False
     if not well_formed:
@@ -75,6 +75,7 @@ def _add(spool: Spool, path: Path, number: int, entry: Any, pictures: str | None
             f"'{path}' image {number} is not in Karpathy's form: it needs {needed} and sentences with raw, all of them "
             "text."
         )
+    name = f"{folder}/{name}"
     if split not in splits:
         raise UserError(f"'{path}' puts '{name}' into split '{split}'; the splits are {', '.join(splits)}.")
     if not spool.add(name, split, captions):

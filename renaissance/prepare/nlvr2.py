@@ -34,12 +34,7 @@ def make_arrow(
     A row is a pair of pictures with all sentences about it, in the order of the annotations.
 
     Args:
-        root: the folder of the raw download.
-        dataset_root: the folder to write to.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
@@ -57,7 +52,7 @@ def make_arrow(
 
 
 def _plan(root: Path, split: str, file: str) -> Plan:
-    spool, name = Spool(), NLVR2_FILE.format(split=split)
+    spool, name = Spool("sentence"), NLVR2_FILE.format(split=split)
     listed = _read(root, spool, split, root / file)
     if not listed:
         raise UserError(f"'{root / file}' lists no sentence; download it again.")

@@ -6,22 +6,31 @@ import hashlib
 from pathlib import Path
 
 from renaissance.errors import UserError
-from renaissance.formats import OWN_FILE, OWN_SPLITS, PUBLIC_DATASETS
+from renaissance.formats import DATASETS, OWN_FILE, OWN_SPLITS
 from renaissance.prepare.writer import is_share
 
 
-def check_name(name: object, example: str) -> str:
+def check_name(name: object, own: str) -> str:
     """Return a data set's name that can be part of a file's name and is no other's.
+
+    Args:
+        name: what the user gave.
+        own: what data of this kind are called unless the user says otherwise.
 
     Raises:
         UserError: it cannot.
     """
     plain = isinstance(name, str) and name and Path(name).name == name and not name.startswith(".")
-    if not plain or name in PUBLIC_DATASETS:
+    others = [dataset for dataset in DATASETS if dataset != own]
+    if not plain or name in others:
         raise UserError(
-            f"name='{name}' must be a plain name such as '{example}' (the files are {OWN_FILE}), and none of "
-            f"{', '.join(PUBLIC_DATASETS)}."
+            f"name={name!r} must be a plain name such as '{own}' (the files are {OWN_FILE}), and none of "
+            f"{', '.join(others)}, which mean other data."
         )
+    files = [f"{name}.arrow", *(OWN_FILE.format(name=name, split=split) for split in OWN_SPLITS)]
+    taken = [(file, dataset) for file in files for dataset, row in DATASETS.items() if row.owns(file)]
+    if taken:
+        raise UserError(f"name='{name}' stands for {taken[0][0]}, a file of '{taken[0][1]}'; give another name.")
     return name
 
 

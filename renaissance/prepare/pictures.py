@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from renaissance.errors import UserError
 from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
+from renaissance.launch import available_cores
 
 # Of resized pictures, whose colours have half the resolution, as in most photographs: an error of 1.8 levels (43 dB, mean
 # of scikit-image's photographs at short sides of 224 and 288). 90 costs 3 dB for 28 % fewer bytes, 98 wins 3.5 dB for
@@ -104,11 +105,6 @@ class PicturePool:
             held += size
         while waiting:
             yield from _replies(*waiting.popleft())
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use, which on a shared machine can be fewer than it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_picture(source: str | bytes, resize: int | None = None, quality: int | None = QUALITY) -> bytes | Fault:

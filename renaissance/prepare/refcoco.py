@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import DATASETS, REFCOCO_FILE, UNKNOWN
-from renaissance.prepare.annotations import json_items
-from renaissance.prepare.captioned import folder_of
+from renaissance.prepare.annotations import folder_of, json_items
 from renaissance.prepare.plain_pickle import read_plain_pickle
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.spool import plain_name, text_fault
@@ -78,14 +77,9 @@ def make_arrow(
     in the metric. A reference is left out if nothing of its own box is inside the picture.
 
     Args:
-        root: the folder of the raw download.
-        dataset_root: the folder to write to.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
         dataset: the variant, refcoco, refcoco+ or refcocog.
         split_by: who split it; None = unc, for refcocog umd.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests.
 
     Raises:
         UserError: a bad option; a missing, damaged or malformed file; a reference, picture or object twice; an unknown
@@ -202,9 +196,9 @@ def _plan(variant: str, split_by: str, split: str, references: list[_Reference],
 def _rows(references: list[_Reference], pictures: dict[int, _Picture], skipped: Skipped) -> Iterator[Row | LeftOut]:
     for each in references:
         name, picture = f"reference {each.ref_id}", pictures.get(each.image_id)
-        faults = [text_fault(text) for text in each.sentences]
+        faults = [text_fault(text, "expression") for text in each.sentences]
         for fault in filter(None, faults):
-            skipped.add(fault.replace("caption", "expression"), name)
+            skipped.add(fault, name)
         sentences = [text for text, fault in zip(each.sentences, faults, strict=True) if fault is None]
         if picture is None:
             yield LeftOut("reference to a picture that instances.json lacks", name)

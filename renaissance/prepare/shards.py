@@ -78,9 +78,9 @@ def write_shards(
     folder = made_folder(dataset_root)
     said = {"source": source, "options": {**recorded(options, checked), "shard_rows": shard_rows}}
     manifests, refusals = _whole_shards(folder, template, schema, said), []
-    position = manifests[-1]["shard"]["next"] if manifests else 0
+    title, position = template.format(shard="*"), manifests[-1]["shard"]["next"] if manifests else 0
     with picture_pool(checked) as pool:
-        entries = Entries(read_entries(rows_from(position), root, pool, template, listed, position), position)
+        entries = Entries(read_entries(rows_from(position), root, pool, title, listed, position), position)
         while not entries.ended or not manifests:
             here = Skipped() if manifests else skipped
             plan = Plan(template.format(shard=len(manifests)), schema, (), 0, here, texts)

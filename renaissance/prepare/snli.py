@@ -28,12 +28,7 @@ def make_arrow(
     """Write the three files: a row a picture, with all its pairs in the order of the annotations.
 
     Args:
-        root: the folder of the raw download.
-        dataset_root: the folder to write to.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), a picture in two splits, or
@@ -41,7 +36,7 @@ def make_arrow(
     """
     check_options(**writing)
     found = require_files(root, list(_ANNOTATIONS.values()))
-    spool = Spool()
+    spool = Spool("hypothesis")
     listed = {split: _read(spool, split, Path(root) / file) for split, file in _ANNOTATIONS.items()}
     plans = (_plan(spool, split, count) for split, count in listed.items())
     source = {"dataset": "snli", "root": os.fspath(root), "annotations": found}

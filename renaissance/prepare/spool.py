@@ -32,9 +32,14 @@ _ROWS = """
 
 
 class Spool:
-    """Pictures with their texts, by split, in the order of their first appearance."""
+    """Pictures with their texts, by split, in the order of their first appearance.
 
-    def __init__(self) -> None:
+    Args:
+        noun: what a text is called where it is counted as left out.
+    """
+
+    def __init__(self, noun: str = "caption") -> None:
+        self._noun = noun
         self._database = sqlite3.connect("", isolation_level=None)  # "" = on disk, without a name
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
@@ -104,7 +109,7 @@ class Spool:
         self, name: str, split: str, texts: Iterable[str], payloads: Iterable[Any] | None
     ) -> Iterator[tuple[str, Any]]:
         for text, payload in zip(texts, repeat(None) if payloads is None else payloads, strict=False):
-            fault = text_fault(text)
+            fault = text_fault(text, self._noun)
             if fault is None:
                 yield text, payload
             else:
@@ -125,11 +130,11 @@ def plain_name(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def text_fault(text: str) -> str | None:
-    """Return why a caption is left out, as it is counted; None = it can be used."""
+def text_fault(text: str, noun: str = "caption") -> str | None:
+    """Return why a text is left out, as it is counted; None = it can be used."""
     if not text.strip():
-        return "empty caption"
-    return None if is_unicode(text) else "caption that is not Unicode text"
+        return f"empty {noun}"
+    return None if is_unicode(text) else f"{noun} that is not Unicode text"
 
 
 def is_unicode(text: str) -> bool:

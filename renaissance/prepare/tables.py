@@ -83,6 +83,11 @@ def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _explained(table), open(table, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         for record in rows:
+            if None in record:
+                raise UserError(
+                    f"'{table}' line {rows.line_num} has more values than the first line has names; put a caption with "
+                    "commas in double quotes."
+                )
             yield rows.line_num, record
 
 

@@ -12,8 +12,8 @@ from typing import Any, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, VG_FILE
-from renaissance.prepare.annotations import json_items
-from renaissance.prepare.captioned import NO_CAPTION, folder_of
+from renaissance.prepare.annotations import folder_of, json_items
+from renaissance.prepare.captioned import NO_CAPTION
 from renaissance.prepare.spool import Spool
 from renaissance.prepare.writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
 
@@ -31,12 +31,7 @@ def make_arrow(
     Boxes are kept as the annotations have them, over the border or thinner than a pixel: nothing is cut out.
 
     Args:
-        root: the folder of the raw download.
-        dataset_root: the folder to write to.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifest of the one file.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
 
     Raises:
         UserError: a bad option, a missing or damaged annotation file, or one of the refusals of `write_files`.

@@ -59,12 +59,7 @@ def make_arrow(
     whose answers is a label. rest_val has the last 1,000 pictures of val, or the last tenth if that is fewer.
 
     Args:
-        root: the folder of the raw download.
-        dataset_root: the folder to write to.
-        writing: see `WriteOptions`.
-
-    Returns:
-        The manifests.
+        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
 
     Raises:
         UserError: a bad option, a missing, damaged or contradictory file, or one of the refusals of `write_files`.
@@ -103,7 +98,7 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
     split_of: dict[int, str] = {}
     for split in _ANNOTATED:
         questions, annotations = (root / each.format(name=_NAMES[split]) for each in (QUESTIONS, ANNOTATIONS))
-        spool = listing.spools[split] = Spool()
+        spool = listing.spools[split] = Spool("question")
         asked: dict[int, tuple[int, str] | None] = {each: (image, text) for each, image, text in _questions(questions)}
         listing.listed[split] = len(asked)
         for number, entry in enumerate(json_items(annotations, "annotations.item")):
@@ -126,7 +121,7 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
 
 
 def _read_test(root: Path, split: str, listing: _Listing) -> None:
-    spool = listing.spools[split] = Spool()
+    spool = listing.spools[split] = Spool("question")
     for question_id, image_id, question in _questions(root / QUESTIONS.format(name=_NAMES[split])):
         spool.add(_picture(split, image_id), split, [question], [[question_id, [], "", ""]])
         listing.listed[split] = listing.listed.get(split, 0) + 1

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import CAPTION, DATASETS
-from renaissance.prepare.annotations import json_items
-from renaissance.prepare.captioned import caption_rows, folder_of
+from renaissance.prepare.annotations import folder_of, json_items
+from renaissance.prepare.captioned import caption_rows
 from renaissance.prepare.shards import write_shards
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.spool import Spool
@@ -128,6 +128,7 @@ def _layouts_in(place: Path, root: Path, split: str) -> Iterator[_Layout]:
     below = "" if place == root else f"{place.name}/"
     tars = [path for path in files if path.suffix == ".tar"]
     parts = [path for path in files if path.suffix == ".parquet" and path.with_suffix("").is_dir()]
+    _refuse_halves(place, tars, parts)
     if tars:
         beside = [path.with_suffix(".parquet") for path in tars]
         listing = tars + [path for path in beside if path in files]
@@ -138,6 +139,18 @@ def _layouts_in(place: Path, root: Path, split: str) -> Iterator[_Layout]:
         known = path in parts or path.with_suffix(".tar") in tars
         if path.suffix in SUFFIXES and not known and is_table(path):
             yield _Layout(f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+
+
+def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
+    """Refuse numbered folders and parquet files that lack each other: img2dataset had not finished, or a part is lost."""
+    whole = {path.stem for path in (*tars, *parts)}
+    halves = (path for path in place.iterdir() if path.suffix == ".parquet" or (path.is_dir() and not tars))
+    lost = sorted(path.name for path in halves if path.stem.isdecimal() and path.stem not in whole)
+    if whole and lost:
+        raise UserError(
+            f"'{place}' has {', '.join(lost[:5])} without the {'tar' if tars else 'folder or the parquet'} file that "
+            "img2dataset leaves beside it; finish the download, or remove what is half."
+        )
 
 
 def _from_list(root: Path, split: str, annotations: str) -> _Listing:

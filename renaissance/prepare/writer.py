@@ -30,6 +30,7 @@ PROGRAM = f"renaissance {__version__}"
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 32 << 20  # of pictures
+_BATCH_TEXTS = 100_000  # a picture can have very many
 _UNREADABLE = ("missing", "unreadable", "too large")
 
 
@@ -212,9 +213,9 @@ def write_file(
     """
     counts = {"rows": 0, "images": 0, "texts": 0, "image_bytes": 0}
     limit, first = said["options"]["max_unreadable"], entries.position if entries else 0
-    with AtomicFile(folder / plan.name) as file:
+    with AtomicFile(folder / plan.name, "data_root") as file:
         with pa.ipc.new_file(pa.PythonFile(file, mode="w"), plan.schema) as arrow:
-            for batch in _batches(rows):
+            for batch in _batches(rows, plan.texts):
                 _count(counts, batch, plan.texts)
                 columns = [pa.array([row[field.name] for row in batch], field.type) for field in plan.schema]
                 arrow.write_batch(pa.record_batch(columns, schema=plan.schema))
@@ -237,11 +238,12 @@ def write_file(
             "expected": plan.expected._asdict(),
             "note": _note(plan, counts["rows"]),
         }
+        file.sync()
         beside = manifest_of(folder / name)
         beside.unlink(missing_ok=True)  # a manifest never speaks of another file than the one it lies beside
         file.commit(folder / name)
     write_whole(beside, json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n", "data_root")
-    return manifest, _refusal(plan, folder / name, unreadable, limit) if rejected else None
+    return manifest, _refusal(plan, folder / name, counts["rows"], unreadable, limit) if rejected else None
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
@@ -254,14 +256,15 @@ def manifest_of(file: Path) -> Path:
     return file.with_name(f"{file.name.removesuffix('.arrow')}.json")
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch, size = [], 0
+def _batches(rows: Iterable[dict[str, Any]], texts: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    batch, size, held = [], 0, 0
     for row in rows:
         batch.append(row)
         size += _picture_bytes(row)
-        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+        held += _text_count(row, texts)
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES or held >= _BATCH_TEXTS:
             yield batch
-            batch, size = [], 0
+            batch, size, held = [], 0, 0
     if batch:
         yield batch
 
@@ -270,11 +273,15 @@ def _count(counts: dict[str, int], rows: list[dict[str, Any]], texts: Sequence[s
     counts["rows"] += len(rows)
     counts["images"] += sum(isinstance(value, bytes) for row in rows for value in row.values())
     counts["image_bytes"] += sum(map(_picture_bytes, rows))
-    counts["texts"] += sum(len(row[name]) for row in rows for name in texts)
+    counts["texts"] += sum(_text_count(row, texts) for row in rows)
 
 
 def _picture_bytes(row: dict[str, Any]) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, bytes))
+
+
+def _text_count(row: dict[str, Any], texts: Sequence[str]) -> int:
+    return sum(len(row[name]) for name in texts)
 
 
 def _note(plan: Plan, rows: int) -> str | None:
@@ -293,11 +300,14 @@ def _note(plan: Plan, rows: int) -> str | None:
     return " ".join(notes) or None
 
 
-def _refusal(plan: Plan, kept: Path, unreadable: int, limit: float | None) -> str:
-    share = unreadable / plan.listed if plan.listed else 0
-    first = plan.skipped.first(*_UNREADABLE)
-    named = f" (first {'; '.join(first[:3])})" if first else ""
-    return (
-        f"{unreadable:,} of {plan.listed:,} pictures for {plan.name} could not be read{named}: {share:.1%}, and "
-        f"max_unreadable={limit}; what could be written is kept as '{kept}', any older {plan.name} is as it was."
-    )
+def _refusal(plan: Plan, kept: Path, rows: int, unreadable: int, limit: float | None) -> str:
+    if rows:
+        why = (
+            f"{unreadable:,} of {plan.listed:,} pictures for {plan.name} could not be read (first "
+            f"{'; '.join(plan.skipped.first(*_UNREADABLE)[:3])}): {unreadable / plan.listed:.1%}, and max_unreadable={limit}"
+        )
+    else:
+        kinds = plan.skipped.as_dict().items()
+        reasons = "; ".join(f"{kind}: {each['count']:,}, first {each['first'][0]}" for kind, each in kinds)
+        why = f"Nothing is left for {plan.name}: all of the {plan.listed:,} rows listed were left out ({reasons or 'none'})"
+    return f"{why}; what could be written is kept as '{kept}', any older {plan.name} is as it was."

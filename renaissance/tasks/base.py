@@ -3,19 +3,30 @@
 A task turns the encodings of a micro-batch and its own targets into a loss. It names the parts of `Fused` that it
 reads, so that nothing else is computed, and asks `Encodings`, never a tower. One file a task; `tasks.task_class` finds
 it by its file name.
+
+An *objective* (masked words, matching) learns from any picture with its text. A *downstream* task reads a data set of its
+own, and its numbers come from the rows that it makes of each example, brought together over all processes: so they are
+the same for any number of processes and any size of batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, ClassVar, NamedTuple
 
+import pandas as pd
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.data.collate import LabelMaker, Maker, Source
+from renaissance.data.datasets import open_samples, splits_of
+from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.errors import UserError
+from renaissance.formats import DATASETS
 from renaissance.settings import Settings
-from renaissance.types import Batch, Fused, TaskOutput, Tokens
+from renaissance.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
 
 
 class Encodings:
@@ -31,47 +42,117 @@ class Encodings:
         self._texts: list[tuple[Tensor, Tokens]] = []
         self._images: Tokens | None = None
 
-    def text(self, input_ids: Tensor | None = None) -> Tokens:
-        """The texts, embedded: as they are, or with other `input_ids` (B,L), such as masked ones."""
-        chosen = self.batch.text.input_ids if input_ids is None else input_ids
+    def text(self, of: Tensor | TextInput | None = None) -> Tokens:
+        """Texts, embedded: the batch's as they are, with other `input_ids` (B,L), such as masked ones, or other texts."""
+        text = of if isinstance(of, TextInput) else self.batch.text
+        if isinstance(of, Tensor):
+            text = text._replace(input_ids=of)
         # Found by identity, which a tensor that is kept alive shares with no other.
         for input_ids, tokens in self._texts:
-            if input_ids is chosen:
+            if input_ids is text.input_ids:
                 return tokens
-        tokens = self.model.embed_text(self.batch.text._replace(input_ids=chosen))
-        self._texts.append((chosen, tokens))
+        tokens = self.model.embed_text(text)
+        self._texts.append((text.input_ids, tokens))
         return tokens
 
     def images(self, index: Tensor | None = None) -> Tokens:
-        """The pictures, embedded, in one pass: the B own ones, or those that `index` (n,) names among the M."""
+        """The pictures, embedded, in one pass: all own ones, or those that `index` (n,) names among the M."""
         if self._images is None:
             self._images = self.model.embed_image(self.batch.images)
+        if index is not None:
+            return self._images.select(index)
         hidden, mask = self._images
-        if index is None:
-            own = len(self.batch.ids)
-            return Tokens(hidden[:own], None if mask is None else mask[:own])
-        return Tokens(hidden.index_select(0, index), None if mask is None else mask.index_select(0, index))
+        own = len(self.batch.ids) if self.batch.owned is None else sum(self.batch.owned)
+        return Tokens(hidden[:own], None if mask is None else mask[:own])
 
-    def fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str], slot: int = 0) -> Fused:
-        """Text and image tokens through the fusion; `needs` names the parts of the result that will be read."""
+    def fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str], slot: int | Tensor = 0) -> Fused:
+        """Text and image tokens through the fusion.
+
+        Args:
+            needs: the parts of the result that will be read.
+            slot: 0 for the first picture of an example, 1 for the second; or (B,) int64, one for each pair.
+        """
         return self.model.fuse(text, image, slot, needs)
+
+    def alone(self, side: str) -> Tokens:
+        """One modality without the other, as its encoder leaves it: (B,N,H) of `model.alone_size[side]`.
+
+        Args:
+            side: "text" or "image".
+        """
+        return self.model.alone_text(self.batch.text) if side == "text" else self.model.alone_image(self.batch.images)
+
+    def unimodal(self, side: str) -> Tokens:
+        """One side's embedded tokens without the other side, from the pass that fusing them needs anyway: (B,N,D).
+
+        Args:
+            side: "text" or "image".
+        """
+        return self.model.unimodal(self.text() if side == "text" else self.images(), side)
+
+
+class Context(NamedTuple):
+    """What a head is built for. Attributes: settings; vocab_size, V; labels, the vocabulary of answers, None = none."""
+
+    settings: Settings
+    vocab_size: int
+    labels: tuple[str, ...] | None = None
+
+
+class WholeSplit(NamedTuple):
+    """What a task may ask for to evaluate a whole split at once.
+
+    Attributes:
+        model, heads: on `device`, in eval mode; heads by task.
+        source: the samples with the transform of their pictures.
+        tokenizer, max_text_len, batch_size, num_workers: of the evaluation.
+        rank, world: this process and the number of processes.
+        gather: brings one object of each process together, in the order of ranks; every process must call it.
+        say: prints a line, on the first process only.
+        name: of the split.
+        selecting: whether the result selects the best checkpoint while training goes on.
+    """
+
+    model: nn.Module
+    heads: nn.ModuleDict
+    source: Source
+    tokenizer: PreTrainedTokenizerBase
+    max_text_len: int
+    batch_size: int
+    num_workers: int
+    device: torch.device
+    rank: int
+    world: int
+    gather: Callable[[Any], list[Any]]
+    say: Callable[[str], None]
+    name: str
+    selecting: bool
 
 
 class Task(nn.Module):
-    """One objective with its head.
+    """One objective or downstream task with its head.
 
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
+        reads: whether it reads a data set of its own.
+        pictures: own pictures of each sample that it reads; None = any number. Objectives need one.
+        selects_by_less: whether its validations during training leave out what the final one computes.
+        starts_from: part of this task -> "<task>.<part>" of a checkpoint that it starts from where the checkpoint does
+            not have this task.
     """
 
     selecting: ClassVar[str] = "accuracy"
+    reads: ClassVar[bool] = False
+    pictures: ClassVar[int | None] = 1
+    selects_by_less: ClassVar[bool] = False
+    starts_from: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, model: nn.Module, vocab_size: int):
+    def __init__(self, model: nn.Module, context: Context):
         """Builds the head for `model`, which has `width` and `pooled_size`; weights are drawn by the caller."""
         super().__init__()
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
         """What builds this task's targets out of a `data.collate.MicroBatch`, in a loader process."""
         raise NotImplementedError
 
@@ -84,10 +165,10 @@ class Task(nn.Module):
 
     def metrics(self) -> dict[str, Metric]:
         """New metrics by name; each is updated with (output, targets) through `update_metrics`."""
-        raise NotImplementedError
+        return {}
 
     def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: Any) -> None:
-        raise NotImplementedError
+        """Adds a micro-batch to the metrics."""
 
     def tally(self, targets: Any) -> dict[str, Tensor]:
         """Shares in 0..1 that tell something of the targets themselves, by name; logged while training."""
@@ -96,3 +177,136 @@ class Task(nn.Module):
     def remarks(self, shares: Mapping[str, float]) -> list[str]:
         """Sentences that a user should read about tallied or evaluated shares."""
         return []
+
+    def check(self, heads: Mapping[str, Task]) -> None:
+        """Refuses, with a `UserError`, an evaluation that these heads, as they are now, cannot give a number for."""
+
+    def needs_batches(self, selecting: bool) -> bool:
+        """Whether a split's batches are evaluated; not where `whole` finds its own rows for all of it.
+
+        Args:
+            selecting: whether the result selects the best checkpoint while training goes on.
+        """
+        return True
+
+
+class Downstream(Task):
+    """A task with a data set of its own, and with the metrics that its benchmark defines.
+
+    Attributes:
+        offers: what a sample of its data set is (`formats.QUESTIONS` ...).
+        answer: the column without which a split is unlabelled.
+        labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
+        labels: the vocabulary of answers, None where there is none.
+    """
+
+    reads = True
+    offers: ClassVar[str]
+    answer: ClassVar[str] = ""
+    labels_in_data: ClassVar[int] = 0
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.labels = context.labels
+
+    @classmethod
+    def data_name(cls, settings: Settings) -> str:
+        """The one data set that the run reads.
+
+        Raises:
+            UserError: `datasets` names several.
+        """
+        names = settings.data.datasets
+        if len(names) != 1:
+            raise UserError(f"datasets={list(names)}: this task reads one data set at a time; name one.")
+        return names[0]
+
+    @classmethod
+    def splits(cls, settings: Settings) -> tuple[str, ...]:
+        """The evaluation splits that are there; "val", which selects, comes first where there is one."""
+        there = splits_of(cls.data_name(settings), settings.data.data_root, offers=cls.offers)
+        return tuple(sorted((split for split in there if split != "train"), key=lambda split: split != "val"))
+
+    @classmethod
+    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> ReadSamples:
+        """Opens one split.
+
+        Raises:
+            UserError: a missing, unusable or, for training, unlabelled file.
+        """
+        name, data = cls.data_name(settings), settings.data
+        dataset = open_samples(name, split, data.data_root, offers=cls.offers, training=split == "train")
+        hidden = name in DATASETS and split in DATASETS[name].hidden
+        return ReadSamples(dataset, cls.reader(labels), cls.answer, hidden=hidden)
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        """What a stored sample is to this task; picklable. `facts` hold "id", and "target" where it is known."""
+        raise NotImplementedError
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+        """The vocabulary of answers as the data have it, () where there is none; None where the data cannot tell."""
+        return ()
+
+    @classmethod
+    def variant(cls, datasets: Sequence[str]) -> str:
+        """What tells benchmarks apart that are one task here, such as GLUE's nine; they share no head and no answers."""
+        return ""
+
+    @classmethod
+    def made_up(cls, picture: bytes) -> RawSample:
+        """A made-up sample, by which it is traced what the loss depends on."""
+        return RawSample(0, (picture,), "two small pictures", label=0, facts={"id": 0})
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
+        return LabelMaker()
+
+    def count(self, targets: LabelTargets) -> Tensor:
+        return (targets.labels != IGNORED).sum().float()
+
+    def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
+        """One row an example, for the metrics and the predictions file.
+
+        Returns:
+            The example's facts with "prediction" and "score": what it adds to the selecting metric where that is a mean,
+            None where the answer is hidden. Here: the class with the highest logit, and whether it is right, which nothing is
+            where a logit is no number.
+        """
+        predicted = output.logits.argmax(-1).tolist()
+        numbers = (~output.logits.isnan().any(-1)).tolist()
+        return [
+            {
+                **facts,
+                "prediction": self.labels[guess] if self.labels else guess,
+                "score": None if label == IGNORED else float(guess == label and number),
+            }
+            for facts, guess, label, number in zip(
+                targets.facts, predicted, output.labels.tolist(), numbers, strict=True
+            )
+        ]
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        """Every metric of a labelled split, from its rows."""
+        return {"accuracy": float(frame["score"].mean())}
+
+    @classmethod
+    def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
+        """What a model that sees nothing gets: here the most frequent answer of the split, always."""
+        return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
+
+    @classmethod
+    def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
+        """Sentences that belong beside the numbers."""
+        return []
+
+    @classmethod
+    def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
+        """The files that the benchmark's server accepts, by name; none where it has no server for this split."""
+        return {}
+
+    def whole(self, split: WholeSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
+        """What is evaluated over the split as a whole: further metrics, and rows in the place of those of the batches."""
+        return {}, None

@@ -15,7 +15,7 @@ from renaissance.models.heads import ItmHead
 from renaissance.settings import Settings
 from renaissance.types import ItmTargets, TaskOutput
 
-from .base import Encodings, Task
+from .base import Context, Encodings, Task
 
 MOST_WITHOUT_PARTNER = 0.05  # share of the pairs that may stay matched for want of a partner without a warning
 
@@ -23,8 +23,8 @@ MOST_WITHOUT_PARTNER = 0.05  # share of the pairs that may stay matched for want
 class Itm(Task):
     """Two-class cross-entropy on the pooled vector; each text is fused with its own picture or with a false one."""
 
-    def __init__(self, model: nn.Module, vocab_size: int):
-        super().__init__(model, vocab_size)
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
         self.head = ItmHead(model.pooled_size)
 
     @staticmethod

@@ -11,22 +11,22 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.data.masking import IGNORED, MlmMasker
+from renaissance.data.masking import MlmMasker
 from renaissance.data.text import vocabulary
 from renaissance.models.heads import MlmHead
 from renaissance.settings import Settings
-from renaissance.types import MlmTargets, TaskOutput
+from renaissance.types import IGNORED, MlmTargets, TaskOutput
 
-from .base import Encodings, Task
+from .base import Context, Encodings, Task
 
 
 class Mlm(Task):
     """Cross-entropy over the vocabulary at masked positions; head and decoder run on those alone."""
 
-    def __init__(self, model: nn.Module, vocab_size: int):
-        super().__init__(model, vocab_size)
-        self.head = MlmHead(model.width, vocab_size)
-        self.vocab_size = vocab_size
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = MlmHead(model.width, context.vocab_size)
+        self.vocab_size = context.vocab_size
 
     @staticmethod
     def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:

@@ -16,6 +16,7 @@ from renaissance import formats
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
 from renaissance.data.identity import picture_key, text_key
+from renaissance.data.samples import RawSample
 from renaissance.errors import UserError
 
 
@@ -101,7 +102,8 @@ def test_refuses_holes_between_shards(folder: Path):
     message = refusal(["sbu"], folder)
     assert "lacks 2 shards" in message
     assert "sbu_1.arrow, sbu_3.arrow; complete them, or give allow_missing_shards=True" in message
-    assert len(open_pairs(["sbu"], "train", folder, allow_missing_shards=True)) == 3
+    pairs = open_pairs(["sbu"], "train", folder, allow_missing_shards=True)
+    assert (len(pairs), pairs.missing_shards) == (3, ("sbu_1.arrow", "sbu_3.arrow"))
 
 
 def test_refuses_to_train_on_one_split_by_its_file_name(folder: Path):
@@ -145,13 +147,14 @@ def test_training_counts_repeated_captions_once_and_evaluation_all(folder: Path,
 def test_a_pair_is_all_that_was_stored(folder: Path):
     write(folder, "mine.arrow", [["a"], ["Two  dogs", "ein Hund"]])
     pair = open_pairs(["mine"], "train", folder)[2]
-    assert pair == (
+    assert pair == RawSample(
         2,
-        b"mine.arrow 1",
+        (b"mine.arrow 1",),
         "ein Hund",
         frozenset({text_key("two dogs"), text_key("ein hund")}),
         picture_key(b"mine.arrow 1"),
         "mine.arrow row 1",
+        facts={"id": 2},
     )
 
 
@@ -167,7 +170,7 @@ def test_random_files_agree_with_a_plain_reading(folder: Path):
             expected += [(f"sbu_{shard}.arrow {row}".encode(), text) for text in kept]
     for _ in range(2):
         data = open_pairs(["sbu"], "train", folder)
-        assert [(pair.image, pair.text) for pair in map(data.__getitem__, range(len(data)))] == expected
+        assert [(pair.images[0], pair.text) for pair in map(data.__getitem__, range(len(data)))] == expected
     for outside in (-1, len(expected)):
         with pytest.raises(IndexError):
             data[outside]

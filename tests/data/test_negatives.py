@@ -10,7 +10,7 @@ from PIL import Image
 from renaissance.data.collate import MicroBatch, Source
 from renaissance.data.identity import picture_key, text_key
 from renaissance.data.negatives import FalseImages
-from renaissance.data.pairs import RawPair
+from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
 from renaissance.errors import UserError
 from renaissance.types import Example
@@ -33,7 +33,7 @@ class World:
         captions = self.captions(picture)
         keys = frozenset(map(text_key, captions))
         text = captions[id % len(captions)]
-        return RawPair(id, buffer.getvalue(), text, keys, picture_key(buffer.getvalue()), f"world row {id}")
+        return RawSample(id, (buffer.getvalue(),), text, keys, picture_key(buffer.getvalue()), f"world row {id}")
 
 
 def crowded(size=60):
@@ -46,8 +46,8 @@ def micro(world, ids, epoch=0) -> MicroBatch:
     examples = []
     for id in ids:
         pair = world[id]
-        examples.append(Example(id, epoch, source.pixels(pair, epoch), pair.text, pair.texts, pair.picture))
-    return MicroBatch(examples, None, None, source, [example.pixels for example in examples])
+        examples.append(Example(id, epoch, source.pictures(pair, epoch), pair.text, pair.texts, pair.picture))
+    return MicroBatch(examples, None, None, source, [example.pictures[0] for example in examples])
 
 
 def allowed(world, id, other) -> bool:

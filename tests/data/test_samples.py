@@ -213,6 +213,12 @@ BROKEN = {
         "row 3 has 2 values in an entry of 'bboxes', expected 4:",
     ),
     "refcoco without a label": (("refcoco", BOXES, {"labels": None}), "column 'labels' is double"),
+    "refcoco with a label that is no box": (
+        ("refcoco", BOXES, {"bboxes": [[0.0] * 4] * 2, "labels": 2}),
+        "row 3 has 2 in 'labels', which counts the 2 entries of its 'bboxes' from 0;",
+    ),
+    "refcoco with a label below 0": (("refcoco", BOXES, {"labels": -1}), "row 3 has -1 in 'labels', which counts the 3"),
+    "refcoco without boxes": (("refcoco", BOXES, {"bboxes": []}), "row 3 has 1 in 'labels', which counts the 0 entries"),
     "a box with a hole": (("refcoco", BOXES, {"bboxes": [[1.0, None, 3.0, 4.0]]}), "row 3 has no value (null) in column"),
     "vqa with a label too many": (
         ("vqa", QUESTIONS, {"answer_labels": [[1, 2]]}),
@@ -226,6 +232,16 @@ BROKEN = {
     "numbers for words": (("nlvr2", IMAGE_PAIRS, None), "column 'answers' is list<item: int64>; expected a list of strings"),
     "no boxes": (("refcoco", BOXES, {}), "needs one column 'bboxes'"),
 }  # fmt: skip
+
+
+def test_refuses_a_number_that_leads_nowhere(folder: Path):
+    """A label without a name would end a run, or its process on an accelerator, when its sample comes up."""
+    rows = [dict(row) for row in FOREIGN["vqa"].rows]
+    names = {METADATA: json.dumps({"labels": ["yes", "no", "2"]})}  # the foreign labels are 0 to 4
+    for file in files_of("vqa"):
+        write(folder / file, by_pandas(rows), 2, names)
+    message = refusal(open_samples, "vqa", "train", folder, offers=QUESTIONS)
+    assert f"'{folder / files_of('vqa')[0]}' row 2 has 3 in 'answer_labels', which counts the 3 label names" in message
 
 
 @pytest.mark.parametrize("rows_per_batch", [None, 2])

@@ -13,9 +13,15 @@ MODELS = ("two_tower", "one_tower")
 
 
 def test_a_short_demo_writes_its_figures_and_says_what_to_try_next(run_cli, tmp_path):
-    result = run_cli("demo", "with", "steps=10", "pictures=100")
+    result = run_cli("demo", "with", "steps=10", "pictures=100", "demo_tasks=pairs")
     assert result.code == 0, result.stderr[-2000:]
     figures = json.loads((tmp_path / "demo" / "demo.json").read_text(encoding="utf-8"))
+    pairs = figures.pop("tasks")["pairs"]
+    assert pairs["examples"] == 400 and sorted(pairs["two_tower"]) == ["accuracy", "accuracy_and_f1", "f1"]
+    assert 0 < pairs["baseline"]["accuracy_and_f1"] < 1
+    written = (tmp_path / "demo" / "results.md").read_text(encoding="utf-8")
+    shown = [line for line in written.splitlines() if line and not line.startswith(("#", "```"))]
+    assert set(shown) <= set(result.stdout.splitlines()) and any(line.startswith("pairs f1 ") for line in shown)
     assert sorted(figures) == sorted(MODELS)
     for of in figures.values():
         assert sorted(of) == ["itm", "itm_matched", "itm_mismatched", "mlm", "mlm_text_only", "mlm_wrong_picture"]
@@ -40,8 +46,8 @@ def test_a_wrong_setting_of_the_demo_is_one_sentence(setting, capsys, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_demo_learns_its_world(run_cli, tmp_path):
-    result = run_cli("demo", env={"OMP_NUM_THREADS": "2"}, timeout=1800)
+def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
+    result = run_cli("demo", "with", "demo_tasks=all", env={"OMP_NUM_THREADS": "2"}, timeout=25 * 60)
     assert result.code == 0, result.stderr[-2000:]
     print(result.stdout)
     figures = json.loads((tmp_path / "demo" / "demo.json").read_text(encoding="utf-8"))
@@ -51,3 +57,20 @@ def test_the_demo_learns_its_world(run_cli, tmp_path):
         assert mean_of_kinds(of["mlm"]) >= 0.85, name
         assert min(of["mlm"][kind] for kind in KINDS if kind != "relation") >= 0.75, name
         assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name
+
+    tasks = figures["tasks"]
+    for kind in MODELS:
+        assert tasks["vqa"][kind]["without_relations"] >= 0.85, kind
+        assert tasks["nlvr2"][kind]["accuracy"] >= 0.75, kind
+        for way in ("text_to_image", "image_to_text"):
+            assert tasks["irtr"][kind][f"{way}_r1"] >= 0.35, (kind, way)
+            assert tasks["irtr"][kind][f"{way}_r5"] >= 0.75, (kind, way)
+    two_tower = {name: next(iter(of["two_tower"].values())) for name, of in tasks.items()}
+    assert two_tower["snli"] >= 0.75
+    assert two_tower["ref"] >= 0.80 and tasks["ref"]["baseline"]["accuracy"] <= 0.40
+    assert two_tower["pairs"] >= 0.85 and two_tower["classes"] >= 0.90
+    # Without pictures nothing can be had, so what is reached with them comes from them.
+    assert tasks["vqa"]["blind"]["without_relations"] <= 0.60
+    assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)
+    assert tasks["snli"]["blind"]["accuracy"] <= 0.50
+    assert tasks["vqa"]["scratch"]["without_relations"] < tasks["vqa"]["two_tower"]["without_relations"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from renaissance.demo import questions, statements
 from renaissance.demo.raw import SPLITS, scene_index_of, split_of, write_coco, write_tokenizer
 from renaissance.demo.world import COLOURS, captions, render, scene, vocabulary
 
@@ -159,7 +160,8 @@ def test_the_tokenizer_is_of_berts_kind_and_knows_every_word(tmp_path):
     assert tokenizer.is_fast
     assert type(tokenizer).__name__.startswith("BertTokenizer")
     assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id) == (0, 1, 4)
-    assert len(tokenizer) == 5 + len(vocabulary())
+    words = set(vocabulary()) | questions.vocabulary() | statements.vocabulary()
+    assert len(tokenizer) == 5 + len(words)
     encoded = tokenizer("A small RED ring", "a large [MASK] hexagon")
     tokens = " ".join(tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
     assert tokens == "[CLS] a small red ring [SEP] a large [MASK] [UNK] [SEP]"

@@ -100,6 +100,9 @@ def test_refuses_annotations_that_are_damaged_missing_or_partial(tmp_path: Path)
         assert "is cut short or is not JSON" in refusal()
     file.write_text("{}")
     assert "holds no entry at 'images.item'" in refusal()
+    for change in ({"filename": None}, {"filepath": 3}, {"split": ["train"]}, {"sentences": {"raw": "a"}}):
+        write_karpathy(tmp_path, **change)
+        assert "image 0 is not in Karpathy's form: it needs filepath, filename, split and sentences" in refusal()
     write_karpathy(tmp_path, {"train": 3, "val": 1, "test": 1})
     assert "lists no picture of split restval; pictures listed: train 3, val 1, test 1" in refusal()
     with pytest.raises(UserError, match="is not a folder; expected one that contains train2014/"):

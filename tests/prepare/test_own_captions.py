@@ -109,6 +109,9 @@ def test_validation_is_chosen_by_a_hash_of_the_path(root: Path, tmp_path: Path, 
         assert not ids[0] & ids[1]
         assert len(ids[0] | ids[1]) == 40
         chosen.append(ids[1])
+    with open(root / "captions.jsonl", "a") as file:  # the same pictures under other spellings of their paths
+        file.writelines(f'\n{{"path": "./p//{number}.jpg", "caption": "again"}}' for number in range(40))
+    assert sum(each["texts"] for each in make_arrow(root, tmp_path / "d", val_share=0.5, workers=1)) == 80
     assert chosen[0] == chosen[1] < chosen[2]
     assert 2 <= len(chosen[0]) <= 16
     assert 10 <= len(chosen[2]) <= 30
@@ -154,6 +157,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
         ("a.csv", "path,caption\np/1.jpg\n", "line 2 needs a path and a caption"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
+        ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
         ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, found none"),
     ],
 )
@@ -181,10 +185,15 @@ def test_refuses_options(root: Path, tmp_path: Path):
     for options, sentence in [
         ({}, "found captions.jsonl, other.csv; choose with annotations="),
         ({"annotations": "none.csv"}, "annotations='none.csv' is not a"),
+        ({"annotations": 3}, "annotations='3' is not a"),
         ({"val_share": 1}, "val_share=1 must be"),
         ({"val_share": "much"}, "val_share='much' must be"),
         ({"name": "a/b"}, "name='a/b' must be a plain name"),
+        ({"name": 12}, "name=12 must be a plain name"),
         ({"name": "coco"}, "and none of coco"),
+        ({"name": "images"}, "name='images' must be a plain name such as 'captions'"),
+        ({"name": "vqav2"}, "name='vqav2' stands for vqav2_train.arrow, a file of 'vqa'; give another name."),
+        ({"name": "sbu_0"}, "name='sbu_0' stands for sbu_0.arrow, a file of 'sbu'"),
     ]:
         with pytest.raises(UserError) as refusal:
             make_arrow(root, tmp_path / "arrow", **options)
@@ -209,7 +218,7 @@ def test_real_sentences_with_their_pictures(nlvr1_dev: Path, tmp_path: Path, mon
     assert (manifest["rows"], manifest["skipped"]) == (len({line["path"] for line in true}), {})
     data = open_pairs(["captions"], "train", tmp_path)
     assert {data[number].text for number in range(len(data))} == {" ".join(line["caption"].split()) for line in true}
-    assert data[0].image == (nlvr1_dev / true[0]["path"]).read_bytes()
+    assert data[0].images[0] == (nlvr1_dev / true[0]["path"]).read_bytes()
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

@@ -222,6 +222,7 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
         ("only test", {"val_share": 0.2}, "val_share=0.2 needs root='"),
         ("fine", {"val_share": 0.2}, "to have pictures for train and none for val, found train, val; leave val_share"),
         ("fine", {"val_share": 1}, "val_share=1 must be a share"),
+        ("fine", {"name": "captions"}, "name='captions' must be a plain name such as 'images'"),
         ("fine", {"name": "coco"}, "name='coco' must be a plain name such as 'images'"),
         ("fine", {"resize": 0}, "resize=0 must be"),
     ):

@@ -67,7 +67,7 @@ def test_pairs_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
     assert manifest["skipped"] == {
         "pair without a gold label": {"count": 5, "first": ["line 1", "line 2", "line 8", "line 14", "line 20"]},
         "picture without a pair": {"count": 1, "first": ["Flickr30K/images/1.jpg"]},
-        "empty caption": {"count": 1, "first": ["Flickr30K/images/2.jpg"]},
+        "empty hypothesis": {"count": 1, "first": ["Flickr30K/images/2.jpg"]},
     }
     assert (manifest["texts"], manifest["listed_texts"]) == (18, 24)
 

@@ -129,7 +129,7 @@ def test_what_has_no_counterpart_is_counted_and_named(tmp_path: Path):
     assert manifest["skipped"] == {
         "annotation without a question": {"count": 1, "first": [f"question {unasked}"]},
         "question without an annotation": {"count": 1, "first": [f"question {unanswered}"]},
-        "empty caption": {"count": 1, "first": [raw_vqa.picture_file("train", empty["image_id"])]},
+        "empty question": {"count": 1, "first": [raw_vqa.picture_file("train", empty["image_id"])]},
     }
     written = {each for row in rows(tmp_path, "train") for each in row["question_id"]}
     assert not written & {unanswered, unasked, empty["question_id"]}
@@ -239,7 +239,7 @@ def test_refuses_what_is_not_there(tmp_path: Path):
         "v2_OpenEnded_mscoco_val2014_questions.json, v2_OpenEnded_mscoco_test2015_questions.json, "
         "v2_OpenEnded_mscoco_test-dev2015_questions.json."
     )
-    assert "none' is not a folder; expected there are v2_OpenEnded" in refusal(tmp_path / "none")
+    assert "none' is not a folder; expected one that contains v2_OpenEnded" in refusal(tmp_path / "none")
 
 
 def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):

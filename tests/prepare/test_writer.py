@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -103,6 +104,16 @@ def test_rows_that_are_left_out_are_counted_in_their_place(tmp_path: Path):
         assert manifest["skipped"] == {"empty caption": {"count": 3, "first": ["b.jpg"] * 3}}
 
 
+def test_a_record_batch_holds_a_bounded_number_of_texts(tmp_path: Path):
+    rows = [Row({"image": photograph()}, {"caption": ["a"] * 60_000})] * 4
+    (manifest,) = write([plan([])._replace(rows=rows, listed=4)], tmp_path, tmp_path, workers=1)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "rb") as file:
+        reader = pa.ipc.open_file(file)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    assert [batch.num_rows for batch in batches] == [2, 2]
+    assert manifest["texts"] == 4 * 60_000
+
+
 def test_a_schema_from_the_table_of_data_sets():
     metadata = {"dataset": "vqa", "labels": ["ä"]}
     schema = schema_of(DATASETS["vqa"].columns, metadata)
@@ -148,7 +159,9 @@ def test_too_many_unreadable_pictures_keep_the_old_file(tmp_path: Path):
 
 
 def test_a_file_without_a_row_is_rejected_whatever_the_limit(tmp_path: Path):
-    with pytest.raises(UserError, match=r"1 of 1 pictures for a\.arrow"):
+    with pytest.raises(
+        UserError, match=r"Nothing is left for a\.arrow: .*\(missing: 1, first none\.jpg: no such file\)"
+    ):
         write([plan(["none.jpg"])], tmp_path, tmp_path, workers=1, max_unreadable=None)
     assert not (tmp_path / "a.arrow").exists()
 
@@ -232,7 +245,10 @@ def is_zombie(process: int) -> bool:
         return True
 
 
-def test_no_room_is_one_sentence_and_keeps_the_old_file(tmp_path: Path):
+def test_no_room_is_one_sentence_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     write([plan([photograph()])], tmp_path, tmp_path, workers=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     done = subprocess.run(
@@ -243,6 +259,10 @@ def test_no_room_is_one_sentence_and_keeps_the_old_file(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert f"There is no room left for '{tmp_path / 'a.arrow'}'" in done.stdout
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="There is no room left"):
+        patch.setattr(os, "fsync", refuse)  # of the last bytes
+        write([plan([photograph(1)])], tmp_path, tmp_path, workers=1)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -256,7 +276,7 @@ def test_a_script_without_a_main_guard_may_use_all_cores(tmp_path: Path):
 
 
 def test_two_runs_for_one_file_do_not_mix(tmp_path: Path):
-    with AtomicFile(tmp_path / "a.arrow") as first:
+    with AtomicFile(tmp_path / "a.arrow", "data_root") as first:
         first.write(b"first")
         with pytest.raises(UserError, match="Another run is writing"):
             write([plan([photograph()])], tmp_path, tmp_path, workers=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from renaissance.tasks.base import Encodings
+from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
 from renaissance.types import Batch, ItmTargets, TaskOutput
 from tiny_models import VOCAB, one_tower, pictures, same, stirred, texts, two_tower
@@ -24,7 +24,7 @@ def a_batch() -> Batch:
 @pytest.mark.parametrize("model", [two_tower, lambda: two_tower(pooler_type="single"), lambda: one_tower("image")])
 def test_each_text_is_judged_with_the_picture_that_its_index_names(model: object) -> None:
     model: nn.Module = model()
-    head, batch = stirred(Itm(model, VOCAB)), a_batch()
+    head, batch = stirred(Itm(model, Context(None, VOCAB))), a_batch()
     targets = batch.targets["itm"]
     out = head(Encodings(model, batch), targets)
     expected = 0.0
@@ -40,7 +40,7 @@ def test_each_text_is_judged_with_the_picture_that_its_index_names(model: object
 
 
 def test_accuracy_is_kept_by_class_over_batches_of_any_mix() -> None:
-    head = Itm(two_tower(), VOCAB)
+    head = Itm(two_tower(), Context(None, VOCAB))
     metrics = head.metrics()
     generator = torch.Generator().manual_seed(0)
     seen: list[tuple[int, int, bool]] = []

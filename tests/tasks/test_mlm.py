@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from renaissance.tasks.base import Encodings
+from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
 from renaissance.types import Batch, ItmTargets, MlmTargets
@@ -34,7 +34,7 @@ def a_batch(pictures_more: int = 0, seed: int = 1) -> Batch:
 
 
 def heads_of(model: nn.Module) -> dict[str, nn.Module]:
-    return {"mlm": stirred(Mlm(model, VOCAB)), "itm": stirred(Itm(model, VOCAB))}
+    return {"mlm": stirred(Mlm(model, Context(None, VOCAB))), "itm": stirred(Itm(model, Context(None, VOCAB)))}
 
 
 @pytest.mark.parametrize("name", MODELS)

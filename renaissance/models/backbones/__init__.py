@@ -11,6 +11,7 @@ tokenizer.py  tokenizers
 """
 
 from .blocks import Blocks, OneTowerParts, build_blocks
+from .build import recompute
 from .facts import Facts, check_modality, config_from_dict, facts_of, family_of, override_dimensions
 from .hub import read_config, read_image_processor
 from .resize import resize_position
@@ -34,6 +35,7 @@ __all__ = [
     "override_dimensions",
     "read_config",
     "read_image_processor",
+    "recompute",
     "resize_position",
     "tokenizer_files",
     "tokenizer_from_files",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from renaissance.errors import UserError
 
@@ -152,3 +154,20 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
                 "they are not weights of this model."
             )
     return tuple(sorted(info["unexpected_keys"]))
+
+
+def recompute(part: nn.Module, around: Callable[..., Any]) -> int:
+    """Lets `around(layer, *inputs)` run each layer of a tower while it trains.
+
+    Returns:
+        How many layers: those that transformers can run so, without those whose batch norms would count everything twice.
+    """
+    layers = [
+        layer
+        for layer in part.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+        and not any(isinstance(module, nn.BatchNorm2d) for module in layer.modules())
+    ]
+    for layer in layers:
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, around
+    return len(layers)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from renaissance import config
+from renaissance.draft import Draft, SettingsError, default_workers
 from renaissance.keys import TYPE_KEYS
 from renaissance.presets import defaults_of
-from renaissance.rules import LATER
-from renaissance.settings import Draft, SettingsError, default_workers
 
 DEFAULTS = defaults_of(config.ex)
 MLM = {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
@@ -35,13 +34,6 @@ def test_one_problem_is_a_sentence_several_are_a_list():
     several = refusal(batch_size="x", seed=-1, fusion="both").splitlines()
     assert several[0] == "3 settings are wrong:"
     assert [line.split("=")[0] for line in several[1:]] == ["  - seed", "  - batch_size", "  - fusion"]
-
-
-@pytest.mark.parametrize("key", LATER)
-@pytest.mark.parametrize("value", ["default", "other"])
-def test_a_key_of_a_later_task_is_refused_even_with_its_default(key: str, value: str):
-    given = LATER[key] if value == "default" else 7
-    assert refusal(**{key: given}) == f"{key} belongs to a task that this version does not have yet; leave it out."
 
 
 def test_an_empty_word_means_nothing_given():

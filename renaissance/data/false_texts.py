@@ -1,0 +1,62 @@
+"""Retrieval: the false texts that a picture's own text is told apart from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from renaissance.data.identity import text_key
+from renaissance.data.randomness import uniform
+from renaissance.data.text import encode
+from renaissance.errors import UserError
+from renaissance.types import FalseTextTargets
+
+if TYPE_CHECKING:
+    from renaissance.data.collate import MicroBatch
+
+_SPARE = 16  # draws beyond those that are needed: enough where some texts are the picture's own
+
+
+class FalseTexts:
+    """The maker of `FalseTextTargets`; picklable.
+
+    Texts are drawn from the whole data set by (seed, epoch, id). None is a caption of the picture, whatever its case and
+    spacing; one may come twice where the data set has few others.
+
+    Args:
+        seed: the run's seed. count: N, false texts for each picture.
+    """
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed, self.count = seed, count
+
+    def __call__(self, micro: MicroBatch) -> FalseTextTargets:
+        """Build the targets of a micro-batch.
+
+        Raises:
+            UserError: the data set has no text that is false of a picture.
+        """
+        epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
+        draws = uniform(self.seed, epochs, ids, "irtr", self.count + _SPARE)
+        size = len(micro.source.dataset)
+        texts = [
+            text
+            for example, row in zip(micro.examples, draws, strict=True)
+            for text in self._drawn(micro, example.texts, (row * size).astype(int).tolist())
+        ]
+        _, encoded = encode(micro.tokenizer, texts, micro.max_text_len)
+        return FalseTextTargets(encoded, tuple(example.facts for example in micro.examples))
+
+    def _drawn(self, micro: MicroBatch, own: frozenset[int], candidates: list[int]) -> list[str]:
+        found: list[str] = []
+        for candidate in candidates:
+            if len(found) == self.count:
+                return found
+            text = micro.source.dataset.text(candidate)
+            if text_key(text) not in own:
+                found.append(text)
+        if not found:
+            raise UserError(
+                f"draw_false_text={self.count}: none of {len(candidates)} texts drawn from the data set is false of the "
+                "picture; retrieval needs pictures with captions of their own."
+            )
+        return (found * self.count)[: self.count]

@@ -1,0 +1,266 @@
+"""Finetunes the demo's pretrained models on the downstream tasks of its world, through the path of any other run.
+
+    raw downloads of each task -> the real writers -> task_finetune_* from best.ckpt, one run a core -> one table
+
+Beside each task stand what a blind run reaches and what chance or the most frequent answer does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from renaissance.config import ex
+from renaissance.data.datasets import open_pairs
+from renaissance.draft import Draft
+from renaissance.errors import UserError, suggest
+from renaissance.prepare import f30k, images, nlvr2, refcoco, snli, vqa
+from renaissance.presets import defaults_of, presets
+from renaissance.report import table
+
+from . import raw_tasks
+from .questions import is_relation
+from .raw_tasks import Sizes
+from .world import RELATIONS
+
+
+class DemoTask(NamedTuple):
+    """A downstream task of the demo.
+
+    Attributes:
+        preset: of config.py. task: name of its file in tasks/.
+        share: optimizer steps of each run, in those of pretraining. cost: seconds of a step, in those of VQA.
+        write: writes the raw download; make: converts it, None where it is read as it is.
+        sizes: of what is written.
+        split: of results.json that is shown. metrics: those of it that are shown, first the one that `baseline` is of.
+        kinds: how it is run: "two_tower", "one_tower", "blind" and "scratch" (both of the two-tower model).
+        given: more settings.
+    """
+
+    preset: str
+    task: str
+    share: float
+    cost: float
+    write: Callable[[Path, int, Sizes], None]
+    make: Callable[..., Any] | None
+    sizes: Sizes
+    split: str
+    metrics: tuple[str, ...]
+    kinds: tuple[str, ...]
+    given: Mapping[str, Any] = {}
+
+
+APART = ("without_relations", "relations")
+"""The first metric of a task over the examples that are not, and that are, about how two objects lie to each other."""
+
+# Shares and sizes were tried: each bar of tests/demo/test_demo.py is met with room to spare.
+TASKS = {
+    "vqa": DemoTask(
+        preset="task_finetune_vqa", task="vqa", share=0.7, cost=1,
+        write=raw_tasks.write_vqa, make=vqa.make_arrow, sizes=Sizes(train=3000, val=0, test=300),
+        split="val", metrics=("vqa_score", *APART), kinds=("blind", "two_tower", "one_tower", "scratch"),
+    ),
+    "nlvr2": DemoTask(
+        preset="task_finetune_nlvr2", task="nlvr2", share=0.4, cost=1.5,
+        write=raw_tasks.write_nlvr2, make=nlvr2.make_arrow, sizes=Sizes(train=600, val=40, test=100),
+        split="test", metrics=("accuracy", "consistency"), kinds=("blind", "two_tower", "one_tower"),
+    ),
+    "snli": DemoTask(
+        preset="task_finetune_snli", task="snli", share=0.3, cost=1,
+        write=raw_tasks.write_snli, make=snli.make_arrow, sizes=Sizes(train=2700, val=60, test=200),
+        split="test", metrics=("accuracy",), kinds=("blind", "two_tower"),
+    ),
+    "ref": DemoTask(
+        preset="task_finetune_ref", task="ref", share=0.15, cost=1.5,
+        write=raw_tasks.write_refcoco, make=refcoco.make_arrow, sizes=Sizes(train=1000, val=40, test=160),
+        split="testA", metrics=("accuracy",), kinds=("two_tower",), given={"batch_size": 16},
+    ),
+    "irtr": DemoTask(
+        preset="task_finetune_irtr_f30k", task="irtr", share=0.3, cost=4,
+        write=raw_tasks.write_f30k, make=f30k.make_arrow, sizes=Sizes(train=2700, val=50, test=100),
+        split="test", kinds=("two_tower", "one_tower"), given={"batch_size": 16, "draw_false_text": 5},
+        metrics=("text_to_image_r1", *APART, "text_to_image_r5", "image_to_text_r1", "image_to_text_r5"),
+    ),
+    "pairs": DemoTask(
+        preset="task_finetune_mrpc", task="glue", share=0.3, cost=0.4,
+        write=raw_tasks.write_mrpc, make=None, sizes=Sizes(train=4000, val=0, test=400),
+        split="val", metrics=("accuracy_and_f1", "accuracy", "f1"), kinds=("two_tower",),
+    ),
+    "classes": DemoTask(
+        preset="task_finetune_images", task="images", share=0.15, cost=0.5,
+        write=raw_tasks.write_classes, make=images.make_arrow, sizes=Sizes(train=1000, val=100, test=200),
+        split="test", metrics=("accuracy",), kinds=("two_tower",),
+    ),
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    """Attributes: task, a key of `TASKS`; kind, one of its kinds; steps, optimizer steps."""
+
+    task: str
+    kind: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}_{self.kind}"
+
+
+def chosen(demo_tasks: Any) -> list[str]:
+    """The tasks that the setting names.
+
+    Raises:
+        UserError: it names something else.
+    """
+    if demo_tasks is None:
+        return []
+    if demo_tasks == "all":
+        return list(TASKS)
+    names = demo_tasks.split(",") if isinstance(demo_tasks, str) else demo_tasks
+    for name in names if isinstance(names, (list, tuple)) else [names]:
+        if name not in TASKS:
+            raise UserError(
+                f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{suggest(str(name), TASKS)}; "
+                f"give all, or some of {', '.join(TASKS)}."
+            )
+    return list(dict.fromkeys(names))
+
+
+def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
+    """Writes and converts the downloads of these tasks; what an earlier demo wrote there is gone."""
+    for name in names:
+        task = TASKS[name]
+        if task.make is None:
+            task.write(folder / "arrow", seed, task.sizes)
+            continue
+        raw = folder / "raw_tasks" / name
+        shutil.rmtree(raw, ignore_errors=True)
+        task.write(raw, seed, task.sizes)
+        task.make(raw, folder / "arrow")
+
+
+def blocks(names: Sequence[str], steps: int) -> list[list[Run]]:
+    """The runs of these tasks, what takes longest first; a block is done in order: a blind run before what it is beside.
+
+    Args:
+        steps: of pretraining.
+    """
+    made = []
+    for name in names:
+        task = TASKS[name]
+        runs = {kind: Run(name, kind, max(1, round(task.share * steps))) for kind in task.kinds}
+        if "blind" in runs:
+            made.append([runs.pop("blind"), runs.pop("two_tower")])
+        made += [[run] for run in runs.values()]
+    return sorted(made, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
+
+
+def draft(run: Run, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> Draft:
+    """The settings of a run: its preset, the demo's part, and where its files are.
+
+    Args:
+        checkpoints: best.ckpt of "two_tower" and "one_tower".
+    """
+    task = TASKS[run.task]
+    given: dict[str, Any] = {
+        "exp_name": run.name,
+        "seed": seed,
+        "max_steps": run.steps,
+        "val_check_interval": -(-run.steps // 3),
+        "data_root": str(folder / "arrow"),
+        "log_dir": str(folder / "runs"),
+        **task.given,
+    }
+    model: tuple[str, ...] = ()
+    if run.kind == "scratch":
+        model = ("demo_run", "demo_two")
+        given |= {key: str(folder / key) for key in ("tokenizer", "image_encoder", "text_encoder")}
+    else:
+        given["load_path"] = checkpoints["one_tower" if run.kind == "one_tower" else "two_tower"]
+    if run.kind == "blind":
+        given["blind"] = True
+    if run.kind == "two_tower" and "blind" in task.kinds:
+        given["blind_run"] = str(newest(folder, run.task, "blind"))
+    known, values = presets(), defaults_of(ex)
+    sources: dict[str, str] = {}
+    for name in (*model, task.preset, "demo_finetuning"):
+        values |= known[name]
+        sources |= dict.fromkeys(known[name], f"preset {name}")
+    return Draft({**values, **given}, {**sources, **dict.fromkeys(given, "given")})
+
+
+def finetune(waiting: Any, folder: str, seed: int, checkpoints: Mapping[str, str], threads: int) -> None:
+    """Does the blocks that are waiting, one after the other.
+
+    Args:
+        waiting: a queue of blocks that other processes take from too; None ends it.
+    """
+    import torch
+
+    from renaissance.train import run as train
+
+    torch.set_num_threads(threads)
+    for block in iter(waiting.get, None):
+        for run in block:
+            train(draft(run, Path(folder), seed, checkpoints))
+
+
+def newest(folder: Path, task: str, kind: str) -> Path:
+    """The folder of the last run of this task and kind."""
+    found = (folder / "runs" / f"{task}_{kind}").glob("version_*")
+    return max(found, key=lambda path: int(path.name.rpartition("_")[2]))
+
+
+def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the runs of these tasks reached on scenes that nobody was trained on.
+
+    Returns:
+        {task: {"examples": how many, kind of run or "baseline": {metric: value}}}.
+    """
+    from renaissance.tasks import task_class
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        task, of_task = TASKS[name], found.setdefault(name, {})
+        for kind in task.kinds:
+            path = newest(folder, name, kind)
+            results = json.loads((path / "results.json").read_text(encoding="utf-8"))
+            frame = pd.read_parquet(path / "predictions" / f"{task.task}_{task.split}.parquet")
+            values = dict(results[task.split][task.task])
+            if "relations" in task.metrics:
+                relations = _about_relations(frame, folder)
+                values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
+            of_task[kind] = {metric: values[metric] for metric in task.metrics}
+        of_task |= {
+            "baseline": {task.metrics[0]: task_class(task.task).baseline(frame)[1]},
+            "examples": len(frame),
+        }
+    return found
+
+
+def _about_relations(frame: pd.DataFrame, folder: Path) -> pd.Series:
+    """Whether each example, a question of VQA or a text of retrieval, is about a relation."""
+    if "question_type" in frame:
+        return frame["question_type"].map(is_relation)
+    pairs = open_pairs(["f30k"], "test", folder / "arrow")
+    return frame["position"].map(lambda place: any(relation in pairs.text(int(place)) for relation in RELATIONS))
+
+
+def results_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a metric; a column for each kind of run, and one for chance or the most frequent answer."""
+    columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
+    head = ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")
+    rows: list[tuple[str, ...]] = [head]
+    for name, of_task in found.items():
+        for metric in TASKS[name].metrics:
+            values = (of_task.get(column, {}).get(metric) for column in columns)
+            first = metric == TASKS[name].metrics[0]
+            label = f"  {metric.replace('_', ' ')}" if metric in APART else f"{name} {metric}"
+            rows.append((label, f"{of_task['examples']:,}" if first else "",
+                         *("" if value is None else f"{value:.3f}" for value in values)))  # fmt: skip
+    return table(rows, indent="")

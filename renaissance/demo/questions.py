@@ -1,0 +1,119 @@
+"""Questions about a scene of the generated world, each with the answers of ten annotators, as VQAv2 has them.
+
+What a question asks for is drawn without regard to the scene's other objects, so the text alone tells little: the best
+guess of the answer from the question is right half the time where the answer is one of two, and far less elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, relation, stream
+
+QUESTIONS = 4
+"""Questions of a scene; the last one is about a relation where two objects have one."""
+
+RELATION_TYPE = "relation"
+"""What the question types of relation questions begin with: they are reported apart."""
+
+_QUESTIONS, _ANNOTATORS = 10, 11  # streams of random numbers, see `world.stream`
+_DISSENT = 0.2  # share of the questions that two annotators answer otherwise
+_SPOKEN = {"1": "one", "2": "two", "3": "three", "yes": "Yes.", "no": "No"}
+
+
+class Question(NamedTuple):
+    """Attributes: text; answer, as the majority gives it; answer_type and question_type, as VQAv2 annotates them; answers
+    of the ten annotators."""
+
+    text: str
+    answer: str
+    answer_type: str
+    question_type: str
+    answers: tuple[str, ...]
+
+
+def questions(scene: Scene) -> list[Question]:
+    """The `QUESTIONS` questions of a scene, no two alike; a pure function of the scene's seed and index."""
+    draws = stream(scene.seed, scene.index, _QUESTIONS)
+    asked: dict[str, tuple[str, str, str]] = {}
+    related = _relation(scene, draws)
+    while len(asked) < QUESTIONS - (related is not None):
+        text, *rest = _KINDS[below(draws, len(_KINDS))](scene, draws)
+        asked.setdefault(text, tuple(rest))
+    if related is not None:
+        asked[related[0]] = related[1:]
+    people = stream(scene.seed, scene.index, _ANNOTATORS)
+    return [Question(text, *rest, _annotated(rest[0], people)) for text, rest in asked.items()]
+
+
+def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    """Is there such an object? Where there is not, one of its words is mostly that of an object that is there."""
+    there = draws.random() < 0.5
+    shown = scene.objects[below(draws, len(scene.objects))]
+    colour, shape = shown.colour, shown.shape
+    present = {(thing.colour, thing.shape) for thing in scene.objects}
+    while not there and (colour, shape) in present:
+        which = below(draws, 3)
+        colour = shown.colour if which == 0 else tuple(COLOURS)[below(draws, len(COLOURS))]
+        shape = shown.shape if which == 1 else SHAPES[below(draws, len(SHAPES))]
+    return f"is there a {colour} {shape}", "yes" if there else "no", "yes/no", "is there a"
+
+
+def _number(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    return "how many shapes are there", str(len(scene.objects)), "number", "how many"
+
+
+def _colour(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    thing = scene.objects[below(draws, len(scene.objects))]
+    return f"what colour is the {thing.shape}", thing.colour, "other", "what colour is the"
+
+
+def _shape(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    thing = scene.objects[below(draws, len(scene.objects))]
+    return f"what shape is {thing.colour}", thing.shape, "other", "what shape is"
+
+
+def _size(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    thing = scene.objects[below(draws, len(scene.objects))]
+    return f"what size is the {thing.shape}", thing.size, "other", "what size is the"
+
+
+def _place(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    thing = scene.objects[below(draws, len(scene.objects))]
+    return f"what shape is in the {thing.row} {thing.column}", thing.shape, "other", "what shape is in the"
+
+
+_KINDS = (_exists, _number, _colour, _shape, _size, _place)
+
+
+def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:
+    """A question about how two objects lie to each other, where any two do."""
+    pairs = [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
+    if not pairs:
+        return None
+    subject, other = pairs[below(draws, len(pairs))]
+    true = relation(subject, other)
+    said = true if draws.random() < 0.5 else distinct(draws, [each for each in RELATIONS if each != true], 1)[0]
+    text = f"is the {subject.shape} {said} the {other.shape}"
+    return text, "yes" if said == true else "no", "yes/no", f"{RELATION_TYPE} is the"
+
+
+def _annotated(answer: str, people: random.Random) -> tuple[str, ...]:
+    """What ten people write: most the answer, some in other words, and now and then two of them something else."""
+    spoken = _SPOKEN.get(answer, f"the {answer}" if answer in SHAPES else answer.capitalize())
+    given = [answer] * 7 + [spoken] * 3
+    if people.random() < _DISSENT:
+        others = sorted({*COLOURS, *SHAPES, *SIZES, "yes", "no", "1", "2", "3"} - {answer})
+        given[5:7] = [others[below(people, len(others))]] * 2
+    return tuple(distinct(people, given, len(given)))
+
+
+def vocabulary() -> set[str]:
+    """Every word of the questions that captions do not have."""
+    return {"are", "colour", "how", "many", "shape", "shapes", "size", "what"}
+
+
+def is_relation(question_type: str) -> bool:
+    """Whether a question of this type is reported apart."""
+    return question_type.startswith(RELATION_TYPE)

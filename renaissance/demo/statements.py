@@ -1,0 +1,186 @@
+"""Statements about scenes of the generated world: entailment, sentences about two pictures, expressions, pairs of sentences.
+
+All are pure functions of (seed, index), and balanced: whatever a text says, each answer to it is as likely as the others, so
+a model that sees no picture cannot do better than chance. Pairs of sentences are about texts alone.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+from .world import (
+    COLOURS,
+    PLACE_TEMPLATES,
+    ROWS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    below,
+    captions,
+    distinct,
+    stream,
+)
+from .world import vocabulary as of_captions
+
+# Streams of random numbers, see `world.stream`.
+_ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
+
+LABELS = ("entailment", "neutral", "contradiction")
+_VALUES = {"colour": tuple(COLOURS), "size": tuple(SIZES), "row": ROWS}
+_SAID = {
+    "colour": "the {shape} is {value}",
+    "size": "the {shape} is {value}",
+    "row": "the {shape} is in the {value} row",
+}
+
+
+class Entailment(NamedTuple):
+    """Attributes: premise, a caption of the picture; hypothesis; label, one of `LABELS`."""
+
+    premise: str
+    hypothesis: str
+    label: str
+
+
+def entailments(scene: Scene) -> list[Entailment]:
+    """Three hypotheses about a scene, one of each label.
+
+    A hypothesis is about the one object of a shape. It is entailed where that object is so, contradicted where it is
+    not, and neutral where the picture has no such object: then nothing is said of it.
+    """
+    draws = stream(scene.seed, scene.index, _ENTAILMENT)
+    premises = distinct(draws, captions(scene), len(LABELS))
+    shown = {thing.shape: thing for thing in scene.objects}
+    absent = [shape for shape in SHAPES if shape not in shown]
+    made = []
+    for premise, label in zip(premises, LABELS, strict=True):
+        name = tuple(_VALUES)[below(draws, len(_VALUES))]
+        shape = distinct(draws, absent if label == "neutral" else list(shown), 1)[0]
+        value = _VALUES[name][below(draws, len(_VALUES[name]))]
+        if label != "neutral":
+            true = getattr(shown[shape], name)
+            others = [each for each in _VALUES[name] if each != true]
+            value = true if label == "entailment" else others[below(draws, len(others))]
+        made.append(Entailment(premise.text, _SAID[name].format(shape=shape, value=value), label))
+    return distinct(draws, made, len(made))
+
+
+class Sentence(NamedTuple):
+    """A sentence about two pictures, and what makes it true.
+
+    Attributes:
+        text: of it. colour, shape: of the object that it is about.
+        wanted: of the left and of the right picture, whether the object has to be in it; None = either way.
+    """
+
+    text: str
+    colour: str
+    shape: str
+    wanted: tuple[bool | None, bool | None]
+
+    def fits(self, present: tuple[bool, ...]) -> bool:
+        """Whether it is true where the object is `present` in the left and in the right picture."""
+        return all(want is None or want == there for want, there in zip(self.wanted, present, strict=True))
+
+
+_TWO_PICTURES = {
+    "the left picture shows a {colour} {shape}": (True, None),
+    "the right picture shows a {colour} {shape}": (None, True),
+    "both pictures show a {colour} {shape}": (True, True),
+    "no picture shows a {colour} {shape}": (False, False),
+}
+
+
+def sentence(seed: int, index: int) -> Sentence:
+    """Sentence number `index` of the world about two pictures."""
+    draws = stream(seed, index, _SENTENCE)
+    template = tuple(_TWO_PICTURES)[below(draws, len(_TWO_PICTURES))]
+    colour, shape = tuple(COLOURS)[below(draws, len(COLOURS))], SHAPES[below(draws, len(SHAPES))]
+    return Sentence(template.format(colour=colour, shape=shape), colour, shape, _TWO_PICTURES[template])
+
+
+def shows(scene: Scene, colour: str, shape: str) -> bool:
+    """Whether a scene has such an object."""
+    return any((thing.colour, thing.shape) == (colour, shape) for thing in scene.objects)
+
+
+def holds(said: Sentence, left: Scene, right: Scene) -> bool:
+    """Whether a sentence is true of two scenes."""
+    return said.fits(tuple(shows(scene, said.colour, said.shape) for scene in (left, right)))
+
+
+def picture_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[int, int, bool]]:
+    """Four pairs of pictures for sentence number `index`, two that make it true and two that do not.
+
+    Whether the object is in the picture that does not matter is a coin, so one picture alone says no more than it has to.
+
+    Args:
+        seed, index: of the sentence. scenes: of one split.
+
+    Returns:
+        (left, right, whether it is true): places in `scenes`.
+
+    Raises:
+        ValueError: too few scenes to find the object in, or all have it.
+    """
+    said, draws = sentence(seed, index), stream(seed, index, _PAIRS)
+    there = [shows(scene, said.colour, said.shape) for scene in scenes]
+    with_it, without = ([place for place, found in enumerate(there) if found is wanted] for wanted in (True, False))
+    if len(with_it) < 4 or len(without) < 4:
+        raise ValueError(f"{len(scenes)} scenes are too few for pairs with and without a {said.colour} {said.shape}.")
+    made = []
+    for true in (True, False, True, False):
+        left, right = (with_it if present else without for present in _presence(said, true, draws))
+        first = left[below(draws, len(left))]
+        made.append((first, distinct(draws, [place for place in right if place != first], 1)[0], true))
+    return made
+
+
+def _presence(said: Sentence, true: bool, draws: random.Random) -> tuple[bool, bool]:
+    """Whether the object is to be in the left and the right picture."""
+    options = [option for option in product((True, False), repeat=2) if said.fits(option) == true]
+    return options[below(draws, len(options))]
+
+
+_EXPRESSIONS = ("the {colour} {shape}", "the {shape}", "the {colour} shape")
+
+
+def expressions(scene: Scene) -> list[tuple[Thing, tuple[str, str]]]:
+    """For each object two expressions that mean it alone, by colour and shape: what a cut-out shows of it."""
+    draws = stream(scene.seed, scene.index, _EXPRESSION)
+    return [
+        (thing, tuple(form.format(**thing._asdict()) for form in distinct(draws, _EXPRESSIONS, 2)))
+        for thing in scene.objects
+    ]
+
+
+class SentencePair(NamedTuple):
+    """Attributes: first, second; same, whether they mean the same in other words."""
+
+    first: str
+    second: str
+    same: bool
+
+
+def sentence_pair(scene: Scene) -> SentencePair:
+    """Two captions of one object in different words; in half of the pairs the second is wrong in its colour or shape."""
+    draws = stream(scene.seed, scene.index, _SENTENCE_PAIR)
+    thing, same = scene.objects[below(draws, len(scene.objects))], draws.random() < 0.5
+    first, second = distinct(draws, PLACE_TEMPLATES, 2)
+    other = thing
+    while not same and other == thing:
+        other = thing._replace(colour=tuple(COLOURS)[below(draws, len(COLOURS))])
+        if draws.random() < 0.5:
+            other = thing._replace(shape=SHAPES[below(draws, len(SHAPES))])
+    return SentencePair(first.format(**thing._asdict()), second.format(**other._asdict()), same)
+
+
+def vocabulary() -> set[str]:
+    """Every word of the statements that captions do not have."""
+    spoken = " ".join(re.sub(r"{\w+}", "", form) for form in (*_SAID.values(), *_TWO_PICTURES, *_EXPRESSIONS))
+    return set(spoken.split()) - set(of_captions())

@@ -1,0 +1,105 @@
+"""From the rows of all processes to one frame, and from frames to files."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from renaissance.atomic import write_whole
+from renaissance.errors import UserError
+from renaissance.report import RunFolder
+
+FIRST = ("id", "prediction", "target", "score", "position")
+
+
+def gather_rows(
+    rows: Sequence[Mapping[str, Any]], gather: Callable[[Any], list[Any]], expected: int | None
+) -> pd.DataFrame:
+    """Bring the rows of all processes together into one frame; every process must call it.
+
+    Args:
+        rows: of this process, with "position" and what the task makes of each example.
+        gather: brings one object of each process together, in the order of ranks.
+        expected: number of examples of the split; None where it is not evaluated to its end.
+
+    Returns:
+        The frame, each position once, the same on every process and for any number of them.
+
+    Raises:
+        RuntimeError: an example is missing.
+    """
+    by_position: dict[int, Mapping[str, Any]] = {}
+    for row in (row for part in gather(list(rows)) for row in part):
+        by_position.setdefault(row["position"], row)
+    if expected is not None and len(by_position) != expected:
+        raise RuntimeError(f"{len(by_position):,} examples came together of a split that has {expected:,}")
+    ordered = [by_position[position] for position in sorted(by_position)]
+    names = dict.fromkeys(name for row in ({name: None for name in FIRST}, *ordered) for name in row)
+    return pd.DataFrame({name: _series(name, [row.get(name) for row in ordered]) for name in names})
+
+
+def _series(name: str, values: list[Any]) -> pd.Series:
+    if name == "score":
+        return pd.Series(values, dtype=float)
+    # Beside a hidden value pandas would turn whole numbers into fractions.
+    return pd.Series(values, dtype=object if None in values or not values else None)
+
+
+def predictions_file(task: str, split: str) -> str:
+    """Where a run keeps the frame of a split, below its folder."""
+    return f"predictions/{task}_{split}.parquet"
+
+
+def write_predictions(folder: RunFolder, task: str, split: str, frame: pd.DataFrame) -> None:
+    """Write the frame of a split: id, prediction, target, score, position, then what the task adds.
+
+    A column has one type: ids are whole numbers or all text, a hidden target or score is null.
+    """
+    names = [*FIRST, *(name for name in frame if name not in FIRST)]
+    columns = {name: _column(name, frame[name].tolist()) for name in names}
+    if pa.types.is_null(columns["target"].type):  # all hidden: still a column of answers
+        columns["target"] = columns["target"].cast(columns["prediction"].type)
+    content = io.BytesIO()
+    pq.write_table(pa.table(columns), content)
+    _write(folder, predictions_file(task, split), content.getvalue())
+
+
+def write_submissions(folder: RunFolder, files: Mapping[str, bytes]) -> None:
+    """Write the files for a benchmark's server below submissions/."""
+    for name, content in files.items():
+        _write(folder, f"submissions/{name}", content)
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    """An array of one type: that of the values, else text (numbers beside words, lists beside numbers)."""
+    try:
+        # A prediction that is not a number is no hidden one.
+        return pa.array(values, pa.float64() if name == "score" else None, from_pandas=name != "prediction")
+    except (pa.ArrowException, OverflowError):
+        return pa.array([None if _hidden(value) else _text(value) for value in values], pa.string())
+
+
+def _hidden(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
+
+
+def _write(folder: RunFolder, name: str, content: bytes) -> None:
+    if folder.path is None:
+        return
+    path = folder.path / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{path.parent}' cannot be written ({error.strerror}); give another log_dir.") from None
+    write_whole(path, content, "log_dir")

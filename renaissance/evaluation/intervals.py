@@ -1,0 +1,165 @@
+"""How sure a number is: percentile intervals by bootstrap, and two runs on the same examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from renaissance.errors import UserError
+
+GROUP = "group"
+COVERED = (0.025, 0.975)
+FEWEST_RESAMPLES = 200
+MOST_KINDS = 4096  # different scores that are told apart
+_MOST_COUNTS = 5_000_000  # counts of kinds that the interval of a mean draws: under a second
+_MOST_ROWS = 10_000_000  # rows that the interval of any other statistic draws: a few seconds
+
+
+class Paired(NamedTuple):
+    """How much better the second of two runs is on the same examples.
+
+    Attributes:
+        difference: of the mean scores, second minus first.
+        low, high: its 95 % interval.
+        p: two-sided; below .05 about where the interval leaves out 0.
+        examples: how many.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    examples: int
+
+
+def bootstrap(
+    frame: pd.DataFrame,
+    statistic: Callable[[pd.DataFrame], float] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic over examples, or over groups where the frame has the column `group`.
+
+    A mean only depends on how often each score was drawn, so these counts are drawn, which is the same distribution at
+    no cost; more than 4,096 different scores are merged into as many levels. Any other statistic is computed on drawn
+    frames: fewer of them where they are big, 10 million rows in all, but 200 at least.
+
+    Args:
+        frame: labelled.
+        statistic: of a frame; None = the mean of the column "score" where that is known.
+        resamples: how often examples are drawn with replacement.
+        seed: of the draws.
+
+    Returns:
+        (low, high); NaN where the statistic is.
+        Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    draw = np.random.default_rng(seed)
+    if statistic is None:
+        known = frame[frame["score"].notna()]
+        return _interval(_means(known["score"].to_numpy(float), known.get(GROUP), resamples, draw))
+    return _interval(_statistics(frame, statistic, _affordable(resamples, len(frame), _MOST_ROWS), draw))
+
+
+def interval(
+    frame: pd.DataFrame, value: float, statistic: Callable[[pd.DataFrame], float], **options: int
+) -> tuple[float, float]:
+    """`bootstrap` of a metric, on the fast path where its `value` is the mean score of the frame."""
+    return bootstrap(frame, None if is_mean(frame, value) else statistic, **options)
+
+
+def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> Paired:
+    """The difference of the mean scores of two runs on the same examples, matched by id; groups as in `bootstrap`.
+
+    p is twice the smaller share of resampled differences on either side of 0, the observed one counted among them.
+
+    Raises:
+        UserError: an id occurs twice, the runs have different ids, or all answers are hidden.
+    """
+    # Ids that a file holds as text are those that were numbers beside text.
+    first, second = (
+        frame.assign(id=frame["id"].astype(str), score=frame["score"].astype(float)) for frame in (first, second)
+    )
+    for frame in (first, second):
+        if twice := frame["id"][frame["id"].duplicated()].tolist():
+            raise UserError(f"The id {twice[0]} occurs twice in the predictions, so examples cannot be matched.")
+    if other := set(first["id"]) ^ set(second["id"]):
+        raise UserError(
+            f"The predictions are of different examples ({len(first):,} and {len(second):,}; {len(other):,} of them "
+            "only in one); compare runs that were evaluated on the same files."
+        )
+    first, second = (frame.set_index("id") for frame in (first, second))
+    differences = (second["score"] - first["score"].reindex(second.index)).dropna().sort_index()
+    if differences.empty:
+        raise UserError("The predictions have no score where the answers are hidden, so they cannot be compared.")
+    # Seen from the other run, the same draws with the other sign: the order of two runs changes no digit.
+    leading = differences[differences != 0].head(1)
+    sign = np.sign(leading.iloc[0]) if len(leading) else 1.0
+    groups = second.loc[differences.index].get(GROUP)
+    means = (
+        sign * _means(sign * differences.to_numpy(), groups, resamples, np.random.default_rng(seed)) + 0.0
+    )  # no -0.0
+    tail = min((means <= 0).sum(), (means >= 0).sum())
+    p = min(1.0, 2 * (1 + tail) / (1 + len(means)))
+    return Paired(float(differences.mean()), *_interval(means), float(p), len(differences))
+
+
+def _affordable(resamples: int, size: int, most: int) -> int:
+    return min(resamples, max(FEWEST_RESAMPLES, most // max(size, 1)))
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    defined = draws[~np.isnan(draws)]  # a correlation has no value on a resample of equal answers
+    low, high = np.quantile(defined, COVERED) if defined.size else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def _means(scores: np.ndarray, groups: pd.Series | None, resamples: int, draw: np.random.Generator) -> np.ndarray:
+    """(resamples,) means of `scores` (n,) over drawn examples or groups; a group brings its sum and its size."""
+    if not scores.size:
+        return np.full(1, math.nan)
+    units = pd.DataFrame({"sum": scores, "size": 1.0})
+    if groups is not None:
+        units = units.groupby(pd.factorize(groups)[0]).sum()
+    kinds = units.value_counts(sort=False).reset_index(name="count")
+    if len(kinds) > MOST_KINDS:
+        kinds = _merged(kinds)
+    counts = draw.multinomial(len(units), kinds["count"] / len(units), _affordable(resamples, len(kinds), _MOST_COUNTS))
+    return (counts @ kinds["sum"].to_numpy()) / (counts @ kinds["size"].to_numpy())
+
+
+def _merged(kinds: pd.DataFrame) -> pd.DataFrame:
+    """Puts together kinds that move the mean alike, to `MOST_KINDS` levels of one width; each keeps its own mean."""
+    weights = kinds["count"]
+    totals = kinds[["sum", "size"]].mul(weights, axis=0)
+    pull = kinds["sum"] - kinds["size"] * (totals["sum"].sum() / totals["size"].sum())
+    level = pd.cut(pull, MOST_KINDS, labels=False)
+    merged = totals.assign(count=weights).groupby(level).sum()
+    return merged.assign(sum=merged["sum"] / merged["count"], size=merged["size"] / merged["count"])
+
+
+def _statistics(
+    frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], resamples: int, draw: np.random.Generator
+) -> np.ndarray:
+    """(resamples,) values of a statistic; a group that is drawn twice is two groups."""
+    groups = list(frame.groupby(GROUP, sort=False).indices.values()) if GROUP in frame else None
+    values = np.empty(resamples)
+    for number in range(resamples):
+        if groups is None:
+            drawn = frame.take(draw.integers(len(frame), size=len(frame)))
+        else:
+            chosen = [groups[place] for place in draw.integers(len(groups), size=len(groups))]
+            names = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
+            drawn = frame.take(np.concatenate(chosen)).assign(**{GROUP: names})
+        values[number] = statistic(drawn.reset_index(drop=True))
+    return values
+
+
+def is_mean(frame: pd.DataFrame, value: float) -> bool:
+    """Whether a metric's value is the mean score of its frame, as that of accuracy is."""
+    return bool(len(frame)) and math.isclose(frame["score"].mean(), value, abs_tol=1e-9)

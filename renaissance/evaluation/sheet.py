@@ -1,0 +1,112 @@
+"""What is printed beside a score: where it comes from, how sure it is, and what it has to be compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from renaissance.errors import UserError
+from renaissance.report import table
+
+from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
+from .runs import BlindRun
+
+_BASELINES = {
+    "majority": "the most frequent answer, always",
+    "chance": "a guess among the candidates",
+    "random": "an answer drawn at random, on average",
+}
+
+
+def lines(
+    task_name: str,
+    split: str,
+    files: Sequence[str],
+    frame: pd.DataFrame,
+    values: Mapping[str, float],
+    selecting: str,
+    baseline: tuple[str, float] | None = None,
+    blind: BlindRun | None = None,
+    interval: tuple[float, float] | None = None,
+    notes: Sequence[str] = (),
+) -> list[str]:
+    """What is printed after the evaluation of a split.
+
+    Args:
+        task_name, split: what was evaluated. files: that it was read from.
+        frame: its rows.
+        values: metrics by plain name; none where the answers are hidden.
+        selecting: the metric that stands first.
+        baseline: what it is for a model that sees nothing: ("majority" or "chance", value).
+        blind: the run that `blind_run` names.
+        interval: 95 % interval of the selecting metric.
+        notes: sentences that belong beside the numbers.
+    """
+    said = [f"{task_name}, {split}: {len(frame):,} examples of {', '.join(files)}"]
+    notes = list(notes)
+    hidden = int(frame["score"].isna().sum())
+    if values and 0 < hidden < len(frame):
+        notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
+    if values:
+        rows = [(selecting, _number(values[selecting]), _between(interval, frame))]
+        if baseline is not None:
+            rows.append((baseline[0], _number(baseline[1]), _BASELINES.get(baseline[0], "")))
+        if blind is not None:
+            more, problems = _blind_rows(blind, split, frame, values, selecting)
+            rows, notes = rows + more, notes + problems
+        rows += [(name, _number(value), "") for name, value in values.items() if name != selecting]
+        width = max(len(row[2]) for row in rows)
+        said += table([(name, value, remark.ljust(width)) for name, value, remark in rows]).splitlines()
+    else:
+        notes.insert(0, "the answers of this split are hidden: there are predictions, and no number")
+    return [*said, *(f"  note: {note}" for note in notes)]
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.4f}"
+
+
+def _between(bounds: tuple[float, float] | None, frame: pd.DataFrame, sign: str = "") -> str:
+    if bounds is None:
+        return ""
+    over = f" over {frame[GROUP].nunique():,} groups" if GROUP in frame else ""
+    return f"95 % interval {bounds[0]:{sign}.4f} to {bounds[1]:{sign}.4f} (bootstrap{over})"
+
+
+def _blind_rows(
+    blind: BlindRun, split: str, frame: pd.DataFrame, values: Mapping[str, float], selecting: str
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """The blind run's value and what is gained over it, with intervals where its predictions are there; and notes."""
+    value = blind.value(split, selecting)
+    if value is None:
+        return [], [f"the blind run {blind.run.path} has no {selecting} on {split}"]
+    theirs = blind.run.predictions(blind.task, split)
+    if theirs is None or not (is_mean(theirs, value) and is_mean(frame, values[selecting])):
+        return [("blind run", _number(value), str(blind.run.path))], []
+    rows = [("blind run", _number(value), f"{_between(bootstrap(theirs), theirs)}, {blind.run.path}")]
+    try:
+        gain = paired_bootstrap(theirs, frame)
+    except UserError as error:
+        return rows, [f"beside the blind run {blind.run.path}: {error}"]
+    over = f"{_between((gain.low, gain.high), frame, '+')}, paired"
+    return [*rows, ("gain over it", f"{gain.difference:+.4f}", over)], []
+
+
+def nan_sentence(task: str, split: str, values: Mapping[str, float]) -> list[str]:
+    """A sentence for each metric that is not a number, with what that usually means.
+
+    Args:
+        values: metrics by plain name or by "<task>/<split>/<metric>".
+    """
+    names = [name.rpartition("/")[2] for name, value in values.items() if math.isnan(value)]
+    return [f"{task}, {split}: {name} is not a number; {_why(name)}." for name in names]
+
+
+def _why(metric: str) -> str:
+    if "loss" in metric:
+        return "the training has diverged: give a smaller learning_rate, or precision=32 instead of 16-mixed"
+    if any(word in metric for word in ("pearson", "spearman", "matthews", "corr")):
+        return "the predictions are all the same, or no numbers, so they correlate with nothing"
+    return "no example of the split counts for it, or the model's outputs are no numbers any more"

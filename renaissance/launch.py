@@ -1,0 +1,84 @@
+"""Who starts the processes of a run, and which of them this one is: plain python, torchrun, or srun.
+
+Plain python starts the other processes of its machine itself, once all is read and built. torchrun and srun have started all
+of them, so what they say answers for `num_gpus` and `num_nodes`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+PYTHON, TORCHRUN, SRUN = "python", "torchrun", "srun"
+_WHERE = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+)
+
+
+class Launch(NamedTuple):
+    """How this process was started.
+
+    Attributes:
+        by: "python", "torchrun" or "srun".
+        first: whether it is the process that writes and prints.
+        per_node, nodes: processes on each machine, and machines; None for plain python, where the settings say.
+    """
+
+    by: str
+    first: bool
+    per_node: int | None = None
+    nodes: int | None = None
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launch:
+    """Reads how this process was started from its environment; what is empty there counts as not set."""
+    found = {name: value for name, value in environment.items() if value}
+    if "TORCHELASTIC_RUN_ID" in found:
+        per_node, processes = int(found["LOCAL_WORLD_SIZE"]), int(found["WORLD_SIZE"])
+        return Launch(TORCHRUN, found["RANK"] == "0", per_node, processes // per_node)
+    # A shell that srun has opened is one task of a step; python in it starts its processes itself.
+    tasks = int(found.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in found else 1
+    if tasks > 1 and "LOCAL_RANK" not in found:
+        nodes = int(found["SLURM_STEP_NUM_NODES"])
+        return Launch(SRUN, found["SLURM_PROCID"] == "0", tasks // nodes, nodes)
+    return Launch(PYTHON, int(found.get("NODE_RANK", "0")) == int(found.get("LOCAL_RANK", "0")) == 0)
+
+
+def tidy() -> None:
+    """Takes variables that are set to nothing, as job scripts leave them, out of the environment of this process."""
+    for name in _WHERE:
+        if os.environ.get(name) == "":
+            del os.environ[name]
+
+
+def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:
+    """How this process was started, and what contradicts the settings in it.
+
+    Args:
+        values: of the command's settings. given: those that it names.
+    """
+    launch = launched()
+    problems = []
+    for key, number, what in (
+        ("num_gpus", launch.per_node, "processes on each machine"),
+        ("num_nodes", launch.nodes, "machines"),
+    ):
+        if number is not None and key in given and values[key] not in (None, number):
+            problems.append(
+                f"{key}={values[key]}, but {launch.by} has started this run with {number} {what}; give {key}={number}, or "
+                f"leave {key} out."
+            )
+    return launch, problems
+
+
+def available_cores() -> int:
+    """How many cores this process may use, which on a shared machine can be fewer than it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,79 @@
+"""Signals that ask a run to stop: it saves between two steps and ends with a status that says what to do next.
+
+Slurm warns a job with SIGUSR1 or SIGTERM before it takes the machine away, and a user presses Ctrl-C. Which process gets the
+signal, and when, differs; all processes stop after the same step, because each step brings their requests together
+(`module.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from .errors import Stopped
+
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on later
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class StopSignals:
+    """Notes the signals that ask to stop; a context manager around what can stop. A second Ctrl-C stops at once.
+
+    Args:
+        speaks: whether this process tells the user that it has heard.
+
+    Attributes:
+        asked: the first signal that asked, None until one does.
+        waits: whether a request waits for the end of a step. Where it does not, it stops what is going on: nothing that
+            is not written yet is lost there.
+    """
+
+    def __init__(self, *, speaks: bool = True):
+        self.speaks = speaks
+        self.asked: int | None = None
+        self.waits = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def listen(self) -> None:
+        """Installs the handlers, again where somebody has put others in their place."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in ASKING:
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, before)
+
+    def flags(self) -> list[float]:
+        """1 for the signal that asked, 0 for the others, in the order of `ASKING`."""
+        return [float(self.asked == number) for number in ASKING]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked is not None, self.asked or number
+        if not self.waits or (again and number == signal.SIGINT):
+            raise Stopped(stopped(number), status_of(number))
+        if self.speaks and not again:
+            more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, f"\n{signal.Signals(number).name}: stopping after this step{more}.\n".encode())
+
+
+def status_of(number: int) -> int:
+    """The exit status of a run that a signal has stopped."""
+    return INTERRUPTED if number == signal.SIGINT else TRY_AGAIN
+
+
+def stopped(number: int) -> str:
+    """What stopped the run."""
+    return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

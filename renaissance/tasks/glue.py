@@ -1,0 +1,243 @@
+"""GLUE: nine tasks about a sentence or a pair of sentences, with the metrics and the submission files of its server.
+
+What a text encoder still knows of language after it was trained with pictures. With `text_only` the text goes through
+its encoder alone (in a one-tower model, through the blocks alone); without, through the fusion too, which then sees no
+picture. No picture is read either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from renaissance.data.collate import LabelMaker, Maker, MicroBatch
+from renaissance.data.columns import clean
+from renaissance.data.glue import GlueSamples, glue_splits, glue_task
+from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.formats import GLUE, GLUE_SCORES
+from renaissance.models.heads import Pooler
+from renaissance.settings import ModelSettings, Settings
+from renaissance.types import IGNORED, LabelTargets, TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
+_POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
+
+
+class ScoreMaker:
+    """The maker of targets for STS-B: `LabelTargets` whose labels (B,) are float scores, NaN where they are hidden."""
+
+    def __call__(self, micro: MicroBatch) -> LabelTargets:
+        scores = [math.nan if example.label is None else example.label for example in micro.examples]
+        return LabelTargets(torch.tensor(scores, dtype=torch.float), tuple(example.facts for example in micro.examples))
+
+
+class Glue(Downstream):
+    """Cross-entropy over the classes of the task that `datasets` names, or, for STS-B, the squared error of its score.
+
+    The head is that of BERT (Devlin et al. 2019): pooler, dropout, linear. Two metrics of one task select by their mean,
+    which is how GLUE averages them.
+    """
+
+    offers = "sentences"
+    answer = "label"
+    pictures = 0
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        settings = context.settings
+        self.task = glue_task(self.data_name(settings))
+        self.selecting = "_and_".join(self.task.metrics)
+        alone = settings.objectives.text_only
+        size = model.alone_size["text"] if alone else model.pooled_size
+        self.pooler = Pooler(size, model.alone_pooling["text"]) if alone else None
+        self.dropout = nn.Dropout(_drop_rate(settings.model, alone))
+        self.classifier = nn.Linear(size, len(self.task.labels) or 1)
+
+    @classmethod
+    def data_name(cls, settings: Settings) -> str:
+        name = super().data_name(settings)
+        glue_task(name)
+        return name
+
+    @classmethod
+    def splits(cls, settings: Settings) -> tuple[str, ...]:
+        there = glue_splits(cls.data_name(settings), settings.data.data_root)
+        return tuple(split for split in there if split != "train")
+
+    @classmethod
+    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> ReadSamples:
+        samples = GlueSamples(settings.data.data_root, cls.data_name(settings), split, training=split == "train")
+        return ReadSamples(samples, partial(_read, samples.name), cls.answer)
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+        return glue_task(cls.data_name(settings)).labels
+
+    @classmethod
+    def variant(cls, datasets: Sequence[str]) -> str:
+        return datasets[0]
+
+    @classmethod
+    def made_up(cls, picture: bytes) -> RawSample:
+        return RawSample(0, (), "two small pictures", label=0, facts={"id": 0})
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
+        return LabelMaker() if glue_task(Glue.data_name(settings)).labels else ScoreMaker()
+
+    def count(self, targets: LabelTargets) -> Tensor:
+        return _known(targets.labels).sum().float()
+
+    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+        logits = self.classifier(self.dropout(self._pooled(encodings))).float()
+        labels = targets.labels
+        if self.task.labels:
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        else:
+            logits = logits.squeeze(-1)
+            loss = torch.where(_known(labels), logits - labels, 0).square().sum()
+        return TaskOutput(loss, self.count(targets), logits, labels)
+
+    def _pooled(self, encodings: Encodings) -> Tensor:
+        if self.pooler is None:
+            return encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled
+        return self.pooler(*encodings.alone("text"))
+
+    def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
+        """As `Downstream.rows`; a score's "score" is its squared error with a minus, so that more is better."""
+        if self.task.labels:
+            return super().rows(output, targets)
+        return [
+            {**facts, "prediction": guess, "score": None if math.isnan(score) else -((guess - score) ** 2)}
+            for facts, guess, score in zip(targets.facts, output.logits.tolist(), output.labels.tolist(), strict=True)
+        ]
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        """The metrics of the task, and the mean of two.
+
+        A correlation with predictions that are all the same is NaN, as it is undefined; Matthews' and F1 are then 0, as
+        scikit-learn has them.
+        """
+        row = GLUE[frame["task"].iloc[0]]
+        guesses, answers = (_numbers(frame[column], row.labels) for column in ("prediction", "target"))
+        values = {name: _METRICS[name](guesses, answers) for name in row.metrics}
+        if len(values) > 1:
+            values = {"_and_".join(values): sum(values.values()) / len(values), **values}
+        return values
+
+    @classmethod
+    def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
+        """The most frequent answer, always; beside correlations with a score 0, which a random score gets on average."""
+        if not GLUE[frame["task"].iloc[0]].labels:
+            return "random", 0.0
+        frequent = frame["target"].value_counts().sort_index().idxmax()
+        return "majority", next(iter(cls.score(frame.assign(prediction=frequent)).values()))
+
+    @classmethod
+    def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
+        said = []
+        if dataset.broken:
+            said.append(f"{dataset.broken:,} lines of the file lack columns and are left out")
+        official = GLUE[dataset.name].test_rows.get(dataset.split, len(dataset))
+        if len(dataset) != official:
+            said.append(f"the official {dataset.split} has {official:,} rows; GLUE's server will refuse the submission")
+        return said
+
+    @classmethod
+    def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
+        """The .tsv of GLUE's server: a line for each number of the test, in their order.
+
+        Source: gluebenchmark.com/faq; STS-B's scores are cut off at 0 and 5.
+        """
+        row = GLUE[frame["task"].iloc[0]]
+        if split not in row.test_rows:
+            return {}
+        ending = {"test": "-m", "test_mismatched": "-mm"}[split] if len(row.test_rows) > 1 else ""
+        lines = [
+            f"{number}\t{_as_served(prediction, row.labels, row.by_name)}\n"
+            for number, prediction in sorted(zip(frame["id"], frame["prediction"], strict=True))
+        ]
+        return {f"{row.folder}{ending}.tsv": "".join(["index\tprediction\n", *lines]).encode()}
+
+
+def _read(name: str, sample: Sample) -> RawSample:
+    """A stored sample as the task sees it."""
+    labels, values = GLUE[name].labels, sample.values
+    label, second = values["label"], values["second"]
+    facts = {"id": values["id"], "task": name}
+    if label is not None:
+        facts["target"] = labels[label] if labels else label
+    second = None if second is None else clean(second)
+    return RawSample(sample.id, (), clean(values["text"]), where=sample.where, second=second, label=label, facts=facts)
+
+
+def _known(labels: Tensor) -> Tensor:
+    return ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+
+
+def _drop_rate(model: ModelSettings, alone: bool) -> float:
+    part = model.encoder or (model.text_encoder if alone else model.fusion)
+    return DROP_RATE if part.drop_rate is None else part.drop_rate
+
+
+def _as_served(prediction: str | float, labels: Sequence[str], by_name: bool) -> str:
+    if not labels:
+        return f"{min(max(prediction, GLUE_SCORES[0]), GLUE_SCORES[1]):.3f}"
+    return prediction if by_name else str(labels.index(prediction))
+
+
+def _numbers(column: pd.Series, labels: Sequence[str]) -> np.ndarray:
+    """Numbers of classes for their names, or the scores that are there; fast, as a bootstrap asks hundreds of times."""
+    if not labels:
+        return column.to_numpy(float)
+    return sum(place * (column == name).to_numpy(int) for place, name in enumerate(labels))
+
+
+def _accuracy(guesses: np.ndarray, answers: np.ndarray) -> float:
+    return float((guesses == answers).mean())
+
+
+def _f1(guesses: np.ndarray, answers: np.ndarray) -> float:
+    hits = ((guesses == _POSITIVE) & (answers == _POSITIVE)).sum()
+    named = (guesses == _POSITIVE).sum() + (answers == _POSITIVE).sum()
+    return float(2 * hits / named) if named else 0.0
+
+
+def _pearson(guesses: np.ndarray, answers: np.ndarray) -> float:
+    if len(guesses) < 2 or np.ptp(guesses) == 0 or np.ptp(answers) == 0:
+        return math.nan
+    return float(np.corrcoef(guesses, answers)[0, 1])
+
+
+def _spearman(guesses: np.ndarray, answers: np.ndarray) -> float:
+    """Pearson's of the ranks; equal values share the mean of theirs."""
+    if np.isnan(guesses).any():
+        return math.nan
+    return _pearson(*(pd.Series(values).rank().to_numpy() for values in (guesses, answers)))
+
+
+def _matthews(guesses: np.ndarray, answers: np.ndarray) -> float:
+    """Pearson's of two classes (Matthews 1975)."""
+    value = _pearson(guesses, answers)
+    return 0.0 if math.isnan(value) else value
+
+
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+    "pearson": _pearson,
+    "spearman": _spearman,
+}

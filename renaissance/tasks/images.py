@@ -1,0 +1,125 @@
+"""Classes of pictures: CIFAR-10, or any folder of class folders, as `prepare` writes them.
+
+With `image_only` a picture goes through its encoder alone (in a one-tower model, through the blocks alone); without,
+through the fusion too, which then sees no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from renaissance.data.datasets import open_samples
+from renaissance.data.samples import RawSample, Sample
+from renaissance.errors import UserError
+from renaissance.formats import CLASSES
+from renaissance.models.heads import pick
+from renaissance.settings import Settings
+from renaissance.types import LabelTargets, TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+TOP = 5  # with more classes than these, whether the right one is among so many is a metric too
+
+
+class Images(Downstream):
+    """Cross-entropy over the classes: a linear layer on the vector that the image encoder sums a picture up in."""
+
+    offers = CLASSES
+    answer = "label"
+    labels_in_data = 10  # CIFAR-10's
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        settings = context.settings
+        others = [name for name in settings.objectives.loss_names if name != "images"]
+        if others:
+            raise UserError(f"loss_names: {', '.join(others)} cannot run beside images, whose pictures have no text.")
+        if not self.labels:
+            raise UserError(
+                f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
+                "`python run.py prepare with dataset=images`."
+            )
+        self.alone = settings.objectives.image_only
+        if not self.alone and settings.model.fusion and model.image_pooler is None:
+            raise UserError(
+                "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
+                "pooler_type=double, or image_only=True."
+            )
+        self.pooling = model.alone_pooling["image"]
+        self.classifier = nn.Linear(model.alone_size["image"] if self.alone else model.pooled_size, len(self.labels))
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        return partial(_read, tuple(labels or ()))
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+        """The classes as the files that the run reads name them.
+
+        Raises:
+            UserError: they name different ones.
+        """
+        name, root = cls.data_name(settings), settings.data.data_root
+        splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
+        found: dict[str, tuple[str, ...]] = {}
+        for split in splits:
+            dataset = open_samples(name, split, root, offers=cls.offers)
+            for file, said in zip(dataset.describe(), dataset.metadata(), strict=True):
+                if said.get("labels"):
+                    found[file.file] = tuple(map(str, said["labels"]))
+        for file, labels in found.items():
+            first, expected = next(iter(found.items()))
+            if labels != expected:
+                raise UserError(
+                    f"The classes of {file} are {_some(labels)}, those of {first} are {_some(expected)}; prepare all splits "
+                    "in one go."
+                )
+        return next(iter(found.values()), None)
+
+    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+        logits = self.classifier(self._pooled(encodings)).float()
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+
+    def _pooled(self, encodings: Encodings) -> Tensor:
+        if self.alone:
+            return pick(*encodings.alone("image"), self.pooling)
+        return encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
+
+    def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
+        """As `Downstream.rows`, with "top_5": whether the right class is among the five likeliest of more than five."""
+        rows = super().rows(output, targets)
+        if len(self.labels) > TOP:
+            among = (output.logits.topk(TOP).indices == output.labels[:, None]).any(-1).tolist()
+            hits = (None if row["score"] is None else hit for row, hit in zip(rows, among, strict=True))
+            rows = [{**row, "top_5": hit} for row, hit in zip(rows, hits, strict=True)]
+        return rows
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        """Accuracy, which is also called top-1, and top-5 accuracy."""
+        top = {"accuracy_top_5": float(frame["top_5"].mean())} if "top_5" in frame else {}
+        return {**super().score(frame), **top}
+
+
+def _read(labels: Sequence[str], sample: Sample) -> RawSample:
+    """A stored sample as the task sees it; a file without labels is one whose classes are hidden."""
+    label, name = sample.values["label"], sample.values["image_id"]
+    facts = {"id": sample.id if name is None else name}
+    if label is not None:
+        if not 0 <= label < len(labels):
+            raise UserError(
+                f"{sample.where} has the label {label}; the {len(labels):,} classes {_some(labels)} are numbered from 0."
+            )
+        facts["target"] = labels[label]
+    return RawSample(sample.id, sample.images, "", where=sample.where, label=label, facts=facts)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:5]) + (f" and {len(labels) - 5:,} more" if len(labels) > 5 else "")

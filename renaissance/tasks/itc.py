@@ -1,0 +1,73 @@
+"""Image-text contrast: texts and pictures as vectors that lie close where they belong together, before any fusion.
+
+What a tower gives for the other objectives anyway is summed up in one vector a side, as in CLIP (Radford et al., ICML 2021).
+It makes the candidates that `rerank_top_k` leaves to the fusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from transformers import PreTrainedTokenizerBase
+
+from renaissance.data.negatives import ContrastiveGroups
+from renaissance.models.heads import pick
+from renaissance.settings import Settings
+from renaissance.types import ItcTargets, TaskOutput, Tokens
+
+from .base import Context, Encodings, Task
+
+SIZE = 256  # of the common space
+FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the cosines, CLIP's
+
+
+class Itc(Task):
+    """Cross-entropy of each text over the pictures of its group and of each picture over its texts, their mean."""
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.pooling = model.alone_pooling
+        self.text, self.image = nn.Linear(model.width, SIZE, bias=False), nn.Linear(model.width, SIZE, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has ever learned anything: the first step moves the scale."""
+        return bool(self.log_scale != self.log_scale.new_tensor(math.log(FIRST_SCALE)))
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItcTargets]:
+        return ContrastiveGroups(settings.objectives.negative_group)
+
+    def vectors(self, tokens: Tokens, side: str) -> Tensor:
+        """Unimodal tokens (n,N,D) of one side as vectors of length 1 in the common space: (n,256)."""
+        return F.normalize(getattr(self, side)(pick(*tokens, self.pooling[side])), dim=-1)
+
+    def count(self, targets: ItcTargets) -> Tensor:
+        return targets.compared.new_tensor(len(targets.compared), dtype=torch.float)
+
+    def forward(self, encodings: Encodings, targets: ItcTargets) -> TaskOutput:
+        texts, images = (self.vectors(encodings.unimodal(side), side) for side in ("text", "image"))
+        if self.training:
+            with torch.no_grad():  # as CLIP: a clamp of the scale itself would leave it no gradient to come back by
+                self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
+        logits = (self.log_scale.exp() * texts @ images.T).masked_fill(~targets.compared, -math.inf)
+        labels = torch.arange(len(logits), device=logits.device)
+        both = [F.cross_entropy(side, labels, reduction="sum") for side in (logits, logits.T)]
+        return TaskOutput(sum(both) / 2, self.count(targets), logits, labels)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {name: MeanMetric() for name in ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")}
+
+    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: ItcTargets) -> None:
+        told_apart = (targets.compared.sum(1) > 1).float()  # from any other; what stands alone cannot be wrong
+        for name, logits in (("text_to_image", output.logits), ("image_to_text", output.logits.T)):
+            right = (logits.argmax(-1) == output.labels).float()
+            metrics[f"accuracy_{name}"].update(right, weight=told_apart)
+            metrics["accuracy"].update(right, weight=told_apart)

@@ -1,0 +1,103 @@
+"""NLVR2: is a sentence true of two pictures? (Suhr et al., ACL 2019)
+
+The sentence is embedded once and all pictures of a micro-batch go through the image side in one pass. Each sentence is then
+fused with its left and with its right picture, all pairs in one call; the third token type tells the second picture from
+the first. What is pooled of the two pairs goes side by side into the classifier, as in ViLT (Kim et al., ICML 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from renaissance.data.samples import RawSample, Sample
+from renaissance.errors import UserError
+from renaissance.formats import IMAGE_PAIRS
+from renaissance.metrics import consistency
+from renaissance.models.heads import ClassifierHead
+from renaissance.settings import Settings
+from renaissance.types import LabelTargets, TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+ANSWERS = ("False", "True")  # as the annotations write them, in the order of their labels
+_SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that of the benchmark's file
+
+
+class Nlvr2(Downstream):
+    """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency stands beside it."""
+
+    offers, answer, pictures = IMAGE_PAIRS, "answers", 2
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = ClassifierHead(2 * model.pooled_size, 2 * model.width, len(ANSWERS))
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        return read
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...]:
+        return ANSWERS
+
+    @classmethod
+    def made_up(cls, picture: bytes) -> RawSample:
+        sample = super().made_up(picture)
+        return sample._replace(images=(picture, picture))
+
+    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+        images = encodings.images()  # of the first example the left and the right one, then of the second ...
+        pair = torch.arange(len(images.hidden), device=images.hidden.device)
+        text = encodings.text().select(pair // 2)
+        fused = encodings.fuse(text, images, needs={"pooled"}, slot=pair % 2)
+        logits = self.head(fused.pooled.reshape(len(pair) // 2, -1))
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        return super().score(frame) | {"consistency": consistency(frame["group"], frame["score"] == 1)}
+
+    @classmethod
+    def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
+        """What the authors' `nlvr2/eval/metrics.py` reads; files of older programs lack the identifiers that it needs."""
+        if not frame["id"].str.count("-").eq(3).all():
+            return {}
+        lines = "".join(f"{id},{answer}\n" for id, answer in zip(frame["id"], frame["prediction"], strict=True))
+        return {f"nlvr2_{_SUBMITTED_AS.get(split, split)}.csv": lines.encode()}
+
+
+def read(sample: Sample) -> RawSample:
+    """One sentence with its two pictures; `facts` tell the group that consistency goes by.
+
+    An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
+    without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence
+    stand for its number, which gives the same groups.
+
+    Raises:
+        UserError: an answer that is neither True nor False, or an identifier of another form.
+    """
+    answer, text = sample.values["answers"], sample.values["questions"]
+    if answer is not None and answer not in ANSWERS:
+        raise UserError(f"{sample.where} has the answer {answer!r}; NLVR2 knows True and False: write the file again.")
+    identifier = sample.values["identifiers"] or sample.values["identifier"]
+    parts = (identifier or "").split("-")
+    if len(parts) != (4 if sample.values["identifiers"] else 3):
+        raise UserError(
+            f"{sample.where} has the identifier {identifier!r}; those of NLVR2 are <split>-<set>-<pair>-<sentence> in "
+            "identifiers, and the same without the last part in identifier."
+        )
+    split, number, _, *sentence = parts
+    facts = {
+        "id": identifier if sentence else f"{identifier}#{sample.id}",
+        "group": "-".join((split, number, *(sentence or [text]))),
+    }
+    if answer is None:
+        return RawSample(sample.id, sample.images, text, where=sample.where, facts=facts)
+    facts["target"] = answer
+    return RawSample(sample.id, sample.images, text, where=sample.where, label=ANSWERS.index(answer), facts=facts)

@@ -1,0 +1,93 @@
+"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg): which box of the picture is meant?
+
+The candidates of an expression are all ground-truth boxes of its picture, any number of them. Each is cut out and seen as
+a picture of its own: where in the picture it lies is not told. An expression is embedded once and repeated for its
+candidates by index; all crops of a micro-batch go through the image side in one pass, all pairs through one call of the
+fusion, and the softmax of an expression is over its own candidates alone.
+
+Memory: 32 expressions with 40 candidates each are 1,280 pictures at once, as much as `per_gpu_batchsize=1280` elsewhere.
+Where that is too much, a smaller `per_gpu_batchsize` is the cure: `batch_size` stays, and so does the gradient, because
+losses are summed over the step. No pass is cut into pieces: without a gradient activations are freed layer by layer, so
+evaluation needs a small part of what training does, and training would have to compute everything twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from renaissance.data.samples import RawSample, Sample, SampleDataset
+from renaissance.errors import UserError
+from renaissance.formats import BOXES
+from renaissance.types import LabelTargets, TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+_BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
+
+
+class Ref(Downstream):
+    """Cross-entropy over the candidates of each expression, one score a candidate; accuracy selects."""
+
+    offers, answer, pictures = BOXES, "labels", None
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = nn.Linear(model.pooled_size, 1)
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        return read
+
+    @classmethod
+    def made_up(cls, picture: bytes) -> RawSample:
+        sample = super().made_up(picture)
+        return sample._replace(boxes=[[0, 0, 8, 8], [4, 4, 8, 8]])
+
+    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+        owned, images = encodings.batch.owned, encodings.images()
+        owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)
+        fused = encodings.fuse(encodings.text().select(owner), images, needs={"pooled"})
+        scores = self.head(fused.pooled).squeeze(-1)
+        # Side by side in (B, most candidates); what an expression has not can never be chosen and takes no share.
+        logits = pad_sequence(scores.split(owned), batch_first=True, padding_value=-math.inf)
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+
+    @classmethod
+    def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
+        return "chance", float((1 / frame["candidates"]).mean())
+
+    @classmethod
+    def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:
+        said, name = [_BOXES_NOTE], dataset.describe()[0].dataset
+        for file in dataset.older:
+            said.append(f"{file} has a name that older programs gave to every variant: only you know that it is {name}")
+            if file.endswith("_unc_test.arrow"):
+                said.append("it merges testA (people) and testB (objects), which are reported apart; prepare them anew")
+        return said
+
+
+def read(sample: Sample) -> RawSample:
+    """One expression with its boxes; the expressions of one object are one group, because they are no independent examples.
+
+    Raises:
+        UserError: a box that is not finite.
+    """
+    boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
+    if not all(math.isfinite(side) for box in boxes for side in box):
+        raise UserError(f"{sample.where} has a box that is not finite; write the file again without this row.")
+    facts = {
+        "id": sample.id if reference is None else f"{reference}#{sample.id}",
+        "target": label,
+        "candidates": len(boxes),
+        "group": sample.row,
+    }
+    text = sample.values["sentences"]
+    return RawSample(sample.id, sample.images, text, where=sample.where, label=label, facts=facts, boxes=boxes)

@@ -1,0 +1,84 @@
+"""SNLI-VE: does the picture entail the sentence, contradict it, or leave it open? (Xie et al., 2019)
+
+The sentence is the hypothesis; the picture stands in the place of the premise, a caption of it, which no model sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from torch import nn
+from torch.nn import functional as F
+
+from renaissance.data.samples import RawSample, Sample
+from renaissance.errors import UserError
+from renaissance.formats import ENTAILMENT, SNLI_LABELS
+from renaissance.models.heads import ClassifierHead
+from renaissance.settings import Settings
+from renaissance.types import LabelTargets, TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
+
+
+class Snli(Downstream):
+    """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix stands beside it."""
+
+    offers = ENTAILMENT
+    answer = "labels"
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(CLASSES))
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        return read
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...]:
+        return CLASSES
+
+    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+        logits = self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        """Accuracy, and how many pairs of each class were taken for which: "<class>_as_<prediction>"."""
+        counts = frame.groupby(["target", "prediction"]).size()
+        confusion = {
+            f"{right}_as_{guess}": float(counts.get((right, guess), 0)) for right in CLASSES for guess in CLASSES
+        }
+        return super().score(frame) | confusion
+
+    @classmethod
+    def notes(cls, frame: pd.DataFrame, dataset: object) -> list[str]:
+        return (
+            ["<class>_as_<prediction> are numbers of pairs: the confusion matrix"]
+            if frame["target"].notna().any()
+            else []
+        )
+
+
+def read(sample: Sample) -> RawSample:
+    """One hypothesis with its picture.
+
+    Raises:
+        UserError: a label that is no class.
+    """
+    label = sample.values["labels"]
+    _, hypothesis = sample.values["sentences"]
+    name = sample.values["image_id"]
+    facts = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
+    if label is not None:
+        if not 0 <= label < len(CLASSES):
+            named = ", ".join(f"{number} {name}" for name, number in SNLI_LABELS.items())
+            raise UserError(
+                f"{sample.where} has the label {label}; those of SNLI-VE are {named}: write the file again."
+            )
+        facts["target"] = CLASSES[label]
+    return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, facts=facts)

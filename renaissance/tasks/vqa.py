@@ -1,0 +1,275 @@
+"""VQAv2: open questions about a picture, answered with one of the vocabulary's answers. (Goyal et al., CVPR 2017)
+
+Learned are the soft scores of all answers at once, as in ViLT (Kim et al., ICML 2021). Scored are all questions by the
+official rule, also those that no answer of the vocabulary is right for: answers as strings, against the ten that people
+gave. Files of older programs lack the ten answers; what they can be scored by is not the official score, and it is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from renaissance.answers import official_accuracy, soft_scores
+from renaissance.data.collate import Maker, MicroBatch
+from renaissance.data.samples import RawSample, Sample, SampleDataset
+from renaissance.data.vocabulary import vqa_labels
+from renaissance.errors import UserError
+from renaissance.formats import DATASETS, QUESTIONS, VQA_LABELS
+from renaissance.models.heads import ClassifierHead
+from renaissance.settings import Settings
+from renaissance.types import TaskOutput
+
+from .base import Context, Downstream, Encodings
+
+ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
+_SUBMITTED = ("test-dev", "test")  # the splits that the server scores
+_NAMED = 3  # question ids that a sentence names
+
+
+class VqaTargets(NamedTuple):
+    """The answers of B questions that are labels, n in all.
+
+    Attributes:
+        question, label: (n,) int64, which question has which answer.
+        score: (n,) float, its soft score.
+        answered: (B,) bool, whether the question has any; the others teach nothing.
+        facts: of each question.
+    """
+
+    question: Tensor
+    label: Tensor
+    score: Tensor
+    answered: Tensor
+    facts: tuple[Mapping[str, Any], ...]
+
+
+class SoftScores:
+    """The maker of `VqaTargets`; picklable."""
+
+    def __call__(self, micro: MicroBatch) -> VqaTargets:
+        labels = [example.label or ((), ()) for example in micro.examples]
+        entries = [
+            (place, label, score) for place, pair in enumerate(labels) for label, score in zip(*pair, strict=True)
+        ]
+        question, label, score = (list(column) for column in zip(*entries, strict=True)) if entries else ([], [], [])
+        return VqaTargets(
+            torch.tensor(question, dtype=torch.int64),
+            torch.tensor(label, dtype=torch.int64),
+            torch.tensor(score, dtype=torch.float32),
+            torch.tensor([bool(chosen) for chosen, _ in labels]),
+            tuple(example.facts for example in micro.examples),
+        )
+
+
+class Vqa(Downstream):
+    """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
+
+    selecting = "vqa_score"
+    offers = QUESTIONS
+    answer = "answers"
+    labels_in_data = VQA_LABELS
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(self.labels))
+
+    @classmethod
+    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+        """The vocabulary that the files hold, None where there are test files alone.
+
+        Raises:
+            UserError: they contradict each other, or `vqav2_label_size`.
+        """
+        row, root = DATASETS["vqa"], settings.data.data_root
+        annotated = [file for split in ("train", "val") for file in row.splits[split]] + [*row.also]
+        if not any(Path(root, file).exists() for file in annotated):
+            return None
+        labels, wanted = tuple(vqa_labels(root)), settings.objectives.vqav2_label_size
+        if wanted not in (None, len(labels)):
+            raise UserError(
+                f"vqav2_label_size={wanted}, but the files in data_root={root} have {len(labels):,} answers; leave "
+                "vqav2_label_size out."
+            )
+        return labels
+
+    @classmethod
+    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
+        return Reader(len(labels or ()))
+
+    @classmethod
+    def made_up(cls, picture: bytes) -> RawSample:
+        return super().made_up(picture)._replace(label=((0,), (1.0,)))
+
+    @staticmethod
+    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
+        return SoftScores()
+
+    def count(self, targets: VqaTargets) -> Tensor:
+        return targets.answered.sum().float()
+
+    def forward(self, encodings: Encodings, targets: VqaTargets) -> TaskOutput:
+        logits = self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
+        scores = torch.zeros_like(logits)
+        scores[targets.question, targets.label] = targets.score.to(scores.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(-1)
+        return TaskOutput((losses * targets.answered).sum(), self.count(targets), logits, scores)
+
+    def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
+        """The answer with the highest logit, and what it is worth; by the official rule where the ten answers are there."""
+        predicted = output.logits.argmax(-1).tolist()
+        numbers = (~output.logits.isnan().any(-1)).tolist()
+        return [
+            {
+                **facts,
+                "prediction": self.labels[label],
+                "score": _worth(self.labels[label] if number else None, facts),
+            }
+            for facts, label, number in zip(targets.facts, predicted, numbers, strict=True)
+        ]
+
+    @classmethod
+    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+        """The mean score of all questions, of those with an answer in the vocabulary, and of each type of answer."""
+        known = frame["in_vocabulary"].astype(bool)
+        values = {"vqa_score": float(frame["score"].mean()), "in_vocabulary": float(frame["score"][known].mean())}
+        if "answer_type" in frame:
+            for annotated, name in ANSWER_TYPES.items():
+                chosen = frame["answer_type"] == annotated
+                if chosen.any():
+                    values[f"vqa_score_{name}"] = float(frame["score"][chosen].mean())
+        return values
+
+    @classmethod
+    def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
+        """The best of all answers to be given always."""
+        totals: defaultdict[str, float] = defaultdict(float)
+        answered = frame[frame["score"].notna()]
+        for facts in answered.to_dict("records"):
+            for answer, score in _scores(facts).items():
+                totals[answer] += score
+        return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
+
+    @classmethod
+    def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:
+        if "answers" not in dataset.columns:  # the server has them
+            official = DATASETS["vqa"].expected
+            return [
+                f"the official {each.file} has {official[each.file].texts:,} questions, this one {each.pairs:,}: the server "
+                "refuses a submission that lacks some"
+                for each in dataset.describe()
+                if each.file in official and official[each.file].texts != each.pairs
+            ]
+        if "raw_answers" in dataset.columns:
+            return []
+        return [
+            "this is not the official score: the files lack the ten answers to each question, and questions that no answer "
+            "of the vocabulary is right for; prepare them anew with `python run.py prepare with dataset=vqa`"
+        ]
+
+    @classmethod
+    def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
+        """The JSON of the VQA challenge's server: every question of the split once."""
+        if split not in _SUBMITTED:
+            return {}
+        pairs = zip(frame["id"], frame["prediction"], strict=True)
+        entries = [{"question_id": int(question), "answer": answer} for question, answer in pairs]
+        validate_submission(entries, frame["id"])
+        return {f"vqa_{split}.json": json.dumps(entries, ensure_ascii=False).encode()}
+
+
+class Reader:
+    """What a stored question is to the task; picklable. Args: size, of the vocabulary."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, sample: Sample) -> RawSample:
+        """One question; `facts` hold what it is scored by.
+
+        Raises:
+            UserError: a label outside the vocabulary, or an unknown type of answer.
+        """
+        values = sample.values
+        labels, scores, answers = (values[name] for name in ("answer_labels", "answer_scores", "answers"))
+        raw, kind = values["raw_answers"], values["answer_type"]
+        facts: dict[str, Any] = {"id": values["question_id"]}
+        if not raw and not labels:
+            return RawSample(sample.id, sample.images, values["questions"], where=sample.where, facts=facts)
+        if kind is not None:
+            if kind not in ANSWER_TYPES:
+                raise UserError(
+                    f"{sample.where} has the answer type {kind!r}; VQAv2 knows {', '.join(ANSWER_TYPES)}: write the file again."
+                )
+            facts |= {"answer_type": kind, "question_type": values["question_type"]}
+        labels, scores, answers = labels or (), scores or (), answers or ()
+        if outside := [label for label in labels if not 0 <= label < self.size]:
+            raise UserError(
+                f"{sample.where} has the label {outside[0]}, and the vocabulary {self.size:,} answers, numbered from 0; prepare "
+                "all files of VQAv2 in one go."
+            )
+        facts["in_vocabulary"] = bool(labels)
+        if raw:
+            facts |= {"raw_answers": tuple(raw), "target": Counter(raw).most_common(1)[0][0]}
+        else:
+            by_score = dict(zip(answers, scores, strict=True))
+            facts |= {"answers": tuple(answers), "answer_scores": tuple(scores)}
+            facts["target"] = max(by_score, key=by_score.get, default=None)
+        label = (tuple(labels), tuple(scores))
+        return RawSample(sample.id, sample.images, values["questions"], where=sample.where, label=label, facts=facts)
+
+
+def _worth(answer: str | None, facts: Mapping[str, Any]) -> float | None:
+    """The score of an answer, 0 of none; None where it is hidden."""
+    if answer is None:
+        return 0.0 if {"raw_answers", "answers"} & facts.keys() else None
+    if "raw_answers" in facts:
+        return official_accuracy(answer, facts["raw_answers"])
+    return _scores(facts).get(answer, 0.0) if "answers" in facts else None
+
+
+def _scores(facts: Mapping[str, Any]) -> dict[str, float]:
+    """What each answer to a question is worth that is worth anything."""
+    raw = facts.get("raw_answers")
+    if raw is None:
+        return dict(zip(facts["answers"], facts["answer_scores"], strict=True))
+    # Where all ten agree the official rule compares them as they are (`answers.official_accuracy`).
+    return {raw[0]: 1.0} if len(set(raw)) == 1 else soft_scores(raw)
+
+
+def validate_submission(entries: Sequence[Mapping[str, Any]], question_ids: Iterable[int]) -> None:
+    """Refuses what the server would refuse, or score as wrong.
+
+    Args:
+        entries: {"question_id": int, "answer": str} each. question_ids: of the split.
+
+    Raises:
+        UserError: an entry of another form; a question that is missing, unknown, or answered twice.
+    """
+    for place, entry in enumerate(entries):
+        fine = isinstance(entry, Mapping) and set(entry) == {"question_id", "answer"}
+        if not fine or not isinstance(entry["question_id"], int) or not isinstance(entry["answer"], str):
+            raise UserError(
+                f"Entry {place} of the submission is {entry!r}; each needs a whole number as question_id and a text as answer."
+            )
+    counts, wanted = Counter(entry["question_id"] for entry in entries), set(map(int, question_ids))
+    for ids, what in (
+        (wanted - counts.keys(), "has no answer to"),
+        (counts.keys() - wanted, "answers, though the split does not ask,"),
+        ({question for question, count in counts.items() if count > 1}, "answers twice"),
+    ):
+        if ids:
+            named = ", ".join(map(str, sorted(ids)[:_NAMED])) + (" ..." if len(ids) > _NAMED else "")
+            raise UserError(
+                f"The submission {what} {len(ids):,} question{'s' if len(ids) > 1 else ''} ({named}); every question of the "
+                "split has to be answered once: evaluate the whole split again."
+            )
