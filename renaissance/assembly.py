@@ -33,10 +33,10 @@ from .keys import (
 from .labels import label_vocabularies
 from .models import backbones
 from .models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
+from .models.execution import recompute_layers
 from .models.fusion import make_fusion
 from .models.initialization import initialize
 from .models.one_tower import OneTower
-from .models.recomputing import recompute_layers
 from .models.two_tower import TwoTower
 from .settings import Settings
 from .tasks import Context, Task, task_class

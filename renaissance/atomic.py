@@ -87,22 +87,11 @@ class AtomicFile:
             self._committed = True
 
     def _locked(self) -> int:
-        while True:
-            handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT, 0o666)
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(handle)
-                    raise UserError(f"Another run is writing '{self._target}'; wait for it, or end it.") from None
-                except OSError:
-                    pass  # a file system without locks
-            # Between opening and locking, another run may have renamed the file: then it is no longer ours to write.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(self._temporary)):
-                    os.ftruncate(handle, 0)
-                    return handle
-            os.close(handle)
+        handle = _opened_and_locked(self._temporary, "flock")
+        if handle is None:
+            raise UserError(f"Another run is writing '{self._target}'; wait for it, or end it.")
+        os.ftruncate(handle, 0)
+        return handle
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -142,18 +131,12 @@ class Held:
         self._handle: int | None = None
         if fcntl is None:
             return
-        handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            # Not flock: the loader processes of a killed run would still have that, for some seconds.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._handle = handle
-        except OSError as error:
-            os.close(handle)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(
-                    f"Another process is training in '{folder}'; wait for it or end it, or give another exp_name."
-                ) from None
-            # Else a file system without locks.
+        # Not flock: the loader processes of a killed run would still have that, for some seconds.
+        self._handle = _opened_and_locked(self._file, "lockf")
+        if self._handle is None:
+            raise UserError(
+                f"Another process is training in '{folder}'; wait for it or end it, or give another exp_name."
+            )
 
     def release(self) -> None:
         if self._handle is not None:
@@ -181,6 +164,28 @@ def name_again(source: Path, target: Path, setting: str) -> None:
             file.commit()
     finally:
         link.unlink(missing_ok=True)  # a rename to another name of the same file leaves both
+
+
+def _opened_and_locked(path: Path, lock: str) -> int | None:
+    """The handle of a file that no other process has locked, made where it is not there; None where one has.
+
+    Args:
+        lock: name of the function of fcntl. A file system without locks lets everybody through.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                getattr(fcntl, lock)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(handle)
+                return None
+        # Between opening and locking, another process may have renamed or removed the file: then the name is not this one's.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -18,6 +18,10 @@ class Progress(Callback):
 
     Args:
         folder: where lines are written. every: steps between two lines. batch_size: samples of a step, over all processes.
+
+    Attributes:
+        behind: a callback behind all others. A line is written before its step is saved, so that no line of a saved step can
+            be lost; what comes after the line, saving above all, is work too, and no waiting for data.
     """
 
     def __init__(self, folder: RunFolder, every: int, batch_size: int):
@@ -26,6 +30,7 @@ class Progress(Callback):
         self.started = self.ended = 0.0
         self.waited = self.worked = 0.0
         self.done = 0
+        self.behind = _Behind(self)
         self.warned: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
@@ -45,8 +50,7 @@ class Progress(Callback):
             return  # there was no step
         if logs := module.step % self.every == 0 or module.step == module.steps:
             losses = {name: float(loss) for name, loss in module.losses.items()}
-        self.ended = time.perf_counter()
-        self.worked += self.ended - self.started
+        self.has_worked()
         self.done += 1
         if logs:
             self._log(module, losses)
@@ -69,25 +73,26 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.folder.log(module.step, module.evaluated)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in module.evaluated.items() if name.count("/") == 2)
-        self._say(f"step {module.step}: {shown}")
+        self.folder.say(f"step {module.step}: {shown}")
         self._warn(module, module.evaluated, "val")
         for name in (name for name, task in module.heads.items() if task.reads):
             own = {key: value for key, value in module.evaluated.items() if key.startswith(f"{name}/")}
             for sentence in set(nan_sentence(name, "val", own)) - self.warned:
                 self.warned.add(sentence)
-                self._say(f"warning: {sentence}")
-        self.ended = time.perf_counter()
+                self.folder.say(f"warning: {sentence}")
+
+    def has_worked(self) -> None:
+        """Counts the time since the last count as work."""
+        now = time.perf_counter()
+        self.worked += now - self.started
+        self.started = now
 
     def _warn(self, module: VisionLanguageModule, values: dict[str, float], split: str) -> None:
         """Says each task's remarks on a split once."""
         for remark in module.remarks(values, split):
             if (key := remark.split(":")[1]) not in self.warned:
                 self.warned.add(key)
-                self._say(remark)
-
-    def _say(self, text: str) -> None:
-        with self.bar.external_write_mode():
-            self.folder.say(text)
+                self.folder.say(remark)
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.bar.close()
@@ -95,3 +100,19 @@ class Progress(Callback):
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class _Behind(Callback):
+    """Notes when the loop goes back to its loader."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.progress.has_worked()
+        self.progress.ended = self.progress.started
+
+    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        self.progress.ended = time.perf_counter()

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _run(words)
     except (UserError, SacredError) as error:
-        print(f"error: {str(error).strip()}", file=sys.stderr)
+        if launched().first or getattr(error, "each", False):
+            print(f"error: {str(error).strip()}", file=sys.stderr)
         return 1
     except Stopped as stop:
         if not launched().first:
@@ -106,7 +107,11 @@ def _run(words: list[str]) -> None:
             from .train import run as work
         else:
             from .check import check as work
-        work(draft)
+        try:
+            work(draft)
+        except UserError as error:
+            error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
+            raise
 
     _through_sacred(config.ex, act, updates, presets())
 

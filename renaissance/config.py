@@ -137,6 +137,8 @@ def defaults():
     accelerator = "auto"  # auto, gpu (an error without one) or cpu
     precision = 32  # 32, 16-mixed, bf16-mixed or 64
     gradient_checkpointing = False  # True: layers are computed again in the backward pass: less memory, more time
+    compile = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
+    strategy = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
     float32_matmul_precision = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
 
 

@@ -232,7 +232,7 @@ class Draft:
 
 def default_workers(processes_here: int) -> int:
     """Loader processes for each training process: its share of the cores less one, at least 1 and at most 8."""
-    return min(8, max(1, available_cores() // max(1, processes_here) - 1))
+    return min(8, max(1, available_cores(processes_here) - 1))
 
 
 def _section(kind: type, flat: Mapping[str, Any], **made: Any) -> Any:

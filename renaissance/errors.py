@@ -9,11 +9,17 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake of the user's (a setting, a file, a model id). The message is a full sentence, ready to print."""
+    """A mistake of the user's (a setting, a file, a model id). The message is a full sentence, ready to print.
+
+    Attributes:
+        each: every process of a run that meets with it says so; else the first says it for all.
+    """
+
+    each = False
 
 
-class Stopped(Exception):
-    """A run that was asked to stop and has saved what there was to save.
+class Stopped(BaseException):
+    """A run that was asked to stop and has saved what there was to save. No Exception, so that nothing takes it for a failure.
 
     Args:
         message: what stopped it, and how to go on.

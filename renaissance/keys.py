@@ -49,6 +49,8 @@ RESUMABLE = (
         "log_every_n_steps",
         "max_bad_steps",
         "gradient_checkpointing",
+        "compile",
+        "strategy",
         "save_every_steps",
         "save_every_minutes",
         "keep_last",

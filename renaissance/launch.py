@@ -30,12 +30,14 @@ class Launch(NamedTuple):
         by: "python", "torchrun" or "srun".
         first: whether it is the process that writes and prints.
         per_node, nodes: processes on each machine, and machines; None for plain python, where the settings say.
+        processes: all of them, by srun.
     """
 
     by: str
     first: bool
     per_node: int | None = None
     nodes: int | None = None
+    processes: int | None = None
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
@@ -48,7 +50,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     tasks = int(found.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_STEP_ID" in found else 1
     if tasks > 1 and "LOCAL_RANK" not in found:
         nodes = int(found["SLURM_STEP_NUM_NODES"])
-        return Launch(SRUN, found["SLURM_PROCID"] == "0", tasks // nodes, nodes)
+        return Launch(SRUN, found["SLURM_PROCID"] == "0", tasks // nodes, nodes, tasks)
     return Launch(PYTHON, int(found.get("NODE_RANK", "0")) == int(found.get("LOCAL_RANK", "0")) == 0)
 
 
@@ -67,6 +69,11 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
     """
     launch = launched()
     problems = []
+    if launch.processes is not None and launch.per_node * launch.nodes != launch.processes:
+        problems.append(
+            f"srun has started {launch.processes} processes on {launch.nodes} machines, but each machine needs as many as the "
+            "others: give srun --ntasks-per-node instead of --ntasks."
+        )
     for key, number, what in (
         ("num_gpus", launch.per_node, "processes on each machine"),
         ("num_nodes", launch.nodes, "machines"),
@@ -79,6 +86,13 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
     return launch, problems
 
 
-def available_cores() -> int:
-    """How many cores this process may use, which on a shared machine can be fewer than it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores(processes_here: int = 1) -> int:
+    """How many cores are this process's share of a machine, at least 1.
+
+    Args:
+        processes_here: of this run on this machine, which share what the system lets each of them use, unless Slurm has given
+            each its own.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = launched().by == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)
+    return cores if own else max(1, cores // max(1, processes_here))

@@ -19,11 +19,12 @@ from pytorch_lightning.plugins.environments import (
 )
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from .draft import Draft
 from .errors import UserError
 from .launch import PYTHON, SRUN, TORCHRUN, available_cores, launched
-from .settings import MachineSettings, Settings
+from .settings import Settings
 
 _WATCH = 2  # seconds between two looks for the process that started this one
 
@@ -44,7 +45,7 @@ def check_devices(draft: Draft) -> None:
         raise UserError(f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.")
 
 
-def check_start(machine: MachineSettings) -> None:
+def check_start(num_nodes: int) -> None:
     """Whether the processes of a run will find each other; also tells Lightning which of them this one is.
 
     Raises:
@@ -52,9 +53,10 @@ def check_start(machine: MachineSettings) -> None:
     """
     launch = launched()
     rank_zero_only.rank = 0 if launch.first else max(1, rank_zero_only.rank)
-    if machine.num_nodes > 1 and launch.by == PYTHON and not os.environ.get("MASTER_ADDR"):
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
+    if num_nodes > 1 and launch.by == PYTHON and lacking:
         raise UserError(
-            f"num_nodes={machine.num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run "
+            f"num_nodes={num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run "
             "scripts/torchrun.sh on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
         )
     if launch.by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -68,7 +70,7 @@ def quiet() -> Iterator[None]:
         for message in (
             "Found .* in eval mode",  # a frozen tower has to be
             ".*GPU available but not used",
-            "The `srun` command is available",  # on a login node, say; it guesses, we do not (`_environment`)
+            "The `srun` command is available",  # on a login node, say; it guesses, we do not (`cluster_environment`)
             "`broadcast_buffers` is deprecated",  # what torch 2.14 names instead has no counterpart in older ones
         ):
             warnings.filterwarnings("ignore", message=message)
@@ -97,6 +99,14 @@ def together(processes: int, to_go_on: Callable[[], str]) -> Iterator[None]:
         ) from error
 
 
+class _InHalf(DDPStrategy):
+    """DDP whose gradients travel as bfloat16, in half the bytes of 32 bits, and are added up so."""
+
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        self.model.register_comm_hook(None, bf16_compress_hook)
+
+
 def on_gpu(settings: Settings) -> bool:
     """Whether the run trains on GPUs."""
     return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
@@ -109,22 +119,22 @@ def placed(settings: Settings) -> dict[str, Any]:
     strategy: Any = "auto"
     if machine.processes > 1:
         # Every parameter that a task does not reach is frozen (reach.py), so nothing unused has to be searched for.
-        strategy = DDPStrategy(
+        strategy = (_InHalf if machine.strategy == "ddp_bf16" else DDPStrategy)(
             process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
         )
         if not gpu:
-            torch.set_num_threads(max(1, available_cores() // machine.num_gpus))
+            torch.set_num_threads(available_cores(machine.num_gpus))
     return {
         "accelerator": "gpu" if gpu else "cpu",
         "devices": machine.num_gpus,
         "num_nodes": machine.num_nodes,
         "strategy": strategy,
         "precision": machine.precision,
-        "plugins": [_environment()],
+        "plugins": [cluster_environment()],
     }
 
 
-def _environment() -> ClusterEnvironment:
+def cluster_environment() -> ClusterEnvironment:
     """Named, so that Lightning does not guess: it takes any allocation of Slurm for a start by srun, and waits."""
     launch = launched()
     if launch.by == SRUN:

@@ -77,6 +77,7 @@ class VisionLanguageModule(LightningModule):
         bad: why the last step was left out, "" where it was not; bad_in_a_row: steps left out up to now, one after another.
         signals: notes who asks the run to stop; stops_by: the signal that asked any process, None while none has.
         unread: why the data of the next step cannot be had, on this process or on another; None while they can.
+        save_due: whether the clock of the first process asks for a save after the next step; then whether all of them save.
     """
 
     def __init__(self, model: nn.Module, heads: nn.ModuleDict, settings: Settings, steps: int, first_step: int = 0):
@@ -95,6 +96,7 @@ class VisionLanguageModule(LightningModule):
         self.signals = StopSignals()
         self.stops_by: int | None = None
         self.unread: UserError | None = None
+        self.save_due = False
         self.tallies: dict[str, Tensor] = {}
         self.optimizer_state: dict[str, Any] | None = None
         self.loaders: Any = None
@@ -103,7 +105,8 @@ class VisionLanguageModule(LightningModule):
         """The rest of the run; an "epoch" of Lightning is the whole run, and its counters start where this run starts."""
         loop = self.trainer.fit_loop.epoch_loop
         loop.batch_progress.total.ready = self.step  # validation comes at multiples of steps counted from 0
-        return self.loaders.train(self.step, self.steps)
+        # With a loader of no steps, Lightning would leave out a validation that is still to come as well.
+        return self.loaders.train(min(self.step, self.steps - 1), self.steps)
 
     def val_dataloader(self) -> Any:
         return self.loaders.evaluation("val", batches=bool(self.by_batches)) or []
@@ -125,7 +128,8 @@ class VisionLanguageModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.settings.machine.precision != "16-mixed"
         groups = parameter_groups(self.model, self.heads, self.settings.optim)
-        optimizer = make_optimizer(groups, self.settings.optim, fused=fused)
+        shared = self.settings.machine.strategy == "zero1" and self.trainer.world_size > 1
+        optimizer = make_optimizer(groups, self.settings.optim, fused=fused, shared=shared)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
@@ -207,6 +211,11 @@ class VisionLanguageModule(LightningModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def ask_all(self) -> None:
+        """Finds out whether any process was asked to stop since the last step; every process has to ask."""
+        asked = self._summed(torch.tensor(self.signals.flags(), device=self.device))
+        self.stops_by = _first_asked(asked.tolist())
+
     def remarks(self, values: Mapping[str, float], split: str) -> list[str]:
         """What the tasks have to say of values named "<task>/<split>/<name>"."""
         said = []
@@ -219,7 +228,7 @@ class VisionLanguageModule(LightningModule):
     def _counts(self, micro_batches: Iterable[Batch]) -> dict[str, Tensor]:
         """The number of items of each task over all micro-batches and processes of this step.
 
-        The same message tells all processes whether one of them was asked to stop, or could not read its data.
+        The same message tells all processes whether one of them was asked to stop, could not read its data, or wants to save.
         """
         counts = [
             sum(
@@ -228,11 +237,12 @@ class VisionLanguageModule(LightningModule):
             )
             for name, task in self.heads.items()
         ]
-        flags = torch.tensor([*self.signals.flags(), float(self.unread is not None)], device=self.device)
+        mine = [*self.signals.flags(), float(self.unread is not None), float(self.save_due)]
+        flags = torch.tensor(mine, device=self.device)
         message = torch.cat([torch.stack(counts), flags])
         counts, flags = self._summed(message).split([len(counts), len(flags)])
-        *asked, unread = flags.tolist()
-        self.stops_by = next((number for number, flag in zip(ASKING, asked, strict=True) if flag), None)
+        *asked, unread, save_due = flags.tolist()
+        self.stops_by, self.save_due = _first_asked(asked), save_due > 0
         if unread and self.unread is None:
             self.unread = UserError("Another process of this run could not read its data, as it says.")
         return dict(zip(self.heads, counts, strict=True))
@@ -327,6 +337,10 @@ def _computed(metric: Metric) -> float:
         # A process that got no batch of a small data set has not updated its share, which is right.
         warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
         return float(metric.compute())
+
+
+def _first_asked(flags: Iterable[float]) -> int | None:
+    return next((number for number, flag in zip(ASKING, flags, strict=True) if flag), None)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

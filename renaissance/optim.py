@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from .settings import OptimSettings
 
@@ -55,12 +57,15 @@ def parameter_groups(model: nn.Module, heads: nn.Module, optim: OptimSettings) -
     ]
 
 
-def make_optimizer(groups: Iterable[Group], optim: OptimSettings, *, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(
+    groups: Iterable[Group], optim: OptimSettings, *, fused: bool, shared: bool = False
+) -> torch.optim.Optimizer:
     """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
 
     Args:
         groups: of `parameter_groups`.
         fused: one kernel for all parameters of a device; not with the gradient scaler of 16-mixed.
+        shared: each process holds and updates its share, and hands out the new weights (ZeRO stage 1, Rajbhandari et al. 2020).
     """
     options = [
         {
@@ -70,10 +75,23 @@ def make_optimizer(groups: Iterable[Group], optim: OptimSettings, *, fused: bool
         }
         for group in groups
     ]
-    if optim.optim_type == "sgd":
-        return torch.optim.SGD(options, lr=optim.learning_rate, momentum=0.9, fused=fused)
-    kind = torch.optim.AdamW if optim.optim_type == "adamw" else torch.optim.Adam
-    return kind(options, lr=optim.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
+    kind, more = {
+        "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+        "adam": (torch.optim.Adam, {"betas": (0.9, 0.98), "eps": 1e-8}),
+        "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-8}),
+    }[optim.optim_type]
+    more |= {"lr": optim.learning_rate, "fused": fused}
+    return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
+
+
+def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, Any] | None:
+    """The state of an optimizer, the same whether its processes share it or not; None on all but the first, which keeps it.
+
+    Every process has to ask.
+    """
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict(to=0)
+    return optimizer.state_dict() if first else None
 
 
 def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:

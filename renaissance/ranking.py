@@ -211,8 +211,7 @@ class Ranking:
                 if batches == 1 + _MEASURED:
                     seconds = total * (time.perf_counter() - began) / measured
                     kept = [pictures.hidden, *(tokens.hidden for _, tokens in texts), scores]
-                    with bar.external_write_mode():
-                        self.say(self._cost(total, seconds, sum(each.nbytes for each in kept), candidates is None))
+                    self.say(self._cost(total, seconds, sum(each.nbytes for each in kept), candidates is None))
         bar.close()
         return scores
 

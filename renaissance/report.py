@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from .atomic import Held, write_whole
 from .errors import UserError
 
@@ -102,10 +104,11 @@ class RunFolder:
         return f"; the run goes on from there with resume_from={path}" if path and path.exists() else ""
 
     def say(self, text: str) -> None:
-        """Prints, and keeps in log.txt."""
+        """Prints, beside a progress bar where there is one, and keeps in log.txt."""
         if not self.speaks:
             return
-        print(text, flush=True)
+        with tqdm.external_write_mode():
+            print(text, flush=True)
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
                 file.write(text + "\n")  # a full disk ends no run; the screen has it

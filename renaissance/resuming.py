@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkpoint
+from .atomic import name_again
 from .errors import UserError
 from .keys import RESUMABLE
 
@@ -50,48 +52,91 @@ def newest(values: Mapping[str, Any]) -> Found | None:
     Raises:
         UserError: a run of this command has checkpoints, and all of them are damaged.
     """
-    runs = []
+    runs, own = [], identity(values)
     for settings in Path(values["log_dir"], values["exp_name"]).glob("version_*/settings.json"):
         record = _read(settings)
-        if record.get("identity") == identity(values) and (files := checkpoints(settings.parent)):
+        if record.get("identity") == own and (files := checkpoints(settings.parent)):
             of_this_job = record.get("job") is not None and record["job"] == os.environ.get(JOB)
-            runs.append((of_this_job, files[0].stat().st_mtime_ns, files))
+            runs.append((of_this_job, _written(files[0]), files))
     if not runs:
         return None
-    files = max(runs)[2]
-    damaged = []
-    for path in files:
-        try:
-            checkpoint.check(path)
-        except UserError as error:
-            damaged.append(str(error))
-        else:
-            return Found(path, tuple(damaged))
+    damaged: list[str] = []
+    if (path := _first_whole(max(runs)[2], damaged)) is not None:
+        return Found(path, tuple(damaged))
     raise UserError(f"{damaged[0]} No checkpoint of this run is whole; start it anew by leaving resume_from=auto out.")
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints that a run goes on from, newest first."""
-    folder = run / "checkpoints"
-    numbered = sorted(folder.glob(f"{checkpoint.NUMBERED}*.ckpt"), reverse=True)
-    last = folder / "last.ckpt"
-    return [*([last] if last.exists() else []), *(path for path in numbered if not _same(path, last))]
+    last = run / "checkpoints" / "last.ckpt"
+    return [*([last] if last.exists() else []), *(path for path in _numbered(run) if not _same(path, last))]
 
 
 def whole_before(path: Path) -> Path | None:
     """The newest whole checkpoint beside a damaged one."""
-    for other in checkpoints(path.parent.parent):
-        if other.name != path.name:
-            try:
-                checkpoint.check(other)
-            except UserError:
-                continue
-            return other
+    return _first_whole([other for other in checkpoints(path.parent.parent) if other.name != path.name], [])
+
+
+def make_newest(path: Path, step: int) -> int | None:
+    """Makes a checkpoint the newest of its run, which goes on from it: damaged ones of later steps get another name.
+
+    Args:
+        path: of the checkpoint. step: its step.
+
+    Returns:
+        The step of a later one that is whole; then nothing is changed. None where there is none.
+    """
+    run = path.parent.parent
+    later = [other for other in _numbered(run) if int(other.stem.removeprefix(checkpoint.NUMBERED)) > step]
+    if (whole := _first_whole(later, [])) is not None:
+        return int(whole.stem.removeprefix(checkpoint.NUMBERED))
+    for rest in (*path.parent.glob(".*.tmp"), *path.parent.glob(".*.link")):  # of a run that was killed in a save
+        rest.unlink(missing_ok=True)
+    last = path.with_name("last.ckpt")
+    for damaged in (*later, *([last] if last.exists() and not _same(path, last) else [])):
+        damaged.rename(damaged.with_name(f"{damaged.name}.damaged"))
+    if not last.exists():
+        name_again(path, last, "log_dir")
+    best = path.with_name("best.ckpt")
+    if later and best.exists() and _step_of(best) > step:
+        best.unlink()  # of a validation that is still to come
     return None
 
 
+def _step_of(path: Path) -> float:
+    try:
+        return checkpoint.read(path).training["step"]
+    except UserError:
+        return math.inf
+
+
+def _numbered(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob(f"{checkpoint.NUMBERED}*.ckpt"), reverse=True)
+
+
+def _first_whole(paths: Iterable[Path], damaged: list[str]) -> Path | None:
+    """The first whole checkpoint; a sentence about each before it is added to `damaged`."""
+    for path in paths:
+        try:
+            return checkpoint.check(path)
+        except UserError as error:
+            damaged.append(str(error))
+    return None
+
+
+def _written(path: Path) -> int:
+    """When a file was written; 0 where a run that goes on has removed it meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def _same(path: Path, other: Path) -> bool:
-    return other.exists() and path.samefile(other)
+    try:
+        return path.samefile(other)
+    except FileNotFoundError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -227,6 +227,8 @@ CHECKS: dict[str, Check] = {
     "accelerator": choice("auto", "gpu", "cpu"),
     "precision": _PRECISION,
     "gradient_checkpointing": flag(),
+    "compile": flag(),
+    "strategy": choice("ddp", "ddp_bf16", "zero1"),
     "float32_matmul_precision": choice("highest", "high", "medium"),
 }
 

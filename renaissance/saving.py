@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, Trainer
-from tqdm import tqdm
 
 from . import checkpoint
 from .assembly import Built, Resolved
 from .atomic import name_again
 from .errors import Stopped, UserError
 from .models.backbones import tokenizer_files
-from .module import SELECTING, VisionLanguageModule
+from .module import SELECTING, VisionLanguageModule, gathered
+from .optim import whole_state
 from .report import RunFolder
 from .settings import RunSettings
 from .signals import status_of, stopped
 
 SHARE = 0.02  # of the time that saving may take where nobody says how often
 LEAST_MINUTES = 10  # between two saves, where nobody says how often
+LONG = 30  # seconds of a validation before which it is worth while to save
 
 
 class Saving(Callback):
     """Saves at each validation, in between by steps and by the clock, and at the end.
 
+    A signal that comes in a validation before which was saved ends it at once (`Stopping`); it comes again when the run goes on.
     Each save is a file of its own, `step_<step>.ckpt`, of which the newest `keep_last` stay; last.ckpt is another name of the
     newest, best.ckpt of the one whose validation is best. An old file is removed only when the new one is whole on the disk.
     A disk that is full costs the save, not the run.
 
     Args:
         folder: the run's. content: makes what is stored, from {"step", "optimizer", "best", "pending"}.
-        start: "best", the selecting metric of the best validation so far, None where there was none; and "pending", whether
-            the validation of the first step is still to come.
+        start: "best", the selecting metric of the best validation so far, None where there was none; "pending", whether the
+            validation of the first step is still to come; "scaler", the state of the scaler of gradients, where there is one.
         interval: steps between two validations, or saves where the data have no validation.
         validates: whether they have.
         settings: how often, and how many are kept.
@@ -52,14 +53,21 @@ class Saving(Callback):
         settings: RunSettings,
     ):
         self.folder, self.content, self.interval, self.validates = folder, content, interval, validates
-        self.best, self.pending = start["best"], start["pending"]
+        self.best, self.pending, self.scaler = start["best"], start["pending"], start["scaler"]
         self.steps, self.minutes, self.keep = settings.save_every_steps, settings.save_every_minutes, settings.keep_last
         self.saved: int | None = None  # step of the last save
         self.at = time.monotonic()  # when it was
         self.seconds: float | None = None  # what the dearest save has cost
+        self.validation = math.inf  # seconds that the last validation took
+        self.began = 0.0  # when it did
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.at = time.monotonic()
+        if self.scaler is not None and (scaler := _scaler(trainer)) is not None:
+            scaler.load_state_dict(self.scaler)
+
+    def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
+        module.save_due = trainer.is_global_zero and time.monotonic() - self.at >= self._wait()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
@@ -67,10 +75,18 @@ class Saving(Callback):
         if module.unread is not None or self._validated_here(module):
             return  # there was no step, or it is saved behind its validation
         by_steps = module.step % (self.steps or self.interval) == 0 if self.steps or not self.validates else False
-        if by_steps or time.monotonic() - self.at >= self._wait():
+        if by_steps or module.save_due:
             self._save(trainer, module, ["last.ckpt"])
 
+    def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        """Saves before a validation that may be long, so that whatever ends the run in it costs nothing."""
+        if trainer.strategy.broadcast(self.validation > LONG):  # as the first process has it
+            self.save_now(trainer, module)
+        self.began = time.monotonic()
+
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        module.signals.waits, self.pending = True, False
+        self.validation = time.monotonic() - self.began
         value = module.evaluated.get(SELECTING, math.nan)
         better = self.best is None or value > self.best
         better &= not math.isnan(value)  # a metric that is no number selects nothing
@@ -99,45 +115,53 @@ class Saving(Callback):
         return math.inf if self.steps else max(LEAST_MINUTES * 60, (self.seconds or 0) / SHARE)
 
     def _save(self, trainer: Trainer, module: VisionLanguageModule, names: list[str]) -> bool:
-        """Saves under these names; whether there was room."""
-        self.saved = module.step
-        if self.folder.checkpoints is None:
-            return True
+        """Saves under these names, which all processes have to ask for; whether there was room."""
         began = time.monotonic()
-        optimizer: torch.optim.Optimizer = trainer.optimizers[0]
+        optimizer = whole_state(trainer.optimizers[0], first=trainer.is_global_zero)
+        scaler = _scaler(trainer)
         training = {
             "step": module.step,
-            "optimizer": optimizer.state_dict(),
+            "optimizer": optimizer,
             "best": self.best,
             "pending": self.pending,
+            "scaler": scaler and scaler.state_dict(),
         }
-        path = self.folder.checkpoints / f"{checkpoint.NUMBERED}{module.step:09d}.ckpt"
+        written = self.folder.checkpoints is None or self._write(module.step, training, names)
+        written = trainer.strategy.broadcast(written)  # the first process knows
+        self.saved = module.step if written else None
+        self.at = time.monotonic()
+        self._tell(self.at - began, module.step)
+        return written
+
+    def _write(self, step: int, training: dict[str, Any], names: list[str]) -> bool:
+        path = self._path(step)
         try:
             checkpoint.save(path, self.content(training))
             for name in names:
-                name_again(path, self.folder.checkpoints / name, "log_dir")
+                name_again(path, path.with_name(name), "log_dir")
         except UserError as error:
-            with tqdm.external_write_mode():
-                self.folder.say(f"warning: step {module.step} is not saved: {error} Training goes on.")
-            self.saved = None
-        else:
-            for old in sorted(self.folder.checkpoints.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
-                old.unlink()
-        self.at = time.monotonic()
-        self._tell(self.at - began, path)
-        return self.saved is not None
+            self.folder.say(f"warning: step {step} is not saved: {error} Training goes on.")
+            return False
+        for old in sorted(path.parent.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
+            old.unlink()
+        return True
 
-    def _tell(self, seconds: float, path: os.PathLike) -> None:
+    def _path(self, step: int) -> Path:
+        return self.folder.checkpoints / f"{checkpoint.NUMBERED}{step:09d}.ckpt"
+
+    def _tell(self, seconds: float, step: int) -> None:
         """Says once what a save costs."""
-        if self.seconds is None and os.path.exists(path):
-            size = os.path.getsize(path) / 2**20
+        if self.seconds is None and self.folder.checkpoints is not None and self._path(step).exists():
+            size = self._path(step).stat().st_size / 2**20
             each = f"every {self._wait() / 60:.0f} minutes, " if self._wait() < math.inf else ""
             each += f"every {self.steps} steps, " if self.steps else ""
-            with tqdm.external_write_mode():
-                self.folder.say(
-                    f"saved {size:,.0f} MiB in {seconds:.1f} s; saves come {each}at validations and at the end"
-                )
+            self.folder.say(f"saved {size:,.0f} MiB in {seconds:.1f} s; saves come {each}at validations and at the end")
         self.seconds = max(seconds, self.seconds or 0)
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """What scales losses up in 16-mixed, on a GPU; None elsewhere."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def storing(built: Built, resolved: Resolved) -> Callable[[dict[str, Any]], checkpoint.Stored]:
@@ -174,38 +198,55 @@ class Stopping(Callback):
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         module.signals.listen()  # Lightning has put handlers of its own in their place
         module.signals.waits = True
+        _refuse_different_starts(module)
         if self.saving.pending:  # the run was stopped between a step and its validation
-            self.saving.pending = False
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
+            trainer.should_stop = module.step == module.steps
+
+    def on_test_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        module.signals.listen()  # as above; its handler of SIGTERM makes processes wait for each other for ever
+
+    def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        module.signals.waits = self.saving.saved != module.step
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if module.stops_by is not None:  # before all else: a signal may have ended the loaders too
+            if self.saving.saved != module.step:
+                self.saving.save_now(trainer, module, pending=module.unread is None)
+            self._stop(module.stops_by, module.step)
         if module.unread is not None:
             if self.saving.saved != module.step:
                 self.saving.save_now(trainer, module, pending=False)
             raise UserError(f"{str(module.unread).removesuffix('.')}{self.folder.to_go_on()}.")
         if module.bad:
-            with tqdm.external_write_mode():
-                self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
+            self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
         if module.bad_in_a_row >= self.max_bad_steps:
             self.saving.save_now(trainer, module)
             raise UserError(
                 f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because {module.bad}; "
                 f"give a lower learning_rate, gradient_clip_val=1, or precision=32{self.folder.to_go_on()}."
             )
-        # The last step is followed by a validation that saves all there is.
-        if module.stops_by is not None and module.step < module.steps:
-            self.saving.save_now(trainer, module)
-            self._stop(module.stops_by, module.step)
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         module.signals.waits = False
+        module.ask_all()  # a signal in the last validation has found nobody to ask yet
         if module.stops_by is not None:
             self._stop(module.stops_by, module.step)
 
     @staticmethod
     def _stop(number: int, step: int) -> None:
         raise Stopped(f"{stopped(number)} after step {step}", status_of(number))
+
+
+def _refuse_different_starts(module: VisionLanguageModule) -> None:
+    steps = gathered(module.step)
+    if len(set(steps)) > 1:
+        found = ", ".join(f"{step} by process {rank}" for rank, step in enumerate(steps))
+        raise UserError(
+            f"The processes of this run would go on from different steps ({found}): log_dir must lie on a disk that all machines "
+            "share, or give resume_from a checkpoint that each of them has."
+        )

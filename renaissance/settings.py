@@ -120,6 +120,8 @@ class MachineSettings:
     accelerator: str
     precision: str
     gradient_checkpointing: bool
+    compile: bool
+    strategy: str
     float32_matmul_precision: str
 
     @property

@@ -128,6 +128,10 @@ def device_lines(settings: Settings) -> list[str]:
     if not on_gpu(settings) and settings.sources["num_gpus"].startswith(("given", "preset")):
         processes = "1 CPU process" if machine.num_gpus == 1 else f"{machine.num_gpus} CPU processes"
         lines.append(f"warning: no GPU is used; num_gpus={machine.num_gpus} runs {processes} instead")
+    if machine.compile:
+        lines.append("note: compile=True compiles the model in the first steps, which takes a minute or more")
+    if machine.strategy != "ddp" and machine.processes == 1:
+        lines.append(f"note: strategy={machine.strategy} has nothing to do, as there is one process")
     if not on_gpu(settings) and machine.precision == "16-mixed":
         lines.append("warning: precision=16-mixed needs a GPU; on the CPU Lightning computes in bf16-mixed instead")
     return lines

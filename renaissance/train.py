@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -18,69 +16,40 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from . import checkpoint, machine, resuming, summary
 from .assembly import Built, Resolved, build, build_shape, resolve
 from .callbacks import Progress
-from .data.collate import Collate, Maker, Samples, Source
-from .data.datasets import open_pairs
-from .data.loader import StepLoader
-from .data.sampler import EvalBatches, TrainSteps
-from .data.transforms import make_transform
 from .draft import Draft
 from .errors import Stopped, UserError
+from .evaluation import BlindRun
 from .final import Final, blind_run_of
 from .keys import AUTO
 from .labels import same_benchmark
-from .module import VisionLanguageModule, gathered
+from .launch import launched
+from .loading import Data, Loaders, read_data
+from .meeting import first_goes_first
+from .models.execution import compile_stacks
+from .module import VisionLanguageModule
 from .optim import total_steps, validation_interval
 from .reach import freeze_unread
 from .report import RunFolder, forget_after, nested_results
 from .saving import Saving, Stopping, storing
 from .settings import Settings
 from .signals import StopSignals
-from .tasks import WholeSplit, reading_task, task_class
+from .tasks import reading_task
 
 # Lightning's own notices (devices, tips, "Trainer.fit stopped") say less than the screen that summary.py prints.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-SPLITS = ("train", "val", "test")
 
 
-@dataclass
-class Data:
-    """What a run reads.
+class _Ready(NamedTuple):
+    """All that a run needs; `start`: see `_load`; `blind`: see `final.blind_run_of`."""
 
-    Attributes:
-        samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
-            no such split, or the run does not read it.
-        makers: the maker of targets of each task.
-        train_steps: makes the order of training, with the arguments of `TrainSteps`.
-    """
-
-    samples: dict[str, Samples | None]
-    makers: dict[str, Maker]
-    train_steps: Callable[..., TrainSteps] = TrainSteps
-
-    @property
-    def evaluated(self) -> tuple[str, ...]:
-        """The evaluation splits."""
-        return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
-
-
-def read_data(resolved: Resolved) -> Data:
-    """Opens what the run reads; every file is checked before anything is computed."""
-    settings = resolved.settings
-    names, data = settings.objectives.loss_names, settings.data
-    makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
-    reading = reading_task(names)
-    if reading is None:
-        splits = SPLITS[1:]
-        opened = partial(
-            open_pairs, data.datasets, data_root=data.data_root, allow_missing_shards=data.allow_missing_shards
-        )
-    else:
-        task = task_class(reading)
-        splits = task.splits(settings)
-        opened = partial(task.open, settings, labels=resolved.labels.get(reading))
-    read = splits if settings.run.test_only else ("train", *splits)
-    return Data({"train": None, "val": None, **{split: opened(split=split) for split in read}}, makers)
+    resolved: Resolved
+    data: Data
+    built: Built
+    start: dict[str, Any]
+    steps: int
+    blind: BlindRun | None
+    folder: RunFolder
 
 
 def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFolder:
@@ -96,40 +65,31 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     Raises:
         UserError: whatever is wrong with the command, before training starts where that can be seen.
     """
-    resolved = prepare_run(draft)
+    machine.check_start(draft["num_nodes"])
+    with first_goes_first(draft["num_nodes"]) as told:
+        resolved, data, built, start, steps, blind, folder = _ready(draft, data_of, told)
     settings = resolved.settings
-    machine.check_start(settings.machine)
-    data = data_of(resolved)
-    if settings.run.test_only and not data.evaluated:
-        raise UserError(
-            f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
-            f"data_root={settings.data.data_root}."
-        )
-    train_samples = len(data.samples["train"] or ())
-    steps = _steps(resolved, train_samples)
-    built = build(resolved)
-    start = _load(built, resolved)
-    freeze_unread(built, resolved, data.makers)
-    blind = blind_run_of(settings, data.evaluated)
-    folder = _folder(settings, start)  # only now: a command that is refused leaves nothing behind
     folder.say(summary.screen(built, resolved, data.samples, steps, start["step"]))
     folder.write_json(
         "settings.json", summary.record(built, resolved, data.samples) | resuming.origin(draft.raw, folder.path)
     )
+    if settings.machine.compile:
+        compile_stacks(built.model, folder.say)
     module = VisionLanguageModule(built.model, built.heads, settings, steps, start["step"])
     module.optimizer_state = start["optimizer"]
-    interval = validation_interval(settings.optim, train_samples, settings.data.batch_size)
+    interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
     validates = data.samples["val"] is not None
     saving = Saving(folder, storing(built, resolved), start, interval, validates, settings.run)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
     stopping = Stopping(folder, saving, settings.run.max_bad_steps)
-    trainer = _trainer(settings, [saving, progress, stopping], interval, validates=validates)
+    callbacks = [progress, saving, stopping, progress.behind]
+    trainer = _trainer(settings, callbacks, interval, validates=validates)
     module.loaders = Loaders(resolved, data, trainer, folder)
     final = Final(trainer, module, folder, blind)
     try:
         together = machine.together(settings.machine.processes, folder.to_go_on)
         with together, StopSignals(speaks=folder.speaks) as module.signals:
-            results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built)
+            results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
@@ -139,14 +99,35 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     return folder
 
 
-def prepare_run(draft: Draft, *, reads_data: bool = True) -> Resolved:
+def _ready(draft: Draft, data_of: Callable[[Resolved], Data], told: dict[str, Any]) -> _Ready:
+    """Everything that can be refused, done."""
+    resolved = prepare_run(draft, told)
+    settings = resolved.settings
+    data = data_of(resolved)
+    if settings.run.test_only and not data.evaluated:
+        raise UserError(
+            f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
+            f"data_root={settings.data.data_root}."
+        )
+    steps = _steps(resolved, len(data.samples["train"] or ()))
+    built = build(resolved)
+    start = _load(built, resolved)
+    freeze_unread(built, resolved, data.makers)
+    blind = blind_run_of(settings, data.evaluated)
+    folder = _folder(settings, start, built.notes)  # only now: a command that is refused leaves nothing behind
+    return _Ready(resolved, data, built, start, steps, blind, folder)
+
+
+def prepare_run(draft: Draft, told: dict[str, Any] | None = None, *, reads_data: bool = True) -> Resolved:
     """Everything that can be refused before samples are read: machine, checkpoint, models, vocabularies of answers.
 
     Args:
-        draft: the settings of a command. reads_data: see `assembly.resolve`.
+        draft: the settings of a command. told: see `meeting.first_goes_first`. reads_data: see `assembly.resolve`.
     """
     machine.check_devices(draft)
-    draft, said = _resuming_automatically(draft)
+    draft, said = _resuming_automatically(draft, {} if told is None else told)
+    if not launched().first:
+        draft.values["allow_download"] = False  # the first process has fetched what there is to fetch
     setting = "load_path" if draft["load_path"] else "resume_from"
     stored = _stored(draft[setting], setting) if draft[setting] else None
     resolved = resolve(draft, stored, reads_data=reads_data)
@@ -158,15 +139,18 @@ def prepare_run(draft: Draft, *, reads_data: bool = True) -> Resolved:
     return resolved
 
 
-def _resuming_automatically(draft: Draft) -> tuple[Draft, list[str]]:
+def _resuming_automatically(draft: Draft, told: dict[str, Any]) -> tuple[Draft, list[str]]:
     """The draft of a command with resume_from=auto, and what is said of it: goes on with a run, or starts one."""
     if draft["resume_from"] != AUTO:
         return draft, []
+    if "resume_from" in told:  # by the first process; on another machine its folder may not be seen yet as it is
+        return draft.resuming(told["resume_from"]), []
     found = resuming.newest(draft.raw)
+    told["resume_from"] = str(found.path) if found else None
     if found is None:
         where = f"{draft['log_dir']}/{draft['exp_name']}"
         return draft.resuming(None), [f"resume_from=auto: {where} has no run of this command to go on with; it starts"]
-    return draft.resuming(str(found.path)), [*found.damaged, f"resume_from=auto: goes on with {found.path}"]
+    return draft.resuming(told["resume_from"]), [*found.damaged, f"resume_from=auto: goes on with {found.path}"]
 
 
 def _stored(path: str, setting: str) -> checkpoint.Stored:
@@ -177,74 +161,14 @@ def _stored(path: str, setting: str) -> checkpoint.Stored:
         raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None if before else error
 
 
-class Loaders:
-    """Makes the loaders once the processes know their ranks.
+def _fit(final: Final, built: Built, pending: bool) -> dict[str, float]:
+    """Trains to the end, then evaluates the best checkpoint, or the last where there is no validation.
 
     Args:
-        resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+        final: evaluates. built: what is trained. pending: whether a validation is still to come, be it of the last step.
     """
-
-    def __init__(self, resolved: Resolved, data: Data, trainer: Trainer, folder: RunFolder):
-        self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
-        self.folder = folder
-        self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
-
-    def train(self, first_step: int, last_step: int) -> StepLoader:
-        data, settings = self.settings.data, self.settings
-        sampler = self.data.train_steps(
-            len(self.data.samples["train"]),
-            data.batch_size,
-            data.per_gpu_batchsize,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            settings.run.seed,
-            first_step,
-            last_step,
-        )
-        return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
-
-    def evaluation(self, split: str, *, batches: bool = True) -> StepLoader | None:
-        """Loads a split once; without `batches`, a single one of no samples, as every process has to evaluate one."""
-        samples, size = self.data.samples[split], self.settings.data.eval_batch_size
-        if samples is None:
-            return None
-        sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
-        return self._loader(sampler, split, size)
-
-    def labelled(self, split: str) -> bool:
-        """Whether a split has the right answers."""
-        return self.data.samples[split].labelled
-
-    def whole(self, split: str, module: VisionLanguageModule) -> WholeSplit | None:
-        """What evaluates a split as a whole; None where a run for a look sees only some batches of it."""
-        if self.settings.run.fast_dev_run:
-            return None
-        data, trainer = self.settings.data, self.trainer
-        return WholeSplit(
-            *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
-            *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
-            *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),
-            *(split, module.selecting),
-        )
-
-    def source(self, split: str) -> Source:
-        """The samples of a split with the transform of their pictures."""
-        model, data, train = self.settings.model, self.settings.data, split == "train"
-        key = data.train_transform if train else data.val_transform
-        seed, patch = self.settings.run.seed, model.patch_size or 1
-        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
-        return Source(self.data.samples[split], transform, self.blind)
-
-    def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
-        collate = Collate(self.tokenizer, self.settings.model.max_text_len, micro, self.data.makers, self.source(split))
-        pin = self.trainer.strategy.root_device.type == "cuda"
-        return StepLoader(sampler, collate, self.settings.data.num_workers, pin, raises=raises)
-
-
-def _fit(final: Final, built: Built) -> dict[str, float]:
-    """Trains to the end, then evaluates the best checkpoint, or the last where there is no validation."""
     trainer, module, folder = final.trainer, final.module, final.folder
-    if module.step < module.steps:
+    if module.step < module.steps or pending:
         trainer.fit(module)
         best = folder.checkpoints / "best.ckpt" if folder.checkpoints else None
         path = trainer.strategy.broadcast(str(best) if best and best.exists() else "")
@@ -294,7 +218,7 @@ def _finished(path: str) -> bool:
 
 def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
     """Copies the checkpoint's weights; a resumed run also takes its step, optimizer and best value."""
-    fresh = {"step": 0, "optimizer": None, "best": None, "pending": False}
+    fresh = {"step": 0, "optimizer": None, "best": None, "pending": False, "scaler": None}
     run_settings = resolved.settings.run
     if resolved.stored is None:
         return fresh
@@ -321,16 +245,27 @@ def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
     return fresh | stored.training
 
 
-def _folder(settings: Settings, start: dict[str, Any]) -> RunFolder:
-    """The folder of this run; a resumed one goes on in its own, where its checkpoint still lies in it."""
+def _folder(settings: Settings, start: dict[str, Any], notes: list[str]) -> RunFolder:
+    """The folder of this run; a resumed one goes on in its own, where its checkpoint is the newest that lies there."""
     speaks = rank_zero_only.rank == 0
     if settings.run.fast_dev_run or not speaks:
         return RunFolder(None, speaks=speaks)
-    if settings.run.resume_from and (kept := RunFolder.of_checkpoint(settings.run.resume_from)):
+    path = settings.run.resume_from
+    if path and (kept := RunFolder.of_checkpoint(path)):
         kept.hold()
-        forget_after(kept.path / "metrics.csv", start["step"])
-        (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
-        return kept
+        later = resuming.make_newest(Path(path), start["step"])
+        if later is None:
+            forget_after(kept.path / "metrics.csv", start["step"])
+            (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
+            if not (kept.checkpoints / "best.ckpt").exists():
+                start["best"] = None
+            return kept
+        kept.close()
+        if settings.sources["resume_from"] == AUTO:
+            raise UserError(
+                f"{kept.path} has gone on to step {later} since this command has read {path}; give it again."
+            )
+        notes.append(f"{kept.path} has been at step {later}; what goes on from {path} gets a folder of its own")
     start["best"] = None  # a new folder has no best.ckpt yet
     return RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from renaissance.checkpoint import read
 from renaissance.cli import main
 
 COCO = "coco_caption_karpathy_{}.arrow"
@@ -125,6 +126,17 @@ def rows(folder: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv without what is measured by the clock."""
     with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
         return [{name: text for name, text in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
+
+
+def same_run(one: Path, two: Path) -> None:
+    """Asserts that two runs ended alike, to the last bit."""
+    last, again = (read(folder / "checkpoints" / "last.ckpt") for folder in (one, two))
+    assert equal_state(last.model, again.model) and equal_state(last.heads, again.heads)
+    assert equal_state(last.training, again.training)
+    assert rows(two) == rows(one)
+    assert [(folder / "results.json").exists() for folder in (one, two)] == [True, True] and results(two) == results(
+        one
+    )
 
 
 def curve(folder: Path, metric: str) -> list[float]:

@@ -28,8 +28,8 @@ FLOORS = (
     {"labels", "evaluation", "resuming"},
     {"assembly"},
     {"machine"},
-    {"module", "reach", "summary"},
-    {"callbacks", "final", "saving"},
+    {"meeting", "module", "reach", "summary"},
+    {"callbacks", "final", "loading", "saving"},
     {"train", "predict"},
     {"check", "check_data", "compare", "demo", "printing"},
     {"cli"},
@@ -61,7 +61,7 @@ LIGHT_ROOMS = {
 }
 HEAVY_LIBRARIES = {"torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 13_000
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 13_500
 
 FILES = sorted(PACKAGE.rglob("*.py")) + ([ROOT / "run.py"] if (ROOT / "run.py").exists() else [])
 FILE_IDS = [path.relative_to(ROOT).as_posix() for path in FILES]

@@ -17,7 +17,7 @@ import pytest
 import small_run
 from conftest import OFFLINE, ROOT
 from renaissance.checkpoint import read
-from small_run import SMALL, equal_state
+from small_run import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_one_that_is_not(
         kind = "save" if kills % 2 else "time"
         moment = moments.randint(1, 60) if kind == "save" else moments.uniform(0, 1.5)
         if not killed(tmp_path, kind, moment):  # the moment lay behind the end; a new run is killed from now on
-            same(run, whole)
+            small_run.same_run(whole, run)
             run.rename(tmp_path / f"finished_{finished}")
             finished += 1
             continue
@@ -120,12 +120,5 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_one_that_is_not(
     assert said == run.relative_to(tmp_path) or said == run
     log = (run / "log.txt").read_text()
     assert re.search(r"resume_from=auto: (goes on with|.* has no run)", log)
-    same(run, whole)
+    small_run.same_run(whole, run)
     assert not [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
-
-
-def same(run: Path, whole: Path) -> None:
-    last, again = (read(folder / "checkpoints" / "last.ckpt") for folder in (whole, run))
-    assert equal_state(last.model, again.model) and equal_state(last.heads, again.heads)
-    assert equal_state(last.training, again.training)
-    assert small_run.rows(run) == small_run.rows(whole)

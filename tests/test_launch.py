@@ -14,7 +14,7 @@ from conftest import OFFLINE, ROOT
 from renaissance import config, machine
 from renaissance.draft import Draft, SettingsError
 from renaissance.errors import UserError
-from renaissance.launch import PYTHON, SRUN, TORCHRUN, Launch, launched, tidy
+from renaissance.launch import PYTHON, SRUN, TORCHRUN, Launch, available_cores, launched, tidy
 from renaissance.presets import defaults_of
 from small_run import NO_DROPOUT, SMALL, curve
 
@@ -46,8 +46,8 @@ STEP = {
         ({"NODE_RANK": "1"}, Launch(PYTHON, False)),  # of another machine, before it has started others
         (TORCHELASTIC, Launch(TORCHRUN, False, 2, 2)),
         (STEP | TORCHELASTIC, Launch(TORCHRUN, False, 2, 2)),  # torchrun on each machine, by srun
-        (STEP, Launch(SRUN, True, 2, 2)),
-        (STEP | {"SLURM_PROCID": "2"}, Launch(SRUN, False, 2, 2)),
+        (STEP, Launch(SRUN, True, 2, 2, 4)),
+        (STEP | {"SLURM_PROCID": "2"}, Launch(SRUN, False, 2, 2, 4)),
         # Slurm's job script, and a shell that srun has opened: python there starts its processes itself.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Launch(PYTHON, True)),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}, Launch(PYTHON, True)),
@@ -84,13 +84,32 @@ def test_who_has_started_the_processes_says_how_many(monkeypatch):
     )
 
 
+def test_as_many_processes_on_each_machine(monkeypatch):
+    for name, value in (STEP | {"SLURM_STEP_NUM_TASKS": "3"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        SettingsError, match="srun has started 3 processes on 2 machines, but each .* --ntasks-per-node"
+    ):
+        draft()
+
+
+def test_a_process_that_slurm_has_given_cores_of_its_own_uses_them_all(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert (available_cores(), available_cores(4), available_cores(16)) == (8, 2, 1)
+    for name, value in (STEP | {"SLURM_CPUS_PER_TASK": "8"}).items():
+        monkeypatch.setenv(name, value)
+    assert available_cores(4) == 8
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")  # not bound: the four tasks share what each could use
+    assert available_cores(4) == 2
+
+
 def test_several_machines_must_be_told_who_they_are(monkeypatch):
-    made = draft(num_nodes=2)
-    made.values["num_gpus"] = 1
-    settings = type("Machine", (), {"num_nodes": 2, "processes": 2})()
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match="num_nodes=2 needs a start on each machine: submit scripts/slurm"):
-        machine.check_start(settings)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(UserError, match="num_nodes=2 needs a start on each machine: submit scripts/slurm"):
+            machine.check_start(2)
+        monkeypatch.setenv(name, "0")
+    machine.check_start(2)
 
 
 @pytest.mark.slow

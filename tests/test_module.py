@@ -19,12 +19,13 @@ from renaissance.data.collate import Collate, Source
 from renaissance.data.sampler import TrainSteps
 from renaissance.data.transforms import make_transform
 from renaissance.draft import Draft
+from renaissance.loading import Data, read_data
 from renaissance.module import VisionLanguageModule
 from renaissance.optim import learning_rate, parameter_groups
 from renaissance.presets import defaults_of
 from renaissance.reach import freeze_unread
 from renaissance.tasks import Encodings
-from renaissance.train import Data, prepare_run, read_data
+from renaissance.train import prepare_run
 from renaissance.types import Batch
 from small_run import NO_DROPOUT, SMALL, values_of, write_coco_vg
 

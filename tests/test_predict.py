@@ -13,7 +13,7 @@ from PIL import Image
 
 import renaissance
 import small_run
-from renaissance import checkpoint, train
+from renaissance import checkpoint, loading, train
 from renaissance.cli import main
 from renaissance.data.samples import RawSample
 from renaissance.draft import Draft
@@ -66,7 +66,7 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     draft = Draft({**defaults_of(train_config()), **stored.settings, "load_path": str(path)}, {})
     resolved = train.prepare_run(draft)
     trainer = train._trainer(resolved.settings, [], 1, validates=True)
-    loaders = train.Loaders(resolved, train.read_data(resolved), trainer, RunFolder(None))
+    loaders = loading.Loaders(resolved, loading.read_data(resolved), trainer, RunFolder(None))
     batch = next(iter(loaders.evaluation("val")))[0]
     encodings = Encodings(model.model, batch)
     with torch.inference_mode():

@@ -18,10 +18,11 @@ from unittest.mock import ANY
 import pytest
 import torch
 import transformers
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 import small_run
-from renaissance import checkpoint, config, machine, train
+from renaissance import checkpoint, config, loading, machine, train
 from renaissance.assembly import Built, Resolved, build, build_shape, resolve
 from renaissance.demo.raw import write_tokenizer
 from renaissance.draft import Draft
@@ -90,8 +91,8 @@ class Trial:
         return self.shape.model
 
     @cached_property
-    def data(self) -> train.Data:
-        return train.read_data(self.resolved)
+    def data(self) -> loading.Data:
+        return loading.read_data(self.resolved)
 
     @cached_property
     def trainer(self) -> Any:
@@ -103,8 +104,8 @@ class Trial:
         )
 
     @cached_property
-    def loaders(self) -> train.Loaders:
-        return train.Loaders(self.resolved, self.data, self.trainer, RunFolder(None))
+    def loaders(self) -> loading.Loaders:
+        return loading.Loaders(self.resolved, self.data, self.trainer, RunFolder(None))
 
     @cached_property
     def step(self) -> list[Batch]:
@@ -193,7 +194,7 @@ def refusal(trial: Callable[[], Any]) -> str | None:
 
 
 def run_folder(trial: Trial) -> tuple[str, ...]:
-    return train._folder(trial.settings, {"step": 0}).path.parts[:-1]
+    return train._folder(trial.settings, {"step": 0}, []).path.parts[:-1]
 
 
 def saved_steps(trial: Trial) -> int:
@@ -408,6 +409,8 @@ CHANGES: dict[str, Change] = {
     "accelerator": Change("gpu", lambda t: "no GPU" in (refusal(lambda: machine.check_devices(t.draft)) or ""), True),
     "precision": Change("64", lambda t: t.trainer.precision, "64-true"),
     "gradient_checkpointing": Change(True, lambda t: kept_bytes(t) < kept_bytes(untouched({})), True),
+    "compile": Change(True, lambda t: {batch.text.input_ids.shape[1] == 50 for batch in t.step}, {True}),
+    "strategy": Change("ddp_bf16", lambda t: type(t.trainer.strategy) is DDPStrategy, False, {"num_gpus": 2}),
     "float32_matmul_precision": Change("high", matmul_precision, "high"),
 }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import pytest
 import torch
 
 import small_run
+from conftest import OFFLINE, ROOT
+from renaissance import saving
 from renaissance.checkpoint import read
 from renaissance.module import VisionLanguageModule
 from renaissance.tasks.mlm import Mlm
@@ -47,20 +52,42 @@ def kill(number: signal.Signals) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "method", "call", "step"),
+    ("number", "status", "method", "call", "step", "long"),
     [
-        (signal.SIGTERM, 75, "training_step", 2, 2),
-        (signal.SIGUSR1, 75, "training_step", 3, 3),  # with a validation to come
-        (signal.SIGINT, 130, "training_step", 4, 4),
-        (signal.SIGUSR1, 75, "validation_step", 1, 4),  # stops after the first step behind it
-        (signal.SIGTERM, 75, "training_step", 6, 6),  # with nothing but evaluations to come
-        (signal.SIGUSR1, 75, "test_step", 1, 6),
+        (signal.SIGTERM, 75, "training_step", 2, 2, None),
+        (signal.SIGUSR1, 75, "training_step", 3, 3, None),  # with a validation to come
+        (signal.SIGINT, 130, "training_step", 4, 4, None),
+        (signal.SIGTERM, 75, "training_step", 6, 6, None),  # with the last validation to come
+        # A validation has five batches. Where it may be long it ends at once, else behind the first step after it.
+        (signal.SIGUSR1, 75, "validation_step", 1, 3, None),
+        (signal.SIGUSR1, 75, "validation_step", 1, 4, math.inf),
+        (
+            signal.SIGINT,
+            130,
+            "validation_step",
+            7,
+            6,
+            None,
+        ),  # short, the last: stops before the evaluation that ends the run
+        (signal.SIGTERM, 75, "validation_step", 7, 6, -1),
+        (signal.SIGUSR1, 75, "test_step", 1, 6, None),
+        (signal.SIGTERM, 75, "test_step", 1, 6, None),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
-    number: signal.Signals, status: int, method: str, call: int, step: int, work: Path, monkeypatch, capsys
+    number: signal.Signals,
+    status: int,
+    method: str,
+    call: int,
+    step: int,
+    long: float | None,
+    work: Path,
+    monkeypatch,
+    capsys,
 ):
     whole = small_run.train(capsys, *WORDS)
+    if long is not None:
+        monkeypatch.setattr(saving, "LONG", long)
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     with monkeypatch.context() as patch:
         interrupting(patch, method, call, kill(number))
@@ -69,14 +96,53 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     said = ended.err.strip().splitlines()[-1]
     what = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
-    when = f" after step {step}" if method != "test_step" else ""
-    assert said.startswith(f"{what}{when}; the run goes on from there with resume_from=")
+    at_once = method == "test_step" or (method == "validation_step" and (call, long) in ((1, None), (7, -1)))
+    assert said.startswith(
+        f"{what}{'' if at_once else f' after step {step}'}; the run goes on from there with resume_from="
+    )
     path = Path(re.search(r"resume_from=(\S+last\.ckpt)", said)[1])
     assert read(path).training["step"] == step and not (path.parent.parent / "results.json").exists()
 
     resumed = small_run.train(capsys, f"resume_from={path}")
     assert resumed.resolve() == path.parent.parent.resolve()
-    same_run(whole, resumed)
+    small_run.same_run(whole, resumed)
+
+
+def test_a_signal_to_all_processes_of_a_job_stops_a_run_with_loader_processes(work: Path, monkeypatch, capsys):
+    """As Slurm and a terminal send it: to the loader processes too."""
+    words = (*WORDS, "num_workers=2", "train_transform_keys=['imagenet']")
+    whole = small_run.train(capsys, *words, "num_workers=0")
+    for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)):
+        run = subprocess.Popen(
+            [sys.executable, "-c", GROUP, str(ROOT), str(int(number)), *words, f"exp_name={number.name}"],
+            cwd=work,
+            env=os.environ | {"PYTHONPATH": str(OFFLINE)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == status and said.count("stopping after this step") == 1, said
+        path = work / "result" / number.name / "version_0" / "checkpoints" / "last.ckpt"
+        small_run.same_run(whole, small_run.train(capsys, f"resume_from={path}"))
+
+
+# A run that sends its whole process group a signal in its second step.
+GROUP = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from renaissance import cli
+from renaissance.module import VisionLanguageModule
+plain, steps = VisionLanguageModule.training_step, []
+def step(self, *args):
+    steps.append(1)
+    if len(steps) == 2:
+        os.killpg(0, int(sys.argv[2]))
+    return plain(self, *args)
+VisionLanguageModule.training_step = step
+sys.exit(cli.main(["with", *sys.argv[3:]]))
+"""
 
 
 def test_a_second_interrupt_ends_at_once(work: Path, monkeypatch, capsys):
@@ -150,7 +216,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_where_it_stands(work: Path, 
     last = Path(re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1])
     assert read(last).training["step"] < 6
     path.write_bytes(sound)
-    same_run(whole, small_run.train(capsys, f"resume_from={last}"))
+    small_run.same_run(whole, small_run.train(capsys, f"resume_from={last}"))
 
 
 def cut(path: Path) -> None:
@@ -198,12 +264,4 @@ def test_a_loader_process_that_dies_ends_the_run_and_loses_nothing(work: Path, m
     assert ended.code == 1 and "num_workers=1: a loader process has died" in sentence, ended.err
     last = re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1]
     assert 1 <= read(last).training["step"] < 6
-    same_run(whole, small_run.train(capsys, f"resume_from={last}"))
-
-
-def same_run(one: Path, two: Path) -> None:
-    """Whether two runs ended alike, to the last bit."""
-    last, again = (read(folder / "checkpoints" / "last.ckpt") for folder in (one, two))
-    assert equal_state(last.model, again.model) and equal_state(last.heads, again.heads)
-    assert equal_state(last.training, again.training)
-    assert small_run.rows(two) == small_run.rows(one) and small_run.results(two) == small_run.results(one)
+    small_run.same_run(whole, small_run.train(capsys, f"resume_from={last}"))

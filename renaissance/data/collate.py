@@ -99,7 +99,7 @@ class MicroBatch:
         text: the same as padded tensors; makers leave them as they are.
         source: the data set, for makers that want more of it.
         pictures: the pictures so far: the own ones of each example in turn, then those that makers added.
-        tokenizer, max_text_len: for makers that add texts.
+        tokenizer, max_text_len, full: for makers that add texts; see `text.encode`.
     """
 
     examples: Sequence[Example]
@@ -109,6 +109,7 @@ class MicroBatch:
     pictures: list[Tensor]
     tokenizer: PreTrainedTokenizerBase | None = None
     max_text_len: int = 0
+    full: bool = False
 
     def add_picture(self, pixels: Tensor) -> int:
         """Append a picture, (3, H, W) uint8, to the micro-batch and return its index among the M pictures."""
@@ -157,6 +158,7 @@ class Collate:
         per_gpu_batchsize: samples of a micro-batch; the last one may be shorter.
         makers: by the task's name, what builds its targets.
         source: where the samples came from.
+        full: pad every text to max_text_len, so that all micro-batches have one shape.
     """
 
     def __init__(
@@ -166,12 +168,15 @@ class Collate:
         per_gpu_batchsize: int,
         makers: Mapping[str, Maker],
         source: Source,
+        *,
+        full: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_text_len = max_text_len
         self.per_gpu_batchsize = per_gpu_batchsize
         self.makers = dict(makers)
         self.source = source
+        self.full = full
 
     def __call__(self, examples: Sequence[Example]) -> list[Batch]:
         size = self.per_gpu_batchsize
@@ -180,9 +185,9 @@ class Collate:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         texts, seconds = [example.text for example in examples], [example.second for example in examples]
         pairs = None if seconds[0] is None else seconds
-        encoding, text = encode(self.tokenizer, texts, self.max_text_len, pairs)
+        encoding, text = encode(self.tokenizer, texts, self.max_text_len, pairs, full=self.full)
         own = [picture for example in examples for picture in example.pictures]
-        micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len)
+        micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
         targets = {task: maker(micro) for task, maker in self.makers.items()}
         ids = torch.tensor([example.id for example in examples])
         images = stack_pictures(micro.pictures, self.source.transform.keeps_aspect) if micro.pictures else None

@@ -43,7 +43,7 @@ class FalseTexts:
             for example, row in zip(micro.examples, draws, strict=True)
             for text in self._drawn(micro, example.texts, (row * size).astype(int).tolist())
         ]
-        _, encoded = encode(micro.tokenizer, texts, micro.max_text_len)
+        _, encoded = encode(micro.tokenizer, texts, micro.max_text_len, full=micro.full)
         return FalseTextTargets(encoded, tuple(example.facts for example in micro.examples))
 
     def _drawn(self, micro: MicroBatch, own: frozenset[int], candidates: list[int]) -> list[str]:

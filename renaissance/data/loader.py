@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from renaissance.data.collate import Collate
 from renaissance.data.sampler import Draw, EvalBatches, TrainSteps
 from renaissance.errors import UserError
+from renaissance.signals import ASKING
 from renaissance.types import Batch
 
 try:
@@ -82,6 +83,7 @@ class StepLoader(DataLoader):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
+            worker_init_fn=_leave_stopping_to_the_trainer,
         )
 
     def __iter__(self) -> Iterator[list[Batch] | UserError]:
@@ -115,6 +117,12 @@ class StepLoader(DataLoader):
             f"num_workers={self.num_workers}: a loader process has died ({str(error).splitlines()[0]}). Most often the "
             "machine has run out of memory: give fewer num_workers, or more memory."
         )
+
+
+def _leave_stopping_to_the_trainer(_: int) -> None:
+    """In a worker: what asks a run to stop reaches all of its processes, and the steps that are loaded are still wanted."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _open_as_many_files_as_may_be() -> None:

@@ -50,7 +50,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_text_len: int, seconds: Sequence[str] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_text_len: int,
+    seconds: Sequence[str] | None = None,
+    *,
+    full: bool = False,
 ) -> tuple[BatchEncoding, TextInput]:
     """Tokenise a batch of texts and pad it on the right.
 
@@ -59,6 +64,7 @@ def encode(
         texts: B captions.
         max_text_len: longer texts are cut to this many tokens, special tokens included.
         seconds: B second texts, where each sample is a pair of sentences; the longer of a pair is cut first.
+        full: pad to max_text_len, so that every batch has one shape.
 
     Returns:
         What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
@@ -68,7 +74,7 @@ def encode(
     encoding = tokenizer(*pairs, truncation=True, max_length=max_text_len, padding=False)
     lengths = [len(ids) for ids in encoding["input_ids"]]
     longest = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
-    shape = (len(lengths), min(longest, max_text_len))
+    shape = (len(lengths), max_text_len if full else min(longest, max_text_len))
     input_ids = np.full(shape, tokenizer.pad_token_id or 0, dtype=np.int64)
     token_type_ids = np.zeros(shape, dtype=np.int64)
     for i, length in enumerate(lengths):

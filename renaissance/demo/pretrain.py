@@ -24,9 +24,10 @@ from renaissance.data.masking import choose, hide, words_of
 from renaissance.data.sampler import Draw, TrainSteps, permuted
 from renaissance.data.text import encode, vocabulary
 from renaissance.draft import Draft
+from renaissance.loading import Data, read_data
 from renaissance.presets import defaults_of, presets
 from renaissance.tasks import Encodings
-from renaissance.train import Data, prepare_run, read_data, run
+from renaissance.train import prepare_run, run
 from renaissance.types import Batch, ImageInput, MlmTargets
 
 from .probes import KINDS, Probe, accuracy_by_kind, content_words, probes, text_only_accuracy

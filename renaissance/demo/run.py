@@ -104,7 +104,7 @@ def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, A
     """Both models at once, each in a process of its own with half of the cores."""
     from .pretrain import pretrain
 
-    threads = max(1, available_cores() // len(RECIPES))
+    threads = available_cores(len(RECIPES))
     work = {name: (pretrain, recipe, str(folder), seed, steps, threads) for name, recipe in RECIPES.items()}
     _side_by_side(folder, work, dict.fromkeys(RECIPES, steps), "pretraining both models")
     return {
@@ -126,7 +126,7 @@ def _finetune(
     waiting = _CONTEXT.Queue()
     for block in (*blocks, *[None] * workers):
         waiting.put(block)
-    work = (finetune.finetune, waiting, str(folder), seed, checkpoints, max(1, available_cores() // workers))
+    work = (finetune.finetune, waiting, str(folder), seed, checkpoints, available_cores(workers))
     followed = {run.name: run.steps for block in blocks for run in block}
     processes = {f"finetuning_{number}": work for number in range(workers)}
     _side_by_side(folder, processes, followed, f"{len(followed)} finetuning runs")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from renaissance.errors import UserError
 from renaissance.models import backbones
 from renaissance.models.backbones.families import DUAL, FAMILIES, IMAGE, TEXT
-from renaissance.models.recomputing import recomputed
+from renaissance.models.execution import recomputed
 from renaissance.types import TextInput
 
 TEXTS = [kind for kind in INSTALLED if FAMILIES[kind].modality == TEXT]

@@ -1,0 +1,129 @@
+"""The data of a run, opened and checked, and the loaders of each process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from .assembly import Resolved
+from .data.collate import Collate, Maker, Samples, Source
+from .data.datasets import open_pairs
+from .data.loader import StepLoader
+from .data.sampler import EvalBatches, TrainSteps
+from .data.transforms import make_transform
+from .module import VisionLanguageModule, gathered
+from .report import RunFolder
+from .tasks import WholeSplit, reading_task, task_class
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Data:
+    """What a run reads.
+
+    Attributes:
+        samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
+            no such split, or the run does not read it.
+        makers: the maker of targets of each task.
+        train_steps: makes the order of training, with the arguments of `TrainSteps`.
+    """
+
+    samples: dict[str, Samples | None]
+    makers: dict[str, Maker]
+    train_steps: Callable[..., TrainSteps] = TrainSteps
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The evaluation splits."""
+        return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
+
+
+def read_data(resolved: Resolved) -> Data:
+    """Opens what the run reads; every file is checked before anything is computed."""
+    settings = resolved.settings
+    names, data = settings.objectives.loss_names, settings.data
+    makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
+    reading = reading_task(names)
+    if reading is None:
+        splits = SPLITS[1:]
+        opened = partial(
+            open_pairs, data.datasets, data_root=data.data_root, allow_missing_shards=data.allow_missing_shards
+        )
+    else:
+        task = task_class(reading)
+        splits = task.splits(settings)
+        opened = partial(task.open, settings, labels=resolved.labels.get(reading))
+    read = splits if settings.run.test_only else ("train", *splits)
+    return Data({"train": None, "val": None, **{split: opened(split=split) for split in read}}, makers)
+
+
+class Loaders:
+    """Makes the loaders once the processes know their ranks.
+
+    Args:
+        resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+    """
+
+    def __init__(self, resolved: Resolved, data: Data, trainer: Trainer, folder: RunFolder):
+        self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
+        self.folder = folder
+        self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
+
+    def train(self, first_step: int, last_step: int) -> StepLoader:
+        data, settings = self.settings.data, self.settings
+        sampler = self.data.train_steps(
+            len(self.data.samples["train"]),
+            data.batch_size,
+            data.per_gpu_batchsize,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            settings.run.seed,
+            first_step,
+            last_step,
+        )
+        return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
+
+    def evaluation(self, split: str, *, batches: bool = True) -> StepLoader | None:
+        """Loads a split once; without `batches`, a single one of no samples, as every process has to evaluate one."""
+        samples, size = self.data.samples[split], self.settings.data.eval_batch_size
+        if samples is None:
+            return None
+        sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(sampler, split, size)
+
+    def labelled(self, split: str) -> bool:
+        """Whether a split has the right answers."""
+        return self.data.samples[split].labelled
+
+    def whole(self, split: str, module: VisionLanguageModule) -> WholeSplit | None:
+        """What evaluates a split as a whole; None where a run for a look sees only some batches of it."""
+        if self.settings.run.fast_dev_run:
+            return None
+        data, trainer = self.settings.data, self.trainer
+        return WholeSplit(
+            *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
+            *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
+            *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),
+            *(split, module.selecting),
+        )
+
+    def source(self, split: str) -> Source:
+        """The samples of a split with the transform of their pictures."""
+        model, data, train = self.settings.model, self.settings.data, split == "train"
+        key = data.train_transform if train else data.val_transform
+        seed, patch = self.settings.run.seed, model.patch_size or 1
+        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
+        return Source(self.data.samples[split], transform, self.blind)
+
+    def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
+        collate = Collate(
+            *(self.tokenizer, self.settings.model.max_text_len, micro, self.data.makers, self.source(split)),
+            full=self.settings.machine.compile and split == "train",
+        )
+        pin = self.trainer.strategy.root_device.type == "cuda"
+        return StepLoader(sampler, collate, self.settings.data.num_workers, pin, raises=raises)

@@ -1,0 +1,107 @@
+"""How the stacks of a model run in training steps: recomputed in the backward pass, compiled. Neither changes what is learned.
+
+Recomputed layers keep their inputs only, and are computed a second time in the backward pass: memory of activations falls from
+all that a layer computes to what goes into it, for about a third more time (Chen et al. 2016). Dropout repeats itself.
+
+Compiled stacks see static shapes: training pads every text to `max_text_len`, so each stack meets few, and each is compiled once.
+Evaluation runs as written, so a number does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import backbones
+from .fusion import CrossStack, MergedStack
+
+_REASON = 200  # characters of a compiler's page that a sentence repeats
+MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two pictures an example, are fewer
+
+recomputed = partial(checkpoint, use_reentrant=False)
+
+
+def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a model that are stacks of layers, towers, blocks and fusion, by their names."""
+    kinds = backbones.TextTower | backbones.VisionTower | backbones.Blocks | CrossStack | MergedStack
+    return ((name, part) for name, part in model.named_children() if isinstance(part, kinds))
+
+
+def recompute_layers(model: nn.Module) -> dict[str, int]:
+    """Makes a model recompute its layers while it trains; frozen parts keep nothing in any case.
+
+    Returns:
+        How many layers each stack of the model recomputes, 0 where its family has none that can be.
+    """
+    counts = {}
+    for name, part in stacks(model):
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            continue
+        if isinstance(part, CrossStack | MergedStack):
+            part.around_layer = recomputed
+            counts[name] = len(part.layers)
+        else:
+            counts[name] = backbones.recompute(part, recomputed)
+    return counts
+
+
+def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = "inductor") -> None:
+    """Compiles each stack of a model, when the first training step reaches it.
+
+    Args:
+        model: runs compiled while it is in training mode. Names of its weights stay as they are.
+        say: is told once of a stack that cannot be compiled, which then runs as written.
+        backend: of torch.compile.
+    """
+    # DDP's own cuts are made for a model that is compiled in one piece.
+    torch._dynamo.config.optimize_ddp = False
+    for name, part in stacks(model):
+        part.forward = _Compiled(part.forward, model, name, say, backend)
+
+
+class _Compiled:
+    """A forward that is compiled for each of the few shapes that it meets in training."""
+
+    def __init__(
+        self, plain: Callable[..., Any], model: nn.Module, name: str, say: Callable[[str], None], backend: str
+    ):
+        self.plain, self.model, self.name, self.say = plain, model, name, say
+        self.fast = torch.compile(plain, dynamic=False, backend=backend)
+        self.shapes: set[Any] = set()
+        self.given_up = False
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.given_up or not self.model.training:
+            return self.plain(*inputs)
+        shape = _shape(inputs)
+        if shape in self.shapes:
+            return self.fast(*inputs)
+        if len(self.shapes) == MOST_SHAPES:
+            return self._as_written(inputs, f"meets more than {MOST_SHAPES} shapes of inputs")
+        try:
+            outputs = self.fast(*inputs)
+        except (
+            Exception
+        ) as error:  # of dynamo, of a backend, of a compiler that is not there: each has types of its own
+            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+            return self._as_written(inputs, f"cannot be compiled ({reason[:_REASON]})")
+        self.shapes.add(shape)
+        return outputs
+
+    def _as_written(self, inputs: tuple[Any, ...], why: str) -> Any:
+        outputs = self.plain(*inputs)  # first: an error of the model itself is raised as it is
+        self.given_up = True
+        self.say(f"warning: compile=True: the {self.name} {why}; it runs as written.")
+        return outputs
+
+
+def _shape(value: Any) -> Any:
+    """What a compiled graph depends on of a value: shapes of tensors, all else as it is."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    return tuple(map(_shape, value)) if isinstance(value, tuple) else value
