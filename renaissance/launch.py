@@ -55,10 +55,15 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def tidy() -> None:
-    """Takes variables that are set to nothing, as job scripts leave them, out of the environment of this process."""
+    """Puts the environment of this process in order, before libraries read it.
+
+    What is set to nothing, as job scripts leave it, is taken out; and only the first process of a run asks the Hub.
+    """
     for name in _WHERE:
         if os.environ.get(name) == "":
             del os.environ[name]
+    if not launched().first:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (meeting.py)
 
 
 def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:

@@ -184,11 +184,21 @@ def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> Non
     write_whole(path, text.getvalue().encode(), "log_dir")
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drops the rows of metrics.csv behind a step: the run goes on from there and writes them again."""
+def forget_after(path: Path, step: int, *, pending: bool = False) -> None:
+    """Drops the rows of metrics.csv that a run which goes on writes again.
+
+    Args:
+        step: it goes on behind this one. pending: and first validates there.
+    """
     rows = read_rows(path)
     if rows:
-        write_rows(path, list(rows[0]), [row for row in rows if int(row["step"]) <= step])
+        last = step - 1 if pending else step
+        known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]
+        write_rows(path, list(rows[0]), known)
+
+
+def _of_validation(row: Mapping[str, str]) -> bool:
+    return any(value for name, value in row.items() if "/val/" in name)
 
 
 def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str, float | None]]]:

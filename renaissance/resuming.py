@@ -67,9 +67,11 @@ def newest(values: Mapping[str, Any]) -> Found | None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints that a run goes on from, newest first."""
-    last = run / "checkpoints" / "last.ckpt"
-    return [*([last] if last.exists() else []), *(path for path in _numbered(run) if not _same(path, last))]
+    """The checkpoints that a run goes on from, newest first; a run killed in a save may have a newer one than last.ckpt."""
+    numbered, last = _numbered(run), run / "checkpoints" / "last.ckpt"
+    if numbered and _same(numbered[0], last):
+        return [last, *numbered[1:]]
+    return [*numbered, *([last] if last.exists() and not any(_same(path, last) for path in numbered) else [])]
 
 
 def whole_before(path: Path) -> Path | None:
@@ -77,11 +79,11 @@ def whole_before(path: Path) -> Path | None:
     return _first_whole([other for other in checkpoints(path.parent.parent) if other.name != path.name], [])
 
 
-def make_newest(path: Path, step: int) -> int | None:
+def make_newest(path: Path, step: int, *, best: bool) -> int | None:
     """Makes a checkpoint the newest of its run, which goes on from it: damaged ones of later steps get another name.
 
     Args:
-        path: of the checkpoint. step: its step.
+        path: of the checkpoint. step: its step. best: whether it is the best one, too.
 
     Returns:
         The step of a later one that is whole; then nothing is changed. None where there is none.
@@ -92,14 +94,15 @@ def make_newest(path: Path, step: int) -> int | None:
         return int(whole.stem.removeprefix(checkpoint.NUMBERED))
     for rest in (*path.parent.glob(".*.tmp"), *path.parent.glob(".*.link")):  # of a run that was killed in a save
         rest.unlink(missing_ok=True)
-    last = path.with_name("last.ckpt")
-    for damaged in (*later, *([last] if last.exists() and not _same(path, last) else [])):
+    for damaged in later:
         damaged.rename(damaged.with_name(f"{damaged.name}.damaged"))
-    if not last.exists():
-        name_again(path, last, "log_dir")
-    best = path.with_name("best.ckpt")
-    if later and best.exists() and _step_of(best) > step:
-        best.unlink()  # of a validation that is still to come
+    best_path = path.with_name("best.ckpt")
+    if later and best_path.exists() and _step_of(best_path) > step:
+        best_path.unlink()  # of a validation that is still to come
+    # A run that was killed in a save may not have given the names that a checkpoint has by its content.
+    for name in (*(["best.ckpt"] if best else []), "last.ckpt"):
+        if not _same(path, path.with_name(name)):
+            name_again(path, path.with_name(name), "log_dir")
     return None
 
 

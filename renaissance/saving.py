@@ -35,9 +35,8 @@ class Saving(Callback):
     A disk that is full costs the save, not the run.
 
     Args:
-        folder: the run's. content: makes what is stored, from {"step", "optimizer", "best", "pending"}.
-        start: "best", the selecting metric of the best validation so far, None where there was none; "pending", whether the
-            validation of the first step is still to come; "scaler", the state of the scaler of gradients, where there is one.
+        folder: the run's. content: makes what is stored, from its part "training" (`checkpoint.Stored`).
+        start: that part of the checkpoint from which the run goes on.
         interval: steps between two validations, or saves where the data have no validation.
         validates: whether they have.
         settings: how often, and how many are kept.
@@ -53,7 +52,8 @@ class Saving(Callback):
         settings: RunSettings,
     ):
         self.folder, self.content, self.interval, self.validates = folder, content, interval, validates
-        self.best, self.pending, self.scaler = start["best"], start["pending"], start["scaler"]
+        self.best, self.best_step = start["best"], start["best_step"]
+        self.pending, self.scaler = start["pending"], start["scaler"]
         self.steps, self.minutes, self.keep = settings.save_every_steps, settings.save_every_minutes, settings.keep_last
         self.saved: int | None = None  # step of the last save
         self.at = time.monotonic()  # when it was
@@ -90,10 +90,11 @@ class Saving(Callback):
         value = module.evaluated.get(SELECTING, math.nan)
         better = self.best is None or value > self.best
         better &= not math.isnan(value)  # a metric that is no number selects nothing
-        before, self.best = self.best, value if better else self.best
-        # The best one first: killed between the two, the run resumes before this validation and finds it best again.
+        before = self.best, self.best_step
+        if better:
+            self.best, self.best_step = value, module.step
         if not self._save(trainer, module, ["best.ckpt", "last.ckpt"] if better else ["last.ckpt"]):
-            self.best = before  # no file holds it
+            self.best, self.best_step = before  # no file holds it
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         if self.saved != module.step:
@@ -123,6 +124,7 @@ class Saving(Callback):
             "step": module.step,
             "optimizer": optimizer,
             "best": self.best,
+            "best_step": self.best_step,
             "pending": self.pending,
             "scaler": scaler and scaler.state_dict(),
         }

@@ -22,7 +22,6 @@ from .evaluation import BlindRun
 from .final import Final, blind_run_of
 from .keys import AUTO
 from .labels import same_benchmark
-from .launch import launched
 from .loading import Data, Loaders, read_data
 from .meeting import first_goes_first
 from .models.execution import compile_stacks
@@ -126,8 +125,6 @@ def prepare_run(draft: Draft, told: dict[str, Any] | None = None, *, reads_data:
     """
     machine.check_devices(draft)
     draft, said = _resuming_automatically(draft, {} if told is None else told)
-    if not launched().first:
-        draft.values["allow_download"] = False  # the first process has fetched what there is to fetch
     setting = "load_path" if draft["load_path"] else "resume_from"
     stored = _stored(draft[setting], setting) if draft[setting] else None
     resolved = resolve(draft, stored, reads_data=reads_data)
@@ -218,7 +215,7 @@ def _finished(path: str) -> bool:
 
 def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
     """Copies the checkpoint's weights; a resumed run also takes its step, optimizer and best value."""
-    fresh = {"step": 0, "optimizer": None, "best": None, "pending": False, "scaler": None}
+    fresh = {"step": 0, "optimizer": None, "best": None, "best_step": None, "pending": False, "scaler": None}
     run_settings = resolved.settings.run
     if resolved.stored is None:
         return fresh
@@ -253,12 +250,12 @@ def _folder(settings: Settings, start: dict[str, Any], notes: list[str]) -> RunF
     path = settings.run.resume_from
     if path and (kept := RunFolder.of_checkpoint(path)):
         kept.hold()
-        later = resuming.make_newest(Path(path), start["step"])
+        later = resuming.make_newest(Path(path), start["step"], best=start["best_step"] == start["step"])
         if later is None:
-            forget_after(kept.path / "metrics.csv", start["step"])
+            forget_after(kept.path / "metrics.csv", start["step"], pending=start["pending"])
             (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
             if not (kept.checkpoints / "best.ckpt").exists():
-                start["best"] = None
+                start["best"] = start["best_step"] = None
             return kept
         kept.close()
         if settings.sources["resume_from"] == AUTO:
@@ -266,7 +263,7 @@ def _folder(settings: Settings, start: dict[str, Any], notes: list[str]) -> RunF
                 f"{kept.path} has gone on to step {later} since this command has read {path}; give it again."
             )
         notes.append(f"{kept.path} has been at step {later}; what goes on from {path} gets a folder of its own")
-    start["best"] = None  # a new folder has no best.ckpt yet
+    start["best"] = start["best_step"] = None  # a new folder has no best.ckpt yet
     return RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,9 @@ STEPS = 12
 WORDS = ("task_mlm_itm", *SMALL, f"max_steps={STEPS}", "val_check_interval=4", "save_every_steps=1", "final_test=False",
          "train_transform_keys=['imagenet_randaug']", "resume_from=auto")  # fmt: skip
 
-# Runs a command, and ends itself when a moment comes: the n-th of the system calls by which files are written, brought to
-# the disk, renamed and linked while a checkpoint is saved, or a time after the first step.
+# Runs a command, and ends itself when a moment comes: the n-th of the calls by which files are opened, written to, brought to the
+# disk, renamed and linked while a checkpoint is saved, or a time after the first step. Of the writes, which are all alike, every
+# 500th counts. Undisturbed, it prints how many calls there are.
 DOOMED = """
 import os, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
@@ -50,13 +52,17 @@ if kind == "save":
         return call
     for name in ("fsync", "replace", "link", "open", "unlink", "ftruncate"):
         setattr(os, name, counted(getattr(os, name)))
-    plain_write = saving.checkpoint.AtomicFile.write
-    saving.checkpoint.AtomicFile.write = counted(plain_write)
+    plain_write, writes = saving.checkpoint.AtomicFile.write, [0]
+    counted_write = counted(plain_write)
+    def write(self, content):
+        writes[0] += 1
+        return (plain_write if writes[0] % 500 else counted_write)(self, content)
+    saving.checkpoint.AtomicFile.write = write
     plain_save = saving.Saving._save
     def save(self, *args):
         inside[0] = True
         try:
-            plain_save(self, *args)
+            return plain_save(self, *args)
         finally:
             inside[0] = False
     saving.Saving._save = save
@@ -68,14 +74,16 @@ else:
             threading.Timer(moment, die).start()
         return plain_step(self, *args)
     VisionLanguageModule.training_step = step
-sys.exit(cli.main(["with", *words]))
+status = cli.main(["with", *words])
+print("calls:", calls[0] if kind == "save" else "none")
+sys.exit(status)
 """
 
 
-def killed(work: Path, kind: str, moment: float) -> bool:
-    """Runs the command until the moment comes; returns whether it came before the end."""
+def doomed(work: Path, kind: str, moment: float, *words: str) -> subprocess.CompletedProcess:
+    """Runs the command until the moment comes, or to its end."""
     done = subprocess.run(
-        [sys.executable, "-c", DOOMED, str(ROOT), kind, str(moment), *WORDS],
+        [sys.executable, "-c", DOOMED, str(ROOT), kind, str(moment), *WORDS, *words],
         cwd=work,
         env=os.environ | {"PYTHONPATH": str(OFFLINE)},
         stdin=subprocess.DEVNULL,
@@ -84,13 +92,18 @@ def killed(work: Path, kind: str, moment: float) -> bool:
         timeout=300,
     )
     assert done.returncode in (-9, 0), (kind, moment, done.stderr)
-    return done.returncode == -9
+    return done
 
 
-def saved_step(checkpoints: Path) -> int:
+def newest(work: Path) -> Path | None:
+    """The run that the command goes on with, if any: one that was killed before it saved has nothing to go on from."""
+    saved = [path.parent.parent for path in (work / "result" / "mlm_itm").glob("version_*/checkpoints/last.ckpt")]
+    return max(saved, key=lambda run: int(run.name.removeprefix("version_")), default=None)
+
+
+def last_step(run: Path | None) -> int:
     """The last step that is saved whole, 0 where none is."""
-    steps = [int(path.stem.removeprefix("step_")) for path in checkpoints.glob("step_*.ckpt")]
-    return max(steps, default=0)
+    return 0 if run is None else read(run / "checkpoints" / "last.ckpt").training["step"]
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_the_one_that_is_not(
@@ -98,27 +111,34 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_one_that_is_not(
 ):
     monkeypatch.chdir(tmp_path)
     small_run.write_coco_vg(tmp_path / "data" / "arrow")
-    whole = small_run.train(capsys, *WORDS, "exp_name=whole")
+    done = doomed(tmp_path, "save", -1, "exp_name=whole")
+    whole = tmp_path / "result" / "whole" / "version_0"
+    calls = int(re.search(r"calls: (\d+)", done.stdout)[1])
+    assert calls > 8 * STEPS  # each save opens, writes, brings to the disk, renames and links
     moments = random.Random(0)
-    run = tmp_path / "result" / "mlm_itm" / "version_0"
-    kills = finished = 0
+    kills = ended = saved = 0
     while kills < KILLS:
         kind = "save" if kills % 2 else "time"
-        moment = moments.randint(1, 60) if kind == "save" else moments.uniform(0, 1.5)
-        if not killed(tmp_path, kind, moment):  # the moment lay behind the end; a new run is killed from now on
+        # A save's moment lies in one of the next three saves, a time in the few steps that come next.
+        moment = moments.randint(1, 3 * calls // STEPS) if kind == "save" else moments.uniform(0, 0.5)
+        done = doomed(tmp_path, kind, moment)
+        run = newest(tmp_path)
+        if done.returncode == 0:  # the moment lay behind the end; a new run is killed from now on
             small_run.same_run(whole, run)
-            run.rename(tmp_path / f"finished_{finished}")
-            finished += 1
+            shutil.rmtree(tmp_path / "result" / "mlm_itm")
+            ended, saved = ended + 1, 0
             continue
         kills += 1
-        before = saved_step(run / "checkpoints")
-        # What is there under its name is whole, whatever else is; at most the save that was going on is lost.
-        steps = {path.name: read(path).training["step"] for path in (run / "checkpoints").glob("*.ckpt")}
-        assert steps.get("last.ckpt", 0) >= before - 1, steps
-        print(f"{kills}: {kind} {moment:.3g}, {steps}")
-    said = small_run.train(capsys, *WORDS)
-    assert said == run.relative_to(tmp_path) or said == run
-    log = (run / "log.txt").read_text()
-    assert re.search(r"resume_from=auto: (goes on with|.* has no run)", log)
+        step = last_step(run)
+        print(f"{kills}: {kind} {moment:.3g}: step {step} is saved")
+        assert step >= saved  # what was saved once stays
+        for path in run.glob("checkpoints/*.ckpt") if run else ():  # and what is there under its name is whole
+            read(path)
+        saved = step
+    run = small_run.train(capsys, *WORDS)
+    assert re.search(r"resume_from=auto: (goes on with|.* has no run)", (run / "log.txt").read_text())
     small_run.same_run(whole, run)
     assert not [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
+    print(
+        f"{kills} kills, {ended + 1} runs ended, each bit for bit the undisturbed one; {calls} calls in the saves of a run"
+    )
