@@ -34,8 +34,8 @@ class Stored(NamedTuple):
         image: {"mean", "std"} of the pixels that the model expects.
         labels: the vocabulary of answers of each task that has one, in the order of their numbers.
         model, heads: state dictionaries.
-        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the best
-            validation so far, None where there was none, "pending": whether the validation of this step is still to come,
+        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the
+            best validation so far, None where there was none, "pending": whether the validation of this step is still to come,
             "scaler": state of the scaler of gradients, None where there is none}.
     """
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -78,11 +78,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(processes: int, to_go_on: Callable[[], str]) -> Iterator[None]:
+def together(processes: int) -> Iterator[None]:
     """Around what the processes of a run do together, quietly: one that has died is one sentence on the others.
 
     Args:
-        processes: how many. to_go_on: says how the run goes on, as the end of a sentence.
+        processes: how many.
 
     Raises:
         UserError: another process has ended; why, it has said itself.
@@ -94,9 +94,7 @@ def together(processes: int, to_go_on: Callable[[], str]) -> Iterator[None]:
         if processes == 1 or not any(name in str(error) for name in ("gloo", "NCCL", "Connection", "ProcessGroup")):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"Another process of this run has ended, so this one ends too ({reason}){to_go_on()}."
-        ) from error
+        raise UserError(f"Another process of this run has ended, so this one ends too ({reason}).") from error
 
 
 class _InHalf(DDPStrategy):

@@ -223,14 +223,14 @@ class Stopping(Callback):
         if module.unread is not None:
             if self.saving.saved != module.step:
                 self.saving.save_now(trainer, module, pending=False)
-            raise UserError(f"{str(module.unread).removesuffix('.')}{self.folder.to_go_on()}.")
+            raise module.unread
         if module.bad:
             self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
         if module.bad_in_a_row >= self.max_bad_steps:
             self.saving.save_now(trainer, module)
             raise UserError(
                 f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because {module.bad}; "
-                f"give a lower learning_rate, gradient_clip_val=1, or precision=32{self.folder.to_go_on()}."
+                f"give a lower learning_rate, gradient_clip_val=1, or precision=32."
             )
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:

@@ -35,8 +35,8 @@ from .signals import StopSignals
 from .tasks import reading_task
 
 # Lightning's own notices (devices, tips, "Trainer.fit stopped") say less than the screen that summary.py prints.
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Ready(NamedTuple):
@@ -86,13 +86,14 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     module.loaders = Loaders(resolved, data, trainer, folder)
     final = Final(trainer, module, folder, blind)
     try:
-        together = machine.together(settings.machine.processes, folder.to_go_on)
-        with together, StopSignals(speaks=folder.speaks) as module.signals:
+        with machine.together(settings.machine.processes), StopSignals(speaks=folder.speaks) as module.signals:
             results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.to_go_on()}", stop.status) from None
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}{folder.to_go_on()}.") from error
     finally:
         folder.close()
     return folder

@@ -6,6 +6,10 @@ import ast
 import csv
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import OFFLINE, ROOT
 from renaissance.checkpoint import read
 from renaissance.cli import main
 
@@ -69,6 +74,14 @@ def write_coco_vg(folder: Path, files: dict[str, int] = COCO_VG) -> Path:
     for name, pictures in files.items():
         write_pairs(folder / name, pictures)
     return folder
+
+
+def damage_picture(path: Path) -> bytes:
+    """Overwrites some of the pixels of one picture of an arrow file; returns the file as it was."""
+    sound = path.read_bytes()
+    start = sound.index(b"\x89PNG", len(sound) // 2) + 60
+    path.write_bytes(sound[:start] + bytes(40) + sound[start + 40 :])
+    return sound
 
 
 def values_of(*words: str) -> dict[str, Any]:
@@ -147,3 +160,31 @@ def curve(folder: Path, metric: str) -> list[float]:
 def results(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     """The content of results.json."""
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torchrun(work: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
+    """A command in two processes that torchrun starts."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(ROOT / "run.py"),
+            "with",
+            *words,
+        ],
+        cwd=work,
+        env=os.environ | {"PYTHONPATH": str(OFFLINE)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

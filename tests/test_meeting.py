@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -27,17 +26,11 @@ WORDS = ("task_mlm_itm", *SMALL, "batch_size=8", "max_steps=2", "val_check_inter
          "accelerator=cpu")  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Makes this process the one of a machine, of two that plain python starts."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("MASTER_PORT", str(small_run.free_port()))
     yield lambda rank: monkeypatch.setenv("NODE_RANK", str(rank))
     meeting._KEPT.clear()
 
@@ -175,26 +168,6 @@ def server(hub_cache: Path) -> Iterator[tuple[str, Counter[str]]]:
     server.server_close()
 
 
-def torchrun(work: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            str(ROOT / "run.py"),
-            "with",
-            *words,
-        ],
-        cwd=work,
-        env=os.environ | {"PYTHONPATH": str(OFFLINE)} | variables,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.slow
 def test_only_the_first_process_asks_the_hub(server, tmp_path: Path, run_cli):
     address, asked = server
@@ -205,7 +178,7 @@ def test_only_the_first_process_asks_the_hub(server, tmp_path: Path, run_cli):
     alone = Counter(asked)
     assert sum(request.startswith("GET") and "safetensors" in request for request in alone) == 2
     asked.clear()
-    both = torchrun(tmp_path, *WORDS, "exp_name=both", **hub, HF_HOME=str(tmp_path / "two"))
+    both = small_run.torchrun(tmp_path, *WORDS, "exp_name=both", **hub, HF_HOME=str(tmp_path / "two"))
     assert both.returncode == 0, both.stderr
     assert asked == alone
     one, two = (tmp_path / "result" / name / "version_0" for name in ("alone", "both"))
@@ -215,7 +188,7 @@ def test_only_the_first_process_asks_the_hub(server, tmp_path: Path, run_cli):
 @pytest.mark.slow
 def test_a_refusal_is_said_once(tmp_path: Path, hub_cache: Path):
     for words in ((*WORDS, "data_root=nowhere"), (*WORDS, "learning_rate=-1"), (*WORDS, "no_such_setting=1")):
-        done = torchrun(tmp_path, *words)
+        done = small_run.torchrun(tmp_path, *words)
         assert done.returncode != 0 and done.stderr.count("error: ") == 1, done.stderr
         assert "renaissance/" not in done.stderr.split("error: ", 1)[1] and not (tmp_path / "result").exists()
 
@@ -225,7 +198,7 @@ def test_two_machines_that_plain_python_starts_train_together(tmp_path: Path, hu
     """The second is there first, and waits; both go on from what the first finds."""
     small_run.write_coco_vg(tmp_path / "data" / "arrow")
     for steps, said in ((2, "it starts"), (4, "goes on with")):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(OFFLINE)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(small_run.free_port()), "PYTHONPATH": str(OFFLINE)}
         machines = []
         for rank in (1, 0):
             words = (*WORDS, "num_nodes=2", f"max_steps={steps}", "resume_from=auto")

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import small_run
 from conftest import OFFLINE, ROOT
+from renaissance.atomic import Held
 from renaissance.checkpoint import read
 from small_run import SMALL
 
@@ -34,9 +36,12 @@ def children(process: int) -> list[int]:
     return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def started(work: Path, *words: str) -> subprocess.Popen:
+def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
+    """A run, with a line of Python before it: the processes that it starts get the same command, and so the same line."""
+    program = work / "patched.py"
+    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\nimport run\nsys.exit(run.main())\n")
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), "with", *words],
+        [sys.executable, str(program), "with", *words],
         cwd=work,
         env=os.environ | {"PYTHONPATH": str(OFFLINE)},
         stdin=subprocess.DEVNULL,
@@ -58,7 +63,7 @@ def test_a_process_that_dies_ends_the_others_within_a_minute(rank: int, work: Pa
     run = started(work, *WORDS, "max_steps=1000")
     last = work / "result" / "mlm_itm" / "version_0" / "checkpoints" / "last.ckpt"
     until(lambda: last.exists() or run.poll() is not None, 120)
-    (other,) = [number for number in children(run.pid) if b"run.py" in Path(f"/proc/{number}/cmdline").read_bytes()]
+    (other,) = [number for number in children(run.pid) if b"patched.py" in Path(f"/proc/{number}/cmdline").read_bytes()]
     os.kill(run.pid if rank == 0 else other, signal.SIGKILL)
     began = time.monotonic()
     said, _ = run.communicate(timeout=60)  # ends when the last process has closed it
@@ -72,9 +77,7 @@ def test_what_one_process_cannot_read_ends_both(work: Path):
     said, _ = whole.communicate(timeout=120)
     assert whole.returncode == 0, said
     path = work / "data" / "arrow" / "vg.arrow"
-    sound = path.read_bytes()
-    start = sound.index(b"\x89PNG", len(sound) // 2) + 60
-    path.write_bytes(sound[:start] + bytes(40) + sound[start + 40 :])
+    sound = small_run.damage_picture(path)
     run = started(work, *WORDS, "max_steps=6", "resume_from=auto")
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 1 and re.search(r"vg\.arrow row \d+", said) and "Traceback" not in said, said
@@ -84,3 +87,84 @@ def test_what_one_process_cannot_read_ends_both(work: Path):
     assert run.returncode == 0 and "resume_from=auto: goes on with" in said, said
     one, two = (work / "result" / name / "version_0" for name in ("whole", "mlm_itm"))
     assert small_run.rows(one) == small_run.rows(two)
+
+
+SLOW_SAVES = """
+import time
+from renaissance import checkpoint
+plain = checkpoint.save
+checkpoint.save = lambda *args: (time.sleep(8), plain(*args))
+"""
+
+
+def test_a_save_that_takes_long_is_waited_for(work: Path):
+    """Lightning ends the first process some seconds after another has ended; that is behind the save that rescues the run."""
+    small_run.damage_picture(work / "data" / "arrow" / "vg.arrow")
+    words = (*WORDS, "max_steps=6", "save_every_steps=1000")
+    run = started(work, *words, patch=SLOW_SAVES)
+    said, _ = run.communicate(timeout=200)
+    assert (
+        run.returncode == 1
+        and re.search(r"vg\.arrow row \d+", said)
+        and "resume_from=" in said
+        and "Traceback" not in said
+    ), said
+    assert read(work / "result" / "mlm_itm" / "version_0" / "checkpoints" / "last.ckpt").training["step"] > 0
+
+
+SLOW_TEST = """
+import os, time
+from renaissance.module import VisionLanguageModule
+plain = VisionLanguageModule.test_step
+def test_step(self, *args):
+    open("testing", "w").close()
+    if self.global_rank == 0:
+        time.sleep(3)
+    return plain(self, *args)
+VisionLanguageModule.test_step = test_step
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_the_evaluation_that_ends_a_run_hangs_nobody(number: signal.Signals, work: Path):
+    """Lightning's own handler of SIGTERM would broadcast from within it."""
+    words = (*(word for word in WORDS if word != "final_test=False"), "max_steps=1")
+    run = started(work, *words, patch=SLOW_TEST)
+    until(lambda: (work / "testing").exists() or run.poll() is not None, 120)
+    time.sleep(0.5)
+    run.send_signal(number)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 75 and "goes on from there with resume_from=" in said, said
+
+
+def test_machines_that_would_go_on_from_different_steps_are_refused(
+    work: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """Two machines of which each sees a log_dir of its own, started without resume_from=auto, which the first answers for all."""
+    alone = (*WORDS[:-1], "num_gpus=1", "max_steps=3")
+    for words in (alone, (*alone, "max_steps=2")):
+        run = started(work, *words)
+        assert run.communicate(timeout=120) and run.returncode == 0
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(small_run.free_port())}
+    machines = []
+    for rank in (0, 1):
+        path = work / "result" / "mlm_itm" / f"version_{rank}" / "checkpoints" / "last.ckpt"
+        words = (f"resume_from={path}", "num_nodes=2", "max_steps=6", "per_gpu_batchsize=4")
+        with mock.patch.dict(os.environ, place | {"NODE_RANK": str(rank)}):
+            machines.append(started(work, *words))
+    said = [machine.communicate(timeout=120)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [1, 1], said
+    assert "would go on from different steps (3 by process 0, 2 by process 1): log_dir must lie on a disk" in said[0]
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_folder_that_another_run_holds_ends_all_processes(work: Path):
+    run = started(work, *WORDS, "max_steps=3")
+    assert run.communicate(timeout=120) and run.returncode == 0
+    folder = work / "result" / "mlm_itm" / "version_0"
+    held = Held(folder)
+    began = time.monotonic()
+    by = small_run.torchrun(work, *WORDS[:-1], f"resume_from={folder}/checkpoints/last.ckpt", "max_steps=6")
+    held.release()
+    assert by.returncode != 0 and by.stderr.count("error: ") == 1 and "Another process is training in" in by.stderr
+    assert time.monotonic() - began < 60

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import small_run
 from conftest import ROOT
 from renaissance import saving
+from renaissance import train as train_room
 from renaissance.checkpoint import read
 from renaissance.module import VisionLanguageModule
 from small_run import SMALL, command, equal_state, train
@@ -255,3 +257,78 @@ def test_two_runs_never_train_in_one_folder(work: Path, monkeypatch, capsys):
         other.kill()  # and a killed one holds it no more
     assert train(capsys, *AUTO) == run
     assert not (run / ".lock").exists()
+
+
+def test_what_goes_on_from_an_older_checkpoint_gets_a_folder_of_its_own(work: Path, monkeypatch, capsys):
+    """And the run that was further stays as it is; the same command goes on with whichever was written last."""
+    whole = stopped_at(5, capsys, monkeypatch, *WORDS, "save_every_steps=1", "keep_last=3", "resume_from=auto")
+    before = {path.name: path.read_bytes() for path in (whole / "checkpoints").iterdir()}
+    older = train(capsys, f"resume_from={whole}/checkpoints/step_000000003.ckpt", "max_steps=6")
+    assert older.name == "version_1" and (older / "checkpoints" / "best.ckpt").exists()
+    said = (older / "log.txt").read_text()
+    assert re.search(
+        r"version_0 has been at step 5; what goes on from \S+step_000000003.ckpt gets a folder of its own", said
+    )
+    assert before == {path.name: path.read_bytes() for path in (whole / "checkpoints").iterdir()}
+    assert [row["step"] for row in small_run.rows(older)][0] == "4"
+
+
+def test_damaged_checkpoints_are_set_aside_where_a_run_goes_on(work: Path, monkeypatch, capsys):
+    """They count neither as the newest that are kept nor as the best; nothing of a killed save stays."""
+    words = (*AUTO, "save_every_steps=1", "keep_last=2", "val_check_interval=2")
+    whole = train(capsys, *(word for word in words if word != "resume_from=auto"), "exp_name=whole")
+    run = stopped_at(5, capsys, monkeypatch, *words)
+    emptied(run / "checkpoints" / "step_000000005.ckpt")
+    (run / "checkpoints" / ".step_000000009.ckpt.tmp").write_bytes(bytes(100))
+    train(capsys, *words)
+    assert "last.ckpt cannot be read" in (run / "log.txt").read_text()
+    small_run.same_run(whole, run)
+    assert names(run) == [
+        *names(whole)[:2],
+        "step_000000005.ckpt",
+        "step_000000005.ckpt.damaged",
+        "step_000000006.ckpt",
+    ]
+
+
+def test_a_run_that_has_gone_on_meanwhile_is_not_rolled_back(work: Path, monkeypatch, capsys):
+    """A second submission has read its checkpoint; before it has the folder, the first one saves once more, and ends."""
+    run = stopped_at(3, capsys, monkeypatch, *AUTO)
+    last = run / "checkpoints" / "last.ckpt"
+    build = train_room.build
+
+    def slowly(*args: object) -> object:
+        shutil.copyfile(last, last.with_name("step_000000004.ckpt"))
+        return build(*args)
+
+    monkeypatch.setattr(train_room, "build", slowly)
+    before = small_run.rows(run)
+    assert "has gone on to step 4 since this command has read" in command(capsys, *AUTO).sentence()
+    assert small_run.rows(run) == before and not (run / "results.json").exists()
+
+
+def test_the_state_of_a_scaler_of_gradients_is_kept(work: Path, monkeypatch, capsys):
+    """It exists on GPUs only; here one of torch's own stands in."""
+    scalers = []
+
+    def scaler(trainer: object) -> torch.amp.GradScaler:
+        if not scalers or scalers[-1][0] is not trainer:
+            scalers.append((trainer, torch.amp.GradScaler("cpu", init_scale=1024.0 if not scalers else 2.0)))
+        return scalers[-1][1]
+
+    monkeypatch.setattr(saving, "_scaler", scaler)
+    run = stopped_at(2, capsys, monkeypatch, *AUTO)
+    assert read(run / "checkpoints" / "last.ckpt").training["scaler"]["scale"] == 1024.0
+    train(capsys, *AUTO)
+    assert scalers[-1][1].get_scale() == 1024.0 and len(scalers) > 1
+
+
+def test_a_picture_of_the_validation_that_cannot_be_read_costs_nothing(work: Path, capsys):
+    path = work / "data" / "arrow" / small_run.COCO.format("val")
+    sound = small_run.damage_picture(path)
+    ended = command(capsys, *WORDS, "max_steps=3", "val_check_interval=3")
+    assert ended.code == 1 and re.search(r"val\.arrow row \d+", ended.err)
+    last = Path(re.search(r"resume_from=(\S+last\.ckpt)", ended.err)[1])
+    assert read(last).training["step"] == 3 and read(last).training["pending"]
+    path.write_bytes(sound)
+    small_run.same_run(train(capsys, *WORDS, "max_steps=3", "exp_name=whole"), train(capsys, f"resume_from={last}"))

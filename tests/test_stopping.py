@@ -206,9 +206,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_where_it_stands(work: Path, 
     """With the file and row of it; once they are mended, the run goes on as if nothing had been."""
     whole = small_run.train(capsys, *WORDS)
     path = work / "data" / "arrow" / "vg.arrow"
-    sound = path.read_bytes()
-    start = sound.index(b"\x89PNG", len(sound) // 2) + 60  # of the pixels of one picture
-    path.write_bytes(sound[:start] + bytes(40) + sound[start + 40 :])
+    sound = small_run.damage_picture(path)
     ended = command(capsys, *WORDS)
     assert ended.code == 1 and "Traceback" not in ended.err, ended.err
     sentence = ended.err.strip().splitlines()[-1]
