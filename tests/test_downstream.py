@@ -61,7 +61,11 @@ def same(one: dict, two: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "task", ["vqa", *(pytest.param(task, marks=pytest.mark.slow) for task in ("nlvr2", "ref", "irtr", "glue"))]
+    "task",
+    [
+        "vqa",
+        *(pytest.param(task, marks=pytest.mark.slow) for task in ("nlvr2", "snli", "ref", "irtr", "images", "glue")),
+    ],
 )
 def test_two_processes_evaluate_like_one(task: str, folder: Path, capsys, tmp_path: Path, run_cli):
     """Odd sizes, so that one process has a batch more, or a shorter one; by file and number, hidden splits too."""

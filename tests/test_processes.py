@@ -18,7 +18,9 @@ import small_run
 from conftest import OFFLINE, ROOT
 from renaissance.atomic import Held
 from renaissance.checkpoint import read
-from small_run import SMALL
+from small_run import NO_DROPOUT, SMALL
+from small_tasks import TASKS
+from small_tasks import words as small_words
 
 pytestmark = pytest.mark.slow
 
@@ -168,3 +170,91 @@ def test_a_folder_that_another_run_holds_ends_all_processes(work: Path):
     held.release()
     assert by.returncode != 0 and by.stderr.count("error: ") == 1 and "Another process is training in" in by.stderr
     assert time.monotonic() - began < 60
+
+
+def test_a_run_goes_on_with_another_number_of_processes(work: Path):
+    """The same samples, masks and pictures: without dropout the same curve."""
+    words = (*(word for word in WORDS if not word.startswith("num_gpus")), *NO_DROPOUT, "negative_group=2")
+    alone = started(work, *words, "max_steps=6", "keep_last=6")
+    said, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 0, said
+    path = work / "result" / "mlm_itm" / "version_0" / "checkpoints" / "step_000000003.ckpt"
+    both = started(work, f"resume_from={path}", "num_gpus=2")
+    said, _ = both.communicate(timeout=120)
+    assert both.returncode == 0, said
+    one, two = (work / "result" / "mlm_itm" / f"version_{number}" for number in (0, 1))
+    for metric in ("mlm/train/loss", "itm/train/loss"):
+        assert small_run.curve(two, metric) == pytest.approx(small_run.curve(one, metric)[3:], abs=1e-4)
+
+
+GRADIENTS = """
+import os
+from renaissance.module import VisionLanguageModule
+plain = VisionLanguageModule._not_finite
+def behind_the_backward_pass(self, *args):
+    lacking = [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]
+    os.write(1, f"step {self.step} of process {self.global_rank}: without a gradient {lacking}\\n".encode())  # in one piece
+    return plain(self, *args)
+VisionLanguageModule._not_finite = behind_the_backward_pass
+"""
+PRETRAINING = ("task_mlm_itm", *SMALL, "loss_names={'mlm': 1, 'itm': 1, 'itc': 1}", "val_check_interval=1000")
+KINDS = [
+    ("pretraining", "two-tower"),
+    *((task, "two-tower") for task in TASKS),
+    ("nlvr2", "one-tower"),
+    ("ref", "one-tower"),
+]
+
+
+@pytest.mark.parametrize(("task", "kind"), KINDS, ids=[f"{task}-{kind}" for task, kind in KINDS])
+def test_every_trainable_parameter_gets_a_gradient_on_both_processes(task: str, kind: str, work: Path):
+    """What no task reads is frozen, so DDP looks for nothing; it would refuse a second step where something had none."""
+    words = PRETRAINING if task == "pretraining" else small_words(task, work, kind, work / "result")
+    words = [word for word in words if not word.startswith("max_steps")]
+    run = started(work, *words, "max_steps=2", "final_test=False", "accelerator=cpu", "num_gpus=2", patch=GRADIENTS)
+    said, _ = run.communicate(timeout=200)
+    assert run.returncode == 0, said
+    lines = re.findall(r"step (\d) of process (\d): without a gradient (.*)", said)
+    assert sorted(lines) == [(str(step), str(rank), "[]") for step in (0, 1) for rank in (0, 1)], said
+
+
+def curve_of(work: Path, name: str) -> list[float]:
+    return small_run.curve(work / "result" / name / "version_0", "mlm/train/loss")
+
+
+def test_a_strategy_changes_what_it_says_and_nothing_else(work: Path):
+    """zero1: bit for bit as ddp, half the optimizer's state on each, checkpoints that either goes on from; ddp_bf16: nearly."""
+    words = (*WORDS, "max_steps=4", "keep_last=4")
+    for name in ("ddp", "ddp_bf16", "zero1"):
+        run = started(work, *words, f"exp_name={name}", f"strategy={name}", patch=STATE)
+        said, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+        numbers = [int(number) for number in re.findall(r"optimizer state: (\d+)", said)]
+        assert len(numbers) == 2
+        if name == "ddp":
+            whole = numbers[0]
+            assert numbers == [whole, whole]
+        elif name == "zero1":
+            assert sum(numbers) == whole and max(numbers) < 0.7 * whole
+    ddp, half, zero = (work / "result" / name / "version_0" for name in ("ddp", "ddp_bf16", "zero1"))
+    small_run.same_training(ddp, zero)
+    assert curve_of(work, "ddp_bf16") == pytest.approx(curve_of(work, "ddp"), abs=0.02)
+    assert curve_of(work, "ddp_bf16") != curve_of(work, "ddp")
+    run = started(work, f"resume_from={zero}/checkpoints/step_000000002.ckpt", "strategy=ddp")
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    small_run.same_training(ddp, zero.with_name("version_1"), rows_from=2)
+
+
+# Prints how many numbers of optimizer state a process holds when its training ends.
+STATE = """
+import os
+from renaissance.saving import Saving
+plain = Saving.on_train_end
+def on_train_end(self, trainer, module):
+    inner = getattr(trainer.optimizers[0], "optim", trainer.optimizers[0])
+    numbers = sum(v.numel() for s in inner.state.values() for v in s.values() if v.ndim)
+    os.write(1, f"optimizer state: {numbers}\\n".encode())
+    plain(self, trainer, module)
+Saving.on_train_end = on_train_end
+"""
