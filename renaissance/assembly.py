@@ -152,7 +152,9 @@ def _refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
 
 def _stored_config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
     """A tower's configuration as the checkpoint has it, with the dropout that the command gives."""
-    config = backbones.config_from_dict(stored.towers[key])
+    config = backbones.config_from_dict(
+        stored.towers[key], allow_download=draft["allow_download"], trust_remote_code=draft["trust_remote_code"]
+    )
     if draft.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
         return config
     return backbones.override_dimensions(config, drop_rate=draft.tower(key).drop_rate)
@@ -180,7 +182,9 @@ def _refuse_longer_texts(draft: Draft, stored: Stored, notes: list[str]) -> None
 def _tower_config(draft: Draft, key: str, download: bool) -> PreTrainedConfig:
     """The configuration of one tower, with the sizes that its settings give; answers for those they leave open."""
     tower, prefix = draft.tower(key), TOWER_KEYS[key][0]
-    config = backbones.read_config(tower.name, modality=MODALITY[key], allow_download=download)
+    config = backbones.read_config(
+        tower.name, modality=MODALITY[key], allow_download=download, trust_remote_code=draft["trust_remote_code"]
+    )
     backbones.check_modality(config, tower.name, key)
     sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
     try:

@@ -39,7 +39,7 @@ EVALUATION_KEYS = frozenset(
 )
 AUTO = "auto"  # resume_from: the newest run of the same command
 # How a command starts, which no checkpoint answers.
-START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run"])
+START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code"])
 # What a resumed run may be told anew; everything else must be as it was.
 RESUMABLE = (
     START_KEYS

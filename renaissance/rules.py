@@ -155,6 +155,7 @@ CHECKS: dict[str, Check] = {
     "save_every_steps": whole(1, optional=True),
     "save_every_minutes": number(0.01, optional=True),
     "keep_last": whole(1),
+    "trust_remote_code": flag(),
     "allow_download": flag(),
     "ref_dataset": choice("refcoco", "refcoco+", "refcocog", "refcocog_google", optional=True),
     "datasets": Check("a list of data set names, such as ['coco','vg']", _names, convert=list),

@@ -214,6 +214,12 @@ def asked_locally(trial: Trial) -> set[bool]:
     return {call.kwargs["local_files_only"] for call in ask.call_args_list}
 
 
+def looks_for_code(trial: Trial) -> bool:
+    with mock.patch.object(backbones.hub, "brings_code", return_value=False) as looks:
+        assert trial.resolved
+    return looks.called
+
+
 def results(trial: Trial) -> set[str]:
     return set(json.loads((trial.folder / "results.json").read_text(encoding="utf-8")))
 
@@ -292,6 +298,7 @@ CHANGES: dict[str, Change] = {
     "save_every_steps": Change(1, saved_steps, 3, {"max_steps": 3, "final_test": False, "keep_last": 9}),
     "save_every_minutes": Change(1e-2, lambda t: t.settings.run.save_every_minutes, 1e-2),
     "keep_last": Change(1, saved_steps, 1, {"max_steps": 3, "final_test": False, "save_every_steps": 1}),
+    "trust_remote_code": Change(True, looks_for_code, True),
     "allow_download": Change(False, asked_locally, {True}),
     "ref_dataset": Change("refcoco", lambda t: t.draft["datasets"], ["refcoco"]),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.samples["train"].describe()], ["vg.arrow"]),
@@ -460,7 +467,7 @@ def stored(folder: Path) -> None:
 
 BASES: dict[str, Trial] = {}
 # Their effect is seen while a trial is carried on, or changes it.
-LOOKED_AT_ONCE = ("allow_download", "float32_matmul_precision", "gradient_clip_val")
+LOOKED_AT_ONCE = ("allow_download", "trust_remote_code", "float32_matmul_precision", "gradient_clip_val")
 
 
 def untouched(base: dict[str, Any]) -> Trial:

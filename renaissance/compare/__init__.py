@@ -30,6 +30,7 @@ _NOISE = (
     "num_workers",
     "resume_from",
     "allow_download",
+    "trust_remote_code",
     "blind_run",
 )
 

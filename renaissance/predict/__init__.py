@@ -38,6 +38,7 @@ class Loaded:
     Args:
         path: of a checkpoint that this program wrote.
         device: where it computes.
+        trust_remote_code: runs the code that an encoder of the checkpoint brought, which nobody else can say.
 
     Attributes:
         model: in eval mode. heads: by task. tokenizer. settings: of the run that trained it.
@@ -46,9 +47,10 @@ class Loaded:
         UserError: no such file, or not a checkpoint.
     """
 
-    def __init__(self, path: str | os.PathLike, device: str | torch.device = "cpu"):
+    def __init__(self, path: str | os.PathLike, device: str | torch.device = "cpu", *, trust_remote_code: bool = False):
         stored = checkpoint.read(path)
         values = {**defaults_of(config.ex), **stored.settings, "load_path": str(path), "resume_from": None}
+        values["trust_remote_code"] = trust_remote_code  # whatever the checkpoint says
         resolved = resolve(Draft({key: values[key] for key in defaults_of(config.ex)}, {}), stored, reads_data=False)
         built = build(resolved, pretrained=False)
         checkpoint.load_weights(built.model, built.heads, stored, str(path))
@@ -166,9 +168,9 @@ class Loaded:
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
 
 
-def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Loaded:
+def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trust_remote_code: bool = False) -> Loaded:
     """A trained model out of its checkpoint; see `Loaded`."""
-    return Loaded(path, device)
+    return Loaded(path, device, trust_remote_code=trust_remote_code)
 
 
 def _name(image: Picture) -> str:

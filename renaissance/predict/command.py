@@ -17,6 +17,7 @@ def defaults():
     load_path = None  # checkpoint of the model
     image = None  # file of a picture; None = fill the masks of the text without one
     text = None  # a caption, a question, or a text with [MASK] in the place of words
+    trust_remote_code = False  # True: runs the code that an encoder of the checkpoint brought
     top = 5  # how many answers, and how many words for each mask
 
 
@@ -32,9 +33,12 @@ def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     top, image, text = values["top"], values["image"], values["text"]
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise UserError(f"top={top!r} is not allowed: give a whole number of at least 1.")
+    trusted = values["trust_remote_code"]
+    if not isinstance(trusted, bool):
+        raise UserError(f"trust_remote_code={trusted!r} is not allowed: give True or False.")
     from renaissance.predict import load
 
-    model = load(values["load_path"])
+    model = load(values["load_path"], trust_remote_code=trusted)
     lines = []
     if image is not None and {"itm", "irtr"} & set(model.heads):
         lines.append(f"the text belongs to the picture: {model.score(image, text):.3f}")

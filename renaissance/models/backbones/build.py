@@ -69,7 +69,7 @@ def build_model(
         new.image_size = like(new.image_size, image_size)
     if vocab_size is not None and weights is None:
         set_vocabulary(new, family, max(vocab_size, vocabulary_of(new, family)))
-    model_class = class_of(family)
+    model_class = class_of(family, config)
     attention = attention if attention == "eager" or getattr(model_class, "_supports_sdpa", False) else "eager"
     unused: tuple[str, ...] = ()
     if weights is None:

@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from renaissance.errors import UserError
 
+from . import remote
 from .families import DUAL, FAMILIES, IMAGE, REFUSED, TEXT, Family, Stack
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def family_of(config: PreTrainedConfig, name: str | None = None) -> Family:
         UserError: the family cannot serve; the sentence gives the reason and families that can.
     """
     kind = config.model_type
+    if (row := remote.row_of(config)) is not None:
+        return row
     if kind in FAMILIES:
         return FAMILIES[kind]
     what = f"{name} (model type {kind})" if name else f"A model of type {kind}"
@@ -120,12 +123,18 @@ def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
     return family
 
 
-def class_of(family: Family) -> type[PreTrainedModel]:
-    """The transformers class of a row.
+def class_of(family: Family, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a row's model.
 
     Raises:
         UserError: the installed transformers does not have it.
     """
+    if remote.row_of(config) is not None:
+        return remote.class_of_code(config)
+    return _class_of_transformers(family)
+
+
+def _class_of_transformers(family: Family) -> type[PreTrainedModel]:
     model_class = getattr(transformers, family.model, None)
     if model_class is None:
         raise UserError(f"transformers {transformers.__version__} has no {family.model}: install a newer version.")
@@ -248,19 +257,26 @@ def like(old: Any, value: int) -> int | list[int]:
     return [value] * len(old) if isinstance(old, list | tuple) else value
 
 
-def config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
-    """Rebuilds a tower's configuration from `config.to_dict()`, as a checkpoint holds it; asks nobody.
+def config_from_dict(
+    values: dict[str, Any], *, allow_download: bool = True, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """Rebuilds a tower's configuration from `config.to_dict()`, as a checkpoint holds it; asks nobody but for code.
+
+    Args:
+        allow_download, trust_remote_code: see `hub.read_config`; of a model of code of its own.
 
     Raises:
-        UserError: the installed transformers does not have this family.
+        UserError: the installed transformers does not have this family, or its code is not trusted.
     """
+    if values.get("remote_code"):
+        return remote.stored_config(values, trusted=trust_remote_code, allow_download=allow_download)
     family = FAMILIES.get(values.get("model_type", ""))
     if family is None:
         raise UserError(
             f"The checkpoint holds a model of type {values.get('model_type')!r}, which this version does "
             "not know: load it with the version that wrote it."
         )
-    return class_of(family).config_class.from_dict(copy.deepcopy(values))
+    return _class_of_transformers(family).config_class.from_dict(copy.deepcopy(values))
 
 
 def width_of(config: PreTrainedConfig, family: Family) -> int:

@@ -1,7 +1,8 @@
 """Reads what a Hugging Face id or a local folder holds: configuration, picture preparation, weights.
 
 Everything that may touch the network is in this file. `HF_HUB_OFFLINE=1`, or `allow_download=False`, keeps it to the
-cache; code that comes with a model is never run; weights are read as safetensors, or as `.bin` with `weights_only`.
+cache; code that comes with a model is run only through `remote.py`; weights are read as safetensors, or as `.bin` with
+`weights_only`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from transformers.utils import logging as hf_logging
 from renaissance.errors import UserError
 
 from .facts import half_of
+from .family import TEXT
+from .remote import brings_code, mark, place, trusted_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,22 +39,29 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def read_config(name: str, *, modality: str | None = None, allow_download: bool = True) -> PreTrainedConfig:
+def read_config(
+    name: str, *, modality: str | None = None, allow_download: bool = True, trust_remote_code: bool = False
+) -> PreTrainedConfig:
     """Reads the configuration of a tower.
 
     Args:
-        name: a Hub id (`facebook/dino-vits16`, `timm/...` where timm is installed) or a local folder.
+        name: a Hub id (`facebook/dino-vits16`, `timm/...` where timm is installed), `id@revision`, or a local folder.
         modality: which half of a text-and-image model (CLIP, SigLIP ...) is wanted: "text" or "image"; None takes the
             image half, the one that a one-tower model can be made of.
         allow_download: False reads only local folders and the cache.
+        trust_remote_code: runs the code that the model brings, if any; see `remote.py`.
 
     Raises:
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
     """
+    where = place(name)
+    options = {"revision": where.revision, "local_files_only": not allow_download}
     with quiet(), explained(name, allow_download):
-        config = transformers.AutoConfig.from_pretrained(
-            name, local_files_only=not allow_download, trust_remote_code=False
-        )
+        if trust_remote_code:
+            values, _ = transformers.PreTrainedConfig.get_config_dict(where.name, **options)
+            if brings_code(values):
+                return mark(trusted_config(name, values, allow_download=allow_download), name, modality or TEXT)
+        config = transformers.AutoConfig.from_pretrained(where.name, trust_remote_code=False, **options)
     return half_of(config, name, modality)
 
 
@@ -65,8 +75,9 @@ def read_image_processor(name: str, *, allow_download: bool = True) -> dict[str,
     for file in IMAGE_PROCESSOR_FILES:
         with quiet(), explained(name, allow_download):
             path = cached_file(
-                name,
+                place(name).name,
                 file,
+                revision=place(name).revision,
                 local_files_only=not allow_download,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
@@ -98,7 +109,8 @@ def read_weights(
     """
     with quiet(), explained(name, allow_download):
         return model_class.from_pretrained(
-            name,
+            place(name).name,
+            revision=place(name).revision or "main",
             config=config,
             dtype="float32",
             attn_implementation=attention,
@@ -128,6 +140,14 @@ def explained(name: str, allow_download: bool) -> Iterator[None]:
 
 def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
     chain = _chain(error)
+    if "custom code" in str(error):
+        pin = (
+            ""
+            if Path(name).is_dir()
+            else f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
+        )
+        asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
+        return f"{name} brings code of its own, {asked}{pin}."
     if Path(name).is_dir():
         files = ", ".join(sorted(path.name for path in Path(name).iterdir())[:12]) or "nothing"
         return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {_first_line(error)}"

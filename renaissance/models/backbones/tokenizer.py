@@ -11,6 +11,7 @@ import transformers
 from renaissance.errors import UserError
 
 from .hub import explained, quiet
+from .remote import place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +30,11 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     """
     with quiet(), explained(name, allow_download):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, use_fast=True, local_files_only=not allow_download, trust_remote_code=False
+            place(name).name,
+            revision=place(name).revision or "main",
+            use_fast=True,
+            local_files_only=not allow_download,
+            trust_remote_code=False,
         )
     if not tokenizer.is_fast:
         raise UserError(
