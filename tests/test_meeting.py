@@ -219,3 +219,33 @@ def test_two_machines_that_plain_python_starts_train_together(tmp_path: Path, hu
     (run,) = (tmp_path / "result" / "mlm_itm").iterdir()
     assert len(small_run.curve(run, "mlm/train/loss")) == 4
     assert json.loads((run / "settings.json").read_text())["settings"]["num_nodes"] == 2
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_machines_by_its_script(tmp_path: Path, hub_cache: Path):
+    """Two agents of torchrun on one machine, as the README has it; the command is given twice, and goes on."""
+    data_root = small_run.write_coco_vg(tmp_path / "data")
+    bin_folder = Path(sys.executable).parent
+    for steps in (2, 4):
+        variables = {
+            "NNODES": "2",
+            "RDZV_ENDPOINT": f"127.0.0.1:{small_run.free_port()}",
+            "VIRTUAL_ENV": str(bin_folder.parent),
+        }
+        variables |= {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(OFFLINE)}
+        words = (*WORDS, f"data_root={data_root}", f"log_dir={tmp_path / 'result'}", f"max_steps={steps}")
+        agents = [
+            subprocess.Popen(
+                ["bash", str(ROOT / "scripts" / "torchrun.sh"), "1", *words],
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        said = [agent.communicate(timeout=200)[0] for agent in agents]
+        assert [agent.returncode for agent in agents] == [0, 0], "".join(said)
+        assert "".join(said).count("run folder: ") == 1
+    (run,) = (tmp_path / "result" / "mlm_itm").iterdir()
+    assert len(small_run.curve(run, "mlm/train/loss")) == 4
