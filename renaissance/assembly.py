@@ -229,7 +229,7 @@ def _from_models(
     tokenizer, lines = backbones.load_tokenizer(draft["tokenizer"], allow_download=download)
     notes += lines
     if own and draft["tokenizer"] != text_name:
-        _same_vocabulary(draft, tokenizer, text_name, download)
+        _same_vocabulary(draft, tokenizer, text_name, download, notes)
     draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": len(tokenizer)}, free=())
     return tokenizer, image
 
@@ -266,8 +266,14 @@ def _text_is_random(draft: Draft) -> bool:
     return draft.tower(key).random_init or draft.tower(key).manual
 
 
-def _same_vocabulary(draft: Draft, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool) -> None:
-    own, _ = backbones.load_tokenizer(text_name, allow_download=download)
+def _same_vocabulary(
+    draft: Draft, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool, notes: list[str]
+) -> None:
+    try:
+        own, _ = backbones.load_tokenizer(text_name, allow_download=download)
+    except backbones.BringsCodeError:
+        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which is code of its own")
+        return
     if own.get_vocab() != tokenizer.get_vocab():
         raise SettingsError(
             [

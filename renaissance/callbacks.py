@@ -71,6 +71,8 @@ class Progress(Callback):
         self.waited, self.worked, self.done = 0.0, 0.0, 0
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        if module.unread is not None:
+            return
         self.folder.log(module.step, module.evaluated)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in module.evaluated.items() if name.count("/") == 2)
         self.folder.say(f"step {module.step}: {shown}")

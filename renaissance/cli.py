@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Stopped as stop:
         if not launched().first:
-            return 0  # the first process says it, for all
+            return stop.status if stop.alone else 0  # the first process says it, for all
         print(f"{stop}.", file=sys.stderr)
         return stop.status
     except BrokenPipeError:  # `| head` has read enough; Python would complain once more while it closes stdout

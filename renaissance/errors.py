@@ -24,11 +24,12 @@ class Stopped(BaseException):
     Args:
         message: what stopped it, and how to go on.
         status: exit status of the program.
+        alone: whether the other processes of the run know nothing of it; else the first one's status is that of the run.
     """
 
-    def __init__(self, message: str, status: int):
+    def __init__(self, message: str, status: int, *, alone: bool = False):
         super().__init__(message)
-        self.status = status
+        self.status, self.alone = status, alone
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

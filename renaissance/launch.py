@@ -7,8 +7,9 @@ of them, so what they say answers for `num_gpus` and `num_nodes`. Nothing here i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 PYTHON, TORCHRUN, SRUN = "python", "torchrun", "srun"
 _WHERE = (
@@ -89,6 +90,16 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
                 f"leave {key} out."
             )
     return launch, problems
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process; one of many without Python's tear-down, in which threads of torch's process groups may abort it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def available_cores(processes_here: int = 1) -> int:

@@ -88,13 +88,13 @@ class Loaders:
         )
         return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
 
-    def evaluation(self, split: str, *, batches: bool = True) -> StepLoader | None:
+    def evaluation(self, split: str, *, batches: bool = True, raises: bool = True) -> StepLoader | None:
         """Loads a split once; without `batches`, a single one of no samples, as every process has to evaluate one."""
         samples, size = self.data.samples[split], self.settings.data.eval_batch_size
         if samples is None:
             return None
         sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
-        return self._loader(sampler, split, size)
+        return self._loader(sampler, split, size, raises=raises)
 
     def labelled(self, split: str) -> bool:
         """Whether a split has the right answers."""

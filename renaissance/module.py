@@ -24,7 +24,7 @@ from torchmetrics import Metric
 
 from .errors import UserError
 from .evaluation import gather_rows
-from .optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from .optim import learning_rate, load_state, make_optimizer, parameter_groups, set_learning_rate
 from .settings import Settings
 from .signals import ASKING, StopSignals
 from .tasks import Downstream, Encodings
@@ -109,7 +109,7 @@ class VisionLanguageModule(LightningModule):
         return self.loaders.train(min(self.step, self.steps - 1), self.steps)
 
     def val_dataloader(self) -> Any:
-        return self.loaders.evaluation("val", batches=bool(self.by_batches)) or []
+        return self.loaders.evaluation("val", batches=bool(self.by_batches), raises=False) or []
 
     def test_dataloader(self) -> Any:
         return self.loaders.evaluation(self.split, batches=bool(self.by_batches))
@@ -131,7 +131,7 @@ class VisionLanguageModule(LightningModule):
         shared = self.settings.machine.strategy == "zero1" and self.trainer.world_size > 1
         optimizer = make_optimizer(groups, self.settings.optim, fused=fused, shared=shared)
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            load_state(optimizer, self.optimizer_state)
             self.optimizer_state = None
         return optimizer
 
@@ -176,8 +176,12 @@ class VisionLanguageModule(LightningModule):
         if self._scaled and self.settings.optim.gradient_clip_val:
             self._clip(optimizer, self._gradient_norm(optimizer))
 
-    def validation_step(self, micro_batches: list[Batch], _: int) -> None:
+    def validation_step(self, micro_batches: list[Batch] | UserError, _: int) -> None:
         """Evaluates a batch, of validation while training goes on or of any split after it."""
+        if isinstance(micro_batches, UserError):
+            self.unread = self.unread or micro_batches
+        if self.unread is not None:
+            return
         names = self.by_batches
         for batch in micro_batches if names else ():
             encodings = Encodings(self.model, batch)
@@ -193,7 +197,10 @@ class VisionLanguageModule(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Brings the evaluation of all batches and processes together."""
+        """Brings the evaluation of all batches and processes together, where each could read its own."""
+        self._agree_on_unread(float(self._summed(torch.tensor(float(self.unread is not None), device=self.device))))
+        if self.unread is not None:
+            return  # whoever listens saves, and ends the run
         values: dict[str, float] = {}
         for name, task in self.heads.items():
             found = {key: _computed(metric) for key, metric in self.metrics[name].items() if name in self.by_batches}
@@ -243,9 +250,30 @@ class VisionLanguageModule(LightningModule):
         counts, flags = self._summed(message).split([len(counts), len(flags)])
         *asked, unread, save_due = flags.tolist()
         self.stops_by, self.save_due = _first_asked(asked), save_due > 0
-        if unread and self.unread is None:
-            self.unread = UserError("Another process of this run could not read its data, as it says.")
+        self._agree_on_unread(unread)
         return dict(zip(self.heads, counts, strict=True))
+
+    def _agree_on_unread(self, processes: float) -> None:
+        if processes and self.unread is None:
+            self.unread = UserError("Another process of this run could not read its data, as it says.")
+
+    def average_statistics(self) -> None:
+        """Gives all processes the mean of their batch norms' statistics, which each has of its own samples; all have to ask.
+
+        Training does not read them. They are running means, so it makes no difference when they are averaged.
+        """
+        frozen = {module for part in self.model.frozen for module in part.modules()}
+        own = [
+            buffer
+            for module in self.model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in frozen
+            for buffer in (module.running_mean, module.running_var)
+            if buffer is not None
+        ]
+        if own and self.trainer.world_size > 1:
+            mean = self._summed(torch.cat(own)) / self.trainer.world_size
+            for buffer, part in zip(own, mean.split([len(buffer) for buffer in own]), strict=True):
+                buffer.copy_(part)
 
     def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         """The mean loss of each task over the whole batch, the same on every process."""

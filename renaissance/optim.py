@@ -80,6 +80,8 @@ def make_optimizer(
         "adam": (torch.optim.Adam, {"betas": (0.9, 0.98), "eps": 1e-8}),
         "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-8}),
     }[optim.optim_type]
+    # A shared one keeps its step counters on the CPU when it is loaded, where a fused kernel of a GPU does not find them.
+    fused = fused and not (shared and any(parameter.is_cuda for group in options for parameter in group["params"]))
     more |= {"lr": optim.learning_rate, "fused": fused}
     return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
 
@@ -89,9 +91,19 @@ def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, A
 
     Every process has to ask.
     """
+    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+        return optimizer.state_dict() if first else None
+    optimizer.consolidate_state_dict(to=0)
+    state = optimizer.state_dict() if first else None
+    optimizer._all_state_dicts = []  # of all processes, which it would keep until the next time
+    return state
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Gives an optimizer the state that `whole_state` took."""
+    optimizer.load_state_dict(state)
     if isinstance(optimizer, ZeroRedundancyOptimizer):
-        optimizer.consolidate_state_dict(to=0)
-    return optimizer.state_dict() if first else None
+        optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
 
 
 def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:

@@ -140,6 +140,12 @@ class RunFolder:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
+    def bring_rows_to_the_disk(self) -> None:
+        """So that no row of a step that is saved next is lost, even where the machine fails."""
+        if self.path is not None and (path := self.path / "metrics.csv").exists():
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                os.fsync(file.fileno())
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             if self._events is not None:
@@ -185,12 +191,17 @@ def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> Non
 
 
 def forget_after(path: Path, step: int, *, pending: bool = False) -> None:
-    """Drops the rows of metrics.csv that a run which goes on writes again.
+    """Drops the rows of metrics.csv that a run which goes on writes again, and what a machine that failed has made of the last.
 
     Args:
         step: it goes on behind this one. pending: and first validates there.
     """
+    if not path.exists():
+        return
     rows = read_rows(path)
+    if not path.read_bytes().endswith(b"\n"):
+        del rows[-1:]
+    rows = [row for row in rows if (row["step"] or "").isdecimal() and None not in [*row, *row.values()]]
     if rows:
         last = step - 1 if pending else step
         known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]

@@ -74,18 +74,23 @@ class Saving(Callback):
     ) -> None:
         if module.unread is not None or self._validated_here(module):
             return  # there was no step, or it is saved behind its validation
-        by_steps = module.step % (self.steps or self.interval) == 0 if self.steps or not self.validates else False
-        if by_steps or module.save_due:
+        every = self.steps or (None if self.validates else self.interval)
+        if (every and module.step % every == 0) or module.save_due:
             self._save(trainer, module, ["last.ckpt"])
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        """Saves before a validation that may be long, so that whatever ends the run in it costs nothing."""
-        if trainer.strategy.broadcast(self.validation > LONG):  # as the first process has it
+        """Saves before a validation that may be long, or that loads for itself: whatever ends the run in it costs nothing."""
+        module.average_statistics()
+        whole = len(module.by_batches) < len(module.heads)
+        if trainer.strategy.broadcast(whole or self.validation > LONG):  # as the first process has it
             self.save_now(trainer, module)
         self.began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.waits, self.pending = True, False
+        module.signals.waits = True
+        if module.unread is not None:
+            return
+        self.pending = False
         self.validation = time.monotonic() - self.began
         value = module.evaluated.get(SELECTING, math.nan)
         better = self.best is None or value > self.best
@@ -118,6 +123,8 @@ class Saving(Callback):
     def _save(self, trainer: Trainer, module: VisionLanguageModule, names: list[str]) -> bool:
         """Saves under these names, which all processes have to ask for; whether there was room."""
         began = time.monotonic()
+        module.average_statistics()
+        self.folder.bring_rows_to_the_disk()
         optimizer = whole_state(trainer.optimizers[0], first=trainer.is_global_zero)
         scaler = _scaler(trainer)
         training = {
@@ -212,6 +219,12 @@ class Stopping(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         module.signals.waits = self.saving.saved != module.step
+
+    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        if module.unread is not None:
+            if self.saving.saved != module.step:
+                self.saving.save_now(trainer, module)
+            raise module.unread
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int

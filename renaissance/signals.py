@@ -62,7 +62,7 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked is not None, self.asked or number
         if not self.waits or (again and number == signal.SIGINT):
-            raise Stopped(stopped(number), status_of(number))
+            raise Stopped(stopped(number), status_of(number), alone=True)
         if self.speaks and not again:
             more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one.

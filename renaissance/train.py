@@ -91,7 +91,7 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
-        raise Stopped(f"{stop}{folder.to_go_on()}", stop.status) from None
+        raise Stopped(f"{stop}{folder.to_go_on()}", stop.status, alone=stop.alone) from None
     except UserError as error:
         raise UserError(f"{str(error).removesuffix('.')}{folder.to_go_on()}.") from error
     finally:

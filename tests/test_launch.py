@@ -11,9 +11,9 @@ import pytest
 
 import small_run
 from conftest import OFFLINE, ROOT
-from renaissance import config, machine
+from renaissance import cli, config, machine, train
 from renaissance.draft import Draft, SettingsError
-from renaissance.errors import UserError
+from renaissance.errors import Stopped, UserError
 from renaissance.launch import PYTHON, SRUN, TORCHRUN, Launch, available_cores, launched, tidy
 from renaissance.presets import defaults_of
 from small_run import NO_DROPOUT, SMALL, curve
@@ -101,6 +101,21 @@ def test_a_process_that_slurm_has_given_cores_of_its_own_uses_them_all(monkeypat
     assert available_cores(4) == 8
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")  # not bound: the four tasks share what each could use
     assert available_cores(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("rank", "alone", "status"), [("0", False, 75), ("1", False, 0), ("0", True, 75), ("1", True, 75)]
+)
+def test_the_status_of_a_stopped_run_is_that_of_its_first_process(rank, alone, status, monkeypatch, capsys):
+    """Unless only another one was asked, where nobody waits for the end of a step: srun reports the largest."""
+
+    def stop(*_: object) -> None:
+        raise Stopped("stopped by SIGUSR1", 75, alone=alone)
+
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(train, "run", stop)
+    assert cli.main(["with", "task_mlm", "max_steps=1"]) == status
+    assert ("stopped by SIGUSR1" in capsys.readouterr().err) == (rank == "0")
 
 
 def test_several_machines_must_be_told_who_they_are(monkeypatch):

@@ -56,6 +56,17 @@ def test_rows_grow_new_columns_and_are_forgotten_behind_a_step(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+@pytest.mark.parametrize("rest", [bytes(64), b"3,0.1", b"3,0.125,2.", b"3\n", b"3,0.125,1,7\n"])
+def test_what_a_machine_that_failed_has_left_of_the_last_row_is_dropped(rest: bytes, tmp_path):
+    path = tmp_path / "metrics.csv"
+    append_row(path, {"step": 1, "loss": 0.5, "val": 1.5})
+    append_row(path, {"step": 2, "loss": 0.25})
+    whole = path.read_bytes()
+    path.write_bytes(whole + rest)
+    forget_after(path, 9)
+    assert path.read_bytes() == whole
+
+
 def test_points_reach_tensorboard_and_the_table(tmp_path):
     folder = RunFolder.create(str(tmp_path), "mlm")
     folder.log(10, {"mlm/train/loss": 2.0})

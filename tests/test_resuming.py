@@ -332,3 +332,18 @@ def test_a_picture_of_the_validation_that_cannot_be_read_costs_nothing(work: Pat
     assert read(last).training["step"] == 3 and read(last).training["pending"]
     path.write_bytes(sound)
     small_run.same_run(train(capsys, *WORDS, "max_steps=3", "exp_name=whole"), train(capsys, f"resume_from={last}"))
+
+
+def test_a_validation_that_cannot_read_what_the_one_before_could_costs_nothing(work: Path, monkeypatch, capsys):
+    """No save comes before it, as it does not take long."""
+    whole = train(capsys, *WORDS, "exp_name=whole")
+    path = work / "data" / "arrow" / small_run.COCO.format("val")
+    sound = []
+    with monkeypatch.context() as patch:
+        before_step(patch, lambda step: sound.append(small_run.damage_picture(path)) if step == 5 else None)
+        ended = command(capsys, *WORDS)
+    assert ended.code == 1 and "coco_caption_karpathy_val.arrow" in ended.err
+    last = Path(re.search(r"resume_from=(\S+last\.ckpt)", ended.err)[1])
+    assert read(last).training["step"] == 6 and read(last).training["pending"]
+    path.write_bytes(sound[0])
+    small_run.same_run(whole, train(capsys, f"resume_from={last}"))

@@ -328,3 +328,22 @@ def test_micro_batches_and_processes_train_as_one(precision, exact, work, run_cl
         1e-9 if precision == "64" else 1e-3
     )
     assert COCO.format("val") in (two / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_trains_as_one_that_is_not(work, run_cli):
+    """By torch's own compiler, which wants one for C++; where there is none, it says so. Evaluation is not compiled."""
+    words = ("with", "task_mlm_itm", *SMALL, *NO_DROPOUT, "max_steps=3", "val_check_interval=3", "learning_rate=1e-3",
+             "accelerator=cpu", "gradient_clip_val=1.0")  # fmt: skip
+    for more in (("exp_name=plain",), ("exp_name=compiled", "compile=True")):
+        done = run_cli(*words, *more, timeout=900)
+        assert done.code == 0, done.stderr
+    plain, compiled = (work / "result" / name / "version_0" for name in ("plain", "compiled"))
+    for metric in ("mlm/train/loss", "itm/train/loss", "mlm/val/loss"):
+        assert curve(compiled, metric) == pytest.approx(curve(plain, metric), abs=1e-4)
+    said = (compiled / "log.txt").read_text()
+    assert said.count("cannot be compiled (") == (0 if shutil.which("g++") else 3), said
+    assert (
+        read(compiled / "checkpoints" / "last.ckpt").model.keys()
+        == read(plain / "checkpoints" / "last.ckpt").model.keys()
+    )

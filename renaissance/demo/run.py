@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from renaissance.errors import UserError
+from renaissance.errors import Stopped, UserError
 from renaissance.launch import available_cores
 from renaissance.prepare.coco import make_arrow
 from renaissance.report import read_rows, table
@@ -161,6 +161,9 @@ def _in_log(work: Any, log: str, *arguments: Any) -> None:
     with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             work(*arguments)
+        except Stopped as stop:
+            print(stop, file=file)
+            sys.exit(stop.status)
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc(file=file)

@@ -50,7 +50,7 @@ class Loaded:
     def __init__(self, path: str | os.PathLike, device: str | torch.device = "cpu", *, trust_remote_code: bool = False):
         stored = checkpoint.read(path)
         values = {**defaults_of(config.ex), **stored.settings, "load_path": str(path), "resume_from": None}
-        values["trust_remote_code"] = trust_remote_code  # whatever the checkpoint says
+        values |= {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
         resolved = resolve(Draft({key: values[key] for key in defaults_of(config.ex)}, {}), stored, reads_data=False)
         built = build(resolved, pretrained=False)
         checkpoint.load_weights(built.model, built.heads, stored, str(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,6 @@ class Strange:
     """A repository in the cache whose model is of code of its own. Attributes: name; commit; ran, a file that its code writes."""
 
     def __init__(self, home: Path, scratch: Path, name: str):
-        import json
-
         from safetensors.torch import save_file
 
         self.name, self.ran, folder = name, scratch / "ran", scratch / "strange"
@@ -193,3 +193,48 @@ def test_a_revision_pins_any_model(hub_cache: Path, tmp_path: Path):
     assert not torch.equal(*outputs)
     with pytest.raises(UserError):
         backbones.read_config("someone/two-commits@" + "0" * 40)
+
+
+def test_a_checkpoints_tokenizer_runs_no_code(hub_cache: Path, work: Path, capsys, monkeypatch):
+    """transformers would ask at the terminal whether to run it."""
+    run = train(capsys, *words("google/electra-small-discriminator"))
+    sound, ran = checkpoint.read(run / "checkpoints" / "best.ckpt"), work / "ran"
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    code = f"open({str(ran)!r}, 'w')\nfrom transformers import BertTokenizerFast\nclass Evil(BertTokenizerFast): pass\n"
+    named = json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}})
+    for files, sentence in (
+        ({"evil.py": code, "tokenizer_config.json": named}, "brings 'evil.py', which is no file of a tokenizer"),
+        ({"../evil.py": code}, "brings 'evil.py', which is no file of a tokenizer"),
+    ):
+        checkpoint.save(work / "hostile.ckpt", sound._replace(tokenizer=sound.tokenizer | files))
+        with pytest.raises(UserError, match=sentence):
+            load(work / "hostile.ckpt")
+        assert sentence in command(capsys, "task_mlm", "load_path=hostile.ckpt", "max_steps=1").sentence()
+    (work / "evil.py").write_text(code)  # where Python might look for it
+    checkpoint.save(work / "hostile.ckpt", sound._replace(tokenizer=sound.tokenizer | {"tokenizer_config.json": named}))
+    command(capsys, "task_mlm", "load_path=hostile.ckpt", "max_steps=1")
+    assert not ran.exists()
+
+
+def test_a_folder_does_not_stand_in_for_a_commit(strange: Strange, work: Path, capsys):
+    shadow = work / strange.name
+    shutil.copytree(strange.folder, shadow)
+    sentence = command(capsys, *words(strange.pinned), "trust_remote_code=True").sentence()
+    assert f"{strange.name} is a folder here, which has no revisions" in sentence and not strange.ran.exists()
+
+
+def test_a_tokenizer_of_code_is_never_run(strange: Strange, hub_cache: Path, work: Path, capsys):
+    """Nor does what is not imported have to be pinned."""
+    auto_map = AUTO_MAP | {"AutoTokenizer": ["other/repo--modeling_strange.Strange", None]}
+    config = json.loads((strange.folder / "config.json").read_text()) | {"auto_map": auto_map}
+    (strange.folder / "config.json").write_text(json.dumps(config))
+    settings = json.loads((strange.folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["modeling_strange.Strange", None]}}
+    (strange.folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name in ("tokenizer.json", "vocab.txt"):
+        (strange.folder / name).unlink()
+    pinned = f"{strange.name}@{hub.add_to_cache(hub_cache, strange.name, strange.folder).name}"
+    said = command(capsys, *words(pinned), "trust_remote_code=True").sentence()
+    assert "a tokenizer of code of its own, which is never run: give tokenizer=" in said
+    ok = train(capsys, *words(pinned), "trust_remote_code=True", "tokenizer=google-bert/bert-base-uncased")
+    assert (ok / "checkpoints" / "best.ckpt").exists()

@@ -13,13 +13,14 @@ tokenizer.py  tokenizers
 from .blocks import Blocks, OneTowerParts, build_blocks
 from .build import recompute
 from .facts import Facts, check_modality, config_from_dict, facts_of, family_of, override_dimensions
-from .hub import read_config, read_image_processor
+from .hub import BringsCodeError, read_config, read_image_processor
 from .resize import resize_position
 from .tokenizer import load_tokenizer, tokenizer_files, tokenizer_from_files
 from .towers import TextTower, VisionTower, build_text_tower, build_vision_tower
 
 __all__ = [
     "Blocks",
+    "BringsCodeError",
     "Facts",
     "OneTowerParts",
     "TextTower",

@@ -148,9 +148,10 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
     ]
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
     for what, names in (("lack", missing), ("have another shape in", mismatched)):
+        kind = family.model or "encoder"
         if names:
             raise UserError(
-                f"The weights of {weights} {what} {len(names)} of the {family.model}'s parameters ({names[0]} ...): "
+                f"The weights of {weights} {what} {len(names)} of the {kind}'s parameters ({names[0]} ...): "
                 "they are not weights of this model."
             )
     return tuple(sorted(info["unexpected_keys"]))

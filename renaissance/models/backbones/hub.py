@@ -122,19 +122,29 @@ def read_weights(
         )
 
 
+class BringsCodeError(UserError):
+    """Something cannot be read without code of its own, which is never run."""
+
+
 def offline(allow_download: bool) -> bool:
     """True where nothing may be asked of the network."""
     return constants.HF_HUB_OFFLINE or not allow_download
 
 
 @contextmanager
-def explained(name: str, allow_download: bool) -> Iterator[None]:
-    """Turns what transformers and huggingface_hub raise about `name` into one sentence."""
+def explained(name: str, allow_download: bool, code: str = "") -> Iterator[None]:
+    """Turns what transformers and huggingface_hub raise about `name` into one sentence.
+
+    Args:
+        code: what it brings where it brings code, and what to do about it; "" names trust_remote_code.
+    """
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        if code and "custom code" in str(error):
+            raise BringsCodeError(f"{name} brings {code}.") from error
         raise UserError(_sentence(name, error, offline(allow_download))) from error
 
 

@@ -36,7 +36,12 @@ def place(name: str) -> Place:
     """Takes a name apart: `owner/name`, `owner/name@revision`, or a folder."""
     if "@" not in name or Path(name).is_dir():
         return Place(name)
-    return Place(*name.rsplit("@", 1))
+    where = Place(*name.rsplit("@", 1))
+    if Path(where.name).is_dir():
+        raise UserError(
+            f"{name}: {where.name} is a folder here, which has no revisions; give it without @, or run elsewhere."
+        )
+    return where
 
 
 class _Code(NamedTuple):
@@ -66,21 +71,16 @@ def trust(name: str, auto_map: dict[str, str], *, allow_download: bool) -> _Code
             f"trust_remote_code=True: {name} brings code of its own, which runs at one commit only: give it as {where.name}@<the "
             "40 hexadecimal digits of a commit whose code you have read>."
         )
-    for reference in auto_map.values():
-        if "--" in str(reference):
+    references = {key: auto_map[key] for key in ("AutoModel", "AutoConfig") if key in auto_map}
+    for reference in references.values():
+        if "--" in reference:
             raise UserError(
                 f"{name} brings code that lies in another repository ({reference.split('--')[0]}), whose commit nothing pins: "
                 "copy both into one folder, and give that."
             )
-    model, config = (
-        get_class_from_dynamic_module(
-            auto_map[key], where.name, revision=where.revision, local_files_only=not allow_download
-        )
-        if key in auto_map
-        else None
-        for key in ("AutoModel", "AutoConfig")
-    )
-    return _trusted.setdefault(name, _Code(model, config))
+    options = {"revision": where.revision, "local_files_only": not allow_download}
+    classes = {key: get_class_from_dynamic_module(each, where.name, **options) for key, each in references.items()}
+    return _trusted.setdefault(name, _Code(classes["AutoModel"], classes.get("AutoConfig")))
 
 
 def brings_code(values: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from .remote import place
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_DATA = (".json", ".txt", ".jinja", ".model")  # ends of names of a tokenizer's files
 MASK, PAD = "[MASK]", "[PAD]"
 
 
@@ -28,7 +29,10 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     Raises:
         UserError: the model brings no fast tokenizer, or cannot be reached.
     """
-    with quiet(), explained(name, allow_download):
+    with (
+        quiet(),
+        explained(name, allow_download, code="a tokenizer of code of its own, which is never run: give tokenizer="),
+    ):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             place(name).name,
             revision=place(name).revision or "main",
@@ -59,10 +63,20 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
 
 
 def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_files` wrote; asks nobody."""
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    """The tokenizer that `tokenizer_files` wrote; asks nobody.
+
+    Raises:
+        UserError: the files are not those of a tokenizer, or are code.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet(), explained("the checkpoint's tokenizer", False):
         for name, text in files.items():
+            if not name.endswith(_DATA):
+                raise UserError(
+                    f"The checkpoint's tokenizer brings {Path(name).name!r}, which is no file of a tokenizer."
+                )
             (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, use_fast=True, local_files_only=True, trust_remote_code=False
+        )
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     return tokenizer
