@@ -21,9 +21,8 @@ from .errors import Stopped, UserError
 from .launch import PYTHON, Launch, launched
 from .machine import cluster_environment
 
-PATIENCE = (
-    2 * 3600
-)  # seconds that a process waits for the first; a download, or the check of millions of pictures, takes long
+# Seconds that a process waits for the first: a download, or the check of millions of pictures, takes long.
+PATIENCE = 2 * 3600
 _TO_START = 600  # seconds between the start of the first process and that of the last
 _TOLD = 60  # seconds between two sentences that say so
 _LINGER = 10  # seconds that a first process which has been refused keeps the store for the others

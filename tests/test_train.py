@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -328,6 +329,18 @@ def test_micro_batches_and_processes_train_as_one(precision, exact, work, run_cl
         1e-9 if precision == "64" else 1e-3
     )
     assert COCO.format("val") in (two / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077])
+def test_what_a_run_writes_is_as_open_as_the_umask_says(mask, work, capsys):
+    before = os.umask(mask)
+    try:
+        run = train(capsys, "task_mlm", *SMALL, "max_steps=1")
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(run): path.stat().st_mode & 0o777 for path in [run, *run.rglob("*")]}
+    assert len(modes) > 6 and not {path: oct(mode) for path, mode in modes.items() if mode & mask}
+    assert modes[Path("checkpoints/last.ckpt")] == 0o666 & ~mask
 
 
 @pytest.mark.slow
