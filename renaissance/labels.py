@@ -26,7 +26,7 @@ def label_vocabularies(
         return {}
     task = task_class(name)
     known = tuple(stored.labels.get(name, ())) if stored and same_benchmark(name, stored, settings) else ()
-    found = task.label_names(settings) if reads_data or not task.labels_in_data else None
+    found = task.label_names(settings, known) if reads_data or not task.labels_in_data else None
     if known and found and known != found:
         where = settings.run.resume_from or settings.run.load_path
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ _ROW = DATASETS["vqa"]
 _COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.samples, "answers", "answer_labels"))
 
 
-def vqa_labels(data_root: str | os.PathLike) -> list[str]:
+def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[str]:
     """Return the answer of each label, in the order of their numbers.
 
     Files of our writer name their labels. For files of older programs, which do not, the answers are put together from
@@ -23,6 +24,7 @@ def vqa_labels(data_root: str | os.PathLike) -> list[str]:
 
     Args:
         data_root: the folder of the arrow files.
+        known: the answers of a checkpoint, for the labels that occur in none of the files.
 
     Raises:
         UserError: there is no file with answers, two of them number the answers differently, or a label's answer occurs
@@ -41,6 +43,8 @@ def vqa_labels(data_root: str | os.PathLike) -> list[str]:
                 )
     if not answer_of:
         raise UserError(f"data_root='{data_root}' holds no answers; expected {' and '.join(names)}.")
+    for label, answer in enumerate(known):
+        answer_of.setdefault(label, answer)
     count = max(max(answer_of) + 1, 0)
     hole = next((label for label in range(count) if label not in answer_of), None)
     if hole is not None or min(answer_of) < 0:

@@ -245,8 +245,12 @@ class Downstream(Task):
         raise NotImplementedError
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
-        """The vocabulary of answers as the data have it, () where there is none; None where the data cannot tell."""
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
+        """The vocabulary of answers as the data have it, () where there is none; None where the data cannot tell.
+
+        Args:
+            settings: of the run. known: the vocabulary of its checkpoint, for what the data leave open.
+        """
         return ()
 
     @classmethod

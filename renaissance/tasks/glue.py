@@ -81,7 +81,7 @@ class Glue(Downstream):
         return ReadSamples(samples, partial(_read, samples.name), cls.answer)
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
         return glue_task(cls.data_name(settings)).labels
 
     @classmethod

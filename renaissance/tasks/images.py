@@ -59,7 +59,7 @@ class Images(Downstream):
         return partial(_read, tuple(labels or ()))
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
         """The classes as the files that the run reads name them.
 
         Raises:

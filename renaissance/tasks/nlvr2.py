@@ -42,7 +42,7 @@ class Nlvr2(Downstream):
         return read
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...]:
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...]:
         return ANSWERS
 
     @classmethod

@@ -38,7 +38,7 @@ class Snli(Downstream):
         return read
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...]:
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...]:
         return CLASSES
 
     def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:

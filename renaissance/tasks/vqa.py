@@ -84,7 +84,7 @@ class Vqa(Downstream):
         self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(self.labels))
 
     @classmethod
-    def label_names(cls, settings: Settings) -> tuple[str, ...] | None:
+    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
         """The vocabulary that the files hold, None where there are test files alone.
 
         Raises:
@@ -94,7 +94,7 @@ class Vqa(Downstream):
         annotated = [file for split in ("train", "val") for file in row.splits[split]] + [*row.also]
         if not any(Path(root, file).exists() for file in annotated):
             return None
-        labels, wanted = tuple(vqa_labels(root)), settings.objectives.vqav2_label_size
+        labels, wanted = tuple(vqa_labels(root, known)), settings.objectives.vqav2_label_size
         if wanted not in (None, len(labels)):
             raise UserError(
                 f"vqav2_label_size={wanted}, but the files in data_root={root} have {len(labels):,} answers; leave "

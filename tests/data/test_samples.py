@@ -289,6 +289,8 @@ def test_labels_of_old_files_are_put_together(folder: Path):
     write_questions(folder, "vqav2_train.arrow", [("no", 1), ("yes", 0), ("no", 1)])
     write_questions(folder, "vqav2_trainable_val.arrow", [("red", 3)])
     assert "no answer with label 2 of 0 to 3" in refusal(vqa_labels, folder)
+    known = ["yes", "no", "2", "red", "rare"]  # as a checkpoint has them: what these files do not use is filled in
+    assert vqa_labels(folder, known) == known
     write_questions(folder, "vqav2_rest_val.arrow", [("2", 2), ("yes", 0)])
     assert vqa_labels(folder) == ["yes", "no", "2", "red"]
     write(folder / "vqav2_test.arrow", by_pandas(TEST_QUESTIONS))
