@@ -170,7 +170,7 @@ def test_a_folder_that_another_run_holds_ends_all_processes(work: Path):
     by = small_run.torchrun(work, *WORDS[:-1], f"resume_from={folder}/checkpoints/last.ckpt", "max_steps=6")
     held.release()
     assert by.returncode != 0 and by.stderr.count("error: ") == 1 and "Another process is training in" in by.stderr
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200  # the others have not waited for a meeting that never comes
 
 
 def test_a_run_goes_on_with_another_number_of_processes(work: Path):
