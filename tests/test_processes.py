@@ -42,7 +42,8 @@ def children(process: int) -> list[int]:
 def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
     """A run, with a line of Python before it: the processes that it starts get the same command, and so the same line."""
     program = work / "patched.py"
-    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\nimport run\nsys.exit(run.main())\n")
+    start = "import run\nif __name__ == '__main__':\n    run.leave(run.main())\n"  # loader processes read it, too
+    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\n{start}")
     return subprocess.Popen(
         [sys.executable, str(program), "with", *words],
         cwd=work,
@@ -171,6 +172,17 @@ def test_a_folder_that_another_run_holds_ends_all_processes(work: Path):
     held.release()
     assert by.returncode != 0 and by.stderr.count("error: ") == 1 and "Another process is training in" in by.stderr
     assert time.monotonic() - began < 200  # the others have not waited for a meeting that never comes
+
+
+def test_loader_processes_of_several_processes(work: Path):
+    """They give the same batches, hang in no start and are gone with the run. Each is started anew at each validation."""
+    words = (*WORDS, "max_steps=12", "val_check_interval=3", "save_every_steps=1000")
+    for workers in (0, 2):
+        run = started(work, *words, f"exp_name=by_{workers}", f"num_workers={workers}")
+        said, _ = run.communicate(timeout=200)
+        assert run.returncode == 0, said
+    one, two = (work / "result" / name / "version_0" for name in ("by_0", "by_2"))
+    assert small_run.rows(one) == small_run.rows(two)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(work: Path):

@@ -8,11 +8,14 @@ All of it happens in one worker for one step, so the number of workers changes n
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from renaissance.data.collate import Collate
@@ -84,6 +87,7 @@ class StepLoader(DataLoader):
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
             worker_init_fn=_leave_stopping_to_the_trainer,
+            multiprocessing_context=_start_of_workers() if num_workers else None,
         )
 
     def __iter__(self) -> Iterator[list[Batch] | UserError]:
@@ -117,6 +121,19 @@ class StepLoader(DataLoader):
             f"num_workers={self.num_workers}: a loader process has died ({str(error).splitlines()[0]}). Most often the "
             "machine has run out of memory: give fewer num_workers, or more memory."
         )
+
+
+def _start_of_workers() -> BaseContext | None:
+    """How workers start; None as the system does.
+
+    Among several processes by a fork server: threads of torch's process groups come and go in Python, and a process that is
+    forked in such a moment never wakes up (Python 3.11; its list of threads is locked for good).
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["renaissance.data.collate"])  # torch and transformers, once for all workers
+    return context
 
 
 def _leave_stopping_to_the_trainer(_: int) -> None:
