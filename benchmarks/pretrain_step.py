@@ -49,7 +49,7 @@ from renaissance.models.embeddings import Normalize  # noqa: E402
 from renaissance.models.fusion import make_fusion  # noqa: E402
 from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import EVERYTHING, TwoTower  # noqa: E402
-from renaissance.tasks import Encodings, task_class  # noqa: E402
+from renaissance.tasks import Context, Encodings, task_class  # noqa: E402
 from renaissance.tasks.mlm import Mlm  # noqa: E402
 from renaissance.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
 
@@ -79,7 +79,7 @@ def build_model() -> Model:
     model = TwoTower(text, image, fusion, 256, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     initialize(model)
     model.token_types.copy_image_row()
-    heads = nn.ModuleDict({name: task_class(name)(model, VOCAB_SIZE) for name in TASKS})
+    heads = nn.ModuleDict({name: task_class(name)(model, Context(None, VOCAB_SIZE, None)) for name in TASKS})
     initialize(heads)
     return Model(model, heads)
 
