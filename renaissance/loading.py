@@ -19,8 +19,6 @@ from .module import VisionLanguageModule, gathered
 from .report import RunFolder
 from .tasks import WholeSplit, reading_task, task_class
 
-SPLITS = ("train", "val", "test")
-
 
 @dataclass
 class Data:
@@ -50,7 +48,7 @@ def read_data(resolved: Resolved) -> Data:
     makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
     reading = reading_task(names)
     if reading is None:
-        splits = SPLITS[1:]
+        splits = ("val", "test")
         opened = partial(
             open_pairs, data.datasets, data_root=data.data_root, allow_missing_shards=data.allow_missing_shards
         )

@@ -80,10 +80,11 @@ class Saving(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         """Saves before a validation that may be long, or that loads for itself: whatever ends the run in it costs nothing."""
-        module.average_statistics()
         whole = len(module.by_batches) < len(module.heads)
         if trainer.strategy.broadcast(whole or self.validation > LONG):  # as the first process has it
             self.save_now(trainer, module)
+        else:
+            module.average_statistics()  # as a save does
         self.began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
@@ -106,9 +107,14 @@ class Saving(Callback):
             self._save(trainer, module, ["last.ckpt"])
 
     def save_now(self, trainer: Trainer, module: VisionLanguageModule, *, pending: bool = True) -> None:
-        """Saves between two steps, whatever is due. `pending`: whether the validation of this one, if any, is to come."""
-        self.pending = pending and self._validated_here(module)
-        self._save(trainer, module, ["last.ckpt"])
+        """Saves between two steps, whatever is due, unless this one is saved.
+
+        Args:
+            pending: whether its validation, if any, is to come.
+        """
+        if self.saved != module.step:
+            self.pending = pending and self._validated_here(module)
+            self._save(trainer, module, ["last.ckpt"])
 
     def _validated_here(self, module: VisionLanguageModule) -> bool:
         """Whether the step that was just done is followed by a validation."""
@@ -222,20 +228,17 @@ class Stopping(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         if module.unread is not None:
-            if self.saving.saved != module.step:
-                self.saving.save_now(trainer, module)
+            self.saving.save_now(trainer, module)
             raise module.unread
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if module.stops_by is not None:  # before all else: a signal may have ended the loaders too
-            if self.saving.saved != module.step:
-                self.saving.save_now(trainer, module, pending=module.unread is None)
+            self.saving.save_now(trainer, module, pending=module.unread is None)
             self._stop(module.stops_by, module.step)
         if module.unread is not None:
-            if self.saving.saved != module.step:
-                self.saving.save_now(trainer, module, pending=False)
+            self.saving.save_now(trainer, module, pending=False)
             raise module.unread
         if module.bad:
             self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
@@ -243,7 +246,7 @@ class Stopping(Callback):
             self.saving.save_now(trainer, module)
             raise UserError(
                 f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because {module.bad}; "
-                f"give a lower learning_rate, gradient_clip_val=1, or precision=32."
+                "give a lower learning_rate, gradient_clip_val=1, or precision=32."
             )
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:

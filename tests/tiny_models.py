@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
@@ -118,6 +119,20 @@ def pictures(count: int = 2, height: int = SIDE, width: int = SIDE, seed: int = 
     """Noise."""
     generator = torch.Generator().manual_seed(seed)
     return ImageInput(torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8))
+
+
+def counted_parts(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each part of a model runs from now on."""
+    calls: Counter[str] = Counter()
+    for part in ("embed_text", "embed_image", "fuse"):
+        whole = getattr(model, part)
+
+        def counted(*given: object, part: str = part, whole: Callable[..., object] = whole) -> object:
+            calls[part] += 1
+            return whole(*given)
+
+        monkeypatch.setattr(model, part, counted)
+    return calls
 
 
 def same(actual: Tensor | None, expected: Tensor | None, tolerance: float) -> None:

@@ -7,9 +7,10 @@ guess of the answer from the question is right half the time where the answer is
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
-from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, relation, stream
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, below, distinct, relation, stream
 
 QUESTIONS = 4
 """Questions of a scene; the last one is about a relation where two objects have one."""
@@ -20,6 +21,10 @@ RELATION_TYPE = "relation"
 _QUESTIONS, _ANNOTATORS = 10, 11  # streams of random numbers, see `world.stream`
 _DISSENT = 0.2  # share of the questions that two annotators answer otherwise
 _SPOKEN = {"1": "one", "2": "two", "3": "three", "yes": "Yes.", "no": "No"}
+
+
+# Text, answer, type of the answer and type of the question, of a scene by draws.
+Ask = Callable[[Scene, random.Random], tuple[str, str, str, str]]
 
 
 class Question(NamedTuple):
@@ -64,27 +69,24 @@ def _number(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
     return "how many shapes are there", str(len(scene.objects)), "number", "how many"
 
 
-def _colour(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    thing = scene.objects[below(draws, len(scene.objects))]
-    return f"what colour is the {thing.shape}", thing.colour, "other", "what colour is the"
+def _about(start: str, known: Callable[[Thing], str], asked: Callable[[Thing], str]) -> Ask:
+    """Questions about one object, that begin with `start`, go on with what is known of it, and ask for something else."""
+
+    def ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+        thing = scene.objects[below(draws, len(scene.objects))]
+        return f"{start} {known(thing)}", asked(thing), "other", start
+
+    return ask
 
 
-def _shape(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    thing = scene.objects[below(draws, len(scene.objects))]
-    return f"what shape is {thing.colour}", thing.shape, "other", "what shape is"
-
-
-def _size(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    thing = scene.objects[below(draws, len(scene.objects))]
-    return f"what size is the {thing.shape}", thing.size, "other", "what size is the"
-
-
-def _place(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    thing = scene.objects[below(draws, len(scene.objects))]
-    return f"what shape is in the {thing.row} {thing.column}", thing.shape, "other", "what shape is in the"
-
-
-_KINDS = (_exists, _number, _colour, _shape, _size, _place)
+_KINDS: tuple[Ask, ...] = (
+    _exists,
+    _number,
+    _about("what colour is the", lambda thing: thing.shape, lambda thing: thing.colour),
+    _about("what shape is", lambda thing: thing.colour, lambda thing: thing.shape),
+    _about("what size is the", lambda thing: thing.shape, lambda thing: thing.size),
+    _about("what shape is in the", lambda thing: f"{thing.row} {thing.column}", lambda thing: thing.shape),
+)
 
 
 def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:

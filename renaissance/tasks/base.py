@@ -278,16 +278,14 @@ class Downstream(Task):
             None where the answer is hidden. Here: the class with the highest logit, and whether it is right, which nothing is
             where a logit is no number.
         """
-        predicted = output.logits.argmax(-1).tolist()
-        numbers = (~output.logits.isnan().any(-1)).tolist()
         return [
             {
                 **facts,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
             }
-            for facts, guess, label, number in zip(
-                targets.facts, predicted, output.labels.tolist(), numbers, strict=True
+            for facts, label, (guess, number) in zip(
+                targets.facts, output.labels.tolist(), guesses(output.logits), strict=True
             )
         ]
 
@@ -314,3 +312,9 @@ class Downstream(Task):
     def whole(self, split: WholeSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
         """What is evaluated over the split as a whole: further metrics, and rows in the place of those of the batches."""
         return {}, None
+
+
+def guesses(logits: Tensor) -> list[tuple[int, bool]]:
+    """For each row of logits (B, C) the class with the highest, and whether all of them are numbers."""
+    numbers = ~logits.isnan().any(-1)
+    return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))

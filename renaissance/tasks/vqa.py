@@ -29,7 +29,7 @@ from renaissance.models.heads import ClassifierHead
 from renaissance.settings import Settings
 from renaissance.types import TaskOutput
 
-from .base import Context, Downstream, Encodings
+from .base import Context, Downstream, Encodings, guesses
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -126,15 +126,13 @@ class Vqa(Downstream):
 
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
         """The answer with the highest logit, and what it is worth; by the official rule where the ten answers are there."""
-        predicted = output.logits.argmax(-1).tolist()
-        numbers = (~output.logits.isnan().any(-1)).tolist()
         return [
             {
                 **facts,
                 "prediction": self.labels[label],
                 "score": _worth(self.labels[label] if number else None, facts),
             }
-            for facts, label, number in zip(targets.facts, predicted, numbers, strict=True)
+            for facts, (label, number) in zip(targets.facts, guesses(output.logits), strict=True)
         ]
 
     @classmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
 from renaissance.types import Batch, ItmTargets, MlmTargets
-from tiny_models import FUSIONS, VOCAB, one_tower, pictures, same, stirred, texts, two_tower
+from tiny_models import FUSIONS, VOCAB, counted_parts, one_tower, pictures, same, stirred, texts, two_tower
 
 MASK_ID, SIZE = 4, 4
 MODELS = {
@@ -86,15 +84,7 @@ def test_a_text_without_hidden_pieces_costs_nothing_and_breaks_nothing() -> None
 def test_each_embedding_is_computed_once_a_step(name: str, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLM reads masked texts, ITM true ones, both the same pictures, drawn false ones among them."""
     model = MODELS[name]()
-    calls: Counter = Counter()
-    for part in ("embed_text", "embed_image", "fuse"):
-        original = getattr(model, part)
-
-        def counted(*args: object, part: str = part, original: object = original) -> object:
-            calls[part] += 1
-            return original(*args)
-
-        monkeypatch.setattr(model, part, counted)
+    calls = counted_parts(model, monkeypatch)
     batch = a_batch(more)
     encodings = Encodings(model, batch)
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from renaissance.prepare.refcoco import make_arrow
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.ref import Ref
 from renaissance.types import Batch, LabelTargets
-from tiny_models import MODELS, VOCAB, every_model, pictures, same, stirred, texts, two_tower
+from tiny_models import MODELS, VOCAB, counted_parts, every_model, pictures, same, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6, 5)
 CANDIDATES = (3, 1, 5, 2)
@@ -122,12 +121,10 @@ def test_what_an_expression_has_not_takes_no_gradient():
 
 @every_model
 def test_nothing_is_computed_twice(name: str, monkeypatch: pytest.MonkeyPatch):
-    model, batch, seen = MODELS[name](), a_batch(), []
-    for part in ("embed_text", "embed_image", "fuse"):
-        whole = getattr(model, part)
-        monkeypatch.setattr(model, part, lambda *given, part=part, whole=whole: (seen.append(part), whole(*given))[1])
+    model, batch = MODELS[name](), a_batch()
+    seen = counted_parts(model, monkeypatch)
     result(model, task_for(model), batch)
-    assert Counter(seen) == {"embed_text": 1, "embed_image": 1, "fuse": 1}
+    assert seen == {"embed_text": 1, "embed_image": 1, "fuse": 1}
 
 
 # -- which crops -----------------------------------------------------------------------------------------------------

@@ -72,12 +72,13 @@ def read_image_processor(name: str, *, allow_download: bool = True) -> dict[str,
         {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None}, or None where the model brings
         no such file or the file does not name a mean.
     """
+    where = place(name)
     for file in IMAGE_PROCESSOR_FILES:
         with quiet(), explained(name, allow_download):
             path = cached_file(
-                place(name).name,
+                where.name,
                 file,
-                revision=place(name).revision,
+                revision=where.revision,
                 local_files_only=not allow_download,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
@@ -107,10 +108,11 @@ def read_weights(
     Raises:
         UserError: there are no weights under this name, or they cannot be read.
     """
+    where = place(name)
     with quiet(), explained(name, allow_download):
         return model_class.from_pretrained(
-            place(name).name,
-            revision=place(name).revision or "main",
+            where.name,
+            revision=where.revision or "main",
             config=config,
             dtype="float32",
             attn_implementation=attention,
