@@ -5,6 +5,7 @@ it without a traceback and exits with status 1; every other exception keeps its 
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -36,3 +37,30 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     """` (nearest: a, b)` for a name that is not among `allowed`, or an empty string where nothing is near."""
     near = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=3, cutoff=0.6)
     return f" (nearest: {', '.join(near)})" if near else ""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with what would steer a terminal, or forge a line, written as escapes; for names and words that came from data.
+
+    Args:
+        keep: control characters that stay, such as a line break in a text of our own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each.encode("unicode_escape").decode()
+        if unicodedata.category(each) in _STEERING and each not in keep and each not in _JOINERS
+        else each
+        for each in text
+    )
+
+
+# Control, format (direction of text), surrogate, line and paragraph separator.
+_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"  # formats too, but words of Persian and Hindi, and emoji, are written with them
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name where it says nothing; safe to print."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0].strip() if lines else type(error).__name__)
