@@ -40,7 +40,7 @@ class AtomicFile:
         self._target, self._setting = target, setting
         self._temporary = target.with_name(f".{target.name}.tmp")
         self._committed = False
-        self._failure: UserError | None = None
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> AtomicFile:
         with self._explaining():
@@ -54,7 +54,8 @@ class AtomicFile:
             self._temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # what `commit` did not bring to the disk is thrown away
             self._file.close()
-        if self._failure not in (None, error):  # a library that was writing has made an error of its own of it
+        # A library in C that was writing makes an error of its own of any other: of a full disk, of a Ctrl-C.
+        if self._failure not in (None, error):
             raise self._failure from None
 
     def write(self, content: bytes) -> int:
@@ -95,7 +96,7 @@ class AtomicFile:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turns the system's refusals into a sentence."""
+        """Turns the system's refusals into a sentence, and keeps whatever else comes up in here."""
         try:
             yield
         except OSError as error:
@@ -107,6 +108,9 @@ class AtomicFile:
                 )
             self._failure = UserError(f"{what} another {self._setting}.")
             raise self._failure from None
+        except BaseException as error:
+            self._failure = error
+            raise
 
 
 def write_whole(target: Path, content: bytes, setting: str) -> None:

@@ -15,9 +15,9 @@ page and a wrong type with a warning; so the words are screened, and config file
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +27,13 @@ from sacred import SETTINGS, Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
 from . import config
+from .console import lost, say
 from .draft import Draft
 from .errors import Stopped, UserError, suggest
 from .launch import launched, tidy
 from .presets import comments_of, defaults_of, headings_of, merge, presets
 from .printing import print_config, print_named_configs
+from .signals import INTERRUPTED
 
 SETTINGS.CAPTURE_MODE = "no"
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("help", "-h", "--help"):
-            print(__doc__)
+            say(__doc__)
         elif words[0] in SUBCOMMANDS:
             module = importlib.import_module(SUBCOMMANDS[words[0]])
             _through_sacred(module.ex, module.main, _updates(words[1:], words[0]), {})
@@ -73,21 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(words)
     except (UserError, SacredError) as error:
         if launched().first or getattr(error, "each", False):
-            print(f"error: {str(error).strip()}", file=sys.stderr)
+            say(f"error: {str(error).strip()}", error=True)
         return 1
     except Stopped as stop:
         if not launched().first:
             return stop.status if stop.alone else 0  # the first process says it, for all
-        print(f"{stop}.", file=sys.stderr)
+        say(f"{stop}.", error=True)
         return stop.status
-    except BrokenPipeError:  # `| head` has read enough; Python would complain once more while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
-        kept = "; checkpoints written so far are in the run folder" if words[0] == "with" else ""
-        print(f"error: interrupted{kept}.", file=sys.stderr)
-        return 130
-    return 0
+        say("error: interrupted.", error=True)
+        return INTERRUPTED
+    return unread_status() if words[:1] != ["with"] else 0
+
+
+def unread_status() -> int:
+    """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
+    error = lost()
+    if error is not None and error.errno != errno.EPIPE:  # `| head` has read enough
+        say(f"error: what this command prints could not be written ({error.strerror}).", error=True)
+    return 0 if error is None else 1
 
 
 def _run(words: list[str]) -> None:
@@ -100,7 +106,7 @@ def _run(words: list[str]) -> None:
 
     def act(values: dict[str, Any], sources: dict[str, str]) -> None:
         if name.startswith("print"):
-            print(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
+            say(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
             return
         draft = Draft(values, sources)  # a wrong setting is said before torch is imported, which takes seconds
         if name == "run":

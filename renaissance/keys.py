@@ -54,6 +54,7 @@ RESUMABLE = (
         "save_every_steps",
         "save_every_minutes",
         "keep_last",
+        "max_time",
         "final_test",
         "allow_download",
         "allow_missing_shards",

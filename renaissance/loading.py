@@ -15,6 +15,7 @@ from .data.datasets import open_pairs
 from .data.loader import StepLoader
 from .data.sampler import EvalBatches, TrainSteps
 from .data.transforms import make_transform
+from .data.workers import remove_socket_folder
 from .module import VisionLanguageModule, gathered
 from .report import RunFolder
 from .tasks import WholeSplit, reading_task, task_class
@@ -65,11 +66,20 @@ class Loaders:
 
     Args:
         resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+        asked: whether the run was asked to stop.
     """
 
-    def __init__(self, resolved: Resolved, data: Data, trainer: Trainer, folder: RunFolder):
+    def __init__(
+        self,
+        resolved: Resolved,
+        data: Data,
+        trainer: Trainer,
+        folder: RunFolder,
+        asked: Callable[[], bool] = lambda: False,
+    ):
         self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
-        self.folder = folder
+        self.folder, self.asked = folder, asked
+        self.made: list[StepLoader] = []
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
 
     def train(self, first_step: int, last_step: int) -> StepLoader:
@@ -93,6 +103,13 @@ class Loaders:
             return None
         sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
         return self._loader(sampler, split, size, raises=raises)
+
+    def close(self) -> None:
+        """Ends all loader processes, whatever they are at."""
+        for loader in self.made:
+            loader.kill()
+        self.made.clear()
+        remove_socket_folder()
 
     def labelled(self, split: str) -> bool:
         """Whether a split has the right answers."""
@@ -124,4 +141,6 @@ class Loaders:
             full=self.settings.machine.compile and split == "train",
         )
         pin = self.trainer.strategy.root_device.type == "cuda"
-        return StepLoader(sampler, collate, self.settings.data.num_workers, pin, raises=raises)
+        workers = self.settings.data.num_workers
+        self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, asked=self.asked))
+        return self.made[-1]

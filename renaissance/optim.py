@@ -86,12 +86,17 @@ def make_optimizer(
     return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
 
 
+def is_shared(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether each process holds a share of the state only."""
+    return isinstance(optimizer, ZeroRedundancyOptimizer)
+
+
 def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, Any] | None:
     """The state of an optimizer, the same whether its processes share it or not; None on all but the first, which keeps it.
 
     Every process has to ask.
     """
-    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+    if not is_shared(optimizer):
         return optimizer.state_dict() if first else None
     optimizer.consolidate_state_dict(to=0)
     state = optimizer.state_dict() if first else None
@@ -102,7 +107,7 @@ def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, A
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Gives an optimizer the state that `whole_state` took."""
     optimizer.load_state_dict(state)
-    if isinstance(optimizer, ZeroRedundancyOptimizer):
+    if is_shared(optimizer):
         optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from typing import Any
 from tqdm import tqdm
 
 from .atomic import Held, write_whole
-from .errors import UserError
+from .console import say
+from .errors import UserError, printable
 
+_KEPT = "\n\t"  # control characters of our own
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
 
 
@@ -105,13 +108,19 @@ class RunFolder:
 
     def say(self, text: str) -> None:
         """Prints, beside a progress bar where there is one, and keeps in log.txt."""
-        if not self.speaks:
+        if self.speaks:
+            with tqdm.external_write_mode():
+                say(text)
+            self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Adds to log.txt what was said on the screen, with the time."""
+        if self.path is None:
             return
-        with tqdm.external_write_mode():
-            print(text, flush=True)
-        if self.path is not None:
-            with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
-                file.write(text + "\n")  # a full disk ends no run; the screen has it
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {printable(text.rstrip(), keep=_KEPT)}\n"
+        # A full disk ends no run; the screen has it.
+        with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes `<name>` whole or not at all."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,19 @@ def steps_or_share(what: str, least: int, *, closed: bool) -> Check:
     return Check(what, test, convert=convert)
 
 
+_TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+
+
+def seconds_of(time: str) -> int:
+    """The seconds of a time as [days-]hours:minutes[:seconds], which has been checked."""
+    days, hours, minutes, seconds = (int(part or 0) for part in _TIME.fullmatch(time).groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _time(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 20 and bool(_TIME.fullmatch(value)) and seconds_of(value) > 0
+
+
 def _one_transform(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 1 and value[0] in TRANSFORMS
 
@@ -155,6 +169,7 @@ CHECKS: dict[str, Check] = {
     "save_every_steps": whole(1, optional=True),
     "save_every_minutes": number(0.01, optional=True),
     "keep_last": whole(1),
+    "max_time": Check("hours:minutes, such as 11:30, also [days-]hours:minutes:seconds", _time, optional=True),
     "trust_remote_code": flag(),
     "allow_download": flag(),
     "ref_dataset": choice("refcoco", "refcoco+", "refcocog", "refcocog_google", optional=True),

@@ -146,6 +146,7 @@ class RunSettings:
     save_every_steps: int | None
     save_every_minutes: float | None
     keep_last: int
+    max_time: str | None
     trust_remote_code: bool
     allow_download: bool
     blind_run: str | None

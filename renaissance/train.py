@@ -6,6 +6,8 @@ Draft -> resolve -> open data -> build -> fit (train and validate) -> evaluate b
 from __future__ import annotations
 
 import logging
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from . import checkpoint, machine, resuming, summary
 from .assembly import Built, Resolved, build, build_shape, resolve
 from .callbacks import Progress
 from .draft import Draft
-from .errors import Stopped, UserError
+from .errors import Stopped, UserError, is_defect
 from .evaluation import BlindRun
 from .final import Final, blind_run_of
 from .keys import AUTO
@@ -29,6 +31,7 @@ from .module import VisionLanguageModule
 from .optim import total_steps, validation_interval
 from .reach import freeze_unread
 from .report import RunFolder, forget_after, nested_results
+from .rules import seconds_of
 from .saving import Saving, Stopping, storing
 from .settings import Settings
 from .signals import StopSignals
@@ -65,9 +68,30 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
         UserError: whatever is wrong with the command, before training starts where that can be seen.
     """
     machine.check_start(draft["num_nodes"])
-    with first_goes_first(draft["num_nodes"]) as told:
-        resolved, data, built, start, steps, blind, folder = _ready(draft, data_of, told)
+    began = time.monotonic()
+    with StopSignals() as signals:
+        signals.alarm(_left(draft["max_time"], began))
+        with first_goes_first(draft["num_nodes"]) as told:
+            ready = _ready(draft, data_of, told)
+        signals.alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
+        try:
+            return _run(draft, ready, signals)
+        except BaseException as error:
+            ready.folder.keep("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
+            raise
+        finally:
+            ready.folder.close()
+
+
+def _left(max_time: str | None, began: float) -> float | None:
+    """The seconds of max_time that are left of a command that began then."""
+    return None if max_time is None else seconds_of(max_time) - (time.monotonic() - began)
+
+
+def _run(draft: Draft, ready: _Ready, signals: StopSignals) -> RunFolder:
+    resolved, data, built, start, steps, blind, folder = ready
     settings = resolved.settings
+    signals.speaks = folder.speaks
     folder.say(summary.screen(built, resolved, data.samples, steps, start["step"]))
     folder.write_json(
         "settings.json", summary.record(built, resolved, data.samples) | resuming.origin(draft.raw, folder.path)
@@ -83,10 +107,11 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     stopping = Stopping(folder, saving, settings.run.max_bad_steps)
     callbacks = [progress, saving, stopping, progress.behind]
     trainer = _trainer(settings, callbacks, interval, validates=validates)
-    module.loaders = Loaders(resolved, data, trainer, folder)
+    module.signals = signals
+    module.loaders = Loaders(resolved, data, trainer, folder, asked=lambda: signals.asked is not None)
     final = Final(trainer, module, folder, blind)
     try:
-        with machine.together(settings.machine.processes), StopSignals(speaks=folder.speaks) as module.signals:
+        with machine.together(settings.machine.processes):
             results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
@@ -94,8 +119,12 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
         raise Stopped(f"{stop}{folder.to_go_on()}", stop.status, alone=stop.alone) from None
     except UserError as error:
         raise UserError(f"{str(error).removesuffix('.')}{folder.to_go_on()}.") from error
+    except BaseException:
+        folder.say(f"error: a defect ended the run{folder.to_go_on()}.")
+        raise
     finally:
-        folder.close()
+        signals.waits = False
+        module.loaders.close()
     return folder
 
 

@@ -329,8 +329,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["demo", "with", "seed=a"],
     ]
     program = (
-        "import json, sys, run\n"
-        f"codes = [run.main(words) for words in {asked!r}]\n"
+        "import json, sys, run\nfrom renaissance.cli import main\n"
+        f"codes = [main(words) for words in {asked!r}]\n"
         "heavy = [m for m in ('torch', 'transformers', 'pytorch_lightning', 'torchvision') if m in sys.modules]\n"
         "print(json.dumps([codes, heavy]))"
     )

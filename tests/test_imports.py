@@ -33,6 +33,7 @@ FLOORS = (
     {"train", "predict"},
     {"check", "check_data", "compare", "demo", "printing"},
     {"cli"},
+    {"entry"},
     {"run"},  # run.py
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -59,6 +60,7 @@ LIGHT_ROOMS = {
     "signals",
     "printing",
     "cli",
+    "entry",
     "run",
 }
 HEAVY_LIBRARIES = {"torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm"}
