@@ -89,7 +89,7 @@ def socket_folder() -> str:
     places = [place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm") if len(place) <= _SOCKETS_FIT]
     for place in places:
         with contextlib.suppress(OSError):
-            folder = tempfile.mkdtemp(prefix="renaissance-", dir=place)
+            folder = tempfile.mkdtemp(prefix="renaissance-s-", dir=place)
             current_process()._config["tempdir"] = folder
             atexit.register(remove_socket_folder)
             return folder
