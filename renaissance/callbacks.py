@@ -98,11 +98,11 @@ class Progress(Callback):
         self.measured = f"{speed:.1f}/s  data {waiting:.0%}"
         values = {f"{name}/train/loss": loss for name, loss in losses.items()}
         values |= {name: float(share) for name, share in module.tallies.items()}
-        self._warn(module, values, "train")
         rate = module.learning_rate_of(module.step - 1)
         self.folder.log(
             module.step, {**values, "learning_rate": rate, "samples_per_second": speed, "data_wait_share": waiting}
         )
+        self._warn(module, values, "train")
         self.waited, self.worked, self.done = 0.0, 0.0, 0
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:

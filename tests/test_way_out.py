@@ -67,7 +67,12 @@ PHASES = {"training": ("training_step", 5), "validation": ("validation_step", 2)
 
 
 class Ended(NamedTuple):
-    """How a run has ended. Attributes: status; said, on both screens; seconds from the fault; left, processes of its session and temporary files."""
+    """How a run has ended.
+
+    Attributes:
+        status, said: of its first process, on both screens. seconds: from the fault to the end of the last process.
+        left: processes of its session, and temporary files.
+    """
 
     status: int
     said: str

@@ -115,8 +115,11 @@ class StepLoader(DataLoader):
     def kill(self) -> None:
         """Ends the workers at once: they leave signals to the trainer, and Python would wait for them when it ends."""
         items, self._iterator = self._iterator, None
-        for worker in getattr(items, "_workers", ()):
+        workers = getattr(items, "_workers", ())
+        for worker in workers:
             worker.kill()
+        for worker in workers:
+            worker.join(_LOOK)
         if items is not None:
             items._shutdown = True  # torch's own way out asks for locks that a killed worker may hold
 
