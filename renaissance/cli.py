@@ -268,8 +268,11 @@ def _set(into: dict[str, Any], key: str, value: Any, defaults: Mapping[str, Any]
             raise UserError(f"{key} holds the key {each!r}, which Sacred would run as code; it is refused.")
         if not isinstance(each, str):
             raise UserError(f"{key}={value!r} is not allowed: {each!r} is no name.")
-    if isinstance(value, Mapping) and (rest or not isinstance(defaults[base], dict)):
-        raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
+    if isinstance(value, Mapping):
+        if rest or not isinstance(defaults[base], dict):
+            raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
+        for name, each in value.items():
+            _set({}, f"{key}.{name}", each, defaults, named)
     if rest and not isinstance(into.get(base, {}), dict):
         raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
     set_by_dotted_path(into, key, value)

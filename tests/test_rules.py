@@ -170,10 +170,20 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
     experiments = [config.ex, *(importlib.import_module(module).ex for module in SUBCOMMANDS.values())]
     comments = {key: text for ex in experiments for key, text in comments_of(ex).items()}
     named = {key for key, text in comments.items() if re.search(r"\b(folders?|file|checkpoint)\b", text)}
-    no_paths = {"allow_download", "trust_remote_code", "max_unreadable", "datasets", "resize", "keep_last", "quality"}
-    assert named - no_paths <= PATHS <= set(comments)
+    no_paths = {
+        "exp_name",
+        "allow_download",
+        "trust_remote_code",
+        "max_unreadable",
+        "datasets",
+        "resize",
+        "keep_last",
+        "quality",
+    }
+    keys = {key for ex in experiments for key in defaults_of(ex)}
+    assert named - no_paths <= PATHS <= keys
     monkeypatch.setenv("HOME", "/home/me")
-    for key in comments:
+    for key in keys - {"runs"}:
         assert expanded(key, "~/a/b") == ("/home/me/a/b" if key in PATHS else "~/a/b")
     assert (
         expanded("runs", "~/a,b/*, ~/c")

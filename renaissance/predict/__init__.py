@@ -94,7 +94,9 @@ class Loaded:
                 different lengths.
         """
         head = self._head(*_MATCHING)
-        images, texts = _listed(image, Picture, "image"), _listed(text, str, "text")
+        if image is None or text is None:
+            raise UserError("score needs image and text.")
+        images, texts = _pairs(image, text)
         for each in texts:
             if self.masks(each):
                 raise UserError(
@@ -161,7 +163,7 @@ class Loaded:
         scores, labels = head(next(self._pooled(*pair)))[0].sigmoid().topk(_count(top, len(names)))
         return [(names[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # vectors out of inference_mode could not be learned from
     def encode(
         self, image: Picture | Iterable[Picture] | None = None, text: str | Iterable[str] | None = None
     ) -> Tensor:
@@ -180,8 +182,7 @@ class Loaded:
         """
         if image is None and text is None:
             raise UserError("encode needs image, text or both.")
-        images = None if image is None else _listed(image, Picture, "image")
-        texts = None if text is None else _listed(text, str, "text")
+        images, texts = _pairs(image, text)
         kind, width = self.settings.model.model_type, self.model.width
         if texts is None and self.model.image_pooler is None and kind == "two-tower":
             raise UserError("encode needs text beside image: this model pools the text alone (pooler_type=single).")
@@ -191,20 +192,12 @@ class Loaded:
         return pooled[:, width:] if texts is None else pooled[:, :width]
 
     def _pooled(self, images: list[Picture] | None, texts: list[str] | None) -> Iterator[Tensor]:
-        """Pooled vectors of pairs, a batch at a time: (b, pooled_size); of a single picture or text for each of the others.
-
-        Raises:
-            UserError: two lists of different lengths.
-        """
+        """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
         sides = [(texts, self._text), (images, self._image)]
-        lengths = {len(items) for items, _ in sides if items is not None}
-        if len(lengths - {1}) > 1:
-            raise UserError(
-                f"image has {len(images)} pictures and text {len(texts)} texts; give as many, or one of either."
-            )
+        longest = max(len(items) for items, _ in sides if items is not None)
         single = [encode(items) if items is not None and len(items) == 1 else None for items, encode in sides]
-        for start in range(0, max(lengths), _BATCH):
-            count, tokens = min(_BATCH, max(lengths) - start), []
+        for start in range(0, longest, _BATCH):
+            count, tokens = min(_BATCH, longest - start), []
             for (items, encode_side), alone in zip(sides, single, strict=True):
                 if alone is not None:
                     tokens.append(alone.select(torch.zeros(count, dtype=torch.int64, device=alone.hidden.device)))
@@ -246,6 +239,27 @@ class Loaded:
 def load(path: str | os.PathLike, device: str | torch.device = "cpu", *, trust_remote_code: bool = False) -> Loaded:
     """A trained model out of its checkpoint; see `Loaded`."""
     return Loaded(path, device, trust_remote_code=trust_remote_code)
+
+
+def _pairs(image: Any, text: Any) -> tuple[list[Picture] | None, list[str] | None]:
+    """Pictures and texts as lists, of one where one is given by itself; None stays None.
+
+    Raises:
+        UserError: something is no picture or text, a list is empty, or two lists are of different lengths.
+    """
+    images = None if image is None else _listed(image, Picture, "image")
+    texts = None if text is None else _listed(text, str, "text")
+    if (
+        image is None
+        or text is None
+        or isinstance(image, Picture)
+        or isinstance(text, str)
+        or len(images) == len(texts)
+    ):
+        return images, texts
+    raise UserError(
+        f"image has {len(images)} pictures and text {len(texts)} texts; give as many, or a single one of either."
+    )
 
 
 def _listed(value: Any, kind: Any, name: str) -> list[Any]:
