@@ -437,6 +437,7 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["with", "task_mlm", "max_steps=1", "encoder=a", "image_encoder=b"],
         ["check", "with", "task_mlm", "max_steps=1", "load_path=..."],
         ["demo", "with", "seed=a"],
+        ["predict", "with", "load_path=a", "text=a", "image=/dev/zero"],
     ]
     program = (
         "import json, sys, run\n"
@@ -451,8 +452,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 1, 1, 1, 1, 1, 1], []]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 6
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 1, 1, 1, 1, 1, 1, 1], []]
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 7
     assert list(work.iterdir()) == []
 
 

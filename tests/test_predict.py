@@ -22,6 +22,7 @@ from renaissance.data.images import decode
 from renaissance.data.samples import RawSample
 from renaissance.draft import Draft
 from renaissance.errors import UserError
+from renaissance.predict import loaded
 from renaissance.presets import defaults_of
 from renaissance.report import RunFolder
 from renaissance.tasks import Encodings
@@ -97,12 +98,12 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
     assert len(words) == 2 and all(len(row) == 3 for row in words)
     text = model.tokenizer("a [MASK] circle beside a [MASK]".replace("[MASK]", model.tokenizer.mask_token))
     ids = torch.tensor([text["input_ids"]])
-    batch_text = renaissance.predict.TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
+    batch_text = loaded.TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
     pixels = model._source.pictures(RawSample(0, (image,), ""), 0)[0]
     with torch.inference_mode():
         fused = model.model.fuse(
             model.model.embed_text(batch_text),
-            model.model.embed_image(renaissance.predict.ImageInput(pixels[None])),
+            model.model.embed_image(loaded.ImageInput(pixels[None])),
             needs={"text"},
         )
         logits = model.heads["mlm"].head(fused.text[0])
@@ -158,7 +159,7 @@ def test_a_picture_of_any_mode_is_read_as_its_file_is(mode: str):
     stored = picture.convert({"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}.get(mode, mode))
     stored.save(stream, MODES[mode] or "PNG")
     expected = []
-    for encoded in (stream.getvalue(), renaissance.predict._encoded(picture)):
+    for encoded in (stream.getvalue(), loaded._encoded(picture)):
         try:
             expected.append(decode(encoded, "it"))
         except UserError as error:  # no decoder of training reads it, so nothing else does
@@ -178,11 +179,11 @@ def test_transparency_beside_the_pixels_is_read_as_from_a_file(save, change):
     in_mode("RGB").quantize(64).convert(change).save(stream, "PNG", **save)
     opened = Image.open(io.BytesIO(stream.getvalue()))
     assert "transparency" in opened.info
-    assert torch.equal(decode(stream.getvalue(), ""), decode(renaissance.predict._encoded(opened), ""))
+    assert torch.equal(decode(stream.getvalue(), ""), decode(loaded._encoded(opened), ""))
 
 
 def test_arrays_that_are_no_picture_are_refused_and_grey_ones_read():
-    read = renaissance.predict._encoded
+    read = loaded._encoded
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert torch.equal(decode(read(grey), ""), torch.from_numpy(grey).expand(3, -1, -1))
     assert torch.equal(decode(read(grey.astype(np.uint16) * 257), ""), torch.from_numpy(grey).expand(3, -1, -1))
@@ -200,7 +201,7 @@ def test_arrays_that_are_no_picture_are_refused_and_grey_ones_read():
 
 def test_lists_are_scored_and_encoded_pair_by_pair(path: Path, home: Path, monkeypatch):
     model = renaissance.load(path)
-    monkeypatch.setattr(renaissance.predict, "_BATCH", 2)
+    monkeypatch.setattr(loaded, "_BATCH", 2)
     samples = pictures_and_texts(home)[:5]
     images, texts = zip(*samples, strict=True)
     alone = [model.score(image, text) for image, text in samples]
@@ -234,7 +235,7 @@ def test_masks_are_filled_before_a_text_is_scored(path: Path, home: Path, tmp_pa
     model = renaissance.load(path)
     image, _ = pictures_and_texts(home)[0]
     likely = [[("[PAD]", 0.5), ("##s", 0.2)], [("dog", 0.9)]]
-    monkeypatch.setattr(renaissance.predict.Loaded, "fill", lambda *_: likely)
+    monkeypatch.setattr(loaded.Loaded, "fill", lambda *_: likely)
     assert model.complete(image, "two cat [MASK] and a [MASK] here") == "two cats and a dog here"
     monkeypatch.undo()
     filled = model.complete(image, "a red [MASK]")
@@ -308,6 +309,6 @@ def test_refusals_of_the_library(path: Path, home: Path):
 
 def test_the_import_warns_of_nothing():
     """In a process of its own, where every warning is an error."""
-    program = "import renaissance; renaissance.load; from renaissance import predict"
+    program = "import renaissance; renaissance.load; import renaissance.predict.loaded"
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -45,7 +45,7 @@ def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
             raise UserError(problem)
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
-    from renaissance.predict import load
+    from renaissance.predict import load  # imports torch when it is called
 
     model = load(values["load_path"], trust_remote_code=trusted)
     lines, masks = [], model.masks(text)
