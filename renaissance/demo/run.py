@@ -178,15 +178,17 @@ def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], bega
     Raises:
         UserError: a process failed; its log is named.
     """
-    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True) as bar:
+    seen = sys.stderr.isatty()  # in a file a line a minute is enough
+    pace = {"mininterval": 0.1 if seen else 60, "miniters": 0}
+    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True, **pace) as bar:
         while True:
             alive = [process for process in processes.values() if process.is_alive()]
             rows = {name: _last_row(runs / name, began) for name in followed}
-            bar.n = sum(int(row["step"]) for row in rows.values() if row)
+            bar.update(sum(int(row["step"]) for row in rows.values() if row) - bar.n)
             unfinished = {name: row for name, row in rows.items() if row and int(row["step"]) < followed[name]}
             losses = {f"{name} {key.partition('/')[0]}": value[:5] for name, row in unfinished.items()
                       for key, value in row.items() if key.endswith("/train/loss") and value}  # fmt: skip
-            bar.set_postfix(losses)
+            bar.set_postfix(losses, refresh=seen)
             for name, process in processes.items():
                 if process.exitcode not in (None, 0):
                     log = runs.parent / f"{name}.log"
