@@ -11,8 +11,7 @@ from .errors import Stopped
 from .launch import leave
 from .signals import StopSignals
 
-# Sacred imports pkg_resources, and setuptools < 81 says so each time; Lightning 2.6 calls a pytree name that torch renamed.
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+# Lightning 2.6 calls a pytree name that torch renamed.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
 
 

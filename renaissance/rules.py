@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError, printable
 from .keys import AUTO, HEADS
 
 TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
@@ -322,3 +324,35 @@ def _val_transform(values: Mapping[str, Any]) -> list[str]:
 
 
 SEVERAL = (_model_kind, _something_to_train, _start, _heads, _pixelbert, _val_transform)
+
+# The settings of every command that name files or folders; a Hub id begins with no ~.
+PATHS = frozenset(
+    {"log_dir", "load_path", "resume_from", "data_root", "tokenizer", "encoder", "image_encoder", "text_encoder"}
+    | {"blind_run", "root", "annotations", "sheet_folder", "runs", "output", "image"}
+)
+
+
+def expanded(key: str, value: Any) -> Any:
+    """A setting's value with `~` and `~user` written out where the setting is a path (`PATHS`), which no shell does
+    behind `key=`; the value of any other setting as it is.
+
+    Raises:
+        UserError: no such user, or a NUL.
+    """
+    if key not in PATHS:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [expanded(key, each) for each in value]
+    if key == "runs" and isinstance(value, str) and "," in value:
+        return expanded(key, [each.strip() for each in value.split(",")])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a folder named 2024
+    if not isinstance(value, str):
+        return value
+    if "\0" in value:
+        raise UserError(f"{key}={printable(value)} is not allowed: a path holds no NUL.")
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
+        user = path.split("/")[0]
+        raise UserError(f"{key}={value}: {user} is the home folder of nobody here; write ./{path} for a name with ~.")
+    return path

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+
 import pytest
 
 from renaissance import config
-from renaissance.presets import defaults_of
-from renaissance.rules import CHECKS, SEVERAL, TASK_NAMES
+from renaissance.cli import SUBCOMMANDS
+from renaissance.presets import comments_of, defaults_of
+from renaissance.rules import CHECKS, PATHS, SEVERAL, TASK_NAMES, expanded
 
 DEFAULTS = defaults_of(config.ex)
 # What a command line, a JSON file or a slip of the hand can bring.
@@ -160,3 +164,30 @@ def test_tasks_are_found_by_their_files():
     assert tuple(sorted(TASK_NAMES)) == TASK_NAMES and set(TASK_NAMES) == set(config.NO_LOSS) == set(
         DEFAULTS["loss_names"]
     )
+
+
+def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
+    experiments = [config.ex, *(importlib.import_module(module).ex for module in SUBCOMMANDS.values())]
+    comments = {key: text for ex in experiments for key, text in comments_of(ex).items()}
+    named = {key for key, text in comments.items() if re.search(r"\b(folders?|file|checkpoint)\b", text)}
+    no_paths = {
+        "exp_name",
+        "allow_download",
+        "trust_remote_code",
+        "max_unreadable",
+        "datasets",
+        "resize",
+        "keep_last",
+        "quality",
+    }
+    keys = {key for ex in experiments for key in defaults_of(ex)}
+    assert named - no_paths <= PATHS <= keys
+    monkeypatch.setenv("HOME", "/home/me")
+    for key in keys - {"runs"}:
+        assert expanded(key, "~/a/b") == ("/home/me/a/b" if key in PATHS else "~/a/b")
+    assert (
+        expanded("runs", "~/a,b/*, ~/c")
+        == ["/home/me/a", "b/*", "/home/me/c"]
+        == expanded("runs", ("~/a", "b/*", "~/c"))
+    )
+    assert expanded("log_dir", "a/~") == "a/~" and expanded("log_dir", 7) == "7" and expanded("log_dir", None) is None
