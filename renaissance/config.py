@@ -32,9 +32,7 @@ def defaults():
     save_every_steps = None  # steps between two saves, beside those at validations; None = by the clock
     save_every_minutes = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
     keep_last = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
-    max_time = (
-        None  # [days-]hours:minutes[:seconds] after which the run saves and ends with status 75, to be given again
-    )
+    max_time = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
     trust_remote_code = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
     allow_download = True  # False: models come from local folders and the Hub's cache only
 
