@@ -57,8 +57,8 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in ASKING:
-            # nohup has SIGHUP ignored, and a shell SIGINT of what runs in the background: that stays.
-            if self._before.setdefault(number, signal.getsignal(number)) != signal.SIG_IGN:
+            before = self._before.setdefault(number, signal.getsignal(number))
+            if before != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):  # nohup has it ignored
                 signal.signal(number, self._note)
 
     def alarm(self, seconds: float | None) -> None:
@@ -78,12 +78,25 @@ class StopSignals:
             return
         again, self.asked = self.asked is not None, self.asked or number
         if not self.waits or (again and number == signal.SIGINT):
+            if _imports(frame):
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{stopped(number)}.\n".encode())
+                os._exit(status_of(number))
             raise Stopped(stopped(number), status_of(number), alone=True)
         if self.speaks and not again:
             more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one. Ctrl-C ends a `| tee` too, so nobody may be listening.
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{name_of(number)}: stopping after this step{more}.\n".encode())
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: one in C++ answers an exception that comes up there by aborting the process."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def status_of(number: int) -> int:
