@@ -11,9 +11,9 @@ import signal
 import sys
 import tempfile
 import threading
-import time
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
-from multiprocessing.process import current_process
+from multiprocessing.process import current_process, parent_process
 from typing import Any
 
 import torch
@@ -50,27 +50,32 @@ def start_worker(folder: str, _: int) -> None:
     """
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
-    trainer = os.getppid()
-    sys.stderr = _WhileThere(sys.stderr, trainer)
-    threading.Thread(target=_end_with_trainer, args=(trainer, folder), daemon=True, name="end-with-trainer").start()
+    sys.stderr = _WhileThere(sys.stderr)
+    threading.Thread(target=_end_with_trainer, args=(folder,), daemon=True, name="end-with-trainer").start()
+
+
+def _trainer_has_gone(seconds: float = 0) -> bool:
+    """Whether the trainer ends within so many seconds; it is not the parent of a worker that a fork server has started."""
+    return bool(wait([parent_process().sentinel], seconds))
 
 
 class _WhileThere:
     """stderr of a worker while its trainer lives: what breaks in the worker when the trainer has gone is nobody's business."""
 
-    def __init__(self, stream: Any, trainer: int):
-        self._stream, self._trainer = stream, trainer
+    def __init__(self, stream: Any):
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(text) if os.getppid() == self._trainer else len(text)
+        return len(text) if _trainer_has_gone() else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _end_with_trainer(trainer: int, folder: str) -> None:
-    while os.getppid() == trainer:
-        time.sleep(1)
+def _end_with_trainer(folder: str) -> None:
+    # A worker that was forked later holds an end of the pipe of those before it, but not of its own, so the last one goes first.
+    while not _trainer_has_gone(60):
+        pass
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
