@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
+from renaissance.foreign import parse_json, refuse_lfs, refuse_special
 from renaissance.prepare.spool import is_unicode
+
+_BOM = b"\xef\xbb\xbf"  # before the text of files that were edited on Windows
+_MOST_LINE = 64 << 20  # bytes
 
 
 def folder_of(root: str | os.PathLike, contains: str) -> Path:
@@ -44,6 +48,25 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
     return found
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a download for its bytes, behind a byte order mark if there is one.
+
+    Raises:
+        UserError: it cannot be read (by then or later), is a pipe or a device, or a git-LFS pointer.
+    """
+    try:
+        if path.exists():
+            refuse_special(path, f"'{path}'")
+        with open(path, "rb") as file:
+            start = file.read(64)
+            refuse_lfs(start, f"'{path}'")
+            file.seek(len(_BOM) if start.startswith(_BOM) else 0)
+            yield file
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
+
+
 def json_items(path: Path, prefix: str) -> Iterator[Any]:
     """Yield the items of one list in a JSON file.
 
@@ -57,33 +80,42 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
     """
     found = False
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for item in ijson.items(file, prefix, use_float=True):
                 found = True
                 yield item
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is cut short or is not JSON ({_first_line(error)}); download it again.") from None
+    except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"'{path}' is cut short or is not JSON ({first_line(error)}); download it again.") from None
     if not found:
         raise UserError(f"'{path}' holds no entry at '{prefix}'; is it the official annotation file?")
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their line breaks.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8 text, or a line of it has more than 64 MiB.
+    """
+    with opened(path) as file:
+        while line := file.readline(_MOST_LINE):
+            if len(line) == _MOST_LINE:
+                raise UserError(f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it a text file?")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                byte = file.tell() - len(line) + error.start
+                raise UserError(f"'{path}' is not UTF-8 text ({error.reason} near byte {byte}).") from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) of a file of one JSON object a line; empty lines are passed over.
 
     Raises:
-        UserError: the file cannot be read, or a line is not a JSON object.
+        UserError: as `text_lines`, or a line is not a JSON object.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield number, _object(path, number, text)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 text ({error.reason} near byte {error.start}).") from None
+    for number, text in enumerate(text_lines(path), 1):
+        if text.strip():
+            yield number, parse_json(text, dict, f"'{path}' line {number}", nan_is_null=True)
 
 
 def texts_of(path: Path, number: int, entry: dict[str, Any], *names: str) -> list[str]:
@@ -96,17 +128,3 @@ def texts_of(path: Path, number: int, entry: dict[str, Any], *names: str) -> lis
     if not all(isinstance(text, str) and is_unicode(text) for text in texts):
         raise UserError(f"'{path}' line {number} needs {', '.join(names)}, all of them text.")
     return texts
-
-
-def _object(path: Path, number: int, text: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError(f"'{path}' line {number} is not JSON; expected one object a line.") from None
-    if not isinstance(entry, dict):
-        raise UserError(f"'{path}' line {number} is not a JSON object; expected one object a line.")
-    return entry
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -142,8 +142,8 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 is not JSON"),
-        ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is not a JSON object"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 cannot be read as JSON"),
+        ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is list, but has to be an object"),
         ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 needs a path and a caption"),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1 needs a path and a caption"),
         ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
