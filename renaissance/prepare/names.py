@@ -20,7 +20,8 @@ _SPLIT_WORDS = {
 _SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 # Words that may stand beside one in the name of a folder of a split: "training_set", "val images", "Test2015".
 _BESIDE = frozenset(
-    "a b c data dataset folder image images img imgs of part photos pictures pics set shard split".split()
+    {"a", "b", "c", "of", "data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "pictures", "pics"}
+    | {"part", "set", "shard", "split"}
 )
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "lost+found"})
 
