@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from renaissance.errors import UserError, printable
@@ -31,6 +32,7 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
+@functools.lru_cache
 def split_of(name: str, *, whole: bool = False) -> str | None:
     """Return the split that a name says: train, val or test in any usual word, spelling and company; None = it says none.
 

@@ -42,6 +42,7 @@ def write_shards(
     texts: Sequence[str],
     source: dict[str, Any],
     options: dict[str, Any],
+    notes: Sequence[str] = (),
     shard_rows: int = SHARD_ROWS,
     **writing: Unpack[WriteOptions],
 ) -> list[dict[str, Any]]:
@@ -65,6 +66,7 @@ def write_shards(
         source: what the manifests say about where the data come from. It must differ where the listing differs, so let
             it hold the listing's size or digest.
         options: what the manifests say about how the files were made.
+        notes: sentences that the note of the first shard begins with.
         shard_rows: rows written to a file; an entry that is left out does not count.
         writing: see `WriteOptions`; `max_unreadable`, here None unless it is given, is a share of each shard's entries.
 
@@ -83,7 +85,9 @@ def write_shards(
         entries = Entries(read_entries(rows_from(position), root, pool, title, listed, position), position)
         while not entries.ended or not manifests:
             here = Skipped() if manifests else skipped
-            plan = Plan(template.format(shard=len(manifests)), schema, (), 0, here, texts)
+            plan = Plan(
+                template.format(shard=len(manifests)), schema, (), 0, here, texts, notes=() if manifests else notes
+            )
             manifest, refusal = write_file(plan, entries.take(shard_rows, here), folder, said, entries)
             manifests.append(manifest)
             refusals += [refusal] if refusal else []

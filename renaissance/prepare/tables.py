@@ -61,13 +61,15 @@ def lines_of(table: Path) -> Iterator[Line]:
         )
     read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
     for number, record in read(table):
-        path, split = record.get("path"), record.get("split")
+        path, split = record.get("path"), record.get("split") or None
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
         captions = [caption] if isinstance(caption, str) else caption
         texts = isinstance(captions, list) and all(isinstance(text, str) for text in captions)
-        if not texts or not isinstance(path, str):
-            raise UserError(f"'{table}' line {number} needs a path and a caption, text or list of texts.")
-        yield Line(number, path, captions, split or None)
+        if not texts or not isinstance(path, str) or not isinstance(split, str | None):
+            raise UserError(
+                f"'{table}' line {number} needs a path and a caption, text or list of texts; its split is a text, if any."
+            )
+        yield Line(number, path, captions, split)
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
