@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import ijson
+import numpy as np
 
 from renaissance.errors import UserError, first_line
-from renaissance.foreign import parse_json, refuse_lfs, refuse_special
+from renaissance.foreign import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
 from renaissance.prepare.spool import is_unicode
 
 _BOM = b"\xef\xbb\xbf"  # before the text of files that were edited on Windows
 _MOST_LINE = 64 << 20  # bytes
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # 1 and -1
 
 
 def folder_of(root: str | os.PathLike, contains: str) -> Path:
@@ -38,7 +41,7 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
     """
     names = [*needed, *optional]
     folder = folder_of(root, ", ".join(names))
-    found = [name for name in names if (folder / name).is_file()]
+    found = [name for name in names if (folder / name).exists()]
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(
@@ -67,6 +70,29 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
 
 
+class _Shallow:
+    """A JSON file that is not read deeper than is sound: ijson takes the square of the depth in memory."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self._depth, self._in_text, self._rest = 0, False, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read the next bytes. Raises UserError where they lead too deep."""
+        block = self._file.read(size)
+        text = self._rest + block
+        whole = text.rstrip(b"\\")  # an escape may be cut in two
+        self._rest = text[len(whole) :]
+        parts = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[self._in_text :: 2])
+        self._in_text ^= len(parts) % 2 == 0
+        steps = np.frombuffer(outside.translate(_STEPS, _NO_BRACKETS), np.int8).cumsum(dtype=np.int64)
+        if steps.size and self._depth + steps.max() > MOST_DEPTH:
+            raise UserError(f"'{self._path}' is nested too deeply; at most {MOST_DEPTH} levels are read.")
+        self._depth += int(steps[-1]) if steps.size else 0
+        return block
+
+
 def json_items(path: Path, prefix: str) -> Iterator[Any]:
     """Yield the items of one list in a JSON file.
 
@@ -81,7 +107,7 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
     found = False
     try:
         with opened(path) as file:
-            for item in ijson.items(file, prefix, use_float=True):
+            for item in ijson.items(_Shallow(file, path), prefix, use_float=True):
                 found = True
                 yield item
     except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:

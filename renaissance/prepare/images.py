@@ -55,7 +55,7 @@ def make_arrow(
     """
     check_options(**writing)
     folder = folder_of(root, f"class folders, train/ with class folders, or {CIFAR_FOLDER}/")
-    cifar = next((place for place in (folder, folder / CIFAR_FOLDER) if (place / "batches.meta").is_file()), None)
+    cifar = next((place for place in (folder, folder / CIFAR_FOLDER) if (place / "batches.meta").exists()), None)
     name = check_name(name or ("cifar10" if cifar else OWN_IMAGES_NAME), OWN_IMAGES_NAME)
     labels, pictures, notes = _cifar(cifar) if cifar else read_class_folders(folder)
     if val_share is None:
