@@ -194,6 +194,7 @@ def test_tables_that_claim_more_than_they_are_end_in_a_sentence(
     """A file of some kB must not become gigabytes: packed, a text or a place named many times, many nothings."""
     monkeypatch.setattr(tables, "_LEAST_BYTES", 1 << 20)  # all in small: the test is quick
     monkeypatch.setattr(tables, "_LEAST_VALUES", 10_000)
+    monkeypatch.setattr(tables, "_SWELLS", 1)
     big = "a" * (1 << 20)
     paths = pa.array([f"p/{n}.jpg" for n in range(1000)])
     nothing = pa.nulls(40_000, pa.string())
