@@ -130,6 +130,9 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
     try:
         refuse_lfs(encoded, "it")
         refuse_slow(encoded)
+    except (UserError, ValueError) as error:
+        return Fault("unreadable", str(error))
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as picture:
@@ -147,8 +150,6 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
         return Fault("too large", f"more than {2 * MAX_PIXELS:,} pixels, at most {MAX_PIXELS:,} are accepted")
     except UnidentifiedImageError:
         return Fault("unreadable", f"not one of {', '.join(PICTURE_FORMATS)}")
-    except UserError as error:
-        return Fault("unreadable", str(error))
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged data
         return Fault("unreadable", f"{type(error).__name__}: {error}")
     return encoded

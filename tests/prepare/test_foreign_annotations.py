@@ -5,6 +5,7 @@ Every field of every format is replaced in turn, and whole files by what is none
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from prepare import raw_f30k, raw_gcc, raw_nlvr2, raw_refcoco, raw_sbu, raw_snli, raw_vg, raw_vqa
+from prepare import raw_f30k, raw_gcc, raw_images, raw_nlvr2, raw_refcoco, raw_sbu, raw_snli, raw_vg, raw_vqa
 from prepare.raw_files import photograph, write_karpathy
 from prepare.raw_gcc import Sample
 from renaissance.errors import UserError
+from renaissance.prepare import images
 from renaissance.prepare.entries import LeftOut
+from renaissance.prepare.plain_pickle import read_plain_pickle
 
 GONE = object()  # the field is not there
 PLAIN: list[Any] = [
@@ -99,7 +103,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path, dict], in
     def take(given, schema) -> None:
         for row in given:
             if not isinstance(row, LeftOut):
-                assert all(isinstance(picture, str) and ".." not in picture for picture in row.pictures.values())
+                assert all(isinstance(each, bytes) or ".." not in each for each in row.pictures.values())
                 for name, value in row.values.items():
                     pa.array([value], schema.field(name).type)
                 rows.append(row)
@@ -220,3 +224,55 @@ def test_a_file_that_is_none_and_one_with_a_byte_order_mark(tmp_path: Path, form
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UserError, match="is a git-LFS pointer"):
         read_only(form.writer, tmp_path / "raw", form.options)
+
+
+COLUMNS = [
+    *([None], [True], [3], [1.5], [b"\xff"], [["a", None]], [{"a": 1}], ["../../a"], ["a"]),
+    pa.array([1], pa.timestamp("ns")),
+    pa.array([1 << 62], pa.date64()),
+    pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0])), pa.py_buffer(b"\xff")]),
+]
+
+
+@pytest.mark.parametrize("layout", ["captions", "folders", "tars"])
+def test_columns_of_another_type_end_in_rows_or_in_a_sentence(tmp_path: Path, layout: str, read_only: Callable):
+    for number, column in enumerate(COLUMNS):
+        for name in ("path", "caption", "captions", "split", "key", "status"):
+            root = tmp_path / f"{number} {name}"
+            (root / "00000").mkdir(parents=True)
+            good = {"path": ["a"], "caption": ["b"], "key": ["0"], "status": ["failed"]}
+            pq.write_table(pa.table(good | {name: column}), root / "00000.parquet")
+            if layout == "tars":
+                (root / "00000").rmdir()
+                raw_gcc.write_tar(root / "00000.tar", [("1.jpg", b"..."), ("1.txt", b"a")])
+            with contextlib.suppress(UserError):
+                read_only("captions" if layout == "captions" else "gcc", root, {})
+
+
+def test_pickled_pictures_of_another_type_end_in_rows_or_in_a_sentence(tmp_path: Path):
+    raw_images.write_cifar(tmp_path)
+    for file, keys in {"batches.meta": ["label_names"], "test_batch": ["data", "labels", "filenames"]}.items():
+        whole = (tmp_path / file).read_bytes()
+        good = {"label_names": ["a", "b", "c"], "data": [], "labels": [0], "filenames": ["a"]}
+        for key in keys:
+            for by in (by for by in [*PLAIN, [True], [1.0], [2**70], ["a\x1b"] * 3, [["a"]]] if by is not GONE):
+                (tmp_path / file).write_bytes(pickle.dumps(good | {key: by}, 2))
+                with contextlib.suppress(UserError):
+                    images.make_arrow(tmp_path, tmp_path / "arrow", workers=1)
+        (tmp_path / file).write_bytes(whole)
+
+
+def test_a_pickle_that_names_one_value_very_often_is_refused(tmp_path: Path):
+    """Of 60 kB: a thousand references to one list of ten thousand references to one sentence; a list in itself."""
+    sentence = {"sent": "a" * 1000}
+    sentences = [sentence] * 10_000
+    lists = [{"ref_id": n, "ann_id": 1, "image_id": 1, "split": "train", "sentences": sentences} for n in range(1000)]
+    circle: list = []
+    circle.append(circle)
+    doubled = [0]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    for value in (lists, circle, doubled):
+        (tmp_path / "refs.p").write_bytes(pickle.dumps(value, 2))
+        with pytest.raises(UserError, match="names the same values so often"):
+            read_plain_pickle(tmp_path / "refs.p")
