@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 
 from renaissance.errors import UserError, printable
 
@@ -24,6 +25,7 @@ _BESIDE = frozenset(
     {"a", "b", "c", "of", "data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "pictures", "pics"}
     | {"part", "set", "shard", "split"}
 )
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "lost+found"})
 
 
@@ -45,7 +47,8 @@ def split_of(name: str, *, whole: bool = False) -> str | None:
     Raises:
         UserError: it says two splits.
     """
-    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+", name)]
+    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", name))
+    words = [part.lower() for word in words for part in (_CAMEL.findall(word) if word.isascii() else [word])]
     found = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
     if whole and any(word not in _SPLIT_OF and word not in _BESIDE for word in words):
         return None
