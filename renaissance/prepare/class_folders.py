@@ -54,6 +54,7 @@ def read_class_folders(root: Path) -> Classes:
     folders: dict[str, list[Path]] = {}
     for split, place in places.items():
         within = _folders(place)
+        _refuse_splits_in_classes(split, within)
         folders[split] = [folder for folder in within if _has_pictures(folder)]
         ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
         loose = sum(not entry.is_dir() and _may_be_picture(entry) for entry in place.iterdir())
@@ -106,6 +107,15 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     return {split: places[split] for split in OWN_SPLITS if split in places}, [f"{folder.name}/" for folder in others]
 
 
+def _refuse_splits_in_classes(split: str, classes: list[Path]) -> None:
+    for inner in (inner for folder in classes for inner in _folders(folder)):
+        if split_of(inner.name, whole=True) not in (None, split):
+            raise UserError(
+                f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
+                "above: train/<class>/, val/<class>/, test/<class>/."
+            )
+
+
 def _unpacked(folder: Path, split: str) -> Path:
     """Return the folder of a split itself where an archive has put it into one of its own name."""
     inner = _folders(folder)
@@ -114,8 +124,8 @@ def _unpacked(folder: Path, split: str) -> Path:
 
 def _folders(place: Path) -> list[Path]:
     """Return the folders in a folder, linked ones too; those that systems leave are none."""
-    found = [each for each in place.iterdir() if each.is_dir() and not is_litter(each.name)]
-    return sorted(found, key=lambda each: each.name)
+    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every picture
+        return [place / name for name in sorted(each.name for each in entries if each.is_dir()) if not is_litter(name)]
 
 
 def _has_pictures(folder: Path) -> bool:

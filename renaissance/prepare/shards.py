@@ -117,7 +117,7 @@ def _whole_shards(folder: Path, template: str, schema: pa.Schema, said: dict[str
             for name, hint in _READ_BACK.items():
                 expect(manifest[name], hint, name)
             whole = manifest.items() >= wanted.items() and file.stat().st_size == manifest["bytes"]
-            if not whole or manifest["shard"]["first"] != position:
+            if not whole or manifest["shard"]["first"] != position or not position <= manifest["shard"]["next"] < 2**62:
                 break
         except (UserError, OSError, KeyError):  # no such shard, or one that another program made
             break

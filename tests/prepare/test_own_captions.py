@@ -317,6 +317,22 @@ def test_prepare_prints_what_came_of_it(root: Path, tmp_path: Path, capsys: pyte
     assert manifests == [json.loads((tmp_path / "mine_train.json").read_text())]
 
 
+def test_names_out_of_data_forge_no_line_and_steer_no_terminal(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    name = "p/\x1b[2Jgone\nerror: forged\u2028\u202e.jpg"
+    (root / "captions.jsonl").write_text("\n".join(json.dumps({"path": n, "caption": "a"}) for n in ("p/1.jpg", name)))
+    prepare("captions", root, tmp_path, workers=1, max_unreadable=1)
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines()) and printed.count("\n") == 2
+    (root / "captions.jsonl").write_text(json.dumps({"path": f"../{name}", "caption": "a"}))
+    (root / "a\x1b[2J\n.csv").write_text("p\x1b[2J\na")
+    for given in ("captions.jsonl", "a\x1b[2J\n.csv", None):
+        with pytest.raises(UserError) as refusal:
+            prepare("captions", root, tmp_path / "out", annotations=given)
+        assert str(refusal.value).isprintable()
+
+
 def test_prepare_refuses_what_it_does_not_know(root: Path, tmp_path: Path):
     for arguments, options, sentence in [
         (("coca", root, tmp_path), {}, "dataset='coca' cannot be prepared (nearest: coco); the data sets are coco"),

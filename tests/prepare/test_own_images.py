@@ -271,6 +271,9 @@ def test_a_word_of_a_split_may_be_a_class_and_other_folders_are_no_splits(tmp_pa
     (manifest,) = make_arrow(tmp_path / "a", tmp_path / "arrow", workers=1, val_share=0)
     assert said_of(tmp_path / "arrow" / "images_train.arrow")["labels"] == sorted([*CLASSES, "train"])
     assert manifest["note"].endswith("there: annotations/, 1 pictures in ./ that lie in no class folder.")
+    write_folders(tmp_path / "inside", ("cat", "dog"))
+    (tmp_path / "inside" / "dog" / "cat").rename(tmp_path / "inside" / "dog" / "Validation")
+    assert "Validation' is a folder of a split in one of a class" in refusal(tmp_path / "inside")
     for folder in ("holdout/cat", "val"):
         write_folders(tmp_path / folder, ("train",))
         write_pictures(tmp_path / folder / folder, {"1.jpg": photograph()})
