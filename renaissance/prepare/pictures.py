@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
 import warnings
@@ -26,7 +27,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from renaissance.errors import UserError
+from renaissance.foreign import refuse_lfs
 from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
+from renaissance.jpeg import refuse_slow
 from renaissance.launch import available_cores
 
 # Of resized pictures, whose colours have half the resolution, as in most photographs: an error of 1.8 levels (43 dB, mean
@@ -125,6 +128,11 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
     if len(encoded) > MAX_BYTES:
         return Fault("too large", f"the file has {len(encoded):,} bytes, at most {MAX_BYTES:,} are stored")
     try:
+        refuse_lfs(encoded, "it")
+        refuse_slow(encoded)
+    except (UserError, ValueError) as error:
+        return Fault("unreadable", str(error))
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as picture:
@@ -181,6 +189,8 @@ def _resized(picture: Image.Image, short_side: int, quality: int | None) -> byte
 
 
 def _file_bytes(path: str) -> bytes:
+    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+        raise OSError(0, "a pipe, a socket or a device, and no file")  # it could keep us waiting for ever
     with open(path, "rb") as file:
         return file.read(MAX_BYTES + 1)
 
