@@ -18,6 +18,7 @@ PACKAGE = ROOT / "renaissance"
 FLOORS = (
     {"errors", "keys"},
     {"types", "formats", "rules", "answers", "atomic", "launch", "foreign", "console"},
+    {"jpeg"},
     {"settings", "config"},
     {"draft"},
     {"presets", "signals"},
@@ -41,6 +42,7 @@ LIGHT_ROOMS = {
     "errors",
     "foreign",
     "console",
+    "jpeg",
     "atomic",
     "types",
     "formats",
