@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +19,7 @@ from renaissance.atomic import write_whole
 from renaissance.check_data.files import Found, Report
 from renaissance.check_data.scan import batches, pictures_of
 from renaissance.data.arrow import metadata
-from renaissance.prepare.pictures import Fault, read_picture, size_of
+from renaissance.data.pixels import open_picture, rgb
 
 _COLUMNS, _ROWS = 4, 4
 _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's picture, and between cells
@@ -79,18 +80,28 @@ def _draw_pictures(cell: Image.Image, row: dict[str, Any], found: Found) -> None
     names = pictures_of(found)
     width = (_WIDTH - (len(names) - 1) * _GAP // 2) // len(names)
     for number, name in enumerate(names):
-        encoded = read_picture(row[name], resize=_HEIGHT)  # as a reader sees it: over white, 8 bits
-        if isinstance(encoded, Fault):
+        picture = _decoded(row[name])
+        if picture is None:
             picture = Image.new("RGB", (width, _HEIGHT), _FAULT)
-            ImageDraw.Draw(picture).text((8, 8), encoded.kind, _INK, _font(_SIZE))
+            ImageDraw.Draw(picture).text((8, 8), "unreadable", _INK, _font(_SIZE))
         else:
-            picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+            whole = picture.width
             scale = min(width / picture.width, _HEIGHT / picture.height)
             picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
             if found.row.offers == formats.BOXES:
-                _draw_boxes(picture, row, picture.width / size_of(row[name])[0])
+                _draw_boxes(picture, row, picture.width / whole)
         left = number * (width + _GAP // 2) + (width - picture.width) // 2
         cell.paste(picture, (left, (_HEIGHT - picture.height) // 2))
+
+
+def _decoded(encoded: bytes) -> Image.Image | None:
+    """A picture as training sees it, None where it cannot be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities of a file
+        try:
+            return Image.fromarray(rgb(open_picture(encoded)))
+        except Exception:  # foreign bytes make Pillow fail in any way they like
+            return None
 
 
 def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None:
