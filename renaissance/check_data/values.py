@@ -75,11 +75,16 @@ class Values:
         report: of the file.
         measure: says how long texts are.
         lengths: counts them.
+
+    Attributes:
+        several: whether a picture comes in several rows: as a row is one reference to an object, or one caption in a plain
+            column.
     """
 
     def __init__(self, report: Report, measure: Measure, lengths: Lengths):
         self._report, self._measure, self._lengths = report, measure, lengths
         self._row = report.found.row
+        self.several = self._row.offers == formats.BOXES
         labels = len(metadata(str(report.found.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
             formats.QUESTIONS: {"answer_labels": (0, (labels or formats.VQA_LABELS) - 1)},
@@ -100,6 +105,7 @@ class Values:
             for place in np.flatnonzero(wrong).tolist():
                 self._report.problems.add(kind, f"row {first + rows[place]}: {there[place]}")
         if self._row.samples:
+            self.several |= spread[self._row.samples].plain
             self._texts(spread[self._row.samples], first)
         self._collect(spread, first)
 
@@ -153,9 +159,7 @@ class Values:
     def _collect(self, spread: dict[str, Spread], first: int) -> None:
         """Keep the ids, as numbers, until the end of the file."""
         for name in (name for name in _ONCE if name in spread):
-            # A row is one reference to an object, or one caption in a plain column: a picture then comes in several.
-            several = self._row.offers == formats.BOXES or (self._row.samples and spread[self._row.samples].plain)
-            if name == "image_id" and several:
+            if name == "image_id" and self.several:
                 continue
             there = np.asarray(spread[name].leaves.is_valid())
             self._ids.setdefault(name, []).append((_keys(spread[name].leaves), spread[name].rows()[there] + first))
