@@ -25,6 +25,7 @@ _COLUMNS, _ROWS = 4, 4
 _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's picture, and between cells
 _LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under a picture; their height and that of the letters, pixels
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
+_OUTSIDE = 10  # pixels by which a box that is larger than its picture is drawn outside it: its edge is not seen
 _LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a picture, that are shown
 
 
@@ -109,8 +110,11 @@ def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None
     draw, right = ImageDraw.Draw(picture), row["labels"]
     for number, box in sorted(enumerate(row["bboxes"] or ()), key=lambda item: item[0] == right):
         x, y, width, height = np.nan_to_num([*box, 0, 0, 0, 0][:4], posinf=0, neginf=0) * scale
+        # Pillow draws every pixel of a line, also those outside the picture.
+        x, right_x = np.clip([x, x + max(width, 1)], -_OUTSIDE, picture.width + _OUTSIDE)
+        y, lower_y = np.clip([y, y + max(height, 1)], -_OUTSIDE, picture.height + _OUTSIDE)
         colour, line = (_RIGHT, 4) if number == right else (_OTHER, 2)
-        draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=line)
+        draw.rectangle((x, y, right_x, lower_y), outline=colour, width=line)
 
 
 def _texts(row: dict[str, Any], found: Found) -> list[str]:
