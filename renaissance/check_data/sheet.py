@@ -19,7 +19,7 @@ from renaissance.atomic import write_whole
 from renaissance.check_data.files import Found, Report
 from renaissance.check_data.scan import batches, pictures_of
 from renaissance.data.arrow import metadata
-from renaissance.data.pixels import open_picture, rgb
+from renaissance.pixels import open_picture, rgb
 
 _COLUMNS, _ROWS = 4, 4
 _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's picture, and between cells

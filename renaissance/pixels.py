@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
-from renaissance.jpeg import refuse_slow
+from .formats import MAX_PIXELS, PICTURE_FORMATS
+from .jpeg import refuse_slow
 
 _WRITTEN_IN_PYTHON = ("bmp_rle", "ppm", "ppm_plain")  # Pillow's decoders that take a step a pixel
 _MOST_OF_THEM = 1 << 22  # pixels, a second or two
@@ -25,12 +25,17 @@ def open_picture(encoded: bytes) -> Image.Image:
     refuse_slow(encoded)
     picture = Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS)
     refuse_size(*picture.size)
+    refuse_swelling(picture)
+    return picture
+
+
+def refuse_swelling(picture: Image.Image) -> None:
+    """Raises ValueError for an opened picture that would take far more time or memory to decode than its pixels say."""
     if picture.tile and picture.tile[0][0] in _WRITTEN_IN_PYTHON and picture.width * picture.height > _MOST_OF_THEM:
         raise ValueError(f"{picture.width} x {picture.height} pixels of a coding that is slow to read")
     if picture.format == "TIFF":  # a tile is decoded as a whole, however little of it lies in the picture
         tile = [picture.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
         refuse_size(*tile, "in a tile")
-    return picture
 
 
 def refuse_size(width: int, height: int, where: str = "") -> None:
