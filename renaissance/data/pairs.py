@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,18 +70,23 @@ def unwanted(path: str, now: Stamp) -> Unwanted:
         gaps[j] is the number of kept captions before the j-th one left out, so kept caption k stands at position
         k + searchsorted(gaps, k, "right") of the file. None where all are kept.
     """
-    known = recall(path, now, _REPEATS)
+    known = recall(path, now, _REPEATS, {"repeated": int, "empty": int, "gaps": int})
     if known is not None:
         if not known["repeated"] + known["empty"]:
             return Unwanted()
         gaps = recall_array(path, _REPEATS)
-        if gaps is not None and len(gaps) == known["repeated"] + known["empty"]:
+        if gaps is not None and len(gaps) == known["repeated"] + known["empty"] and known["gaps"] == _checksum(gaps):
             return Unwanted(known["repeated"], known["empty"], gaps)
     repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS).entries[CAPTION.name])
     left_out = np.sort(np.concatenate([repeated, empty]))
     gaps = left_out - np.arange(len(left_out)) if len(left_out) else None
-    remember(path, now, _REPEATS, {"repeated": len(repeated), "empty": len(empty)}, gaps)
+    facts = {"repeated": len(repeated), "empty": len(empty), "gaps": 0 if gaps is None else _checksum(gaps)}
+    remember(path, now, _REPEATS, facts, gaps)
     return Unwanted(len(repeated), len(empty), gaps)
+
+
+def _checksum(gaps: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(gaps))
 
 
 def find_unwanted(texts: Entries) -> tuple[np.ndarray, np.ndarray]:
