@@ -169,7 +169,7 @@ def test_names_are_no_longer_than_they_must_be():
             "output='.' is not allowed: give a path without its ending, or None.",
         ),
         (["runs=result/vqa/version_0", "output=file/x"], "output=file/x cannot be written (File exists)"),
-        (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' cannot be read (it does not hold"),
+        (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' is list, but has to be an object"),
     ],
 )
 def test_refusals(words: list[str], sentence: str, tmp_path: Path, capsys, monkeypatch):
