@@ -231,7 +231,7 @@ def _head(path: Path) -> tuple[list[str], bool]:
         header = next(csv.reader([first.decode("utf-8-sig")]), [])
     except (ValueError, csv.Error):
         header = []
-    if first.startswith(b"step") and not first.endswith(b"\n") and len(first) < _LONGEST_HEADER:
+    if first[:5] == b"step,"[: len(first)] and not first.endswith(b"\n") and len(first) < _LONGEST_HEADER:
         return [], False  # of a machine that failed as the file was begun
     if "step" not in header or len(set(header)) < len(header):
         raise UserError(

@@ -57,7 +57,8 @@ def identity(values: Mapping[str, Any]) -> str:
         values: of every setting, as the command has them, before checkpoints and models answer for the others.
     """
     meant, usual = _meant(values), _meant(defaults_of(config.ex))
-    return _hash({key: value for key, value in meant.items() if key not in _FREE and value != usual.get(key)})
+    changed = (key for key, value in meant.items() if _json(value) != _json(usual.get(key)))  # 1 is not 1.0
+    return _hash({key: meant[key] for key in changed if key not in _FREE})
 
 
 def former_identity(values: Mapping[str, Any]) -> str:
@@ -66,7 +67,11 @@ def former_identity(values: Mapping[str, Any]) -> str:
 
 
 def _hash(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _meant(values: Mapping[str, Any]) -> dict[str, Any]:
