@@ -266,15 +266,16 @@ def lose_best(folder: Path, step: int | None) -> str | None:
     Returns:
         What is wrong, with what comes of it; None where nothing is.
     """
-    best = folder / "best.ckpt"
+    best, anew = folder / "best.ckpt", "the next validation, if any is left, selects anew"
     if not os.path.lexists(best):
-        return None if step is None else f"'{best}' is not there; the next validation selects anew"
+        return None if step is None else f"'{best}' is not there; {anew}"
     found, why = _step_of(best)
     if found == step:
         return None
     aside = set_aside(best)
-    why = why or f"{best} is of step {found}, and the best validation so far was at step {step}."
-    return f"{why} It is now {aside.name}, and the next validation selects anew"
+    known = "there was no validation yet" if step is None else f"the best validation so far was at step {step}"
+    why = why or f"{best} is of step {found}, and {known}."
+    return f"{why} It is now {aside.name}; {anew}"
 
 
 def read_unasked(path: Path) -> tuple[checkpoint.Stored | None, str]:

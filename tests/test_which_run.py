@@ -153,6 +153,27 @@ def test_a_folder_that_was_copied_goes_on_with_its_newest_file(place, trained):
     assert found() == "version_0/checkpoints/best.ckpt"  # better than nothing
 
 
+@pytest.mark.parametrize("kind", ["its own", "missing", "later", "unknown", "empty", "folder", "link"])
+def test_a_best_checkpoint_is_kept_where_it_is_what_the_run_says(kind, place, trained):
+    run = made(place / "version_0", trained, 2, 4) / "checkpoints"
+    best = run / "best.ckpt"
+    if kind in ("its own", "later", "unknown"):
+        os.link(run / f"step_{4 if kind == 'later' else 2:09d}.ckpt", best)
+    elif kind == "folder":
+        (best / "inside").mkdir(parents=True)
+    elif kind != "missing":
+        best.symlink_to("nowhere") if kind == "link" else best.write_bytes(b"")
+    said = resuming.lose_best(run, None if kind == "unknown" else 2)
+    if kind == "its own":
+        assert said is None and best.exists()
+        return
+    what = {"missing": "is not there", "later": "is of step 4, and the best validation so far was at step 2",
+            "unknown": "is of step 2, and there was no validation yet", "empty": "cannot be read as a checkpoint"}  # fmt: skip
+    assert what.get(kind, "is not a file") in said and "load_path" not in said and "give" not in said
+    assert not os.path.lexists(best) and os.path.lexists(run / "best.ckpt.damaged") is (kind != "missing")
+    assert resuming.lose_best(run, None) is None
+
+
 DAMAGE = {
     "cut": b'{"identity": "0',
     "empty": b"",
