@@ -323,7 +323,8 @@ def _go_on(kept: RunFolder, name: str, start: dict[str, Any], stored: checkpoint
         kept.path / "metrics.csv", step, pending=start["pending"], every=stored.settings.get("log_every_n_steps")
     )
     (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
-    if best is not None or start["best"] is None:  # else it is of a version that did not tell
+    # Its own step has just got that name; a version that did not tell the step is believed.
+    if best != step and (best is not None or start["best"] is None):
         warnings += filter(None, [resuming.lose_best(kept.checkpoints, best)])
     if not (kept.checkpoints / "best.ckpt").exists():
         start["best"] = start["best_step"] = None
