@@ -99,7 +99,7 @@ def origin(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
     own: str | None = identity(values)
     try:
         before = _record(run)["identity"] if run else own
-        own = own if before == former_identity(values) else before
+        own = own if before in (None, former_identity(values)) else before
     except UserError:
         own = own if any(values["loss_names"].values()) else None
     return {"identity": own, "job": os.environ.get(JOB)}

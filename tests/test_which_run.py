@@ -216,7 +216,9 @@ def test_settings_that_were_edited_are_read(place, trained):
     """A byte order mark; and settings.json of a version that knew no identity is of no command."""
     run = made(place / "version_0", trained, 1)
     (run / "settings.json").write_bytes(b"\xef\xbb\xbf" + (run / "settings.json").read_bytes())
-    damage(made(place / "version_1", trained, 2), b'{"settings": {}}')
+    older = made(place / "version_1", trained, 2)
+    damage(older, b'{"settings": {}}')
+    assert resuming.origin(DEFAULTS, older)["identity"] == resuming.identity(DEFAULTS)
     assert found() == "version_0/checkpoints/last.ckpt"
 
 
