@@ -26,6 +26,7 @@ from .keys import (
     EVALUATION_KEYS,
     FALLBACK_TOKENIZER,
     MODEL_KEYS,
+    PLACE_KEYS,
     RESUMABLE,
     START_KEYS,
     TOWER_KEYS,
@@ -90,7 +91,7 @@ def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = Tr
     if stored is not None:
         resumed = draft["resume_from"] is not None
         evaluated = EVALUATION_KEYS if draft["test_only"] else frozenset()
-        keys = stored.settings.keys() - START_KEYS if resumed else {*MODEL_KEYS, *evaluated}
+        keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*MODEL_KEYS, *evaluated}
         answers = {key: stored.settings[key] for key in keys if key in stored.settings}
         free = RESUMABLE if resumed else ADAPTABLE | evaluated
         draft.answer("checkpoint", answers, free=free)

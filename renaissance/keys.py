@@ -40,12 +40,13 @@ EVALUATION_KEYS = frozenset(
 AUTO = "auto"  # resume_from: the newest run of the same command
 # How a command starts, which no checkpoint answers.
 START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code"])
+# Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
+PLACE_KEYS = frozenset(["log_dir", "exp_name"])
 # What a resumed run may be told anew; everything else must be as it was.
 RESUMABLE = (
     START_KEYS
+    | PLACE_KEYS
     | {
-        "exp_name",
-        "log_dir",
         "log_every_n_steps",
         "max_bad_steps",
         "gradient_checkpointing",
@@ -65,6 +66,8 @@ RESUMABLE = (
     }
     | {"num_gpus", "num_nodes", "num_workers", "accelerator", "per_gpu_batchsize", "eval_batch_size"}
 )
+# Settings that came after runs had an identity (resuming.py); what resume_from=auto finds must not depend on them.
+YOUNGER = frozenset(["eval_limit", "lr_mult_random", "max_time"])
 FALLBACK_TOWERS = {
     "image_encoder": "facebook/deit-tiny-patch16-224",
     "text_encoder": "google/electra-small-discriminator",

@@ -45,7 +45,22 @@ class Check:
         """A sentence, or None where the value may stand."""
         if value is None:
             return None if self.optional else f"{key}=None is not allowed: give {self.allowed}."
+        if isinstance(value, str) and (wrong := _no_name(value)):
+            return (
+                f"{key}={value!r} is not allowed: it holds {wrong}, as no name and no path does; give {self.allowed}."
+            )
         return None if self.test(value) else f"{key}={value!r} is not allowed: give {self.allowed}."
+
+
+def _no_name(text: str) -> str | None:
+    """What a text holds that cannot be part of a path, or not be written down; None where there is nothing."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "bytes that are no UTF-8"
+    return None
 
 
 def _is_number(value: Any) -> bool:
@@ -122,12 +137,18 @@ def _one_transform(value: Any) -> bool:
 
 
 def _folder_name(value: Any) -> bool:
+    """A folder of this name shows up in `ls` and in patterns such as result/*, and can be typed."""
     name = str(value)
-    return _text(value) and len(name) <= 100 and "/" not in name and name not in (".", "..")
+    plain = name.isprintable() and name == name.strip() and "/" not in name and not name.startswith(".")
+    return _text(value) and plain and len(name) <= 100 and len(name.encode()) <= 255
 
 
 def _names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) and name for name in value)
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(name, str) and name and not _no_name(name) for name in value)
+    )
 
 
 def _weights(value: Any) -> bool:
@@ -158,7 +179,11 @@ def _tower(prefix: str) -> dict[str, Check]:
 
 
 CHECKS: dict[str, Check] = {
-    "exp_name": Check("a name without /, at most 100 characters", _folder_name, convert=str),
+    "exp_name": Check(
+        "a name without /, a dot at its start or spaces at its ends, of at most 100 characters and 255 bytes",
+        _folder_name,
+        convert=str,
+    ),
     "seed": whole(0, most=2**63 - 1),
     "log_dir": text("a folder"),
     "load_path": text("a checkpoint file", optional=True),

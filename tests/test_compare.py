@@ -169,7 +169,7 @@ def test_names_are_no_longer_than_they_must_be():
             "output='.' is not allowed: give a path without its ending, or None.",
         ),
         (["runs=result/vqa/version_0", "output=file/x"], "output=file/x cannot be written (File exists)"),
-        (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' cannot be read (it does not hold"),
+        (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' is list, but has to be an object"),
     ],
 )
 def test_refusals(words: list[str], sentence: str, tmp_path: Path, capsys, monkeypatch):
@@ -191,3 +191,27 @@ def test_damaged_predictions_end_the_comparison(tmp_path: Path, rights):
     (path / "predictions" / "vqa_val.parquet").write_bytes(b"")
     with pytest.raises(UserError, match="vqa_val.parquet' cannot be read"):
         compare(str(tmp_path / "vqa" / "*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("settings.json", b""),
+        ("settings.json", b"null"),
+        ("settings.json", b'{"settings": [1]}'),
+        ("settings.json", b'{"settings": {}, "parameters": 3}'),
+        ("settings.json", b"[" * 100_000),
+        ("results.json", b'{"val": {"vqa": {"vqa_score": "0.5"}}}'),
+        ("results.json", b'{"val": [0.5]}'),
+        ("results.json", b'{"val": {"vqa": {"vqa_score": NaN}}}'),
+        ("metrics.csv", b"step;loss\n1;0,5\n"),
+        ("metrics.csv", bytes(100)),
+    ],
+    ids=lambda each: str(each)[:30],
+)
+def test_a_file_of_a_run_that_was_spoiled_is_named(name: str, content: bytes, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (write_run(Path("result")) / name).write_bytes(content)
+    assert main(["compare", "with", "runs=result/vqa/*"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"error: 'result/vqa/version_0/{name}'") and len(said.splitlines()) == 1

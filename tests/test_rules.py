@@ -96,6 +96,14 @@ REFUSED = [
     ("loss_names", {"vqa2": 1}, "weights of at least 0 for glue, images, irtr, itc, itm, mlm"),
     ("exp_name", "../elsewhere", "a name without /"),
     ("exp_name", "..", "a name without /"),
+    ("exp_name", "x" * 101, "at most 100 characters and 255 bytes"),
+    ("exp_name", "ü" * 128, "at most 100 characters and 255 bytes"),
+    ("exp_name", "\N{GRINNING FACE}" * 64, "at most 100 characters and 255 bytes"),
+    ("exp_name", ".hidden", "a dot at its start"),
+    ("exp_name", "name ", "spaces at its ends"),
+    ("exp_name", "two\nlines", "a name without /"),
+    ("exp_name", "\x1b[31m", "a name without /"),
+    ("datasets", ["a\0b"], "a list of data set names"),
     ("freeze_encoder", 1, "True or False"),
     ("freeze_encoder", "true", "True or False"),
     ("batch_size", None, "a whole number of at least 1"),
@@ -114,6 +122,15 @@ def test_taken(key, value, converted):
 def test_refused(key, value, allowed):
     problem = CHECKS[key].problem(key, value)
     assert problem.startswith(f"{key}={value!r} is not allowed: give ") and allowed in problem
+
+
+@pytest.mark.parametrize(
+    "key", ["exp_name", "log_dir", "load_path", "resume_from", "data_root", "tokenizer", "blind_run"]
+)
+@pytest.mark.parametrize(("value", "what"), [("a\0b", "a NUL character"), ("a\udcffb", "bytes that are no UTF-8")])
+def test_what_no_path_holds_is_refused(key, value, what):
+    problem = CHECKS[key].problem(key, value)
+    assert problem.startswith(f"{key}={value!r} is not allowed: it holds {what}") and problem.isprintable()
 
 
 GOOD = DEFAULTS | {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}

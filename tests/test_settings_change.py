@@ -194,7 +194,7 @@ def refusal(trial: Callable[[], Any]) -> str | None:
 
 
 def run_folder(trial: Trial) -> tuple[str, ...]:
-    return train._folder(trial.settings, {"step": 0}, []).path.parts[:-1]
+    return train._folder(trial.resolved, trial.draft, {"step": 0}, []).path.parts[:-1]
 
 
 def saved_steps(trial: Trial) -> int:

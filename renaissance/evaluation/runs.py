@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
+from renaissance.foreign import expect, read_json
 
 from .frames import predictions_file
+
+_RESULTS = dict[str, dict[str, dict[str, float | None]]]  # by split, task and metric
 
 
 class Run(NamedTuple):
@@ -38,9 +40,7 @@ class Run(NamedTuple):
         try:
             return pd.read_parquet(path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"'{path}' cannot be read ({str(error).splitlines()[0]}); evaluate that run again."
-            ) from None
+            raise UserError(f"'{path}' cannot be read ({first_line(error)}); evaluate that run again.") from None
 
 
 class BlindRun(NamedTuple):
@@ -108,14 +108,8 @@ def read_run(path: Path, setting: str) -> Run:
             f"{setting} names {path}, which is no run folder (it {why}); give one, such as result/vqa/version_0."
         )
     results = path / "results.json"
-    return Run(path, _object(path / "settings.json"), _object(results) if results.is_file() else None)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({str(error).splitlines()[0]}).") from None
-    if not isinstance(content, dict):
-        raise UserError(f"'{path}' cannot be read (it does not hold a JSON object).")
-    return content
+    record = path / "settings.json"
+    known = read_json(record, dict[str, Any], f"'{record}'")
+    for key in ("settings", "parameters", "data"):
+        expect(known.get(key, {}), dict[str, Any], f"'{record}': {key}")
+    return Run(path, known, read_json(results, _RESULTS, f"'{results}'") if results.is_file() else None)
