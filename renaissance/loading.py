@@ -64,7 +64,7 @@ def read_data(resolved: Resolved) -> Data:
         samples["train"] = opened(split="train")
     samples |= {split: opened(split=split) for split in splits}
     if settings.run.test_only:
-        resolved.notes += _not_there(settings, samples)
+        resolved.notes.extend(_not_there(settings, samples))
     by_picture = task is not None and task.limited_by_picture
     return Data(
         {split: limited(each, None if split == "train" else limit, by_picture) for split, each in samples.items()},

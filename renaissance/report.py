@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -218,8 +219,8 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
     for key, value in values.items():
         if key.count("/") == 2:
             task, split, metric = key.split("/")
-            # A share of nothing (no mismatched pair among three) is not a number, which JSON does not have.
-            results.setdefault(split, {}).setdefault(task, {})[metric] = None if value != value else value
+            # A share of nothing (no mismatched pair among three) is not a number, and JSON has no infinite loss either.
+            results.setdefault(split, {}).setdefault(task, {})[metric] = value if math.isfinite(value) else None
     return results
 
 

@@ -88,6 +88,7 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     try:
         with machine.together(settings.machine.processes), StopSignals(speaks=folder.speaks) as module.signals:
             results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
+        folder.write_json("results_details.json", final.record(results))
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
