@@ -114,7 +114,9 @@ def defaults():
     negative_group = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
     draw_false_text = 0  # retrieval: false texts beside each true one
     get_recall_metric = False  # retrieval: True ranks the whole split at each validation and selects by recall
-    rerank_top_k = None  # retrieval: only so many best candidates of ITC go through the fusion; 0: ITC alone ranks; None: every pair goes
+    rerank_top_k = (
+        None  # retrieval: so many best candidates of ITC go through the fusion; 0 = ITC alone ranks; None = all go
+    )
     vqav2_label_size = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
     image_only = True  # classes of pictures: the same for the image encoder

@@ -62,11 +62,11 @@ class Final:
     def record(self, results: Mapping[str, float]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
         """The content of results_details.json: {split: {task: {metric: what its number is worth}}}.
 
-        Of each: method, how it was found; candidates, among how many the right one is to be found; baseline, what one gets
-        who sees nothing; interval, of 95 %; examples, how many; files; eval_limit, where a part of the split was evaluated
-        ("limit", and "of" so many samples). None where there is no such thing.
+        Of each: method, how it was found, and whether that is exact; candidates, among how many the right one is to be
+        found; baseline, what one gets who sees nothing; interval, of 95 %; examples, how many; files; eval_limit, where a
+        part of the split was evaluated ("limit", and "of" so many samples). None where there is no such thing.
         """
-        validated = {"method": "the last validation of training"}
+        validated = {"method": "the last validation of training, not best.ckpt", "exact": False}
         return {
             split: {
                 name: self.told.get((split, name)) or {metric: self._plain(split) | validated for metric in metrics}
@@ -81,6 +81,7 @@ class Final:
         return {
             **dict.fromkeys(("method", "candidates", "baseline", "interval")),
             "method": "each example once",
+            "exact": True,
             "examples": len(samples),
             "files": [file.file for file in samples.describe()],
             "eval_limit": part,
@@ -102,7 +103,9 @@ class Final:
             headline = task.selecting if task.selecting in worth else next(iter(worth))
             baseline = worth[headline].baseline
             if headline not in intervals and not math.isnan(values[headline]):
-                notes.append("so few examples, or groups of them, do not tell how sure the number is: it has no interval")
+                notes.append(
+                    "so few examples, or groups of them, do not tell how sure the number is: it has no interval"
+                )
         blind, problem = self._blind(samples, split)
         files = self._plain(split)["files"]
         lines = evaluation.lines(
@@ -133,6 +136,7 @@ class Final:
 def _worth(each: Worth, bounds: tuple[float, float] | None) -> dict[str, Any]:
     return {
         "method": each.method,
+        "exact": each.exact,
         "candidates": each.candidates,
         "baseline": dict([each.baseline]) if each.baseline else None,
         "interval": bounds,

@@ -90,7 +90,9 @@ def _units(frame: pd.DataFrame) -> int:
 def _joint(frames: Sequence[pd.DataFrame], draw: np.random.Generator) -> tuple[float, float]:
     """The interval of the mean of several means, where a group brings what it has in each frame."""
     grouped = [frame.groupby(GROUP)["score"].agg(["sum", "count"]) for frame in frames]
-    sums, sizes = (pd.concat([each[name] for each in grouped], axis=1).fillna(0).to_numpy(float) for name in ("sum", "count"))
+    sums, sizes = (
+        pd.concat([each[name] for each in grouped], axis=1).fillna(0).to_numpy(float) for name in ("sum", "count")
+    )
     resamples = _affordable(1000, len(sums), _MOST_COUNTS)
     counts = draw.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples)
     with np.errstate(invalid="ignore"):
@@ -125,7 +127,9 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     groups = second.loc[differences.index].get(GROUP)
     units = differences if groups is None else differences.groupby(groups.to_numpy()).sum()
     if len(units) < 2:
-        raise UserError("The predictions are of one example, or one group of them, which tells nothing of a difference.")
+        raise UserError(
+            "The predictions are of one example, or one group of them, which tells nothing of a difference."
+        )
     # Seen from the other run, the same draws with the other sign: the order of two runs changes no digit.
     leading = differences[differences != 0].head(1)
     sign = np.sign(leading.iloc[0]) if len(leading) else 1.0

@@ -17,7 +17,6 @@ from renaissance.foreign import expect, read_json
 from .frames import predictions_file
 from .intervals import GROUP
 
-
 MOST_ROWS = 20_000_000  # of a file of predictions
 _RESULTS = dict[str, dict[str, dict[str, float | None]]]
 _RECORD = {
@@ -28,6 +27,7 @@ _RECORD = {
 _DETAILS = dict[str, dict[str, dict[str, dict[str, Any]]]]
 _DETAIL = {
     "method": str | None,
+    "exact": bool | None,
     "interval": list[float] | None,
     "examples": int | None,
     "eval_limit": dict[str, int] | None,

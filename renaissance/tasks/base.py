@@ -137,7 +137,7 @@ class Worth(NamedTuple):
             their means, drawn by groups that they share.
         statistic: of the one frame, where it is no mean.
         baseline: see `Downstream.baseline`; None where there is none.
-        method: how it was found.
+        method: how it was found. exact: whether that is what the benchmark asks for.
         candidates: among how many the right one is to be found, on average; None where it is no matter of candidates.
     """
 
@@ -146,6 +146,7 @@ class Worth(NamedTuple):
     baseline: tuple[str, float] | None = None
     method: str = "each example once"
     candidates: float | None = None
+    exact: bool = True
 
     @property
     def examples(self) -> int:

@@ -231,15 +231,16 @@ def _firsts(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
 def _recalls_worth(texts: pd.DataFrame, images: pd.DataFrame, column: str, start: str, method: str) -> dict[str, Worth]:
     """What the recalls by the ranks of a column are worth, and their mean."""
     found: dict[str, Worth] = {}
+    exact = column == "rank" and "rerank_top_k" not in texts
     sizes = np.bincount(texts["target"])
     for way, frame, of in (("text_to_image", texts, len(images)), ("image_to_text", images, len(texts))):
         for k in AT:
             chance = min(1.0, k / of) if frame is texts else _chance_of_any(sizes, of, k)
             rows = scored(frame, frame[column] < k)
-            found[f"{start}{way}_r{k}"] = Worth((rows,), None, ("chance", chance), method, of)
+            found[f"{start}{way}_r{k}"] = Worth((rows,), None, ("chance", chance), method, of, exact)
     chance = sum(each.baseline[1] for each in found.values()) / len(found)
     joined = tuple(frame for each in found.values() for frame in each.frames)
-    return {**found, f"{start}recall_mean": Worth(joined, None, ("chance", chance), method)}
+    return {**found, f"{start}recall_mean": Worth(joined, None, ("chance", chance), method, None, exact)}
 
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:

@@ -158,15 +158,15 @@ class Vqa(Downstream):
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
 
     def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
-        method = "official score of every question"
-        if "raw_answers" not in frame:
-            method = "by the labels of the vocabulary, not the official score"
+        official = "raw_answers" in frame
+        method = "the official score" if official else "by the labels of the vocabulary, not the official score"
         known = frame["in_vocabulary"].eq(True)
         chosen = {"vqa_score": known | True, "in_vocabulary": known}
         if "answer_type" in frame:
             chosen |= {f"vqa_score_{name}": frame["answer_type"] == kind for kind, name in ANSWER_TYPES.items()}
         found = {
-            name: Worth((scored(frame, frame["score"].where(rows)),), method=method) for name, rows in chosen.items()
+            name: Worth((scored(frame, frame["score"].where(rows)),), method=method, exact=official)
+            for name, rows in chosen.items()
         }
         return found | {"vqa_score": found["vqa_score"]._replace(baseline=self.baseline(frame))}
 
