@@ -76,9 +76,9 @@ def _pairs(settings: Settings, split: str) -> PairDataset | None:
     """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
     data, names = settings.data, settings.data.datasets
     if settings.run.test_only:
-        names = [name for name in names if split in splits_of(name, data.data_root, offers=CAPTIONS)]
-        if not names and not any("test" in splits_of(name, data.data_root, offers=CAPTIONS) for name in data.datasets):
-            names = data.datasets  # nothing is there: this says what was expected
+        there = {name: splits_of(name, data.data_root, offers=CAPTIONS) for name in names}
+        if {"val", "test"} & {split for each in there.values() for split in each}:
+            names = [name for name in names if split in there[name]]
     if not names:
         return None
     return open_pairs(names, split, data.data_root, allow_missing_shards=data.allow_missing_shards)

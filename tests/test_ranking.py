@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from renaissance import ranking
 from renaissance.data.collate import Source
 from renaissance.data.images import decode
+from renaissance.data.limited import Limited
 from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
@@ -218,6 +219,16 @@ def test_several_processes_find_what_one_finds(
             # Of twins it may be rounding that tells which stands first.
             assert np.allclose(one.scores, other.scores, atol=1e-5, equal_nan=True), field
             assert top is None or one.numbers.tolist() == other.numbers.tolist(), field
+
+
+def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDataset):
+    matches, _ = pairwise(distinct, "two-tower")
+    part = Limited(distinct, 4, by_picture=True)
+    assert len(part) == sum(CAPTIONS[:4])
+    for world in (1, 2):
+        for ranked in rankings(part, "two-tower", world):
+            expected = counted(matches[: len(part), :4], picture_of_text()[: len(part)])
+            assert (ranked.text_ranks.tolist(), ranked.picture_ranks.tolist()) == expected
 
 
 def test_each_picture_and_each_text_is_encoded_once(dataset: PairDataset, monkeypatch: pytest.MonkeyPatch):

@@ -23,10 +23,10 @@ class Limited:
     """
 
     def __init__(self, whole: Any, limit: int, by_picture: bool = False):
-        self._whole, self.limit, self.of, self._unit = whole, limit, len(whole), "samples"
+        self._whole, self.limit, self.of, self._by_picture = whole, limit, len(whole), by_picture
         self._size = min(limit, self.of)
         if by_picture:
-            rows, self._unit = whole.rows(), "pictures"
+            rows = whole.rows()
             pictures = np.unique(rows)
             self._size = self.of if len(pictures) <= limit else int(np.searchsorted(rows, pictures[limit]))
 
@@ -39,7 +39,8 @@ class Limited:
         return self._whole[index]
 
     def __str__(self) -> str:
-        return f"eval_limit={self.limit}: the first {self.limit:,} {self._unit}, {len(self):,} of {self.of:,} samples"
+        first = f"the first {self.limit:,} pictures, " if self._by_picture else "the first "
+        return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
     @property
     def dataset(self) -> Any:
