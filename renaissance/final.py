@@ -57,7 +57,16 @@ class Final:
             self.told[split, name] = {metric: self._plain(split) for metric in own}
             if name in self.module.frames:
                 self._tell(name, split, self.module.frames[name], own)
+        if not self.module.frames and (part := self._part(split)):
+            self.folder.say(f"note: {split}: {part}")
         return values
+
+    def _part(self, split: str) -> str:
+        """Why the numbers are of a part of a split; "" where they are of the whole."""
+        samples, steps = self.module.loaders.data.samples[split], self.module.settings.run.fast_dev_run
+        if steps:
+            return f"fast_dev_run: {steps} batches on each process, which is no result of the whole split"
+        return f"{samples}; no result of the whole split" if isinstance(samples, Limited) else ""
 
     def record(self, results: Mapping[str, float]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
         """The content of results_details.json: {split: {task: {metric: what its number is worth}}}.
@@ -114,16 +123,12 @@ class Final:
         self.folder.say("\n".join([*lines, *evaluation.nan_sentence(name, split, values)]))
 
     def _write_submissions(self, task: Downstream, split: str, frame: pd.DataFrame) -> list[str]:
-        """Writes the files for the benchmark's server; says what is no evaluation of the whole split, which it refuses."""
-        samples, run = self.module.loaders.data.samples[split], self.module.settings.run
-        if run.fast_dev_run:
-            return [f"fast_dev_run: {run.fast_dev_run} batches of the split, which is no result"]
-        files = task.submission(frame, split)
-        if not isinstance(samples, Limited):
+        """Writes the files for the benchmark's server, which refuses parts of a split; says where it is one."""
+        files, part = task.submission(frame, split), self._part(split)
+        if not part:
             evaluation.write_submissions(self.folder, files)
             return []
-        without = "; no file for the server, which wants all" if files else ""
-        return [f"{samples}; no result of the whole split{without}"]
+        return [f"{part}{'; no file for the server, which wants all' if files else ''}"]
 
     def _blind(self, samples: Any, split: str) -> tuple[BlindRun | None, list[str]]:
         """The blind run, where it was evaluated on the same data; else why it does not stand beside this one."""

@@ -130,6 +130,12 @@ def test_a_metric_has_an_interval_where_examples_tell_how_sure_it_is():
     hidden = scored([math.nan] * 2)
     assert np.isnan([*bootstrap(hidden), *bootstrap(hidden, lambda drawn: math.nan)]).all()
     assert interval([frame], lambda drawn: math.nan) is None
+    for right, expected in (
+        (1.0, (scipy.stats.beta.ppf(0.025, 20, 1), 1)),
+        (0.0, (0, scipy.stats.beta.ppf(0.975, 1, 20))),
+    ):
+        assert interval([scored([right] * 20)]) == pytest.approx(expected)
+        assert interval([scored([right] * 60, group=np.arange(60) // 3)]) == pytest.approx(expected)
     for few in (hidden, scored([1.0]), scored([1.0, math.nan]), scored([1.0, 0.0], group=[3, 3]), scored([])):
         assert interval([few]) is None
 

@@ -153,18 +153,22 @@ def _marks(named: Sequence[Named]) -> list[str]:
     return said
 
 
+def _tasks(run: Named) -> set[str]:
+    return {task for tasks in run.run.results.values() for task in tasks}
+
+
 def _other_tasks(named: Sequence[Named]) -> list[str]:
-    tasks = {run.name: sorted({task for of in run.run.results.values() for task in of}) for run in named}
-    if all(set(each) & set(tasks[named[0].name]) for each in tasks.values()):
+    """A sentence where a run has no task in common with the first."""
+    if all(_tasks(run) & _tasks(named[0]) for run in named[1:]):
         return []
-    return [
-        f"the runs are of different tasks ({'; '.join(f'{run}: {chr(44).join(of)}' for run, of in tasks.items())})."
-    ]
+    told = "; ".join(f"{run.name}: {', '.join(sorted(_tasks(run)))}" for run in named)
+    return [f"the runs are of different tasks ({told})."]
 
 
 def _other_data(named: Sequence[Named]) -> list[str]:
     """A sentence for each split whose files are not those of the first run; when they were written does not matter."""
     first, *others = named
+    others = [other for other in others if _tasks(other) & _tasks(first)]
     return [
         f"the {split} data of {other.name} are not those of {first.name} ({', '.join(files)})."
         for other in others
@@ -211,7 +215,7 @@ def _lines(
 ) -> list[tuple[str, ...]]:
     """The table with a column a run; settings as they are written, numbers as they are read, with their intervals."""
     beside = ("low", "high", "method")
-    keys = dict.fromkeys(key for record in records for key in record)
+    keys = dict.fromkeys(("run", *settings, *(key for record in records for key in record)))
     return [
         (key, *(_cell(run, record, key, key in settings) for run, record in zip(named, records, strict=True)))
         for key in keys

@@ -14,7 +14,8 @@ LONGEST = 34  # characters of a cell
 def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
     """Rows of cells as tables, whose first column stands in each, or sentences; no line wider than the screen.
 
-    Names of columns that would be the same if they were shortened stay as they are.
+    A row stands in the tables that have a cell for it. Names of columns that would be the same if they were shortened stay
+    as they are.
     """
     if isinstance(lines[0], str):
         return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
@@ -27,7 +28,8 @@ def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
         end, width = place + 1, len(indent) + widths[0] + sum(2 + size for size in widths[place : place + 1])
         while end < len(widths) and width + 2 + widths[end] <= WIDTH:
             width, end = width + 2 + widths[end], end + 1
-        parts.append(table([(row[0], *row[place:end]) for row in rows], indent=indent))
+        lines = [(row[0], *row[place:end]) for row in rows]
+        parts.append(table([line for number, line in enumerate(lines) if not number or any(line[1:])], indent=indent))
         place = end
     return "\n\n".join(parts)
 

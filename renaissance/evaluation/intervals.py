@@ -71,12 +71,19 @@ def interval(
 ) -> tuple[float, float] | None:
     """`bootstrap` of a metric; None where it has none, or where less than two examples or groups say how sure it is.
 
+    Where all are right, or all wrong, no resample is any different: then it is the exact one of a binomial share (Clopper
+    and Pearson 1934), of examples or groups.
+
     Args:
         frames: one, or several whose means of "score" the metric is the mean of; then groups that they share are drawn.
         statistic: of the one frame, where the metric is no mean.
     """
     if min(_units(frame) for frame in frames) < 2:
         return None
+    known = frames[0]["score"].dropna().unique()
+    if len(frames) == 1 and statistic is None and len(known) == 1 and known[0] in (0, 1):
+        bound = COVERED[0] ** (1 / _units(frames[0]))
+        return (bound, 1.0) if known[0] else (0.0, 1 - bound)
     low, high = bootstrap(frames[0], statistic) if len(frames) == 1 else _joint(frames, np.random.default_rng(0))
     return None if math.isnan(low) else (low, high)
 

@@ -146,9 +146,10 @@ class Irtr(Downstream):
             return []
         pictures, method = frame["target"].nunique(), _method(frame, "rank")
         notes = [f"each text ranks {pictures:,} pictures, each picture {len(frame):,} texts; a tie counts as wrong"]
-        if "rerank_top_k" in frame:
-            before = "; itc_...: the same before the fusion" if "itc_rank" in frame else ""
-            notes.append(f"not exact: {method}, of each text and of each picture{before}")
+        if _start(frame):
+            notes.append("itc_...: ITC alone ranks; no pair went through the fusion")
+        elif "rerank_top_k" in frame:
+            notes.append(f"not exact: {method}, of each text and of each picture; itc_...: the same before the fusion")
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
