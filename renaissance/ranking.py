@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.console import say
 from renaissance.data.collate import Collate, Source
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
@@ -130,7 +131,7 @@ class Ranking:
         rank: int = 0,
         world: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
     ):
         self.model, self.match, self.source = model, match, source
         self.tokenizer, self.max_text_len = tokenizer, max_text_len

@@ -332,6 +332,17 @@ def test_a_split_without_answers_gets_no_number(blind_folder: Path):
     ]
 
 
+def test_a_blind_run_of_other_data_or_of_a_part_does_not_stand_beside(blind_folder: Path):
+    """Though its examples may have the same numbers; when a file was written does not matter."""
+    of_data = lambda ends, mtime=1: {"val.arrow": {"ends": ends, "mtime_ns": mtime}}  # noqa: E731
+    record = {"settings": {"blind": True, "eval_limit": 5}, "data": {"val": of_data("00")}}
+    RunFolder(blind_folder).write_json("settings.json", record)
+    run = read_blind_run(str(blind_folder), "nlvr2").run
+    assert run.unlike("val", of_data("00", 2), 5) is None
+    assert run.unlike("val", of_data("ff"), 5) == "was evaluated on other data of val (val.arrow)"
+    assert run.unlike("val", of_data("00"), None) == "was evaluated with eval_limit=5, this run with eval_limit=None"
+
+
 @pytest.mark.parametrize("within", [".", "results.json", "predictions", "predictions/nlvr2_val.parquet"])
 def test_a_blind_run_by_any_of_its_files(blind_folder: Path, within: str):
     blind = read_blind_run(str(blind_folder / within), "nlvr2", ["val"])

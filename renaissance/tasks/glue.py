@@ -154,7 +154,7 @@ class Glue(Downstream):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
-        said, answers = [], frame["target"].dropna().unique()
+        said, answers = [], frame["target"].dropna().unique() if "target" in frame else ()
         empty = [name for name in GLUE[dataset.name].metrics if name in ("matthews", "f1")]
         if empty and len(answers) == 1:
             said.append(f"every answer of the split is {answers[0]}, so {empty[0]} says nothing of the model")

@@ -227,6 +227,8 @@ def test_a_split_that_is_ranked_goes_through_no_batches_and_keeps_the_run_s_prec
     hub_cache: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
     run = small_run.train(capsys, *words("irtr", tmp_path), "final_test=False")
+    told = json.loads((run / "results_details.json").read_text(encoding="utf-8"))["val"]["irtr"]["accuracy"]
+    assert told["exact"] is False and told["method"] == "the last validation of training, not best.ckpt"
     ranked, by_batches = set(), []
     match, forward = Irtr.match, Irtr.forward
 
