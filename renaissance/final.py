@@ -65,7 +65,7 @@ class Final:
         """Why the numbers are of a part of a split; "" where they are of the whole."""
         samples, steps = self.module.loaders.data.samples[split], self.module.settings.run.fast_dev_run
         if steps:
-            return f"fast_dev_run: {steps} batches on each process, which is no result of the whole split"
+            return f"fast_dev_run={steps}: some batches, which give no result of the whole split"
         return f"{samples}; no result of the whole split" if isinstance(samples, Limited) else ""
 
     def record(self, results: Mapping[str, float]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
