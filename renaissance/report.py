@@ -334,7 +334,7 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
     for key, value in values.items():
         if key.count("/") == 2:
             task, split, metric = key.split("/")
-            # A share of nothing (no mismatched pair among three) is not a number; JSON has neither that nor infinity.
+            # A share of nothing (no mismatched pair among three) is not a number, and JSON has no infinite loss either.
             results.setdefault(split, {}).setdefault(task, {})[metric] = value if math.isfinite(value) else None
     return results
 

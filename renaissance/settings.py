@@ -70,6 +70,7 @@ class DataSettings:
     batch_size: int
     per_gpu_batchsize: int
     eval_batch_size: int
+    eval_limit: int | None
     train_transform: str
     val_transform: str
     num_workers: int

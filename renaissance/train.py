@@ -116,6 +116,7 @@ def _run(draft: Draft, ready: _Ready, signals: StopSignals) -> RunFolder:
     try:
         with machine.together(settings.machine.processes):
             results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
+        folder.write_json("results_details.json", final.record(results))
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
