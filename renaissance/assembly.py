@@ -38,10 +38,11 @@ from .models.fusion import make_fusion
 from .models.initialization import initialize
 from .models.one_tower import OneTower
 from .models.two_tower import TwoTower
-from .settings import Settings
+from .settings import Settings, TowerSettings
 from .tasks import Context, Task, task_class
 
 MODALITY = {"encoder": None, "image_encoder": "image", "text_encoder": "text"}
+IMAGE_KEYS = ("mean", "std", "channels")
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of pixels where no pretrained vision model has others
 
 
@@ -52,7 +53,7 @@ class Resolved(NamedTuple):
         settings: complete.
         configs: configuration of each tower by its key.
         tokenizer: a fast tokenizer with mask and padding tokens.
-        image: {"mean", "std"} of the pixels that the model expects.
+        image: {"mean", "std"} of the pixels that the model expects, and "channels", their order where it is not RGB.
         stored: the checkpoint that the run starts from or continues, or None.
         notes: lines for the report.
         labels: the vocabulary of answers of each task that has one.
@@ -109,7 +110,7 @@ def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = Tr
     download = draft["allow_download"]
     notes: list[str] = []
     if stored is None:
-        configs = {key: _tower_config(draft, key, download) for key in draft.towers()}
+        configs = {key: _tower_config(draft, key, download, notes) for key in draft.towers()}
         tokenizer, image = _from_models(draft, configs, download, notes)
     else:
         configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
@@ -179,13 +180,20 @@ def _refuse_longer_texts(draft: Draft, stored: Stored, notes: list[str]) -> None
         )
 
 
-def _tower_config(draft: Draft, key: str, download: bool) -> PreTrainedConfig:
+def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
     """The configuration of one tower, with the sizes that its settings give; answers for those they leave open."""
-    tower, prefix = draft.tower(key), TOWER_KEYS[key][0]
+    tower, (prefix, random_key, _) = draft.tower(key), TOWER_KEYS[key]
     config = backbones.read_config(
-        tower.name, modality=MODALITY[key], allow_download=download, trust_remote_code=draft["trust_remote_code"]
+        tower.name,
+        modality=MODALITY[key],
+        allow_download=download,
+        trust_remote_code=draft["trust_remote_code"],
+        untrained=tower.manual or tower.random_init,
+        notes=notes,
     )
     backbones.check_modality(config, tower.name, key)
+    if not (tower.manual or tower.random_init):
+        backbones.check_weights(tower.name, random_key)
     sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
     try:
         config = backbones.override_dimensions(config, **sizes)
@@ -205,16 +213,16 @@ def _from_models(
 ) -> tuple[PreTrainedTokenizerBase, dict[str, list[float]]]:
     """Settles tokenizer, text length and picture size by what the pretrained models say."""
     image = {"mean": HALF, "std": HALF}
-    text_name = None
+    text_name, text_rows = None, None
     for key, config in configs.items():
         tower = draft.tower(key)
-        processor = backbones.read_image_processor(tower.name, allow_download=download)
+        processor = _picture_preparation(tower, config, download, notes)
         facts = backbones.facts_of(config, tower.name, processor)
         if facts.modality == "text":
-            text_name = tower.name
+            text_name, text_rows = tower.name, facts.vocab_size
             _settle_text(draft, facts)
         else:
-            image = {"mean": list(facts.image_mean or HALF), "std": list(facts.image_std or HALF)}
+            image = {key: list(value) for key, value in (processor or image).items() if key in IMAGE_KEYS}
             scratch = tower.manual or tower.random_init
             _settle_image(draft, facts, scratch)
             configs[key] = _picture_sizes(config, draft) if scratch else config
@@ -230,8 +238,25 @@ def _from_models(
     notes += lines
     if own and draft["tokenizer"] != text_name:
         _same_vocabulary(draft, tokenizer, text_name, download, notes)
-    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": len(tokenizer)}, free=())
+    pieces = backbones.pieces_of(tokenizer)
+    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
+    if own and text_rows and pieces > text_rows:
+        notes.append(
+            f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
+        )
     return tokenizer, image
+
+
+def _picture_preparation(
+    tower: TowerSettings, config: PreTrainedConfig, download: bool, notes: list[str]
+) -> dict[str, Any] | None:
+    """What a model says of its pixels; a line where it says nothing and has been pretrained on some."""
+    if backbones.family_of(config).modality != "image" or backbones.is_family(tower.name):
+        return None
+    processor = backbones.read_image_processor(tower.name, config, allow_download=download)
+    if processor is None and not (tower.manual or tower.random_init):
+        notes.append(f"{tower.name} does not say how it wants its pictures: mean and deviation {HALF[0]} are taken")
+    return processor
 
 
 def _settle_text(draft: Draft, facts: Any) -> None:
@@ -271,8 +296,9 @@ def _same_vocabulary(
 ) -> None:
     try:
         own, _ = backbones.load_tokenizer(text_name, allow_download=download)
-    except backbones.BringsCodeError:
-        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which is code of its own")
+    except (backbones.BringsCodeError, backbones.NoTokenizerError) as error:
+        why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
+        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which {why}")
         return
     if own.get_vocab() != tokenizer.get_vocab():
         raise SettingsError(
@@ -376,7 +402,7 @@ def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTow
 
 
 def _normalize(resolved: Resolved) -> Normalize:
-    return Normalize(resolved.image["mean"], resolved.image["std"])
+    return Normalize(resolved.image["mean"], resolved.image["std"], resolved.image.get("channels"))
 
 
 def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | None) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as registration
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
 
 from .facts import class_of, family_of, like, set_vocabulary, vocabulary_of
-from .hub import quiet, read_weights
+from .hub import quiet
 from .resize import carry_weights
+from .weights import read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from .families import Family
+
+MOST_PARTS, MOST_NUMBERS = 100_000, 2**36  # registered modules and tensors of one tower; numbers in them
 
 
 class Dropped(nn.Module):
@@ -113,14 +118,48 @@ def _options(model_class: type) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
+@contextmanager
+def bounded(what: str) -> Iterator[None]:
+    """Ends the building of a model whose configuration asks for more than any model has, before it takes hours or the memory.
+
+    Raises:
+        UserError: as soon as there are too many modules or numbers.
+    """
+    modules = numbers = 0
+
+    def count(*registered: Any) -> None:
+        nonlocal modules, numbers
+        modules += 1
+        part = registered[-1]
+        numbers += part.numel() if isinstance(part, torch.Tensor) else 0
+        if modules > MOST_PARTS or numbers > MOST_NUMBERS:
+            reason = (
+                f"more than {MOST_PARTS:,} modules" if modules > MOST_PARTS else f"more than {MOST_NUMBERS:,} numbers"
+            )
+            raise UserError(f"{what} cannot be built with these dimensions: they make {reason}.")
+
+    hooks = [
+        registration.register_module_module_registration_hook(count),
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _random(model_class: type, config: PreTrainedConfig, attention: str) -> Any:
     config._attn_implementation = attention
+    what = f"A {config.model_type} model"
     try:
-        with quiet():
+        with quiet(), bounded(what):
             return model_class(config, **_options(model_class))
-    except (AssertionError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"A {config.model_type} model cannot be built with these dimensions: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a class may trip over any value of a configuration that others wrote
+        raise UserError(f"{what} cannot be built with these dimensions: {first_line(error)}") from error
 
 
 def _trimmed(model: nn.Module, family: Family, keep: tuple[str, ...]) -> nn.Module:
