@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -38,11 +39,10 @@ from .models.fusion import make_fusion
 from .models.initialization import initialize
 from .models.one_tower import OneTower
 from .models.two_tower import TwoTower
-from .settings import Settings, TowerSettings
+from .settings import Settings
 from .tasks import Context, Task, task_class
 
 MODALITY = {"encoder": None, "image_encoder": "image", "text_encoder": "text"}
-IMAGE_KEYS = ("mean", "std", "channels")
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of pixels where no pretrained vision model has others
 
 
@@ -188,11 +188,11 @@ def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> P
         modality=MODALITY[key],
         allow_download=download,
         trust_remote_code=draft["trust_remote_code"],
-        untrained=tower.manual or tower.random_init,
+        untrained=tower.random,
         notes=notes,
     )
     backbones.check_modality(config, tower.name, key)
-    if not (tower.manual or tower.random_init):
+    if not tower.random:
         backbones.check_weights(tower.name, random_key)
     sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
     try:
@@ -213,50 +213,37 @@ def _from_models(
 ) -> tuple[PreTrainedTokenizerBase, dict[str, list[float]]]:
     """Settles tokenizer, text length and picture size by what the pretrained models say."""
     image = {"mean": HALF, "std": HALF}
-    text_name, text_rows = None, None
+    text_name, text_rows = None, 0  # rows of the pretrained word embeddings
     for key, config in configs.items():
         tower = draft.tower(key)
-        processor = _picture_preparation(tower, config, download, notes)
+        said = None if tower.random else notes
+        processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
         facts = backbones.facts_of(config, tower.name, processor)
         if facts.modality == "text":
-            text_name, text_rows = tower.name, facts.vocab_size
+            text_name, text_rows = tower.name, 0 if tower.random else facts.vocab_size or inf
             _settle_text(draft, facts)
         else:
-            image = {key: list(value) for key, value in (processor or image).items() if key in IMAGE_KEYS}
-            scratch = tower.manual or tower.random_init
-            _settle_image(draft, facts, scratch)
-            configs[key] = _picture_sizes(config, draft) if scratch else config
+            image = {key: value for key, value in (processor or image).items() if key != "size"}
+            _settle_image(draft, facts, tower.random)
+            configs[key] = _picture_sizes(config, draft) if tower.random else config
     if draft["original_image_size"] and all(draft.tower(key).name == text_name for key in configs):
         raise SettingsError(
             [f"original_image_size={draft['original_image_size']}: {text_name} reads text; leave it out."]
         )
-    own = text_name and not _text_is_random(draft)
     if draft["tokenizer"] is None:
         draft.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
         draft.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
     tokenizer, lines = backbones.load_tokenizer(draft["tokenizer"], allow_download=download)
     notes += lines
-    if own and draft["tokenizer"] != text_name:
+    if text_rows and draft["tokenizer"] != text_name:
         _same_vocabulary(draft, tokenizer, text_name, download, notes)
     pieces = backbones.pieces_of(tokenizer)
     draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
-    if own and text_rows and pieces > text_rows:
+    if text_rows and pieces > text_rows:
         notes.append(
             f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
         )
     return tokenizer, image
-
-
-def _picture_preparation(
-    tower: TowerSettings, config: PreTrainedConfig, download: bool, notes: list[str]
-) -> dict[str, Any] | None:
-    """What a model says of its pixels; a line where it says nothing and has been pretrained on some."""
-    if backbones.family_of(config).modality != "image" or backbones.is_family(tower.name):
-        return None
-    processor = backbones.read_image_processor(tower.name, config, allow_download=download)
-    if processor is None and not (tower.manual or tower.random_init):
-        notes.append(f"{tower.name} does not say how it wants its pictures: mean and deviation {HALF[0]} are taken")
-    return processor
 
 
 def _settle_text(draft: Draft, facts: Any) -> None:
@@ -284,11 +271,6 @@ def _picture_sizes(config: PreTrainedConfig, draft: Draft) -> PreTrainedConfig:
     facts = backbones.facts_of(config, config.model_type)
     sizes = {name: draft[name] for name in ("image_size", "patch_size") if getattr(facts, name) is not None}
     return backbones.override_dimensions(config, **sizes)
-
-
-def _text_is_random(draft: Draft) -> bool:
-    key = "encoder" if draft["model_type"] == "one-tower" else "text_encoder"
-    return draft.tower(key).random_init or draft.tower(key).manual
 
 
 def _same_vocabulary(
@@ -341,7 +323,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
 
 def _weights(resolved: Resolved, key: str, pretrained: bool) -> str | None:
     tower = getattr(resolved.settings.model, key)
-    return tower.name if pretrained and not (tower.random_init or tower.manual) else None
+    return tower.name if pretrained and not tower.random else None
 
 
 def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTower:
@@ -406,9 +388,7 @@ def _normalize(resolved: Resolved) -> Normalize:
 
 
 def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | None) -> None:
-    if weights is None:
-        return
-    if unused:
+    if weights is not None and unused:
         names = ", ".join(unused[:3]) + (" ..." if len(unused) > 3 else "")
         notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({names})")
 

@@ -30,7 +30,7 @@ from renaissance.errors import UserError
 from renaissance.final import blind_run_of
 from renaissance.models import backbones
 from renaissance.module import VisionLanguageModule
-from renaissance.optim import parameter_groups, set_learning_rate, validation_interval
+from renaissance.optim import parameter_groups, random_towers, set_learning_rate, validation_interval
 from renaissance.presets import defaults_of
 from renaissance.report import RunFolder
 from renaissance.saving import storing
@@ -134,7 +134,9 @@ class Trial:
         """The learning rate of a role's parameters relative to that of towers."""
         optimizer = self.module.configure_optimizers()
         set_learning_rate(optimizer, 1.0)
-        groups = parameter_groups(self.built.model, self.built.heads, self.settings.optim)
+        groups = parameter_groups(
+            self.built.model, self.built.heads, self.settings.optim, random_towers(self.settings.model)
+        )
         return next(x["lr"] for x, group in zip(optimizer.param_groups, groups, strict=True) if group.role == role)
 
     def targets(self, task: str) -> list[Any]:
@@ -401,6 +403,12 @@ CHANGES: dict[str, Change] = {
     "learning_rate": Change(0.5, lambda t: max(t.curve()), 0.5, {"warmup_steps": 1}),
     "lr_mult_cross_modal": Change(2, lambda t: t.rate_of("fusion"), 2.0),
     "lr_mult_head": Change(3, lambda t: t.rate_of("head"), 3.0),
+    "lr_mult_random": Change(
+        3,
+        lambda t: t.settings.optim.lr_mult_random == 1 or t.rate_of("random tower"),
+        3.0,
+        {"random_init_text_encoder": True},
+    ),
     "weight_decay": Change(
         0.2, lambda t: {group["weight_decay"] for group in t.module.configure_optimizers().param_groups}, {0.0, 0.2}
     ),

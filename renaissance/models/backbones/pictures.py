@@ -11,8 +11,9 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from renaissance.errors import UserError, printable
 from renaissance.foreign import expect, read_json
 
-from .families import DUAL
-from .hub import found
+from .facts import family_of
+from .families import DUAL, IMAGE
+from .hub import found, is_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,24 +30,36 @@ _DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True
 
 
 def read_image_processor(
-    name: str, config: PreTrainedConfig | None = None, *, allow_download: bool = True
+    name: str,
+    config: PreTrainedConfig | None = None,
+    *,
+    allow_download: bool = True,
+    notes: list[str] | None = None,
 ) -> dict[str, Any] | None:
     """Reads how a model wants its pictures.
 
     Args:
         name: as for `read_config`.
         config: of the model, whose family answers for what the file leaves out.
+        notes: gets a line where nothing says how the model wants its pictures.
 
     Returns:
         {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None} for RGB pixels in 0..1, and
-        {"channels": [2, 1, 0]} where the model wants them in another order; None where the model brings no such file, or
-        neither the file nor the family says a mean.
+        {"channels": [2, 1, 0]} where the model wants them in another order; None for a model of texts, and where the model brings
+        no such file, or neither the file nor the family says a mean.
 
     Raises:
         UserError: the file is damaged, or asks for what cannot be applied.
     """
-    if config is not None and config.model_type == "timm_wrapper":
-        return _of_timm(name, allow_download)
+    if is_family(name) or (config is not None and family_of(config).modality != IMAGE):
+        return None
+    pixels = _of_timm if config is not None and config.model_type == "timm_wrapper" else _of_files
+    if (said := pixels(name, config, allow_download)) is None and notes is not None:
+        notes.append(f"{name} does not say how it wants its pictures: mean and deviation 0.5 are taken")
+    return said
+
+
+def _of_files(name: str, config: PreTrainedConfig | None, allow_download: bool) -> dict[str, Any] | None:
     for file in IMAGE_PROCESSOR_FILES:
         path = found(name, file, allow_download=allow_download)
         if path is None:
@@ -102,7 +115,7 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
     return {"mean": mean, "std": std} | ({"channels": [2, 1, 0]} if of("do_flip_channel_order") else {})
 
 
-def _of_timm(name: str, allow_download: bool) -> dict[str, Any] | None:
+def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict[str, Any] | None:
     """What the config.json of a timm model says of its pictures."""
     path = found(name, "config.json", allow_download=allow_download)
     values = {} if path is None else read_json(path, dict[str, Any], f"config.json of {name}")
