@@ -19,7 +19,8 @@ class Group:
     """Parameters that share a learning rate and a weight decay.
 
     Attributes:
-        role: "tower" (pretrained), "random tower" (with a learning rate of its own), "fusion" (all that is new between towers and heads) or "head".
+        role: "tower" (pretrained), "random tower" (where it has a learning rate of its own), "fusion" (all that is new between
+            towers and heads) or "head".
         decays: matrices decay; biases, norms and other vectors do not.
         multiplier: of the learning rate.
     """

@@ -170,7 +170,9 @@ def refuse_impossible(config: PreTrainedConfig, name: str) -> None:
         arguments.get("in_chans")
     ]
     if family.modality == IMAGE and (other := [each for each in channels if each not in (None, 3)]):
-        raise UserError(f"{name} reads pictures of {other[0]} channels; this program has the 3 of RGB.")
+        raise UserError(
+            f"{name} reads pictures of another number of channels ({other[0]}) than the 3 of RGB, which this program has."
+        )
 
 
 def half_of(config: PreTrainedConfig, name: str, modality: str | None) -> PreTrainedConfig:

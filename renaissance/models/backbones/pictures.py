@@ -100,10 +100,10 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
         if of("image_mean") is None or of("image_std") is None:
             return None
         mean, std = _three(of("image_mean"), "image_mean", what), _three(of("image_std"), "image_std", what)
-        if hasattr(processor, "include_top") and of("include_top"):
-            std = [each * each for each in std]  # EfficientNet divides twice
     elif processor is None and "do_normalize" not in values:
         return None
+    if hasattr(processor, "include_top") and of("include_top"):  # EfficientNet divides once more
+        std = [one * other for one, other in zip(std, _three(of("image_std"), "image_std", what), strict=True)]
     mean, std = [(each + offset) / (255 * factor) for each in mean], [each / (255 * factor) for each in std]
     if factor <= 0 or not all(1e-6 < each < 1e6 for each in std) or not all(abs(each) < 1e6 for each in mean):
         raise UserError(
@@ -126,7 +126,9 @@ def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict
     file = {"image_mean": list(said["mean"] or ()), "image_std": list(said["std"] or ())}
     size = expect(said.get("input_size") or [3, 0, 0], tuple[int, int, int] | list[int], f"input_size in {what}")
     if size[0] != 3:
-        raise UserError(f"{name} reads pictures of {size[0]} channels; this program has the 3 of RGB.")
+        raise UserError(
+            f"{name} reads pictures of another number of channels ({size[0]}) than the 3 of RGB, which this program has."
+        )
     return _pixels(file, None, what) | {"size": _side(list(size[1:]), what)}
 
 

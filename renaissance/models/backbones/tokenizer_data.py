@@ -31,11 +31,14 @@ _FLAGS = frozenset(
         *("do_lower_case", "do_basic_tokenize", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces"),
         *("add_prefix_space", "trim_offsets", "add_bos_token", "add_eos_token", "legacy", "split_special_tokens"),
         *("keep_accents", "remove_space", "split_by_punct", "spaces_between_special_tokens", "do_lowercase", "normalization"),
+        *("clean_text", "legacy_behaviour", "predict_timestamps"),
     }
 )  # fmt: skip
 _TEXTS = frozenset(
     {"src_lang", "tgt_lang", "source_lang", "target_lang", "language", "vocab_type", "errors", "wordpieces_prefix"}
 )
+_COUNTS = frozenset({"extra_ids", "unk_id", "offset"})
+_INPUTS = frozenset({"input_ids", "token_type_ids", "attention_mask"})
 _CLASS = re.compile(r"[A-Z]\w*Tokenizer(Fast)?|TokenizersBackend")
 _MOST_GROWTH = 1000  # times a text may be longer behind a normalizer
 _MOST_STEPS = 1000
@@ -89,7 +92,7 @@ def _settings(values: dict[str, Any], what: str) -> dict[str, Any]:
             kept[key] = expect(value, str, f"{key} in {what}")
         elif key == "model_max_length":
             kept[key] = expect(value, float, f"{key} in {what}")
-        elif key == "extra_ids":
+        elif key in _COUNTS:
             kept[key] = expect(value, int, f"{key} in {what}")
             _check_numbers([value], what, most=_MOST_EXTRA)
         elif (
@@ -98,6 +101,8 @@ def _settings(values: dict[str, Any], what: str) -> dict[str, Any]:
             and value != "AutoTokenizer"
         ):
             kept[key] = value
+        elif key == "model_input_names":
+            kept[key] = [each for each in expect(value, list[str], f"{key} in {what}") if each in _INPUTS]
         elif key == "added_tokens_decoder":
             for number, token in expect(value, dict[str, dict[str, Any]], f"{key} in {what}").items():
                 if not number.isdecimal():
@@ -116,7 +121,7 @@ def _is_role(key: str, value: Any, what: str) -> bool:
         tokens = value if isinstance(value, list) else list(expect(value, dict[str, Any], f"{key} in {what}").values())
         if len(tokens) > _MOST_EXTRA:
             raise UserError(f"{key} in {what} has {len(tokens):,} tokens; at most {_MOST_EXTRA:,} are read.")
-    elif key in _ROLES:
+    elif key in _ROLES or key.endswith("_token") or key == "mask_token_sent":
         tokens = [value]
     else:
         return False
