@@ -19,7 +19,7 @@ from renaissance.types import ImageInput
 from tiny_models import same
 
 SIDE = 64
-SIZING = ("do_resize", "do_center_crop", "do_thumbnail", "do_align_long_axis")
+SIZING = ("do_resize", "do_center_crop", "do_pad", "do_thumbnail", "do_align_long_axis")
 OTHER_MEAN = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
 VARIANTS = {
     "as its class says": {},
@@ -63,6 +63,8 @@ def test_pixels_are_those_of_the_familys_own_processor(processor: str, tmp_path:
         if given.get("do_rescale") is False and processor == "DINOv3ViTImageProcessor":
             continue  # refuses uint8 pixels that it does not rescale
         sizing = {key: False for key in SIZING if hasattr(maker, key)}
+        if processor == "Owlv2ImageProcessor":  # only resizes in its own way
+            sizing = {"size": {"height": SIDE, "width": SIDE}}
         theirs = maker(**given)(images=[pixels[0]], return_tensors="pt", **sizing)["pixel_values"].float()
         for said in (
             {"image_processor_type": processor},
@@ -103,6 +105,8 @@ def test_timms_pixels_are_those_of_its_configuration(tmp_path: Path) -> None:
         ('{"image_mean": [0, 0, 0], "image_std": [1, -1, 1]}', "deviations above 0"),
         ('{"image_mean": [0, 0, 0], "image_std": [1, NaN, 1]}', "is no number of JSON"),
         ('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "rescale_factor": -1}', "makes no pixels"),
+        ('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "rescale_factor": 0}', "makes no pixels"),
+        ('{"image_mean": 0.5, "image_std": 0.5, "do_flip_channel_order": true}', "applied for MobileViT alone"),
         ('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_rescale": "yes"}', "true or false"),
         ('{"image_mean": 0.5, "image_std": 0.5, "size": "big"}', "a size of"),
         ('{"image_mean": 0.5, "image_std": 0.5, "size": {"height": 1000000000}}', "a size of"),

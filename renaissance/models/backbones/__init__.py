@@ -6,11 +6,12 @@ pictures.py   how a model wants its pixels
 weights.py    files of weights
 family.py     the form of a family's row; families.py, text_families.py, vision_families.py hold the rows
 facts.py      what a model answers for, as plain values; manual dimensions
+bounds.py     how large a model may be
 build.py      a model by its family's row, random or pretrained
 resize.py     position tables for another picture size
 towers.py     text and vision towers
 blocks.py     the blocks and embeddings of one-tower models
-tokenizer.py  tokenizers
+tokenizer.py  tokenizers; tokenizer_data.py, what is taken of their files
 """
 
 from .blocks import Blocks, OneTowerParts, build_blocks

@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as registration
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from renaissance.errors import UserError, first_line
 
+from .bounds import bounded
 from .facts import class_of, family_of, like, set_vocabulary, vocabulary_of
 from .hub import quiet
 from .resize import carry_weights
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from .families import Family
-
-MOST_PARTS, MOST_NUMBERS = 100_000, 2**36  # registered modules and tensors of one tower; numbers in them
 
 
 class Dropped(nn.Module):
@@ -116,38 +113,6 @@ def grow_vocabulary(model: PreTrainedModel, size: int) -> None:
 def _options(model_class: type) -> dict[str, Any]:
     parameters = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-@contextmanager
-def bounded(what: str) -> Iterator[None]:
-    """Ends the building of a model whose configuration asks for more than any model has, before it takes hours or the memory.
-
-    Raises:
-        UserError: as soon as there are too many modules or numbers.
-    """
-    modules = numbers = 0
-
-    def count(*registered: Any) -> None:
-        nonlocal modules, numbers
-        modules += 1
-        part = registered[-1]
-        numbers += part.numel() if isinstance(part, torch.Tensor) else 0
-        if modules > MOST_PARTS or numbers > MOST_NUMBERS:
-            reason = (
-                f"more than {MOST_PARTS:,} modules" if modules > MOST_PARTS else f"more than {MOST_NUMBERS:,} numbers"
-            )
-            raise UserError(f"{what} cannot be built with these dimensions: they make {reason}.")
-
-    hooks = [
-        registration.register_module_module_registration_hook(count),
-        registration.register_module_parameter_registration_hook(count),
-        registration.register_module_buffer_registration_hook(count),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _random(model_class: type, config: PreTrainedConfig, attention: str) -> Any:

@@ -20,10 +20,17 @@ from .families import DUAL
 
 # Of the fields that every configuration has.
 _COMMON = frozenset({"architectures", "chunk_size_feed_forward", "is_encoder_decoder"})
-# Former names, which transformers still reads.
+# Former names, which transformers still reads; and what models read that their classes do not declare (DeBERTa-v3 has some).
 _FORMER = frozenset(
     {"rope_theta", "rope_scaling", "local_rope_theta", "global_rope_theta", "global_attn_every_n_layers"}
 )
+UNDECLARED = frozenset(
+    {
+        *("attention_head_size", "cls_dropout", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "head_dim"),
+        *("norm_rel_ebd", "num_key_value_heads", "pooler_hidden_size", "position_buckets", "share_att_key", "talking_head"),
+        *("tie_word_embeddings", "use_esm_attn_map"),
+    }
+)  # fmt: skip
 _NESTED = frozenset({"rope_parameters", "rope_scaling"})  # fields that hold an object of plain values
 _COUNTS = re.compile(r"layer|depth|block|stage|expert")  # numbers of modules, each of which takes time to build
 _NO_COUNTS = re.compile(r"norm|drop|prob|scale|size|types|freq")
@@ -80,7 +87,7 @@ def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name
         )
     common = {each.name for each in dataclasses.fields(PreTrainedConfig)}
     declared = {each.name for each in dataclasses.fields(config_class)} - common
-    allowed = declared | _COMMON | _FORMER | set(config_class.attribute_map)
+    allowed = declared | _COMMON | _FORMER | UNDECLARED | set(config_class.attribute_map)
     halves = set(DUAL.get(config_class.model_type, {}).values())
     kept: dict[str, Any] = {}
     for key, value in values.items():

@@ -93,10 +93,16 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
             return getattr(processor, key, None if processor is not None else _DEFAULTS.get(key))
         return expect(values[key], _TYPES[key], f"{key} in {what}")
 
-    factor = (of("rescale_factor") if of("do_rescale") else 1.0) or 1 / 255
+    factor = of("rescale_factor") if of("do_rescale") else 1.0
+    factor = 1 / 255 if factor is None else factor
     offset = 1.0 if of("do_rescale") and hasattr(processor, "rescale_offset") and of("rescale_offset") else 0.0
     mean, std = [0.0] * 3, [1.0] * 3
-    if of("do_normalize"):
+    # Only MobileViT's reverses channels, and it normalises nothing whatever its file says.
+    flips = processor is not None and processor.__name__.startswith("MobileViT")
+    reverse = of("do_flip_channel_order") and (processor is None or hasattr(processor, "do_flip_channel_order"))
+    if reverse and not flips:
+        raise UserError(f"{what} has do_flip_channel_order, which is applied for MobileViT alone: give another model.")
+    if of("do_normalize") and not flips:
         if of("image_mean") is None or of("image_std") is None:
             return None
         mean, std = _three(of("image_mean"), "image_mean", what), _three(of("image_std"), "image_std", what)
@@ -104,15 +110,14 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
         return None
     if hasattr(processor, "include_top") and of("include_top"):  # EfficientNet divides once more
         std = [one * other for one, other in zip(std, _three(of("image_std"), "image_std", what), strict=True)]
-    mean, std = [(each + offset) / (255 * factor) for each in mean], [each / (255 * factor) for each in std]
+    scale = 255 * max(factor, 1e-12)
+    mean, std = [(each + offset) / scale for each in mean], [each / scale for each in std]
     if factor <= 0 or not all(1e-6 < each < 1e6 for each in std) or not all(abs(each) < 1e6 for each in mean):
         raise UserError(
             f"{what} has rescale_factor={factor:g} and image_std={of('image_std')}, which makes no pixels: give a model with "
             "deviations above 0."
         )
-    if processor is not None and not hasattr(processor, "do_flip_channel_order"):
-        return {"mean": mean, "std": std}
-    return {"mean": mean, "std": std} | ({"channels": [2, 1, 0]} if of("do_flip_channel_order") else {})
+    return {"mean": mean, "std": std} | ({"channels": [2, 1, 0]} if reverse else {})
 
 
 def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict[str, Any] | None:
@@ -123,13 +128,12 @@ def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict
     said = expect(values.get("pretrained_cfg") or {}, dict[str, Any], what)
     if not {"mean", "std"} <= said.keys():
         return None
-    file = {"image_mean": list(said["mean"] or ()), "image_std": list(said["std"] or ())}
-    size = expect(said.get("input_size") or [3, 0, 0], tuple[int, int, int] | list[int], f"input_size in {what}")
+    size = expect(said.get("input_size") or [3], list[int], f"input_size in {what}")
     if size[0] != 3:
         raise UserError(
             f"{name} reads pictures of another number of channels ({size[0]}) than the 3 of RGB, which this program has."
         )
-    return _pixels(file, None, what) | {"size": _side(list(size[1:]), what)}
+    return _pixels({"image_mean": said["mean"], "image_std": said["std"]}, None, what) | {"size": _side(size[1:], what)}
 
 
 def _three(values: float | list[float], key: str, what: str) -> list[float]:

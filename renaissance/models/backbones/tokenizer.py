@@ -19,7 +19,7 @@ from renaissance.errors import UserError, first_line, printable
 from renaissance.foreign import read_bytes
 
 from .hub import BringsCodeError, found, is_family, quiet
-from .tokenizer_data import CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth
+from .tokenizer_data import CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -148,11 +148,7 @@ def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     vocabulary = tokenizer.get_vocab()
     if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise UserError(f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
-    if pieces_of(tokenizer) > 2 * len(vocabulary) + 1000:
-        raise UserError(
-            f"{what} numbers its {len(vocabulary):,} pieces up to {pieces_of(tokenizer) - 1:,}: the word embeddings would have "
-            "a row for each number; give tokenizer=."
-        )
+    refuse_sparse(pieces_of(tokenizer) - 1, len(vocabulary), what)
     numbers = tokenizer(_PROBE)["input_ids"]
     if len(numbers) > 1000 or max(numbers, default=0) >= pieces_of(tokenizer):
         raise UserError(

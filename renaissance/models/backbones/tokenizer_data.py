@@ -143,7 +143,11 @@ def _check_fast(values: dict[str, Any], what: str) -> None:
         expect(vocabulary, dict[str, int], f"the vocabulary in {what}")
         _check_numbers(vocabulary.values(), what)
     added = expect(values.get("added_tokens") or [], list[dict[str, Any]], f"added_tokens in {what}")
-    _check_numbers([expect(each.get("id"), int, f"an id of added_tokens in {what}") for each in added], what)
+    numbers = [expect(each.get("id"), int, f"an id of added_tokens in {what}") for each in added]
+    _check_numbers(numbers, what)
+    if isinstance(vocabulary, (dict, list)):
+        numbers += vocabulary.values() if isinstance(vocabulary, dict) else ()
+        refuse_sparse(max(numbers, default=0), len(vocabulary) + len(added), what)
     for part in ("normalizer", "decoder", "pre_tokenizer"):
         refuse_growth(values.get(part), what)
     padding = values.get("padding")
@@ -156,6 +160,15 @@ def _check_fast(values: dict[str, Any], what: str) -> None:
 def _check_numbers(numbers: Any, what: str, most: int = 2**31 - 1) -> None:
     if any(not 0 <= number <= most for number in numbers):
         raise UserError(f"{what} has a number below 0 or above {most:,}, which no piece has.")
+
+
+def refuse_sparse(highest: int, pieces: int, what: str) -> None:
+    """Refuses a vocabulary whose numbers reach far beyond its pieces."""
+    if highest > 2 * pieces + 1000:
+        raise UserError(
+            f"{what} numbers {pieces:,} pieces up to {highest:,}: the word embeddings would have a row for each number; give "
+            "tokenizer=."
+        )
 
 
 def refuse_growth(part: Any, what: str) -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from renaissance.errors import UserError, first_line, printable
 from renaissance.foreign import read_json, refuse_lfs, refuse_special
 
+from .bounds import bounded
 from .hub import explained, found, quiet
 from .remote import place
 
@@ -124,7 +125,13 @@ def read_weights(
     for path in files.values():
         _check(path, f"{path.name} of {name}")
     # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
-    with tempfile.TemporaryDirectory() as folder, quiet(), explained(name, allow_download, hide=folder):
+    size = sum(path.stat().st_size for path in files.values())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quiet(),
+        explained(name, allow_download, hide=folder),
+        bounded(f"The model of {name}", size),
+    ):
         for file, path in files.items():
             (Path(folder) / file).symlink_to(path.resolve())
         return model_class.from_pretrained(folder, local_files_only=True, **options)
