@@ -175,12 +175,13 @@ def test_a_million_layers_are_refused_before_they_are_built(monkeypatch: pytest.
 
 def test_what_a_model_reads_beyond_its_declared_fields_is_kept() -> None:
     """DeBERTa-v3 lives on such fields: dropped, it would be another model in silence."""
-    unread = {"gradient_checkpointing", "return_class_token", "summary_activation", "summary_type", "vision_use_head"}
+    unread = {"gradient_checkpointing", "return_class_token", "vision_use_head"}
     for family in FAMILIES.values():
         module = sys.modules[getattr(transformers, family.model).__module__]
         config_class = getattr(transformers, family.model).config_class
         source = inspect.getsource(module) + inspect.getsource(sys.modules[config_class.__module__])
         read = set(re.findall(r'(?:get|has)attr\((?:self\.)?config, "(\w+)"', source))
+        read = {name for name in read if not name.startswith("summary_")}  # of heads
         declared = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
         assert (
             read - declared - {name for name in read if hasattr(transformers.PreTrainedConfig, name)}
@@ -285,7 +286,7 @@ def test_a_model_claims_no_more_than_its_weights_hold(bert: Path, tmp_path: Path
     (tmp_path / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes())
     values = text_config(vocab_size=2**28, hidden_size=64).to_dict()
     config = backbones.read_config(folder_of(values, tmp_path))
-    with pytest.raises(UserError, match="more than the .* numbers, more than its weights of .* bytes hold"):
+    with pytest.raises(UserError, match="more than .* numbers, more than its weights of .* bytes hold"):
         backbones.build_text_tower(config, weights=str(tmp_path))
 
 
@@ -432,8 +433,8 @@ def test_usual_steps_are_not_refused(words: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "sentence"),
     [
-        ("vocabulary", "numbers its 20 pieces up to|has a number"),
-        ("added token", "numbers its 20 pieces up to|has a number"),
+        ("vocabulary", "pieces up to 1,000,000,000"),
+        ("added token", "pieces up to 1,000,000,000"),
         ("below 0", "a number below 0"),
         ("text", "has to be a whole number"),
         ("post-processor", "numbers that are no pieces"),

@@ -169,7 +169,7 @@ def refuse_impossible(config: PreTrainedConfig, name: str) -> None:
     channels = [getattr(config, key, None) for key in ("num_channels", "in_channels", "in_chans")] + [
         arguments.get("in_chans")
     ]
-    if family.modality == IMAGE and (other := [each for each in channels if each not in (None, 3)]):
+    if family.modality == IMAGE and (other := [each for each in channels if isinstance(each, int) and each != 3]):
         raise UserError(
             f"{name} reads pictures of another number of channels ({other[0]}) than the 3 of RGB, which this program has."
         )
