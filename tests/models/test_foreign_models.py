@@ -175,18 +175,25 @@ def test_a_million_layers_are_refused_before_they_are_built(monkeypatch: pytest.
 
 def test_what_a_model_reads_beyond_its_declared_fields_is_kept() -> None:
     """DeBERTa-v3 lives on such fields: dropped, it would be another model in silence."""
-    unread = {"gradient_checkpointing", "return_class_token", "vision_use_head"}
+    unread = {"gradient_checkpointing", "return_class_token", "decoder_pad_token_id", "decoder_start_token_id"}
     for family in FAMILIES.values():
-        module = sys.modules[getattr(transformers, family.model).__module__]
-        config_class = getattr(transformers, family.model).config_class
-        source = inspect.getsource(module) + inspect.getsource(sys.modules[config_class.__module__])
-        read = set(re.findall(r'(?:get|has)attr\((?:self\.)?config, "(\w+)"', source))
-        read = {name for name in read if not name.startswith("summary_")}  # of heads
-        declared = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-        assert (
-            read - declared - {name for name in read if hasattr(transformers.PreTrainedConfig, name)}
-            <= UNDECLARED | unread
+        model_class = getattr(transformers, family.model)
+        modules = [sys.modules[each.__module__] for each in (model_class, model_class.config_class)]
+        read = {
+            name
+            for each in modules
+            for name in re.findall(r'(?:get|has)attr\((?:self\.)?config, "(\w+)"', inspect.getsource(each))
+        }
+        configs = [
+            each
+            for each in vars(modules[1]).values()
+            if inspect.isclass(each) and issubclass(each, transformers.PreTrainedConfig)
+        ]
+        declared = {field.name for each in configs for field in dataclasses.fields(each)}.union(
+            *(each.attribute_map for each in configs)
         )
+        of_all = {name for name in read if hasattr(transformers.PreTrainedConfig, name) or name.startswith("summary_")}
+        assert read - declared - of_all <= UNDECLARED | unread
     values = {"norm_rel_ebd": "layer_norm", "position_buckets": 256, "share_att_key": True, "conv_kernel_size": 3}
     config = backbones.config_from_dict({"model_type": "deberta-v2"} | values)
     assert {key: getattr(config, key) for key in values} == values
