@@ -141,8 +141,8 @@ def _timm(values: dict[str, Any], name: str) -> dict[str, Any]:
     arguments = expect(values.get("model_args") or {}, dict[str, Any], f"model_args in the configuration of {name}")
     if unknown := sorted(set(arguments) - TIMM_ARGUMENTS):
         raise UserError(
-            f"The configuration of {name} has model_args {printable(', '.join(unknown))}, which this program hands to no model: "
-            f"it takes {', '.join(sorted(TIMM_ARGUMENTS))}."
+            f"The configuration of {name} has model_args {printable(', '.join(unknown))}, which this program hands to no model; "
+            "only sizes, switches and names of layers are."
         )
     for key, value in arguments.items():
         parts = value if isinstance(value, list) else [value]
