@@ -298,7 +298,8 @@ def heads_problem(values: Mapping[str, Any], width: str, heads: str) -> str | No
     return f"{heads}={values[heads]} does not divide {width}={values[width]}; give a number of heads that does."
 
 
-def _random_rate(values: Mapping[str, Any]) -> list[str]:
+def idle_random_rate(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a given lr_mult_random."""
     given = values["lr_mult_random"]
     if given == 1 or values["resume_from"] not in (None, AUTO):
         return []
@@ -324,4 +325,4 @@ def _val_transform(values: Mapping[str, Any]) -> list[str]:
     )
 
 
-SEVERAL = (_random_rate, _model_kind, _something_to_train, _start, _heads, _pixelbert, _val_transform)
+SEVERAL = (_model_kind, _something_to_train, _start, _heads, _pixelbert, _val_transform)

@@ -15,6 +15,7 @@ from renaissance import checkpoint, summary
 from renaissance.assembly import Resolved, build, build_shape, resolve
 from renaissance.errors import UserError
 from renaissance.optim import parameter_groups, random_towers
+from renaissance.predict import load
 from renaissance.saving import storing
 from test_resolution import FUSION, draft
 from tiny_models import image_config, pictures, text_config, tokenizer
@@ -114,6 +115,9 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     table = "\n".join(summary._optimization_lines(built, found.settings, 10, 1, 0))
     row = next(line.split() for line in table.splitlines() if line.startswith("random tower, matrices"))
     assert float(row[3]) == pytest.approx(4 * found.settings.optim.learning_rate)
+    path, real = tmp_path / "x.ckpt", build(found)
+    checkpoint.save(path, storing(real, found)({"step": 0, "optimizer": {}, "best": None}))
+    assert load(path).settings.optim.lr_mult_random == 4
     for given, sentence in (({}, "no tower starts from random weights"), ({"load_path": "x"}, "load_path brings")):
         with pytest.raises(UserError, match=sentence):
             draft(lr_mult_random=4, **given)
