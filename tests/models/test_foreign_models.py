@@ -155,6 +155,8 @@ def test_a_wrong_configuration_is_a_sentence(changed: dict, sentence: str, tmp_p
     values = {key: value for key, value in (small_config("bert").to_dict() | changed).items()}
     with pytest.raises(UserError, match=sentence), torch.device("meta"):
         backbones.build_text_tower(backbones.read_config(folder_of(values, tmp_path)), weights=None)
+    with pytest.raises(UserError), torch.device("meta"):
+        backbones.build_text_tower(backbones.config_from_dict(values), weights=None)
 
 
 @pytest.mark.parametrize(

@@ -296,13 +296,15 @@ def config_from_dict(
     """
     if values.get("remote_code"):
         return remote.stored_config(values, trusted=trust_remote_code, allow_download=allow_download)
-    family = FAMILIES.get(values.get("model_type", ""))
+    family = FAMILIES.get(str(values.get("model_type")))
     if family is None:
         raise UserError(
             f"The checkpoint holds a model of type {values.get('model_type')!r}, which this version does "
             "not know: load it with the version that wrote it."
         )
-    return make_config(values, class_of_transformers(family).config_class, "the checkpoint")
+    config = make_config(values, class_of_transformers(family).config_class, "the checkpoint")
+    refuse_impossible(config, "the checkpoint")
+    return config
 
 
 def width_of(config: PreTrainedConfig, family: Family) -> int:
