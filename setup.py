@@ -21,7 +21,8 @@ def requirements() -> list[str]:
 
 
 TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a file of theirs names
-SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]  # encoders whose tokenizer is a spm.model alone, such as DeBERTa-v3
+# Encoders whose tokenizer is a spm.model alone, such as DeBERTa-v3.
+SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 
 setup(
     name="renaissance",
