@@ -20,7 +20,9 @@ def requirements() -> list[str]:
     return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
-TIMM = ["timm>=1.0.20"]  # image_encoder=timm/...
+TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a file of theirs names
+# Encoders whose tokenizer is a spm.model alone, such as DeBERTa-v3.
+SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 
 setup(
     name="renaissance",
@@ -32,8 +34,10 @@ setup(
     install_requires=requirements(),
     extras_require={
         "timm": TIMM,
+        "sentencepiece": SENTENCEPIECE,
         "test": [
             *TIMM,
+            *SENTENCEPIECE,
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "hypothesis>=6.100",

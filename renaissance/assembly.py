@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Resolved(NamedTuple):
         settings: complete.
         configs: configuration of each tower by its key.
         tokenizer: a fast tokenizer with mask and padding tokens.
-        image: {"mean", "std"} of the pixels that the model expects.
+        image: {"mean", "std"} of the pixels that the model expects, and "channels", their order where it is not RGB.
         stored: the checkpoint that the run starts from or continues, or None.
         notes: lines for the report.
         labels: the vocabulary of answers of each task that has one.
@@ -110,7 +111,7 @@ def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = Tr
     download = draft["allow_download"]
     notes: list[str] = []
     if stored is None:
-        configs = {key: _tower_config(draft, key, download) for key in draft.towers()}
+        configs = {key: _tower_config(draft, key, download, notes) for key in draft.towers()}
         tokenizer, image = _from_models(draft, configs, download, notes)
     else:
         configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
@@ -180,13 +181,20 @@ def _refuse_longer_texts(draft: Draft, stored: Stored, notes: list[str]) -> None
         )
 
 
-def _tower_config(draft: Draft, key: str, download: bool) -> PreTrainedConfig:
+def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
     """The configuration of one tower, with the sizes that its settings give; answers for those they leave open."""
-    tower, prefix = draft.tower(key), TOWER_KEYS[key][0]
+    tower, (prefix, random_key, _) = draft.tower(key), TOWER_KEYS[key]
     config = backbones.read_config(
-        tower.name, modality=MODALITY[key], allow_download=download, trust_remote_code=draft["trust_remote_code"]
+        tower.name,
+        modality=MODALITY[key],
+        allow_download=download,
+        trust_remote_code=draft["trust_remote_code"],
+        untrained=tower.random,
+        notes=notes,
     )
     backbones.check_modality(config, tower.name, key)
+    if not tower.random:
+        backbones.check_weights(tower.name, random_key)
     sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
     try:
         config = backbones.override_dimensions(config, **sizes)
@@ -206,32 +214,36 @@ def _from_models(
 ) -> tuple[PreTrainedTokenizerBase, dict[str, list[float]]]:
     """Settles tokenizer, text length and picture size by what the pretrained models say."""
     image = {"mean": HALF, "std": HALF}
-    text_name = None
+    text_name, text_rows = None, 0  # rows of the pretrained word embeddings
     for key, config in configs.items():
         tower = draft.tower(key)
-        processor = backbones.read_image_processor(tower.name, allow_download=download)
+        said = None if tower.random else notes
+        processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
         facts = backbones.facts_of(config, tower.name, processor)
         if facts.modality == "text":
-            text_name = tower.name
+            text_name, text_rows = tower.name, 0 if tower.random else facts.vocab_size or inf
             _settle_text(draft, facts)
         else:
-            image = {"mean": list(facts.image_mean or HALF), "std": list(facts.image_std or HALF)}
-            scratch = tower.manual or tower.random_init
-            _settle_image(draft, facts, scratch)
-            configs[key] = _picture_sizes(config, draft) if scratch else config
+            image = {key: value for key, value in (processor or image).items() if key != "size"}
+            _settle_image(draft, facts, tower.random)
+            configs[key] = _picture_sizes(config, draft) if tower.random else config
     if draft["original_image_size"] and all(draft.tower(key).name == text_name for key in configs):
         raise SettingsError(
             [f"original_image_size={draft['original_image_size']}: {text_name} reads text; leave it out."]
         )
-    own = text_name and not _text_is_random(draft)
     if draft["tokenizer"] is None:
         draft.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
         draft.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
     tokenizer, lines = backbones.load_tokenizer(draft["tokenizer"], allow_download=download)
     notes += lines
-    if own and draft["tokenizer"] != text_name:
+    if text_rows and draft["tokenizer"] != text_name:
         _same_vocabulary(draft, tokenizer, text_name, download, notes)
-    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": len(tokenizer)}, free=())
+    pieces = backbones.pieces_of(tokenizer)
+    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
+    if text_rows and pieces > text_rows:
+        notes.append(
+            f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
+        )
     return tokenizer, image
 
 
@@ -262,18 +274,14 @@ def _picture_sizes(config: PreTrainedConfig, draft: Draft) -> PreTrainedConfig:
     return backbones.override_dimensions(config, **sizes)
 
 
-def _text_is_random(draft: Draft) -> bool:
-    key = "encoder" if draft["model_type"] == "one-tower" else "text_encoder"
-    return draft.tower(key).random_init or draft.tower(key).manual
-
-
 def _same_vocabulary(
     draft: Draft, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool, notes: list[str]
 ) -> None:
     try:
         own, _ = backbones.load_tokenizer(text_name, allow_download=download)
-    except backbones.BringsCodeError:
-        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which is code of its own")
+    except (backbones.BringsCodeError, backbones.NoTokenizerError) as error:
+        why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
+        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which {why}")
         return
     if own.get_vocab() != tokenizer.get_vocab():
         raise SettingsError(
@@ -316,7 +324,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
 
 def _weights(resolved: Resolved, key: str, pretrained: bool) -> str | None:
     tower = getattr(resolved.settings.model, key)
-    return tower.name if pretrained and not (tower.random_init or tower.manual) else None
+    return tower.name if pretrained and not tower.random else None
 
 
 def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTower:
@@ -377,13 +385,11 @@ def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTow
 
 
 def _normalize(resolved: Resolved) -> Normalize:
-    return Normalize(resolved.image["mean"], resolved.image["std"])
+    return Normalize(resolved.image["mean"], resolved.image["std"], resolved.image.get("channels"))
 
 
 def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | None) -> None:
-    if weights is None:
-        return
-    if unused:
+    if weights is not None and unused:
         names = ", ".join(unused[:3]) + (" ..." if len(unused) > 3 else "")
         notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({names})")
 

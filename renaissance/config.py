@@ -125,6 +125,7 @@ def defaults():
     learning_rate = 1e-4  # peak, of towers; fusion and heads multiply it
     lr_mult_cross_modal = 5  # fusion and projections: x learning_rate
     lr_mult_head = 5  # heads: x learning_rate
+    lr_mult_random = 1  # towers that start from random weights: x learning_rate
     weight_decay = 0.01  # of matrices; biases and norms have none
     decay_power = 1  # exponent of the polynomial decay, or "cosine"
     warmup_steps = 0.1  # steps (a whole number) or share of all steps (below 1)

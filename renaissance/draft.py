@@ -14,7 +14,7 @@ from typing import Any
 from .errors import UserError
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
 from .launch import available_cores, started
-from .rules import CHECKS, SEVERAL, heads_problem
+from .rules import CHECKS, SEVERAL, heads_problem, idle_random_rate
 from .settings import (
     DataSettings,
     FusionSettings,
@@ -62,6 +62,8 @@ class Draft:
         if not problems:
             for rule in SEVERAL:
                 problems += rule(self.values)
+            if "lr_mult_random" in self.given:
+                problems += idle_random_rate(self.values)
         if problems:
             raise SettingsError(problems)
         launch, problems = started(self.values, self.given)

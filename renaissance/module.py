@@ -24,7 +24,7 @@ from torchmetrics import Metric
 
 from .errors import UserError
 from .evaluation import gather_rows
-from .optim import learning_rate, load_state, make_optimizer, parameter_groups, set_learning_rate
+from .optim import learning_rate, load_state, make_optimizer, parameter_groups, random_towers, set_learning_rate
 from .settings import Settings
 from .signals import ASKING, StopSignals
 from .tasks import Downstream, Encodings
@@ -129,7 +129,7 @@ class VisionLanguageModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = self.settings.machine.precision != "16-mixed"
-        groups = parameter_groups(self.model, self.heads, self.settings.optim)
+        groups = parameter_groups(self.model, self.heads, self.settings.optim, random_towers(self.settings.model))
         shared = self.settings.machine.strategy == "zero1" and self.trainer.world_size > 1
         optimizer = make_optimizer(groups, self.settings.optim, fused=fused, shared=shared)
         if self.optimizer_state is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from .settings import OptimSettings
+from .settings import ModelSettings, OptimSettings
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Group:
     """Parameters that share a learning rate and a weight decay.
 
     Attributes:
-        role: "tower" (pretrained), "fusion" (all that is new between towers and heads) or "head".
+        role: "tower" (pretrained), "random tower" (where it has a learning rate of its own), "fusion" (all that is new between
+            towers and heads) or "head".
         decays: matrices decay; biases, norms and other vectors do not.
         multiplier: of the learning rate.
     """
@@ -43,11 +44,32 @@ def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, str, nn.P
         yield "head", name, parameter
 
 
-def parameter_groups(model: nn.Module, heads: nn.Module, optim: OptimSettings) -> list[Group]:
-    """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none."""
-    multipliers = {"tower": 1.0, "fusion": optim.lr_mult_cross_modal, "head": optim.lr_mult_head}
+def random_towers(model: ModelSettings) -> tuple[str, ...]:
+    """What the names of the parameters begin with of the towers that start from random weights."""
+    prefixes = {"encoder": "", "image_encoder": "image_tower.", "text_encoder": "text_tower."}
+    towers = {key: getattr(model, key) for key in prefixes}
+    return tuple(prefixes[key] for key, tower in towers.items() if tower is not None and tower.random)
+
+
+def parameter_groups(
+    model: nn.Module, heads: nn.Module, optim: OptimSettings, random: tuple[str, ...] = ()
+) -> list[Group]:
+    """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none.
+
+    Args:
+        random: of `random_towers`; they are groups of their own only where their rate is, as in checkpoints from before there was
+            one.
+    """
+    multipliers = {
+        "tower": 1.0,
+        "random tower": optim.lr_mult_random,
+        "fusion": optim.lr_mult_cross_modal,
+        "head": optim.lr_mult_head,
+    }
     found: dict[tuple[str, bool], list[nn.Parameter]] = {(role, d): [] for role in multipliers for d in (True, False)}
-    for role, _, parameter in role_of(model, heads):
+    for role, name, parameter in role_of(model, heads):
+        if role == "tower" and optim.lr_mult_random != 1 and name.startswith(random):
+            role = "random tower"
         if parameter.requires_grad:
             found[role, parameter.ndim > 1].append(parameter)
     return [

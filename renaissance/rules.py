@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, printable
-from .keys import AUTO, HEADS
+from .keys import AUTO, HEADS, TOWER_KEYS
 
 TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
 # A task is a file in tasks/; its name is the key of its weight in loss_names.
@@ -258,6 +258,7 @@ CHECKS: dict[str, Check] = {
     "learning_rate": number(0, above=True),
     "lr_mult_cross_modal": number(0),
     "lr_mult_head": number(0),
+    "lr_mult_random": number(0),
     "weight_decay": number(0),
     "decay_power": _DECAY,
     "warmup_steps": steps_or_share("a number of steps or a share of all steps below 1", 0, closed=False),
@@ -338,6 +339,24 @@ def heads_problem(values: Mapping[str, Any], width: str, heads: str) -> str | No
     if not (values[width] and values[heads]) or values[width] % values[heads] == 0:
         return None
     return f"{heads}={values[heads]} does not divide {width}={values[width]}; give a number of heads that does."
+
+
+def idle_random_rate(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a given lr_mult_random."""
+    given = values["lr_mult_random"]
+    if given == 1 or values["resume_from"] not in (None, AUTO):
+        return []
+    if values["load_path"]:
+        return [
+            f"lr_mult_random={given} would change nothing: load_path brings the weights of the towers; leave it out."
+        ]
+    switches = [each for tower, (_, key, _) in TOWER_KEYS.items() for each in (key, f"{tower}_manual_configuration")]
+    if any(values[switch] for switch in switches):
+        return []
+    return [
+        f"lr_mult_random={given} would change nothing: no tower starts from random weights; leave it out, or give one of "
+        f"{', '.join(switches)}."
+    ]
 
 
 def _val_transform(values: Mapping[str, Any]) -> list[str]:

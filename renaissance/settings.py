@@ -24,6 +24,11 @@ class TowerSettings:
     frozen: bool
 
     @property
+    def random(self) -> bool:
+        """Whether it starts from random weights, where no checkpoint brings others."""
+        return self.manual or self.random_init
+
+    @property
     def dimensions(self) -> dict[str, Any]:
         """The sizes that a manual configuration sets, by their plain names."""
         return {name: getattr(self, name) for name in DIMENSIONS}
@@ -102,6 +107,7 @@ class OptimSettings:
     learning_rate: float
     lr_mult_cross_modal: float
     lr_mult_head: float
+    lr_mult_random: float
     weight_decay: float
     decay_power: float | str
     warmup_steps: int | float

@@ -11,7 +11,7 @@ import torch
 from .assembly import Built, Resolved
 from .data.limited import Limited
 from .machine import on_gpu
-from .optim import parameter_groups, role_of, steps_of, validation_interval
+from .optim import parameter_groups, random_towers, role_of, steps_of, validation_interval
 from .report import millions, table, versions
 from .settings import Settings
 from .tasks import reading_task
@@ -52,9 +52,7 @@ def model_lines(resolved: Resolved) -> list[str]:
     lines = [f"{model.model_type} model; {size}; texts up to {model.max_text_len} tokens of {model.tokenizer}"]
     for key in resolved.configs:
         tower = getattr(model, key)
-        weights = (
-            "checkpoint" if resolved.stored else "random weights" if tower.manual or tower.random_init else "pretrained"
-        )
+        weights = "checkpoint" if resolved.stored else "random weights" if tower.random else "pretrained"
         kind = resolved.configs[key].model_type
         width = f"{tower.num_layers or '?'} x {tower.hidden_size}"
         lines.append(f"  {key}: {tower.name} ({kind}, {width}, {weights}{', frozen' if tower.frozen else ''})")
@@ -113,7 +111,7 @@ def _optimization_lines(built: Built, settings: Settings, samples: int, steps: i
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
     rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]
-    for group in parameter_groups(built.model, built.heads, optim):
+    for group in parameter_groups(built.model, built.heads, optim, random_towers(settings.model)):
         decay = optim.weight_decay if group.decays else 0
         rate = optim.learning_rate * group.multiplier
         name = f"{group.role}, {'matrices' if group.decays else 'vectors'}"

@@ -21,6 +21,7 @@ SETTINGS = OptimSettings(
     learning_rate=2e-3,
     lr_mult_cross_modal=5,
     lr_mult_head=7,
+    lr_mult_random=1,
     weight_decay=0.01,
     decay_power=1,
     warmup_steps=0.1,
@@ -144,6 +145,28 @@ def test_frozen_parts_are_in_no_group(name: str, part: str, prefix: str) -> None
     frozen = {path for path, parameter in model.named_parameters() if id(parameter) not in grouped}
     assert any(path.startswith(prefix) for path in frozen)
     assert frozen == {path for path, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("name", "random", "prefixes"),
+    [
+        ("two", ("text_tower.",), ("text_tower.",)),
+        ("two", ("image_tower.", "text_tower."), ("image_tower.", "text_tower.")),
+    ]
+    + [("one-text", ("",), BROUGHT["one-text"]), ("two", (), ())],
+)
+def test_towers_of_random_weights_have_a_rate_of_their_own(name: str, random: tuple, prefixes: tuple) -> None:
+    model, heads = model_and_heads(name)
+    groups = parameter_groups(model, heads, replace(SETTINGS, lr_mult_random=3), random)
+    multiplier = {id(parameter): group.multiplier for group in groups for parameter in group.parameters}
+    towers = {path: p for path, p in model.named_parameters() if path.startswith(BROUGHT[name]) and p.requires_grad}
+    assert {path: multiplier[id(p)] for path, p in towers.items()} == {
+        path: 3 if path.startswith(prefixes) else 1 for path in towers
+    }
+    # At the rate of all others they are no groups of their own, as in checkpoints from before there was one.
+    assert [group.role for group in parameter_groups(model, heads, SETTINGS, random)] == [
+        group.role for group in parameter_groups(model, heads, SETTINGS)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])

@@ -17,7 +17,6 @@ from unittest.mock import ANY
 
 import pytest
 import torch
-import transformers
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -30,7 +29,7 @@ from renaissance.errors import UserError
 from renaissance.final import blind_run_of
 from renaissance.models import backbones
 from renaissance.module import VisionLanguageModule
-from renaissance.optim import parameter_groups, set_learning_rate, validation_interval
+from renaissance.optim import parameter_groups, random_towers, set_learning_rate, validation_interval
 from renaissance.presets import defaults_of
 from renaissance.report import RunFolder
 from renaissance.saving import storing
@@ -134,7 +133,9 @@ class Trial:
         """The learning rate of a role's parameters relative to that of towers."""
         optimizer = self.module.configure_optimizers()
         set_learning_rate(optimizer, 1.0)
-        groups = parameter_groups(self.built.model, self.built.heads, self.settings.optim)
+        groups = parameter_groups(
+            self.built.model, self.built.heads, self.settings.optim, random_towers(self.settings.model)
+        )
         return next(x["lr"] for x, group in zip(optimizer.param_groups, groups, strict=True) if group.role == role)
 
     def targets(self, task: str) -> list[Any]:
@@ -208,16 +209,17 @@ def loaded(trial: Trial) -> float:
 
 
 def asked_locally(trial: Trial) -> set[bool]:
-    real = transformers.AutoConfig.from_pretrained
-    with mock.patch.object(transformers.AutoConfig, "from_pretrained", side_effect=real) as ask:
+    """How the files of configurations and picture preparation are asked for; weights are only looked for here."""
+    real = backbones.hub.cached_file
+    with mock.patch.object(backbones.hub, "cached_file", side_effect=real) as ask:
         assert trial.resolved
-    return {call.kwargs["local_files_only"] for call in ask.call_args_list}
+    return {call.kwargs["local_files_only"] for call in ask.call_args_list if call.args[1].endswith("config.json")}
 
 
-def looks_for_code(trial: Trial) -> bool:
-    with mock.patch.object(backbones.hub, "brings_code", return_value=False) as looks:
-        assert trial.resolved
-    return looks.called
+def runs_code(trial: Trial) -> bool:
+    trusting = mock.patch.object(backbones.hub, "trusted_config", side_effect=UserError("it would run"))
+    with mock.patch.object(backbones.hub, "brings_code", return_value=True), trusting:
+        return "it would run" in (refusal(lambda: trial.resolved) or "")
 
 
 def results(trial: Trial) -> set[str]:
@@ -298,7 +300,7 @@ CHANGES: dict[str, Change] = {
     "save_every_steps": Change(1, saved_steps, 3, {"max_steps": 3, "final_test": False, "keep_last": 9}),
     "save_every_minutes": Change(1e-2, lambda t: t.settings.run.save_every_minutes, 1e-2),
     "keep_last": Change(1, saved_steps, 1, {"max_steps": 3, "final_test": False, "save_every_steps": 1}),
-    "trust_remote_code": Change(True, looks_for_code, True),
+    "trust_remote_code": Change(True, runs_code, True),
     "allow_download": Change(False, asked_locally, {True}),
     "ref_dataset": Change("refcoco", lambda t: t.draft["datasets"], ["refcoco"]),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.samples["train"].describe()], ["vg.arrow"]),
@@ -402,6 +404,12 @@ CHANGES: dict[str, Change] = {
     "learning_rate": Change(0.5, lambda t: max(t.curve()), 0.5, {"warmup_steps": 1}),
     "lr_mult_cross_modal": Change(2, lambda t: t.rate_of("fusion"), 2.0),
     "lr_mult_head": Change(3, lambda t: t.rate_of("head"), 3.0),
+    "lr_mult_random": Change(
+        3,
+        lambda t: t.settings.optim.lr_mult_random == 1 or t.rate_of("random tower"),
+        3.0,
+        {"random_init_text_encoder": True},
+    ),
     "weight_decay": Change(
         0.2, lambda t: {group["weight_decay"] for group in t.module.configure_optimizers().param_groups}, {0.0, 0.2}
     ),

@@ -49,7 +49,11 @@ class Source:
     def __init__(self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None) -> None:
         self.dataset = dataset
         self.transform = transform
-        self.blind = None if blind is None else torch.tensor([round(255 * value) for value in blind], dtype=torch.uint8)
+        self.blind = (
+            None
+            if blind is None
+            else torch.tensor([round(255 * min(max(value, 0), 1)) for value in blind], dtype=torch.uint8)
+        )
 
     def pictures(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
         """Decode a sample's pictures, cut out its boxes, and transform what is left: each (3, H, W) uint8.

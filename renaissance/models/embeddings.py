@@ -14,10 +14,12 @@ class Normalize(nn.Module):
 
     Args:
         mean, std: of each RGB channel, for pixels in 0..1.
+        channels: the order in which the encoder reads them, [2, 1, 0] for BGR; None for RGB.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], channels: list[int] | None = None):
         super().__init__()
+        self.channels = None if channels is None else [int(each) for each in channels]
         # Folded into one multiplication and one addition on the 0..255 scale.
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
         self.register_buffer("shift", -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1), persistent=False)
@@ -25,6 +27,8 @@ class Normalize(nn.Module):
     def forward(self, images: ImageInput) -> Tensor:
         """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of pictures smaller than (H,W) becomes 0, the mean colour."""
         pixels = torch.addcmul(self.shift, images.pixels.to(self.scale.dtype), self.scale)
+        if self.channels is not None:
+            pixels = pixels[:, self.channels]
         if images.sizes is None:
             return pixels
         height, width = pixels.shape[-2:]

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
 
+from .bounds import bounded
 from .facts import class_of, family_of, like, set_vocabulary, vocabulary_of
-from .hub import quiet, read_weights
+from .hub import quiet
 from .resize import carry_weights
+from .weights import read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -115,12 +117,14 @@ def _options(model_class: type) -> dict[str, Any]:
 
 def _random(model_class: type, config: PreTrainedConfig, attention: str) -> Any:
     config._attn_implementation = attention
+    what = f"A {config.model_type} model"
     try:
-        with quiet():
+        with quiet(), bounded(what):
             return model_class(config, **_options(model_class))
-    except (AssertionError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"A {config.model_type} model cannot be built with these dimensions: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a class may trip over any value of a configuration that others wrote
+        raise UserError(f"{what} cannot be built with these dimensions: {first_line(error)}") from error
 
 
 def _trimmed(model: nn.Module, family: Family, keep: tuple[str, ...]) -> nn.Module:

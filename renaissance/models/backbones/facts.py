@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import transformers
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from packaging.version import Version
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, printable
 
 from . import remote
+from .configs import make_config
 from .families import DUAL, FAMILIES, IMAGE, REFUSED, TEXT, Family, Stack
 
 if TYPE_CHECKING:
@@ -88,6 +89,12 @@ def family_of(config: PreTrainedConfig, name: str | None = None) -> Family:
         return row
     if kind in FAMILIES:
         return FAMILIES[kind]
+    refuse_family(kind, name)
+
+
+def refuse_family(kind: str | None, name: str | None) -> NoReturn:
+    """Says why models of a type cannot serve, and which can."""
+    kind = printable(kind or "none: its config.json names no model_type")
     what = f"{name} (model type {kind})" if name else f"A model of type {kind}"
     reason = REFUSED.get(kind, "is neither a bidirectional text encoder nor a picture encoder that this program knows")
     raise UserError(f"{what} cannot be a tower: it {reason}; families that can: {_some_families()}.")
@@ -131,10 +138,11 @@ def class_of(family: Family, config: PreTrainedConfig) -> type[PreTrainedModel]:
     """
     if remote.row_of(config) is not None:
         return remote.class_of_code(config)
-    return _class_of_transformers(family)
+    return class_of_transformers(family)
 
 
-def _class_of_transformers(family: Family) -> type[PreTrainedModel]:
+def class_of_transformers(family: Family) -> type[PreTrainedModel]:
+    """As `class_of`, of a family whose code is transformers'."""
     model_class = getattr(transformers, family.model, None)
     if model_class is None:
         raise UserError(f"transformers {transformers.__version__} has no {family.model}: install a newer version.")
@@ -146,6 +154,24 @@ def _check_since(since: str, what: str) -> None:
         raise UserError(
             f"{what} cannot be a one-tower encoder with transformers {transformers.__version__}, whose blocks of this "
             f"family take no mask: install transformers>={since}."
+        )
+
+
+def refuse_impossible(config: PreTrainedConfig, name: str) -> None:
+    """Refuses sizes below 1 and pictures that are not RGB."""
+    if (family := FAMILIES.get(config.model_type)) is None:
+        return
+    for dimension in NAMES:
+        value = None if family.names.get(dimension) == "" else _value(config, family, dimension)
+        if value is not None and value < 1 and dimension not in ("max_text_len", "mlp_ratio"):
+            raise UserError(f"The configuration of {name} has {dimension}={value}, which is no size of a model.")
+    arguments = getattr(config, "model_args", None) or {}
+    channels = [getattr(config, key, None) for key in ("num_channels", "in_channels", "in_chans")] + [
+        arguments.get("in_chans")
+    ]
+    if family.modality == IMAGE and (other := [each for each in channels if isinstance(each, int) and each != 3]):
+        raise UserError(
+            f"{name} reads pictures of another number of channels ({other[0]}) than the 3 of RGB, which this program has."
         )
 
 
@@ -270,13 +296,15 @@ def config_from_dict(
     """
     if values.get("remote_code"):
         return remote.stored_config(values, trusted=trust_remote_code, allow_download=allow_download)
-    family = FAMILIES.get(values.get("model_type", ""))
+    family = FAMILIES.get(str(values.get("model_type")))
     if family is None:
         raise UserError(
             f"The checkpoint holds a model of type {values.get('model_type')!r}, which this version does "
             "not know: load it with the version that wrote it."
         )
-    return _class_of_transformers(family).config_class.from_dict(copy.deepcopy(values))
+    config = make_config(values, class_of_transformers(family).config_class, "the checkpoint")
+    refuse_impossible(config, "the checkpoint")
+    return config
 
 
 def width_of(config: PreTrainedConfig, family: Family) -> int:

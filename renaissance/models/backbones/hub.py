@@ -1,4 +1,4 @@
-"""Reads what a Hugging Face id or a local folder holds: configuration, picture preparation, weights.
+"""Reads what a Hugging Face id or a local folder holds: its files and its configuration.
 
 Everything that may touch the network is in this file. `HF_HUB_OFFLINE=1`, or `allow_download=False`, keeps it to the
 cache; code that comes with a model is run only through `remote.py`; weights are read as safetensors, or as `.bin` with
@@ -7,25 +7,26 @@ cache; code that comes with a model is run only through `remote.py`; weights are
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import transformers
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
+from renaissance.foreign import expect, read_json
 
-from .facts import half_of
-from .family import TEXT
+from .configs import make_config, unsaid
+from .facts import NAMES, class_of_transformers, half_of, refuse_family, refuse_impossible
+from .families import DUAL, FAMILIES, IMAGE, TEXT
 from .remote import brings_code, mark, place, trusted_config
 
 if TYPE_CHECKING:
@@ -36,11 +37,47 @@ if TYPE_CHECKING:
 # transformers would ask the Hub, from a thread, to convert a `.bin` file for its owner; reading asks for nothing.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+def found(name: str, file: str, *, allow_download: bool, required: bool = False) -> Path | None:
+    """Where a file of a model lies on this machine, downloaded where need be.
+
+    Args:
+        name: as for `read_config`. required: it has to be there.
+
+    Returns:
+        None where the model has no such file, or it cannot be had.
+
+    Raises:
+        UserError: the model is unknown, or `required` and it cannot be had.
+    """
+    where = place(name)
+    with quiet(), explained(name, allow_download):
+        path = cached_file(
+            where.name,
+            file,
+            revision=where.revision,
+            local_files_only=not allow_download,
+            _raise_exceptions_for_missing_entries=required,
+            _raise_exceptions_for_connection_errors=required,
+        )
+        if path is None and required:
+            raise OSError(f"it has no {file}")
+    return None if path is None else Path(path)
+
+
+def is_family(name: str) -> bool:
+    """Whether a name is that of a family (`vit`, `bert`), which has sizes but neither weights nor files."""
+    return name in FAMILIES and not Path(name).is_dir()
 
 
 def read_config(
-    name: str, *, modality: str | None = None, allow_download: bool = True, trust_remote_code: bool = False
+    name: str,
+    *,
+    modality: str | None = None,
+    allow_download: bool = True,
+    trust_remote_code: bool = False,
+    untrained: bool = False,
+    notes: list[str] | None = None,
 ) -> PreTrainedConfig:
     """Reads the configuration of a tower.
 
@@ -50,78 +87,43 @@ def read_config(
             image half, the one that a one-tower model can be made of.
         allow_download: False reads only local folders and the cache.
         trust_remote_code: runs the code that the model brings, if any; see `remote.py`.
+        untrained: no weights are wanted, so the name of a family (`vit`) will do.
+        notes: gets a line about sizes that the model does not say.
 
     Raises:
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
     """
-    where = place(name)
-    options = {"revision": where.revision, "local_files_only": not allow_download}
-    with quiet(), explained(name, allow_download):
-        if trust_remote_code:
-            values, _ = transformers.PreTrainedConfig.get_config_dict(where.name, **options)
-            if brings_code(values):
-                return mark(trusted_config(name, values, allow_download=allow_download), name, modality or TEXT)
-        config = transformers.AutoConfig.from_pretrained(where.name, trust_remote_code=False, **options)
-    return half_of(config, name, modality)
-
-
-def read_image_processor(name: str, *, allow_download: bool = True) -> dict[str, Any] | None:
-    """Reads how a model wants its pictures.
-
-    Returns:
-        {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None}, or None where the model brings
-        no such file or the file does not name a mean.
-    """
-    where = place(name)
-    for file in IMAGE_PROCESSOR_FILES:
-        with quiet(), explained(name, allow_download):
-            path = cached_file(
-                where.name,
-                file,
-                revision=where.revision,
-                local_files_only=not allow_download,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        if path is not None:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            values = values.get("image_processor", values)
-            if values.get("do_normalize") is False:
-                values |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-            if "image_mean" in values and "image_std" in values:
-                return {
-                    "mean": _three(values["image_mean"]),
-                    "std": _three(values["image_std"]),
-                    "size": _side(values.get("crop_size")) or _side(values.get("size")),
-                }
-    return None
-
-
-def read_weights(
-    model_class: type, name: str, config: PreTrainedConfig, *, allow_download: bool, attention: str, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Loads a pretrained model in fp32.
-
-    Returns:
-        The model and transformers' loading info: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
-
-    Raises:
-        UserError: there are no weights under this name, or they cannot be read.
-    """
-    where = place(name)
-    with quiet(), explained(name, allow_download):
-        return model_class.from_pretrained(
-            where.name,
-            revision=where.revision or "main",
-            config=config,
-            dtype="float32",
-            attn_implementation=attention,
-            local_files_only=not allow_download,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the loading info, and refused in a sentence
-            weights_only=True,
-            **options,
+    if is_family(name):
+        if untrained:
+            return class_of_transformers(FAMILIES[name]).config_class()
+        raise UserError(
+            f"{name} is the name of a family, which has no weights: give a Hub id or a folder, or ask for random weights "
+            "(random_init_... or ..._manual_configuration)."
         )
+    path = found(name, "config.json", allow_download=allow_download, required=True)
+    values = read_json(path, dict[str, Any], f"config.json of {name}")
+    if "model_type" not in values and isinstance(values.get("pretrained_cfg"), dict):
+        values["model_type"] = "timm_wrapper"  # the Hub's timm models say it so
+    if brings_code(values):
+        if trust_remote_code:
+            return mark(trusted_config(name, values, allow_download=allow_download), name, modality or TEXT)
+        if values.get("model_type") not in CONFIG_MAPPING:
+            raise UserError(_brings_code(name))
+    kind = expect(values.get("model_type"), str | None, f"model_type in config.json of {name}")
+    if kind not in FAMILIES and kind not in DUAL:
+        refuse_family(kind, name)
+    config_class = (
+        CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else class_of_transformers(FAMILIES[kind]).config_class
+    )
+    config = half_of(make_config(values, config_class, name), name, modality)
+    refuse_impossible(config, name)
+    if notes is not None:
+        said = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
+        if assumed := unsaid(said, config, NAMES):
+            notes.append(
+                f"config.json of {name} does not say {', '.join(assumed)}: the defaults of transformers are taken"
+            )
+    return config
 
 
 class BringsCodeError(UserError):
@@ -134,35 +136,32 @@ def offline(allow_download: bool) -> bool:
 
 
 @contextmanager
-def explained(name: str, allow_download: bool, code: str = "") -> Iterator[None]:
+def explained(name: str, allow_download: bool, hide: str = "") -> Iterator[None]:
     """Turns what transformers and huggingface_hub raise about `name` into one sentence.
 
     Args:
-        code: what it brings where it brings code, and what to do about it; "" names trust_remote_code.
+        hide: a folder of our own, which stands in the sentence for `name`.
     """
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        if code and "custom code" in str(error):
-            raise BringsCodeError(f"{name} brings {code}.") from error
-        raise UserError(_sentence(name, error, offline(allow_download))) from error
+        sentence = _sentence(name, error, offline(allow_download))
+        raise UserError(sentence.replace(hide, name) if hide else sentence) from error
 
 
 def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
     chain = _chain(error)
     if "custom code" in str(error):
-        pin = (
-            ""
-            if Path(name).is_dir()
-            else f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
+        return _brings_code(name)
+    if any(isinstance(link, UnpicklingError) for link in chain):
+        return (
+            f"The weights of {name} hold more than tensors, which could run code: they are not read; give safetensors."
         )
-        asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
-        return f"{name} brings code of its own, {asked}{pin}."
     if Path(name).is_dir():
         files = ", ".join(sorted(path.name for path in Path(name).iterdir())[:12]) or "nothing"
-        return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {_first_line(error)}"
+        return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {first_line(error)}"
     if any(isinstance(link, GatedRepoError) for link in chain):
         return f"{name} on the Hugging Face Hub asks for an agreement: accept it on its page, then run `hf auth login`."
     if any(isinstance(link, HFValidationError) for link in chain):
@@ -175,13 +174,23 @@ def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return f"{name} is neither a local folder nor a model on the Hugging Face Hub: check its spelling."
     if isinstance(error, ImportError):
-        return f"{name} needs a package that is not installed: {_first_line(error)}"
+        return f"{name} needs a package that is not installed: {first_line(error)}"
     if any(isinstance(link, LocalEntryNotFoundError) or "connect" in type(link).__name__.lower() for link in chain):
         return (
             f"{name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached: check "
             "the connection, or give a local folder."
         )
-    return f"{name} cannot be read as a Hugging Face model: {_first_line(error)}"
+    return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
+
+
+def _brings_code(name: str) -> str:
+    pin = (
+        ""
+        if Path(name).is_dir()
+        else f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
+    )
+    asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
+    return f"{name} brings code of its own, {asked}{pin}."
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -190,10 +199,6 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -213,16 +218,3 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def _three(values: float | list[float]) -> list[float]:
-    return [float(values)] * 3 if isinstance(values, int | float) else [float(value) for value in values]
-
-
-def _side(size: Any) -> int | None:
-    """Pixels of a square side from the forms that image processors write it in."""
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    elif isinstance(size, list | tuple):
-        size = size[0] if size else None
-    return int(size) if size else None

@@ -1,23 +1,36 @@
-"""Tokenizers: read from a model, made fit for masked language modelling, and carried in checkpoints."""
+"""Tokenizers: read from a model, made fit for masked language modelling, and carried in checkpoints.
+
+Both a model's folder and a checkpoint are read as {file name: bytes}; `tokenizer_data.py` takes out what transformers may see of
+them, and a tokenizer is made of nothing else.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line, printable
+from renaissance.foreign import read_bytes
 
-from .hub import explained, quiet
-from .remote import place
+from .hub import BringsCodeError, found, is_family, quiet
+from .tokenizer_data import CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _DATA = (".json", ".txt", ".jinja", ".model")  # ends of names of a tokenizer's files
 MASK, PAD = "[MASK]", "[PAD]"
+_PROBE = "Two dogs, 3 cats: a photo of the café."
+
+
+class NoTokenizerError(UserError):
+    """A model brings no tokenizer."""
 
 
 def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTrainedTokenizerFast, list[str]]:
@@ -29,30 +42,43 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     Raises:
         UserError: the model brings no fast tokenizer, or cannot be reached.
     """
-    with (
-        quiet(),
-        explained(name, allow_download, code="a tokenizer of code of its own, which is never run: give tokenizer="),
-    ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            place(name).name,
-            revision=place(name).revision or "main",
-            use_fast=True,
-            local_files_only=not allow_download,
-            trust_remote_code=False,
+    if is_family(name):
+        raise NoTokenizerError(f"{name} is the name of a family and brings no tokenizer: give tokenizer=.")
+    kept = clean(_files(name, allow_download), name)
+    settings = json.loads(kept.get(SETTINGS, b"{}"))
+    if "auto_map" in settings:
+        raise BringsCodeError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
+    _refuse_slow(getattr(transformers, settings.get("tokenizer_class", ""), None), name)
+    if not any(file in kept for file in (FAST, *VOCABULARIES)):
+        raise NoTokenizerError(
+            f"{name} brings no tokenizer (no {FAST}, vocab.txt or other vocabulary): give tokenizer=<a model with the same "
+            "vocabulary>."
         )
-    if not tokenizer.is_fast:
+    pieces = next((file for file in kept if file.endswith((".model", ".spm"))), None)
+    if FAST not in kept and pieces is not None and not importlib.util.find_spec("sentencepiece"):
         raise UserError(
-            f"tokenizer={name} is a slow one ({type(tokenizer).__name__}), which cannot say which pieces make a word: "
-            "give tokenizer=google-bert/bert-base-uncased or another model with a tokenizer.json."
+            f"{name} brings its tokenizer as {pieces}, which takes two packages to read: pip install sentencepiece protobuf."
         )
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer = _made(kept, f"The tokenizer of {name}")
+    _refuse_slow(type(tokenizer), name)
     report = []
     for role, token in (("mask_token", MASK), ("pad_token", PAD)):
         if getattr(tokenizer, role) is None:
             tokenizer.add_special_tokens({role: token})
-            number = getattr(tokenizer, role + "_id")
+    for role in dict.fromkeys(
+        ("mask_token", "pad_token", *transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES)
+    ):
+        token = getattr(tokenizer, role, None)
+        if isinstance(token, str) and not any(_spelt(token, content) for content in kept.values()):
+            number = tokenizer.convert_tokens_to_ids(token)
             report.append(f"tokenizer of {name} had no {role}: {token} was added, piece {number}")
+    _refuse_useless(tokenizer, f"The tokenizer of {name}")
     return tokenizer, report
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many rows of word embeddings a tokenizer needs: the highest number of a piece, and one."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
@@ -68,15 +94,69 @@ def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
     Raises:
         UserError: the files are not those of a tokenizer, or are code.
     """
-    with tempfile.TemporaryDirectory() as folder, quiet(), explained("the checkpoint's tokenizer", False):
-        for name, text in files.items():
-            if not name.endswith(_DATA):
-                raise UserError(
-                    f"The checkpoint's tokenizer brings {Path(name).name!r}, which is no file of a tokenizer."
-                )
-            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, use_fast=True, local_files_only=True, trust_remote_code=False
-        )
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    what = "The checkpoint's tokenizer"
+    for name in files:
+        if not name.endswith(_DATA):
+            raise UserError(f"{what} brings {printable(Path(name).name)!r}, which is no file of a tokenizer.")
+    kept = clean({Path(name).name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}, what)
+    tokenizer = _made(kept, what)
+    _refuse_useless(tokenizer, what)
     return tokenizer
+
+
+def _files(name: str, allow_download: bool) -> dict[str, bytes]:
+    """The files of a model that a tokenizer may be made of."""
+
+    def read(wanted: Iterable[str]) -> dict[str, bytes]:
+        paths = {file: found(name, file, allow_download=allow_download) for file in wanted}
+        return {file: read_bytes(path, f"{file} of {name}") for file, path in paths.items() if path is not None}
+
+    files = read((FAST, SETTINGS, SPECIAL, "added_tokens.json", CONFIG))
+    return files if FAST in files else files | read(VOCABULARIES)
+
+
+def _made(files: dict[str, bytes], what: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of these files alone."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            for file, content in files.items():
+                (Path(folder) / file).write_bytes(content)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            tokenizer.padding_side = tokenizer.truncation_side = "right"
+    except BaseException as error:  # tokenizers panics with an exception of its own
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what} cannot be read: {first_line(error)}") from error
+    return tokenizer
+
+
+def _refuse_slow(kind: Any, name: str) -> None:
+    if isinstance(kind, type) and not issubclass(kind, transformers.PreTrainedTokenizerFast):
+        raise UserError(
+            f"tokenizer={name} is a slow one ({kind.__name__}), which cannot say which pieces make a word: "
+            "give tokenizer=google-bert/bert-base-uncased or another model with a tokenizer.json."
+        )
+
+
+def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
+    """Refuses a tokenizer whose pieces fit no table of embeddings, or that has none but special ones."""
+    for part in (tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.decoder):
+        if part is not None:
+            refuse_growth(json.loads(part.__getstate__()), what)
+    vocabulary = tokenizer.get_vocab()
+    if not set(vocabulary) - set(tokenizer.all_special_tokens):
+        raise UserError(f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
+    refuse_sparse(pieces_of(tokenizer) - 1, len(vocabulary), what)
+    numbers = tokenizer(_PROBE)["input_ids"]
+    if len(numbers) > 1000 or max(numbers, default=0) >= pieces_of(tokenizer):
+        raise UserError(
+            f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=."
+        )
+
+
+def _spelt(token: str, content: bytes) -> bool:
+    """Whether a file holds a token, as it is or as JSON writes it."""
+    spellings = {token, json.dumps(token)[1:-1], json.dumps(token, ensure_ascii=False)[1:-1]}
+    return any(spelling.encode() in content for spelling in spellings)

@@ -1,0 +1,155 @@
+"""Configurations out of plain values that others wrote: a config.json, or a tower in a checkpoint.
+
+Only fields that the model's own class declares are taken, within bounds. What transformers would act on beside them (names of
+other files, of Hub kernels, of backbones to download, quantisation, code) has no way in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from renaissance.errors import UserError, printable
+from renaissance.foreign import expect
+
+from .families import DUAL
+
+# Of the fields that every configuration has.
+_COMMON = frozenset({"architectures", "chunk_size_feed_forward", "is_encoder_decoder"})
+# Former names, which transformers still reads; and what models read that their classes do not declare (DeBERTa-v3 has some).
+_FORMER = frozenset(
+    {"rope_theta", "rope_scaling", "local_rope_theta", "global_rope_theta", "global_attn_every_n_layers"}
+)
+UNDECLARED = frozenset(
+    {
+        *("attention_head_size", "cls_dropout", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "head_dim"),
+        *("norm_rel_ebd", "num_key_value_heads", "pooler_hidden_size", "position_buckets", "share_att_key", "talking_head"),
+        *("tie_word_embeddings", "use_esm_attn_map"),
+    }
+)  # fmt: skip
+_NESTED = frozenset({"rope_parameters", "rope_scaling"})  # fields that hold an object of plain values
+_COUNTS = re.compile(r"layer|depth|block|stage|expert")  # numbers of modules, each of which takes time to build
+_NO_COUNTS = re.compile(r"norm|drop|prob|scale|size|types|freq")
+MOST_LAYERS, MOST = 4096, 2**31
+
+# What timm's models take of a config.json: sizes, switches and names of their own layers; nothing that names a file, a
+# place in the network or code.
+TIMM_ARGUMENTS = frozenset(
+    {
+        *("img_size", "patch_size", "embed_dim", "depth", "depths", "dims", "num_heads", "mlp_ratio", "window_size"),
+        *("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate", "patch_drop_rate"),
+        *("class_token", "reg_tokens", "no_embed_class", "qkv_bias", "qk_norm", "init_values", "pre_norm", "final_norm"),
+        *("fc_norm", "global_pool", "pos_embed", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "always_partition"),
+        *("output_stride", "in_chans", "act_layer", "norm_layer", "ls_init_value", "use_abs_pos_emb", "use_rel_pos_bias"),
+    }
+)  # fmt: skip
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+
+
+def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], name: str) -> PreTrainedConfig:
+    """A configuration of the fields that its class declares.
+
+    Args:
+        values: of a config.json. name: whose they are, for the sentence.
+
+    Raises:
+        UserError: a field is of another type than its class says, out of bounds, or would need what this program does not do.
+    """
+    kept = _declared(values, config_class, name)
+    try:
+        return config_class(**kept)
+    except Exception as error:  # the class may trip over a value in any way
+        reason = " ".join(printable(line.strip()) for line in str(error).splitlines() if line.strip())
+        raise UserError(f"The configuration of {name} cannot be read: {reason or type(error).__name__}") from error
+
+
+def unsaid(values: dict[str, Any], config: PreTrainedConfig, names: dict[str, tuple[str, ...]]) -> list[str]:
+    """The sizes that a config.json leaves to the defaults of transformers' class, as `name=value`."""
+    said = {config.attribute_map.get(key, key) for key in values}
+    found = []
+    for candidates in names.values():
+        real = next((name for name in candidates if hasattr(config, name)), None)
+        if real is not None and config.attribute_map.get(real, real) not in said:
+            value = getattr(config, real)
+            if isinstance(value, (int, list, tuple)):
+                found.append(f"{config.attribute_map.get(real, real)}={value}")
+    return found
+
+
+def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name: str) -> dict[str, Any]:
+    if values.get("quantization_config"):
+        raise UserError(
+            f"{name} is quantised (quantization_config), which cannot be trained: give the model it was made of."
+        )
+    common = {each.name for each in dataclasses.fields(PreTrainedConfig)}
+    declared = {each.name for each in dataclasses.fields(config_class)} - common
+    allowed = declared | _COMMON | _FORMER | UNDECLARED | set(config_class.attribute_map)
+    halves = set(DUAL.get(config_class.model_type, {}).values())
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in halves or key.removesuffix("_dict") in halves:
+            kept[key] = _half(value, key, config_class, name)
+        elif key in allowed and (not isinstance(value, dict) or key in _NESTED):
+            _refuse_extreme(key, value, name)
+            kept[key] = value
+    if config_class.model_type == "timm_wrapper":
+        kept |= _timm(values, name)
+    return kept
+
+
+def _half(value: Any, key: str, config_class: type[PreTrainedConfig], name: str) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    expect(value, dict[str, Any], f"{key} in the configuration of {name}")
+    half_class = config_class.sub_configs[key.removesuffix("_dict")]
+    if half_class is AutoConfig:
+        half_class = (
+            CONFIG_MAPPING[value["model_type"]] if value.get("model_type") in CONFIG_MAPPING else PreTrainedConfig
+        )
+    return _declared(value, half_class, name)
+
+
+def _refuse_extreme(key: str, value: Any, name: str) -> None:
+    """Refuses numbers that no model has, before a class makes lists or modules of them."""
+    for each in _numbers(value):
+        counts = _COUNTS.search(key) and not _NO_COUNTS.search(key)
+        if not math.isfinite(each) or abs(each) > (MOST_LAYERS if counts else MOST):
+            raise UserError(f"The configuration of {name} has {printable(key)}={each}, which is no size of a model.")
+
+
+def _numbers(value: Any) -> list[int | float]:
+    if isinstance(value, (list, tuple)):
+        if len(value) > MOST_LAYERS and any(isinstance(each, (int, float)) for each in value):
+            return [math.inf]
+        return [number for each in value for number in _numbers(each)]
+    if isinstance(value, dict):
+        return [number for each in value.values() for number in _numbers(each)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def _timm(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The fields that reach `timm.create_model`, whose name may be an address and whose keywords may name files."""
+    architecture = values.get("architecture", "resnet50")
+    if not isinstance(architecture, str) or not _TIMM_NAME.fullmatch(architecture):
+        raise UserError(
+            f"The configuration of {name} has architecture={printable(repr(architecture))}, which is no name of a timm model."
+        )
+    arguments = expect(values.get("model_args") or {}, dict[str, Any], f"model_args in the configuration of {name}")
+    if unknown := sorted(set(arguments) - TIMM_ARGUMENTS):
+        raise UserError(
+            f"The configuration of {name} has model_args {printable(', '.join(unknown))}, which this program hands to no model; "
+            "only sizes, switches and names of layers are."
+        )
+    for key, value in arguments.items():
+        parts = value if isinstance(value, list) else [value]
+        text = isinstance(value, str) and _TIMM_NAME.fullmatch(value)
+        if not text and not all(each is None or isinstance(each, (int, float)) for each in parts):
+            raise UserError(
+                f"model_args in the configuration of {name}: {printable(f'{key}={value!r}')} is no value of a timm model."
+            )
+        _refuse_extreme(key, value, name)
+    return {"architecture": architecture, "model_args": arguments or None}

@@ -1,0 +1,164 @@
+"""How a model wants its pixels, as its own image processor in transformers computes them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+from renaissance.errors import UserError, printable
+from renaissance.foreign import expect, read_json
+
+from .facts import family_of
+from .families import DUAL, IMAGE
+from .hub import found, is_family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+MOST_PIXELS = 8192  # of a side
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("do_rescale", "do_normalize", "do_flip_channel_order", "rescale_offset", "include_top"), bool),
+    "rescale_factor": float,
+    "image_mean": float | list[float],
+    "image_std": float | list[float],
+}
+_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+
+
+def read_image_processor(
+    name: str,
+    config: PreTrainedConfig | None = None,
+    *,
+    allow_download: bool = True,
+    notes: list[str] | None = None,
+) -> dict[str, Any] | None:
+    """Reads how a model wants its pictures.
+
+    Args:
+        name: as for `read_config`.
+        config: of the model, whose family answers for what the file leaves out.
+        notes: gets a line where nothing says how the model wants its pictures.
+
+    Returns:
+        {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None} for RGB pixels in 0..1, and
+        {"channels": [2, 1, 0]} where the model wants them in another order; None for a model of texts, and where the model brings
+        no such file, or neither the file nor the family says a mean.
+
+    Raises:
+        UserError: the file is damaged, or asks for what cannot be applied.
+    """
+    if is_family(name) or (config is not None and family_of(config).modality != IMAGE):
+        return None
+    pixels = _of_timm if config is not None and config.model_type == "timm_wrapper" else _of_files
+    if (said := pixels(name, config, allow_download)) is None and notes is not None:
+        notes.append(f"{name} does not say how it wants its pictures: mean and deviation 0.5 are taken")
+    return said
+
+
+def _of_files(name: str, config: PreTrainedConfig | None, allow_download: bool) -> dict[str, Any] | None:
+    for file in IMAGE_PROCESSOR_FILES:
+        path = found(name, file, allow_download=allow_download)
+        if path is None:
+            continue
+        what = f"{file} of {name}"
+        values = read_json(path, dict[str, Any], what)
+        values = expect(values.get("image_processor", values), dict[str, Any], f"image_processor in {what}")
+        pixels = _pixels(values, _processor_class(values, config), what)
+        if pixels is not None:
+            return pixels | {"size": _side(values.get("crop_size"), what) or _side(values.get("size"), what)}
+    return None
+
+
+def _processor_class(values: dict[str, Any], config: PreTrainedConfig | None) -> type | None:
+    """The class of transformers whose defaults complete a file: named in it, or that of the family."""
+    said = values.get("image_processor_type") or values.get("feature_extractor_type")
+    names = [said.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")] if isinstance(said, str) else []
+    if config is not None:
+        kinds = [config.model_type, *(kind for kind in DUAL if config.model_type.startswith(f"{kind}_"))]
+        for known in (IMAGE_PROCESSOR_MAPPING_NAMES.get(kind) for kind in kinds):
+            names += [each for each in (known.values() if isinstance(known, dict) else known or ()) if each]
+    classes = (getattr(transformers, each, None) for each in names if each.isidentifier() and "ImageProcessor" in each)
+    return next((each for each in classes if isinstance(each, type)), None)
+
+
+def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[str, Any] | None:
+    """Mean and deviation of pixels in 0..1 that are the same as rescaling and normalising by a file's own numbers."""
+
+    def of(key: str) -> Any:
+        if values.get(key) is None:
+            return getattr(processor, key, None if processor is not None else _DEFAULTS.get(key))
+        return expect(values[key], _TYPES[key], f"{key} in {what}")
+
+    factor = of("rescale_factor") if of("do_rescale") else 1.0
+    factor = 1 / 255 if factor is None else factor
+    offset = 1.0 if of("do_rescale") and hasattr(processor, "rescale_offset") and of("rescale_offset") else 0.0
+    mean, std = [0.0] * 3, [1.0] * 3
+    # Only MobileViT's reverses channels, and it normalises nothing whatever its file says.
+    flips = processor is not None and processor.__name__.startswith("MobileViT")
+    reverse = of("do_flip_channel_order") and (processor is None or hasattr(processor, "do_flip_channel_order"))
+    if reverse and not flips:
+        raise UserError(f"{what} has do_flip_channel_order, which is applied for MobileViT alone: give another model.")
+    if of("do_normalize") and not flips:
+        if of("image_mean") is None or of("image_std") is None:
+            return None
+        mean, std = _three(of("image_mean"), "image_mean", what), _three(of("image_std"), "image_std", what)
+    elif processor is None and "do_normalize" not in values:
+        return None
+    if hasattr(processor, "include_top") and of("include_top"):  # EfficientNet divides once more
+        std = [one * other for one, other in zip(std, _three(of("image_std"), "image_std", what), strict=True)]
+    scale = 255 * max(factor, 1e-12)
+    mean, std = [(each + offset) / scale for each in mean], [each / scale for each in std]
+    if factor <= 0 or not all(1e-6 < each < 1e6 for each in std) or not all(abs(each) < 1e6 for each in mean):
+        raise UserError(
+            f"{what} has rescale_factor={factor:g} and image_std={of('image_std')}, which makes no pixels: give a model with "
+            "deviations above 0."
+        )
+    return {"mean": mean, "std": std} | ({"channels": [2, 1, 0]} if reverse else {})
+
+
+def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict[str, Any] | None:
+    """What the config.json of a timm model says of its pictures."""
+    path = found(name, "config.json", allow_download=allow_download)
+    values = {} if path is None else read_json(path, dict[str, Any], f"config.json of {name}")
+    what = f"pretrained_cfg in config.json of {name}"
+    said = expect(values.get("pretrained_cfg") or {}, dict[str, Any], what)
+    if not {"mean", "std"} <= said.keys():
+        return None
+    size = expect(said.get("input_size") or [3], list[int], f"input_size in {what}")
+    if size[0] != 3:
+        raise UserError(
+            f"{name} reads pictures of another number of channels ({size[0]}) than the 3 of RGB, which this program has."
+        )
+    return _pixels({"image_mean": said["mean"], "image_std": said["std"]}, None, what) | {"size": _side(size[1:], what)}
+
+
+def _three(values: float | list[float], key: str, what: str) -> list[float]:
+    """One number for each channel; one alone is that of all, as in torchvision."""
+    listed = values if isinstance(values, list) else [values]
+    if len(listed) not in (1, 3):
+        raise UserError(f"{key} in {what} has {len(listed)} numbers; pictures have 3 channels.")
+    return [float(each) for each in listed] * (3 // len(listed))
+
+
+def _side(size: Any, what: str) -> int | None:
+    """Pixels of a square side from the forms that image processors write it in."""
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    elif isinstance(size, (list, tuple)):
+        size = size[0] if size else None
+    if not size:
+        return None
+    if (
+        isinstance(size, bool)
+        or not isinstance(size, (int, float))
+        or not math.isfinite(size)
+        or not 1 <= size <= MOST_PIXELS
+    ):
+        raise UserError(
+            f"{what} has a size of {printable(repr(size))[:60]}; give a model for pictures of 1 to {MOST_PIXELS} pixels."
+        )
+    return int(size)
