@@ -38,14 +38,24 @@ EVALUATION_KEYS = frozenset(
     | {"val_transform_keys", "draw_false_text", "text_only", "image_only", "blind"}
 )
 AUTO = "auto"  # resume_from: the newest run of the same command
-# How a command starts, which no checkpoint answers.
-START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code"])
+# How a command starts, and where it writes, which no checkpoint answers: it may come from anybody. A resumed run goes on in
+# the folder that its checkpoint lies in.
+START_KEYS = frozenset(
+    [
+        "resume_from",
+        "load_path",
+        "test_only",
+        "fast_dev_run",
+        "trust_remote_code",
+        "allow_download",
+        "log_dir",
+        "exp_name",
+    ]
+)
 # What a resumed run may be told anew; everything else must be as it was.
 RESUMABLE = (
     START_KEYS
     | {
-        "exp_name",
-        "log_dir",
         "log_every_n_steps",
         "max_bad_steps",
         "gradient_checkpointing",
@@ -55,7 +65,6 @@ RESUMABLE = (
         "save_every_minutes",
         "keep_last",
         "final_test",
-        "allow_download",
         "allow_missing_shards",
         "blind_run",
         "data_root",

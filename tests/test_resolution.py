@@ -40,7 +40,7 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
     resolved = resolve(draft(**given))
     built = build(resolved)
-    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": {}, "best": None}))
+    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": None, "best": None}))
     return path, resolved
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from renaissance.errors import UserError
-from renaissance.prepare.plain_pickle import read_plain_pickle
+from renaissance.plain_pickle import read_plain_pickle
 
 VALUES = [{"split": "testA", "box": [1.5, -2, 3], "n": 2**70, "none": None, "yes": True, 3: ("a", "é\n"), "no": ()}]
 
