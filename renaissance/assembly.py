@@ -304,5 +304,6 @@ def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | 
 
 def build_shape(resolved: Resolved) -> Built:
     """Builds on the meta device: every shape, no memory. What cannot be built is refused here, before data is read."""
-    with torch.device("meta"), bounded_building():
+    run = resolved.settings.run
+    with torch.device("meta"), bounded_building(), starting.named(run.load_path, run.resume_from):
         return build(resolved, pretrained=False)

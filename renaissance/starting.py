@@ -91,7 +91,7 @@ def models(
     Raises:
         UserError: they are none, or a text length is asked that they have no positions for.
     """
-    with _named(draft):
+    with named(draft["load_path"], draft["resume_from"]):
         configs = {key: _config(draft, key, stored) for key in draft.towers()}
         tokenizer = backbones.tokenizer_from_files(stored.tokenizer)
     _refuse_longer_texts(draft, stored, configs, notes)
@@ -108,17 +108,25 @@ def models(
 
 
 @contextmanager
-def _named(draft: Draft) -> Iterator[None]:
-    """Names the checkpoint in what is said of its content, which transformers may fail over in any way."""
-    setting = "load_path" if draft["load_path"] else "resume_from"
+def named(load_path: str | None, resume_from: str | None = None) -> Iterator[None]:
+    """Names the checkpoint in what is said of its content, over which transformers and torch may fail in any way.
+
+    Args:
+        load_path, resume_from: the settings of which one names it; nothing is changed where neither does.
+    """
+    where = f"load_path={load_path}" if load_path else f"resume_from={resume_from}"
     try:
         yield
     except UserError as error:
-        raise UserError(f"{setting}={draft[setting]}: {error}") from error
+        if where in str(error) or not (load_path or resume_from):
+            raise
+        raise UserError(f"{where}: {error}") from error
     except Exception as error:
+        if not (load_path or resume_from):
+            raise
         raise UserError(
-            f"{setting}={draft[setting]} holds a model or a tokenizer that cannot be read ({first_line(error)}); it is damaged, "
-            "or was not written by this program."
+            f"{where} holds a model that cannot be built ({type(error).__name__}: {first_line(error)}); it is damaged, or was not "
+            "written by this program."
         ) from error
 
 
