@@ -1,49 +1,21 @@
 """Sizes that no machine holds: refused by arithmetic, before anything of them is allocated or walked through.
 
-Each setting has a most of its own in `rules`. What several of them make together, or a model's configuration says, is found here:
-by its numbers before it is read, and by the tensors that it makes while it is built without memory (on the meta device).
+Each setting has a most of its own in `rules`. What several of them make together, or with a model's configuration, is found here,
+by the tensors that are made while the model is built without memory (on the meta device).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from .errors import UserError, printable
+from .errors import UserError
 from .settings import Settings
 
 MOST_TENSORS = 100_000  # of a model: its names alone take time. The largest encoders have some thousands.
-# What a configuration's numbers may be, by what their names hold: all of these are gone through one by one.
-_MOST_NUMBER = 1 << 31
-_MOST_NAMED = {"layer": 4096, "depth": 4096, "block": 4096, "expert": 4096, "label": 1 << 20, "position": 1 << 24}
-_LISTS = ("id2label", "label2id")  # words of others, as long as they are written out
 _GB = 1e9
-
-
-def refuse_huge_configuration(values: Mapping[str, Any], name: str) -> None:
-    """Refuses a configuration of a million layers: transformers makes lists as long as some of its numbers say.
-
-    Args:
-        values: as config.json or a checkpoint has them. name: what the sentence calls it.
-
-    Raises:
-        UserError: naming the first that is too large.
-    """
-    waiting: list[tuple[str, Any]] = [(key, value) for key, value in values.items() if key not in _LISTS]
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, Mapping):
-            waiting += [(str(part), each) for part, each in value.items() if part not in _LISTS]
-        elif isinstance(value, (list, tuple)):
-            waiting += [(key, each) for each in value]
-        elif isinstance(value, (int, float)):
-            most = min((most for part, most in _MOST_NAMED.items() if part in key.lower()), default=_MOST_NUMBER)
-            if not abs(value) <= most:
-                raise UserError(
-                    f"{name}: {printable(key)}={value} is more than any model has; at most {most:,} is read."
-                )
 
 
 @contextmanager

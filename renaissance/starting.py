@@ -94,6 +94,12 @@ def models(
     with named(draft["load_path"], draft["resume_from"]):
         configs = {key: _config(draft, key, stored) for key in draft.towers()}
         tokenizer = backbones.tokenizer_from_files(stored.tokenizer)
+        highest = max(tokenizer.get_vocab().values(), default=0)
+        if highest >= stored.settings["vocab_size"]:
+            size = stored.settings["vocab_size"]
+            raise UserError(
+                f"its tokenizer numbers pieces up to {highest}, but its vocab_size is {size}; it is damaged."
+            )
     _refuse_longer_texts(draft, stored, configs, notes)
     notes += [
         f"{key}={draft[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
@@ -125,8 +131,8 @@ def named(load_path: str | None, resume_from: str | None = None) -> Iterator[Non
         if not (load_path or resume_from):
             raise
         raise UserError(
-            f"{where} holds a model that cannot be built ({type(error).__name__}: {first_line(error)}); it is damaged, or was not "
-            "written by this program."
+            f"{where} holds a model that cannot be built ({type(error).__name__}: {first_line(error)}); it is damaged, or was "
+            "not written by this program."
         ) from error
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .archive import Claim
-from .bounds import refuse_huge_configuration
 from .errors import UserError
 from .foreign import MOST_DEPTH, expect, short
 from .keys import FUSION_KEYS
@@ -108,7 +107,6 @@ def _towers(towers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None
         raise UserError(f"towers are {_some(towers)}, but have to be {', '.join(wanted)}.")
     for key, values in towers.items():
         expect(values.get("model_type"), str, f"towers[{key}][model_type]")
-        refuse_huge_configuration(values, f"towers[{key}]")
 
 
 def _tokenizer(files: dict[str, str]) -> None:
@@ -117,11 +115,13 @@ def _tokenizer(files: dict[str, str]) -> None:
 
 
 def _image(image: dict[str, list[float]]) -> None:
-    if set(image) != {"mean", "std"}:
+    if not {"mean", "std"} <= set(image) <= {"mean", "std", "channels"}:
         raise UserError(f"image holds {_some(image)}, but has to hold mean, std.")
     for name, numbers in image.items():
-        if len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
-            raise UserError(f"image[{name}] is {numbers[:4]}, but has to be 3 numbers{' above 0' * (name == 'std')}.")
+        fits = {"std": min(numbers, default=0) > 0, "channels": sorted(numbers) == [0, 1, 2]}.get(name, True)
+        if len(numbers) != 3 or not fits:
+            kind = {"std": "3 numbers above 0", "channels": "an order of 0, 1, 2"}.get(name, "3 numbers")
+            raise UserError(f"image[{name}] is {numbers[:4]}, but has to be {kind}.")
 
 
 def _labels(labels: dict[str, list[str]]) -> None:
