@@ -14,7 +14,7 @@ from typing import Any
 from .errors import UserError
 from .settings import Settings
 
-MOST_TENSORS = 100_000  # of a model: its names alone take time. The largest encoders have some thousands.
+MOST_TENSORS = 50_000  # of a model: its names alone take time. The largest encoders have some thousands.
 _GB = 1e9
 
 

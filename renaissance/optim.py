@@ -103,7 +103,7 @@ def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, A
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: str) -> None:
-    """Gives an optimizer the state that `whole_state` took of each parameter; rates and decays are those of the settings.
+    """Gives an optimizer the state that `whole_state` took of each parameter; its decays and the like are those of the settings.
 
     Args:
         where: the setting that named the checkpoint, and its path.
@@ -125,9 +125,8 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: s
         )
     numbers = iter(range(len(parameters)))
     groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        | {"params": [next(numbers) for _ in range(size)]}
-        for group, size in zip(optimizer.param_groups, sizes, strict=True)
+        {**own, "lr": saved["lr"], "params": [next(numbers) for _ in own["params"]]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     if isinstance(optimizer, ZeroRedundancyOptimizer):

@@ -19,7 +19,7 @@ TASK_NAMES = tuple(
     sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py") if path.stem != "base")
 )
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
-MOST_WIDTH, MOST_LAYERS, MOST_PIECES, MOST_TOKENS, MOST_PIXELS = 1 << 20, 4096, 1 << 24, 1 << 20, 1 << 14
+MOST_WIDTH, MOST_LAYERS, MOST_PIECES, MOST_TOKENS, MOST_PIXELS = 1 << 20, 1024, 1 << 24, 1 << 20, 1 << 14
 MOST_PAIRS, MOST_PROCESSES = 1 << 24, 1 << 12
 PRECISIONS = {"32": "32-true", "32-true": "32-true", "16": "16-mixed", "16-mixed": "16-mixed", "bf16": "bf16-mixed",
               "bf16-mixed": "bf16-mixed", "64": "64-true", "64-true": "64-true"}  # fmt: skip

@@ -15,7 +15,7 @@ from .foreign import MOST_DEPTH, expect, short
 from .keys import FUSION_KEYS
 from .rules import CHECKS
 
-_MOST_PARTS = 5_000_000  # of all values; one that is named a thousand times is a thousand
+_MOST_PARTS = 2_000_000  # of all values; one that is named a thousand times is a thousand
 _TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
 # Settings that are always settled when a checkpoint is written, and those that may be None and are asked for.
 _SETTLED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
@@ -166,6 +166,7 @@ def _optimizer(state: dict[str, Any]) -> None:
         expect(state.get(part), hint, f"{name}[{part}]")
     for group in state["param_groups"]:
         expect(group.get("params"), list[int], f"{name}[param_groups][params]")
+        expect(group.get("lr"), float, f"{name}[param_groups][lr]")
     for number, kept in state["state"].items():
         for what, value in kept.items():
             if not isinstance(value, (Claim, type(None))):

@@ -41,7 +41,7 @@ def stored(value: float = 1.0, **model: torch.Tensor) -> Stored:
         heads={"mlm.bias": torch.arange(3.0)},
         training={
             "step": 7,
-            "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"params": [0]}]},
+            "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"params": [0], "lr": 0.1}]},
             "best": 0.25,
         },
     )
