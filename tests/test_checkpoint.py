@@ -15,7 +15,6 @@ from renaissance.checkpoint import Stored, load_weights, read, save
 from renaissance.errors import UserError
 from renaissance.presets import defaults_of
 
-
 SETTINGS = defaults_of(config.ex) | {
     "seed": 3,
     "datasets": ["coco"],

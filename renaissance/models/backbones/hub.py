@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from renaissance.errors import UserError, first_line
+from renaissance.errors import UserError
 
 from .facts import half_of
 from .family import TEXT
@@ -162,7 +162,7 @@ def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
         return f"{name} brings code of its own, {asked}{pin}."
     if Path(name).is_dir():
         files = ", ".join(sorted(path.name for path in Path(name).iterdir())[:12]) or "nothing"
-        return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {first_line(error)}"
+        return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {_first_line(error)}"
     if any(isinstance(link, GatedRepoError) for link in chain):
         return f"{name} on the Hugging Face Hub asks for an agreement: accept it on its page, then run `hf auth login`."
     if any(isinstance(link, HFValidationError) for link in chain):
@@ -175,13 +175,13 @@ def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return f"{name} is neither a local folder nor a model on the Hugging Face Hub: check its spelling."
     if isinstance(error, ImportError):
-        return f"{name} needs a package that is not installed: {first_line(error)}"
+        return f"{name} needs a package that is not installed: {_first_line(error)}"
     if any(isinstance(link, LocalEntryNotFoundError) or "connect" in type(link).__name__.lower() for link in chain):
         return (
             f"{name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached: check "
             "the connection, or give a local folder."
         )
-    return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
+    return f"{name} cannot be read as a Hugging Face model: {_first_line(error)}"
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -190,6 +190,10 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
