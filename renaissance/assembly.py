@@ -304,6 +304,7 @@ def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | 
 
 def build_shape(resolved: Resolved) -> Built:
     """Builds on the meta device: every shape, no memory. What cannot be built is refused here, before data is read."""
-    run = resolved.settings.run
-    with torch.device("meta"), bounded_building(), starting.named(run.load_path, run.resume_from):
+    run, stored = resolved.settings.run, resolved.stored
+    held = None if stored is None else sum(each.nbytes for each in (*stored.model.values(), *stored.heads.values()))
+    with starting.named(run.load_path, run.resume_from), torch.device("meta"), bounded_building(held):
         return build(resolved, pretrained=False)

@@ -16,11 +16,17 @@ from .settings import Settings
 
 MOST_TENSORS = 50_000  # of a model: its names alone take time. The largest encoders have some thousands.
 _GB = 1e9
+_NEW = (
+    1 << 30
+)  # bytes of weights that a model has beside those of its checkpoint: new heads, positions of larger pictures
 
 
 @contextmanager
-def bounded_building() -> Iterator[None]:
+def bounded_building(held: int | None = None) -> Iterator[None]:
     """Around a build on the meta device: a model that this machine could not hold is not built to its end.
+
+    Args:
+        held: bytes of the weights that a checkpoint holds for it; None where there is none.
 
     Raises:
         UserError: its weights take more than the memory of this machine, or are more tensors than any encoder has.
@@ -29,12 +35,18 @@ def bounded_building() -> Iterator[None]:
 
     count = size = 0
     memory = memory_of_machine()
+    most = memory if held is None else min(memory, 2 * held + _NEW)
 
     def made(_module: Any, _name: str, tensor: Any) -> None:
         nonlocal count, size
         if tensor is None:
             return
         count, size = count + 1, size + tensor.numel() * tensor.element_size()
+        if most < min(size, memory):
+            raise UserError(
+                f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, of which it holds "
+                f"{(held or 0) / _GB:,.1f} GB; it is damaged, or was not written by this program."
+            )
         if size > memory:
             raise UserError(
                 f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "

@@ -66,6 +66,19 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
 
+    def refuse_missing(self, setting: str) -> None:
+        """Refuses a checkpoint that lacks weights of the very model that it was made of; random ones would take their place.
+
+        Args:
+            setting: that named it.
+        """
+        if self.missing:
+            names = ", ".join(map(printable, self.missing[:3])) + (" ..." if len(self.missing) > 3 else "")
+            raise UserError(
+                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model ({names}); it is damaged, or "
+                "was not written by this program."
+            )
+
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
         for what, names in (
@@ -205,7 +218,7 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, ad
             report.unexpected.append(name)
         elif own[name].shape == tensor.shape:
             taken[name] = tensor
-        elif (adapted := adapt(name, tensor)) is not None:
+        elif own[name].shape[-1:] == tensor.shape[-1:] and (adapted := adapt(name, tensor)) is not None:
             taken[name] = adapted
             report.resized.append(name)
         else:

@@ -236,6 +236,7 @@ def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
         )
     if run_settings.resume_from is None:
         return fresh
+    report.refuse_missing("resume_from")
     built.notes += [
         f"{key}={resolved.settings.flat[key]} (the run began with {stored.settings[key]}): from here on the schedule of the "
         "learning rate spans the new length"

@@ -171,7 +171,7 @@ def draft(**given: Any) -> Draft:
 
 
 NO_MODELS = [
-    (("settings", "cross_layer_hidden_size"), 64000, "memory of this machine"),
+    (("settings", "cross_layer_hidden_size"), 64000, "asks for more than 1.1 GB of weights, of which it holds 0.0 GB"),
     (("settings", "vocab_size"), 10, "its tokenizer numbers pieces up to"),
     (("settings", "max_text_len"), 5000, "max_text_len=5000 is more than"),
     (("towers", "text_encoder", "model_type"), "none", "which this version does not know"),
@@ -199,6 +199,24 @@ def test_what_cannot_be_built_is_a_sentence_of_every_command(good, place, value,
         with pytest.raises(UserError) as error:
             load()
         assert f"{name}={path}" in str(error.value) and sentence in str(error.value)
+
+
+def test_weights_that_are_not_there_are_no_random_ones(good, tmp_path):
+    """Another width than the configuration's, or a part that is gone: a loaded model would answer with random weights."""
+    head = next(name for name in good["heads"] if name.startswith("itm."))
+    position = next(name for name in good["model"] if name.endswith("position_embeddings") and "image" in name)
+    for place, value in (
+        (("heads", head), ABSENT),
+        (("model", position), ABSENT),
+        (("model", position), torch.zeros(1, 5, 7)),
+        (("model", position), torch.zeros(1, 0, 32)),
+        (("model", position), torch.zeros(())),
+    ):
+        torch.save({"format": 1, **changed(good, place, value)}, tmp_path / "a.ckpt")
+        with pytest.raises(
+            UserError, match=r"a\.ckpt lacks 1 of the tensors of its own model|image_size: a position table"
+        ):
+            predict.load(tmp_path / "a.ckpt")
 
 
 def test_the_command_says_it(good, tmp_path, capsys):

@@ -57,7 +57,7 @@ class Loaded:
             resolved = resolve(draft, stored, reads_data=False)
         build_shape(resolved)
         built = build(resolved, pretrained=False)
-        checkpoint.load_weights(built.model, built.heads, stored, str(path))
+        checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         model, data = self.settings.model, self.settings.data
