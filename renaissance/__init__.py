@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
+
+# Sacred imports pkg_resources, and setuptools < 81 says so each time; nobody who imports this package can act on it.
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning, module="sacred")
 
 if TYPE_CHECKING:
     from renaissance.predict import Loaded

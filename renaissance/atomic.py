@@ -17,6 +17,7 @@ try:
 except ImportError:  # not a POSIX system: two runs that write the same file at once are then not told apart
     fcntl = None
 
+LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,7 +41,7 @@ class AtomicFile:
         self._target, self._setting = target, setting
         self._temporary = target.with_name(f".{target.name}.tmp")
         self._committed = False
-        self._failure: UserError | None = None
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> AtomicFile:
         with self._explaining():
@@ -54,7 +55,8 @@ class AtomicFile:
             self._temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # what `commit` did not bring to the disk is thrown away
             self._file.close()
-        if self._failure not in (None, error):  # a library that was writing has made an error of its own of it
+        # A library in C that was writing makes an error of its own of any other: of a full disk, of a Ctrl-C.
+        if self._failure not in (None, error):
             raise self._failure from None
 
     def write(self, content: bytes) -> int:
@@ -95,7 +97,7 @@ class AtomicFile:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turns the system's refusals into a sentence."""
+        """Turns the system's refusals into a sentence, and keeps whatever else comes up in here."""
         try:
             yield
         except OSError as error:
@@ -107,6 +109,9 @@ class AtomicFile:
                 )
             self._failure = UserError(f"{what} another {self._setting}.")
             raise self._failure from None
+        except BaseException as error:
+            self._failure = error
+            raise
 
 
 def write_whole(target: Path, content: bytes, setting: str) -> None:
@@ -121,18 +126,25 @@ class Held:
 
     Args:
         folder: which.
+        name: of the file that is locked; another name than the usual one holds something else that belongs to the folder.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
 
-    def __init__(self, folder: Path):
-        self._file = folder / ".lock"
+    def __init__(self, folder: Path, name: str = LOCK):
+        self._file = folder / name
         self._handle: int | None = None
         if fcntl is None:
             return
-        # Not flock: the loader processes of a killed run would still have that, for some seconds.
-        self._handle = _opened_and_locked(self._file, "lockf")
+        try:
+            # Not flock: the loader processes of a killed run would still have that, for some seconds.
+            self._handle = _opened_and_locked(self._file, "lockf")
+        except OSError as error:
+            raise UserError(
+                f"'{folder}' cannot be written ({error.strerror}), and the run writes there; make it writable, or give "
+                "another log_dir (resume_from: a copy of the checkpoint that lies in no run folder)."
+            ) from error
         if self._handle is None:
             raise UserError(
                 f"Another process is training in '{folder}'; wait for it or end it, or give another exp_name."
@@ -143,6 +155,37 @@ class Held:
             self._file.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds a folder (`Held`); False where the file system has no locks. Not for one's own folder."""
+    if fcntl is None:
+        return False
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # there is none
+        return False
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    finally:
+        os.close(handle)
+    return False
+
+
+def set_aside(path: Path) -> Path:
+    """Renames what cannot be used to `free_name(path)`, and returns where it is now."""
+    return path.rename(free_name(path))
+
+
+def free_name(path: Path) -> Path:
+    """`<name>.damaged`, or that with a number where the name is taken."""
+    free, number = path.with_name(f"{path.name}.damaged"), 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}.damaged_{number}")
+    return free
 
 
 def name_again(source: Path, target: Path, setting: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -12,9 +13,16 @@ from .evaluation import nan_sentence
 from .module import VisionLanguageModule
 from .report import RunFolder
 
+# The losses come first behind the bar, because a narrow terminal cuts the line at its end.
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+_LOSSES_EVERY = 1.0  # seconds between two looks at the losses for the bar
+_LINES_EVERY = 30.0  # seconds between two lines of progress where stderr is a file
+
 
 class Progress(Callback):
     """A bar over the whole run: losses, samples/s, and the share of time spent waiting for data; and metrics.csv.
+
+    Where nobody looks at a terminal there is no bar, but a line now and then.
 
     Args:
         folder: where lines are written. every: steps between two lines. batch_size: samples of a step, over all processes.
@@ -32,12 +40,16 @@ class Progress(Callback):
         self.done = 0
         self.behind = _Behind(self)
         self.warned: set[str] = set()
+        self.shown_at = self.line_at = 0.0
+        self.measured = ""  # speed and wait of the last line of metrics.csv
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        watched = self.folder.speaks and sys.stderr.isatty()
         self.bar = tqdm(
-            total=module.steps, initial=module.step, unit="step", dynamic_ncols=True, disable=not self.folder.speaks
+            total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=not watched
         )
-        self.ended = time.perf_counter()
+        self.began = self.line_at = self.ended = time.perf_counter()
+        self.first_step = module.step
 
     def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
         self.started = time.perf_counter()
@@ -48,26 +60,49 @@ class Progress(Callback):
     ) -> None:
         if module.unread is not None:
             return  # there was no step
-        if logs := module.step % self.every == 0 or module.step == module.steps:
+        logs = module.step % self.every == 0 or module.step == module.steps
+        shows = self.folder.speaks and self._is_due(last=module.step == module.steps)
+        if logs or shows:
             losses = {name: float(loss) for name, loss in module.losses.items()}
         self.has_worked()
         self.done += 1
         if logs:
             self._log(module, losses)
+        if shows:
+            self._show(module, losses)
         self.bar.update(1)
+
+    def _is_due(self, *, last: bool) -> bool:
+        """Whether the losses have to be shown again, in the bar or in a line."""
+        now = time.perf_counter()
+        if self.bar.disable:
+            return last or now - self.line_at >= _LINES_EVERY
+        return last or now - self.shown_at >= _LOSSES_EVERY
+
+    def _show(self, module: VisionLanguageModule, losses: dict[str, float]) -> None:
+        shown = "  ".join([*(f"{name} {loss:.3f}" for name, loss in losses.items()), self.measured]).rstrip()
+        now = time.perf_counter()
+        if not self.bar.disable:
+            self.shown_at = now
+            self.bar.set_postfix_str(shown, refresh=False)  # the bar is drawn again at once by `update`
+            return
+        self.line_at = now
+        spent, done = now - self.began, module.step - self.first_step
+        left = spent / done * (module.steps - module.step)
+        times = f"[{tqdm.format_interval(spent)}<{tqdm.format_interval(left)}]"
+        self.folder.say(f"{module.step / module.steps:4.0%} {module.step}/{module.steps} {times} {shown}")
 
     def _log(self, module: VisionLanguageModule, losses: dict[str, float]) -> None:
         spent = self.worked + self.waited
         speed, waiting = self.done * self.batch_size / spent, self.waited / spent
-        shown = {name: f"{loss:.3f}" for name, loss in losses.items()}
-        self.bar.set_postfix({**shown, "samples/s": f"{speed:.1f}", "data": f"{waiting:.0%}"}, refresh=False)
+        self.measured = f"{speed:.1f}/s  data {waiting:.0%}"
         values = {f"{name}/train/loss": loss for name, loss in losses.items()}
         values |= {name: float(share) for name, share in module.tallies.items()}
-        self._warn(module, values, "train")
         rate = module.learning_rate_of(module.step - 1)
         self.folder.log(
             module.step, {**values, "learning_rate": rate, "samples_per_second": speed, "data_wait_share": waiting}
         )
+        self._warn(module, values, "train")
         self.waited, self.worked, self.done = 0.0, 0.0, 0
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:

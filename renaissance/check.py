@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import summary
 from .assembly import build_shape
+from .console import say
 from .draft import Draft
 from .train import prepare_run
 
@@ -16,8 +17,7 @@ def check(draft: Draft) -> None:
     """
     resolved = prepare_run(draft, reads_data=False)
     built = build_shape(resolved)
-    print(summary.sources_table(resolved.settings))
-    print()
+    say(summary.sources_table(resolved.settings) + "\n")
     notes = [f"note: {note}" for note in built.notes]
     lines = [*summary.model_lines(resolved), summary.parameter_table(built), *notes]
-    print("\n".join([*lines, *summary.device_lines(resolved.settings)]))
+    say("\n".join([*lines, *summary.device_lines(resolved.settings)]))

@@ -15,9 +15,10 @@ page and a wrong type with a warning; so the words are screened, and config file
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
-import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +28,23 @@ from sacred import SETTINGS, Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
 from . import config
+from .console import lost, say
 from .draft import Draft
 from .errors import Stopped, UserError, suggest
 from .launch import launched, tidy
-from .presets import comments_of, defaults_of, headings_of, merge, presets
+from .presets import (
+    CONFIG_FILES,
+    PICKLES,
+    comments_of,
+    defaults_of,
+    headings_of,
+    merge,
+    presets,
+    read_config_file,
+)
 from .printing import print_config, print_named_configs
+from .rules import PATHS, expanded
+from .signals import INTERRUPTED
 
 SETTINGS.CAPTURE_MODE = "no"
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -40,11 +53,15 @@ SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
 SUBCOMMANDS = {name: f"renaissance.{name}.command" for name in ("demo", "prepare", "check_data", "compare", "predict")}
+WORKS = ("with", "demo", "prepare")  # they leave files; what the others leave is what they print
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
-
-CONFIG_FILES = (".json", ".yaml", ".yml")
-PICKLES = (".pickle", ".pkl")
+# What text programs make of plain characters: quotes, dashes, a space.
+_PLAIN = str.maketrans(
+    {**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("‐‑‒–—―−", "-"), "\xa0": " "}
+)
+# A setting as other programs take it: --name value, --name=value, name: value.
+_ELSEWHERE = re.compile(r"-*(\w[\w.-]*)(?:\s*[:=\s]\s*(.*))?", re.DOTALL)
 
 
 class Words(NamedTuple):
@@ -65,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("help", "-h", "--help"):
-            print(__doc__)
+            say(__doc__)
         elif words[0] in SUBCOMMANDS:
             module = importlib.import_module(SUBCOMMANDS[words[0]])
             _through_sacred(module.ex, module.main, _updates(words[1:], words[0]), {})
@@ -73,21 +90,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(words)
     except (UserError, SacredError) as error:
         if launched().first or getattr(error, "each", False):
-            print(f"error: {str(error).strip()}", file=sys.stderr)
+            say(f"error: {str(error).strip()}", error=True)
         return 1
     except Stopped as stop:
         if not launched().first:
             return stop.status if stop.alone else 0  # the first process says it, for all
-        print(f"{stop}.", file=sys.stderr)
+        say(f"{stop}.", error=True)
         return stop.status
-    except BrokenPipeError:  # `| head` has read enough; Python would complain once more while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
-        kept = "; checkpoints written so far are in the run folder" if words[0] == "with" else ""
-        print(f"error: interrupted{kept}.", file=sys.stderr)
-        return 130
-    return 0
+        say("error: interrupted.", error=True)
+        return INTERRUPTED
+    return 0 if words and words[0] in WORKS else unread_status()
+
+
+def unread_status() -> int:
+    """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
+    error = lost()
+    if error is not None and error.errno != errno.EPIPE:  # `| head` has read enough
+        say(f"error: what this command prints could not be written ({error.strerror}).", error=True)
+    return 0 if error is None else 1
 
 
 def _run(words: list[str]) -> None:
@@ -95,12 +116,17 @@ def _run(words: list[str]) -> None:
     name = "run" if words[0] == "with" else words[0]
     if name not in ("run", "check", *QUERIES):
         known = ("with", "check", *QUERIES, *SUBCOMMANDS)
-        raise UserError(f"There is no command {name!r}{suggest(name, known)}; the commands are {', '.join(known)}.")
+        hint = (
+            f"write `python run.py with {name} ...` for a run, or"
+            if "=" in name or name in presets()
+            else "the commands are"
+        )
+        raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
     updates = _updates(words if name == "run" else words[1:], "" if name == "run" else name)
 
     def act(values: dict[str, Any], sources: dict[str, str]) -> None:
         if name.startswith("print"):
-            print(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
+            say(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
             return
         draft = Draft(values, sources)  # a wrong setting is said before torch is imported, which takes seconds
         if name == "run":
@@ -135,7 +161,8 @@ def _through_sacred(
 
     @ex.main
     def main(_config: dict[str, Any]) -> None:
-        act({**{key: _config[key] for key in defaults}, **seed}, sources)
+        flat = {**{key: _config[key] for key in defaults}, **seed}
+        act({key: None if value == "" else expanded(key, value) for key, value in flat.items()}, sources)
 
     ex.run("main", config_updates=values, options={"--loglevel": "CRITICAL"})
 
@@ -144,20 +171,21 @@ def screen(updates: Sequence[str], defaults: Mapping[str, Any], named: Mapping[s
     """Turns updates into values, and refuses what Sacred would execute, misread or answer with a page.
 
     Args:
-        updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file.
+        updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
+            which may hold a = where there is such a file.
         defaults: every key that exists. named: every preset.
 
     Raises:
         UserError: listing every word that cannot stand.
     """
     words, given, problems = Words({}, {}), {}, []
-    for word in updates:
+    for before, word in zip(("", *updates), updates, strict=False):
         try:
-            if "=" in word:
-                key, _, text = word.partition("=")
-                _set(given, key.strip(), literal(text.strip()), defaults, named)
+            if "=" in word and not _is_config_file(word):
+                key, value = _assigned(word, defaults)
+                _set(given, key, value, defaults, named)
             else:
-                source, content = _named(word, defaults, named)
+                source, content = _named(word, before, defaults, named)
                 merge(words.values, content)
                 words.sources.update(dict.fromkeys(content, source))
         except UserError as error:
@@ -170,15 +198,56 @@ def screen(updates: Sequence[str], defaults: Mapping[str, Any], named: Mapping[s
     return words
 
 
-def _named(word: str, defaults: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Where a word without = comes from, and what it sets."""
+def _is_config_file(word: str) -> bool:
+    return Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES) and os.path.exists(os.path.expanduser(word))
+
+
+def _assigned(word: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key of a word with =, and the value that it writes.
+
+    Raises:
+        UserError: it is written as other programs take it.
+    """
+    key, text = (part.strip() for part in word.split("=", 1))
+    if not key or text.startswith("="):
+        raise UserError(f"{word!r} is no setting: write key=value, with one = and no spaces around it.")
+    if key.split(".")[0] not in defaults:
+        _refuse_form(word, defaults)
+    value, plain = literal(text), text.translate(_PLAIN)
+    if value == text != plain and literal(plain) != plain:
+        raise UserError(f"{word} holds quotes, dashes or spaces of a text program; type them anew: {key}={plain}.")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and (key in PATHS or isinstance(defaults.get(key), str)):
+        return key, text  # exp_name=2024_01 is no number
+    return key, value
+
+
+def _refuse_form(word: str, defaults: Mapping[str, Any]) -> None:
+    """Refuses a setting in the form of another program."""
+    found = _ELSEWHERE.fullmatch(word.translate(_PLAIN).strip())
+    key = found[1].replace("-", "_") if found else ""
+    if key.split(".")[0] in defaults:
+        raise UserError(
+            f"{word!r} is not how a setting is written; write {key}={found[2] or '<value>'}, without spaces."
+        )
+
+
+def _named(
+    word: str, before: str, defaults: Mapping[str, Any], named: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Where a word without = comes from, and what it sets; `before` is the word before it."""
     if word in named:
         return f"preset {word}", named[word]
     if Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES):
         content: dict[str, Any] = {}
-        for key, value in _read_file(Path(word)).items():
+        for key, value in read_config_file(Path(os.path.expanduser(word))).items():
             _set(content, str(key), value, defaults, named)
         return f"file {word}", content
+    _refuse_form(word, defaults)
+    if before.endswith("="):
+        raise UserError(f"There is no preset {word!r}; if it is the value of {before}, write them without a space.")
+    if os.path.exists(word):
+        raise UserError(f"There is no preset {word!r}; the name of a config file ends in {', '.join(CONFIG_FILES)}.")
     near = suggest(word, [*named, *defaults])
     raise UserError(f"There is no preset {word!r}{near}; `python run.py print_named_configs` lists them all.")
 
@@ -206,6 +275,13 @@ def _set(into: dict[str, Any], key: str, value: Any, defaults: Mapping[str, Any]
             raise UserError(f"{key} holds the key {each!r}, which Sacred would run as code; it is refused.")
         if not isinstance(each, str):
             raise UserError(f"{key}={value!r} is not allowed: {each!r} is no name.")
+    if isinstance(value, Mapping):
+        if rest or not isinstance(defaults[base], dict):
+            raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
+        for name, each in value.items():
+            _set({}, f"{key}.{name}", each, defaults, named)
+    if rest and not isinstance(into.get(base, {}), dict):
+        raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
     set_by_dotted_path(into, key, value)
 
 
@@ -217,36 +293,3 @@ def _keys(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple, set)):
         for each in value:
             yield from _keys(each)
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    """The settings of a JSON or YAML file, as plain values.
-
-    Raises:
-        UserError: a pickle, no such file, or none that holds settings by name.
-    """
-    if path.suffix.lower() in PICKLES:
-        raise UserError(f"{path} is a pickle, which can run code; give the settings as JSON.")
-    if not path.is_file():
-        raise UserError(f"The config file {path} does not exist.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix.lower() == ".json" else _yaml(text)
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); give a JSON object of settings.") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} does not hold settings by name; give a JSON object.")
-    return content
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:  # a !!python tag among others, which would run code
-        raise ValueError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

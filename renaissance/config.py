@@ -32,6 +32,7 @@ def defaults():
     save_every_steps = None  # steps between two saves, beside those at validations; None = by the clock
     save_every_minutes = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
     keep_last = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
+    max_time = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
     trust_remote_code = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
     allow_download = True  # False: models come from local folders and the Hub's cache only
 
@@ -43,6 +44,7 @@ def defaults():
     batch_size = 256  # pairs of one optimizer step, over all processes
     per_gpu_batchsize = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size = None  # pairs of one evaluation batch; None = per_gpu_batchsize
+    eval_limit = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
     train_transform_keys = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
     val_transform_keys = ["imagenet"]  # the same, without _randaug
     num_workers = None  # loader processes of each training process; None = its cores less one, 8 at most
@@ -111,7 +113,7 @@ def defaults():
     negative_group = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
     draw_false_text = 0  # retrieval: false texts beside each true one
     get_recall_metric = False  # retrieval: True ranks the whole split at each validation and selects by recall
-    rerank_top_k = None  # retrieval: only the best candidates of ITC go through the fusion; None = every pair does
+    rerank_top_k = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
     vqav2_label_size = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
     image_only = True  # classes of pictures: the same for the image encoder

@@ -34,6 +34,11 @@ class Stopped(BaseException):
         self.status, self.alone = status, alone
 
 
+def is_defect(error: BaseException) -> bool:
+    """Whether an error is the program's and not the user's, so that its traceback is wanted."""
+    return not isinstance(error, (UserError, Stopped, KeyboardInterrupt, SystemExit))
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """` (nearest: a, b)` for a name that is not among `allowed`, or an empty string where nothing is near."""
     near = difflib.get_close_matches(str(name), [str(each) for each in allowed], n=3, cutoff=0.6)

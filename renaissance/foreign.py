@@ -80,13 +80,14 @@ def read_json(path: str | os.PathLike, hint: Any = Any, name: str | None = None,
     return parse_json(read_text(path, name, most=most), hint, name)
 
 
-def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text") -> Any:
+def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, nan_is_null: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: UTF-8, with or without a byte order mark.
         hint: what it has to be; see `expect`.
         name: what sentences call it.
+        nan_is_null: for what Python programs write: a number that is none (NaN, Infinity) is read as null.
 
     Raises:
         UserError: no JSON, NaN or an infinite number, one key twice, too deep, or of another type than `hint`.
@@ -96,7 +97,7 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text") -> An
             text = text.decode("utf-8-sig")
         value = json.loads(
             text.removeprefix("\ufeff"),
-            parse_constant=_no_constant,
+            parse_constant=(lambda _: None) if nan_is_null else _no_constant,
             parse_float=_finite,
             object_pairs_hook=_unique,
         )

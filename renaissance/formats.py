@@ -37,6 +37,7 @@ class Column(NamedTuple):
         needed: whether a file without it cannot be used; False where older programs did not write it.
         beside: the column whose inner lists are as long as this one's, "" = none.
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
+        most: each of its numbers is one of 0 to this; None = any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Column(NamedTuple):
     needed: bool = True
     beside: str = ""
     indexes: str = ""
+    most: float | None = None
 
 
 class Expected(NamedTuple):
@@ -238,7 +240,7 @@ DATASETS: dict[str, DataSet] = {
             Column("questions", "texts", "its questions"),
             Column("answers", "text lists", "distinct normalised answers to each question that are labels"),
             Column("answer_labels", "integer lists", "their labels", beside="answers", indexes=LABEL_NAMES),
-            Column("answer_scores", "number lists", "their soft scores, 0.3 to 1", beside="answers"),
+            Column("answer_scores", "number lists", "their soft scores, 0.3 to 1", beside="answers", most=1.0),
             Column("image_id", "integer", "COCO's number of the picture"),
             Column("question_id", "integers", "number of each question"),
             SPLIT,

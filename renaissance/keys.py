@@ -38,23 +38,14 @@ EVALUATION_KEYS = frozenset(
     | {"val_transform_keys", "draw_false_text", "text_only", "image_only", "blind"}
 )
 AUTO = "auto"  # resume_from: the newest run of the same command
-# How a command starts, and where it writes, which no checkpoint answers: it may come from anybody. A resumed run goes on in
-# the folder that its checkpoint lies in.
-START_KEYS = frozenset(
-    [
-        "resume_from",
-        "load_path",
-        "test_only",
-        "fast_dev_run",
-        "trust_remote_code",
-        "allow_download",
-        "log_dir",
-        "exp_name",
-    ]
-)
+# How a command starts, and what it may fetch and run, which no checkpoint answers.
+START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code", "allow_download"])
+# Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
+PLACE_KEYS = frozenset(["log_dir", "exp_name"])
 # What a resumed run may be told anew; everything else must be as it was.
 RESUMABLE = (
     START_KEYS
+    | PLACE_KEYS
     | {
         "log_every_n_steps",
         "max_bad_steps",
@@ -64,6 +55,7 @@ RESUMABLE = (
         "save_every_steps",
         "save_every_minutes",
         "keep_last",
+        "max_time",
         "final_test",
         "allow_missing_shards",
         "blind_run",
@@ -73,6 +65,8 @@ RESUMABLE = (
     }
     | {"num_gpus", "num_nodes", "num_workers", "accelerator", "per_gpu_batchsize", "eval_batch_size"}
 )
+# Settings that came after runs had an identity (resuming.py); what resume_from=auto finds must not depend on them.
+YOUNGER = frozenset(["eval_limit", "lr_mult_random", "max_time"])
 FALLBACK_TOWERS = {
     "image_encoder": "facebook/deit-tiny-patch16-224",
     "text_encoder": "google/electra-small-discriminator",

@@ -6,6 +6,7 @@ of them, so what they say answers for `num_gpus` and `num_nodes`. Nothing here i
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
@@ -93,13 +94,25 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process; one of many without Python's tear-down, in which threads of torch's process groups may abort it."""
+    """Ends this process, and the loader processes that it has left.
+
+    One of many processes ends without Python's tear-down, in which threads of torch's process groups may abort it; so does one
+    with loader processes, for which Python would wait. A process that plain python has started ends with 0: the first process
+    says how the run ended, and Lightning would kill it for any other status, in the midst of a save perhaps.
+    """
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
     distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+    together = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if not (together or children):
         sys.exit(status)
+    # NCCL does not tell the first process that this one has gone, so there Lightning has to.
+    by_first = launched().by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0"
+    told = together and distributed.get_backend() == "gloo"
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(0 if by_first and told else status)
 
 
 def available_cores(processes_here: int = 1) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,12 +11,17 @@ from pytorch_lightning import Trainer
 
 from .assembly import Resolved
 from .data.collate import Collate, Maker, Samples, Source
-from .data.datasets import open_pairs
+from .data.datasets import open_pairs, splits_of
+from .data.limited import limited
 from .data.loader import StepLoader
+from .data.pairs import PairDataset
 from .data.sampler import EvalBatches, TrainSteps
 from .data.transforms import make_transform
+from .data.workers import remove_socket_folder
+from .formats import CAPTIONS, DATASETS, GLUE, OWN_SPLITS
 from .module import VisionLanguageModule, gathered
 from .report import RunFolder
+from .settings import Settings
 from .tasks import WholeSplit, reading_task, task_class
 
 
@@ -42,22 +47,54 @@ class Data:
 
 
 def read_data(resolved: Resolved) -> Data:
-    """Opens what the run reads; every file is checked before anything is computed."""
+    """Opens what the run reads; every file is checked before anything is computed.
+
+    What `test_only` does not find is left out, and noted for the screen.
+    """
     settings = resolved.settings
-    names, data = settings.objectives.loss_names, settings.data
+    names, limit = settings.objectives.loss_names, settings.data.eval_limit
     makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
     reading = reading_task(names)
-    if reading is None:
-        splits = ("val", "test")
-        opened = partial(
-            open_pairs, data.datasets, data_root=data.data_root, allow_missing_shards=data.allow_missing_shards
-        )
+    task = None if reading is None else task_class(reading)
+    if task is None:
+        splits, opened = ("val", "test"), partial(_pairs, settings)
     else:
-        task = task_class(reading)
-        splits = task.splits(settings)
-        opened = partial(task.open, settings, labels=resolved.labels.get(reading))
-    read = splits if settings.run.test_only else ("train", *splits)
-    return Data({"train": None, "val": None, **{split: opened(split=split) for split in read}}, makers)
+        splits, opened = task.splits(settings), partial(task.open, settings, labels=resolved.labels.get(reading))
+    samples: dict[str, Samples | None] = {"train": None, "val": None}
+    if not settings.run.test_only:
+        samples["train"] = opened(split="train")
+    samples |= {split: opened(split=split) for split in splits}
+    if settings.run.test_only:
+        resolved.notes.extend(_not_there(settings, samples))
+    by_picture = task is not None and task.limited_by_picture
+    return Data(
+        {split: limited(each, None if split == "train" else limit, by_picture) for split, each in samples.items()},
+        makers,
+    )
+
+
+def _pairs(settings: Settings, split: str) -> PairDataset | None:
+    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
+    data, names = settings.data, settings.data.datasets
+    if settings.run.test_only:
+        there = {name: splits_of(name, data.data_root, offers=CAPTIONS) for name in names}
+        if {"val", "test"} & {split for each in there.values() for split in each}:
+            names = [name for name in names if split in there[name]]
+    if not names:
+        return None
+    return open_pairs(names, split, data.data_root, allow_missing_shards=data.allow_missing_shards)
+
+
+def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> list[str]:
+    """A sentence that names the evaluation splits that a data set may have and that were not found."""
+    absent = []
+    for name in settings.data.datasets:
+        row = DATASETS.get(name) or GLUE.get(name)
+        known = OWN_SPLITS if row is None else row.splits
+        read = {split for split, each in samples.items() if each and name in {file.dataset for file in each.describe()}}
+        if read <= {*known}:  # not those of an older layout, which other splits have replaced
+            absent += [f"{split} of {name}" for split in known if split != "train" and split not in read]
+    return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
 
 
 class Loaders:
@@ -65,11 +102,20 @@ class Loaders:
 
     Args:
         resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+        asked: whether the run was asked to stop.
     """
 
-    def __init__(self, resolved: Resolved, data: Data, trainer: Trainer, folder: RunFolder):
+    def __init__(
+        self,
+        resolved: Resolved,
+        data: Data,
+        trainer: Trainer,
+        folder: RunFolder,
+        asked: Callable[[], bool] = lambda: False,
+    ):
         self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
-        self.folder = folder
+        self.folder, self.asked = folder, asked
+        self.made: list[StepLoader] = []
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
 
     def train(self, first_step: int, last_step: int) -> StepLoader:
@@ -93,6 +139,13 @@ class Loaders:
             return None
         sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
         return self._loader(sampler, split, size, raises=raises)
+
+    def close(self) -> None:
+        """Ends all loader processes, whatever they are at."""
+        for loader in self.made:
+            loader.kill()
+        self.made.clear()
+        remove_socket_folder()
 
     def labelled(self, split: str) -> bool:
         """Whether a split has the right answers."""
@@ -124,4 +177,6 @@ class Loaders:
             full=self.settings.machine.compile and split == "train",
         )
         pin = self.trainer.strategy.root_device.type == "cuda"
-        return StepLoader(sampler, collate, self.settings.data.num_workers, pin, raises=raises)
+        workers = self.settings.data.num_workers
+        self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, asked=self.asked))
+        return self.made[-1]

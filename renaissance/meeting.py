@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +16,7 @@ from typing import Any
 
 from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Store, TCPStore
 
+from .console import say
 from .errors import Stopped, UserError
 from .launch import PYTHON, Launch, launched
 from .machine import cluster_environment
@@ -25,6 +25,7 @@ from .machine import cluster_environment
 PATIENCE = 2 * 3600
 _TO_START = 600  # seconds between the start of the first process and that of the last
 _TOLD = 60  # seconds between two sentences that say so
+_LOOK = 2  # seconds between two looks for a signal, which torch's own wait does not hear
 _LINGER = 10  # seconds that a first process which has been refused keeps the store for the others
 _KEPT: list[Store] = []  # torch meets at the same port later, so the store has to stay
 
@@ -72,10 +73,10 @@ def _first(store: Store, told: dict[str, Any], others: int) -> Iterator[dict[str
 
 
 def _heard(store: Store) -> dict[str, Any]:
-    began = time.monotonic()
+    began = said_at = time.monotonic()
     while True:
         try:
-            store.wait(["ready"], timedelta(seconds=_TOLD))
+            store.wait(["ready"], timedelta(seconds=_LOOK))
         except DistNetworkError:
             raise UserError(
                 "The first process of this run has ended before it was ready, so this one ends too."
@@ -86,10 +87,10 @@ def _heard(store: Store) -> dict[str, Any]:
                 raise UserError(
                     f"The first process of this run was not ready after {PATIENCE / 3600:.0f} hours."
                 ) from None
-            if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0" or launched().nodes == 1:
-                print(
-                    f"waits for the first process, which downloads and checks ({waited / 60:.0f} min)", file=sys.stderr
-                )
+            speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0" or launched().nodes == 1
+            if speaks and time.monotonic() - said_at > _TOLD:
+                said_at = time.monotonic()
+                say(f"waits for the first process, which downloads and checks ({waited / 60:.0f} min)", error=True)
         else:
             break
     said = store.get("ready").decode()

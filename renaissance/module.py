@@ -11,8 +11,8 @@ dropout masks are functions of the step, so a resumed run needs no random state.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pandas as pd
@@ -78,6 +78,7 @@ class VisionLanguageModule(LightningModule):
         signals: notes who asks the run to stop; stops_by: the signal that asked any process, None while none has.
         unread: why the data of the next step cannot be had, on this process or on another; None while they can.
         save_due: whether the clock of the first process asks for a save after the next step; then whether all of them save.
+        whole: whether weights and optimizer are those of `step`, and not in the midst of becoming those of the next.
     """
 
     def __init__(self, model: nn.Module, heads: nn.ModuleDict, settings: Settings, steps: int, first_step: int = 0):
@@ -97,6 +98,7 @@ class VisionLanguageModule(LightningModule):
         self.stops_by: int | None = None
         self.unread: UserError | None = None
         self.save_due = False
+        self.whole = True
         self.tallies: dict[str, Tensor] = {}
         self.optimizer_state: dict[str, Any] | None = None
         self.loaders: Any = None
@@ -145,25 +147,28 @@ class VisionLanguageModule(LightningModule):
         set_learning_rate(optimizer.optimizer, self.learning_rate_of(self.step))
         torch.manual_seed(_mixed(self.settings.run.seed, self.step, self.global_rank))
         sums: dict[str, list[Tensor]] = {name: [] for name in self.heads}
-        for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with nullcontext() if last else self._without_sync():
-                self.manual_backward(self._loss(batch, counts, sums))
-        self.losses = self._mean_losses(counts, sums)
-        norm = None if self._scaled else self._gradient_norm(optimizer)
-        self.bad = self._not_finite(micro_batches, sums, norm)
+        with self._statistics_as_they_were():
+            for number, batch in enumerate(micro_batches):
+                last = number == len(micro_batches) - 1
+                with nullcontext() if last else self._without_sync():
+                    self.manual_backward(self._loss(batch, counts, sums))
+            self.losses = self._mean_losses(counts, sums)
+            norm = None if self._scaled else self._gradient_norm(optimizer)
+            self.bad = self._not_finite(micro_batches, sums, norm)
         self.bad_in_a_row = self.bad_in_a_row + 1 if self.bad else 0
         if not self.bad:
             if norm is not None:
                 self._clip(optimizer, norm)
+            self.whole = False
             optimizer.step()
+        self.step += 1
+        self.whole = True
         optimizer.zero_grad(set_to_none=True)
         self.tallies = {
             f"{name}/train/{tally}": value
             for name, task in self.heads.items()
             for tally, value in task.tally(micro_batches[-1].targets[name]).items()
         }
-        self.step += 1
         if self.step == self.steps:
             self.trainer.should_stop = True  # makes Lightning validate once more, wherever the interval stands
 
@@ -262,18 +267,32 @@ class VisionLanguageModule(LightningModule):
 
         Training does not read them. They are running means, so it makes no difference when they are averaged.
         """
-        frozen = {module for part in self.model.frozen for module in part.modules()}
-        own = [
-            buffer
-            for module in self.model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in frozen
-            for buffer in (module.running_mean, module.running_var)
-            if buffer is not None
-        ]
+        own = [buffer for buffer in self._statistics() if buffer.is_floating_point()]
         if own and self.trainer.world_size > 1:
             mean = self._summed(torch.cat(own)) / self.trainer.world_size
             for buffer, part in zip(own, mean.split([len(buffer) for buffer in own]), strict=True):
                 buffer.copy_(part)
+
+    def _statistics(self) -> list[Tensor]:
+        """The buffers that a forward pass of training changes: those of the batch norms that are not frozen."""
+        frozen = {module for part in self.model.frozen for module in part.modules()}
+        return [
+            buffer
+            for module in self.model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in frozen
+            for buffer in module.buffers()
+        ]
+
+    @contextmanager
+    def _statistics_as_they_were(self) -> Iterator[None]:
+        """Around a step until its gradients are there: where it fails, it has changed nothing, so what is saved is whole."""
+        before = [(buffer, buffer.clone()) for buffer in self._statistics()]
+        try:
+            yield
+        except BaseException:
+            for buffer, value in before:
+                buffer.copy_(value)
+            raise
 
     def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         """The mean loss of each task over the whole batch, the same on every process."""

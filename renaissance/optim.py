@@ -89,12 +89,17 @@ def make_optimizer(
     return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
 
 
+def is_shared(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether each process holds a share of the state only."""
+    return isinstance(optimizer, ZeroRedundancyOptimizer)
+
+
 def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, Any] | None:
     """The state of an optimizer, the same whether its processes share it or not; None on all but the first, which keeps it.
 
     Every process has to ask.
     """
-    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+    if not is_shared(optimizer):
         return optimizer.state_dict() if first else None
     optimizer.consolidate_state_dict(to=0)
     state = optimizer.state_dict() if first else None
@@ -129,7 +134,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: s
         for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    if isinstance(optimizer, ZeroRedundancyOptimizer):
+    if is_shared(optimizer):
         optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
 
 

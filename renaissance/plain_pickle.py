@@ -9,14 +9,17 @@ asking, and takes 32 GB for one instruction of five bytes that names a high plac
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 import sys
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, first_line
+from .foreign import read_bytes
 
 _PLAIN = (
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
@@ -27,6 +30,8 @@ _PLAIN = (
     *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
 )
+# What a pickle may stand for, in values and characters: it can name one value many times, and lists of lists of it.
+_MOST_BYTES, _SWELLS = 2 << 30, 100
 _NAMED = ("GLOBAL", "STACK_GLOBAL")  # both ask `find_class`
 _CALLED = ("REDUCE", "BUILD")  # a call, and `__setstate__`: of what stands for a name
 
@@ -123,12 +128,29 @@ def read_plain_pickle(
         UserError: the file cannot be read, is damaged, or holds anything else.
     """
     try:
-        return _Plain(path.read_bytes(), encoding, names or {}).load()
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}); download it there.") from None
+        content = read_bytes(path, f"'{path}'", most=_MOST_BYTES)
+        value = _Plain(content, encoding, names or {}).load()
+        if _size(value, {}) > _SWELLS * (len(content) + 1000):
+            raise pickle.UnpicklingError("it names the same values so often that they would fill the memory")
+        return value
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
-        raise UserError(f"'{path}' is not a pickle of plain values, or is damaged: {error}.") from None
+        raise UserError(f"'{path}' is not a pickle of plain values, or is damaged: {first_line(error)}.") from None
     except Exception as error:  # a damaged pickle makes nearly every type of error
         raise UserError(
             f"'{path}' is cut short or is not a pickle ({type(error).__name__}); download it again."
         ) from None
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Return how many values and characters a value stands for, what it names twice counted twice; a circle is infinite."""
+    if isinstance(value, (str, bytes)):
+        return 1 + len(value)
+    if not isinstance(value, (list, tuple, dict)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.console import say
 from renaissance.data.collate import Collate, Source
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
@@ -31,11 +32,22 @@ from renaissance.data.text import encode
 from renaissance.types import ImageInput, TextInput, Tokens
 
 AT = (1, 5, 10)
+FIRST = 10  # best ones of each text, and of each picture, that are kept
+ALONE = "itc_"  # what the names of recalls begin with where the contrastive vectors alone rank
 FOLD = 1_000  # pictures of a fold of COCO's 1K protocol
 TIED = 1e-5  # scores that are no further apart are equal
+_TIED_COSINES = 1e-6  # the same of products of vectors of length 1
+_BLOCK = 1 << 22  # scores that are sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens that one call of the fusion takes, by kind of device
 _MORE_TOKENS = 1 << 18  # the same on any other device
 _MEASURED = 3  # batches that are timed before the estimate, after one that warms up
+
+
+class Best(NamedTuple):
+    """The best ones of each of n, best first. Attributes: numbers, (n, up to 10); scores, NaN where the fusion gave none."""
+
+    numbers: np.ndarray
+    scores: np.ndarray
 
 
 class Ranked(NamedTuple):
@@ -45,20 +57,35 @@ class Ranked(NamedTuple):
         picture_of_text: (T,) number of the picture that a text belongs to.
         text_ranks: (T,) pictures that match a text at least as well as its own one does.
         picture_ranks: (P,) texts of other pictures that match a picture at least as well as the best of its own does.
-        best_picture: (T,) the picture that matches a text best.
+        pictures, texts: the best pictures of each text, and the best texts of each picture.
         folds: the same ranks within folds of 1,000 consecutive pictures, (text_ranks, picture_ranks); None where there
             are less than two folds.
+        alone: the ranks by the contrastive vectors alone, where they chose the candidates of these; else None.
     """
 
     picture_of_text: np.ndarray
     text_ranks: np.ndarray
     picture_ranks: np.ndarray
-    best_picture: np.ndarray
+    pictures: Best
+    texts: Best
     folds: tuple[np.ndarray, np.ndarray] | None
+    alone: Ranked | None = None
 
 
-def recalls(ranked: Ranked) -> dict[str, float]:
-    """Recall at 1, 5 and 10 both ways, their mean, and the same with "_1k" behind it, over folds of 1,000 pictures."""
+def recalls(ranked: Ranked, start: str = "") -> dict[str, float]:
+    """Recall at 1, 5 and 10 both ways, their mean, and the same with "_1k" behind it, over folds of 1,000 pictures.
+
+    Args:
+        start: what each name begins with. Each recall before the fusion, "itc_...", stands behind the one after it.
+    """
+    after = {f"{start}{name}": value for name, value in _all_recalls(ranked).items()}
+    if ranked.alone is None:
+        return after
+    before = recalls(ranked.alone, ALONE)
+    return {each: values[each] for name in after for each, values in ((name, after), (ALONE + name, before))}
+
+
+def _all_recalls(ranked: Ranked) -> dict[str, float]:
     found = _recalls(ranked.text_ranks, ranked.picture_ranks, "")
     found["recall_mean"] = sum(found.values()) / len(found)
     if ranked.folds is not None:
@@ -104,7 +131,7 @@ class Ranking:
         rank: int = 0,
         world: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
     ):
         self.model, self.match, self.source = model, match, source
         self.tokenizer, self.max_text_len = tokenizer, max_text_len
@@ -118,16 +145,20 @@ class Ranking:
         """Ranks everything.
 
         Args:
-            top: candidates a text, and a picture, that go through the fusion; None = all.
+            top: candidates a text, and a picture, that go through the fusion; None = all, 0 = none: the vectors rank.
             vectors: unimodal tokens and their side -> vectors of length 1, whose products choose the candidates.
         """
         texts = self._texts()
         pictures = self._pictures()
-        exact = top is None or top >= len(self.first)
-        close = None if exact else self._similarities(texts, pictures, vectors)
-        candidates = None if exact else _candidates(close, self.picture_of_text, self.own, top)
+        if top is None or top >= len(self.first):
+            return self._ranked(self._scores(texts, pictures, None))
+        close = self._similarities(texts, pictures, vectors)
+        alone = self._ranked(close[:, self.rank :: self.world].numpy(), _TIED_COSINES)
+        if top == 0:
+            return alone
+        candidates = _candidates(close, self.picture_of_text, self.own, top)
         scores = self._scores(texts, pictures, candidates)
-        return self._ranked(scores if exact else self._with_others(scores, candidates, close))
+        return self._ranked(*self._with_others(scores, candidates, close))._replace(alone=alone)
 
     def _texts(self) -> list[tuple[np.ndarray, Tokens]]:
         """All texts, embedded, as groups of one length: their numbers, and their tokens (n,L,D)."""
@@ -241,13 +272,24 @@ class Ranking:
             f"{spoken}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
         )
 
-    def _with_others(self, scores: np.ndarray, candidates: np.ndarray, close: Tensor) -> np.ndarray:
-        """The scores, with the pairs that are no candidates behind all that are, in the order of their similarity."""
-        lowest = min(self.gather(float(scores[np.isfinite(scores)].min(initial=0.0))))
-        return np.where(candidates, scores, close[:, torch.from_numpy(self.own)].numpy() - 2 + lowest)
+    def _with_others(
+        self, scores: np.ndarray, candidates: np.ndarray, close: Tensor
+    ) -> tuple[np.ndarray, float, float]:
+        """The scores, with the pairs that are no candidates behind all that are, in the order of their similarity.
 
-    def _ranked(self, scores: np.ndarray) -> Ranked:
-        """Ranks by the (T, P/world) scores of each process, brought together."""
+        Returns:
+            They, what they tie by, and the lowest of a candidate.
+        """
+        lowest = min(self.gather(float(scores[np.isfinite(scores)].min(initial=0.0))))
+        behind = close[:, self.rank :: self.world].numpy() - 2 + lowest
+        return np.where(candidates, scores, behind), TIED, lowest
+
+    def _ranked(self, scores: np.ndarray, tied: float = TIED, lowest: float = -np.inf) -> Ranked:
+        """Ranks by the (T, P/world) scores of each process, brought together.
+
+        Args:
+            tied: scores that are no further apart are equal. lowest: what is below has no score of its own.
+        """
         column_of = np.full(len(self.first), -1)
         column_of[self.own] = np.arange(len(self.own))
         column = column_of[self.picture_of_text]  # of each text's own picture, -1 where another process has it
@@ -259,20 +301,20 @@ class Ranking:
         within = {"all": None}
         if len(self.first) >= 2 * FOLD:
             within["fold"] = fold[self.picture_of_text][:, None] == fold[self.own]
-        better = scores >= true[:, None] - TIED
+        better = scores >= true[:, None] - tied
         better[here, column[here]] = False
         texts = {name: (better if mask is None else better & mask).sum(1) for name, mask in within.items()}
-        pictures = {name: self._of_pictures(scores, mask) for name, mask in within.items()}
-        best = (scores.max(1, initial=-np.inf), self.own[scores.argmax(1)] if len(self.own) else column)
-        return _together(self.gather((texts, pictures, best, self.own)), self.picture_of_text, len(self.first))
+        pictures = {name: self._of_pictures(scores, tied, mask) for name, mask in within.items()}
+        best = _best(scores, self.own), _best(scores.T, np.arange(len(scores)))
+        return _together(self.gather((texts, pictures, best, self.own)), self.picture_of_text, lowest)
 
-    def _of_pictures(self, scores: np.ndarray, within: np.ndarray | None) -> np.ndarray:
+    def _of_pictures(self, scores: np.ndarray, tied: float, within: np.ndarray | None) -> np.ndarray:
         """(P/world,) how many texts of other pictures match a picture at least as well as the best of its own."""
         ranks = np.zeros(len(self.own), np.int64)
         for place, number in enumerate(self.own):
             own, column = self.picture_of_text == number, scores[:, place]
             others = ~own if within is None else ~own & within[:, place]
-            ranks[place] = (column[others] >= column[own].max() - TIED).sum()
+            ranks[place] = (column[others] >= column[own].max() - tied).sum()
         return ranks
 
 
@@ -284,18 +326,39 @@ def _candidates(close: Tensor, picture_of_text: np.ndarray, own: np.ndarray, top
     return chosen[:, torch.from_numpy(own)].numpy()
 
 
-def _together(parts: Sequence[Any], picture_of_text: np.ndarray, pictures: int) -> Ranked:
-    """The ranks of all processes as those of one."""
-    names = parts[0][0].keys()
+def _best(scores: np.ndarray, numbers: np.ndarray) -> Best:
+    """The best of each row of scores (n,m), of equal ones the first; `numbers` (m,) are those of the columns, ascending."""
+    count = min(FIRST, scores.shape[1])
+    places = np.empty((len(scores), count), np.int64)
+    rows = max(1, _BLOCK // max(1, scores.shape[1]))
+    for start in range(0, len(scores), rows):
+        # Floats as whole numbers of the same order, with the place behind: no two are equal, so there is one answer.
+        bits = (np.asarray(scores[start : start + rows], np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
+        keys = ((bits ^ ((bits >> 31) & 0x7FFF_FFFF)) << 32) - np.arange(scores.shape[1])
+        places[start : start + rows] = torch.from_numpy(keys).topk(count, dim=1).indices.numpy()
+    return Best(numbers[places], np.take_along_axis(scores, places, 1))
+
+
+def _together(parts: Sequence[Any], picture_of_text: np.ndarray, lowest: float) -> Ranked:
+    """The ranks of all processes as those of one; a score below `lowest` is none."""
+    names, pictures = parts[0][0].keys(), sum(len(own) for *_, own in parts)
     of_texts = {name: sum(texts[name] for texts, *_ in parts) for name in names}
     of_pictures = {name: np.zeros(pictures, np.int64) for name in names}
     for _, found, _, own in parts:
         for name in names:
             of_pictures[name][own] = found[name]
-    values, numbers = (np.stack([best[place] for _, _, best, _ in parts]) for place in (0, 1))
-    best = np.take_along_axis(numbers, values.argmax(0)[None], 0)[0]
+    numbers, scores = (np.concatenate([best[0][field] for _, _, best, _ in parts], axis=1) for field in (0, 1))
+    order = np.lexsort((numbers, -scores), axis=1)[:, :FIRST]
+    best_pictures = Best(*(np.take_along_axis(field, order, 1) for field in (numbers, scores)))
+    best_texts = Best(*(np.empty((pictures, field.shape[1]), field.dtype) for field in parts[0][2][1]))
+    for _, _, (_, found), own in parts:
+        best_texts.numbers[own], best_texts.scores[own] = found
+    best = [
+        each._replace(scores=np.where(np.isfinite(each.scores) & (each.scores >= lowest), each.scores, np.nan))
+        for each in (best_pictures, best_texts)
+    ]
     folds = (of_texts["fold"], of_pictures["fold"]) if "fold" in names else None
-    return Ranked(picture_of_text, of_texts["all"], of_pictures["all"], best, folds)
+    return Ranked(picture_of_text, of_texts["all"], of_pictures["all"], *best, folds)
 
 
 def _collected(parts: Iterable[Tokens], count: int) -> Tokens:

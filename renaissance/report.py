@@ -9,18 +9,26 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import platform
+import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .atomic import Held, write_whole
-from .errors import UserError
+from .atomic import Held, free_name, name_again, set_aside, write_whole
+from .console import say
+from .errors import UserError, printable
+from .foreign import read_bytes, refuse_special
 
+_KEPT = "\n\t"  # control characters of our own
+_LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder
+_LONGEST_HEADER, _LONGEST_TABLE = 1 << 20, 1 << 30  # bytes of metrics.csv
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
 
 
@@ -46,12 +54,11 @@ class RunFolder:
         """
         parent = Path(log_dir) / exp_name
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             number = 0
             while True:
                 path = parent / f"version_{number}"
                 try:
-                    path.mkdir()
+                    path.mkdir(parents=True)
                     break
                 except FileExistsError:
                     number += 1
@@ -70,19 +77,35 @@ class RunFolder:
             UserError: the nearest folder that exists is none, or takes no new entries.
         """
         nearest = Path(log_dir).absolute() / exp_name
+        names = [len(os.fsencode(name)) for name in nearest.parts]
         while not os.path.lexists(nearest):
             nearest = nearest.parent
-        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-            reason = "is not writable" if nearest.is_dir() else "is not a folder"
-            raise UserError(
-                f"log_dir={log_dir} cannot be written ({nearest} {reason}); give a folder that can be with log_dir=."
-            )
+        reason = ""
+        if not os.path.isdir(nearest):
+            loops = nearest.is_symlink() and not nearest.exists()
+            reason = f"{nearest} is {'a link that leads nowhere' if loops else 'not a folder'}"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            reason = f"{nearest} is not writable"
+        elif max(names) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH:
+            reason = "its path is too long"
+        if reason:
+            raise UserError(f"log_dir={log_dir} cannot be written ({reason}); give a folder that can be with log_dir=.")
 
     @classmethod
     def of_checkpoint(cls, path: str) -> RunFolder | None:
         """The folder of the run that wrote a checkpoint, or None where the file lies elsewhere."""
-        folder = Path(path).resolve().parent.parent
-        return cls(folder) if (folder / "settings.json").is_file() else None
+        given = Path(path)
+        for place in (given.parent.resolve(), given.resolve().parent):  # the file may be a link to one, or be one here
+            if place.name == "checkpoints" and (place.parent / "settings.json").is_file():
+                return cls(place.parent)
+        return None
+
+    @classmethod
+    def place_of(cls, path: str) -> dict[str, str]:
+        """log_dir and exp_name of the run that wrote a checkpoint, by where it lies; {} where that is no run folder."""
+        if (folder := cls.of_checkpoint(path)) is None:
+            return {}
+        return {"log_dir": plain_path(folder.path.parent.parent), "exp_name": folder.path.parent.name}
 
     def hold(self) -> RunFolder:
         """Keeps other runs out until `close`.
@@ -105,13 +128,19 @@ class RunFolder:
 
     def say(self, text: str) -> None:
         """Prints, beside a progress bar where there is one, and keeps in log.txt."""
-        if not self.speaks:
+        if self.speaks:
+            with tqdm.external_write_mode():
+                say(text)
+            self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Adds to log.txt what was said on the screen, with the time."""
+        if self.path is None:
             return
-        with tqdm.external_write_mode():
-            print(text, flush=True)
-        if self.path is not None:
-            with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
-                file.write(text + "\n")  # a full disk ends no run; the screen has it
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {printable(text.rstrip(), keep=_KEPT)}\n"
+        # A full disk ends no run; the screen has it.
+        with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes `<name>` whole or not at all."""
@@ -127,7 +156,8 @@ class RunFolder:
         self._unwritten.append({"step": step, **values})
         try:
             while self._unwritten:
-                append_row(self.path / "metrics.csv", self._unwritten[0])
+                if said := append_row(self.path / "metrics.csv", self._unwritten[0]):
+                    self.say(f"warning: {said}")
                 del self._unwritten[0]
         except (OSError, UserError) as error:
             if len(self._unwritten) == 1:
@@ -154,31 +184,109 @@ class RunFolder:
             self._held.release()
 
 
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds a row to a CSV file; a new column is added to the header, and left empty in the rows before."""
+def plain_path(path: str | os.PathLike) -> str:
+    """The one spelling of a path: without links, and relative where it lies in the working folder; a Hub id stays one."""
+    real = os.path.realpath(os.path.expanduser(path))
+    relative = os.path.relpath(real, os.path.realpath(os.curdir))
+    return real if relative.partition(os.sep)[0] == os.pardir else relative
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> str | None:
+    """Adds a row to a CSV file; a new column is added to the header, and left empty in the rows before.
+
+    Returns:
+        A sentence where another program has spoiled the file, and what became of it.
+    """
     text = {name: str(value) for name, value in row.items()}
-    header: list[str] = []
-    if path.exists():
-        with open(path, encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file), [])
-    if set(text) <= set(header):
-        size = path.stat().st_size
-        try:
-            with open(path, "a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, header, restval="").writerow(text)
-        except OSError:
-            os.truncate(path, size)  # half a row would spoil the next
-            raise
-        return
-    write_rows(path, header + [name for name in text if name not in header], [*read_rows(path), text])
+    rows: list[dict[str, str]] = []
+    try:
+        header, cut = _head(path)
+        if header and set(text) <= set(header):
+            _append(path, header, text, cut)
+            return None
+        header, rows, broken = _sound_rows(path)
+        said = _kept_damaged(path, broken) if broken else None
+    except UserError as error:
+        header, said = [], f"{error} It is now {set_aside(path).name}, and a new one begins."
+    write_rows(path, header + [name for name in text if name not in header], [*rows, text])
+    return said
+
+
+def _append(path: Path, header: list[str], row: Mapping[str, str], cut: bool) -> None:
+    """Writes a row behind the others, behind a line of its own where the last of them was cut short."""
+    size = path.stat().st_size
+    try:
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write("\n" if cut else "")
+            csv.DictWriter(file, header, restval="").writerow(row)
+    except OSError:
+        os.truncate(path, size)  # half a row would spoil the next
+        raise
+
+
+def _head(path: Path) -> tuple[list[str], bool]:
+    """The header of metrics.csv, and whether its last line has no end; ([], False) where there is no file, or an empty one.
+
+    Raises:
+        UserError: it is no table with a column "step".
+    """
+    if not os.path.lexists(path) or not refuse_special(path, f"'{path}'"):
+        return [], False
+    with open(path, "rb") as file:
+        first = file.readline(_LONGEST_HEADER)
+        file.seek(-1, os.SEEK_END)
+        cut = file.read(1) != b"\n"
+    try:
+        header = next(csv.reader([first.decode("utf-8-sig")]), [])
+    except (ValueError, csv.Error):
+        header = []
+    if first[:5] == b"step,"[: len(first)] and not first.endswith(b"\n") and len(first) < _LONGEST_HEADER:
+        return [], False  # of a machine that failed as the file was begun
+    if "step" not in header or len(set(header)) < len(header):
+        raise UserError(
+            f"'{path}' is no table of this program any more (it begins with {printable(repr(first[:40]))})."
+        )
+    return header, cut
+
+
+def _sound_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
+    """The header of metrics.csv, its whole rows, and how many lines are none; one cut short at the end does not count.
+
+    Raises:
+        UserError: as `_head`.
+    """
+    header, cut = _head(path)
+    if not header:
+        return [], [], 0
+    text = read_bytes(path, f"'{path}'", most=_LONGEST_TABLE).decode("utf-8-sig", "replace")
+    lines = [line for line in text.splitlines()[1 : -1 if cut else None] if line.strip()]
+    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines if _is_row(line.split(","), header)]
+    return header, rows, len(lines) - len(rows)
+
+
+def _is_row(cells: list[str], header: list[str]) -> bool:
+    if len(cells) != len(header) or not re.fullmatch("[0-9]{1,18}", cells[header.index("step")]):
+        return False
+    try:
+        return all(not cell or isinstance(float(cell), float) for cell in cells)
+    except ValueError:
+        return False
+
+
+def _kept_damaged(path: Path, broken: int) -> str:
+    """Keeps a copy of a table from which lines are left out; a sentence about it."""
+    copy = free_name(path)
+    name_again(path, copy, "log_dir")
+    return f"'{path}': {broken} of its lines cannot be read and are left out; {copy.name} has them."
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, none where there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """The whole rows of metrics.csv, none where there is no such file.
+
+    Raises:
+        UserError: it is no table with a column "step".
+    """
+    return _sound_rows(path)[1]
 
 
 def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
@@ -190,22 +298,30 @@ def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> Non
     write_whole(path, text.getvalue().encode(), "log_dir")
 
 
-def forget_after(path: Path, step: int, *, pending: bool = False) -> None:
+def forget_after(path: Path, step: int, *, pending: bool = False, every: int | None = None) -> list[str]:
     """Drops the rows of metrics.csv that a run which goes on writes again, and what a machine that failed has made of the last.
 
     Args:
-        step: it goes on behind this one. pending: and first validates there.
+        step: it goes on behind this one. pending: and first validates there. every: steps between two rows so far.
+
+    Returns:
+        Sentences about rows that are lost.
     """
-    if not path.exists():
-        return
-    rows = read_rows(path)
-    if not path.read_bytes().endswith(b"\n"):
-        del rows[-1:]
-    rows = [row for row in rows if (row["step"] or "").isdecimal() and None not in [*row, *row.values()]]
-    if rows:
-        last = step - 1 if pending else step
-        known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]
-        write_rows(path, list(rows[0]), known)
+    said, header, rows = [], [], []
+    try:
+        header, rows, broken = _sound_rows(path)
+        said += [_kept_damaged(path, broken)] if broken else []
+    except UserError as error:
+        said.append(f"{error} It is now {set_aside(path).name}, and a new one begins.")
+    last = step - 1 if pending else step
+    known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]
+    if header:
+        write_rows(path, header, known)
+    end = max((int(row["step"]) for row in known if not _of_validation(row)), default=0)
+    if every and (missing := step // every - end // every) > 0:
+        where = f"ends at step {end}" if known else "has no rows"
+        said.append(f"'{path}' {where}, and the run goes on behind step {step}: {missing} or more rows of it are lost.")
+    return said
 
 
 def _of_validation(row: Mapping[str, str]) -> bool:
@@ -218,8 +334,8 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
     for key, value in values.items():
         if key.count("/") == 2:
             task, split, metric = key.split("/")
-            # A share of nothing (no mismatched pair among three) is not a number, which JSON does not have.
-            results.setdefault(split, {}).setdefault(task, {})[metric] = None if value != value else value
+            # A share of nothing (no mismatched pair among three) is not a number, and JSON has no infinite loss either.
+            results.setdefault(split, {}).setdefault(task, {})[metric] = value if math.isfinite(value) else None
     return results
 
 

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError, printable
 from .keys import AUTO, HEADS
 
 TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
@@ -45,7 +48,22 @@ class Check:
         """A sentence, or None where the value may stand."""
         if value is None:
             return None if self.optional else f"{key}=None is not allowed: give {self.allowed}."
+        if isinstance(value, str) and (wrong := _no_name(value)):
+            return (
+                f"{key}={value!r} is not allowed: it holds {wrong}, as no name and no path does; give {self.allowed}."
+            )
         return None if self.test(value) else f"{key}={value!r} is not allowed: give {self.allowed}."
+
+
+def _no_name(text: str) -> str | None:
+    """What a text holds that cannot be part of a path, or not be written down; None where there is nothing."""
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "bytes that are no UTF-8"
+    return None
 
 
 def _is_number(value: Any) -> bool:
@@ -110,17 +128,36 @@ def steps_or_share(what: str, least: int, *, closed: bool) -> Check:
     return Check(what, test, convert=convert)
 
 
+_TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+
+
+def seconds_of(time: str) -> int:
+    """The seconds of a time as [days-]hours:minutes[:seconds], which has been checked."""
+    days, hours, minutes, seconds = (int(part or 0) for part in _TIME.fullmatch(time).groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _time(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 20 and bool(_TIME.fullmatch(value)) and seconds_of(value) > 0
+
+
 def _one_transform(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 1 and value[0] in TRANSFORMS
 
 
 def _folder_name(value: Any) -> bool:
+    """A folder of this name shows up in `ls` and in patterns such as result/*, and can be typed."""
     name = str(value)
-    return _text(value) and len(name) <= 100 and "/" not in name and name not in (".", "..")
+    plain = name.isprintable() and name == name.strip() and "/" not in name and not name.startswith(".")
+    return _text(value) and plain and len(name) <= 100 and len(name.encode()) <= 255
 
 
 def _names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) and name for name in value)
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(name, str) and name and not _no_name(name) for name in value)
+    )
 
 
 def _weights(value: Any) -> bool:
@@ -151,7 +188,11 @@ def _tower(prefix: str) -> dict[str, Check]:
 
 
 CHECKS: dict[str, Check] = {
-    "exp_name": Check("a name without /, at most 100 characters", _folder_name, convert=str),
+    "exp_name": Check(
+        "a name without /, a dot at its start or spaces at its ends, of at most 100 characters and 255 bytes",
+        _folder_name,
+        convert=str,
+    ),
     "seed": whole(0, most=2**63 - 1),
     "log_dir": text("a folder"),
     "load_path": text("a checkpoint file", optional=True),
@@ -164,6 +205,7 @@ CHECKS: dict[str, Check] = {
     "save_every_steps": whole(1, optional=True),
     "save_every_minutes": number(0.01, optional=True),
     "keep_last": whole(1),
+    "max_time": Check("hours:minutes, such as 11:30, also [days-]hours:minutes:seconds", _time, optional=True),
     "trust_remote_code": flag(),
     "allow_download": flag(),
     "ref_dataset": choice("refcoco", "refcoco+", "refcocog", "refcocog_google", optional=True),
@@ -173,6 +215,7 @@ CHECKS: dict[str, Check] = {
     "batch_size": size(1, MOST_PAIRS),
     "per_gpu_batchsize": size(0, MOST_PAIRS),
     "eval_batch_size": size(1, MOST_PAIRS, optional=True),
+    "eval_limit": whole(1, optional=True),
     "train_transform_keys": _TRANSFORM,
     "val_transform_keys": _TRANSFORM,
     "num_workers": size(0, MOST_PROCESSES, optional=True),
@@ -214,7 +257,7 @@ CHECKS: dict[str, Check] = {
     "negative_group": size(1, MOST_PAIRS, optional=True),
     "draw_false_text": size(0, MOST_PAIRS),
     "get_recall_metric": flag(),
-    "rerank_top_k": whole(1, optional=True),
+    "rerank_top_k": whole(0, optional=True),
     "vqav2_label_size": size(2, MOST_WIDTH, optional=True),
     "text_only": flag(),
     "image_only": flag(),
@@ -316,3 +359,35 @@ def _val_transform(values: Mapping[str, Any]) -> list[str]:
 
 
 SEVERAL = (_model_kind, _something_to_train, _start, _heads, _pixelbert, _val_transform)
+
+# The settings of every command that name files or folders; a Hub id begins with no ~.
+PATHS = frozenset(
+    {"log_dir", "load_path", "resume_from", "data_root", "tokenizer", "encoder", "image_encoder", "text_encoder"}
+    | {"blind_run", "root", "annotations", "sheet_folder", "runs", "output", "image"}
+)
+
+
+def expanded(key: str, value: Any) -> Any:
+    """A setting's value with `~` and `~user` written out where the setting is a path (`PATHS`), which no shell does
+    behind `key=`; the value of any other setting as it is.
+
+    Raises:
+        UserError: no such user, or a NUL.
+    """
+    if key not in PATHS:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [expanded(key, each) for each in value]
+    if key == "runs" and isinstance(value, str) and "," in value:
+        return expanded(key, [each.strip() for each in value.split(",")])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a folder named 2024
+    if not isinstance(value, str):
+        return value
+    if "\0" in value:
+        raise UserError(f"{key}={printable(value)} is not allowed: a path holds no NUL.")
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
+        user = path.split("/")[0]
+        raise UserError(f"{key}={value}: {user} is the home folder of nobody here; write ./{path} for a name with ~.")
+    return path

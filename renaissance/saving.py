@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 
 from . import checkpoint
 from .assembly import Built, Resolved
 from .atomic import name_again
-from .errors import Stopped, UserError
+from .errors import Stopped, UserError, first_line
 from .models.backbones import tokenizer_files
 from .module import SELECTING, VisionLanguageModule, gathered
-from .optim import whole_state
+from .optim import is_shared, whole_state
 from .report import RunFolder
 from .settings import RunSettings
 from .signals import status_of, stopped
@@ -103,8 +104,45 @@ class Saving(Callback):
             self.best, self.best_step = before  # no file holds it
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if self.saved != module.step:
-            self._save(trainer, module, ["last.ckpt"])
+        """A run that ends with results has its last step, too; `results.json` is not written without it."""
+        if self.saved != module.step and not self._save(trainer, module, ["last.ckpt"]):
+            raise UserError(
+                f"The last step of this run, {module.step}, is not saved (see above), so it has no results; free space, and give "
+                "the same command again with resume_from=auto"
+            )
+
+    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
+        """Saves what a defect, or the end of another process, would take along.
+
+        The other processes are not asked for anything: they may be in the midst of a step, or gone. So batch norms are those of
+        this process, where they would else be the mean.
+        """
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if (
+            isinstance(exception, Stopped)
+            or not fitting
+            or self.saved == module.step
+            or self.folder.checkpoints is None
+        ):
+            return
+        optimizer = trainer.optimizers[0] if trainer.optimizers else None
+        if not module.whole or optimizer is None or is_shared(optimizer):
+            why = (
+                "it shares its optimizer out (strategy=zero1)"
+                if module.whole
+                else "it ended in the midst of the step after"
+            )
+            self.folder.say(f"warning: step {module.step} cannot be saved: {why}.")
+            return
+        module.signals.waits = True
+        self.pending = self._validated_here(module)
+        try:
+            if self._write(
+                module.step, self._training(module, trainer, whole_state(optimizer, first=True)), ["last.ckpt"]
+            ):
+                self.saved = module.step
+        except Exception as error:  # of a device that has failed, say; the first error is what the user has to see
+            self.folder.say(f"warning: step {module.step} cannot be saved ({first_line(error)}).")
 
     def save_now(self, trainer: Trainer, module: VisionLanguageModule, *, pending: bool = True) -> None:
         """Saves between two steps, whatever is due, unless this one is saved.
@@ -130,17 +168,8 @@ class Saving(Callback):
         """Saves under these names, which all processes have to ask for; whether there was room."""
         began = time.monotonic()
         module.average_statistics()
-        self.folder.bring_rows_to_the_disk()
         optimizer = whole_state(trainer.optimizers[0], first=trainer.is_global_zero)
-        scaler = _scaler(trainer)
-        training = {
-            "step": module.step,
-            "optimizer": optimizer,
-            "best": self.best,
-            "best_step": self.best_step,
-            "pending": self.pending,
-            "scaler": scaler and scaler.state_dict(),
-        }
+        training = self._training(module, trainer, optimizer)
         written = self.folder.checkpoints is None or self._write(module.step, training, names)
         written = trainer.strategy.broadcast(written)  # the first process knows
         self.saved = module.step if written else None
@@ -148,17 +177,33 @@ class Saving(Callback):
         self._tell(self.at - began, module.step)
         return written
 
+    def _training(self, module: VisionLanguageModule, trainer: Trainer, optimizer: Any) -> dict[str, Any]:
+        """The part "training" of a checkpoint."""
+        scaler = _scaler(trainer)
+        return {
+            "step": module.step,
+            "optimizer": optimizer,
+            "best": self.best,
+            "best_step": self.best_step,
+            "pending": self.pending,
+            "scaler": scaler and scaler.state_dict(),
+        }
+
     def _write(self, step: int, training: dict[str, Any], names: list[str]) -> bool:
         path = self._path(step)
+        self.folder.bring_rows_to_the_disk()
         try:
             checkpoint.save(path, self.content(training))
             for name in names:
                 name_again(path, path.with_name(name), "log_dir")
+            for old in sorted(path.parent.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
+                old.unlink(missing_ok=True)
         except UserError as error:
-            self.folder.say(f"warning: step {step} is not saved: {error} Training goes on.")
+            self.folder.say(f"warning: step {step} is not saved: {error}")
             return False
-        for old in sorted(path.parent.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
-            old.unlink()
+        except OSError as error:
+            self.folder.say(f"warning: step {step} is not saved as it should be: {first_line(error)}")
+            return False
         return True
 
     def _path(self, step: int) -> Path:
@@ -236,7 +281,7 @@ class Stopping(Callback):
     ) -> None:
         if module.stops_by is not None:  # before all else: a signal may have ended the loaders too
             self.saving.save_now(trainer, module, pending=module.unread is None)
-            self._stop(module.stops_by, module.step)
+            self._stop(module)
         if module.unread is not None:
             self.saving.save_now(trainer, module, pending=False)
             raise module.unread
@@ -253,11 +298,11 @@ class Stopping(Callback):
         module.signals.waits = False
         module.ask_all()  # a signal in the last validation has found nobody to ask yet
         if module.stops_by is not None:
-            self._stop(module.stops_by, module.step)
+            self._stop(module)
 
-    @staticmethod
-    def _stop(number: int, step: int) -> None:
-        raise Stopped(f"{stopped(number)} after step {step}", status_of(number))
+    def _stop(self, module: VisionLanguageModule) -> None:
+        unsaved = "" if self.saving.saved == module.step else ", which is not saved (see above)"
+        raise Stopped(f"{stopped(module.stops_by)} after step {module.step}{unsaved}", status_of(module.stops_by))
 
 
 def _refuse_different_starts(module: VisionLanguageModule) -> None:

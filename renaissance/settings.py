@@ -70,6 +70,7 @@ class DataSettings:
     batch_size: int
     per_gpu_batchsize: int
     eval_batch_size: int
+    eval_limit: int | None
     train_transform: str
     val_transform: str
     num_workers: int
@@ -146,6 +147,7 @@ class RunSettings:
     save_every_steps: int | None
     save_every_minutes: float | None
     keep_last: int
+    max_time: str | None
     trust_remote_code: bool
     allow_download: bool
     blind_run: str | None

@@ -1,7 +1,7 @@
 """What a run takes of the checkpoint that it starts from or goes on with, and what it refuses beside one.
 
 A checkpoint may come from anybody: it answers for the model, and for a resumed run for all else, but never for how a command
-starts nor for where it writes (`keys.START_KEYS`).
+starts (`keys.START_KEYS`) nor for where it writes (`keys.PLACE_KEYS`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import Stored
 from .draft import Draft, SettingsError
 from .errors import UserError, first_line, printable
-from .keys import ADAPTABLE, EVALUATION_KEYS, MODEL_KEYS, RESUMABLE, START_KEYS, TOWER_KEYS
+from .keys import ADAPTABLE, EVALUATION_KEYS, MODEL_KEYS, PLACE_KEYS, RESUMABLE, START_KEYS, TOWER_KEYS
 from .models import backbones
-from .report import RunFolder
 
 
 def answer(draft: Draft, stored: Stored) -> Set[str]:
@@ -31,10 +30,10 @@ def answer(draft: Draft, stored: Stored) -> Set[str]:
     """
     resumed = draft["resume_from"] is not None
     evaluated = EVALUATION_KEYS if draft["test_only"] else frozenset()
-    keys = stored.settings.keys() - START_KEYS if resumed else {*MODEL_KEYS, *evaluated}
+    keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*MODEL_KEYS, *evaluated}
     answers = {key: stored.settings[key] for key in keys if key in stored.settings}
     free = RESUMABLE if resumed else ADAPTABLE | evaluated
-    draft.answer("checkpoint", answers | (_own_folder(draft["resume_from"]) if resumed else {}), free=free)
+    draft.answer("checkpoint", answers, free=free)
     if resumed or evaluated:
         draft.settle_batches()
     if evaluated and draft["blind"] != stored.settings.get("blind", False):
@@ -45,14 +44,6 @@ def answer(draft: Draft, stored: Stored) -> Set[str]:
             ]
         )
     return keys - free if resumed else {*MODEL_KEYS}
-
-
-def _own_folder(path: str) -> dict[str, str]:
-    """log_dir and exp_name of a run as its folder says, `<log_dir>/<exp_name>/version_N`; nothing for a file elsewhere."""
-    folder = RunFolder.of_checkpoint(path)
-    if folder is None or not folder.path.name.startswith("version_") or not folder.path.parent.name:
-        return {}
-    return {"log_dir": str(folder.path.parent.parent), "exp_name": folder.path.parent.name}
 
 
 def refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:

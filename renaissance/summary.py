@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .assembly import Built, Resolved
+from .data.limited import Limited
 from .machine import on_gpu
 from .optim import parameter_groups, role_of, steps_of, validation_interval
 from .report import millions, table, versions
@@ -90,6 +91,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
     if hidden:
         lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
+    lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, Limited)]
     if settings.objectives.blind:
         lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
     if samples.get("val") is None and not settings.run.test_only:
@@ -150,14 +152,22 @@ def record(built: Built, resolved: Resolved, samples: Mapping[str, Any]) -> dict
 
 
 def closing(results: Mapping[str, float], told: Iterable[str], path: Path | None) -> str:
-    """The results as aligned columns, and where they are; of the tasks in `told` all has been said already."""
+    """The results as aligned columns, and where they are; of the tasks in `told` all has been said already.
+
+    Without a folder it was a run for a look.
+    """
     rows = [
         (name, f"{value:.4f}")
         for name, value in results.items()
         if name.count("/") == 2 and name.partition("/")[0] not in told
     ]
     lines = [table([("result", "value"), *rows], indent="")] if rows else []
-    return "\n".join([*lines, *([f"run folder: {path}"] if path else [])])
+    where = (
+        f"run folder: {path}"
+        if path
+        else "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
+    )
+    return "\n".join([*lines, where])
 
 
 def sources_table(settings: Settings) -> str:

@@ -5,8 +5,12 @@ Draft -> resolve -> open data -> build -> fit (train and validate) -> evaluate b
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +22,12 @@ from .assembly import Built, Resolved, build, build_shape, resolve
 from .bounds import refuse_huge_batches
 from .callbacks import Progress
 from .draft import Draft
-from .errors import Stopped, UserError
+from .errors import Stopped, UserError, is_defect
 from .evaluation import BlindRun
 from .final import Final, blind_run_of
-from .keys import AUTO
+from .keys import AUTO, PLACE_KEYS
 from .labels import same_benchmark
+from .launch import launched
 from .loading import Data, Loaders, read_data
 from .meeting import first_goes_first
 from .models.execution import compile_stacks
@@ -30,6 +35,7 @@ from .module import VisionLanguageModule
 from .optim import total_steps, validation_interval
 from .reach import freeze_unread
 from .report import RunFolder, forget_after, nested_results
+from .rules import seconds_of
 from .saving import Saving, Stopping, storing
 from .settings import Settings
 from .signals import StopSignals
@@ -66,9 +72,30 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
         UserError: whatever is wrong with the command, before training starts where that can be seen.
     """
     machine.check_start(draft["num_nodes"])
-    with first_goes_first(draft["num_nodes"]) as told:
-        resolved, data, built, start, steps, blind, folder = _ready(draft, data_of, told)
+    began = time.monotonic()
+    with StopSignals() as signals:
+        signals.alarm(_left(draft["max_time"], began))
+        with first_goes_first(draft["num_nodes"]) as told, _alone(draft):
+            ready = _ready(draft, data_of, told)
+        signals.alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
+        try:
+            return _run(draft, ready, signals)
+        except BaseException as error:
+            ready.folder.keep("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
+            raise
+        finally:
+            ready.folder.close()
+
+
+def _left(max_time: str | None, began: float) -> float | None:
+    """The seconds of max_time that are left of a command that began then."""
+    return None if max_time is None else seconds_of(max_time) - (time.monotonic() - began)
+
+
+def _run(draft: Draft, ready: _Ready, signals: StopSignals) -> RunFolder:
+    resolved, data, built, start, steps, blind, folder = ready
     settings = resolved.settings
+    signals.speaks = folder.speaks
     folder.say(summary.screen(built, resolved, data.samples, steps, start["step"]))
     folder.write_json(
         "settings.json", summary.record(built, resolved, data.samples) | resuming.origin(draft.raw, folder.path)
@@ -84,19 +111,25 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     stopping = Stopping(folder, saving, settings.run.max_bad_steps)
     callbacks = [progress, saving, stopping, progress.behind]
     trainer = _trainer(settings, callbacks, interval, validates=validates)
-    module.loaders = Loaders(resolved, data, trainer, folder)
+    module.signals = signals
+    module.loaders = Loaders(resolved, data, trainer, folder, asked=lambda: signals.asked is not None)
     final = Final(trainer, module, folder, blind)
     try:
-        with machine.together(settings.machine.processes), StopSignals(speaks=folder.speaks) as module.signals:
+        with machine.together(settings.machine.processes):
             results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
+        folder.write_json("results_details.json", final.record(results))
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.to_go_on()}", stop.status, alone=stop.alone) from None
     except UserError as error:
         raise UserError(f"{str(error).removesuffix('.')}{folder.to_go_on()}.") from error
+    except BaseException:
+        folder.say(f"error: a defect ended the run{folder.to_go_on()}.")
+        raise
     finally:
-        folder.close()
+        signals.waits = False
+        module.loaders.close()
     return folder
 
 
@@ -115,7 +148,7 @@ def _ready(draft: Draft, data_of: Callable[[Resolved], Data], told: dict[str, An
     start = _load(built, resolved)
     freeze_unread(built, resolved, data.makers)
     blind = blind_run_of(settings, data.evaluated)
-    folder = _folder(settings, start, built.notes)  # only now: a command that is refused leaves nothing behind
+    folder = _folder(resolved, draft, start, built.notes)  # only now: a command that is refused leaves nothing behind
     return _Ready(resolved, data, built, start, steps, blind, folder)
 
 
@@ -129,6 +162,8 @@ def prepare_run(draft: Draft, told: dict[str, Any] | None = None, *, reads_data:
     draft, said = _resuming_automatically(draft, {} if told is None else told)
     setting = "load_path" if draft["load_path"] else "resume_from"
     stored = _stored(draft[setting], setting) if draft[setting] else None
+    if draft["resume_from"]:
+        draft.answer("checkpoint", RunFolder.place_of(draft["resume_from"]), free=PLACE_KEYS)
     resolved = resolve(draft, stored, reads_data=reads_data)
     machine.check_devices(draft)  # again: the checkpoint of a resumed run has answered
     if not resolved.settings.run.fast_dev_run:
@@ -137,6 +172,12 @@ def prepare_run(draft: Draft, told: dict[str, Any] | None = None, *, reads_data:
     refuse_huge_batches(resolved.settings)
     resolved.notes[:0] = said
     return resolved
+
+
+def _alone(draft: Draft) -> contextlib.AbstractContextManager[None]:
+    """Keeps the same command out while this one, with resume_from=auto, becomes a run or finds its own."""
+    automatic = draft["resume_from"] == AUTO and not draft["fast_dev_run"]
+    return resuming.alone(draft.raw) if automatic and launched().first else contextlib.nullcontext()
 
 
 def _resuming_automatically(draft: Draft, told: dict[str, Any]) -> tuple[Draft, list[str]]:
@@ -157,8 +198,10 @@ def _stored(path: str, setting: str) -> checkpoint.Stored:
     try:
         return checkpoint.read(path, setting)
     except UserError as error:
-        before = resuming.whole_before(Path(path)) if setting == "resume_from" and Path(path).is_file() else None
-        raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None if before else error
+        before = resuming.whole_before(Path(path)) if setting == "resume_from" else None
+        if before is None:
+            raise
+        raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
 
 
 def _fit(final: Final, built: Built, pending: bool) -> dict[str, float]:
@@ -171,23 +214,45 @@ def _fit(final: Final, built: Built, pending: bool) -> dict[str, float]:
     if module.step < module.steps or pending:
         trainer.fit(module)
         best = folder.checkpoints / "best.ckpt" if folder.checkpoints else None
-        path = trainer.strategy.broadcast(str(best) if best and best.exists() else "")
+        path = trainer.strategy.broadcast(str(best) if best and _has_best(trainer, best) else "")
     else:  # it was stopped between its last step and the evaluation that ends it
         best = Path(module.settings.run.resume_from).with_name("best.ckpt")
-        path = str(best) if best.exists() else ""
+        path = str(best) if os.path.lexists(best) else ""
     loaders = module.loaders
     labelled = [split for split in loaders.data.evaluated if loaders.labelled(split)]
     if module.settings.run.fast_dev_run or not module.settings.run.final_test:
         return module.evaluated or final.evaluate(split for split in labelled if split == "val")
-    if not path:  # nothing selected a checkpoint: the last one stands
+    stored = _selected(path, built, final) if path else None
+    if stored is None:  # nothing selected a checkpoint: the last one stands
         return final.evaluate(labelled)
-    stored = checkpoint.read(path)
     validated = stored.training["step"] == module.step  # the model is the best one, and has just been validated
     if module.evaluated and validated and not any(task.selects_by_less for task in built.heads.values()):
         return final.tell("val") | final.evaluate(split for split in labelled if split != "val")
     built.model.load_state_dict(stored.model)
     built.heads.load_state_dict(stored.heads)
     return final.evaluate(labelled)
+
+
+def _has_best(trainer: Trainer, best: Path) -> bool:
+    """Whether there is a best.ckpt, or has been one."""
+    return os.path.lexists(best) or any(
+        each.best_step is not None for each in trainer.callbacks if isinstance(each, Saving)
+    )
+
+
+def _selected(path: str, built: Built, final: Final) -> checkpoint.Stored | None:
+    """What best.ckpt holds; None, with a warning, where it cannot be read or is of another model."""
+    stored, why = resuming.read_unasked(Path(path))
+    if stored is not None:
+        if _shapes(stored.model) == _shapes(built.model.state_dict()):
+            return stored
+        why = f"{path} is of another model."
+    final.folder.say(f"warning: {why} The last checkpoint is evaluated in place of the best one.")
+    return None
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _steps(resolved: Resolved, samples: int) -> int:
@@ -211,9 +276,14 @@ def _steps(resolved: Resolved, samples: int) -> int:
 
 
 def _finished(path: str) -> bool:
-    """Whether the run of a checkpoint has its results; a checkpoint outside of a run folder can have no more."""
+    """Whether the run of a checkpoint has its results, whole; a checkpoint outside of a run folder can have no more."""
     folder = RunFolder.of_checkpoint(path)
-    return folder is None or (folder.path / "results.json").exists()
+    if folder is None:
+        return True
+    try:
+        return (folder.path / "results.json").read_bytes().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
@@ -246,20 +316,22 @@ def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
     return fresh | stored.training
 
 
-def _folder(settings: Settings, start: dict[str, Any], notes: list[str]) -> RunFolder:
+def _folder(resolved: Resolved, draft: Draft, start: dict[str, Any], notes: list[str]) -> RunFolder:
     """The folder of this run; a resumed one goes on in its own, where its checkpoint is the newest that lies there."""
-    speaks = rank_zero_only.rank == 0
+    settings, speaks = resolved.settings, rank_zero_only.rank == 0
     if settings.run.fast_dev_run or not speaks:
         return RunFolder(None, speaks=speaks)
     path = settings.run.resume_from
     if path and (kept := RunFolder.of_checkpoint(path)):
         kept.hold()
-        later = resuming.make_newest(Path(path), start["step"], best=start["best_step"] == start["step"])
+        try:
+            later = _go_on(kept, Path(path).name, start, resolved.stored)
+        except OSError as error:
+            raise UserError(
+                f"The run in '{kept.path}' cannot go on ('{error.filename}': {error.strerror}); make its folder writable, or "
+                "give resume_from a copy of the checkpoint that lies in no run folder."
+            ) from error
         if later is None:
-            forget_after(kept.path / "metrics.csv", start["step"], pending=start["pending"])
-            (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
-            if not (kept.checkpoints / "best.ckpt").exists():
-                start["best"] = start["best_step"] = None
             return kept
         kept.close()
         if settings.sources["resume_from"] == AUTO:
@@ -268,7 +340,30 @@ def _folder(settings: Settings, start: dict[str, Any], notes: list[str]) -> RunF
             )
         notes.append(f"{kept.path} has been at step {later}; what goes on from {path} gets a folder of its own")
     start["best"] = start["best_step"] = None  # a new folder has no best.ckpt yet
-    return RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
+    folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
+    # What `resuming` looks for; `summary.record` follows.
+    folder.write_json("settings.json", {"settings": settings.flat} | resuming.origin(draft.raw, None))
+    return folder
+
+
+def _go_on(kept: RunFolder, name: str, start: dict[str, Any], stored: checkpoint.Stored) -> int | None:
+    """Brings a run's folder to the checkpoint that it goes on from; the step of a later one, where nothing is done."""
+    step, best = start["step"], start["best_step"]
+    later = resuming.make_newest(kept.checkpoints / name, step, best=best == step)
+    if later is not None:
+        return later
+    warnings = forget_after(
+        kept.path / "metrics.csv", step, pending=start["pending"], every=stored.settings.get("log_every_n_steps")
+    )
+    (kept.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
+    # Its own step has just got that name; a version that did not tell the step is believed.
+    if best != step and (best is not None or start["best"] is None):
+        warnings += filter(None, [resuming.lose_best(kept.checkpoints, best)])
+    if not (kept.checkpoints / "best.ckpt").exists():
+        start["best"] = start["best_step"] = None
+    for warning in warnings:
+        kept.say(f"warning: {warning}")
+    return None
 
 
 def _trainer(settings: Settings, callbacks: list[Any], interval: int, *, validates: bool) -> Trainer:

@@ -98,6 +98,31 @@ def test_a_config_file_is_read_as_plain_values(work: Path):
     assert words.sources["data_root"] == "file mine.json"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("1E5", 1e5), ("-.5", -0.5), ("3", 3), ("+3", 3), ("0", 0), ("~", None), ("null", None), ("", None),
+        ("true", True), ("False", False), ("[coco, vg]", ["coco", "vg"]), ("'1e-4'", "1e-4"), ('"3"', "3"),
+        ("no", "no"), ("yes", "yes"), ("on", "on"), ("010", "010"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"),
+        ("1_000", "1_000"), ("0x10", "0x10"), (".nan", ".nan"), ("~/x", "~/x"), ("1.2.3", "1.2.3"), ("a # b", "a"),
+    ],
+)  # fmt: skip
+def test_words_of_yaml_are_what_yaml_1_2_takes_them_for(text: str, value: Any, work: Path):
+    Path("a.yaml").write_bytes(b"\xef\xbb\xbf" + f"seed: {text}\r\n".encode())  # as an editor of Windows leaves it
+    found = screen(["a.yaml"], DEFAULTS, PRESETS).values["seed"]
+    assert found == value and type(found) is type(value)
+
+
+def test_a_config_path_may_hold_an_equals_sign(work: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(work))
+    Path("lr=1").mkdir()
+    for path in ("a=b.yaml", "lr=1/c.json", "seed=3.yaml"):
+        Path(path).write_text('{"seed": 4}', encoding="utf-8")
+        assert screen([path], DEFAULTS, PRESETS) == ({"seed": 4}, {"seed": f"file {path}"})
+        assert screen([f"~/{path}"], DEFAULTS, PRESETS).values == {"seed": 4}
+    assert screen(["log_dir=c.json"], DEFAULTS, PRESETS).values == {"log_dir": "c.json"}  # there is no such file
+
+
 def test_a_file_named_like_a_preset_is_not_read(work: Path, capsys):
     Path("task_mlm").write_text("no settings", encoding="utf-8")
     assert main(["print_config", "with", "task_mlm"]) == 0
@@ -138,6 +163,26 @@ WORDS = [
     (("wiht", "task_mlm"), "There is no command 'wiht' (nearest: with)"),
     (("task_mlm",), "There is no command 'task_mlm'"),
     (("check", "task_mlm"), "write `python run.py check with key=value ...`"),
+    (("seed=3",), "write `python run.py with seed=3 ...` for a run"),
+    (("with", "seed==3"), "'seed==3' is no setting: write key=value, with one ="),
+    (("with", "=3"), "'=3' is no setting"),
+    (("with", "seed=", "3"), "if it is the value of seed=, write them without a space"),
+    (("with", "seed"), "write seed=<value>"),
+    (("with", "--seed=3"), "write seed=3"),
+    (("with", "--batch-size"), "write batch_size=<value>"),
+    (("with", "seed: 3"), "write seed=3"),
+    (("with", "\u2013\u2013seed=3"), "write seed=3"),
+    (("with", "learning_rate=1e\u20134"), "type them anew: learning_rate=1e-4"),
+    (("with", "exp_name=\u201crun\u201d"), 'type them anew: exp_name="run"'),
+    (("with", "datasets=[\u2018coco\u2019]"), "type them anew: datasets=['coco']"),
+    (("with", "loss_names=3", "loss_names.mlm=1"), "contradict each other"),
+    (("with", "seed={'a': 1}"), "seed has no entries of its own"),
+    (("with", "a" * 300), "There is no preset"),
+    (("demo", "with", "root="), "root=None is not allowed: give a folder"),
+    (("demo", "with", "root=True"), "root=True is not allowed"),
+    (("demo", "with", "seed=1e30"), "seed=1e+30 is not allowed"),
+    (("demo", "with", "steps=9"), "steps=9 is not allowed: give a whole number of at least 10"),
+    (("demo", "with", "demo_tasks=[[1]]"), "the demo has no task [1]"),
     (("demo", "with", "sede=1"), "There is no setting 'sede' (nearest: seed)"),
     (("demo", "with", "seed=a"), "seed='a' is not allowed"),
 ]  # fmt: skip
@@ -148,12 +193,77 @@ def test_words_that_mean_nothing(words, sentence, refused):
     assert sentence in refused(*words)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "\udcff", '{"sede": 1}'])
-def test_a_config_file_that_is_none(content: str, refused):
-    Path("mine.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    assert re.search(
-        r"cannot be read|does not hold settings|no setting 'sede'", refused("print_config", "with", "mine.json")
-    )
+NO_CONFIG = [
+    ("a.json", b"{", "cannot be read as JSON"),
+    ("a.json", b"[1]", "does not hold settings by name"),
+    ("a.json", b"\xff", "is no UTF-8 text"),
+    ("a.json", b'{"sede": 1}', "no setting 'sede'"),
+    ("a.json", b'{"seed": 1, // c\n}', "cannot be read as JSON"),
+    ("a.json", b'{"seed": NaN}', "NaN is no number"),
+    ("a.json", b'{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+    ("a.json", b'{"seed": ' + b"[" * 100_000, "nested too deeply"),
+    ("a.json", b'{"loss_names": {"mlm": {"x": 1}}}', "loss_names.mlm has no entries of its own"),
+    ("a.json", b'{"loss_names": {"vqa2": 1}}', "loss_names.vqa2 does not exist"),
+    ("a.json", b'{"log_dir": "a\\u0000b"}', "holds no NUL"),
+    ("a.yaml", b"", "is empty"),
+    ("a.yaml", b"# seed: 1\n", "is empty"),
+    ("a.yaml", b"seed: 1\nseed: 2\n", "line 2: the key seed stands there twice"),
+    ("a.yaml", b"loss_names: {mlm: 1, mlm: 2}", "the key mlm stands there twice"),
+    ("a.yaml", b"loss_names:\n\tmlm: 1\n", "line 2: while scanning"),
+    ("a.yaml", b"name: caf\xe9\n", "is no UTF-8 text"),
+    ("a.yaml", "seed: 3\n".encode("utf-16"), "is no UTF-8 text"),
+    ("a.yaml", b"a: &a [x]\nb: [*a, *a]\n", "line 2: *a is an alias"),
+    ("a.yaml", b"seed: !!timestamp 2024-99-99", "is a tag; leave it out"),
+    ("a.yaml", b"seed: " + b"[" * 100_000, "nested too deeply"),
+    ("a.yaml", b"seed: 1\n---\nseed: 2\n", "expected a single document"),
+    ("a.yaml", b"seed: 1\0", "unacceptable character"),
+    ("a.yaml", b"seed: " + b"9" * 5000, "4300 digits"),
+    ("a.yaml", b"seed: 1 #" + b"x" * (256 << 10), "at most 262,144 are read"),
+    ("a.yaml", b"? [a]\n: 2\n", "a key has to be a name"),
+    ("a.yaml", b"1: 2\n", "no setting '1'"),
+    ("a.yaml", b"data_root: {a: b}\n", "data_root has no entries of its own"),
+    ("a.txt", b"seed: 1\n", "the name of a config file ends in .json, .yaml, .yml"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), NO_CONFIG, ids=lambda case: str(case)[:30])
+def test_a_config_file_that_is_none(name: str, content: bytes, sentence: str, refused):
+    Path(name).write_bytes(content)
+    assert sentence in refused("print_config", "with", name)
+
+
+def test_a_config_file_that_is_no_file_is_refused_at_once(refused):
+    Path("folder.yaml").mkdir()
+    os.mkfifo("pipe.json")
+    assert "is a folder" in refused("print_config", "with", "folder.yaml")
+    assert "is a pipe" in refused("print_config", "with", "pipe.json")
+
+
+def test_a_name_of_digits_stays_as_it_is_written():
+    words = screen(["exp_name=2024_01", "load_path=007", "log_dir=1e3", "max_steps=100_000"], DEFAULTS, PRESETS)
+    assert words.values == {"exp_name": "2024_01", "load_path": "007", "log_dir": "1e3", "max_steps": 100_000}
+
+
+HOMES = [
+    (("check", "with", *RUN, "load_path=~/a.ckpt"), "load_path={home}/a.ckpt is not a file"),
+    (("with", *RUN, "resume_from='~/a.ckpt'"), "resume_from={home}/a.ckpt is not a file"),
+    (("with", *RUN, "log_dir=~/file"), "log_dir={home}/file cannot be written"),
+    (("prepare", "with", "dataset=coco", "root=~/a", "data_root=~/b"), "root='{home}/a' is not a folder"),
+    (("check_data", "with", "data_root=~/a"), "data_root='{home}/a' cannot be read"),
+    (("compare", "with", "runs=~/a,~/b"), "{home}/a"),
+    (("predict", "with", "load_path=~/a", "text=a", "image=~/b.jpg"), "image={home}/b.jpg cannot be read"),
+    (("demo", "with", "root=~/file"), "root={home}/file cannot be written"),
+    (("with", *RUN, "data_root=~nobody-here/a"), "~nobody-here is the home folder of nobody here"),
+    (("demo", "with", "root='a\\0b'"), "a path holds no NUL"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), HOMES, ids=lambda case: case[0])
+def test_a_tilde_is_the_home_folder_in_every_command(words, sentence, refused, hub_cache, work, monkeypatch):
+    monkeypatch.setenv("HOME", str(work / "home"))
+    Path("home").mkdir()
+    Path("home/file").write_text("", encoding="utf-8")
+    assert sentence.format(home=work / "home") in refused(*words)
 
 
 def test_several_problems_are_listed_at_once(work, capsys):
@@ -327,10 +437,11 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["with", "task_mlm", "max_steps=1", "encoder=a", "image_encoder=b"],
         ["check", "with", "task_mlm", "max_steps=1", "load_path=..."],
         ["demo", "with", "seed=a"],
+        ["predict", "with", "load_path=a", "text=a", "image=/dev/zero"],
     ]
     program = (
-        "import json, sys, run\n"
-        f"codes = [run.main(words) for words in {asked!r}]\n"
+        "import json, sys, run\nfrom renaissance.cli import main\n"
+        f"codes = [main(words) for words in {asked!r}]\n"
         "heavy = [m for m in ('torch', 'transformers', 'pytorch_lightning', 'torchvision') if m in sys.modules]\n"
         "print(json.dumps([codes, heavy]))"
     )
@@ -341,8 +452,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 1, 1, 1, 1, 1, 1], []]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 6
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 1, 1, 1, 1, 1, 1, 1], []]
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 7
     assert list(work.iterdir()) == []
 
 

@@ -112,14 +112,14 @@ def test_documented_run(command: Command, full_size_cache, tmp_path, monkeypatch
     assert set(given) <= ALL_SETTINGS
     if arguments[0] != "with" and arguments[0] not in QUESTIONS:
         return  # its own tests run it
-    import run
+    from renaissance.cli import main
 
     kept = [word for word in arguments if word.partition("=")[0] not in OF_AN_EARLIER_RUN]
     if len(kept) < len(arguments):
         kept[1:1] = STANDS_FOR_AN_EARLIER_RUN
     question = kept if kept[0] in QUESTIONS else ["check", *kept]
     monkeypatch.chdir(tmp_path)
-    assert run.main(question) == 0, capsys.readouterr()
+    assert main(question) == 0, capsys.readouterr()
 
 
 @pytest.mark.skipif(not OTHERS, reason="no document names a command yet")

@@ -45,6 +45,7 @@ def run_documented(run_cli, folder: Path, line: str, task: str, *added: str) -> 
         "settings.json",
         "metrics.csv",
         "results.json",
+        "results_details.json",
         "log.txt",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",

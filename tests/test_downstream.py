@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +40,17 @@ def test_a_finetuning_ends_with_each_labelled_split(task: str, kind: str, folder
         assert {"id", "prediction", "target", "score", "position"} <= set(rows) and rows["id"].is_unique
         assert rows["position"].tolist() == list(range(len(rows)))
     assert not any((run / "predictions" / f"{task}_{split}.parquet").exists() for split in small.hidden)
+    details = json.loads((run / "results_details.json").read_text(encoding="utf-8"))
+    for split, values in results.items():
+        assert {name: list(of) for name, of in details[split].items()} == {
+            name: list(of) for name, of in values.items()
+        }
+        for metric, value in values[task].items():
+            told = details[split][task][metric]
+            low, high = told["interval"] or (-math.inf, math.inf)
+            assert value is None or low - 1e-9 <= value <= high + 1e-9, metric
+            assert told["files"] and told["examples"] and told["eval_limit"] is None
+        assert any(told["baseline"] for told in details[split][task].values())
 
     best = run / "checkpoints" / "best.ckpt"
     again = [word for word in words(task, folder, kind, tmp_path) if not word.startswith("max_steps")]

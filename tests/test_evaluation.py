@@ -123,14 +123,43 @@ def test_work_is_bounded():
     assert time.process_time() - started < 2
 
 
-def test_an_interval_takes_the_fast_path_only_for_a_mean():
+def test_a_metric_has_an_interval_where_examples_tell_how_sure_it_is():
     frame = scored(TENTHS)
-    fail = lambda drawn: 1 / 0  # noqa: E731
-    assert interval(frame, TENTHS.mean(), fail) == bootstrap(frame)
-    with pytest.raises(ZeroDivisionError):
-        interval(frame, TENTHS.mean() + 0.01, fail)
+    assert interval([frame]) == bootstrap(frame)
+    assert interval([frame], lambda drawn: drawn["score"].max()) == (1.0, 1.0)
     hidden = scored([math.nan] * 2)
     assert np.isnan([*bootstrap(hidden), *bootstrap(hidden, lambda drawn: math.nan)]).all()
+    assert interval([frame], lambda drawn: math.nan) is None
+    for right, expected in (
+        (1.0, (scipy.stats.beta.ppf(0.025, 20, 1), 1)),
+        (0.0, (0, scipy.stats.beta.ppf(0.975, 1, 20))),
+    ):
+        assert interval([scored([right] * 20)]) == pytest.approx(expected)
+        assert interval([scored([right] * 60, group=np.arange(60) // 3)]) == pytest.approx(expected)
+    for few in (hidden, scored([1.0]), scored([1.0, math.nan]), scored([1.0, 0.0], group=[3, 3]), scored([])):
+        assert interval([few]) is None
+
+
+def test_a_mean_of_means_is_drawn_by_the_groups_that_they_share():
+    """As with retrieval: five texts a picture, and the picture itself; by hand, each picture with all that is its own."""
+    draw = np.random.default_rng(1)
+    texts, pictures = draw.random(300) < 0.3, draw.random(60) < 0.6
+    frames = [scored(texts, group=np.arange(300) // 5), scored(pictures, group=np.arange(60))]
+    draws = [draw.integers(60, size=60) for _ in range(4000)]
+    means = [(texts.reshape(60, 5)[drawn].mean() + pictures[drawn].mean()) / 2 for drawn in draws]
+    assert interval(frames) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
+
+
+def test_few_examples_are_no_proof():
+    """Eight examples that are all better: by their signs p is 2/2^8, whatever a bootstrap of them says."""
+    for count in (2, 5, 8):
+        assert paired_bootstrap(scored([0.0] * count), scored([1.0] * count)).p == 2.0 ** (1 - count)
+    groups = np.arange(40) // 10
+    assert paired_bootstrap(scored(np.zeros(40), group=groups), scored(np.ones(40), group=groups)).p == 1 / 8
+    assert paired_bootstrap(scored([0.0] * 20), scored([1.0] * 20)).p < 0.001
+    for few in (scored([1.0]), scored([1.0, 0.0], group=[1, 1])):
+        with pytest.raises(UserError, match="of one example, or one group of them"):
+            paired_bootstrap(few, few)
 
 
 def test_an_example_without_an_answer_counts_for_nothing():
@@ -144,13 +173,15 @@ def test_an_example_without_an_answer_counts_for_nothing():
 
 
 def test_paired_bootstrap_is_the_distribution_written_out():
-    # The differences 1, 0, 1: the mean of three draws is Binomial(3, 2/3) / 3, which is 0 once in 27.
-    first, second = scored([0.0, 1.0, 0.0]), scored([1.0, 1.0, 1.0])
+    # The differences 1, -1 and three times 1: the mean of five draws is 2 Binomial(5, 4/5) / 5 - 1.
+    first, second = scored([0.0, 1.0, 0.0, 0.0, 0.0]), scored([1.0, 0.0, 1.0, 1.0, 1.0])
     paired = paired_bootstrap(first, second)
-    assert (paired.difference, paired.low, paired.high, paired.examples) == (pytest.approx(2 / 3), 0.0, 1.0, 3)
-    assert paired.p == pytest.approx(2 / 27, abs=0.01)
+    chances = scipy.stats.binom(5, 0.8)
+    low, high = 2 * chances.ppf(0.025) / 5 - 1, 2 * chances.ppf(0.975) / 5 - 1
+    assert paired[:3] == pytest.approx((0.6, low, high)) and paired.examples == 5
+    assert paired.p == pytest.approx(2 * chances.cdf(2), abs=0.01)
     same = paired_bootstrap(first, first)
-    assert same == (0.0, 0.0, 0.0, 1.0, 3) and not np.signbit(same.low)
+    assert same == (0.0, 0.0, 0.0, 1.0, 5) and not np.signbit(same.low)
 
 
 def test_paired_bootstrap_matches_by_id_and_mirrors():
@@ -260,7 +291,7 @@ def test_what_is_printed(blind_folder: Path):
         "accuracy",
         ("majority", 0.5125),
         blind,
-        (0.6, 0.875),
+        {"accuracy": (0.6, 0.875), "consistency": (0.1, 0.2)},
         ["not the official score"],
     )
     theirs, gain = bootstrap(forty(np.arange(40) % 2)), paired_bootstrap(forty(np.arange(40) % 2), frame)
@@ -272,7 +303,7 @@ def test_what_is_printed(blind_folder: Path):
             f"  blind run      0.5000  95 % interval {theirs[0]:.4f} to {theirs[1]:.4f} (bootstrap), {blind_folder}",
             f"  gain over it  +0.2500  95 % interval {gain.low:+.4f} to {gain.high:+.4f} (bootstrap), paired",
             "  loss           0.5000",
-            "  consistency    0.1250",
+            "  consistency    0.1250  0.1000 to 0.2000",
             "  note: not the official score",
         ]
     )
@@ -293,12 +324,23 @@ def test_a_blind_run_that_lacks_something_is_no_silence(blind_folder: Path):
 
 
 def test_a_split_without_answers_gets_no_number(blind_folder: Path):
-    said = lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", None, None, None, ["of the server"])
+    said = lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", notes=["of the server"])
     assert said == [
         "nlvr2, test: 40 examples of f.arrow",
         "  note: the answers of this split are hidden: there are predictions, and no number",
         "  note: of the server",
     ]
+
+
+def test_a_blind_run_of_other_data_or_of_a_part_does_not_stand_beside(blind_folder: Path):
+    """Though its examples may have the same numbers; when a file was written does not matter."""
+    of_data = lambda ends, mtime=1: {"val.arrow": {"ends": ends, "mtime_ns": mtime}}  # noqa: E731
+    record = {"settings": {"blind": True, "eval_limit": 5}, "data": {"val": of_data("00")}}
+    RunFolder(blind_folder).write_json("settings.json", record)
+    run = read_blind_run(str(blind_folder), "nlvr2").run
+    assert run.unlike("val", of_data("00", 2), 5) is None
+    assert run.unlike("val", of_data("ff"), 5) == "was evaluated on other data of val (val.arrow)"
+    assert run.unlike("val", of_data("00"), None) == "was evaluated with eval_limit=5, this run with eval_limit=None"
 
 
 @pytest.mark.parametrize("within", [".", "results.json", "predictions", "predictions/nlvr2_val.parquet"])
@@ -320,7 +362,7 @@ def test_a_blind_run_that_cannot_stand_beside_is_refused(blind_folder: Path, tmp
         (seeing, "nlvr2", [], r"seeing is of a run that saw its pictures; name one that was trained with blind=True"),
         (blind_folder, "vqa", [], r"blind is of nlvr2, and this run is of vqa"),
         (blind_folder, "nlvr2", ["test"], r"blind was evaluated on val, and this run will be on test"),
-        (damaged, "nlvr2", [], r"damaged/results.json' cannot be read \(Expecting value"),
+        (damaged, "nlvr2", [], r"damaged/results.json' cannot be read as JSON \(Expecting value"),
     ):
         with pytest.raises(UserError, match=sentence) as refusal:
             read_blind_run(str(path), task, splits)

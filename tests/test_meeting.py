@@ -63,7 +63,8 @@ def test_one_process_has_nobody_to_meet():
 
 def test_others_wait_say_so_and_hear_what_the_first_found(by_hand, monkeypatch, capsys):
     by_hand(1)
-    monkeypatch.setattr(meeting, "_TOLD", 0.3)
+    monkeypatch.setattr(meeting, "_TOLD", 0.2)
+    monkeypatch.setattr(meeting, "_LOOK", 0.3)
     thread = first(lambda found: (time.sleep(1), found.update(resume_from="a/last.ckpt")))
     with meeting.first_goes_first(2) as told:
         assert told == {"resume_from": "a/last.ckpt"}

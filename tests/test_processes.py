@@ -42,7 +42,7 @@ def children(process: int) -> list[int]:
 def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
     """A run, with a line of Python before it: the processes that it starts get the same command, and so the same line."""
     program = work / "patched.py"
-    start = "import run\nif __name__ == '__main__':\n    run.leave(run.main())\n"  # loader processes read it, too
+    start = "import run\nif __name__ == '__main__':\n    run.run_program()\n"  # loader processes read it, too
     program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\n{start}")
     return subprocess.Popen(
         [sys.executable, str(program), "with", *words],

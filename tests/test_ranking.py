@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from renaissance import ranking
 from renaissance.data.collate import Source
 from renaissance.data.images import decode
+from renaissance.data.limited import Limited
 from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
@@ -161,8 +162,11 @@ def test_exact_ranking_is_pairwise_encoding(kind: str, dataset: PairDataset):
     texts, pictures = counted(matches, picture_of_text())
     assert ranked.picture_of_text.tolist() == picture_of_text().tolist()
     assert ranked.text_ranks.tolist() == texts and ranked.picture_ranks.tolist() == pictures
-    assert ranked.best_picture.tolist() == matches.argmax(1).tolist()
-    assert len(set(texts)) > 3 and ranked.folds is None  # the example tells ranks apart
+    assert len(set(texts)) > 3 and ranked.folds is None and ranked.alone is None  # the example tells ranks apart
+    for best, scores in ((ranked.pictures, matches), (ranked.texts, matches.T)):  # of 14 texts ten are kept
+        assert best.numbers.shape == best.scores.shape == (len(scores), min(10, scores.shape[1]))
+        assert np.allclose(best.scores, -np.sort(-scores, axis=1)[:, :10], atol=1e-5)
+        assert np.allclose(best.scores, np.take_along_axis(scores, best.numbers, 1), atol=1e-5)
 
 
 def test_pictures_that_keep_their_aspect_are_padded_in_vain(dataset: PairDataset):
@@ -171,12 +175,22 @@ def test_pictures_that_keep_their_aspect_are_padded_in_vain(dataset: PairDataset
     assert (ranked.text_ranks.tolist(), ranked.picture_ranks.tolist()) == counted(matches, picture_of_text())
 
 
-@pytest.mark.parametrize("top", [1, 2, 3])
+@pytest.mark.parametrize("top", [0, 1, 3])
 @pytest.mark.parametrize("kind", MODELS)
 def test_only_the_closest_go_through_the_fusion(kind: str, top: int, distinct: PairDataset):
-    """All others stand behind them, in the order of their similarity."""
+    """All others stand behind them, in the order of their similarity; the ranks before the fusion stand beside."""
     [ranked] = rankings(distinct, kind, 1, top=top)
     matches, close = pairwise(distinct, kind)
+    alone = ranked if top == 0 else ranked.alone
+    assert (alone.text_ranks.tolist(), alone.picture_ranks.tolist()) == counted(close, picture_of_text(), 1e-6)
+    assert np.allclose(alone.pictures.scores, -np.sort(-close, axis=1)[:, :10], atol=1e-5)
+    names = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["recall_mean"]
+    beside = [each for name in names for each in (name, f"itc_{name}")]
+    assert list(recalls(ranked)) == (beside if top else names)
+    if top == 0:
+        assert ranked.alone is None
+        return
+    assert [recalls(ranked)[f"itc_{name}"] for name in names] == [recalls(alone)[name] for name in names]
     chosen = np.zeros(close.shape, bool)
     for t in range(len(close)):
         chosen[t, np.argsort(-close[t])[:top]] = True
@@ -185,9 +199,11 @@ def test_only_the_closest_go_through_the_fusion(kind: str, top: int, distinct: P
     assert 0 < chosen.sum() < chosen.size
     texts, pictures = counted(np.where(chosen, matches, close - 1000), picture_of_text())
     assert ranked.text_ranks.tolist() == texts and ranked.picture_ranks.tolist() == pictures
+    went = chosen[np.arange(len(close))[:, None], ranked.pictures.numbers]
+    assert np.array_equal(np.isnan(ranked.pictures.scores), ~went)  # what did not go through the fusion has no score
 
 
-@pytest.mark.parametrize("top", [None, 1, 2, len(CAPTIONS), 100])
+@pytest.mark.parametrize("top", [None, 0, 2, 100])
 @pytest.mark.parametrize("world", [2, 3, len(CAPTIONS) + 1])
 def test_several_processes_find_what_one_finds(
     world: int, top: int | None, dataset: PairDataset, distinct: PairDataset
@@ -196,8 +212,23 @@ def test_several_processes_find_what_one_finds(
     data = dataset if top is None else distinct
     [alone] = rankings(data, "two-tower", 1, top=top)
     for ranked in rankings(data, "two-tower", world, top=top):
-        for field in ("picture_of_text", "text_ranks", "picture_ranks", "best_picture"):
+        for field in ("picture_of_text", "text_ranks", "picture_ranks"):
             assert getattr(ranked, field).tolist() == getattr(alone, field).tolist(), field
+        for field in ("pictures", "texts"):
+            one, other = getattr(ranked, field), getattr(alone, field)
+            # Of twins it may be rounding that tells which stands first.
+            assert np.allclose(one.scores, other.scores, atol=1e-5, equal_nan=True), field
+            assert top is None or one.numbers.tolist() == other.numbers.tolist(), field
+
+
+def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDataset):
+    matches, _ = pairwise(distinct, "two-tower")
+    part = Limited(distinct, 4, by_picture=True)
+    assert len(part) == sum(CAPTIONS[:4])
+    for world in (1, 2):
+        for ranked in rankings(part, "two-tower", world):
+            expected = counted(matches[: len(part), :4], picture_of_text()[: len(part)])
+            assert (ranked.text_ranks.tolist(), ranked.picture_ranks.tolist()) == expected
 
 
 def test_each_picture_and_each_text_is_encoded_once(dataset: PairDataset, monkeypatch: pytest.MonkeyPatch):
@@ -231,10 +262,11 @@ def test_what_is_no_candidate_stands_behind_the_candidates_of_all_processes():
 
     def work(rank: int, gather: Callable[[Any], list[Any]]) -> Ranked:
         made, own = stub([0, 1], rank, 2, gather), slice(rank, rank + 1)
-        return made._ranked(made._with_others(scores[:, own], candidates[:, own], close))
+        return made._ranked(*made._with_others(scores[:, own], candidates[:, own], close))
 
     for ranked in together(2, work):
-        assert ranked.text_ranks.tolist() == [0, 0] and ranked.best_picture.tolist() == [0, 1]
+        assert ranked.text_ranks.tolist() == [0, 0] and ranked.pictures.numbers.tolist() == [[0, 1], [1, 0]]
+        assert np.isnan(ranked.pictures.scores).tolist() == [[False, True], [False, False]]
 
 
 def test_ranks_by_hand():
@@ -243,6 +275,7 @@ def test_ranks_by_hand():
     ranked = stub([0, 0, 1])._ranked(scores)
     assert ranked.text_ranks.tolist() == [0, 1, 1]
     assert ranked.picture_ranks.tolist() == [1, 0]
+    assert ranked.pictures.numbers.tolist() == [[0, 1]] * 3 and ranked.texts.numbers.tolist() == [[0, 2, 1], [2, 1, 0]]
     found = recalls(ranked)
     assert found["text_to_image_r1"] == pytest.approx(1 / 3) and found["image_to_text_r1"] == 0.5
     assert found["text_to_image_r5"] == found["image_to_text_r10"] == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -109,3 +110,142 @@ def test_columns_align():
     assert table([("name", "value"), ("a", "1"), ("long name", "22")], indent="") == (
         "name       value\na              1\nlong name     22"
     )
+
+
+def test_a_byte_order_mark_and_other_ends_of_lines_are_no_damage(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"\xef\xbb\xbfstep,loss\n1,0.5\r\n\r\n2,0.25\n")
+    assert append_row(path, {"step": 3, "loss": 1.0}) is None
+    assert forget_after(path, 3, every=1) == [] and [row["loss"] for row in read_rows(path)] == ["0.5", "0.25", "1.0"]
+    assert path.read_bytes().startswith(b"step,loss\r\n") and len(list(tmp_path.iterdir())) == 1
+
+
+SPOILED = {
+    "semicolons": b"step;loss\r\n1;0,5\r\n",
+    "NUL": bytes(4096),
+    "picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+    "header": b"number,loss\n1,0.5\n",
+    "twice": b"step,step\n1,1\n",
+    "long": b"step" * 500_000,
+    "utf-16": "step,loss\n1,0.5\n".encode("utf-16"),
+    "folder": None,
+    "link": "nowhere",
+    "pipe": "pipe",
+}
+
+
+def spoil(path: Path, content: bytes | str | None) -> None:
+    if content is None:
+        (path / "inside").mkdir(parents=True)
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif isinstance(content, str):
+        path.symlink_to(content)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_table_that_is_none_any_more_is_set_aside_and_a_new_one_begins(kind, tmp_path):
+    path, aside = tmp_path / "metrics.csv", tmp_path / "metrics.csv.damaged"
+    spoil(path, SPOILED[kind])
+    with pytest.raises(UserError, match=r"metrics\.csv"):
+        read_rows(path)
+    (sentence, lost) = forget_after(path, 7, every=2)
+    assert f"It is now {aside.name}, and a new one begins." in sentence and len(sentence.splitlines()) == 1
+    assert "has no rows, and the run goes on behind step 7: 3 or more rows of it are lost" in lost
+    assert os.path.lexists(aside) and read_rows(path) == []
+    spoil(path, SPOILED[kind])  # in the midst of a run
+    assert f"It is now {aside.name}_2, and a new one begins." in append_row(path, {"step": 8, "loss": 1.0})
+    assert append_row(path, {"step": 10, "loss": 1.0}) is None
+    assert [row["step"] for row in read_rows(path)] == ["8", "10"] and os.path.lexists(tmp_path / f"{aside.name}_2")
+
+
+def test_lines_that_are_spoiled_are_kept_beside_and_counted(tmp_path):
+    path = tmp_path / "metrics.csv"
+    lines = ["step,loss", "2,0.5", "4,0.5,7", "\0\0\0", "6,word", "8", "10,0.5", "x,1", "12,"]
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_bytes()
+    said = forget_after(path, 12, every=2)
+    assert len(said) == 1 and "5 of its lines cannot be read and are left out; metrics.csv.damaged has them" in said[0]
+    assert [row["step"] for row in read_rows(path)] == ["2", "10", "12"]
+    assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
+    path.write_bytes(before)  # in the midst of a run, where a new column asks for a new table
+    assert "5 of its lines" in append_row(path, {"step": 14, "loss": 1, "val": 2})
+    assert [row["step"] for row in read_rows(path)] == ["2", "10", "12", "14"]
+    assert (tmp_path / "metrics.csv.damaged_2").read_bytes() == before
+
+
+@pytest.mark.parametrize(("cut", "missing"), [(0, 3), (3, 3), (10, 3), (17, 2), (20, 2), (24, 1), (30, 0), (29, 1)])
+def test_a_table_that_was_cut_short_says_how_many_rows_are_lost(cut, missing, tmp_path):
+    path = tmp_path / "metrics.csv"
+    whole = b"step,loss\n10,0.5\n20,0.5\n30,0.5\n"
+    path.write_bytes(whole[:cut])
+    if cut == 30:
+        path.write_bytes(whole)
+    said = forget_after(path, 34, every=10)
+    if not missing:
+        assert said == []
+        return
+    assert len(said) == 1 and said[0].endswith(f"behind step 34: {missing} or more rows of it are lost.")
+    append_row(path, {"step": 40, "loss": 1})
+    assert [row["step"] for row in read_rows(path)][-1] == "40" and len(read_rows(path)) == 4 - missing
+
+
+def test_a_row_behind_one_that_was_cut_is_whole(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,loss\n1,0.5\n2")
+    append_row(path, {"step": 3, "loss": 1})
+    assert [row["step"] for row in read_rows(path)] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("log_dir", "reason"),
+    [
+        ("file", "file is not a folder"),
+        ("file/below", "file is not a folder"),
+        ("loop/below", "loop is a link that leads nowhere"),
+        ("dangling", "dangling is a link that leads nowhere"),
+        ("x" * 300, "its path is too long"),
+        ("ü" * 130, "its path is too long"),
+        ("x" * 200 + ("/" + "y" * 200) * 20, "its path is too long"),
+        ("/proc/nothing", "/proc is not writable|Permission denied|No such file"),
+    ],
+    ids=lambda each: each[:20],
+)
+def test_a_place_that_takes_no_run_is_refused_before_anything_is_computed(log_dir, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("", encoding="utf-8")
+    Path("loop").symlink_to("loop")
+    Path("dangling").symlink_to("nowhere")
+    there = sorted(tmp_path.iterdir())
+    if log_dir.startswith("/proc") and os.access("/proc", os.W_OK):
+        pytest.skip("root may write anywhere, as the system says")
+    with pytest.raises(UserError, match=rf"cannot be written \(\S*({reason})\); give a folder that can be"):
+        RunFolder.refuse_unwritable(log_dir, "mlm")
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_folder_whose_lock_cannot_be_made_is_a_sentence(tmp_path):
+    folder = RunFolder.create(str(tmp_path), "mlm")
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"version_0' cannot be written \(Is a directory\), and the run writes there"):
+        folder.hold()
+
+
+def test_the_place_of_a_run_is_that_of_its_checkpoint(tmp_path, monkeypatch):
+    """By a link, too; a settings.json of something else makes no run folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.create("runs", "mlm")
+    folder.write_json("settings.json", {})
+    Path("runs/mlm/version_0/checkpoints/last.ckpt").write_bytes(b"")
+    Path("link.ckpt").symlink_to("runs/mlm/version_0/checkpoints/last.ckpt")
+    for path in (
+        "runs/mlm/version_0/checkpoints/last.ckpt",
+        f"{tmp_path}/runs/mlm/version_0/checkpoints/x",
+        "link.ckpt",
+    ):
+        assert RunFolder.place_of(path) == {"log_dir": "runs", "exp_name": "mlm"}
+    Path("settings.json").write_text("{}")
+    Path("models").mkdir()
+    assert RunFolder.place_of("models/last.ckpt") == RunFolder.place_of("last.ckpt") == {}

@@ -273,7 +273,7 @@ def test_a_local_folder_works_like_an_id(tmp_path, hub_cache):
 
 
 def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run(tmp_path):
-    """One from elsewhere answers for the model and the recipe; a run that goes on in its own folder is found by its path."""
+    """It answers for the model and, for a run that goes on, for the recipe."""
     path, _ = saved(
         tmp_path / "a.ckpt", image_size=32, log_dir=str(tmp_path / "elsewhere"), exp_name="theirs", **FUSION
     )
@@ -298,11 +298,6 @@ def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run
     for start in (draft(load_path=str(path)), draft(load_path=str(path), test_only=True)):
         flat = resolve(start, stored).settings.flat
         assert (flat["log_dir"], flat["exp_name"], flat["trust_remote_code"]) == ("result", "renaissance", False)
-    folder = tmp_path / "runs" / "mine" / "version_0"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "settings.json").write_text("{}", encoding="utf-8")
-    shutil.copy(path, folder / "checkpoints" / "last.ckpt")
-    assert resumed(folder / "checkpoints" / "last.ckpt") == [str(tmp_path / "runs"), "mine", *own]
 
 
 def test_settings_of_another_version_are_named(tmp_path):

@@ -18,7 +18,7 @@ import torch
 
 import small_run
 from conftest import ROOT
-from renaissance import saving
+from renaissance import checkpoint, saving
 from renaissance import train as train_room
 from renaissance.checkpoint import read
 from renaissance.module import VisionLanguageModule
@@ -189,7 +189,7 @@ def test_a_full_disk_costs_a_save_and_not_the_run(work: Path, monkeypatch, capsy
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     said = (run / "log.txt").read_text()
     assert re.findall(r"warning: step (\d) is not saved: There is no room left", said) == ["4", "5"]
-    assert "Training goes on." in said
+    assert "is not saved: There is no room left" in said
     assert names(run) == ["best.ckpt", "last.ckpt", "step_000000003.ckpt", "step_000000006.ckpt"]
     assert read(run / "checkpoints" / "last.ckpt").training["step"] == 6
 
@@ -347,3 +347,95 @@ def test_a_validation_that_cannot_read_what_the_one_before_could_costs_nothing(w
     assert read(last).training["step"] == 6 and read(last).training["pending"]
     path.write_bytes(sound[0])
     small_run.same_run(whole, train(capsys, f"resume_from={last}"))
+
+
+@pytest.mark.parametrize("kind", ["empty", "missing", "other"])
+def test_a_best_checkpoint_that_cannot_be_had_costs_no_results(kind, work: Path, monkeypatch, capsys):
+    """At the end of a run; where it goes on, it is mended. No setting is named, as none has named it."""
+    fit, run = train_room.Trainer.fit, work / "result" / "mlm" / "version_0"
+    best = run / "checkpoints" / "best.ckpt"
+
+    def spoiling(self: object, module: object) -> None:
+        fit(self, module)
+        stored = read(best)
+        best.unlink()
+        if kind == "empty":
+            best.write_bytes(b"")
+        elif kind == "other":
+            checkpoint.save(best, stored._replace(model={**stored.model, "more": torch.ones(2)}))
+
+    words = ("task_mlm", *SMALL, "max_steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_room.Trainer, "fit", spoiling)
+        ended = command(capsys, *words)
+    what = {"empty": "cannot be read as a checkpoint", "other": "is of another model"}.get(kind, "is not a file")
+    warning = rf"warning: \S+/best\.ckpt {what}.*\. The last checkpoint is evaluated in place of the best one\.\n"
+    assert ended.code == 0 and re.search(warning, ended.out), ended
+    assert "load_path" not in ended.out + ended.err and "give the path" not in ended.out
+    last = small_run.results(run)
+    assert last.keys() == {"val", "test"}
+
+    (run / "results.json").write_text("{")  # of a disk that was full
+    ended = command(capsys, *words, "resume_from=auto")
+    assert ended.code == 0 and "load_path" not in ended.out + ended.err
+    assert small_run.results(run) == last
+    assert best.samefile(best.with_name("last.ckpt"))  # which is the best one, and whole
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "step_000000002.ckpt", "copy.ckpt"])
+def test_the_advice_for_a_damaged_checkpoint_names_one_that_is_whole_or_none(name, work: Path, monkeypatch, capsys):
+    folder = stopped_at(2, capsys, monkeypatch, *AUTO, "save_every_steps=1") / "checkpoints"
+    if name == "copy.ckpt":  # no run folder; that of another run lies beside it
+        shutil.copytree(folder, work / "kept" / "checkpoints")
+        folder = work / "kept" / "loose"
+        folder.mkdir()
+    given, before = folder / name, folder / "step_000000001.ckpt"
+    emptied(given)
+    sentence = command(capsys, f"resume_from={given}").sentence()
+    assert sentence.startswith(f"resume_from={given} cannot be read as a checkpoint") and "None" not in sentence
+    if before.exists():
+        assert sentence.endswith(f" {before} is whole: give resume_from={before}.")
+        emptied(before)
+        sentence = command(capsys, f"resume_from={given}").sentence()
+    assert sentence.endswith("it is cut short, damaged, or was not written by this program.")
+    assert "None" not in sentence and "is whole" not in sentence
+
+
+def test_a_checkpoint_does_not_say_where_its_run_writes(work: Path, monkeypatch, capsys):
+    """Another person's has any log_dir and exp_name; a run folder that was moved goes on where it lies now."""
+    words = ("task_mlm", *SMALL, "max_steps=3", "save_every_steps=1", "keep_last=3", "final_test=False")
+    run = stopped_at(2, capsys, monkeypatch, *words)
+    evil = {"log_dir": str(work / "elsewhere"), "exp_name": "../evil"}
+    for path in (run / "checkpoints").glob("step_*.ckpt"):
+        stored = read(path)
+        checkpoint.save(path, stored._replace(settings=stored.settings | evil))
+    loose = shutil.copyfile(run / "checkpoints" / "step_000000002.ckpt", work / "loose.ckpt")
+    assert train(capsys, f"resume_from={loose}") == Path("result/renaissance/version_0")
+    assert train(capsys, f"resume_from={loose}", "log_dir=mine", "exp_name=own") == Path("mine/own/version_0")
+    moved = work / "moved" / "here" / "version_3"
+    moved.parent.mkdir(parents=True)
+    run.rename(moved)
+    older = train(capsys, f"resume_from={moved}/checkpoints/step_000000001.ckpt")
+    assert older == Path("moved/here/version_0")  # and so what needs a folder of its own
+    assert train(capsys, f"resume_from={moved}/checkpoints/step_000000002.ckpt") == moved
+    settings = small_run.json.loads((moved / "settings.json").read_text())["settings"]
+    assert (settings["log_dir"], settings["exp_name"]) == ("moved", "here")
+    assert sorted(path.name for path in work.iterdir()) == ["data", "loose.ckpt", "mine", "moved", "result"]
+
+
+def test_a_run_whose_files_were_damaged_is_not_passed_over(work: Path, monkeypatch, capsys):
+    run = stopped_at(2, capsys, monkeypatch, *AUTO)
+    table = run / "metrics.csv"
+    table.write_bytes(table.read_bytes()[:-40])
+    (run / "settings.json").write_text('{"settings": {')
+    sentence = command(capsys, *AUTO).sentence()
+    advice = re.search(
+        r"the same command and resume_from=(\S+), or move 'result/mlm_itm/version_0' elsewhere", sentence
+    )
+    assert "resume_from=auto cannot tell" in sentence and sorted(run.parent.iterdir()) == [run]
+    assert stopped_at(3, capsys, monkeypatch, *WORDS, f"resume_from={advice[1]}") == run
+    lost = (
+        r"warning: '\S+metrics\.csv' ends at step 1, and the run goes on behind step 2: 1 or more rows of it are lost\."
+    )
+    assert re.search(lost, (run / "log.txt").read_text())
+    assert train(capsys, *AUTO) == run

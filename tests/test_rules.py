@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+
 import pytest
 
 from renaissance import config
-from renaissance.presets import defaults_of
-from renaissance.rules import CHECKS, SEVERAL, TASK_NAMES
+from renaissance.cli import SUBCOMMANDS
+from renaissance.presets import comments_of, defaults_of
+from renaissance.rules import CHECKS, PATHS, SEVERAL, TASK_NAMES, expanded
 
 DEFAULTS = defaults_of(config.ex)
 # What a command line, a JSON file or a slip of the hand can bring.
 STRANGE = (
+    "1:30",
     None, True, False, 0, 1, -1, 2, 10**400, 0.0, 0.5, 1.0, 1.5, 1e3, float("nan"), float("inf"), -0.1, "", " ", "0",
     "true", "cosine", "imagenet", "a/b", "..", "x" * 200, [], [1], ["imagenet"], ["imagenet", "clip"], {}, {"mlm": 1},
     {"mlm": "1"}, {"mlm": True}, {"mlm": -1}, {"vqa": 1}, {"mlm": float("inf")}, (1, 2), b"bytes", object(),
@@ -101,6 +106,14 @@ REFUSED = [
     ("loss_names", {"vqa2": 1}, "weights of at least 0 for glue, images, irtr, itc, itm, mlm"),
     ("exp_name", "../elsewhere", "a name without /"),
     ("exp_name", "..", "a name without /"),
+    ("exp_name", "x" * 101, "at most 100 characters and 255 bytes"),
+    ("exp_name", "ü" * 128, "at most 100 characters and 255 bytes"),
+    ("exp_name", "\N{GRINNING FACE}" * 64, "at most 100 characters and 255 bytes"),
+    ("exp_name", ".hidden", "a dot at its start"),
+    ("exp_name", "name ", "spaces at its ends"),
+    ("exp_name", "two\nlines", "a name without /"),
+    ("exp_name", "\x1b[31m", "a name without /"),
+    ("datasets", ["a\0b"], "a list of data set names"),
     ("freeze_encoder", 1, "True or False"),
     ("freeze_encoder", "true", "True or False"),
     ("batch_size", None, "a whole number of at least 1"),
@@ -119,6 +132,15 @@ def test_taken(key, value, converted):
 def test_refused(key, value, allowed):
     problem = CHECKS[key].problem(key, value)
     assert problem.startswith(f"{key}={value!r} is not allowed: give ") and allowed in problem
+
+
+@pytest.mark.parametrize(
+    "key", ["exp_name", "log_dir", "load_path", "resume_from", "data_root", "tokenizer", "blind_run"]
+)
+@pytest.mark.parametrize(("value", "what"), [("a\0b", "a NUL character"), ("a\udcffb", "bytes that are no UTF-8")])
+def test_what_no_path_holds_is_refused(key, value, what):
+    problem = CHECKS[key].problem(key, value)
+    assert problem.startswith(f"{key}={value!r} is not allowed: it holds {what}") and problem.isprintable()
 
 
 GOOD = DEFAULTS | {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
@@ -170,3 +192,30 @@ def test_tasks_are_found_by_their_files():
     assert tuple(sorted(TASK_NAMES)) == TASK_NAMES and set(TASK_NAMES) == set(config.NO_LOSS) == set(
         DEFAULTS["loss_names"]
     )
+
+
+def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
+    experiments = [config.ex, *(importlib.import_module(module).ex for module in SUBCOMMANDS.values())]
+    comments = {key: text for ex in experiments for key, text in comments_of(ex).items()}
+    named = {key for key, text in comments.items() if re.search(r"\b(folders?|file|checkpoint)\b", text)}
+    no_paths = {
+        "exp_name",
+        "allow_download",
+        "trust_remote_code",
+        "max_unreadable",
+        "datasets",
+        "resize",
+        "keep_last",
+        "quality",
+    }
+    keys = {key for ex in experiments for key in defaults_of(ex)}
+    assert named - no_paths <= PATHS <= keys
+    monkeypatch.setenv("HOME", "/home/me")
+    for key in keys - {"runs"}:
+        assert expanded(key, "~/a/b") == ("/home/me/a/b" if key in PATHS else "~/a/b")
+    assert (
+        expanded("runs", "~/a,b/*, ~/c")
+        == ["/home/me/a", "b/*", "/home/me/c"]
+        == expanded("runs", ("~/a", "b/*", "~/c"))
+    )
+    assert expanded("log_dir", "a/~") == "a/~" and expanded("log_dir", 7) == "7" and expanded("log_dir", None) is None

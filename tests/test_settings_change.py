@@ -194,7 +194,7 @@ def refusal(trial: Callable[[], Any]) -> str | None:
 
 
 def run_folder(trial: Trial) -> tuple[str, ...]:
-    return train._folder(trial.settings, {"step": 0}, []).path.parts[:-1]
+    return train._folder(trial.resolved, trial.draft, {"step": 0}, []).path.parts[:-1]
 
 
 def saved_steps(trial: Trial) -> int:
@@ -309,6 +309,7 @@ CHANGES: dict[str, Change] = {
     "batch_size": Change(16, lambda t: sum(len(batch.ids) for batch in t.step), 16),
     "per_gpu_batchsize": Change(2, lambda t: [len(batch.ids) for batch in t.step], [2] * 4),
     "eval_batch_size": Change(8, lambda t: [len(batch.ids) for batch in t.evaluated], [8]),
+    "eval_limit": Change(3, lambda t: [len(batch.ids) for batch in t.evaluated], [3]),
     "train_transform_keys": Change(["imagenet_randaug"], lambda t: int(t.step[0].images.pixels.long().sum())),
     "val_transform_keys": Change(["pixelbert"], lambda t: t.evaluated[0].images.sizes is not None, True, ONE),
     "num_workers": Change(2, lambda t: t.loaders.train(0, 1).num_workers, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,14 @@ import torch
 import small_run
 from conftest import OFFLINE, ROOT
 from renaissance import saving
+from renaissance import train as train_room
+from renaissance.atomic import AtomicFile
 from renaissance.checkpoint import read
+from renaissance.data.loader import _LOADERS
+from renaissance.data.sampler import EvalBatches
+from renaissance.errors import UserError
 from renaissance.module import VisionLanguageModule
+from renaissance.report import RunFolder
 from renaissance.tasks.mlm import Mlm
 from small_run import SMALL, command, equal_state
 
@@ -150,6 +158,161 @@ def test_a_second_interrupt_ends_at_once(work: Path, monkeypatch, capsys):
     ended = command(capsys, *WORDS)
     assert ended.code == 130 and "Traceback" not in ended.err
     assert not list(work.glob("result/*/*/checkpoints/*.ckpt"))
+
+
+def test_two_interrupts_in_a_save_end_it_as_an_interrupt(work: Path, monkeypatch, capsys):
+    """torch's writer makes an error of its own of whatever ends a write."""
+    plain, calls = AtomicFile._explaining, []
+
+    @contextlib.contextmanager
+    def explaining(self: AtomicFile) -> Any:
+        with plain(self):
+            calls.append(self._target.name)
+            if calls.count("step_000000001.ckpt") == 9:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            yield
+
+    monkeypatch.setattr(AtomicFile, "_explaining", explaining)
+    ended = command(capsys, *WORDS, "save_every_steps=1")
+    assert ended.code == 130 and ended.err.splitlines()[-1] == "interrupted." and "Traceback" not in ended.err, ended
+    assert calls[-1] == "step_000000001.ckpt" and not list(work.glob("result/*/*/checkpoints/*"))
+
+
+def test_a_run_ends_when_its_time_is_over(work: Path, monkeypatch, capsys):
+    """It saves as for a signal, and the same command goes on; where the time is over before it begins, nothing is left."""
+    whole = small_run.train(capsys, *WORDS, "exp_name=whole")
+    words = (*WORDS, "resume_from=auto", "max_time=1:00")
+    with monkeypatch.context() as patch:
+        interrupting(patch, "training_step", 4, lambda: (signal.setitimer(signal.ITIMER_REAL, 1e-3), time.sleep(0.1)))
+        ended = command(capsys, *words)
+    assert ended.code == 75 and "stopped by max_time after step 4; the run goes on" in ended.err, ended
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    small_run.same_run(whole, small_run.train(capsys, *words))
+    monkeypatch.setattr(train_room, "seconds_of", lambda time: 0)
+    ended = command(capsys, *words, "seed=1")
+    assert ended.code == 75 and "stopped by max_time" in ended.err, ended
+    assert len(list((work / "result" / "mlm_itm").iterdir())) == 1
+
+
+def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch, capsys):
+    """nohup: a terminal that closes ends no run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupting(monkeypatch, "training_step", 2, kill(signal.SIGHUP))
+        small_run.train(capsys, *WORDS, "max_steps=3")
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        interrupting(monkeypatch, "training_step", 2, kill(signal.SIGHUP))
+        ended = command(capsys, *WORDS)
+        assert ended.code == 75 and "stopped by SIGHUP after step 2" in ended.err, ended
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "error", "step"),
+    [
+        ("_loss", 6, ZeroDivisionError(), 2),  # in the second micro-batch of the third step
+        ("_not_finite", 5, MemoryError(), 4),
+        ("remarks", 5, RuntimeError("CUDA out of memory"), 4),  # behind the fourth step, whose validation is past
+        ("validation_step", 1, KeyError("panic"), 3),
+        ("test_step", 1, type("PanicException", (BaseException,), {})("of Rust"), 6),
+    ],
+)
+def test_a_defect_costs_no_step(method: str, call: int, error: BaseException, step: int, work, monkeypatch, capsys):
+    """What is saved is whole: the same command goes on, and is bit for bit the run that nothing disturbed."""
+    words = (*WORDS, "cross_layer_drop_rate=0.1")
+    whole = small_run.train(capsys, *words, "exp_name=whole")
+
+    def fail() -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        interrupting(patch, method, call, fail)
+        with pytest.raises(type(error)):
+            command(capsys, *words)
+    assert not multiprocessing.active_children()
+    run = work / "result" / "mlm_itm" / "version_0"
+    log = (run / "log.txt").read_text()
+    assert (
+        "Traceback" in log
+        and f"error: a defect ended the run; the run goes on from there with resume_from={run}"
+        in (log.replace("resume_from=result", f"resume_from={work}/result"))
+    )
+    assert read(run / "checkpoints" / "last.ckpt").training["step"] == step
+    small_run.same_run(whole, small_run.train(capsys, *words, "resume_from=auto"))
+
+
+def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
+    """An optimizer that fails has given some weights their new values, and others not."""
+    plain = torch.optim.AdamW.step
+
+    def fail(self: Any, *args: Any, **options: Any) -> None:
+        plain(self, *args, **options)
+        raise RuntimeError("out of memory")
+
+    def patched() -> None:
+        monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+
+    interrupting(monkeypatch, "training_step", 5, patched)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        command(capsys, *WORDS)
+    run = work / "result" / "mlm_itm" / "version_0"
+    assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3
+    assert "step 4 cannot be saved: it ended in the midst of the step after" in (run / "log.txt").read_text()
+
+
+def test_a_run_whose_last_save_fails_has_no_results(work: Path, monkeypatch, capsys):
+    """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
+    whole = small_run.train(capsys, *WORDS, "exp_name=whole")
+    plain = saving.checkpoint.save
+
+    def full(path: Path, stored: Any) -> None:
+        if stored.training["step"] > 3:
+            raise UserError("There is no room left.")
+        plain(path, stored)
+
+    run = work / "result" / "mlm_itm" / "version_0"
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.checkpoint, "save", full)
+        ended = command(capsys, *WORDS)
+        assert ended.code == 1 and "The last step of this run, 6, is not saved" in ended.err, ended
+        assert "again with resume_from=auto" in ended.err
+        assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3 and not (run / "results.json").exists()
+        interrupting(patch, "training_step", 2, kill(signal.SIGTERM))
+        ended = command(capsys, *WORDS, "resume_from=auto")
+        assert ended.code == 75 and "after step 5, which is not saved (see above)" in ended.err, ended
+    plain_json = RunFolder.write_json
+    with monkeypatch.context() as patch:
+
+        def no_room(self: RunFolder, name: str, content: Any) -> None:
+            if name == "results.json":
+                raise UserError("There is no room left.")
+            plain_json(self, name, content)
+
+        patch.setattr(RunFolder, "write_json", no_room)
+        assert command(capsys, *WORDS, "resume_from=auto").code == 1
+        assert not (run / "results.json").exists()
+    small_run.same_run(whole, small_run.train(capsys, *WORDS, "resume_from=auto"))
+
+
+def test_an_idle_loader_that_is_killed_is_a_sentence(work: Path, monkeypatch, capsys):
+    """The processes of the first validation wait for the second."""
+
+    def kill_idle() -> None:
+        for loader in _LOADERS:
+            if isinstance(loader.sampler, EvalBatches) and loader._iterator is not None:
+                for worker in loader._iterator._workers:
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed.append(worker.pid)
+
+    killed: list[int] = []
+    interrupting(monkeypatch, "training_step", 5, kill_idle)
+    ended = command(capsys, *WORDS, "num_workers=1", "train_transform_keys=['imagenet']")
+    if not killed:
+        pytest.fail("no loader was idle")
+    assert ended.code == 1 and "num_workers=1: a loader process has died" in ended.err.splitlines()[-1], ended
+    assert not multiprocessing.active_children()
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:

@@ -109,15 +109,17 @@ def test_a_checkpoint_copied_elsewhere_resumes_in_a_new_folder(work, kept_last, 
     words = ("task_mlm", *SMALL, "max_steps=2", "val_check_interval=1", "learning_rate=1e-9")
     first = train(capsys, *words)
     resumed = train(capsys, f"resume_from={kept_last}/step_1.ckpt")
-    # A file that lies in no run folder does not say where is written: the command does.
-    assert first.parent.name == "mlm" and resumed.parent == first.parent.with_name("renaissance")
+    assert resumed != first
     assert (resumed / "checkpoints" / "best.ckpt").is_file() and results(resumed).keys() == {"val", "test"}
 
     finished = command(capsys, f"resume_from={resumed}/checkpoints/last.ckpt").sentence()
     assert "has done 2 steps and the run ends at 2: it is finished" in finished and "max_steps" in finished
     contradiction = command(capsys, f"resume_from={kept_last}/step_1.ckpt", "learning_rate=0.5").sentence()
     assert "learning_rate=0.5 contradicts the checkpoint" in contradiction
-    assert [path.name for folder in (first, resumed) for path in folder.parent.iterdir()] == ["version_0"] * 2
+    # Where it lies says nothing of a run, and what it stores does not decide where is written.
+    assert resumed == Path("result/renaissance/version_0") and [path.name for path in first.parent.iterdir()] == [
+        "version_0"
+    ]
 
 
 def test_evaluation_alone_gives_the_numbers_of_the_run(work, capsys):

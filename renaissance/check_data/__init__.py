@@ -18,7 +18,8 @@ from renaissance.check_data.leaks import shared_pictures
 from renaissance.check_data.lengths import QUANTILES, Lengths, pieces, words
 from renaissance.check_data.scan import scan_file
 from renaissance.check_data.sheet import write_sheet
-from renaissance.errors import UserError
+from renaissance.console import say
+from renaissance.errors import UserError, printable
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.writer import check_options
 from renaissance.report import table
@@ -57,8 +58,9 @@ def check_data(
     measure = words if tokenizer is None else pieces(str(tokenizer))
     lengths = {file.dataset: Lengths() for file in files}
     reports = [scan_file(file, workers, measure, lengths[file.dataset]) for file in files]
-    print(_files_table(reports))
-    print(_lengths_table(lengths, max_text_len, tokenizer), end="")
+    say(_files_table(reports))
+    if measured := _lengths_table(lengths, max_text_len, tokenizer):
+        say(measured)
     for sentences, more in zip((problems, notes), shared_pictures(reports), strict=True):
         sentences += more
     for report in reports:
@@ -68,14 +70,17 @@ def check_data(
         usable = [report for report in reports if report.found.dataset == dataset and report.damage is None]
         try:
             if usable:
-                print(f"contact sheet: {write_sheet(dataset, usable, Path(sheet_folder or data_root))}")
+                sheet = write_sheet(dataset, usable, Path(sheet_folder or data_root))
+                say(f"contact sheet: {printable(str(sheet))}")
         except UserError as error:
             problems.append(str(error))
-    print("".join(f"note: {note}\n" for note in notes), end="")
+    for note in notes:
+        say(f"note: {printable(note)}")
     if problems:
+        problems = [printable(problem) for problem in problems]
         several = "\n".join([f"{len(problems)} things are wrong:", *(f"  - {problem}" for problem in problems)])
         raise UserError(problems[0] if len(problems) == 1 else several)
-    print("nothing is wrong")
+    say("nothing is wrong")
     return reports
 
 
@@ -106,7 +111,7 @@ def _files_table(reports: Sequence[Report]) -> str:
         ]
         left_out = "" if report.left_out is None else f"{report.left_out:,}"
         wrong = sum(each["count"] for each in report.problems.as_dict().values()) + (report.damage is not None)
-        name, split = report.found.path.name, report.found.split or "-"
+        name, split = printable(report.found.path.name), report.found.split or "-"
         rows.append(
             (name, split, counts[0], official[0], *counts[1:3], official[1], counts[3], left_out, f"{wrong or 'none'}")
         )
@@ -117,9 +122,9 @@ def _lengths_table(lengths: dict[str, Lengths], limit: int, tokenizer: str | Non
     estimate = "words, punctuation marks and two special tokens (an estimate: give tokenizer=)"
     unit = f"word pieces of {tokenizer}, special ones included" if tokenizer else estimate
     head = ("data set", "texts", *(f"{quantile:.0%}" for quantile in QUANTILES), "longest", f"longer than {limit}")
-    rows = [(dataset, *each.row(limit)) for dataset, each in lengths.items() if each.counts.sum()]
+    rows = [(printable(dataset), *each.row(limit)) for dataset, each in lengths.items() if each.counts.sum()]
     title = f"text lengths in {unit}; max_text_len={limit}"
-    return f"\n{title}\n{table([head, *rows])}\n\n" if rows else ""
+    return f"\n{title}\n{table([head, *rows])}\n" if rows else ""
 
 
 def _counted(report: Report, kinds: Skipped) -> list[str]:

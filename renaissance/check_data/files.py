@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from renaissance.data.arrow import dataset_of
+from renaissance.data.arrow import dataset_of, some
 from renaissance.data.datasets import matching
+from renaissance.data.remembered import stamp
 from renaissance.errors import UserError, suggest
 from renaissance.formats import DATASETS, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, SHARD, UNKNOWN, DataSet, Expected
 from renaissance.prepare.skipped import Skipped
@@ -115,9 +116,10 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[Found], lis
 def schema_of(path: Path) -> pa.Schema | None:
     """Return the schema of an arrow file, None where it has none that can be read."""
     try:
+        stamp(str(path))  # a pipe by this name would never answer
         with pa.memory_map(str(path)) as mapped:
             return pa.ipc.open_file(mapped).schema
-    except (pa.ArrowException, OSError, ValueError):
+    except (UserError, pa.ArrowException, OSError, ValueError):
         return None
 
 
@@ -158,7 +160,7 @@ def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple
                 break
         else:
             unknown.append(
-                f"{name} is of unknown layout: its columns are {', '.join(schema.names) or 'none'}; own data needs image "
+                f"{name} is of unknown layout: its columns are {some(schema.names) or 'none'}; own data needs image "
                 "and caption, or image and label. It cannot be used."
             )
             if datasets is not None:

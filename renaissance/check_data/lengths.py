@@ -34,7 +34,8 @@ def pieces(tokenizer: str) -> Measure:
     Raises:
         UserError: there is no such tokenizer.
     """
-    from renaissance.models.backbones.tokenizer import load_tokenizer  # imports transformers, which takes seconds
+    from renaissance.data.text import tokenize  # these import transformers, which takes seconds
+    from renaissance.models.backbones.tokenizer import load_tokenizer
 
     os.environ.setdefault(
         "TOKENIZERS_PARALLELISM", "false"
@@ -42,7 +43,7 @@ def pieces(tokenizer: str) -> Measure:
     loaded, _ = load_tokenizer(tokenizer)
 
     def measure(strings: pa.Array) -> np.ndarray:
-        ids = loaded(strings.to_pylist(), verbose=False)["input_ids"] if len(strings) else []
+        ids = tokenize(loaded, [strings.to_pylist()], verbose=False)["input_ids"] if len(strings) else []
         return np.array(list(map(len, ids)), np.int64)
 
     return measure

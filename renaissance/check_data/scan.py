@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from renaissance.check_data.lengths import Lengths, Measure
 from renaissance.check_data.values import Values
 from renaissance.data.arrow import check_file
 from renaissance.data.identity import picture_key
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
+from renaissance.foreign import expect, read_json
 from renaissance.formats import IMAGE
 from renaissance.prepare.pictures import Fault, PicturePool, Request
 from renaissance.prepare.writer import manifest_of
@@ -65,10 +66,8 @@ def batches(found: Found) -> Iterator[tuple[int, pa.RecordBatch]]:
                 batch.validate(full=True)
                 yield first, batch
                 first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"'{found.path}' is damaged ({str(error).splitlines()[0]}); copy it or write it again."
-        ) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"'{found.path}' is damaged ({first_line(error)}); copy it or write it again.") from None
 
 
 def _pictures(report: Report, values: Values, workers: int | None, rows: int) -> None:
@@ -93,17 +92,28 @@ def _pictures(report: Report, values: Values, workers: int | None, rows: int) ->
                     )
                 keys.append(-1 if isinstance(picture, Fault) else picture_key(encoded))
     report.keys, report.pictures = np.array(keys, np.int64), len(keys)
+    if len(names) == 1 and not values.several:
+        _, firsts = np.unique(report.keys, return_index=True)
+        repeated = np.ones(len(keys), bool)
+        repeated[firsts] = False
+        for row in np.flatnonzero(repeated & (report.keys >= 0)).tolist():
+            report.notes.add("pictures that occurred before in the file", f"row {row}")
 
 
 def _compare(report: Report) -> None:
     """Compare a file with its manifest, if one of ours lies beside it."""
     beside = manifest_of(report.found.path)
     try:
-        manifest = json.loads(beside.read_bytes())
-        report.left_out = sum(each["count"] for each in manifest["skipped"].values())
-        said = {name: manifest[name] for name in ("rows", "bytes")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not beside.exists():
+            return
+        manifest = read_json(beside, dict[str, Any])
+        skipped = expect(manifest.get("skipped"), dict[str, dict[str, Any]], f"'skipped' of {beside.name}")
+        counts = [expect(each.get("count"), int, f"a count of {beside.name}") for each in skipped.values()]
+        said = {name: expect(manifest.get(name), int, f"'{name}' of {beside.name}") for name in ("rows", "bytes")}
+    except UserError as error:
+        report.problems.add("manifests that cannot be read", str(error))
         return
+    report.left_out = sum(counts)
     for name, here in (("rows", report.rows), ("bytes", os.stat(report.found.path).st_size)):
         if said[name] != here:
             report.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")

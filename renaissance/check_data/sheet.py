@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,12 +19,13 @@ from renaissance.atomic import write_whole
 from renaissance.check_data.files import Found, Report
 from renaissance.check_data.scan import batches, pictures_of
 from renaissance.data.arrow import metadata
-from renaissance.prepare.pictures import Fault, read_picture, size_of
+from renaissance.pixels import open_picture, rgb
 
 _COLUMNS, _ROWS = 4, 4
 _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's picture, and between cells
 _LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under a picture; their height and that of the letters, pixels
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
+_OUTSIDE = 10  # pixels by which a box that is larger than its picture is drawn outside it: its edge is not seen
 _LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a picture, that are shown
 
 
@@ -79,18 +81,28 @@ def _draw_pictures(cell: Image.Image, row: dict[str, Any], found: Found) -> None
     names = pictures_of(found)
     width = (_WIDTH - (len(names) - 1) * _GAP // 2) // len(names)
     for number, name in enumerate(names):
-        encoded = read_picture(row[name], resize=_HEIGHT)  # as a reader sees it: over white, 8 bits
-        if isinstance(encoded, Fault):
+        picture = _decoded(row[name])
+        if picture is None:
             picture = Image.new("RGB", (width, _HEIGHT), _FAULT)
-            ImageDraw.Draw(picture).text((8, 8), encoded.kind, _INK, _font(_SIZE))
+            ImageDraw.Draw(picture).text((8, 8), "unreadable", _INK, _font(_SIZE))
         else:
-            picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+            whole = picture.width
             scale = min(width / picture.width, _HEIGHT / picture.height)
             picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
             if found.row.offers == formats.BOXES:
-                _draw_boxes(picture, row, picture.width / size_of(row[name])[0])
+                _draw_boxes(picture, row, picture.width / whole)
         left = number * (width + _GAP // 2) + (width - picture.width) // 2
         cell.paste(picture, (left, (_HEIGHT - picture.height) // 2))
+
+
+def _decoded(encoded: bytes) -> Image.Image | None:
+    """A picture as training sees it, None where it cannot be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities of a file
+        try:
+            return Image.fromarray(rgb(open_picture(encoded)))
+        except Exception:  # foreign bytes make Pillow fail in any way they like
+            return None
 
 
 def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None:
@@ -98,8 +110,11 @@ def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None
     draw, right = ImageDraw.Draw(picture), row["labels"]
     for number, box in sorted(enumerate(row["bboxes"] or ()), key=lambda item: item[0] == right):
         x, y, width, height = np.nan_to_num([*box, 0, 0, 0, 0][:4], posinf=0, neginf=0) * scale
+        # Pillow draws every pixel of a line, also those outside the picture.
+        x, right_x = np.clip([x, x + max(width, 1)], -_OUTSIDE, picture.width + _OUTSIDE)
+        y, lower_y = np.clip([y, y + max(height, 1)], -_OUTSIDE, picture.height + _OUTSIDE)
         colour, line = (_RIGHT, 4) if number == right else (_OTHER, 2)
-        draw.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=colour, width=line)
+        draw.rectangle((x, y, right_x, lower_y), outline=colour, width=line)
 
 
 def _texts(row: dict[str, Any], found: Found) -> list[str]:

@@ -26,7 +26,11 @@ COLLECTIONS = {
     **dict.fromkeys(("coco", "vqa", "refcoco", "refcoco+", "refcocog", "refcocog_google"), "COCO"),
     **dict.fromkeys(("f30k", "snli"), "Flickr30k"),
 }
-_NUMBER = r"(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$"  # at the end of a file's name
+# How a collection names its files, in any folder and of any format: other names, such as NLVR's, hold other numbers.
+_NAMES = {
+    "COCO": r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$",
+    "Flickr30k": r"^(?:.*/)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$",
+}
 
 # What is wrong, whether it is so at each place, the row of each place, and what is there.
 _Fault = tuple[str, np.ndarray, np.ndarray, Sequence]
@@ -71,14 +75,19 @@ class Values:
         report: of the file.
         measure: says how long texts are.
         lengths: counts them.
+
+    Attributes:
+        several: whether a picture comes in several rows: as a row is one reference to an object, or one caption in a plain
+            column.
     """
 
     def __init__(self, report: Report, measure: Measure, lengths: Lengths):
         self._report, self._measure, self._lengths = report, measure, lengths
         self._row = report.found.row
+        self.several = self._row.offers == formats.BOXES
         labels = len(metadata(str(report.found.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
-            formats.QUESTIONS: {"answer_labels": (0, (labels or formats.VQA_LABELS) - 1), "answer_scores": (0, 1)},
+            formats.QUESTIONS: {"answer_labels": (0, (labels or formats.VQA_LABELS) - 1)},
             formats.ENTAILMENT: {"labels": (0, len(formats.SNLI_LABELS) - 1)},
             formats.CLASSES: {"label": (0, labels - 1 if labels else math.inf)},
         }.get(self._row.offers, {})
@@ -96,6 +105,7 @@ class Values:
             for place in np.flatnonzero(wrong).tolist():
                 self._report.problems.add(kind, f"row {first + rows[place]}: {there[place]}")
         if self._row.samples:
+            self.several |= spread[self._row.samples].plain
             self._texts(spread[self._row.samples], first)
         self._collect(spread, first)
 
@@ -140,6 +150,8 @@ class Values:
         empty = np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(strings)), 0))
         for row in texts.rows()[empty].tolist():
             self._report.notes.add("empty texts", f"row {first + row}")
+        for row in np.flatnonzero(texts.counts[0] == 0).tolist():
+            self._report.notes.add(f"rows without {self._row.samples}, which no run reads", f"row {first + row}")
         if self._row.offers == formats.ENTAILMENT:
             strings = strings.take(np.arange(1, len(strings), 2))  # the premise is what the picture stands for
         self._lengths.add(self._measure(strings))
@@ -147,16 +159,16 @@ class Values:
     def _collect(self, spread: dict[str, Spread], first: int) -> None:
         """Keep the ids, as numbers, until the end of the file."""
         for name in (name for name in _ONCE if name in spread):
-            # A row is one reference to an object, or one caption in a plain column: a picture then comes in several.
-            several = self._row.offers == formats.BOXES or (self._row.samples and spread[self._row.samples].plain)
-            if name == "image_id" and several:
+            if name == "image_id" and self.several:
                 continue
             there = np.asarray(spread[name].leaves.is_valid())
             self._ids.setdefault(name, []).append((_keys(spread[name].leaves), spread[name].rows()[there] + first))
-        if self._report.found.dataset in COLLECTIONS and "image_id" in spread:
+        collection = COLLECTIONS.get(self._report.found.dataset)
+        if collection and "image_id" in spread:
             numbers = spread["image_id"].leaves
             if not pa.types.is_integer(numbers.type):
-                numbers = pc.struct_field(pc.extract_regex(numbers.cast(pa.large_string()), _NUMBER), "number")
+                names = numbers.cast(pa.large_string())
+                numbers = pc.struct_field(pc.extract_regex(names, _NAMES[collection]), "number")
             self._numbers.append(np.asarray(pc.fill_null(numbers.cast(pa.int64()), -1)))
 
 

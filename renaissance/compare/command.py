@@ -17,7 +17,7 @@ def defaults():
     runs = (
         None  # run folders or patterns of them, a list or with commas between; the others are compared with the first
     )
-    output = "compare"  # the table is written to <output>.md and <output>.csv; None = only printed
+    output = "compare"  # folder that the table is written to, as compare.md and compare.csv; None = only printed
 
 
 def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:

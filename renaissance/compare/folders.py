@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
 from renaissance.evaluation import Run, is_run, read_run
 from renaissance.report import read_rows
 
 
 class Named(NamedTuple):
-    """A finished run. Attributes: name, the shortest end of its path that no other run has; run."""
+    """A finished run. Attributes: name, "<experiment>/version_N", with more before it where two have that; run."""
 
     name: str
     run: Run
@@ -35,16 +37,25 @@ def find(runs: Sequence[str] | str | None) -> tuple[list[Named], list[str]]:
         raise UserError(f"runs={runs!r}: {', '.join(unfinished)} has no results.json yet; let a run end first.")
     for name, run in zip(names, found, strict=True):
         if run.results is None:
-            steps = [row["step"] for row in read_rows(run.path / "metrics.csv")][-1:]
-            notes.append(
-                f"{name} is unfinished (no results.json; last step logged: {(steps or ['none'])[0]}), left out."
-            )
+            last = [row["step"] for row in logged(run.path)[0]][-1:] or ["none"]
+            notes.append(f"{name} is unfinished (no results.json; last step logged: {last[0]}), left out.")
     return finished, notes
+
+
+def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
+    """The rows of a run's metrics.csv that have a step, and a sentence about what is damaged in it."""
+    try:
+        rows = read_rows(folder / "metrics.csv")
+    except (OSError, ValueError, csv.Error) as error:
+        return [], f"metrics.csv cannot be read ({first_line(error)}), so its steps are not known."
+    whole = [row for row in rows if (row.get("step") or "").isdecimal()]
+    lost = len(rows) - len(whole)
+    return whole, f"metrics.csv has {lost:,} damaged rows, left out." if lost else None
 
 
 def _words(runs: Sequence[str] | str | None) -> list[str]:
     words = runs.split(",") if isinstance(runs, str) else list(runs) if isinstance(runs, list | tuple) else []
-    words = [word.strip() if isinstance(word, str) else "" for word in words]
+    words = [os.path.expanduser(word.strip()) if isinstance(word, str) else "" for word in words]
     if not words or "" in words:
         raise UserError(
             f"runs={runs!r} is not allowed: give run folders or patterns, such as runs='result/a/*,result/b/version_3'."
@@ -57,8 +68,8 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     paths: dict[Path, Path] = {}
     notes = []
     for word in words:
-        if not glob.has_magic(word) or Path(word).exists():
-            paths.setdefault(Path(word).resolve(), Path(word))
+        if not glob.has_magic(word) or os.path.exists(word):
+            paths.setdefault(Path(os.path.realpath(word)), Path(word))
             continue
         matches = sorted((Path(match) for match in glob.glob(word, recursive=True)), key=_natural)
         if not matches:
@@ -71,7 +82,7 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
         if strays := [str(match) for match in matches if match not in folders]:
             notes.append(f"no run folders, left out: {', '.join(strays)}.")
         for match in folders:
-            paths.setdefault(match.resolve(), match)
+            paths.setdefault(Path(os.path.realpath(match)), match)
     return list(paths.values()), notes
 
 
@@ -81,14 +92,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def shortest_names(paths: Sequence[Path]) -> list[str]:
-    """For each path the shortest end that no other of them has."""
-    whole = [path.resolve().parts for path in paths]
+    """For each path the shortest end that no other of them has: the experiment and the version, or more."""
+    whole = [Path(os.path.realpath(path)).parts for path in paths]
 
     def ends(length: int) -> list[tuple[str, ...]]:
         return [parts[-length:] for parts in whole]
 
     names = []
     for place, parts in enumerate(whole):
-        length = next(n for n in range(1, len(parts) + 1) if ends(n).count(ends(n)[place]) == 1)
+        length = next(n for n in range(min(2, len(parts)), len(parts) + 1) if ends(n).count(ends(n)[place]) == 1)
         names.append(Path(*parts[-length:]).as_posix())
     return names

@@ -17,12 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.data.columns import Entries, ValueCheck, expected, fits, plain, starts
+from renaissance.data.messages import refuse_claims
 from renaissance.data.remembered import Stamp, recall, remember, stamp
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line, printable
+from renaissance.foreign import MOST_BYTES, expect, parse_json, refuse_lfs
 from renaissance.formats import IMAGE, METADATA, PER_SAMPLE, Column
 
 MAGIC = b"ARROW1"
+_LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
+_START = 64  # bytes that tell what a file is
 _STREAM_START = b"\xff\xff\xff\xff"
+_SAID = {"dataset": str, "split": str, "labels": list[str]}  # in the metadata of our writers
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
@@ -81,13 +86,21 @@ class ArrowFile:
 
 
 def metadata(path: str) -> dict[str, Any]:
-    """Return what our writers say of a file: dataset, split, and labels, their names in order; {} for other files."""
+    """Return what our writers say of a file: dataset, split, and labels, their names in order; {} for other files.
+
+    Raises:
+        UserError: the file cannot be read, or says something that our writers never say.
+    """
+    stamp(path)  # a pipe by this name would never answer
     reader, _, _ = _open(path, ())
-    try:
-        said = json.loads((reader.schema.metadata or {}).get(METADATA, b"{}"))
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+    text = (reader.schema.metadata or {}).get(METADATA, b"{}")
+    name = f"The schema metadata '{METADATA.decode()}' of '{printable(path)}'"
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{name} has {len(text):,} bytes; at most {MOST_BYTES:,} are read.")
+    said = parse_json(text, dict[str, Any], name)
+    for key, hint in _SAID.items():
+        expect(said.get(key), hint | None, f"'{key}' of {name[0].lower()}{name[1:]}")
+    return said
 
 
 def dataset_of(path: str, otherwise: str) -> str:
@@ -101,10 +114,11 @@ def dataset_of(path: str, otherwise: str) -> str:
 def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, Facts]:
     """Check a file from end to end, or recall that this was done since its last change.
 
-    Checked are: magic numbers at both ends; the columns and their types; that no column is compressed; every offset and
-    every string (Arrow's full validation); rows at all; a picture of at least one byte in every row. With `samples`
-    also: lists that belong together are equally long, no number is null, and none that is a place in a list leads out of
-    it (`columns.ValueCheck`). Not decoded: the pictures (the writer does, and `check_data`).
+    Checked are: magic numbers at both ends; the columns and their types; that nothing is compressed or claims to be larger
+    than the file, before anything is read; every offset and every string (Arrow's full validation); rows at all; a picture
+    of at least one byte in every row. With `samples` also: lists that belong together are equally long, no number is null
+    or out of its column's range, and none that is a place in a list leads out of it (`columns.ValueCheck`). Not decoded:
+    the pictures (the writer does, and `check_data`).
 
     Args:
         path: the file.
@@ -117,7 +131,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
     now = stamp(path)
     asked = json.dumps([[column._replace(meaning="") for column in columns], samples])
     what = f"check-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"
-    known = recall(path, now, what)
+    known = recall(path, now, what, {"rows": int, "samples": int, "columns": list[str]})
     if known is None:
         known = _check(path, now.size, columns, samples)._asdict()
         remember(path, now, what, known)
@@ -127,6 +141,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
 def _check(path: str, size: int, columns: Sequence[Column], samples: str | None) -> Facts:
     _check_ends(path, size)
     reader, whole, columns = _open(path, columns)
+    refuse_claims(path, whole)
     values = None
     if samples is not None:
         names = metadata(path).get("labels")
@@ -137,12 +152,12 @@ def _check(path: str, size: int, columns: Sequence[Column], samples: str | None)
         try:
             batch = reader.get_batch(number).select([column.name for column in columns])
             if not _inside(batch, whole):
-                raise UserError(
-                    f"'{path}' is compressed, so it cannot be memory-mapped: write it again without compression."
-                )
+                raise UserError(f"'{path}' has the byte order of another machine, so it cannot be memory-mapped.")
             batch.validate(full=True)
         except _READ_ERRORS as error:
             raise _damaged(path, error) from None
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            _refuse_hollow(path, name, column, 8 * size)
         for column in columns:
             if column.kind == IMAGE.kind:
                 _check_pictures(path, column.name, batch[column.name], rows)
@@ -159,11 +174,13 @@ def _check(path: str, size: int, columns: Sequence[Column], samples: str | None)
 def _check_ends(path: str, size: int) -> None:
     try:
         with open(path, "rb") as file:
-            head = file.read(len(MAGIC))
+            start = file.read(_START)
             file.seek(max(size - len(MAGIC), 0))
             tail = file.read()
     except OSError as error:
         raise UserError(f"'{path}' cannot be read ({error.strerror}).") from None
+    refuse_lfs(start, f"'{printable(path)}'")
+    head = start[: len(MAGIC)]
     if head.startswith(_STREAM_START[: max(len(head), 1)]):
         raise UserError(f"'{path}' is an Arrow *stream*; expected the Arrow IPC *file* format (pyarrow.ipc.new_file).")
     if head != MAGIC:
@@ -174,6 +191,14 @@ def _check_ends(path: str, size: int) -> None:
             f"'{path}' was cut short: an Arrow file ends in {MAGIC!r}, this one of {size:,} bytes does not; "
             "copy it or write it again."
         )
+
+
+def _refuse_hollow(path: str, name: str, values: pa.Array | None, most: int) -> None:
+    """Refuse lists of more values than a file has bits: of nulls or of empty lists, for which it holds nothing."""
+    while values is not None:
+        if len(values) > most:
+            raise UserError(f"'{path}' claims {len(values):,} values in column '{name}', more than it can hold.")
+        values = getattr(values, "values", None)
 
 
 def _check_pictures(path: str, name: str, pictures: pa.Array, first_row: int) -> None:
@@ -208,25 +233,26 @@ def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
     """Whether a file has a column; raises where it needs one, or has another type."""
     index = schema.get_field_index(column.name)
     if index < 0 and (column.needed or column.name in schema.names):
-        raise UserError(
-            f"'{path}' needs one column '{column.name}'; its columns are {', '.join(schema.names) or 'none'}."
-        )
+        raise UserError(f"'{path}' needs one column '{column.name}'; its columns are {some(schema.names) or 'none'}.")
     if index < 0 or (pa.types.is_null(schema.field(index).type) and not column.needed):
         return False
     if not fits(schema.field(index).type, column.kind):
-        kind = schema.field(index).type
+        kind = printable(str(schema.field(index).type))[:_LONGEST_TYPE]
         raise UserError(f"'{path}' column '{column.name}' is {kind}; expected {expected(column.kind)}.")
     return True
 
 
 def _inside(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
-    """Whether all data lies in the map; decompressed data does not."""
+    """Whether all data lies in the map; swapped bytes do not."""
     buffers = (buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size)
     return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
 
 
 def _damaged(path: str, error: BaseException) -> UserError:
-    reason = str(error).strip().splitlines()
-    return UserError(
-        f"'{path}' is damaged ({reason[0] if reason else type(error).__name__}); copy it or write it again."
-    )
+    return UserError(f"'{path}' is damaged ({first_line(error)}); copy it or write it again.")
+
+
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """Return the first few of names that came from data, safe to print."""
+    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return printable(", ".join(name[:_LONGEST_TYPE] for name in names[:limit])) + rest

@@ -185,7 +185,14 @@ class Collate:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         texts, seconds = [example.text for example in examples], [example.second for example in examples]
         pairs = None if seconds[0] is None else seconds
-        encoding, text = encode(self.tokenizer, texts, self.max_text_len, pairs, full=self.full)
+        encoding, text = encode(
+            self.tokenizer,
+            texts,
+            self.max_text_len,
+            pairs,
+            full=self.full,
+            where=lambda number: self.source.dataset[examples[number].id].where,
+        )
         own = [picture for example in examples for picture in example.pictures]
         micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
         targets = {task: maker(micro) for task, maker in self.makers.items()}

@@ -196,6 +196,8 @@ class ValueCheck:
                     f"'{self._path}' row {row} has no value (null) in column '{column.name}'; write it again."
                 )
         for column in self._columns:
+            if column.most is not None:
+                self._check_range(column, lengths[column.name], leaves[column.name], first)
             if column.indexes:
                 self._check_places(column, lengths, leaves[column.name], first)
             if not (column.kind in ENTRY_LENGTHS or column.beside in lengths):
@@ -217,6 +219,16 @@ class ValueCheck:
             if self._entries[name]:
                 raise UserError(sentence)
         return self._entries
+
+    def _check_range(self, column: Column, lengths: list[np.ndarray], leaves: pa.Array, first: int) -> None:
+        """Refuse a number outside a column's range; NaN is in none."""
+        numbers = np.asarray(leaves.cast(pa.float64()))
+        wrong = ~((numbers >= 0) & (numbers <= column.most))
+        if wrong.any():
+            raise UserError(
+                f"'{self._path}' row {first + _row_of(lengths, wrong)} has {numbers[int(wrong.argmax())]:g} in "
+                f"'{column.name}'; expected numbers from 0 to {column.most:g}: write the file again."
+            )
 
     def _check_places(self, column: Column, lengths: dict[str, list[np.ndarray]], leaves: pa.Array, first: int) -> None:
         """Refuse a number that is no place in what its column counts through."""

@@ -8,11 +8,12 @@ alone.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from renaissance.data.arrow import dataset_of
+from renaissance.data.arrow import dataset_of, some
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import SampleDataset
 from renaissance.errors import UserError, suggest
@@ -60,7 +61,17 @@ def open_pairs(
     folder = os.fspath(data_root)
     rows = {name: _row(name, CAPTIONS) for name in names}
     found = _listing(folder, names)
-    parts = {name: _files(name, row, split, folder, found, allow_missing_shards) for name, row in rows.items()}
+    parts, missing = {}, None
+    for name, row in rows.items():
+        try:
+            parts[name] = _files(name, row, split, folder, found, allow_missing_shards)
+        except _Missing as error:
+            missing = missing or error
+    if missing and parts:  # the others are there: say how to go on with them alone
+        there = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
+        raise _Missing(f"{str(missing)[:-1]}. To go on with what is there, give datasets='{there}'.")
+    if missing:
+        raise missing
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
@@ -201,7 +212,7 @@ def _files(name: str, row: DataSet, split: str, folder: str, found: set[str], al
             raise _missing(name, template.replace(SHARD, "0") + whose, folder, found)
         if holes and not allow_missing_shards:
             raise UserError(
-                f"data_root='{folder}' lacks {len(holes)} shards of '{name}' before {there[-1]}: {_some(holes)}; "
+                f"data_root='{folder}' lacks {len(holes)} shards of '{name}' before {there[-1]}: {some(holes)}; "
                 "complete them, or give allow_missing_shards=True to go without."
             )
         files += there
@@ -248,10 +259,5 @@ def _refuse_parts(name: str, found: set[str]) -> None:
 def _missing(name: str, expected: str, folder: str, found: set[str], near: str = "") -> _Missing:
     return _Missing(
         f"Data set '{name}'{near} needs {expected} in data_root='{folder}'; "
-        f"the arrow files there are: {_some(sorted(found)) if found else 'none'}."
+        f"the arrow files there are: {some(sorted(found)) if found else 'none'}."
     )
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

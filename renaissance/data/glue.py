@@ -24,12 +24,18 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from renaissance.data.arrow import some
 from renaissance.data.identity import picture_key
+from renaissance.data.messages import refuse_claims
 from renaissance.data.remembered import stamp
 from renaissance.data.samples import FileSummary, Sample
-from renaissance.errors import UserError, suggest
+from renaissance.errors import UserError, first_line, printable, suggest
+from renaissance.foreign import parse_json, read_json
 from renaissance.formats import GLUE, GLUE_SCORES, GlueTask
 
+# QQP, the largest, has 390,965 rows of 60 MB; a parquet file of some kB may claim, and hold, a thousand times as much.
+MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30
+_LONGEST_HEADER = 1 << 20  # bytes of a .tsv file's first line
 MOST_BROKEN = 0.001  # share of a .tsv file's rows that may lack columns, as a few of QQP's train.tsv do
 _HIDDEN = -1  # the Hub's label where the right answer is not public
 _SCORE_DECIMALS = 3  # as STS-B has them; the Hub keeps 3.8 as the nearest number of 32 bits
@@ -160,7 +166,9 @@ class GlueSamples:
         """Return the split as one table; notes how many rows each file has, and how many are used."""
         row, read = GLUE[self.name], {"saved": _saved, "parquet": _parquet, "tsv": _tsv}[self._form]
         parts = [read(path, row, self.split) for path in self._paths]
-        table = pa.concat_tables([part.table for part in parts])
+        with _explained(self._paths[0]):
+            # Shards may have strings of different widths.
+            table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
         self._rows = [part.rows for part in parts]
         self._ends = np.cumsum([part.table.num_rows for part in parts])
         if not table.num_rows:
@@ -189,13 +197,11 @@ def _find(name: str, split: str, root: Path) -> _Files | None:
 
 
 def _saved_names(state: Path) -> tuple[str, ...]:
-    try:
-        listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        names = tuple(str(each["filename"]) for each in listed)
-    except (OSError, ValueError, KeyError, TypeError):
-        names = ()
-    if not names:
-        raise UserError(f"'{state}' does not list its data files; save the data set again.")
+    listed = read_json(state, dict[str, Any]).get("_data_files")
+    files = listed if isinstance(listed, list) else ()
+    names = tuple(each.get("filename") if isinstance(each, dict) else None for each in files)
+    if not names or not all(isinstance(name, str) and name == os.path.basename(name) != "" for name in names):
+        raise UserError(f"'{state}' does not list its data files, by their names; save the data set again.")
     return names
 
 
@@ -224,42 +230,77 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        why = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"'{path}' cannot be read or is damaged ({why}).") from None
 
 
 def _saved(path: str, row: GlueTask, split: str) -> _Part:
     with _explained(path), pa.memory_map(path) as mapped:
-        table = pa.ipc.open_stream(mapped.read_buffer()).read_all()
+        whole = mapped.read_buffer()
+        refuse_claims(path, whole, stream=True)
+        table = pa.ipc.open_stream(whole).read_all()
     return _of_hub(path, table, row)
 
 
 def _parquet(path: str, row: GlueTask, split: str) -> _Part:
     with _explained(path):
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path)
+        schema, claims = file.schema_arrow, file.metadata
+        claimed = sum(claims.row_group(number).total_byte_size for number in range(claims.num_row_groups))
+        _refuse_large(path, claims.num_rows, claimed)
+        names = [name for name in (*row.texts, "label", "idx") if name in schema.names]
+        _check_columns(path, names, schema.names)
+        kinds = {name: schema.field(name).type for name in names}
+        if nested := [name for name, kind in kinds.items() if kind.num_fields or pa.types.is_dictionary(kind)]:
+            raise UserError(f"'{path}' has a column '{nested[0]}' of lists or codes; expected texts and numbers.")
+        # Read as codes and the different texts, a text that stands in a million rows takes its room once.
+        coded = [name for name, kind in kinds.items() if _is_text(kind) or pa.types.is_binary(kind)]
+        file = pq.ParquetFile(path, read_dictionary=coded)
+        parts, size = [file.schema_arrow.empty_table().select(names)], 0
+        for batch in file.iter_batches(columns=names):
+            for column in batch.columns:
+                lengths = pc.binary_length(column.dictionary) if pa.types.is_dictionary(column.type) else None
+                size += (
+                    (pc.sum(pc.take(lengths, column.indices)).as_py() or 0) if lengths is not None else column.nbytes
+                )
+            _refuse_large(path, 0, size)
+            parts.append(pa.Table.from_batches([batch]).select(names))
+        table = pa.concat_tables(parts)
+        table = pa.table({name: table[name].cast(kind) for name, kind in kinds.items()}, metadata=schema.metadata)
     return _of_hub(path, table, row)
 
 
+def _refuse_large(path: str, rows: int, size: int) -> None:
+    if rows > MOST_ROWS or size > MOST_BYTES:
+        raise UserError(
+            f"'{path}' claims {rows:,} rows and {size:,} bytes of content; of a task of GLUE at most {MOST_ROWS:,} rows and "
+            f"{MOST_BYTES:,} bytes are read."
+        )
+
+
 def _of_hub(path: str, table: pa.Table, row: GlueTask) -> _Part:
-    _check_columns(path, row.texts, table.column_names)
+    there = [name for name in ("label", "idx") if name in table.column_names]
+    _check_columns(path, (*row.texts, *there), table.column_names)
     _check_label_names(path, table.schema, row)
-    label, number = (table[name] if name in table.column_names else None for name in ("label", "idx"))
+    label, number = (table[name] if name in there else None for name in ("label", "idx"))
     return _part(path, [table[name] for name in row.texts], label, number, row, table.num_rows)
 
 
 def _check_label_names(path: str, schema: pa.Schema, row: GlueTask) -> None:
     """Refuse a file whose numbers mean other classes, where it tells."""
-    try:
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (TypeError, KeyError, ValueError):
-        return
-    if tuple(names) != row.labels:
-        raise UserError(f"'{path}' numbers its labels {', '.join(names)}; expected {', '.join(row.labels)}.")
+    said: Any = parse_json(
+        (schema.metadata or {}).get(b"huggingface", b"{}"), name=f"The 'huggingface' metadata of '{path}'"
+    )
+    for key in ("info", "features", "label", "names"):
+        said = said.get(key) if isinstance(said, dict) else None
+    if said is not None and (not isinstance(said, list) or tuple(said) != row.labels):
+        names = some([str(name) for name in said]) if isinstance(said, list) else printable(str(said))[:60]
+        raise UserError(f"'{path}' numbers its labels {names}; expected {', '.join(row.labels)}.")
 
 
 def _tsv(path: str, row: GlueTask, split: str) -> _Part:
     with _explained(path), open(path, "rb") as file:
-        first = file.readline().decode("utf-8-sig").rstrip("\r\n").split("\t")
+        first = file.readline(_LONGEST_HEADER).decode("utf-8-sig").rstrip("\r\n").split("\t")
     texts, test = row.tsv_texts or row.texts, split.startswith("test")
     bare = len(first) == len(row.tsv_bare) and not set(texts) <= set(first)
     there = row.tsv_bare if bare else first
@@ -267,6 +308,7 @@ def _tsv(path: str, row: GlueTask, split: str) -> _Part:
     number = next((name for name in ("index", *(["id"] if test else ())) if name in there), None)  # QQP's test has id
     label = row.tsv_label if row.tsv_label in there else None
     wanted = [name for name in (*texts, label, number) if name]
+    _check_columns(path, wanted, there)
     broken: list[Any] = []
 
     def skip(line: Any) -> str:
@@ -293,7 +335,9 @@ def _tsv(path: str, row: GlueTask, split: str) -> _Part:
 def _check_columns(path: str, wanted: Sequence[str], there: Sequence[str]) -> None:
     lacking = [name for name in wanted if name not in there]
     if lacking:
-        raise UserError(f"'{path}' lacks the column {', '.join(lacking)}; its columns are {', '.join(there)}.")
+        raise UserError(f"'{path}' lacks the column {', '.join(lacking)}; its columns are {some(there)}.")
+    if twice := [name for name in wanted if list(there).count(name) > 1]:
+        raise UserError(f"'{path}' has the column {twice[0]} more than once; its columns are {some(there)}.")
 
 
 def _part(
@@ -344,5 +388,5 @@ def _labels(path: str, given: pa.ChunkedArray, row: GlueTask) -> pa.ChunkedArray
     first = pc.index(pc.or_(hidden, right), False).as_py()
     if first >= 0:
         allowed = f"{', '.join(row.labels)} or 0 to {high}" if row.labels else f"a number from {low:g} to {high:g}"
-        raise UserError(f"'{path}' row {first} has the label {given[first]}; expected {allowed}.")
+        raise UserError(f"'{path}' row {first} has the label {printable(str(given[first]))[:60]}; expected {allowed}.")
     return pc.if_else(hidden, None, values)

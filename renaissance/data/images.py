@@ -1,10 +1,10 @@
 """From the bytes of an encoded picture to (3, H, W) uint8 RGB.
 
-Ordinary JPEG files go through torchvision's decoder, straight into a tensor; everything else goes through Pillow: CMYK
-and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame). torchvision's decoder of PNG
-(0.29) ends the process where the compressed pixels are damaged. Samples of 16 bits are scaled to 8. The format is read
-from the bytes, never from a file name, and the size before anything is decoded: of an ordinary JPEG by `_jpeg_size`,
-which takes a few microseconds, of all else by Pillow.
+Ordinary JPEG files go through torchvision's decoder, straight into a tensor; everything else goes through Pillow
+(`renaissance/pixels.py`): CMYK and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame).
+torchvision's decoder of PNG (0.29) ends the process where the compressed pixels are damaged. Samples of 16 bits are
+scaled to 8. The format is read from the bytes, never from a file name, and the size before anything is decoded: of an
+ordinary JPEG by `_jpeg_size`, which takes a few microseconds, of all else by Pillow.
 
 The EXIF orientation is ignored, as the ancestors (ViLT, METER) ignore it: the boxes of COCO, Visual Genome and RefCOCO
 are in stored pixels, and published numbers were made that way.
@@ -12,18 +12,16 @@ are in stored pixels, and published numbers were made that way.
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
-from renaissance.errors import UserError
-from renaissance.formats import MAX_PIXELS, PICTURE_FORMATS
+from renaissance.errors import UserError, first_line, printable
+from renaissance.jpeg import refuse_slow
+from renaissance.pixels import open_picture, refuse_size, rgb
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.
@@ -43,23 +41,21 @@ def decode(encoded: bytes, where: str) -> Tensor:
         which torchvision's decoder writes and its resize is fastest on.
 
     Raises:
-        UserError: the bytes are not a picture, are cut short, or claim more than MAX_PIXELS.
+        UserError: the bytes are not a picture, are cut short, claim more than MAX_PIXELS, or would take too long.
     """
     # The decoders warn of oddities of a file that nobody can act on while training, and torchvision of its own future.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             size = _jpeg_size(encoded)
-            # Pillow reads no more than the header here.
-            opened = None if size else Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS)
-            width, height = size or opened.size
-            if width * height <= MAX_PIXELS:
-                return _pixels(opened, encoded) if opened else _jpeg_pixels(encoded)
-        except Image.DecompressionBombError as error:
-            raise UserError(f"The picture of {where} is too large: {error}") from error
+            if size is None:
+                return torch.from_numpy(rgb(open_picture(encoded))).permute(2, 0, 1)
+            refuse_size(*size)
+            refuse_slow(encoded)
+            return _jpeg_pixels(encoded)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
-            raise UserError(f"The picture of {where} cannot be decoded ({type(error).__name__}: {error}).") from error
-    raise UserError(f"The picture of {where} has {width} x {height} pixels; at most {MAX_PIXELS:,} are read.")
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"The picture of {printable(where)} cannot be decoded ({why}).") from error
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
@@ -92,20 +88,3 @@ def _jpeg_pixels(encoded: bytes) -> Tensor:
 def _bytes(encoded: bytes) -> Tensor:
     # bytearray: torch wants writable memory; the copy of the compressed bytes is some microseconds
     return torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-
-
-def _pixels(opened: Image.Image, encoded: bytes) -> Tensor:
-    if opened.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
-        grey = _to_8_bits(np.asarray(opened))
-        return torch.from_numpy(grey).expand(3, -1, -1)
-    if opened.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
-    if opened.has_transparency_data:
-        layer = opened.convert("RGBA")
-        opened = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
-
-
-def _to_8_bits(samples: np.ndarray) -> np.ndarray:
-    """Scale samples of 0..65535 to 0..255, rounding to the nearest (65535 = 255 * 257)."""
-    return ((np.clip(samples, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)

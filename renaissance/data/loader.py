@@ -7,29 +7,39 @@ All of it happens in one worker for one step, so the number of workers changes n
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
+import atexit
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from multiprocessing.context import BaseContext
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from renaissance.data.collate import Collate
 from renaissance.data.sampler import Draw, EvalBatches, TrainSteps
-from renaissance.errors import UserError
-from renaissance.signals import ASKING
+from renaissance.data.workers import raise_file_limit, socket_folder, start_method, start_worker
+from renaissance.errors import UserError, first_line
 from renaissance.types import Batch
 
-try:
-    import resource
-except ImportError:  # not a POSIX system, which has no such limit
-    resource = None
-
 _PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
+_LOOK = 2  # seconds between two looks at workers that deliver nothing
+_GRACE = 20  # seconds that a run which was asked to stop waits for a step
+_PATIENCE = 1800  # seconds without a step after which no more comes
+_TIMED_OUT = "timed out"  # of torch's RuntimeError
+
+
+_LOADERS: weakref.WeakSet[StepLoader] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, and so before it
+def _kill_all() -> None:
+    for loader in list(_LOADERS):
+        loader.kill()
 
 
 class StepView(Dataset[list[Batch] | UserError]):
@@ -57,10 +67,11 @@ class StepLoader(DataLoader):
         num_workers: worker processes; 0 loads in this process. Each worker uses one thread.
         pin_memory: put the tensors in page-locked memory, for a faster copy to a GPU.
         raises: False: the item of a step that cannot be loaded is its `UserError`, and whoever trains saves before it ends.
+        asked: whether the run was asked to stop: then it does not wait long for workers that deliver nothing.
 
     Raises:
         UserError: while iterating, for a picture that cannot be decoded, with its file and row; for a file that has changed;
-            for a worker that has died.
+            for workers that have died, or deliver nothing.
     """
 
     def __init__(
@@ -71,12 +82,16 @@ class StepLoader(DataLoader):
         pin_memory: bool,
         *,
         raises: bool = True,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.raises = raises
+        self.raises, self.asked = raises, asked
+        self._waits_since: float | None = None  # when the wait for the next item began
+        folder = socket_folder() if num_workers else ""
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            _open_as_many_files_as_may_be()
+            raise_file_limit()
+            _LOADERS.add(self)
         super().__init__(
             StepView(collate),
             sampler=sampler,
@@ -86,8 +101,9 @@ class StepLoader(DataLoader):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
-            worker_init_fn=_leave_stopping_to_the_trainer,
-            multiprocessing_context=_start_of_workers() if num_workers else None,
+            timeout=_LOOK if num_workers else 0,
+            worker_init_fn=partial(start_worker, folder),
+            multiprocessing_context=start_method() if num_workers else None,
         )
 
     def __iter__(self) -> Iterator[list[Batch] | UserError]:
@@ -96,20 +112,91 @@ class StepLoader(DataLoader):
                 raise item
             yield item
 
+    def kill(self) -> None:
+        """Ends the workers at once: they leave signals to the trainer, and Python would wait for them when it ends."""
+        items, self._iterator = self._iterator, None
+        workers = getattr(items, "_workers", ())
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(_LOOK)
+        if items is not None:
+            items._shutdown = True  # torch's own way out asks for locks that a killed worker may hold
+
     def _items(self) -> Iterator[list[Batch] | UserError]:
-        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        items = super().__iter__()
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            # torch raises from a handler of its own, in the midst of an optimizer's step, say; it also looks when it waits.
-            signal.signal(signal.SIGCHLD, handler)
+        if not self.num_workers:
+            yield from super().__iter__()
+            return
         try:
-            yield from items
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            items = self._workers_at_work()
+            while (item := self._next(items)) is not None:
+                yield item
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            if not self._lost_a_worker():
                 raise
             yield self._why(error)
 
-    def _why(self, error: RuntimeError) -> UserError:
+    def _workers_at_work(self) -> Iterator[list[Batch] | UserError]:
+        """The iterator of torch; workers of the last one that do not answer within `_LOOK` seconds are replaced."""
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        try:
+            try:
+                items = super().__iter__()
+            except RuntimeError as error:
+                if _TIMED_OUT not in str(error):
+                    raise
+                self.kill()
+                items = super().__iter__()
+        finally:
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                # torch raises from a handler of its own, in the midst of an optimizer's step, say; it also looks when it waits.
+                signal.signal(signal.SIGCHLD, handler)
+        if hasattr(signal, "pthread_kill"):
+            threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True, name="loader-watch").start()
+        return items
+
+    def _next(self, items: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
+        """The next item, or why it does not come; None behind the last."""
+        wakes = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        began, asked = time.monotonic(), None
+        self._waits_since = began
+        before = signal.signal(signal.SIGCHLD, self._wake) if wakes else None
+        try:
+            while True:
+                try:
+                    return next(items, None)
+                except RuntimeError as error:
+                    if _TIMED_OUT not in str(error):
+                        raise
+                now = time.monotonic()
+                asked = (asked or now) if self.asked() else None
+                if now - began > _PATIENCE or (asked is not None and now - asked > _GRACE):
+                    return UserError(
+                        f"num_workers={self.num_workers}: the loader processes have delivered nothing for {now - began:.0f} "
+                        "seconds. Is the disk of data_root there? num_workers=0 shows what they are waiting for."
+                    )
+        finally:
+            self._waits_since = None
+            if wakes:
+                signal.signal(signal.SIGCHLD, before)
+
+    def _waits_in_vain(self) -> bool:
+        """Whether the main thread has waited for some time, and a worker is gone."""
+        since = self._waits_since
+        return since is not None and time.monotonic() - since > 2 * _LOOK and not _all_alive(self._iterator)
+
+    def _wake(self, *_: Any) -> None:
+        if self._waits_in_vain():
+            raise ConnectionResetError("a loader process has ended while it sent a step")
+
+    def _lost_a_worker(self) -> bool:
+        """Whether a worker has died; what comes from it breaks a moment before."""
+        end = time.monotonic() + 2
+        while _all_alive(self._iterator) and time.monotonic() < end:
+            time.sleep(0.1)
+        return not _all_alive(self._iterator)
+
+    def _why(self, error: Exception) -> UserError:
         """Why a worker has died: a file that was cut under it, or else most often want of memory."""
         dataset = self.dataset.collate.source.dataset
         try:
@@ -118,40 +205,22 @@ class StepLoader(DataLoader):
         except UserError as changed:
             return changed
         return UserError(
-            f"num_workers={self.num_workers}: a loader process has died ({str(error).splitlines()[0]}). Most often the "
+            f"num_workers={self.num_workers}: a loader process has died ({first_line(error)}). Most often the "
             "machine has run out of memory: give fewer num_workers, or more memory."
         )
 
 
-def _start_of_workers() -> BaseContext | None:
-    """How workers start; None as the system does.
-
-    Among several processes by a fork server: threads of torch's process groups come and go in Python, and a process that is
-    forked in such a moment never wakes up (Python 3.11; its list of threads is locked for good).
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return None
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["renaissance.data.collate"])  # torch and transformers, once for all workers
-    return context
+def _watch(reference: weakref.ref[StepLoader]) -> None:
+    """Wakes the main thread where a worker was killed in the midst of a message, whose end it would await for ever."""
+    while (loader := reference()) is not None and loader._iterator is not None:
+        if loader._waits_in_vain():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGCHLD)
+        del loader  # else it would live on for this thread
+        time.sleep(_LOOK)
 
 
-def _leave_stopping_to_the_trainer(_: int) -> None:
-    """In a worker: what asks a run to stop reaches all of its processes, and the steps that are loaded are still wanted."""
-    for number in ASKING:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _open_as_many_files_as_may_be() -> None:
-    """Raises this process's limit of open files as far as the system lets it.
-
-    Every tensor that a worker sends is an open file here until it is released, and the steps in flight hold hundreds
-    where they are cut into many micro-batches; the usual limit of 1024 would end the run with "Too many open files".
-    """
-    if resource is not None:
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses infinity
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _all_alive(items: Any) -> bool:
+    return all(worker.is_alive() for worker in getattr(items, "_workers", ()))
 
 
 def _as_it_is(item: list[Batch] | UserError) -> list[Batch] | UserError:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.data.arrow import ArrowFile
+from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.columns import Entries
 from renaissance.data.identity import picture_key, text_key
 from renaissance.data.remembered import Stamp, recall, recall_array, remember
 from renaissance.data.samples import ArrowSamples, RawSample, Unwanted
-from renaissance.formats import CAPTION, CAPTION_COLUMNS, IMAGE
+from renaissance.errors import UserError
+from renaissance.formats import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 
 _REPEATS = "repeats"
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
@@ -52,6 +55,22 @@ class PairDataset(ArrowSamples):
         file, number, _, _ = self._find(index)
         return file.entries[CAPTION.name][number]
 
+    def picture_names(self, indices: Sequence[int]) -> list[str]:
+        """Return what the files call the pictures of these samples; "file.arrow row 12" where a file has no names."""
+        names: dict[int, ArrowFile | None] = {}
+        return [self._picture_name(int(index), names) for index in indices]
+
+    def _picture_name(self, index: int, names: dict[int, ArrowFile | None]) -> str:
+        place = self._find(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        if number not in names:
+            path = os.path.join(self._folder, self._files[number])
+            try:  # a column that nobody needs: what is wrong with it is no fault of the file
+                names[number] = ArrowFile(path, [IMAGE_ID]) if check_file(path, [IMAGE_ID])[1].columns else None
+            except UserError:
+                names[number] = None
+        return (names[number] and names[number].value(IMAGE_ID.name, place.row)) or place.where
+
     @property
     def labelled(self) -> bool:
         """Captions are their own labels."""
@@ -69,18 +88,23 @@ def unwanted(path: str, now: Stamp) -> Unwanted:
         gaps[j] is the number of kept captions before the j-th one left out, so kept caption k stands at position
         k + searchsorted(gaps, k, "right") of the file. None where all are kept.
     """
-    known = recall(path, now, _REPEATS)
+    known = recall(path, now, _REPEATS, {"repeated": int, "empty": int, "gaps": int})
     if known is not None:
         if not known["repeated"] + known["empty"]:
             return Unwanted()
         gaps = recall_array(path, _REPEATS)
-        if gaps is not None and len(gaps) == known["repeated"] + known["empty"]:
+        if gaps is not None and len(gaps) == known["repeated"] + known["empty"] and known["gaps"] == _checksum(gaps):
             return Unwanted(known["repeated"], known["empty"], gaps)
     repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS).entries[CAPTION.name])
     left_out = np.sort(np.concatenate([repeated, empty]))
     gaps = left_out - np.arange(len(left_out)) if len(left_out) else None
-    remember(path, now, _REPEATS, {"repeated": len(repeated), "empty": len(empty)}, gaps)
+    facts = {"repeated": len(repeated), "empty": len(empty), "gaps": 0 if gaps is None else _checksum(gaps)}
+    remember(path, now, _REPEATS, facts, gaps)
     return Unwanted(len(repeated), len(empty), gaps)
+
+
+def _checksum(gaps: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(gaps))
 
 
 def find_unwanted(texts: Entries) -> tuple[np.ndarray, np.ndarray]:

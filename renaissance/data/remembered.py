@@ -11,15 +11,18 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from renaissance.errors import UserError
+from renaissance.foreign import expect, read_json
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 _READ_WHOLE_BELOW = 1 << 20  # bytes; a map costs a file descriptor, so small arrays are read
 
 
@@ -38,47 +41,63 @@ def stamp(path: str) -> Stamp:
     """
     try:
         status = os.stat(path)
-        if not os.path.isfile(path):
-            raise UserError(f"'{path}' is not a file; expected an Arrow file.")
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be opened ({error.strerror}); expected an Arrow file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"'{path}' cannot be opened ({why}); expected an Arrow file.") from None
+    if not S_ISREG(status.st_mode):
+        raise UserError(f"'{path}' is not a file; expected an Arrow file.")
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/renaissance`, or `~/.cache/renaissance`."""
+    """Return `$XDG_CACHE_HOME/renaissance`, or `~/.cache/renaissance`. Raises RuntimeError where there is no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "renaissance"
 
 
-def recall(path: str, now: Stamp, what: str) -> dict[str, Any] | None:
-    """Return the record named `what` about the file, or None where there is none that still holds."""
+def recall(path: str, now: Stamp, what: str, hints: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record named `what` about the file, or None where there is none that still holds.
+
+    Args:
+        path, now, what: of which file, as it is now, and which record.
+        hints: the types of the record's values (`foreign.expect`); anything else in the cache folder is no record of ours.
+    """
     try:
-        record = json.loads(_place(path, what, ".json").read_bytes())
-    except (OSError, ValueError):
+        record = read_json(_place(path, what, ".json"), dict[str, Any])
+        if record.get("key") != _record_key(path, now, record.get("facts")):
+            return None
+        facts = expect(record["facts"], dict[str, Any], "a record")
+        return {name: expect(facts.get(name), hint, name) for name, hint in hints.items()}
+    except (UserError, RuntimeError):
         return None
-    return record["facts"] if record.get("key") == _record_key(path, now) else None
 
 
 def recall_array(path: str, what: str) -> np.ndarray | None:
-    """Return the array that was stored with a record, memory-mapped where it is large."""
-    place = _place(path, what, ".npy")
+    """Return the array of whole numbers that was stored with a record, memory-mapped where it is large."""
     try:
+        place = _place(path, what, ".npy")
         large = place.stat().st_size > _READ_WHOLE_BELOW
-        return np.load(place, mmap_mode="r" if large else None, allow_pickle=False)
-    except (OSError, ValueError):
+        array = np.load(place, mmap_mode="r", allow_pickle=False)  # a map cannot be larger than its file
+    except Exception:  # whatever is wrong with a file of a cache, it is as if it were not there
         return None
+    return (array if large else np.array(array)) if array.ndim == 1 and array.dtype == np.int64 else None
 
 
 def remember(path: str, now: Stamp, what: str, facts: dict[str, Any], array: np.ndarray | None = None) -> None:
     """Store a record, and the array that belongs to it first: a record never speaks of an array that is not there."""
+    with contextlib.suppress(RuntimeError):
+        _store(path, what, json.dumps({"key": _record_key(path, now, facts), "facts": facts}), array)
+
+
+def _store(path: str, what: str, record: str, array: np.ndarray | None) -> None:
     if array is not None and not _replace(_place(path, what, ".npy"), lambda file: np.save(file, array)):
         return
-    record = json.dumps({"key": _record_key(path, now), "facts": facts})
     _replace(_place(path, what, ".json"), lambda file: file.write(record.encode()))
 
 
-def _record_key(path: str, now: Stamp) -> list:
-    return [RECORD_VERSION, os.path.abspath(path), now.size, now.mtime_ns]
+def _record_key(path: str, now: Stamp, facts: Any) -> list:
+    """What makes a record one of this file: whose facts they are, and a checksum of them."""
+    checksum = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    return [RECORD_VERSION, os.path.abspath(path), now.size, now.mtime_ns, checksum]
 
 
 def _place(path: str, what: str, suffix: str) -> Path:

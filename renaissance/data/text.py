@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from renaissance.errors import UserError, first_line, printable
 from renaissance.types import TextInput
 
 # Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain.
 _PAD_MULTIPLE = 4
+
+_SHOWN = 60  # characters of a text that a sentence tells
 
 # Rows that vocabularies keep in reserve: [unused12] (BERT), <unused12> (Gemma), <extra_id_12> (T5).
 _RESERVED_PIECE = re.compile(r"[\[<](unused_?|extra_id_)\d+[\]>]")
@@ -56,6 +59,7 @@ def encode(
     seconds: Sequence[str] | None = None,
     *,
     full: bool = False,
+    where: Callable[[int], str] | None = None,
 ) -> tuple[BatchEncoding, TextInput]:
     """Tokenise a batch of texts and pad it on the right.
 
@@ -65,13 +69,17 @@ def encode(
         max_text_len: longer texts are cut to this many tokens, special tokens included.
         seconds: B second texts, where each sample is a pair of sentences; the longer of a pair is cut first.
         full: pad to max_text_len, so that every batch has one shape.
+        where: what a sentence calls text number i, such as its file and row.
 
     Returns:
         What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
         but never beyond max_text_len.
+
+    Raises:
+        UserError: the tokenizer panics at a text.
     """
-    pairs = (list(texts),) if seconds is None else (list(texts), list(seconds))
-    encoding = tokenizer(*pairs, truncation=True, max_length=max_text_len, padding=False)
+    pairs = [list(texts)] if seconds is None else [list(texts), list(seconds)]
+    encoding = tokenize(tokenizer, pairs, where, truncation=True, max_length=max_text_len, padding=False)
     lengths = [len(ids) for ids in encoding["input_ids"]]
     longest = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
     shape = (len(lengths), max_text_len if full else min(longest, max_text_len))
@@ -83,3 +91,32 @@ def encode(
             token_type_ids[i, :length] = encoding["token_type_ids"][i]
     attention_mask = np.arange(shape[1]) < np.array(lengths)[:, None]
     return encoding, TextInput(*map(torch.from_numpy, (input_ids, attention_mask, token_type_ids)))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], where: Callable[[int], str] | None = None, **options
+) -> BatchEncoding:
+    """Call a tokenizer.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        pairs: the texts, and where each is one of a pair, the second texts.
+        where: as for `encode`.
+        options: of the tokenizer's call.
+
+    Raises:
+        UserError: its Rust code panics, which is a BaseException and would end a loader process without a word.
+    """
+    try:
+        return tokenizer(*pairs, **options)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        if len(pairs[0]) > 1:  # which of them it is
+            for number in range(len(pairs[0])):
+                one = [texts[number : number + 1] for texts in pairs]
+                tokenize(tokenizer, one, where and (lambda _, number=number: where(number)), **options)
+        text = " | ".join(texts[0] for texts in pairs)
+        shown = printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
+        of = f" of {where(0)}" if where else ""
+        raise UserError(f"The tokenizer cannot read the text{of}, '{shown}' ({first_line(error)}).") from None

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from renaissance.data.arrow import ArrowFile, check_file, metadata
-from renaissance.errors import UserError
+from renaissance.errors import UserError, printable
 from renaissance.formats import DATASETS, VQA_LABELS
 
 _ROW = DATASETS["vqa"]
@@ -38,7 +38,8 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
         for label, answer in _pairs(path) if labels is None else enumerate(labels):
             if answer_of.setdefault(label, answer) != answer:
                 raise UserError(
-                    f"'{path}' has the answer '{answer}' for label {label}, which was '{answer_of[label]}' before it; "
+                    f"'{path}' has the answer '{_shown(answer)}' for label {label}, which was "
+                    f"'{_shown(answer_of[label])}' before it; "
                     f"write {', '.join(names)} anew, all in one run."
                 )
     if not answer_of:
@@ -69,6 +70,10 @@ def _pairs(path: str) -> list[tuple[int, str]]:
         both = np.unique(np.stack([numbers, texts.indices.to_numpy()]), axis=1).T.tolist()
         pairs |= {(label, texts.dictionary[code].as_py()) for label, code in both}
     return sorted(pairs)
+
+
+def _shown(answer: str) -> str:
+    return printable(answer)[:60]
 
 
 def _flat(entries: pa.Array) -> pa.Array:

@@ -8,6 +8,7 @@ from typing import Any
 from sacred import Experiment
 
 from renaissance.errors import UserError
+from renaissance.rules import text, whole
 
 ex = Experiment("demo", save_git_info=False)
 
@@ -21,18 +22,22 @@ def defaults():
     demo_tasks = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
 
 
+CHECKS = {"root": text("a folder"), "seed": whole(0, most=2**63 - 1), "steps": whole(10), "pictures": whole(100)}
+
+
 def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """Runs the demo.
 
     Raises:
-        UserError: a setting that is not a whole number, or too small to split into groups.
+        UserError: a setting that is of another kind, or too small to split into groups.
     """
-    for name, least in (("seed", 0), ("steps", 10), ("pictures", 100)):
-        if not isinstance(values[name], int) or isinstance(values[name], bool) or values[name] < least:
-            raise UserError(f"{name}={values[name]!r} is not allowed: give a whole number of at least {least}.")
+    for name, check in CHECKS.items():
+        if problem := check.problem(name, values[name]):
+            raise UserError(problem)
+    root, seed, steps, pictures = (check.convert(values[name]) for name, check in CHECKS.items())
     from .finetune import chosen
 
     tasks = chosen(values["demo_tasks"])
     from .run import demo
 
-    demo(str(values["root"]), values["seed"], values["steps"], values["pictures"], tasks)
+    demo(root, seed, steps, pictures, tasks)

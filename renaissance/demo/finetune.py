@@ -123,7 +123,7 @@ def chosen(demo_tasks: Any) -> list[str]:
         return list(TASKS)
     names = demo_tasks.split(",") if isinstance(demo_tasks, str) else demo_tasks
     for name in names if isinstance(names, (list, tuple)) else [names]:
-        if name not in TASKS:
+        if not isinstance(name, str) or name not in TASKS:
             raise UserError(
                 f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{suggest(str(name), TASKS)}; "
                 f"give all, or some of {', '.join(TASKS)}."

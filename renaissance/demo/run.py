@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from renaissance.console import say
 from renaissance.errors import Stopped, UserError
 from renaissance.launch import available_cores
 from renaissance.prepare.coco import make_arrow
@@ -47,7 +48,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> d
     figures = {name: content["figures"] for name, content in runs.items()}
     tables = [results_table(figures)]
     if tasks:
-        print(tables[0], flush=True)
+        say(tables[0])
         from .finetune import results_table as table_of_tasks
 
         found = _finetune(folder, seed, steps, tasks, runs)
@@ -57,12 +58,12 @@ def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> d
     took = f"seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes on {available_cores()} cores"
     written = "\n".join(f"```text\n{each}\n```\n" for each in tables)
     (folder / "results.md").write_text(f"# The demo\n\n{took}\n\n{written}", encoding="utf-8")
-    print(tables[-1])
-    print(f"\n{took}\nfigures: {folder / 'demo.json'}, tables: {folder / 'results.md'}")
+    say(tables[-1])
+    say(f"\n{took}\nfigures: {folder / 'demo.json'}, tables: {folder / 'results.md'}")
     for name, content in runs.items():
-        print(f"{name}: {content['run_folder']}")
+        say(f"{name}: {content['run_folder']}")
     best = f"{runs['two_tower']['run_folder']}/checkpoints/best.ckpt"
-    print(f"\nnext: python run.py with task_mlm_itm load_path={best} datasets='[\"coco\"]' data_root={folder / 'arrow'} "
+    say(f"\nnext: python run.py with task_mlm_itm load_path={best} datasets='[\"coco\"]' data_root={folder / 'arrow'} "
           "max_steps=100 batch_size=32 log_dir=" + str(folder / "runs"))  # fmt: skip
     return figures
 
@@ -73,7 +74,7 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"writing {pictures:,} pictures with captions as COCO downloads to {folder / 'raw'}", flush=True)
+        say(f"writing {pictures:,} pictures with captions as COCO downloads to {folder / 'raw'}")
         write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, val=VAL, test=TEST)
     except OSError as error:
         raise UserError(
@@ -118,7 +119,7 @@ def _finetune(
     """The downstream tasks, a process a core; a process that is through takes what is waiting next."""
     from . import finetune
 
-    print(f"writing the downloads of {', '.join(names)}", flush=True)
+    say(f"writing the downloads of {', '.join(names)}")
     finetune.write_tasks(folder, seed, names)
     checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}
     blocks = finetune.blocks(names, steps)
@@ -162,12 +163,12 @@ def _in_log(work: Any, log: str, *arguments: Any) -> None:
         try:
             work(*arguments)
         except Stopped as stop:
-            print(stop, file=file)
+            say(str(stop))
             sys.exit(stop.status)
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc(file=file)
-            print(f"{type(error).__name__}: {error}", file=file)
+            say(f"{type(error).__name__}: {error}")
             sys.exit(1)
 
 
@@ -177,15 +178,17 @@ def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], bega
     Raises:
         UserError: a process failed; its log is named.
     """
-    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True) as bar:
+    seen = sys.stderr.isatty()  # in a file a line a minute is enough
+    pace = {"mininterval": 0.1 if seen else 60, "miniters": 0}
+    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True, **pace) as bar:
         while True:
             alive = [process for process in processes.values() if process.is_alive()]
             rows = {name: _last_row(runs / name, began) for name in followed}
-            bar.n = sum(int(row["step"]) for row in rows.values() if row)
+            bar.update(sum(int(row["step"]) for row in rows.values() if row) - bar.n)
             unfinished = {name: row for name, row in rows.items() if row and int(row["step"]) < followed[name]}
             losses = {f"{name} {key.partition('/')[0]}": value[:5] for name, row in unfinished.items()
                       for key, value in row.items() if key.endswith("/train/loss") and value}  # fmt: skip
-            bar.set_postfix(losses)
+            bar.set_postfix(losses, refresh=seen)
             for name, process in processes.items():
                 if process.exitcode not in (None, 0):
                     log = runs.parent / f"{name}.log"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,19 +67,53 @@ def bootstrap(
 
 
 def interval(
-    frame: pd.DataFrame, value: float, statistic: Callable[[pd.DataFrame], float], **options: int
-) -> tuple[float, float]:
-    """`bootstrap` of a metric, on the fast path where its `value` is the mean score of the frame."""
-    return bootstrap(frame, None if is_mean(frame, value) else statistic, **options)
+    frames: Sequence[pd.DataFrame], statistic: Callable[[pd.DataFrame], float] | None = None
+) -> tuple[float, float] | None:
+    """`bootstrap` of a metric; None where it has none, or where less than two examples or groups say how sure it is.
+
+    Where all are right, or all wrong, no resample is any different: then it is the exact one of a binomial share (Clopper
+    and Pearson 1934), of examples or groups.
+
+    Args:
+        frames: one, or several whose means of "score" the metric is the mean of; then groups that they share are drawn.
+        statistic: of the one frame, where the metric is no mean.
+    """
+    if min(_units(frame) for frame in frames) < 2:
+        return None
+    known = frames[0]["score"].dropna().unique()
+    if len(frames) == 1 and statistic is None and len(known) == 1 and known[0] in (0, 1):
+        bound = COVERED[0] ** (1 / _units(frames[0]))
+        return (bound, 1.0) if known[0] else (0.0, 1 - bound)
+    low, high = bootstrap(frames[0], statistic) if len(frames) == 1 else _joint(frames, np.random.default_rng(0))
+    return None if math.isnan(low) else (low, high)
+
+
+def _units(frame: pd.DataFrame) -> int:
+    """How many examples, or groups, have a score."""
+    known = frame[frame["score"].notna()]
+    return known[GROUP].nunique() if GROUP in frame else len(known)
+
+
+def _joint(frames: Sequence[pd.DataFrame], draw: np.random.Generator) -> tuple[float, float]:
+    """The interval of the mean of several means, where a group brings what it has in each frame."""
+    grouped = [frame.groupby(GROUP)["score"].agg(["sum", "count"]) for frame in frames]
+    sums, sizes = (
+        pd.concat([each[name] for each in grouped], axis=1).fillna(0).to_numpy(float) for name in ("sum", "count")
+    )
+    resamples = _affordable(1000, len(sums), _MOST_COUNTS)
+    counts = draw.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples)
+    with np.errstate(invalid="ignore"):
+        return _interval(((counts @ sums) / (counts @ sizes)).mean(1))
 
 
 def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> Paired:
     """The difference of the mean scores of two runs on the same examples, matched by id; groups as in `bootstrap`.
 
-    p is twice the smaller share of resampled differences on either side of 0, the observed one counted among them.
+    p is twice the smaller share of resampled differences on either side of 0, the observed one counted among them; and no
+    smaller than so few examples (or groups) with a difference can show at all, by the signs of their differences.
 
     Raises:
-        UserError: an id occurs twice, the runs have different ids, or all answers are hidden.
+        UserError: an id occurs twice, the runs have different ids, all answers are hidden, or there is one example alone.
     """
     # Ids that a file holds as text are those that were numbers beside text.
     first, second = (
@@ -97,15 +131,20 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     differences = (second["score"] - first["score"].reindex(second.index)).dropna().sort_index()
     if differences.empty:
         raise UserError("The predictions have no score where the answers are hidden, so they cannot be compared.")
+    groups = second.loc[differences.index].get(GROUP)
+    units = differences if groups is None else differences.groupby(groups.to_numpy()).sum()
+    if len(units) < 2:
+        raise UserError(
+            "The predictions are of one example, or one group of them, which tells nothing of a difference."
+        )
     # Seen from the other run, the same draws with the other sign: the order of two runs changes no digit.
     leading = differences[differences != 0].head(1)
     sign = np.sign(leading.iloc[0]) if len(leading) else 1.0
-    groups = second.loc[differences.index].get(GROUP)
     means = (
         sign * _means(sign * differences.to_numpy(), groups, resamples, np.random.default_rng(seed)) + 0.0
     )  # no -0.0
     tail = min((means <= 0).sum(), (means >= 0).sum())
-    p = min(1.0, 2 * (1 + tail) / (1 + len(means)))
+    p = min(1.0, max(2 * (1 + tail) / (1 + len(means)), 2.0 ** (1 - int((units != 0).sum()))))
     return Paired(float(differences.mean()), *_interval(means), float(p), len(differences))
 
 

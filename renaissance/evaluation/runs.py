@@ -2,45 +2,96 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from renaissance.errors import UserError
+from renaissance.errors import UserError, first_line
+from renaissance.foreign import expect, read_json
 
 from .frames import predictions_file
+from .intervals import GROUP
+
+MOST_ROWS = 20_000_000  # of a file of predictions
+_RESULTS = dict[str, dict[str, dict[str, float | None]]]
+_RECORD = {
+    "settings": dict[str, Any],
+    "parameters": dict[str, dict[str, int]],
+    "data": dict[str, dict[str, dict[str, Any]]],
+}
+_DETAILS = dict[str, dict[str, dict[str, dict[str, Any]]]]
+_DETAIL = {
+    "method": str | None,
+    "exact": bool | None,
+    "interval": list[float] | None,
+    "examples": int | None,
+    "eval_limit": dict[str, int] | None,
+}
 
 
 class Run(NamedTuple):
-    """What a run left in its folder. Attributes: path; record, of settings.json; results, None while unfinished."""
+    """What a run left in its folder.
+
+    Attributes:
+        path: the folder. record: of settings.json.
+        results: of results.json, None while unfinished. details: of results_details.json, {} where there is none.
+    """
 
     path: Path
     record: dict[str, Any]
     results: dict[str, dict[str, dict[str, float | None]]] | None
+    details: dict[str, dict[str, dict[str, dict[str, Any]]]]
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.record.get("settings", {})
 
+    @property
+    def data(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What the content of the files of each split is known by."""
+        return {split: _content(files) for split, files in self.record.get("data", {}).items()}
+
+    def unlike(self, split: str, data: Mapping[str, Mapping[str, Any]], limit: int | None) -> str | None:
+        """Why its score on a split does not stand beside that of another run; None where it does.
+
+        Args:
+            data, limit: fingerprints of the files of the split, and `eval_limit`, of the other run.
+        """
+        if (theirs := self.data.get(split)) is not None and theirs != _content(data):
+            return f"was evaluated on other data of {split} ({', '.join(theirs)})"
+        if (own := self.settings.get("eval_limit")) != limit:
+            return f"was evaluated with eval_limit={own}, this run with eval_limit={limit}"
+        return None
+
     def predictions(self, task: str, split: str) -> pd.DataFrame | None:
-        """The frame of a split, None where the run has written none.
+        """Ids, scores and groups of the frame of a split, None where the run has written none.
 
         Raises:
             UserError: the file is damaged.
         """
         path = self.path / predictions_file(task, split)
-        if not path.is_file():
+        if not os.path.isfile(path):
             return None
         try:
-            return pd.read_parquet(path)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                f"'{path}' cannot be read ({str(error).splitlines()[0]}); evaluate that run again."
-            ) from None
+            file = pq.ParquetFile(path)
+            if file.metadata.num_rows > MOST_ROWS:
+                raise ValueError(f"{file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
+            frame = file.read([name for name in ("id", "score", GROUP) if name in file.schema_arrow.names]).to_pandas()
+            return frame.assign(id=frame["id"].astype(str), score=frame["score"].astype(float))
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise UserError(f"'{path}' cannot be read ({first_line(error)}); evaluate that run again.") from None
+        except KeyError as error:
+            raise UserError(f"'{path}' cannot be read (no column {error}); evaluate that run again.") from None
+
+
+def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Fingerprints of files but for when they were written."""
+    return {file: {key: value for key, value in facts.items() if key != "mtime_ns"} for file, facts in files.items()}
 
 
 class BlindRun(NamedTuple):
@@ -65,7 +116,7 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun
     Raises:
         UserError: no run folder; a run that is unfinished or learned with pictures; another task or other splits.
     """
-    given = Path(path)
+    given = Path(path).expanduser()
     run = read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), "blind_run")
     if run.results is None:
         raise UserError(f"blind_run={path} is of a run that has no results.json yet; let it end first.")
@@ -89,7 +140,7 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run."""
-    return (path / "settings.json").is_file()
+    return os.path.isfile(path / "settings.json")
 
 
 def read_run(path: Path, setting: str) -> Run:
@@ -103,19 +154,22 @@ def read_run(path: Path, setting: str) -> Run:
         UserError: no run folder, or a damaged file in it.
     """
     if not is_run(path):
-        why = "holds no settings.json" if path.exists() else "does not exist"
-        raise UserError(
-            f"{setting} names {path}, which is no run folder (it {why}); give one, such as result/vqa/version_0."
-        )
-    results = path / "results.json"
-    return Run(path, _object(path / "settings.json"), _object(results) if results.is_file() else None)
+        why = "holds no settings.json" if os.path.exists(path) else "does not exist"
+        inside = f"{path}/*" if os.path.isdir(path) and any(map(is_run, path.glob("*"))) else "result/vqa/version_0"
+        raise UserError(f"{setting} names {path}, which is no run folder (it {why}); give one, such as {inside}.")
+    record = _read(path / "settings.json", dict[str, Any])
+    for key, hint in _RECORD.items():
+        expect(record.get(key, {}), hint, f"'{path / 'settings.json'}', {key}")
+    if not os.path.isfile(path / "results.json"):
+        return Run(path, record, None, {})
+    details = {}
+    if os.path.isfile(path / "results_details.json"):
+        details = _read(path / "results_details.json", _DETAILS)
+    for entry in (entry for tasks in details.values() for metrics in tasks.values() for entry in metrics.values()):
+        for key, hint in _DETAIL.items():
+            expect(entry.get(key), hint, f"'{path / 'results_details.json'}', {key}")
+    return Run(path, record, _read(path / "results.json", _RESULTS), details)
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({str(error).splitlines()[0]}).") from None
-    if not isinstance(content, dict):
-        raise UserError(f"'{path}' cannot be read (it does not hold a JSON object).")
-    return content
+def _read(path: Path, hint: Any) -> Any:
+    return read_json(path, hint, f"'{path}'")

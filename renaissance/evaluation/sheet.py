@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -29,7 +30,7 @@ def lines(
     selecting: str,
     baseline: tuple[str, float] | None = None,
     blind: BlindRun | None = None,
-    interval: tuple[float, float] | None = None,
+    intervals: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     notes: Sequence[str] = (),
 ) -> list[str]:
     """What is printed after the evaluation of a split.
@@ -41,7 +42,7 @@ def lines(
         selecting: the metric that stands first.
         baseline: what it is for a model that sees nothing: ("majority" or "chance", value).
         blind: the run that `blind_run` names.
-        interval: 95 % interval of the selecting metric.
+        intervals: of 95 %, by metric.
         notes: sentences that belong beside the numbers.
     """
     said = [f"{task_name}, {split}: {len(frame):,} examples of {', '.join(files)}"]
@@ -50,13 +51,14 @@ def lines(
     if values and 0 < hidden < len(frame):
         notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
     if values:
-        rows = [(selecting, _number(values[selecting]), _between(interval, frame))]
+        rows = [(selecting, _number(values[selecting]), _between(intervals.get(selecting), frame))]
         if baseline is not None:
             rows.append((baseline[0], _number(baseline[1]), _BASELINES.get(baseline[0], "")))
         if blind is not None:
             more, problems = _blind_rows(blind, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems
-        rows += [(name, _number(value), "") for name, value in values.items() if name != selecting]
+        others = {name: value for name, value in values.items() if name != selecting}
+        rows += [(name, _number(value), _span(intervals.get(name))) for name, value in others.items()]
         width = max(len(row[2]) for row in rows)
         said += table([(name, value, remark.ljust(width)) for name, value, remark in rows]).splitlines()
     else:
@@ -72,7 +74,11 @@ def _between(bounds: tuple[float, float] | None, frame: pd.DataFrame, sign: str 
     if bounds is None:
         return ""
     over = f" over {frame[GROUP].nunique():,} groups" if GROUP in frame else ""
-    return f"95 % interval {bounds[0]:{sign}.4f} to {bounds[1]:{sign}.4f} (bootstrap{over})"
+    return f"95 % interval {_span(bounds, sign)} (bootstrap{over})"
+
+
+def _span(bounds: tuple[float, float] | None, sign: str = "") -> str:
+    return "" if bounds is None else f"{bounds[0]:{sign}.4f} to {bounds[1]:{sign}.4f}"
 
 
 def _blind_rows(

@@ -7,7 +7,11 @@ from typing import Any
 
 from sacred import Experiment
 
-from renaissance.errors import UserError
+from renaissance.console import say
+from renaissance.errors import UserError, printable
+from renaissance.foreign import refuse_special
+from renaissance.rules import flag, whole
+from renaissance.rules import text as a_text
 
 ex = Experiment("predict", save_git_info=False)
 
@@ -16,7 +20,7 @@ ex = Experiment("predict", save_git_info=False)
 def defaults():
     load_path = None  # checkpoint of the model
     image = None  # file of a picture; None = fill the masks of the text without one
-    text = None  # a caption, a question, or a text with [MASK] in the place of words
+    text = ""  # a caption, a question, or a text with [MASK] in the place of words
     trust_remote_code = False  # True: runs the code that an encoder of the checkpoint brought
     top = 5  # how many answers, and how many words for each mask
 
@@ -31,18 +35,27 @@ def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
         if not isinstance(values[key], str) or not values[key].strip():
             raise UserError(f"{key}={values[key]!r}: give {what} with {key}=.")
     top, image, text = values["top"], values["image"], values["text"]
-    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise UserError(f"top={top!r} is not allowed: give a whole number of at least 1.")
     trusted = values["trust_remote_code"]
-    if not isinstance(trusted, bool):
-        raise UserError(f"trust_remote_code={trusted!r} is not allowed: give True or False.")
-    from renaissance.predict import load
+    for key, check in (
+        ("top", whole(1)),
+        ("image", a_text("the path of a picture", optional=True)),
+        ("trust_remote_code", flag()),
+    ):
+        if problem := check.problem(key, values[key]):
+            raise UserError(problem)
+    if image is not None:
+        refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
+    from renaissance.predict import load  # imports torch when it is called
 
     model = load(values["load_path"], trust_remote_code=trusted)
-    lines = []
+    lines, masks = [], model.masks(text)
     if image is not None and {"itm", "irtr"} & set(model.heads):
-        lines.append(f"the text belongs to the picture: {model.score(image, text):.3f}")
-    if "mlm" in model.heads and "[MASK]" in text:
+        scored, note = text, ""
+        if masks and "mlm" in model.heads:
+            scored = model.complete(image, text)
+            note = f" (masks filled: {scored})"
+        lines.append(f"the text belongs to the picture: {model.score(image, scored):.3f}{note}")
+    if "mlm" in model.heads and masks:
         for number, words in enumerate(model.fill(image, text, top), 1):
             lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
     if image is not None and "vqa" in model.heads:
@@ -54,4 +67,4 @@ def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
             f"{values['load_path']} has heads for {', '.join(model.heads) or 'nothing'}, which say nothing of "
             f"{'a text without [MASK] and without image=' if image is None else 'one picture and text'}."
         )
-    print("\n".join(lines))
+    say("\n".join(lines))

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from renaissance.errors import UserError, suggest
+from renaissance.console import say
+from renaissance.errors import UserError, printable, suggest
 from renaissance.formats import DATASETS
 from renaissance.prepare.writer import WriteOptions
 
@@ -53,9 +54,12 @@ def prepare(
         raise UserError(f"dataset={dataset} has no option {', '.join(unknown)}; its options are {', '.join(known)}.")
     if "dataset" in inspect.signature(make_arrow).parameters:  # one writer for several rows of the table
         options["dataset"] = dataset
-    manifests = make_arrow(root, data_root, **options)
+    try:
+        manifests = make_arrow(root, data_root, **options)
+    except UserError as error:  # it may quote names of files, members and columns, which must not forge lines
+        raise UserError(printable(str(error))) from error
     for manifest in manifests:
-        print(_summary(manifest))
+        say(_summary(manifest))
     return manifests
 
 
@@ -73,4 +77,4 @@ def _summary(manifest: dict[str, Any]) -> str:
     )
     for kind, skipped in manifest["skipped"].items():
         line += f"; {kind}: {skipped['count']:,} (first {skipped['first'][0]})"
-    return f"{line}\n  {manifest['note']}" if manifest["note"] else line
+    return f"{printable(line)}\n  {printable(manifest['note'])}" if manifest["note"] else printable(line)

@@ -10,7 +10,8 @@ The annotations are one file of (path, caption), UTF-8:
 
 Paths lead from `root` to the pictures. `caption`, also called `captions`, is a text or (not in CSV) a list of texts. A
 picture may come several times, anywhere in the file: its captions are put together in their order. `split` is optional
-(train, val or test).
+(train, val or test, or another usual word for them); where it is absent, the name of the file may say it: `mine_val.csv`.
+Several files are read together if the name of each says a split.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from renaissance.errors import UserError
 from renaissance.formats import OWN_FILE, OWN_NAME, OWN_SPLITS
 from renaissance.prepare.annotations import folder_of
 from renaissance.prepare.captioned import caption_plan
+from renaissance.prepare.names import is_litter, split_of
 from renaissance.prepare.own import check_name, check_val_share, is_validation, refuse_leftovers
 from renaissance.prepare.spool import Spool, plain_name
 from renaissance.prepare.tables import SUFFIXES, Line, lines_of
@@ -56,41 +58,60 @@ def make_arrow(
     check_options(**writing)
     check_val_share(val_share)
     check_name(name, OWN_NAME)
-    listing = _annotation_file(folder_of(root, "pictures and captions.jsonl, .csv or .parquet"), annotations)
-    spool = Spool()
-    for line in lines_of(listing):
-        _add(spool, listing, line, val_share)
+    listings = _annotation_files(folder_of(root, "pictures and captions.jsonl, .csv or .parquet"), annotations)
+    spool, read_from = Spool(), {}
+    for listing in listings:
+        number = 0
+        for number, line in enumerate(lines_of(listing), 1):  # noqa: B007 (0 stays where there is no line)
+            read_from.setdefault(_add(spool, listing, line, val_share), {})[listing.name] = True
+        if not number:
+            raise UserError(f"'{listing}' has no captions; expected one (path, caption) a line.")
     splits = [split for split in OWN_SPLITS if split in spool.splits()]
-    if not splits:
-        raise UserError(f"'{listing}' has no captions; expected one (path, caption) a line.")
     refuse_leftovers(Path(dataset_root), name, splits)
     return write_files(
-        (caption_plan(spool, split, OWN_FILE.format(name=name, split=split), dataset=name) for split in splits),
+        (
+            caption_plan(spool, split, OWN_FILE.format(name=name, split=split), dataset=name)._replace(
+                notes=[f"Read from {', '.join(read_from[split])}."]
+            )
+            for split in splits
+        ),
         root,
         dataset_root,
-        source={"dataset": OWN_NAME, "root": os.fspath(root), "annotations": listing.name},
+        source={
+            "dataset": OWN_NAME,
+            "root": os.fspath(root),
+            "annotations": ", ".join(listing.name for listing in listings),
+        },
         options={"name": name, "val_share": val_share},
         **writing,
     )
 
 
-def _annotation_file(folder: Path, annotations: str | None) -> Path:
+def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
     if annotations is not None:
         known = isinstance(annotations, str) and Path(annotations).suffix in SUFFIXES
         if not known or not (folder / annotations).is_file():
             raise UserError(f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.")
-        return folder / annotations
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    if len(found) != 1:
+        return [folder / annotations]
+    there = (path for path in folder.iterdir() if path.suffix in SUFFIXES and not is_litter(path.name))
+    found = sorted(path for path in there if not path.is_dir())
+    if len(found) != 1 and not (found and all(split_of(path.stem) for path in found)):
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"root='{folder}' needs one {_KINDS} file, found {names}; choose with annotations=<file>.")
-    return found[0]
+        raise UserError(
+            f"root='{folder}' needs one {_KINDS} file, or one for each split with train, val or test in its name, found "
+            f"{names}; choose with annotations=<file>."
+        )
+    return found
 
 
-def _add(spool: Spool, listing: Path, line: Line, val_share: float) -> None:
-    split = (
-        line.split if line.split is not None else "val" if is_validation(plain_name(line.path), val_share) else "train"
-    )
-    if split not in OWN_SPLITS:
-        raise UserError(f"'{listing}' line {line.number} has split '{split}'; the splits are {', '.join(OWN_SPLITS)}.")
+def _add(spool: Spool, listing: Path, line: Line, val_share: float) -> str:
+    """Return the split that the line belongs to."""
+    split = split_of(line.split, whole=True) if line.split else split_of(listing.stem) or "train"
+    if split is None:
+        raise UserError(
+            f"'{listing}' line {line.number} has split '{line.split}'; the splits are {', '.join(OWN_SPLITS)}."
+        )
+    if not line.split and split == "train" and is_validation(plain_name(line.path), val_share):
+        split = "val"
     spool.add(line.path, split, line.captions)
+    return split

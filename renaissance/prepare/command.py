@@ -23,7 +23,7 @@ def defaults():
     quality = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
     split_by = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
     name = None  # captions, images: name of the data set; None = captions, images or cifar10
-    annotations = None  # captions: .jsonl, .csv or .parquet file below root; None = the only one directly in root
+    annotations = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"
     val_share = None  # captions, images: share of the training pictures for val; None = 0, images without val 0.1
 
 

@@ -1,7 +1,7 @@
 """Pictures with a class -> <name>_{train,val,test}.arrow, from class folders or CIFAR-10.
 
     <root>/<class>/**                         one folder a class, with pictures at any depth
-    <root>/{train,val,test}/<class>/**        the same for each split; valid and validation also mean val
+    <root>/{train,val,test}/<class>/**        the same for each split, also as Train, training, validation, dev, test_set ...
     <root>[/cifar-10-batches-py]/             CIFAR-10 in its Python form (Krizhevsky 2009): data_batch_1 ..., batches.meta
 
 Classes are numbered in the order of their names, the same in every split; CIFAR-10's as its own file numbers them.
@@ -14,35 +14,23 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 
 from renaissance.errors import UserError
-from renaissance.formats import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, SPLIT
+from renaissance.formats import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, OWN_SPLITS, SPLIT
 from renaissance.plain_pickle import read_plain_pickle
 from renaissance.prepare.annotations import folder_of
+from renaissance.prepare.class_folders import Classes, Picture, read_class_folders
 from renaissance.prepare.own import check_name, check_val_share, is_validation, refuse_leftovers
 from renaissance.prepare.skipped import Skipped
-from renaissance.prepare.spool import plain_name
 from renaissance.prepare.writer import Plan, Row, WriteOptions, check_options, schema_of, write_files
 
 CIFAR_FOLDER = "cifar-10-batches-py"
 VAL_SHARE = 0.1  # of the training pictures, where nothing else is for validation: selection must not see test
-_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _CIFAR_FILES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-
-
-class _Picture(NamedTuple):
-    """Attributes: name, unique and a path; label; content, the path below the root or (3, 32, 32) uint8 pixels."""
-
-    name: str
-    label: int
-    content: str | np.ndarray
-
-
-Pictures = Callable[[], Iterator[_Picture]]  # of a split: listed anew each time, as there can be millions
 
 
 def make_arrow(
@@ -67,9 +55,9 @@ def make_arrow(
     """
     check_options(**writing)
     folder = folder_of(root, f"class folders, train/ with class folders, or {CIFAR_FOLDER}/")
-    cifar = next((place for place in (folder, folder / CIFAR_FOLDER) if (place / "batches.meta").is_file()), None)
+    cifar = next((place for place in (folder, folder / CIFAR_FOLDER) if (place / "batches.meta").exists()), None)
     name = check_name(name or ("cifar10" if cifar else OWN_IMAGES_NAME), OWN_IMAGES_NAME)
-    labels, pictures = _cifar(cifar) if cifar else _class_folders(folder)
+    labels, pictures, notes = _cifar(cifar) if cifar else read_class_folders(folder)
     if val_share is None:
         val_share = VAL_SHARE if "train" in pictures and "val" not in pictures else 0
     check_val_share(val_share)
@@ -80,7 +68,12 @@ def make_arrow(
         )
     if val_share:
         pictures = {"train": pictures["train"], "val": pictures["train"], **pictures}
-    plans = {split: _plan(name, split, labels, pictures[split], val_share) for split in _FOLDERS if split in pictures}
+        notes = notes | {"val": [f"val_share={val_share} of the training pictures."]}
+    plans = {
+        split: _plan(name, split, labels, pictures[split], val_share)._replace(notes=notes.get(split, []))
+        for split in OWN_SPLITS
+        if split in pictures
+    }
     plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few pictures none may fall to val
     if not plans:
         raise UserError(f"root='{folder}' holds no picture in its class folders {', '.join(labels)}.")
@@ -91,8 +84,10 @@ def make_arrow(
     return write_files(plans.values(), root, dataset_root, source=source, options=options, **writing)
 
 
-def _plan(name: str, split: str, labels: list[str], pictures: Pictures, val_share: float) -> Plan:
-    def chosen() -> Iterator[_Picture]:
+def _plan(
+    name: str, split: str, labels: list[str], pictures: Callable[[], Iterator[Picture]], val_share: float
+) -> Plan:
+    def chosen() -> Iterator[Picture]:
         divided = val_share and split != "test"
         return (each for each in pictures() if not divided or is_validation(each.name, val_share) == (split == "val"))
 
@@ -117,69 +112,30 @@ def _file(content: str | np.ndarray) -> str | bytes:
     return png.getvalue()
 
 
-def _class_folders(root: Path) -> tuple[list[str], dict[str, Pictures]]:
-    """Return the classes, and the pictures of each split."""
-    places: dict[str, Path] = {}
-    for split, names in _FOLDERS.items():
-        for place in (root / name for name in names if (root / name).is_dir() and _folders(root / name)):
-            if split in places:
-                raise UserError(f"root='{root}' has two folders for {split}, {places[split].name} and {place.name}.")
-            places[split] = place
-    places = places or {"train": root}
-    labels = sorted({plain_name(folder.name) for place in places.values() for folder in _folders(place)})
-    if len(labels) < 2:
-        raise UserError(
-            f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
-            f"{', '.join(labels) or 'none'}."
-        )
-    pictures = {split: partial(_listed, root, place, labels) for split, place in places.items()}
-    if "train" in pictures:
-        trained = {each.label for each in pictures["train"]()}
-        missing = [label for number, label in enumerate(labels) if number not in trained]
-        if missing:
-            raise UserError(
-                f"root='{root}' has no training pictures of {', '.join(missing[:5])}; every class needs some."
-            )
-    return labels, pictures
-
-
-def _folders(place: Path) -> list[Path]:
-    """Return the class folders of a split; hidden ones are none."""
-    found = [each for each in place.iterdir() if each.is_dir() and not each.name.startswith(".")]
-    return sorted(found, key=lambda each: each.name)
-
-
-def _listed(root: Path, place: Path, labels: list[str]) -> Iterator[_Picture]:
-    for folder in _folders(place):
-        label = labels.index(folder.name)
-        for file in sorted(folder.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if (file.is_file() or file.is_symlink()) and not hidden:  # a link that leads nowhere is a missing picture
-                path = plain_name(file.relative_to(root).as_posix())
-                yield _Picture(path, label, path)
-
-
-def _cifar(folder: Path) -> tuple[list[str], dict[str, Pictures]]:
+def _cifar(folder: Path) -> Classes:
     labels = _cifar_file(folder / "batches.meta", "label_names")["label_names"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"'{folder / 'batches.meta'}' does not list the names of the classes.")
-    return labels, {
+    pictures = {
         split: partial(_cifar_pictures, [folder / name for name in names], len(labels))
         for split, names in _CIFAR_FILES.items()
     }
+    return Classes(labels, pictures, {})
 
 
-def _cifar_pictures(paths: list[Path], classes: int) -> Iterator[_Picture]:
+def _cifar_pictures(paths: list[Path], classes: int) -> Iterator[Picture]:
     for path in paths:
         batch = _cifar_file(path, "data", "labels", "filenames")
         try:
             pixels = batch["data"].values.reshape(-1, 3, 32, 32)
             pictures = list(zip(pixels, batch["labels"], batch["filenames"], strict=True))
-            if not all(isinstance(name, str) and label in range(classes) for _, label, name in pictures):
+            if not all(
+                isinstance(name, str) and type(label) is int and 0 <= label < classes for _, label, name in pictures
+            ):
                 raise ValueError
         except (AttributeError, TypeError, ValueError):
             raise UserError(f"'{path}' does not hold pictures of 32 x 32 with their labels and names.") from None
-        yield from (_Picture(f"{path.name}/{name}", label, content) for content, label, name in pictures)
+        yield from (Picture(f"{path.name}/{name}", label, content) for content, label, name in pictures)
 
 
 def _cifar_file(path: Path, *keys: str) -> dict[str, Any]:

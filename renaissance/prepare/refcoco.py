@@ -103,7 +103,7 @@ def make_arrow(
 
 def _refs_file(folder: Path, split_by: str) -> Path:
     names = [f"refs({split_by}).p", f"refs({split_by}).json"]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found = [folder / name for name in names if (folder / name).exists()]
     if not found:
         there = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
         raise UserError(f"'{folder}' needs {' or '.join(names)}, found {there}.")
@@ -141,7 +141,7 @@ def _references(path: Path, splits: tuple[str, ...]) -> dict[str, list[_Referenc
 
 
 def _id(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < 2**63:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise TypeError
     return value
 
@@ -161,7 +161,7 @@ def _pictures(path: Path, wanted: set[int]) -> dict[int, _Picture]:
                     raise ValueError
                 boxes = pictures[entry["image_id"]].boxes
                 boxes[_new(entry["id"], boxes, path)] = box
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(
             f"'{path}' is not in COCO's form: images need id and file_name, annotations id, image_id and bbox, "
             "[x, y, width, height]."

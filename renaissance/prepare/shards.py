@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import pyarrow as pa
-from tqdm import tqdm
 
+from renaissance.console import say
 from renaissance.errors import UserError
+from renaissance.foreign import expect, read_json
 from renaissance.formats import SHARD_ROWS
 from renaissance.prepare.entries import Entries, LeftOut, Row, read_entries
 from renaissance.prepare.skipped import Skipped
@@ -29,6 +30,13 @@ from renaissance.prepare.writer import (
     write_file,
 )
 
+_READ_BACK = {  # of the manifest of a shard that is kept
+    **{name: int for name in ("images", "texts", "bytes")},
+    "shard": dict[str, int],
+    "skipped": dict[str, dict[str, int | list[str]]],
+    "note": str | None,
+}
+
 
 def write_shards(
     template: str,
@@ -42,6 +50,7 @@ def write_shards(
     texts: Sequence[str],
     source: dict[str, Any],
     options: dict[str, Any],
+    notes: Sequence[str] = (),
     shard_rows: int = SHARD_ROWS,
     **writing: Unpack[WriteOptions],
 ) -> list[dict[str, Any]]:
@@ -65,6 +74,7 @@ def write_shards(
         source: what the manifests say about where the data come from. It must differ where the listing differs, so let
             it hold the listing's size or digest.
         options: what the manifests say about how the files were made.
+        notes: sentences that the note of the first shard begins with.
         shard_rows: rows written to a file; an entry that is left out does not count.
         writing: see `WriteOptions`; `max_unreadable`, here None unless it is given, is a share of each shard's entries.
 
@@ -83,7 +93,9 @@ def write_shards(
         entries = Entries(read_entries(rows_from(position), root, pool, title, listed, position), position)
         while not entries.ended or not manifests:
             here = Skipped() if manifests else skipped
-            plan = Plan(template.format(shard=len(manifests)), schema, (), 0, here, texts)
+            plan = Plan(
+                template.format(shard=len(manifests)), schema, (), 0, here, texts, notes=() if manifests else notes
+            )
             manifest, refusal = write_file(plan, entries.take(shard_rows, here), folder, said, entries)
             manifests.append(manifest)
             refusals += [refusal] if refusal else []
@@ -101,13 +113,15 @@ def _whole_shards(folder: Path, template: str, schema: pa.Schema, said: dict[str
     for number in count():
         file = folder / template.format(shard=number)
         try:
-            manifest = json.loads(manifest_of(file).read_bytes())
+            manifest = read_json(manifest_of(file), dict)
+            for name, hint in _READ_BACK.items():
+                expect(manifest[name], hint, name)
             whole = manifest.items() >= wanted.items() and file.stat().st_size == manifest["bytes"]
-            if not whole or manifest["shard"]["first"] != position:
+            if not whole or manifest["shard"]["first"] != position or not position <= manifest["shard"]["next"] < 2**62:
                 break
-        except (OSError, ValueError, KeyError, AttributeError):  # no such shard, or one that another program made
+        except (UserError, OSError, KeyError):  # no such shard, or one that another program made
             break
-        tqdm.write(f"{file.name} is kept from an earlier run; remove it to write it again.")
+        say(f"{file.name} is kept from an earlier run; remove it to write it again.")
         manifests.append(manifest)
         position = manifest["shard"]["next"]
     return manifests
@@ -119,6 +133,6 @@ def _set_aside(folder: Path, template: str, shards: int) -> None:
         number = file.name.removeprefix(before).removesuffix(after)
         if number.isdecimal() and int(number) >= shards:
             stale = file.with_name(f"{file.name}.stale")
-            tqdm.write(f"{file.name} is of an earlier, longer run and is set aside as {stale.name}; remove it.")
+            say(f"{file.name} is of an earlier, longer run and is set aside as {stale.name}; remove it.")
             file.rename(stale)
             manifest_of(file).unlink(missing_ok=True)

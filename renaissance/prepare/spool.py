@@ -30,6 +30,8 @@ _ROWS = """
     SELECT name, samples FROM pictures LEFT JOIN texts ON picture = number WHERE split = ? ORDER BY number, place
 """
 
+MOST_TEXT = 1 << 20  # characters; a text of a million is no caption, and a few bytes of a file can stand for it
+
 
 class Spool:
     """Pictures with their texts, by split, in the order of their first appearance.
@@ -134,6 +136,8 @@ def text_fault(text: str, noun: str = "caption") -> str | None:
     """Return why a text is left out, as it is counted; None = it can be used."""
     if not text.strip():
         return f"empty {noun}"
+    if len(text) > MOST_TEXT:
+        return f"{noun} of more than {MOST_TEXT:,} characters"
     return None if is_unicode(text) else f"{noun} that is not Unicode text"
 
 
@@ -150,7 +154,7 @@ def is_unicode(text: str) -> bool:
 def _database_errors() -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         raise UserError(
             f"The annotations do not fit the temporary folder ({error}); set the environment variable SQLITE_TMPDIR "
             "to a folder with room."

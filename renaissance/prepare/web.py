@@ -7,8 +7,10 @@ A split is in one of these layouts, found out from what is in the folder:
     00000/, 00000.parquet    folders of img2dataset, and what it knows of their files (columns key and caption)
     captions.csv             or .parquet, .jsonl: a table of path (from the folder that it is in) and caption
 
-All but the list may also lie in a folder called as the split. Tar shards are streamed; everything else is first read into
-the spool, so that captions of a path that comes several times are put together and nothing is written if it is damaged.
+All but the list may also lie in a folder called as the split. Names of files and folders say the split in any usual word
+(`cc3m-validation-0000.tar`, `val.csv`, `dev/`); what says none is for training. Tar shards are streamed; everything else is
+first read into the spool, so that captions of a path that comes several times are put together and nothing is written if it
+is damaged.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import CAPTION, DATASETS
-from renaissance.prepare.annotations import folder_of, json_items
+from renaissance.prepare.annotations import folder_of, json_items, opened
 from renaissance.prepare.captioned import caption_rows
+from renaissance.prepare.names import PICTURE_SUFFIXES, is_litter, split_of
 from renaissance.prepare.shards import write_shards
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.spool import Spool
 from renaissance.prepare.tables import SUFFIXES, columns_of, is_table, lines_of, records_of
-from renaissance.prepare.tars import PICTURE_SUFFIXES, require_whole, tar_entries
+from renaissance.prepare.tars import require_whole, tar_entries
 from renaissance.prepare.writer import LeftOut, Row, WriteOptions, check_options, schema_of
 
 _PROBED = 1000  # paths of a list that are tried, to find out where they start
@@ -78,12 +81,20 @@ def write_web(
     """
     check_options(**writing)
     folder = folder_of(root, f"{' or '.join(lists.values())}, or what img2dataset leaves")
-    layouts = {split: _layout(folder, split, name) for split, name in lists.items()}
-    found = {split: layout for split, layout in layouts.items() if layout}
+    layouts = _layouts(folder)
+    several = {split: of for split, of in layouts.items() if len(of) > 1 and split in lists}
+    for split, of in several.items():
+        raise UserError(
+            f"root='{folder}' has several layouts of {split}: {'; '.join(layout.what for layout in of)}; leave one of "
+            "them there."
+        )
+    ignored = [f"{layout.what} ({split})" for split, of in layouts.items() if split not in lists for layout in of]
+    left = [f"Left alone, as {dataset} has no such split: {'; '.join(ignored)}."] if ignored else []
+    found = {split: layouts[split][0] for split in lists if split in layouts}
     if not found:
         raise UserError(
             f"root='{folder}' has none of {', '.join(lists.values())}, *.tar, *.parquet with folders of their names, "
-            "and no table of path and caption; give the folder that has."
+            f"and no table of path and caption; give the folder that has. {' '.join(left)}".strip()
         )
     listings = {split: layout.read() for split, layout in found.items()}  # all, before anything is written
     manifests = []
@@ -97,48 +108,76 @@ def write_web(
             texts=(CAPTION.name,),
             source={"dataset": dataset, "root": os.fspath(root), "split": split, **digest},
             options={},
+            notes=[_read_from(layout), *left],
             **listings[split]._asdict(),
             **writing,
         )
     return manifests
 
 
-def _layout(root: Path, split: str, annotations: str) -> _Layout | None:
-    """Return the layout of a split, None if nothing of it is there.
-
-    Raises:
-        UserError: there are several.
-    """
-    found = []
-    if (root / annotations).is_file():
-        found.append(_Layout(annotations, [root / annotations], partial(_from_list, root, split, annotations)))
-    for place in (root, root / split) if split == "train" else (root / split,):
-        if place.is_dir():
-            found += _layouts_in(place, root, split)
-    if len(found) > 1:
-        raise UserError(
-            f"root='{root}' has several layouts of {split}: {'; '.join(layout.what for layout in found)}; leave one of "
-            "them there."
-        )
-    return found[0] if found else None
+def _read_from(layout: _Layout) -> str:
+    names = [path.name for path in layout.files if path.suffix != ".parquet"] or [path.name for path in layout.files]
+    which = names[0] if len(names) == 1 else f"{len(names):,} files, {names[0]} to {names[-1]}"
+    return f"Read from {layout.what}: {which}."
 
 
-def _layouts_in(place: Path, root: Path, split: str) -> Iterator[_Layout]:
-    files = sorted(path for path in place.iterdir() if path.is_file())
-    below = "" if place == root else f"{place.name}/"
+def _layouts(root: Path) -> dict[str, list[_Layout]]:
+    """Return what there is of each split, by the names of files and folders."""
+    found: dict[str, list[_Layout]] = {}
+    folders = {
+        path: split_of(path.name) for path in sorted(root.iterdir()) if path.is_dir() and not is_litter(path.name)
+    }
+    for path in _files(root):
+        if path.name.endswith("annot.json"):
+            split = split_of(path.stem) or "train"
+            bases = ["", *(f"{folder.name}/" for folder, said in folders.items() if said == split)]
+            found.setdefault(split, []).append(_Layout(path.name, [path], partial(_from_list, path, split, bases)))
+    for place, said in ((root, None), *((folder, said) for folder, said in folders.items() if said)):
+        for split, layout in _layouts_in(place, "" if place == root else f"{place.name}/", said):
+            found.setdefault(split, []).append(layout)
+    return found
+
+
+def _files(place: Path) -> list[Path]:
+    """Return all that is no folder, pipes too: who reads one says what it is."""
+    with os.scandir(place) as entries:
+        names = [entry.name for entry in entries if not entry.is_dir() and not is_litter(entry.name)]
+    return sorted(place / name for name in names)
+
+
+def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[tuple[str, _Layout]]:
+    files = _files(place)
     tars = [path for path in files if path.suffix == ".tar"]
     parts = [path for path in files if path.suffix == ".parquet" and path.with_suffix("").is_dir()]
     _refuse_halves(place, tars, parts)
-    if tars:
-        beside = [path.with_suffix(".parquet") for path in tars]
-        listing = tars + [path for path in beside if path in files]
-        yield _Layout(f"tar shards {below}*.tar", listing, partial(_from_tars, tars, below, split))
-    if parts:
-        yield _Layout(f"folders beside {below}*.parquet", parts, partial(_from_folders, parts, below, split))
-    for path in files:
-        known = path in parts or path.with_suffix(".tar") in tars
-        if path.suffix in SUFFIXES and not known and is_table(path):
-            yield _Layout(f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+    for split, of in _by_split(tars, said).items():
+        beside = [path.with_suffix(".parquet") for path in of]
+        yield (
+            split,
+            _Layout(
+                f"tar shards {below}*.tar",
+                of + [path for path in beside if path in files],
+                partial(_from_tars, of, below, split),
+            ),
+        )
+    for split, of in _by_split(parts, said).items():
+        yield split, _Layout(f"folders beside {below}*.parquet", of, partial(_from_folders, of, below, split))
+    known = {*parts, *(path.with_suffix(".parquet") for path in tars)}
+    tables = [path for path in files if path.suffix in SUFFIXES and path not in known and is_table(path)]
+    for split, of in _by_split(tables, said).items():
+        for path in of:
+            yield split, _Layout(f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+
+
+def _by_split(paths: list[Path], said: str | None) -> dict[str, list[Path]]:
+    """Sort files by the split that their names say, or else the name of their folder; train where neither does."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        own = split_of(path.stem)
+        if own and said and own != said:
+            raise UserError(f"'{path}' lies in a folder of {said}, but its name says {own}; move or rename it.")
+        found.setdefault(own or said or "train", []).append(path)
+    return found
 
 
 def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
@@ -153,22 +192,21 @@ def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
         )
 
 
-def _from_list(root: Path, split: str, annotations: str) -> _Listing:
+def _from_list(path: Path, split: str, bases: list[str]) -> _Listing:
     spool = Spool()
-    for number, entry in enumerate(json_items(root / annotations, "item")):
+    for number, entry in enumerate(json_items(path, "item")):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)):
-            raise UserError(f"'{root / annotations}' entry {number} is not [path, caption].")
+            raise UserError(f"'{path}' entry {number} is not [path, caption].")
         spool.add(entry[0], split, entry[1:])
     names = [name for name, _ in islice(spool.pictures(split), _PROBED)]
-    bases = ("", f"images_{split}/")
-    below = next((base for base in bases if any((root / base / name).is_file() for name in names)), "")
+    below = next((base for base in bases if any((path.parent / base / name).is_file() for name in names)), "")
     return _spooled(spool, split, below)
 
 
 def _from_table(table: Path, below: str, split: str) -> _Listing:
     spool = Spool()
     for line in lines_of(table):
-        if line.split not in (None, split):
+        if line.split and split_of(line.split, whole=True) != split:
             raise UserError(f"'{table}' line {line.number} is of split '{line.split}'; expected {split} alone.")
         spool.add(below + line.path, split, line.captions)
     if not spool.splits():
@@ -187,8 +225,10 @@ def _from_folders(parquets: list[Path], below: str, split: str) -> _Listing:
         suffixes = {stem: suffix for stem, _, suffix in stems if suffix.lower() in PICTURE_SUFFIXES}
         for record in records_of(parquet, needed):
             key, caption = str(record["key"]), record["caption"]
+            if not isinstance(caption, str | None):
+                raise UserError(f"'{parquet}' has a caption of key {key} that is no text.")
             name = f"{below}{parquet.stem}/{key}.{suffixes.get(key, PICTURE_SUFFIXES[0])}"
-            if not spool.add(name, split, [str(caption or "")]):
+            if not spool.add(name, split, [caption or ""]):
                 raise UserError(f"'{parquet}' lists key {key} twice; every picture stands there once.")
     return _spooled(spool, split)
 
@@ -218,7 +258,7 @@ def _digest(files: list[Path]) -> str:
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         if path.suffix != ".tar":
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()

@@ -242,7 +242,11 @@ def write_file(
         beside = manifest_of(folder / name)
         beside.unlink(missing_ok=True)  # a manifest never speaks of another file than the one it lies beside
         file.commit(folder / name)
-    write_whole(beside, json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n", "data_root")
+    write_whole(
+        beside,
+        json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n",
+        "data_root",
+    )
     return manifest, _refusal(plan, folder / name, counts["rows"], unreadable, limit) if rejected else None
 
 

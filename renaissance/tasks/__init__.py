@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from renaissance.errors import UserError
 from renaissance.rules import TASK_NAMES
 
-from .base import Context, Downstream, Encodings, Task, WholeSplit
+from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth
 
-__all__ = ["Context", "Downstream", "Encodings", "Task", "WholeSplit", "reading_task", "task_class"]
+__all__ = ["Context", "Downstream", "Encodings", "Task", "WholeSplit", "Worth", "reading_task", "task_class"]
 
 
 def task_class(name: str) -> type[Task]:

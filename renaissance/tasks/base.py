@@ -129,6 +129,37 @@ class WholeSplit(NamedTuple):
     selecting: bool
 
 
+class Worth(NamedTuple):
+    """What a metric of a downstream task is worth.
+
+    Attributes:
+        frames: whose mean of the column "score" it is, examples of one `group` drawn together; of several frames the mean of
+            their means, drawn by groups that they share.
+        statistic: of the one frame, where it is no mean.
+        baseline: see `Downstream.baseline`; None where there is none.
+        method: how it was found. exact: whether that is what the benchmark asks for.
+        candidates: among how many the right one is to be found, on average; None where it is no matter of candidates.
+    """
+
+    frames: tuple[pd.DataFrame, ...]
+    statistic: Callable[[pd.DataFrame], float] | None = None
+    baseline: tuple[str, float] | None = None
+    method: str = "each example once"
+    candidates: float | None = None
+    exact: bool = True
+
+    @property
+    def examples(self) -> int:
+        """How many have an answer."""
+        return int(self.frames[0]["score"].notna().sum())
+
+
+def scored(frame: pd.DataFrame, score: Any) -> pd.DataFrame:
+    """What an interval needs of a frame: a "score" of each row, NaN where it does not count, and its `group`."""
+    groups = {"group": frame["group"]} if "group" in frame else {}
+    return pd.DataFrame({"score": pd.Series(score, frame.index).astype(float), **groups})
+
+
 class Task(nn.Module):
     """One objective or downstream task with its head.
 
@@ -197,6 +228,7 @@ class Downstream(Task):
         offers: what a sample of its data set is (`formats.QUESTIONS` ...).
         answer: the column without which a split is unlabelled.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
+        limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
         labels: the vocabulary of answers, None where there is none.
     """
 
@@ -204,6 +236,7 @@ class Downstream(Task):
     offers: ClassVar[str]
     answer: ClassVar[str] = ""
     labels_in_data: ClassVar[int] = 0
+    limited_by_picture: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -298,6 +331,14 @@ class Downstream(Task):
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         """What a model that sees nothing gets: here the most frequent answer of the split, always."""
         return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
+
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        """What the metrics of a labelled split are worth; those that are missing here have neither interval nor baseline."""
+        return {"accuracy": Worth((scored(frame, frame["score"]),), baseline=self.baseline(frame))}
+
+    def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """What predictions/ keeps of a split, by what the names of the files end with."""
+        return {"": frame}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:

@@ -28,7 +28,7 @@ from renaissance.models.heads import Pooler
 from renaissance.settings import ModelSettings, Settings
 from renaissance.types import IGNORED, LabelTargets, TaskOutput
 
-from .base import Context, Downstream, Encodings
+from .base import Context, Downstream, Encodings, Worth
 
 DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
@@ -145,9 +145,19 @@ class Glue(Downstream):
         frequent = frame["target"].value_counts().sort_index().idxmax()
         return "majority", next(iter(cls.score(frame.assign(prediction=frequent)).values()))
 
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        found = {
+            name: Worth((frame,), None if name == "accuracy" else lambda rows, name=name: self.score(rows)[name])
+            for name in self.score(frame)
+        }
+        return found | {self.selecting: found[self.selecting]._replace(baseline=self.baseline(frame))}
+
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
-        said = []
+        said, answers = [], frame["target"].dropna().unique() if "target" in frame else ()
+        empty = [name for name in GLUE[dataset.name].metrics if name in ("matthews", "f1")]
+        if empty and len(answers) == 1:
+            said.append(f"every answer of the split is {answers[0]}, so {empty[0]} says nothing of the model")
         if dataset.broken:
             said.append(f"{dataset.broken:,} lines of the file lack columns and are left out")
         official = GLUE[dataset.name].test_rows.get(dataset.split, len(dataset))

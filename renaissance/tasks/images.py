@@ -22,7 +22,7 @@ from renaissance.models.heads import pick
 from renaissance.settings import Settings
 from renaissance.types import LabelTargets, TaskOutput
 
-from .base import Context, Downstream, Encodings
+from .base import Context, Downstream, Encodings, Worth, scored
 
 TOP = 5  # with more classes than these, whether the right one is among so many is a metric too
 
@@ -106,6 +106,14 @@ class Images(Downstream):
         """Accuracy, which is also called top-1, and top-5 accuracy."""
         top = {"accuracy_top_5": float(frame["top_5"].mean())} if "top_5" in frame else {}
         return {**super().score(frame), **top}
+
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        found = super().worth(frame)
+        if "top_5" in frame:
+            frequent = float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
+            top = Worth((scored(frame, frame["top_5"]),), baseline=("majority", frequent))
+            found |= {"accuracy_top_5": top}
+        return {name: each._replace(candidates=len(self.labels)) for name, each in found.items()}
 
 
 def _read(labels: Sequence[str], sample: Sample) -> RawSample:

@@ -2,7 +2,8 @@
 
 Learned is to tell a picture's own text from false ones, by the head of image-text matching; so a checkpoint that was only
 pretrained can rank as it is. Ranked is every picture with every text (`ranking.py`), or, with `rerank_top_k`, only the
-pairs that the contrastive vectors of `itc` find closest.
+pairs that the contrastive vectors of `itc` find closest: then each recall of these vectors alone stands beside the one after
+the fusion, as "itc_<name>". With `rerank_top_k=0` they rank alone.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.data.datasets import open_pairs
+from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
 from renaissance.errors import UserError
 from renaissance.formats import CAPTIONS, OWN_SPLITS
 from renaissance.models.heads import ItmHead
-from renaissance.ranking import Ranking, recalls
+from renaissance.ranking import ALONE, AT, Best, Ranked, Ranking, recalls
 from renaissance.settings import Settings
 from renaissance.types import FalseTextTargets, TaskOutput
 
-from .base import Context, Downstream, Encodings, Task, WholeSplit
+from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth, scored
 
 _EVALUATED = tuple(split for split in OWN_SPLITS if split != "train")
 
@@ -36,10 +38,15 @@ class Irtr(Downstream):
     """Cross-entropy of a picture's own text among N false ones; while training, the share that is told apart selects.
 
     With `get_recall_metric` each validation ranks the whole split instead, and the mean of the six recalls selects.
+
+    Attributes:
+        images: of the split that was ranked last, a row a picture with its best texts.
     """
 
     offers = CAPTIONS
     starts_from = {"head": "itm.head"}
+    limited_by_picture = True
+    images: pd.DataFrame
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -48,7 +55,7 @@ class Irtr(Downstream):
             raise UserError(
                 "draw_false_text=0 leaves retrieval nothing to tell a text from; give 1 or more (ViLT: 15)."
             )
-        if objectives.rerank_top_k and not objectives.loss_names.get("itc"):
+        if objectives.rerank_top_k is not None and not objectives.loss_names.get("itc"):
             raise UserError(
                 f"rerank_top_k={objectives.rerank_top_k} takes its candidates from the contrastive head: give loss_names.itc=1, "
                 "and a load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair."
@@ -56,25 +63,23 @@ class Irtr(Downstream):
         self.head = ItmHead(model.pooled_size)
         self.false_texts, self.top = objectives.draw_false_text, objectives.rerank_top_k
         self.ranks_always = objectives.get_recall_metric
-        self.selecting = "recall_mean" if self.ranks_always else "accuracy"
+        recall = f"{ALONE}recall_mean" if self.top == 0 else "recall_mean"
+        self.selecting = recall if self.ranks_always else "accuracy"
         self.selects_by_less = not self.ranks_always
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
-        return tuple(split for split in _EVALUATED if cls._pairs(settings, split) is not None)
+        there = splits_of(cls.data_name(settings), settings.data.data_root, offers=cls.offers)
+        return tuple(split for split in _EVALUATED if split in there)
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> PairDataset:
-        pairs = cls._pairs(settings, split)
+        pairs = open_pairs([cls.data_name(settings)], split, settings.data.data_root)
         if pairs is None:
             raise UserError(
                 f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}."
             )
         return pairs
-
-    @classmethod
-    def _pairs(cls, settings: Settings, split: str) -> PairDataset | None:
-        return open_pairs([cls.data_name(settings)], split, settings.data.data_root)
 
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
@@ -113,7 +118,7 @@ class Irtr(Downstream):
 
     @classmethod
     def score(cls, frame: pd.DataFrame) -> dict[str, float]:
-        name = "text_to_image_r1" if "rank" in frame else "accuracy"
+        name = f"{_start(frame)}text_to_image_r1" if "rank" in frame else "accuracy"
         return {name: float(frame["score"].mean())}
 
     @classmethod
@@ -121,24 +126,35 @@ class Irtr(Downstream):
         choices = frame["target"].nunique() if "rank" in frame else frame["candidates"].iloc[0]
         return "chance", 1 / float(choices)
 
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        if "rank" not in frame:
+            candidates = float(frame["candidates"].iloc[0])
+            return {"accuracy": super().worth(frame)["accuracy"]._replace(candidates=candidates)}
+        found = {}
+        for start, column in (("", "rank"), (ALONE, "itc_rank")):
+            if column in frame:
+                found |= _recalls_worth(frame, self.images, column, start or _start(frame), _method(frame, column))
+        return found
+
+    def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Texts with their best pictures; and pictures with their best texts."""
+        return {"": frame} if "rank" not in frame else {"": frame, "_image_to_text": self.images}
+
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
         if "rank" not in frame:
             return []
-        pictures = frame["target"].nunique()
-        notes = [
-            f"each text ranks the split's {pictures:,} pictures, each picture its {len(frame):,} texts; a tie counts as wrong"
-        ]
-        if "rerank_top_k" in frame:
-            notes.append(
-                f"not exact: only the {frame['rerank_top_k'].iloc[0]} closest by the contrastive head, of each text and of each "
-                "picture, went through the fusion"
-            )
+        pictures, method = frame["target"].nunique(), _method(frame, "rank")
+        notes = [f"each text ranks {pictures:,} pictures, each picture {len(frame):,} texts; a tie counts as wrong"]
+        if _start(frame):
+            notes.append("itc_...: ITC alone ranks; no pair went through the fusion")
+        elif "rerank_top_k" in frame:
+            notes.append(f"not exact: {method}, of each text and of each picture; itc_...: the same before the fusion")
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
         """The candidates must not be those of a contrastive head that nothing has trained."""
-        if self.top and not heads["itc"].trained:
+        if self.top is not None and not heads["itc"].trained:
             raise UserError(
                 f"rerank_top_k={self.top} takes its candidates from the contrastive head, which is untrained here: give a "
                 "load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair."
@@ -156,18 +172,81 @@ class Irtr(Downstream):
             *(split.model, self.match, split.source, split.tokenizer, split.max_text_len, split.batch_size),
             *(split.num_workers, split.device, split.rank, split.world, split.gather, split.say),
         )
-        ranked = ranking.run(self.top, split.heads["itc"].vectors if self.top else None)
-        frame = pd.DataFrame(
-            {
-                "position": range(len(ranked.text_ranks)),
-                "id": range(len(ranked.text_ranks)),
-                "prediction": ranked.best_picture,
-                "target": ranked.picture_of_text,
-                "score": (ranked.text_ranks == 0).astype(float),
-                "rank": ranked.text_ranks,
-                "group": ranked.picture_of_text,  # the texts of a picture are no independent examples
-            }
-        )
-        if self.top and self.top < len(ranked.picture_ranks):
+        ranked = ranking.run(self.top, None if self.top is None else split.heads["itc"].vectors)
+        frame, self.images = _frames(ranked, split.source.dataset)
+        if self.top is not None and self.top < len(ranked.picture_ranks):
             frame["rerank_top_k"] = self.top
-        return recalls(ranked), frame
+        return recalls(ranked, _start(frame)), frame
+
+
+def _start(frame: pd.DataFrame) -> str:
+    """What the names of the recalls begin with that a frame's ranks give."""
+    return ALONE if "rerank_top_k" in frame and frame["rerank_top_k"].iloc[0] == 0 else ""
+
+
+def _method(frame: pd.DataFrame, column: str) -> str:
+    if column == "itc_rank" or _start(frame):
+        return "ITC alone"
+    top = frame["rerank_top_k"].iloc[0] if "rerank_top_k" in frame else None
+    return "every pair through the fusion" if top is None else f"best {top} of ITC through the fusion"
+
+
+def _frames(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a text with its best pictures, and a row a picture with its best texts; both are known by their numbers."""
+    of_text, pictures = ranked.picture_of_text, len(ranked.picture_ranks)
+    names = np.array(dataset.picture_names(np.searchsorted(of_text, np.arange(pictures))), dtype=object)
+    words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
+    own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, pictures)))
+    texts = _table(ranked.text_ranks, ranked.pictures.numbers[:, 0], of_text)
+    texts |= {"group": of_text, "text": words, "image": names[of_text]}  # a picture's texts are no independent examples
+    texts |= _firsts(ranked.pictures, "images", names)
+    images = _table(ranked.picture_ranks, ranked.texts.numbers[:, 0], [part.tolist() for part in own])
+    images |= {"group": np.arange(pictures), "image": names, "texts": [words[part].tolist() for part in own]}
+    images |= _firsts(ranked.texts, "texts", words)
+    if ranked.alone is not None:
+        texts["itc_rank"], images["itc_rank"] = ranked.alone.text_ranks, ranked.alone.picture_ranks
+    return pd.DataFrame(texts), pd.DataFrame(images)
+
+
+def _table(ranks: np.ndarray, first: np.ndarray, target: Any) -> dict[str, Any]:
+    places = np.arange(len(ranks))
+    return {
+        "position": places,
+        "id": places,
+        "prediction": first,
+        "target": target,
+        "score": (ranks == 0).astype(float),
+        "rank": ranks,
+    }
+
+
+def _firsts(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
+    """The first ten: their numbers, what they are, and their scores."""
+    return {
+        "first_ids": best.numbers.tolist(),
+        f"first_{what}": [names[row].tolist() for row in best.numbers],
+        "first_scores": best.scores.tolist(),
+    }
+
+
+def _recalls_worth(texts: pd.DataFrame, images: pd.DataFrame, column: str, start: str, method: str) -> dict[str, Worth]:
+    """What the recalls by the ranks of a column are worth, and their mean."""
+    found: dict[str, Worth] = {}
+    exact = column == "rank" and "rerank_top_k" not in texts
+    sizes = np.bincount(texts["target"])
+    for way, frame, of in (("text_to_image", texts, len(images)), ("image_to_text", images, len(texts))):
+        for k in AT:
+            chance = min(1.0, k / of) if frame is texts else _chance_of_any(sizes, of, k)
+            rows = scored(frame, frame[column] < k)
+            found[f"{start}{way}_r{k}"] = Worth((rows,), None, ("chance", chance), method, of, exact)
+    chance = sum(each.baseline[1] for each in found.values()) / len(found)
+    joined = tuple(frame for each in found.values() for frame in each.frames)
+    return {**found, f"{start}recall_mean": Worth(joined, None, ("chance", chance), method, None, exact)}
+
+
+def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
+    """How often one of a picture's own texts is among the first k of all, in an order drawn by lot; mean over pictures."""
+    missed = np.ones(len(sizes))
+    for place in range(min(k, of)):
+        missed *= np.maximum(of - sizes - place, 0) / (of - place)
+    return float((1 - missed).mean())

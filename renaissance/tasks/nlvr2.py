@@ -22,7 +22,7 @@ from renaissance.models.heads import ClassifierHead
 from renaissance.settings import Settings
 from renaissance.types import LabelTargets, TaskOutput
 
-from .base import Context, Downstream, Encodings
+from .base import Context, Downstream, Encodings, Worth
 
 ANSWERS = ("False", "True")  # as the annotations write them, in the order of their labels
 _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that of the benchmark's file
@@ -61,7 +61,13 @@ class Nlvr2(Downstream):
 
     @classmethod
     def score(cls, frame: pd.DataFrame) -> dict[str, float]:
-        return super().score(frame) | {"consistency": consistency(frame["group"], frame["score"] == 1)}
+        known = frame[frame["score"].notna()]  # a hidden answer is no wrong one
+        return super().score(frame) | {"consistency": consistency(known["group"], known["score"] == 1)}
+
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        """Consistency is the mean over groups, each of which counts once."""
+        right = frame[frame["score"].notna()].groupby("group")["score"].min().reset_index()
+        return super().worth(frame) | {"consistency": Worth((right,), method="each sentence with all its pairs")}
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from renaissance.errors import UserError
 from renaissance.formats import BOXES
 from renaissance.types import LabelTargets, TaskOutput
 
-from .base import Context, Downstream, Encodings
+from .base import Context, Downstream, Encodings, Worth
 
 _BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
 
@@ -62,7 +62,11 @@ class Ref(Downstream):
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        return "chance", float((1 / frame["candidates"]).mean())
+        return "chance", float((1 / frame["candidates"])[frame["target"].notna()].mean())
+
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        candidates = float(frame["candidates"][frame["target"].notna()].mean())
+        return {"accuracy": super().worth(frame)["accuracy"]._replace(candidates=candidates)}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

@@ -29,7 +29,7 @@ from renaissance.models.heads import ClassifierHead
 from renaissance.settings import Settings
 from renaissance.types import TaskOutput
 
-from .base import Context, Downstream, Encodings, guesses
+from .base import Context, Downstream, Encodings, Worth, guesses, scored
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -138,7 +138,7 @@ class Vqa(Downstream):
     @classmethod
     def score(cls, frame: pd.DataFrame) -> dict[str, float]:
         """The mean score of all questions, of those with an answer in the vocabulary, and of each type of answer."""
-        known = frame["in_vocabulary"].astype(bool)
+        known = frame["in_vocabulary"].eq(True)
         values = {"vqa_score": float(frame["score"].mean()), "in_vocabulary": float(frame["score"][known].mean())}
         if "answer_type" in frame:
             for annotated, name in ANSWER_TYPES.items():
@@ -156,6 +156,19 @@ class Vqa(Downstream):
             for answer, score in _scores(facts).items():
                 totals[answer] += score
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
+
+    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+        official = "raw_answers" in frame
+        method = "the official score" if official else "by the labels of the vocabulary, not the official score"
+        known = frame["in_vocabulary"].eq(True)
+        chosen = {"vqa_score": known | True, "in_vocabulary": known}
+        if "answer_type" in frame:
+            chosen |= {f"vqa_score_{name}": frame["answer_type"] == kind for kind, name in ANSWER_TYPES.items()}
+        found = {
+            name: Worth((scored(frame, frame["score"].where(rows)),), method=method, exact=official)
+            for name, rows in chosen.items()
+        }
+        return found | {"vqa_score": found["vqa_score"]._replace(baseline=self.baseline(frame))}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

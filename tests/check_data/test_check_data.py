@@ -15,6 +15,7 @@ from arrow_files import Columns, files_of, picture, write_columns
 
 from renaissance.cli import main
 from renaissance.formats import DATASETS
+from renaissance.prepare.writer import manifest_of
 
 Check = Callable[..., tuple[int, str, str]]
 
@@ -78,8 +79,8 @@ DEFECTS = {
     "fewer answers": ("vqa", "vqav2_train", put("answers", [["yes"]], 1), r"row 1 has 1 entries in 'answers'"),
     "fewer labels": ("vqa", "vqav2_train", put("answer_labels", [7], 1, 1), r"row 1 has 1 values in an entry of 'answer_l"),
     "label": ("vqa", "vqav2_train", put("answer_labels", 3129, 4, 1, 0), r"answer_labels outside 0 to 3128: 1 \(row 4: 3129"),
-    "score": ("vqa", "vqav2_val", put("answer_scores", 1.5, 3, 0, 0), r"answer_scores outside 0 to 1: 1 \(row 3: 1.5"),
-    "no score": ("vqa", "vqav2_train", put("answer_scores", float("nan"), 0, 0, 0), r"outside 0 to 1: 1 \(row 0: nan"),
+    "score": ("vqa", "vqav2_val", put("answer_scores", 1.5, 3, 0, 0), r"row 3 has 1.5 in 'answer_scores'; expected"),
+    "no score": ("vqa", "vqav2_train", put("answer_scores", float("nan"), 0, 0, 0), r"row 0 has nan in 'answer_scores'"),
     "question_id twice": ("vqa", "vqav2_train", put("question_id", 60004, 3, 1), r"question_id that occurred before: 1 "),
     "truth": ("nlvr2", "nlvr2_train", put("answers", "true", 2, 0), r"neither True nor False: 1 \(row 2: true\)"),
     "identifier twice": ("nlvr2", "nlvr2_test1", put("identifiers", "train-72-0-1", 4, 0), "identifiers that occurred"),
@@ -190,8 +191,10 @@ def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
     write_columns(folder / "refcocog_google_val.arrow", columns)
     vg["vg.arrow"]["image"][2] = coco["coco_caption_karpathy_val.arrow"]["image"][3]
     vg["vg.arrow"]["caption"][4] = [" \n", "a dog"]
+    vg["vg.arrow"]["image"][1] = vg["vg.arrow"]["image"][0]
+    vg["vg.arrow"] |= {name: [[], *vg["vg.arrow"][name][1:]] for name in ("caption", "x", "y", "width", "height")}
     write_columns(folder / "vg.arrow", vg["vg.arrow"])
-    write_columns(folder / "vectors.arrow", {"vector": [[1.0]]})
+    write_columns(folder / "vectors.arrow", {"vector\x1b[31m": [[1.0]]})
     status, out, err = check()
     assert (status, err) == (0, "")
     by_name = "refcocog_google train and in refcocog_google val, by content (refcocog_google_train.arrow row 2 is"
@@ -200,7 +203,9 @@ def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
         "1 pictures are both in coco val and in vg train, by content (coco_caption_karpathy_val.arrow row 3 is vg.arrow row 2)",
         "boxes without width or height: 5 ([0.0, 0.0, 10.0, 0.0]",
         "vg.arrow: empty texts: 1 (row 4)",
-        "vectors.arrow is of unknown layout: its columns are vector",
+        "vg.arrow: rows without caption, which no run reads: 1 (row 0)",
+        "vg.arrow: pictures that occurred before in the file: 1 (row 1)",
+        "vectors.arrow is of unknown layout: its columns are vector\\x1b[31m",
         "refcocog_google_val.arrow has 5 rows where the official download has 5,000",
     ):
         assert note in out, note
@@ -219,6 +224,30 @@ def test_same_picture_of_coco_in_two_data_sets(check: Check, tmp_path: Path):
         "1 pictures are both in coco val and in vqa train, by COCO number (coco_caption_karpathy_val.arrow row 4 is"
         in out
     )
+
+
+NLVR = Path(__file__).parents[3] / "shared" / "data" / "nlvr1-dev" / "images"
+
+
+def test_names_of_another_layout_hold_no_number_of_the_collection(check: Check, tmp_path: Path):
+    """Own files in the layout of SNLI-VE: the numbers in NLVR's names are no pictures of Flickr30k."""
+    names = sorted(path.name for path in NLVR.rglob("*.png"))[: 3 * arrow_files.ROWS] or [
+        f"dev-{number}-{part}-0.png" for number in (1572, 1373, 1374) for part in range(arrow_files.ROWS)
+    ]
+    files = arrow_files.write(tmp_path / "arrow", "snli")
+    for place, (name, columns) in enumerate(files.items()):
+        columns["image_id"] = names[place * arrow_files.ROWS :][: arrow_files.ROWS]
+        write_columns(tmp_path / "arrow" / name, columns)
+    status, out, err = check()
+    assert (status, err) == (0, "") and "both in" not in out
+
+
+def test_a_manifest_of_another_form_is_said(check: Check, tmp_path: Path):
+    arrow_files.write(tmp_path / "arrow", "vg")
+    for content in ("[]", '{"rows": 5, "bytes": 1, "skipped": {"a": 3}}', "[" * 100_000):
+        manifest_of(tmp_path / "arrow" / "vg.arrow").write_text(content)
+        status, _, err = check()
+        assert status == 1 and "manifests that cannot be read: 1" in err and "\n" not in err
 
 
 def test_older_files(check: Check, tmp_path: Path):
@@ -255,7 +284,7 @@ def test_older_files(check: Check, tmp_path: Path):
         (['datasets=["vqa"]'], "datasets names 'vqa', of which data_root="),
         (["datasets=[]"], 'datasets=[] is not allowed: give names, such as ["coco","vg"].'),
         (["max_text_len=0"], "max_text_len=0"),
-        (["sheet_folder=3"], "sheet_folder=3 is not allowed: give a folder"),
+        (["sheet_folder=[3]"], "sheet_folder=[3] is not allowed: give a folder"),
         (["workers=0"], "workers=0 must be a whole number of processes"),
         (["dataset=coco"], "There is no setting 'dataset' (nearest: datasets"),
         (['datasets=["vectors"]'], "vectors.arrow is of unknown layout"),

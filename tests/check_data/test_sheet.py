@@ -66,6 +66,24 @@ def test_boxes_lie_where_they_are_said_to_be(tmp_path: Path):
     assert abs(drawn - scale * np.array([(12, 16), (36, 48)])).max() <= 2
 
 
+def test_a_picture_is_shown_as_training_sees_it(tmp_path: Path):
+    """Over white where it is transparent, whatever colour is hidden there; 16 bits scaled; small and large alike."""
+    hidden, deep, columns = [], np.full((48, 64), 40_000, np.uint16), {"caption": [["a"]] * 5}
+    for size in ((64, 48), (640, 480)):
+        file = io.BytesIO()
+        Image.new("RGBA", size, (250, 0, 0, 0)).save(file, "PNG")
+        hidden.append(file.getvalue())
+    palette = Image.new("P", (64, 48))
+    palette.putpalette([0, 0, 250] * 256)
+    for picture, options in ((palette, {"transparency": 0}), (Image.fromarray(deep), {})):
+        file = io.BytesIO()
+        picture.save(file, "PNG", **options)
+        hidden.append(file.getvalue())
+    sheet = sheet_of("coco", columns | {"image": [*hidden, flat((0, 250, 0))]}, tmp_path)
+    assert not len(places(sheet, (250, 0, 0))) and not len(places(sheet, (0, 0, 250)))
+    assert len(places(sheet, (156, 156, 156))) > 10_000 and len(places(sheet, (0, 250, 0))) > 10_000
+
+
 def test_unwritable_folder(tmp_path: Path):
     (tmp_path / "sheets").write_text("a file")
     with pytest.raises(UserError, match="sheet_folder"):

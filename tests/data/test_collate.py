@@ -5,14 +5,17 @@ import copy
 import pytest
 import torch
 from pair_stub import PairStub
+from tokenizers.pre_tokenizers import FixedLength
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
 from renaissance.data.collate import Collate, MicroBatch, Source, stack_pictures
+from renaissance.data.loader import StepView
 from renaissance.data.masking import MlmMasker, choose, hide
 from renaissance.data.negatives import FalseImages
 from renaissance.data.sampler import Draw
 from renaissance.data.text import encode, vocabulary
 from renaissance.data.transforms import make_transform
+from renaissance.errors import UserError
 
 
 def source(key="vit", captions=CAPTIONS):
@@ -35,6 +38,19 @@ def test_a_step_is_cut_into_micro_batches_in_order():
     assert all(batch.images.sizes is None and batch.images.pixels.dtype == torch.uint8 for batch in batches)
     pixels = torch.cat([batch.images.pixels for batch in batches])
     assert torch.equal(pixels, torch.stack([sample.pictures[0] for sample in samples]))
+
+
+def test_a_tokenizer_that_panics_at_a_text_names_its_sample(capfd):
+    """Of Rust code, which is a BaseException: a loader process would die without a word."""
+    captions = [""] * 5 + ["a dog\x1b[31m"] + [""] * 2
+    panics = copy.deepcopy(tokenizer_of("word_piece"))
+    panics.backend_tokenizer.normalizer = None
+    panics.backend_tokenizer.pre_tokenizer = FixedLength(0)
+    data = source(captions=captions)
+    step = StepView(Collate(panics, 30, 4, {}, data))[[Draw(0, id) for id in range(8)]]
+    assert isinstance(step, UserError)
+    assert str(step).startswith(r"The tokenizer cannot read the text of stub.arrow row 2, 'a dog\x1b[31m' (")
+    assert [len(step) for step in [StepView(Collate(panics, 30, 4, {}, data))[[Draw(0, 0)]]]] == [1]
 
 
 @pytest.mark.parametrize(

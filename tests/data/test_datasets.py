@@ -93,6 +93,8 @@ def test_refuses_what_is_missing(folder: Path):
     assert "'cocoa' (nearest: coco) needs cocoa_train.arrow or cocoa.arrow" in refusal(["cocoa"], folder)
     assert "needs sbu_0.arrow" in refusal(["sbu"], folder)
     assert "datasets=[]" in refusal([], folder)
+    write(folder, "mine.arrow")
+    assert """To go on with what is there, give datasets='["mine"]'.""" in refusal(["vg", "mine"], folder)
     assert "more than once" in refusal(["coco", "vg", "coco"], folder)
 
 

@@ -134,7 +134,7 @@ def test_refuses_files_that_are_cut_short_or_not_there(tmp_path: Path):
     file = tmp_path / raw_nlvr2.FILES["unbalanced_test1"]
     whole = file.read_bytes()
     file.write_bytes(whole[:-20])
-    assert f"unbalanced_test1.json' line {whole.count(b'}')} is not JSON" in refusal(tmp_path)
+    assert f"unbalanced_test1.json' line {whole.count(b'}')} cannot be read as JSON" in refusal(tmp_path)
     file.write_bytes(whole)
     assert "quality=101 must be" in refusal(tmp_path, quality=101)
     (tmp_path / raw_nlvr2.FILES["test1"]).unlink()

@@ -16,7 +16,7 @@ from skimage import data as skimage_data
 from prepare.raw_files import photograph, read_rows, write_pictures
 from renaissance.data.datasets import open_pairs
 from renaissance.errors import UserError
-from renaissance.prepare import prepare
+from renaissance.prepare import prepare, tables
 from renaissance.prepare.captions import make_arrow
 
 JSONL = """\ufeff{"path": "p/1.jpg", "caption": "ein Hündchen"}
@@ -70,7 +70,7 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
         ({"path": ["a"]}, "has the columns path; expected path,caption"),
         ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 needs a path and a caption"),
         ({"path": ["a"], "caption": [3]}, "line 1 needs a path and a caption"),
-        ({"path": ["a"], "caption": ["b"], "split": ["dev"]}, "line 1 has split 'dev'"),
+        ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
     ]:
         pq.write_table(pa.table(columns), root / "mine.parquet")
         with pytest.raises(UserError, match=sentence):
@@ -132,6 +132,89 @@ def test_named_splits_win_over_the_share(root: Path, tmp_path: Path):
     assert len(read_rows(tmp_path / "captions_test.arrow")) == 40
 
 
+def splits_of(folder: Path) -> dict[str, int]:
+    return {file.stem.rpartition("_")[2]: len(read_rows(file)) for file in sorted(folder.glob("*.arrow"))}
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["mine_val.jsonl"], {"val": 3}),
+        (["captions-validation-00000-of-00001.jsonl"], {"val": 3}),
+        (["dev.csv"], {"val": 2}),
+        (["Train.jsonl", "Dev.csv", "TestSet.csv"], {"test": 2, "train": 3, "val": 2}),
+        (["train-0.jsonl", "train-1.csv"], {"train": 5}),
+        (["contest.jsonl"], {"train": 3}),
+        (["trainval.jsonl"], "says train and val: it has to be of one split"),
+        (["train_on_test.csv"], "says test and train: it has to be of one split"),
+        (["mine.jsonl", "mine_val.csv"], "found mine.jsonl, mine_val.csv; choose with annotations="),
+    ],
+    ids=str,
+)
+def test_the_name_of_a_file_says_the_split(root: Path, tmp_path: Path, names: list[str], rows: dict | str):
+    for place, name in enumerate(names):
+        lines = [(f"p/{10 * place + n}.jpg", "a") for n in range(2 if name.endswith(".csv") else 3)]
+        text = "path,caption\n" + "".join(f"{path},{caption}\n" for path, caption in lines)
+        if name.endswith(".jsonl"):
+            text = "\n".join(json.dumps({"path": path, "caption": caption}) for path, caption in lines)
+        (root / name).write_text(text)
+        (root / f"._{name}").write_bytes(b"\0\5\x16\7")  # as macOS leaves them beside files on foreign disks
+    if isinstance(rows, str):
+        with pytest.raises(UserError, match=rows):
+            make_arrow(root, tmp_path / "out")
+    else:
+        manifests = make_arrow(root, tmp_path / "out", workers=1)
+        assert splits_of(tmp_path / "out") == rows
+        said = {name for manifest in manifests for name in names if name in manifest["note"]}
+        assert said == set(names)
+
+
+def test_a_split_of_a_line_is_read_in_any_usual_word_and_wins_over_the_name(root: Path, tmp_path: Path):
+    words = ["train", "Training", "validation", "DEV", "valid", "testing", "test"]
+    lines = [{"path": f"p/{n}.jpg", "caption": "a", "split": word} for n, word in enumerate(words)]
+    (root / "train_and_val.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    make_arrow(root, tmp_path / "out", workers=1)
+    assert splits_of(tmp_path / "out") == {"train": 2, "val": 3, "test": 2}
+
+
+def test_a_long_caption_and_a_number_that_is_none_do_not_stop_anyone(root: Path, tmp_path: Path):
+    long = "a dog " * 30_000
+    (root / "a.csv").write_text(f"path,caption\np/0.jpg,{long}\np/1.jpg,{'x' * (1 << 21)}\n")
+    (root / "a.jsonl").write_text(json.dumps({"path": "p/0.jpg", "caption": long, "score": float("nan")}))
+    for name in ("a.csv", "a.jsonl"):
+        (manifest,) = make_arrow(root, tmp_path / name, annotations=name, workers=1)
+        assert [row["caption"] for row in read_rows(tmp_path / name / "captions_train.arrow")] == [[long]]
+        expected = {"caption of more than 1,048,576 characters", "picture without a caption"}
+        assert set(manifest["skipped"]) == (expected if name == "a.csv" else set())
+
+
+def test_tables_that_claim_more_than_they_are_end_in_a_sentence(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file of some kB must not become gigabytes: packed, a text or a place named many times, many nothings."""
+    monkeypatch.setattr(tables, "_LEAST_BYTES", 1 << 20)  # all in small: the test is quick
+    monkeypatch.setattr(tables, "_LEAST_VALUES", 10_000)
+    monkeypatch.setattr(tables, "_SWELLS", 1)
+    big = "a" * (1 << 20)
+    paths = pa.array([f"p/{n}.jpg" for n in range(1000)])
+    nothing = pa.nulls(40_000, pa.string())
+    made = {
+        "packed": ({"path": paths[:12], "caption": [big] * 12}, {"use_dictionary": False}),
+        "named": (
+            {"path": paths, "caption": pa.DictionaryArray.from_arrays(pa.array([0] * 1000), pa.array([big]))},
+            {},
+        ),
+        "listed": ({"path": paths[:1], "caption": pa.array([["x"] * 40_000])}, {}),
+        "nothing": ({"path": nothing, "caption": nothing}, {}),
+    }
+    for name, (columns, options) in made.items():
+        pq.write_table(pa.table(columns), root / f"{name}.parquet", compression="zstd", **options)
+        assert (root / f"{name}.parquet").stat().st_size < 100_000
+        with pytest.raises(UserError, match=r"it is not read|line 1 needs a path"):
+            make_arrow(root, tmp_path / "out", annotations=f"{name}.parquet")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_path: Path):
     write_many(root)
     make_arrow(root, tmp_path, val_share=0.5, workers=1)
@@ -142,15 +225,15 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 is not JSON"),
-        ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is not a JSON object"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 cannot be read as JSON"),
+        ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is list, but has to be an object"),
         ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 needs a path and a caption"),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1 needs a path and a caption"),
         ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "/p/1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "p\\\\..\\\\..\\\\1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "", "caption": "a"}', "is not a path below root"),
-        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a", "split": "dev"}', "has split 'dev'"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": "a", "split": "extra"}', "has split 'extra'"),
         ("a.jsonl", "\n", "has no captions"),
         ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
         ("a.csv", "", "has the columns none"),
@@ -158,7 +241,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "path,caption\np/1.jpg\n", "line 2 needs a path and a caption"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
-        ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, found none"),
+        ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, or one for each split"),
     ],
 )
 def test_refuses_annotations(root: Path, tmp_path: Path, name: str, text: str, sentence: str):
@@ -232,6 +315,22 @@ def test_prepare_prints_what_came_of_it(root: Path, tmp_path: Path, capsys: pyte
     assert printed.startswith("mine_train.arrow: 39 pictures, 39 texts, 0.")
     assert "missing: 1 (first p/7.jpg: no such file)" in printed
     assert manifests == [json.loads((tmp_path / "mine_train.json").read_text())]
+
+
+def test_names_out_of_data_forge_no_line_and_steer_no_terminal(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    name = "p/\x1b[2Jgone\nerror: forged\u2028\u202e.jpg"
+    (root / "captions.jsonl").write_text("\n".join(json.dumps({"path": n, "caption": "a"}) for n in ("p/1.jpg", name)))
+    prepare("captions", root, tmp_path, workers=1, max_unreadable=1)
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines()) and printed.count("\n") == 2
+    (root / "captions.jsonl").write_text(json.dumps({"path": f"../{name}", "caption": "a"}))
+    (root / "a\x1b[2J\n.csv").write_text("p\x1b[2J\na")
+    for given in ("captions.jsonl", "a\x1b[2J\n.csv", None):
+        with pytest.raises(UserError) as refusal:
+            prepare("captions", root, tmp_path / "out", annotations=given)
+        assert str(refusal.value).isprintable()
 
 
 def test_prepare_refuses_what_it_does_not_know(root: Path, tmp_path: Path):

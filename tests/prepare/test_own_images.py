@@ -202,7 +202,7 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
     (tmp_path / "one" / "cat").mkdir(parents=True)
     for name in ("emu", "yak"):
         write_folders(tmp_path / name, ("train", "val"))
-        (tmp_path / name / "val" / name).mkdir()
+        write_pictures(tmp_path / name / "val" / name, {"1.jpg": photograph()})
     (tmp_path / "yak" / "train" / "yak").mkdir()  # a folder alone makes no training pictures
     write_folders(tmp_path / "twice", ("train", "val", "valid"))
     write_folders(tmp_path / "only test", ("test",))
@@ -213,11 +213,15 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
         (tmp_path / "empty" / "test" / name).mkdir(parents=True)
     for root, options, sentence in (
         ("none", {}, "is not a folder; expected one that contains class folders"),
-        ("one", {}, "needs at least two folders, one a class, with pictures in them; found cat."),
+        ("one", {}, "needs at least two folders, one a class, with pictures in them; found none."),
         ("emu", {}, "has no training pictures of emu; every class needs some."),
         ("yak", {}, "has no training pictures of yak; every class needs some."),
         ("twice", {}, "has two folders for val, val and valid."),
-        ("empty", {}, "holds no picture in its class folders a dog, cat."),
+        (
+            "empty",
+            {},
+            "one a class, with pictures in them; found none. Left alone, as no class has pictures there: test/",
+        ),
         ("bytes", {}, r"Picture name 'cat/\udcff.jpg' is not a path below root"),
         ("only test", {"val_share": 0.2}, "val_share=0.2 needs root='"),
         ("fine", {"val_share": 0.2}, "to have pictures for train and none for val, found train, val; leave val_share"),
@@ -227,6 +231,68 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
         ("fine", {"resize": 0}, "resize=0 must be"),
     ):
         assert sentence in refusal(tmp_path / root, **options)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "TEST"),
+        ("training", "validation", "testing"),
+        ("train2017", "dev", "test_set"),
+        ("trn", "val", ""),
+    ],
+)
+def test_a_split_is_read_whatever_word_its_folder_has(tmp_path: Path, names: tuple[str, ...]):
+    """Folders that say a split are none of the classes, and none of them vanishes."""
+    written = write_folders(tmp_path / "raw", tuple(filter(None, names)))
+    write_pictures(tmp_path / "raw", {"stray.jpg": photograph(), "read me.txt": b"hello"})
+    (tmp_path / "raw" / names[0] / "notes").mkdir()
+    (tmp_path / "raw" / names[0] / "cat" / "Thumbs.db").write_bytes(b"...")
+    if not names[2]:
+        write_pictures(tmp_path / "raw" / "test", {"without a class.jpg": photograph()})
+    manifests = make_arrow(tmp_path / "raw", tmp_path / "arrow", workers=1)
+    assert {each["file"] for each in manifests} == {
+        f"images_{split}.arrow" for split, name in zip(("train", "val", "test"), names, strict=True) if name
+    }
+    assert sum(each["rows"] for each in manifests) == len(written)
+    assert all(said_of(tmp_path / "arrow" / each["file"])["labels"] == sorted(CLASSES) for each in manifests)
+    left = ["test/"] * (not names[2]) + [f"{names[0]}/notes/"]
+    said = (
+        f"Read from {names[0]}/. 3 classes: {', '.join(sorted(CLASSES))}. Left alone, as no class has pictures there: "
+    )
+    assert manifests[0]["note"] == f"{said}{', '.join(left)}."
+
+
+def test_a_word_of_a_split_may_be_a_class_and_other_folders_are_no_splits(tmp_path: Path):
+    write_folders(tmp_path / "a", ("",))
+    write_pictures(tmp_path / "a" / "train", {"1.jpg": photograph()})  # a class of trains, as in CIFAR-100
+    write_pictures(tmp_path / "a" / "annotations", {"list.txt": b"1.jpg cat", "empty": b""})
+    write_pictures(tmp_path / "a", {"loose.jpg": photograph()})
+    (manifest,) = make_arrow(tmp_path / "a", tmp_path / "arrow", workers=1, val_share=0)
+    assert said_of(tmp_path / "arrow" / "images_train.arrow")["labels"] == sorted([*CLASSES, "train"])
+    assert manifest["note"].endswith("there: annotations/, 1 pictures in ./ that lie in no class folder.")
+    write_folders(tmp_path / "inside", ("cat", "dog"))
+    (tmp_path / "inside" / "dog" / "cat").rename(tmp_path / "inside" / "dog" / "Validation")
+    assert "Validation' is a folder of a split in one of a class" in refusal(tmp_path / "inside")
+    for folder in ("holdout/cat", "val"):
+        write_folders(tmp_path / folder, ("train",))
+        write_pictures(tmp_path / folder / folder, {"1.jpg": photograph()})
+        assert f"and beside them {folder.partition('/')[0]}: which split is that?" in refusal(tmp_path / folder)
+
+
+def test_linked_folders_are_followed_once_and_a_pipe_is_no_picture(tmp_path: Path):
+    write_folders(tmp_path / "raw", ("train",))
+    write_pictures(tmp_path / "more", {"z.jpg": photograph(30)})
+    (tmp_path / "raw" / "train" / "cat" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "loop").symlink_to(tmp_path / "raw" / "train" / "cat")
+    (tmp_path / "raw" / "train" / "linked").symlink_to(tmp_path / "more")
+    os.mkfifo(tmp_path / "raw" / "train" / "cat" / "pipe.jpg")
+    (tmp_path / "raw" / "train" / "cat" / "zero.jpg").symlink_to("/dev/zero")
+    (manifest,) = make_arrow(tmp_path / "raw", tmp_path / "arrow", workers=1, val_share=0, max_unreadable=0.5)
+    ids = [row["image_id"] for row in read_rows(tmp_path / "arrow" / "images_train.arrow")]
+    assert ids.count("train/cat/more/z.jpg") == ids.count("train/linked/z.jpg") == 1
+    assert manifest["skipped"]["unreadable"]["count"] >= 2
+    assert "train/cat/pipe.jpg: a pipe, a socket or a device, and no file" in manifest["skipped"]["unreadable"]["first"]
 
 
 def test_files_of_an_earlier_run_are_not_left_beside_new_ones(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,21 @@ def test_what_cannot_be_read_is_found_when_it_is_made_smaller_too(name: str):
     assert isinstance(fault, Fault)
     assert fault == read_picture(content)
     assert fault.kind == kind
+
+
+def test_what_would_keep_a_reader_waiting_is_left_out(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    whole = encode(Image.new("RGB", (800, 800), "grey"), "JPEG", progressive=True)
+    slow = whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 500 + whole[-2:]
+    for source, why in (
+        (str(tmp_path / "pipe.jpg"), "a pipe, a socket or a device, and no file"),
+        (str(tmp_path / "zero.jpg"), "a pipe, a socket or a device, and no file"),
+        (slow, "its 640,000 pixels are coded in 101 or more passes, which takes too long"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-LFS pointer"),
+    ):
+        fault = read_picture(source)
+        assert isinstance(fault, Fault) and fault.kind == "unreadable" and fault.why.startswith(why)
 
 
 def test_pixels_without_an_agreed_range_are_left_out():

@@ -105,6 +105,32 @@ def test_an_ended_run_goes_on_after_its_last_whole_shard(
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"shard": None},
+        {"shard": [0, 14]},
+        {"shard": {"first": 0}},
+        {"shard": {"first": 0, "next": "14"}},
+        {"shard": {"first": 0, "next": -1}},
+        {"shard": {"first": 0, "next": 2**80}},
+        {"bytes": None},
+        {"images": "4"},
+        {"skipped": {"missing": 3}},
+        {"note": ["a"]},
+        {"options": float("nan")},
+    ],
+    ids=str,
+)
+def test_a_manifest_whose_values_are_of_another_type_is_not_believed(root: Path, tmp_path: Path, changes: dict):
+    write(root, tmp_path / "out")
+    whole = contents(tmp_path / "out")
+    about = json.loads(whole["web_0.json"]) | changes
+    (tmp_path / "out" / "web_0.json").write_text(json.dumps(about))
+    write(root, tmp_path / "out")
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize(
     ("change", "asked"),
     [
         ({}, 25),

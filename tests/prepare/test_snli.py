@@ -115,7 +115,7 @@ def test_refuses_files_that_are_cut_short_or_not_there(tmp_path: Path):
     file = tmp_path / raw_snli.annotation_file("test")
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
-    assert "snli_ve_test.jsonl' line 12 is not JSON" in refusal(tmp_path)
+    assert "snli_ve_test.jsonl' line 12 cannot be read as JSON" in refusal(tmp_path)
     assert "resize=0 must be" in refusal(tmp_path, resize=0)
     file.unlink()
     assert refusal(tmp_path) == (

@@ -125,6 +125,22 @@ def test_the_baseline_is_the_most_frequent_answer(name: str) -> None:
     assert Glue.baseline(frame_of(name, [0] * 5, answers)) == ("majority", pytest.approx(expected))
 
 
+@pytest.mark.parametrize("name", GLUE)
+def test_what_a_metric_is_worth_is_drawn_by_the_metric_itself(name: str) -> None:
+    rows = frame_of(name, [1, 0, 1], [1, 1, 0]).assign(score=[1.0, 0.0, 0.0])
+    worth, values = head_of_rows(name).worth(rows), Glue.score(rows)
+    found = {key: each.statistic(rows) if each.statistic else rows["score"].mean() for key, each in worth.items()}
+    assert found == pytest.approx(values, nan_ok=True) and list(found) == list(values)
+    assert [key for key, each in worth.items() if each.baseline] == [next(iter(values))]
+
+
+@pytest.mark.parametrize(("name", "metric"), [("cola", "matthews"), ("mrpc", "f1"), ("sst2", None), ("stsb", None)])
+def test_a_split_of_one_class_is_said(name: str, metric: str | None) -> None:
+    data = type("Data", (), {"name": name, "split": "val", "broken": 0, "__len__": lambda self: 2})()
+    said = Glue.notes(frame_of(name, [1, 0], [1, 1]), data)
+    assert [metric in sentence for sentence in said] == ([True] if metric else [])
+
+
 def test_rows_tell_prediction_and_score() -> None:
     head = head_of_rows("mnli")
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])

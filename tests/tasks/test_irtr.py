@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -19,7 +22,7 @@ from renaissance.data.sampler import Draw
 from renaissance.data.transforms import make_transform
 from renaissance.errors import UserError
 from renaissance.tasks.base import Context, Encodings
-from renaissance.tasks.irtr import Irtr
+from renaissance.tasks.irtr import Irtr, _chance_of_any
 from renaissance.tasks.itc import Itc
 from small_tasks import TOWERS, words
 from tiny_models import MAX_TEXT_LEN, PATCH, SIDE, VOCAB, one_tower, stirred, tokenizer, two_tower
@@ -152,24 +155,80 @@ def test_a_pretraining_checkpoint_ranks_as_it_is(kind: str, hub_cache: Path, tmp
     ended = small_run.command(capsys, *evaluation)
     assert ended.code == 0, ended.err
     assert "irtr.head starts from itm.head" in ended.out
-    assert "each text ranks the split's" in ended.out
-    exact = small_run.results(Path(ended.out.rsplit("run folder: ", 1)[1].splitlines()[0]))
+    assert "each text ranks 4 pictures, each picture 20 texts" in ended.out
+    exact, details = files_of(ended)
+    told = details["test"]["irtr"]["text_to_image_r1"]
+    assert told["method"] == "every pair through the fusion" and told["examples"] == 20 and told["candidates"] == 4
+    assert told["baseline"] == {"chance": 0.25} and told["eval_limit"] is None
+    assert told["files"] == ["f30k_caption_karpathy_test.arrow"] and len(told["interval"]) == 2
+    assert details["test"]["irtr"]["image_to_text_r1"]["examples"] == 4
     recall = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
     for split in ("val", "test"):
         values = [exact[split]["irtr"][name] for name in recall]
         assert values[:3] == sorted(values[:3]) and values[3:] == sorted(values[3:]) and 0 < values[2] <= 1
     reranked = small_run.command(capsys, *evaluation, "loss_names.itc=1", "rerank_top_k=3")
     assert reranked.code == 0, reranked.err
-    found = small_run.results(Path(reranked.out.rsplit("run folder: ", 1)[1].splitlines()[0]))
-    assert found["test"]["irtr"].keys() == exact["test"]["irtr"].keys() and "itc" in found["test"]
-    assert "not exact: only the 3 closest" in reranked.out and "not exact" not in ended.out
-    assert "give loss_names.itc=1" in small_run.command(capsys, *evaluation, "rerank_top_k=3").sentence()
+    found, details = files_of(reranked)
+    names = list(exact["test"]["irtr"])
+    beside = [each for name in names for each in (name, f"itc_{name}")]
+    assert list(found["test"]["irtr"]) == list(details["test"]["irtr"]) == beside and "itc" in found["test"]
+    methods = {name: entry["method"] for name, entry in details["test"]["irtr"].items()}
+    assert methods["recall_mean"] == "best 3 of ITC through the fusion" and methods["itc_recall_mean"] == "ITC alone"
+    assert "not exact: best 3 of ITC through the fusion" in reranked.out and "not exact" not in ended.out
+    alone = small_run.command(capsys, *evaluation, "loss_names.itc=1", "rerank_top_k=0")
+    assert alone.code == 0, alone.err
+    before, details = files_of(alone)
+    assert before["test"]["irtr"] == {name: found["test"]["irtr"][name] for name in beside if name.startswith("itc_")}
+    assert {entry["method"] for entry in details["test"]["irtr"].values()} == {"ITC alone"}
+    for top in (0, 3):
+        assert "give loss_names.itc=1" in small_run.command(capsys, *evaluation, f"rerank_top_k={top}").sentence()
+
+
+def files_of(ended: small_run.Ended) -> tuple[dict, dict]:
+    """The content of results.json and of results_details.json of a run."""
+    folder = Path(ended.out.rsplit("run folder: ", 1)[1].splitlines()[0])
+    return small_run.results(folder), json.loads((folder / "results_details.json").read_text(encoding="utf-8"))
+
+
+def test_predictions_hold_ids_and_texts_both_ways(hub_cache: Path, tmp_path: Path, capsys):
+    """And a limit of pictures ranks those alone: candidates, chance and files follow, and it is said."""
+    run = small_run.train(capsys, *words("irtr", tmp_path), "eval_limit=3")
+    pairs = open_pairs(["f30k"], "test", tmp_path / "irtr" / "arrow")
+    texts, images = (pd.read_parquet(run / "predictions" / f"irtr_test{end}.parquet") for end in ("", "_image_to_text"))
+    assert (len(texts), len(images)) == (15, 3)
+    assert texts["text"].tolist() == [pairs.text(number) for number in range(15)]
+    assert images["image"].nunique() == 3 and all(name.endswith(".jpg") for name in images["image"])
+    for row in texts.itertuples():
+        assert row.image == images["image"][row.target] and row.prediction == row.first_ids[0]
+        assert [images["image"][number] for number in row.first_ids] == list(row.first_images)
+        assert sorted(row.first_ids) == [0, 1, 2] and list(row.first_scores) == sorted(row.first_scores)[::-1]
+    for row in images.itertuples():
+        assert list(row.texts) == [texts["text"][number] for number in row.target] and len(row.first_texts) == 10
+        assert [texts["text"][number] for number in row.first_ids] == list(row.first_texts)
+        assert row.score == float(row.rank == 0)
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    assert "note: eval_limit=3: the first 3 pictures, 15 of 20 samples; no result of the whole split" in log
+    details = json.loads((run / "results_details.json").read_text(encoding="utf-8"))["test"]["irtr"]
+    assert details["text_to_image_r1"]["eval_limit"] == {"limit": 3, "of": 20}
+    assert details["text_to_image_r1"]["baseline"] == {"chance": pytest.approx(1 / 3)}
+    assert details["image_to_text_r5"]["candidates"] == 15
+
+
+def test_chance_of_a_picture_is_that_of_orders_drawn_by_lot():
+    draw, sizes = np.random.default_rng(0), np.array([1, 3, 2])
+    owner = np.repeat(np.arange(3), sizes)
+    orders = [draw.permutation(owner) for _ in range(4000)]
+    for k in (1, 2, 5):
+        by_lot = np.mean([[number in order[:k] for number in range(3)] for order in orders])
+        assert _chance_of_any(sizes, 6, k) == pytest.approx(by_lot, abs=0.02)
 
 
 def test_a_split_that_is_ranked_goes_through_no_batches_and_keeps_the_run_s_precision(
     hub_cache: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
     run = small_run.train(capsys, *words("irtr", tmp_path), "final_test=False")
+    told = json.loads((run / "results_details.json").read_text(encoding="utf-8"))["val"]["irtr"]["accuracy"]
+    assert told["exact"] is False and told["method"] == "the last validation of training, not best.ckpt"
     ranked, by_batches = set(), []
     match, forward = Irtr.match, Irtr.forward
 

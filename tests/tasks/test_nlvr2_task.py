@@ -255,3 +255,8 @@ def test_the_numbers_are_those_of_the_published_rule(prepared: Path):
     assert list(Nlvr2.submission(frame, "balanced_dev")) == ["nlvr2_balanced_dev.csv"]
     labels = Counter(example["label"] for example in as_published()["dev"])
     assert Nlvr2.baseline(frame) == ("majority", pytest.approx(max(labels.values()) / len(frame)))
+
+    hidden = frame.assign(score=frame["score"].mask(frame.index == 0))
+    rest = frame[frame.index != 0]
+    assert Nlvr2.score(hidden) == Nlvr2.score(rest)  # a hidden answer is no wrong one
+    assert {name: each.frames[0]["score"].mean() for name, each in task.worth(hidden).items()} == Nlvr2.score(rest)

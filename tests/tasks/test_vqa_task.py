@@ -217,6 +217,20 @@ def test_scores_of_all_questions_and_of_each_type():
     )
 
 
+def test_what_a_metric_is_worth_comes_from_the_rows_that_it_is_the_mean_of():
+    """Also where some questions have no answer."""
+    hidden = {"id": 5, "prediction": "blue", "answer_type": None, "in_vocabulary": None}
+    rows = pd.concat([frame().astype(object), pd.DataFrame([hidden], dtype=object)], ignore_index=True)
+    rows["score"] = rows["score"].astype(float)
+    assert Vqa.score(rows) == pytest.approx(Vqa.score(frame()))
+    worth = Vqa.worth(SimpleNamespace(baseline=lambda rows: ("majority", 0.5)), rows)
+    assert {name: each.frames[0]["score"].mean() for name, each in worth.items()} == pytest.approx(Vqa.score(frame()))
+    assert [each.examples for each in worth.values()] == [5, 4, 2, 1, 2] and worth["vqa_score"].exact
+    assert not Vqa.worth(SimpleNamespace(baseline=lambda rows: None), rows.drop(columns="raw_answers"))[
+        "vqa_score"
+    ].exact
+
+
 def test_the_baseline_is_the_best_constant_answer():
     """Against trying every answer that anybody gave, by the published rule."""
     rows = frame()

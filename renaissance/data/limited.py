@@ -1,0 +1,86 @@
+"""The first samples of a split, for a look at a part of it: what is measured there is marked wherever it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from renaissance.data.samples import FileSummary, RawSample
+
+
+class Limited:
+    """The first samples of a data set, in its order. A map-style data set.
+
+    Args:
+        whole: a `ReadSamples`, or a `PairDataset`.
+        limit: how many samples stay, or pictures with all of their samples.
+        by_picture: which of the two.
+
+    Attributes:
+        limit: the same.
+        of: samples of the whole.
+    """
+
+    def __init__(self, whole: Any, limit: int, by_picture: bool = False):
+        self._whole, self.limit, self.of, self._by_picture = whole, limit, len(whole), by_picture
+        self._size = min(limit, self.of)
+        if by_picture:
+            rows = whole.rows()
+            pictures = np.unique(rows)
+            self._size = self.of if len(pictures) <= limit else int(np.searchsorted(rows, pictures[limit]))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> RawSample:
+        if not 0 <= index < self._size:
+            raise IndexError(f"sample {index} of {self._size}")
+        return self._whole[index]
+
+    def __str__(self) -> str:
+        first = f"the first {self.limit:,} pictures, " if self._by_picture else "the first "
+        return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
+
+    @property
+    def dataset(self) -> Any:
+        """The stored samples, all of them."""
+        return getattr(self._whole, "dataset", self._whole)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the right answers are there."""
+        return self._whole.labelled
+
+    def rows(self) -> np.ndarray:
+        """Return the row of each sample; see `ArrowSamples.rows`."""
+        return self._whole.rows()[: self._size]
+
+    def text(self, index: int) -> str:
+        """Read a caption without its picture."""
+        return self._whole.text(index)
+
+    def picture_names(self, indices: Any) -> list[str]:
+        """Return what the files call the pictures of these samples."""
+        return self._whole.picture_names(indices)
+
+    def describe(self) -> list[FileSummary]:
+        """Return what each file gives; those that give nothing are left out."""
+        left, found = self._size, []
+        for file in self._whole.describe():
+            if left:
+                found.append(file._replace(pairs=min(file.pairs, left)))
+                left -= found[-1].pairs
+        return found
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Return what a later run can tell by that its data are the same: the files, whole."""
+        return self._whole.fingerprint()
+
+
+def limited(samples: Any, limit: int | None, by_picture: bool = False) -> Any:
+    """The samples, or the first of them; whatever has no more than the limit is whole."""
+    if samples is None or limit is None:
+        return samples
+    part = Limited(samples, limit, by_picture)
+    return part if len(part) < len(samples) else samples

@@ -1,0 +1,37 @@
+"""The way in and the one way out of the program: signals, screen, exit status. `run.py` calls it."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from typing import NoReturn
+
+from .console import install, say
+from .errors import Stopped
+from .launch import leave
+from .signals import StopSignals
+
+# Lightning 2.6 calls a pytree name that torch renamed.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def run_program() -> NoReturn:
+    """Does what the words of the command line say, and ends the process with the status that `cli.main` gives.
+
+    A defect prints its traceback and gives 1, however it was raised: what libraries in Rust raise is no Exception.
+    """
+    install()
+    try:
+        with StopSignals():
+            from .cli import main  # the handlers are there before it loads Sacred
+
+            status = main()
+    except Stopped as stop:
+        say(f"{stop}.", error=True)
+        status = stop.status
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        say(traceback.format_exc(), error=True)
+        status = 1
+    leave(status)
