@@ -8,7 +8,6 @@ or weight is read. A checkpoint answers both questions by itself: nothing is ask
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
@@ -17,21 +16,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from . import starting
+from .bounds import bounded_building
 from .checkpoint import Stored
 from .data.randomness import torch_seed
 from .draft import Draft, SettingsError
 from .errors import UserError
-from .keys import (
-    ADAPTABLE,
-    DIMENSIONS,
-    EVALUATION_KEYS,
-    FALLBACK_TOKENIZER,
-    MODEL_KEYS,
-    PLACE_KEYS,
-    RESUMABLE,
-    START_KEYS,
-    TOWER_KEYS,
-)
+from .keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
 from .labels import label_vocabularies
 from .models import backbones
 from .models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
@@ -89,96 +80,19 @@ def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = Tr
     Raises:
         SettingsError, UserError: a setting contradicts the checkpoint or a model, or a model cannot serve.
     """
-    if stored is not None:
-        resumed = draft["resume_from"] is not None
-        evaluated = EVALUATION_KEYS if draft["test_only"] else frozenset()
-        keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*MODEL_KEYS, *evaluated}
-        answers = {key: stored.settings[key] for key in keys if key in stored.settings}
-        free = RESUMABLE if resumed else ADAPTABLE | evaluated
-        draft.answer("checkpoint", answers, free=free)
-        if resumed or evaluated:
-            draft.settle_batches()
-        if evaluated and draft["blind"] != stored.settings.get("blind", False):
-            raise SettingsError(
-                [
-                    f"blind={draft['blind']} contradicts the checkpoint, which learned with blind={not draft['blind']}: pictures "
-                    "hidden or shown at test time only measure something else; leave blind out."
-                ]
-            )
+    answered = starting.answer(draft, stored) if stored is not None else frozenset()
     draft.name_towers()
-    if stored is not None:
-        _refuse_idle(draft, stored, keys - free if resumed else {*MODEL_KEYS})
     download = draft["allow_download"]
     notes: list[str] = []
     if stored is None:
         configs = {key: _tower_config(draft, key, download, notes) for key in draft.towers()}
         tokenizer, image = _from_models(draft, configs, download, notes)
     else:
-        configs = {key: _stored_config(draft, key, stored) for key in draft.towers()}
-        tokenizer, image = backbones.tokenizer_from_files(stored.tokenizer), stored.image
-        _refuse_longer_texts(draft, stored, notes)
-        notes += [
-            f"{key}={draft[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
-            for key in ("image_size", "max_text_len")
-            if draft[key] != stored.settings[key]
-        ]
+        starting.refuse_idle(draft, stored, answered)
+        configs, tokenizer, image = *starting.models(draft, stored, notes), stored.image
     settings = draft.settle()
     labels = label_vocabularies(settings, stored, reads_data, notes)
     return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
-
-
-def _refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
-    """Refuses what is given and would have no effect beside a checkpoint.
-
-    Args:
-        answered: keys for which the checkpoint answers, also where it says that there is none.
-    """
-    given = {key: draft[key] for key in draft.given if draft[key] is not None}
-    problems = [
-        f"{key}={given[key]}: the checkpoint has none; leave it out."
-        for key in sorted(answered & given.keys())
-        if given[key] and stored.settings.get(key) is None
-    ]
-    key = "initializer_range"
-    chosen = {name for name, weight in draft["loss_names"].items() if weight}
-    loaded = draft["load_path"] and chosen <= {name.partition(".")[0] for name in stored.heads}
-    if loaded and given.get(key) not in (None, stored.settings[key]):
-        tasks = ", ".join(sorted(chosen))
-        problems.append(
-            f"{key}={given[key]} would draw nothing: the checkpoint of load_path brings the weights of the model and of "
-            f"the heads for {tasks}; leave it out."
-        )
-    if problems:
-        raise SettingsError(problems)
-
-
-def _stored_config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
-    """A tower's configuration as the checkpoint has it, with the dropout that the command gives."""
-    config = backbones.config_from_dict(
-        stored.towers[key], allow_download=draft["allow_download"], trust_remote_code=draft["trust_remote_code"]
-    )
-    if draft.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
-        return config
-    return backbones.override_dimensions(config, drop_rate=draft.tower(key).drop_rate)
-
-
-def _refuse_longer_texts(draft: Draft, stored: Stored, notes: list[str]) -> None:
-    """Text positions that were never trained cannot be had of a checkpoint; a preset that asks for more gets what it has."""
-    limit = stored.settings["max_text_len"]
-    if draft["model_type"] == "two-tower" or draft["max_text_len"] <= limit:
-        return
-    if backbones.family_of(backbones.config_from_dict(stored.towers["encoder"])).modality == "image":
-        if draft.sources["max_text_len"].startswith("preset"):
-            notes.append(
-                f"max_text_len={limit}: the checkpoint has no more positions for the {draft['max_text_len']} of the preset"
-            )
-            draft.values["max_text_len"], draft.sources["max_text_len"] = limit, "checkpoint"
-            return
-        raise SettingsError(
-            [
-                f"max_text_len={draft['max_text_len']} is more than the checkpoint's {limit} positions; give {limit} or less."
-            ]
-        )
 
 
 def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
@@ -396,5 +310,7 @@ def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | 
 
 def build_shape(resolved: Resolved) -> Built:
     """Builds on the meta device: every shape, no memory. What cannot be built is refused here, before data is read."""
-    with torch.device("meta"):
+    run, stored = resolved.settings.run, resolved.stored
+    held = None if stored is None else sum(each.nbytes for each in (*stored.model.values(), *stored.heads.values()))
+    with starting.named(run.load_path, run.resume_from), torch.device("meta"), bounded_building(held):
         return build(resolved, pretrained=False)

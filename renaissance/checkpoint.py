@@ -8,7 +8,6 @@ It is written beside its target, flushed to the disk and renamed: a reader finds
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import archive
 from .atomic import AtomicFile
-from .errors import UserError
+from .errors import UserError, first_line, printable
+from .foreign import refuse_lfs
+from .stored import check_parts
 
 FORMAT = 1
 NUMBERED = "step_"  # begins the names of the checkpoints that a run leaves on its way; their numbers have one length
@@ -64,6 +66,19 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
 
+    def refuse_missing(self, setting: str) -> None:
+        """Refuses a checkpoint that lacks weights of the very model that it was made of; random ones would take their place.
+
+        Args:
+            setting: that named it.
+        """
+        if self.missing:
+            names = ", ".join(map(printable, self.missing[:3])) + (" ..." if len(self.missing) > 3 else "")
+            raise UserError(
+                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model ({names}); it is damaged, or "
+                "was not written by this program."
+            )
+
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
         for what, names in (
@@ -97,24 +112,33 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
         UserError: no such file, not a checkpoint of ours, or cut short.
     """
     path = check(path, setting)
+    where = f"{setting}={path}"
+    try:
+        claimed = archive.claims(path)
+    except Exception as error:  # what is whole may still be no checkpoint, and a reader then fails in any way
+        raise _damaged(where, error) from error
+    if not isinstance(claimed, dict) or claimed.get("format") != FORMAT:
+        version = claimed.get("format") if isinstance(claimed, dict) else None
+        what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
+        raise UserError(f"{where} {what}; this version reads format {FORMAT}.")
+    if absent := [name for name in Stored._fields if name not in claimed]:
+        raise UserError(f"{where} lacks {', '.join(absent)}; it is not a checkpoint of this program.")
+    settings = check_parts({name: claimed[name] for name in Stored._fields}, where)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is whole may still be no checkpoint, and the unpickler then fails in any way
-        raise _damaged(path, setting, error) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        version = content.get("format") if isinstance(content, dict) else None
-        what = f"has format {version}" if version is not None else "is not a checkpoint of this program"
-        raise UserError(f"{setting}={path} {what}; this version reads format {FORMAT}.")
-    if absent := [name for name in Stored._fields if name not in content]:
-        raise UserError(f"{setting}={path} lacks {', '.join(absent)}; it is not a checkpoint of this program.")
-    return Stored(**{name: content[name] for name in Stored._fields})
+    except Exception as error:
+        raise _damaged(where, error) from error
+    stored = Stored(**{name: content[name] for name in Stored._fields} | {"settings": settings})
+    _refuse_no_numbers(where, {**stored.model, **stored.heads})
+    # Without what torch keeps beside a state dictionary: the versions of modules that it had when it was written.
+    return stored._replace(model=dict(stored.model), heads=dict(stored.heads))
 
 
 def check(path: str | os.PathLike, setting: str = "load_path") -> Path:
     """Whether a file is there and whole: torch writes a checksum of each tensor, but does not look at it.
 
     Raises:
-        UserError: it is not there, cut short, or a bit of it has changed.
+        UserError: it is not there, cut short, a bit of it has changed, or it would swell when it is read.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,20 +147,32 @@ def check(path: str | os.PathLike, setting: str = "load_path") -> Path:
             f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        with open(path, "rb") as file:
+            refuse_lfs(file.read(64), f"{setting}={path}")
+        archive.refuse_swelling(path)
+    except UserError:
+        raise
     except Exception as error:  # zlib, struct and zipfile each have their own ways to fail on damaged bytes
-        raise _damaged(path, setting, error) from error
+        raise _damaged(f"{setting}={path}", error) from error
     return path
 
 
-def _damaged(path: Path, setting: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _damaged(where: str, error: Exception) -> UserError:
     return UserError(
-        f"{setting}={path} cannot be read as a checkpoint ({reason}); it is cut short, damaged, "
-        "or was not written by this program."
+        f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by this "
+        "program."
     )
+
+
+def _refuse_no_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """One weight that is no number makes every number of the model none, in silence."""
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        names = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
+        raise UserError(
+            f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({names}); take an earlier "
+            "checkpoint of its run."
+        )
 
 
 def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
@@ -182,7 +218,7 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, ad
             report.unexpected.append(name)
         elif own[name].shape == tensor.shape:
             taken[name] = tensor
-        elif (adapted := adapt(name, tensor)) is not None:
+        elif own[name].shape[-1:] == tensor.shape[-1:] and (adapted := adapt(name, tensor)) is not None:
             taken[name] = adapted
             report.resized.append(name)
         else:

@@ -5,6 +5,7 @@ it without a traceback and exits with status 1; every other exception keeps its 
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -66,6 +67,13 @@ _JOINERS = "\u200c\u200d"  # formats too, but words of Persian and Hindi, and em
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name where it says nothing; safe to print."""
-    lines = str(error).strip().splitlines()
+    """The first line of what an error says, or its name where it says nothing; safe to print.
+
+    What torch says of a file that it does not load ends in the advice to load it so that its code runs; that is left out.
+    """
+    text = str(error).strip()
+    if "weights_only" in text or "add_safe_globals" in text or "Weights only load failed" in text:
+        name = re.search(r"GLOBAL ([\w.]+)", text)
+        text = f"it names {name[1]}, which could run code" if name else "it holds more than tensors and plain values"
+    lines = text.splitlines()
     return printable(lines[0].strip() if lines else type(error).__name__)

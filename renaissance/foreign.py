@@ -143,7 +143,7 @@ def _problem(value: Any, hint: Any, where: str) -> str | None:
         return _first(_problem(each, kind, f"{where}[{number}]") for number, (each, kind) in pairs)
     if origin in (dict, Mapping):
         return _first(_problem(key, inner[0], f"{where} (a key)") for key in value) or _first(
-            _problem(each, inner[1], f"{where}[{_short(key)}]") for key, each in value.items()
+            _problem(each, inner[1], f"{where}[{short(key)}]") for key, each in value.items()
         )
     return None
 
@@ -163,7 +163,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _unlike(value: Any, hint: Any, where: str) -> str:
-    return f"{where} is {_short(value)}, but has to be {_words(hint)}"
+    return f"{where} is {short(value)}, but has to be {_words(hint)}"
 
 
 def _words(hint: Any) -> str:
@@ -181,7 +181,8 @@ def _words(hint: Any) -> str:
     )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as a sentence shows it: on one line, cut to 60 characters, and a large one by its type alone."""
     text = printable(repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -202,7 +203,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {_short(twice)} stands there twice")
+        raise ValueError(f"the key {short(twice)} stands there twice")
     return found
 
 

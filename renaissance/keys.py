@@ -38,8 +38,8 @@ EVALUATION_KEYS = frozenset(
     | {"val_transform_keys", "draw_false_text", "text_only", "image_only", "blind"}
 )
 AUTO = "auto"  # resume_from: the newest run of the same command
-# How a command starts, which no checkpoint answers.
-START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code"])
+# How a command starts, and what it may fetch and run, which no checkpoint answers.
+START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code", "allow_download"])
 # Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
 PLACE_KEYS = frozenset(["log_dir", "exp_name"])
 # What a resumed run may be told anew; everything else must be as it was.
@@ -57,7 +57,6 @@ RESUMABLE = (
         "keep_last",
         "max_time",
         "final_test",
-        "allow_download",
         "allow_missing_shards",
         "blind_run",
         "data_root",

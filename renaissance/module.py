@@ -133,7 +133,7 @@ class VisionLanguageModule(LightningModule):
         shared = self.settings.machine.strategy == "zero1" and self.trainer.world_size > 1
         optimizer = make_optimizer(groups, self.settings.optim, fused=fused, shared=shared)
         if self.optimizer_state is not None:
-            load_state(optimizer, self.optimizer_state)
+            load_state(optimizer, self.optimizer_state, f"resume_from={self.settings.run.resume_from}")
             self.optimizer_state = None
         return optimizer
 

@@ -11,7 +11,10 @@ import torch
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
+from .errors import UserError
 from .settings import ModelSettings, OptimSettings
+
+_KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}  # of each parameter
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,42 @@ def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, A
     return state
 
 
-def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Gives an optimizer the state that `whole_state` took."""
-    optimizer.load_state_dict(state)
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: str) -> None:
+    """Gives an optimizer the state that `whole_state` took of each parameter; its decays and the like are those of the settings.
+
+    Args:
+        where: the setting that named the checkpoint, and its path.
+
+    Raises:
+        UserError: it is the state of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    kind = torch.optim.SGD if isinstance(getattr(optimizer, "optim", optimizer), torch.optim.SGD) else torch.optim.Adam
+    fits = sizes == [len(group["params"]) for group in state["param_groups"]] and all(
+        number in range(len(parameters)) and _fits(values, _KEPT[kind], parameters[number].shape)
+        for number, values in state["state"].items()
+    )
+    if not fits:
+        raise UserError(
+            f"{where} holds the state of another optimizer, or of one of other parameters; it is damaged, or was not written by "
+            "this program."
+        )
+    numbers = iter(range(len(parameters)))
+    groups = [
+        {**own, "lr": saved["lr"], "params": [next(numbers) for _ in own["params"]]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     if is_shared(optimizer):
         optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
+
+
+def _fits(values: dict[str, Any], names: set[str], shape: torch.Size) -> bool:
+    """Whether these are what an optimizer keeps of a parameter: its moments, and a number of steps."""
+    return values.keys() == names and all(
+        tensor is None or tensor.shape == (torch.Size() if name == "step" else shape) for name, tensor in values.items()
+    )
 
 
 def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelb
 TASK_NAMES = tuple(
     sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py") if path.stem != "base")
 )
+# Sizes that no model and no machine has; what several of them make together is found in `bounds`.
+MOST_WIDTH, MOST_LAYERS, MOST_PIECES, MOST_TOKENS, MOST_PIXELS = 1 << 20, 1024, 1 << 24, 1 << 20, 1 << 14
+MOST_PAIRS, MOST_PROCESSES = 1 << 24, 1 << 12
 PRECISIONS = {"32": "32-true", "32-true": "32-true", "16": "16-mixed", "16-mixed": "16-mixed", "bf16": "bf16-mixed",
               "bf16-mixed": "bf16-mixed", "64": "64-true", "64-true": "64-true"}  # fmt: skip
 
@@ -66,16 +69,22 @@ def _no_name(text: str) -> str | None:
 def _is_number(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def _is_whole(value: Any) -> bool:
-    return _is_number(value) and value == int(value)
+    return _is_number(value) and abs(value) < 1 << 63 and value == int(value)
 
 
 def whole(least: int, optional: bool = False, most: int | None = None) -> Check:
     span = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
     return Check(span, lambda v: _is_whole(v) and least <= v and (most is None or v <= most), optional, int)
+
+
+def size(least: int, most: int, optional: bool = False) -> Check:
+    """A whole number whose most is so far away that the sentence begins with what a user may have meant."""
+    rule = whole(least, optional, most)
+    return replace(rule, allowed=f"a whole number of at least {least}, at most {most:,}")
 
 
 def number(least: float, most: float | None = None, *, above: bool = False, optional: bool = False) -> Check:
@@ -169,12 +178,12 @@ _PRECISION = Check(
 
 def _tower(prefix: str) -> dict[str, Check]:
     return {
-        f"{prefix}hidden_size": whole(1, optional=True),
-        f"{prefix}num_heads": whole(1, optional=True),
-        f"{prefix}num_layers": whole(1, optional=True),
-        f"{prefix}mlp_ratio": number(0, above=True, optional=True),
+        f"{prefix}hidden_size": size(1, MOST_WIDTH, optional=True),
+        f"{prefix}num_heads": size(1, MOST_WIDTH, optional=True),
+        f"{prefix}num_layers": size(1, MOST_LAYERS, optional=True),
+        f"{prefix}mlp_ratio": number(0, 1000, above=True, optional=True),
         f"{prefix}drop_rate": number(0, 0.999, optional=True),
-        f"{prefix}embedding_size": whole(1, optional=True),
+        f"{prefix}embedding_size": size(1, MOST_WIDTH, optional=True),
     }
 
 
@@ -203,21 +212,21 @@ CHECKS: dict[str, Check] = {
     "datasets": Check("a list of data set names, such as ['coco','vg']", _names, convert=list),
     "data_root": text("the folder of the arrow files"),
     "allow_missing_shards": flag(),
-    "batch_size": whole(1),
-    "per_gpu_batchsize": whole(0),
-    "eval_batch_size": whole(1, optional=True),
+    "batch_size": size(1, MOST_PAIRS),
+    "per_gpu_batchsize": size(0, MOST_PAIRS),
+    "eval_batch_size": size(1, MOST_PAIRS, optional=True),
     "eval_limit": whole(1, optional=True),
     "train_transform_keys": _TRANSFORM,
     "val_transform_keys": _TRANSFORM,
-    "num_workers": whole(0, optional=True),
+    "num_workers": size(0, MOST_PROCESSES, optional=True),
     "model_type": choice("one-tower", "two-tower", optional=True),
     "pooler_type": choice("single", "double", optional=True),
     "tokenizer": text("a Hub id or a folder", optional=True),
-    "vocab_size": whole(1, optional=True),
-    "max_text_len": whole(3, optional=True),
-    "image_size": whole(8, optional=True),
-    "original_image_size": whole(8, optional=True),
-    "patch_size": whole(1, optional=True),
+    "vocab_size": size(1, MOST_PIECES, optional=True),
+    "max_text_len": size(3, MOST_TOKENS, optional=True),
+    "image_size": size(8, MOST_PIXELS, optional=True),
+    "original_image_size": size(8, MOST_PIXELS, optional=True),
+    "patch_size": size(1, MOST_PIXELS, optional=True),
     "initializer_range": number(0, above=True, optional=True),
     "freeze_encoder": flag(),
     "freeze_image_encoder": flag(),
@@ -236,20 +245,20 @@ CHECKS: dict[str, Check] = {
     "text_encoder_manual_configuration": flag(),
     **_tower("text_encoder_"),
     "fusion": choice("shared", "separate", "merged", optional=True),
-    "cross_layer_hidden_size": whole(1, optional=True),
-    "num_cross_layers": whole(1, optional=True),
-    "num_cross_layer_heads": whole(1, optional=True),
-    "cross_layer_mlp_ratio": number(0, above=True, optional=True),
+    "cross_layer_hidden_size": size(1, MOST_WIDTH, optional=True),
+    "num_cross_layers": size(1, MOST_LAYERS, optional=True),
+    "num_cross_layer_heads": size(1, MOST_WIDTH, optional=True),
+    "cross_layer_mlp_ratio": number(0, 1000, above=True, optional=True),
     "cross_layer_drop_rate": number(0, 0.999, optional=True),
     "loss_names": Check(f"weights of at least 0 for {', '.join(TASK_NAMES)}", _weights, convert=dict),
     "mlm_prob": number(0, 1, above=True),
     "whole_word_masking": flag(),
     "draw_false_image": whole(0, most=1),
-    "negative_group": whole(1, optional=True),
-    "draw_false_text": whole(0),
+    "negative_group": size(1, MOST_PAIRS, optional=True),
+    "draw_false_text": size(0, MOST_PAIRS),
     "get_recall_metric": flag(),
     "rerank_top_k": whole(0, optional=True),
-    "vqav2_label_size": whole(2, optional=True),
+    "vqav2_label_size": size(2, MOST_WIDTH, optional=True),
     "text_only": flag(),
     "image_only": flag(),
     "blind": flag(),
@@ -264,11 +273,11 @@ CHECKS: dict[str, Check] = {
     "warmup_steps": steps_or_share("a number of steps or a share of all steps below 1", 0, closed=False),
     "end_lr": number(0),
     "max_steps": whole(1, optional=True),
-    "max_epoch": number(0, above=True, optional=True),
+    "max_epoch": number(0, 1e9, above=True, optional=True),
     "val_check_interval": steps_or_share("a number of steps, or a share of an epoch up to 1.0", 1, closed=True),
     "gradient_clip_val": number(0, above=True, optional=True),
-    "num_gpus": whole(1, optional=True),
-    "num_nodes": whole(1),
+    "num_gpus": size(1, MOST_PROCESSES, optional=True),
+    "num_nodes": size(1, 1 << 16),
     "accelerator": choice("auto", "gpu", "cpu"),
     "precision": _PRECISION,
     "gradient_checkpointing": flag(),

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from . import checkpoint, machine, resuming, summary
 from .assembly import Built, Resolved, build, build_shape, resolve
+from .bounds import refuse_huge_batches
 from .callbacks import Progress
 from .draft import Draft
 from .errors import Stopped, UserError, is_defect
@@ -168,6 +169,7 @@ def prepare_run(draft: Draft, told: dict[str, Any] | None = None, *, reads_data:
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
     build_shape(resolved)
+    refuse_huge_batches(resolved.settings)
     resolved.notes[:0] = said
     return resolved
 
@@ -304,6 +306,7 @@ def _load(built: Built, resolved: Resolved) -> dict[str, Any]:
         )
     if run_settings.resume_from is None:
         return fresh
+    report.refuse_missing("resume_from")
     built.notes += [
         f"{key}={resolved.settings.flat[key]} (the run began with {stored.settings[key]}): from here on the schedule of the "
         "learning rate spans the new length"

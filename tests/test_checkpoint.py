@@ -10,13 +10,28 @@ import pytest
 import torch
 from torch import nn
 
+from renaissance import config
 from renaissance.checkpoint import Stored, load_weights, read, save
 from renaissance.errors import UserError
+from renaissance.presets import defaults_of
+
+SETTINGS = defaults_of(config.ex) | {
+    "seed": 3,
+    "datasets": ["coco"],
+    "model_type": "one-tower",
+    "encoder": "a/bert",
+    "pooler_type": "single",
+    "tokenizer": "a/bert",
+    "vocab_size": 10,
+    "max_text_len": 8,
+    "image_size": 32,
+    "precision": "32-true",
+}
 
 
 def stored(value: float = 1.0, **model: torch.Tensor) -> Stored:
     return Stored(
-        settings={"seed": 3, "datasets": ["coco"]},
+        settings=SETTINGS,
         towers={"encoder": {"model_type": "bert", "hidden_size": 4}},
         tokenizer={"tokenizer.json": "{}"},
         image={"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
@@ -25,7 +40,7 @@ def stored(value: float = 1.0, **model: torch.Tensor) -> Stored:
         heads={"mlm.bias": torch.arange(3.0)},
         training={
             "step": 7,
-            "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": []},
+            "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"params": [0], "lr": 0.1}]},
             "best": 0.25,
         },
     )

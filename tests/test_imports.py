@@ -18,16 +18,16 @@ PACKAGE = ROOT / "renaissance"
 FLOORS = (
     {"errors", "keys"},
     {"types", "formats", "rules", "answers", "atomic", "launch", "foreign", "console"},
-    {"jpeg"},
+    {"jpeg", "plain_pickle"},
     {"pixels"},
-    {"settings", "config"},
-    {"draft"},
-    {"presets", "signals"},
+    {"settings", "config", "archive"},
+    {"draft", "bounds"},
+    {"presets", "signals", "stored"},
     {"models", "data", "prepare", "metrics"},
     {"ranking"},
     {"tasks"},
     {"optim", "checkpoint", "report"},
-    {"labels", "evaluation", "resuming"},
+    {"labels", "evaluation", "resuming", "starting"},
     {"assembly"},
     {"machine"},
     {"meeting", "module", "reach", "summary"},
@@ -69,7 +69,7 @@ LIGHT_ROOMS = {
 }
 HEAVY_LIBRARIES = {"torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm"}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 15_500
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_PACKAGE_LINES = 400, 50, 16_000
 
 FILES = sorted(PACKAGE.rglob("*.py")) + ([ROOT / "run.py"] if (ROOT / "run.py").exists() else [])
 FILE_IDS = [path.relative_to(ROOT).as_posix() for path in FILES]

@@ -9,7 +9,17 @@ import torch
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
 
-from renaissance.optim import learning_rate, make_optimizer, parameter_groups, role_of, set_learning_rate, total_steps
+from renaissance.errors import UserError
+from renaissance.optim import (
+    learning_rate,
+    load_state,
+    make_optimizer,
+    parameter_groups,
+    role_of,
+    set_learning_rate,
+    total_steps,
+    whole_state,
+)
 from renaissance.settings import OptimSettings
 from renaissance.tasks.base import Context
 from renaissance.tasks.itm import Itm
@@ -184,3 +194,32 @@ def test_the_optimizer_gives_each_group_its_rate_and_decay(kind: str) -> None:
             assert made["momentum"] == 0.9
         else:
             assert made["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_a_kept_state_comes_back_where_it_fits_and_nothing_else_does(kind: str) -> None:
+    def made(width: int = 3) -> torch.optim.Optimizer:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"tower": nn.Linear(width, 2), "head": nn.Linear(2, 2)})
+        groups = [{"params": list(part.parameters()), "lr": 0.1} for part in model.values()]
+        optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind](
+            groups, **({"momentum": 0.9} if kind == "sgd" else {})
+        )
+        model["head"](model["tower"](torch.ones(1, width))).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    kept = whole_state(made(), first=True)
+    kept["param_groups"][0] |= {"lr": 0.05, "weight_decay": "x", "betas": None}  # the settings have them
+    optimizer = made()
+    load_state(optimizer, kept, "resume_from=a.ckpt")
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05 and optimizer.param_groups[1]["lr"] == 0.1
+    for wrong in (
+        whole_state(made(4), first=True),
+        kept | {"param_groups": kept["param_groups"][:1]},
+        kept | {"state": kept["state"] | {99: kept["state"][0]}},
+        kept | {"state": kept["state"] | {0: {"moment": torch.zeros(2, 3)}}},
+    ):
+        with pytest.raises(UserError, match=r"resume_from=a\.ckpt holds the state of another optimizer"):
+            load_state(made(), wrong, "resume_from=a.ckpt")

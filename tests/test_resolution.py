@@ -40,7 +40,7 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
     resolved = resolve(draft(**given))
     built = build(resolved)
-    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": {}, "best": None}))
+    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": None, "best": None}))
     return path, resolved
 
 
@@ -270,3 +270,39 @@ def test_a_local_folder_works_like_an_id(tmp_path, hub_cache):
     )
     assert by_id.keys() == by_folder.keys()
     assert all(torch.equal(by_id[name], by_folder[name]) for name in by_id)
+
+
+def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run(tmp_path):
+    """It answers for the model and, for a run that goes on, for the recipe."""
+    path, _ = saved(
+        tmp_path / "a.ckpt", image_size=32, log_dir=str(tmp_path / "elsewhere"), exp_name="theirs", **FUSION
+    )
+    stored = checkpoint.read(path)
+    foreign = {
+        "trust_remote_code": True,
+        "allow_download": False,
+        "fast_dev_run": 3,
+        "test_only": True,
+        "load_path": "b",
+    }
+    stored = stored._replace(settings=stored.settings | foreign)
+    keys = ("log_dir", "exp_name", *foreign)
+
+    def resumed(path: Path) -> list[Any]:
+        values = defaults_of(config.ex) | {"resume_from": str(path)}
+        flat = resolve(Draft(values, {"resume_from": "given"}), stored).settings.flat
+        return [flat[key] for key in keys]
+
+    own = [False, True, 0, False, None]
+    assert resumed(path) == ["result", "renaissance", *own]
+    for start in (draft(load_path=str(path)), draft(load_path=str(path), test_only=True)):
+        flat = resolve(start, stored).settings.flat
+        assert (flat["log_dir"], flat["exp_name"], flat["trust_remote_code"]) == ("result", "renaissance", False)
+
+
+def test_settings_of_another_version_are_named(tmp_path):
+    path, _ = saved(tmp_path / "a.ckpt", image_size=32, **FUSION)
+    stored = checkpoint.read(path)
+    later = stored._replace(settings=stored.settings | {"later_size": 5})
+    notes = resolve(draft(load_path=str(path)), later).notes
+    assert "the checkpoint has settings that this version does not know: later_size" in notes

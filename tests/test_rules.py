@@ -72,6 +72,16 @@ TAKEN = [
     ("seed", 2**63 - 1, 2**63 - 1),
 ]
 REFUSED = [
+    ("num_cross_layers", 1_000_000, "at most 1,024"),
+    ("num_layers", 1_000_000, "at most 1,024"),
+    ("vocab_size", 10**9, "at most 16,777,216"),
+    ("max_text_len", 10**9, "at most 1,048,576"),
+    ("image_size", 10**6, "at most 16,384"),
+    ("batch_size", 10**12, "at most 16,777,216"),
+    ("vqav2_label_size", 10**9, "at most 1,048,576"),
+    ("num_workers", 10**6, "at most 4,096"),
+    ("max_steps", 10**400, "a whole number of at least 1"),
+    ("max_steps", 1e300, "a whole number of at least 1"),
     ("batch_size", 2.5, "a whole number of at least 1"),
     ("batch_size", True, "a whole number of at least 1"),
     ("batch_size", "256", "a whole number of at least 1"),

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from renaissance import checkpoint, config
-from renaissance.assembly import build, resolve
+from renaissance.assembly import build, build_shape, resolve
 from renaissance.data.collate import Source, stack_pictures
 from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
@@ -29,6 +29,7 @@ from renaissance.foreign import read_bytes
 from renaissance.formats import MAX_PIXELS
 from renaissance.presets import defaults_of
 from renaissance.rules import expanded, whole
+from renaissance.starting import named
 from renaissance.types import ImageInput, TextInput, Tokens
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -64,9 +65,12 @@ class Loaded:
         stored = checkpoint.read(path)
         values = {**defaults_of(config.ex), **stored.settings, "load_path": str(path), "resume_from": None}
         values |= {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
-        resolved = resolve(Draft({key: values[key] for key in defaults_of(config.ex)}, {}), stored, reads_data=False)
+        with named(str(path)):
+            draft = Draft({key: values[key] for key in defaults_of(config.ex)}, {})
+            resolved = resolve(draft, stored, reads_data=False)
+        build_shape(resolved)
         built = build(resolved, pretrained=False)
-        checkpoint.load_weights(built.model, built.heads, stored, str(path))
+        checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         model, data = self.settings.model, self.settings.data

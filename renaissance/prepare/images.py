@@ -21,10 +21,10 @@ from PIL import Image
 
 from renaissance.errors import UserError
 from renaissance.formats import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, OWN_SPLITS, SPLIT
+from renaissance.plain_pickle import read_plain_pickle
 from renaissance.prepare.annotations import folder_of
 from renaissance.prepare.class_folders import Classes, Picture, read_class_folders
 from renaissance.prepare.own import check_name, check_val_share, is_validation, refuse_leftovers
-from renaissance.prepare.plain_pickle import read_plain_pickle
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.writer import Plan, Row, WriteOptions, check_options, schema_of, write_files
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.errors import UserError
 from renaissance.formats import DATASETS, REFCOCO_FILE, UNKNOWN
+from renaissance.plain_pickle import read_plain_pickle
 from renaissance.prepare.annotations import folder_of, json_items
-from renaissance.prepare.plain_pickle import read_plain_pickle
 from renaissance.prepare.skipped import Skipped
 from renaissance.prepare.spool import plain_name, text_fault
 from renaissance.prepare.writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files

@@ -22,9 +22,9 @@ from prepare import raw_f30k, raw_gcc, raw_images, raw_nlvr2, raw_refcoco, raw_s
 from prepare.raw_files import photograph, write_karpathy
 from prepare.raw_gcc import Sample
 from renaissance.errors import UserError
+from renaissance.plain_pickle import read_plain_pickle
 from renaissance.prepare import images
 from renaissance.prepare.entries import LeftOut
-from renaissance.prepare.plain_pickle import read_plain_pickle
 
 GONE = object()  # the field is not there
 PLAIN: list[Any] = [

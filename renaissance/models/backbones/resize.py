@@ -62,8 +62,8 @@ def resize_grid(table: Tensor, shape: torch.Size, prefix: int) -> Tensor:
     (facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding).
     """
     rows, new_rows = table.reshape(-1, table.shape[-1]), math.prod(shape[:-1])
-    old_side, new_side = math.isqrt(len(rows) - prefix), math.isqrt(new_rows - prefix)
-    if old_side**2 != len(rows) - prefix or new_side**2 != new_rows - prefix:
+    old_side, new_side = math.isqrt(max(0, len(rows) - prefix)), math.isqrt(new_rows - prefix)
+    if not old_side or old_side**2 != len(rows) - prefix or new_side**2 != new_rows - prefix:
         raise UserError(f"image_size: a position table of {len(rows)} rows is not a square grid and cannot be resized.")
     return torch.cat([rows[:prefix], _interpolated(rows[prefix:], old_side, new_side, "bicubic")]).reshape(shape)
 
@@ -71,6 +71,10 @@ def resize_grid(table: Tensor, shape: torch.Size, prefix: int) -> Tensor:
 def resize_table(table: Tensor, shape: torch.Size, suffix: int) -> Tensor:
     """Resizes a relative position table, ((2g-1)^2 + suffix, heads), to `shape`; bilinearly, as BEiT does."""
     grid = len(table) - suffix
+    if grid < 1 or math.isqrt(grid) ** 2 != grid:
+        raise UserError(
+            f"image_size: a position table of {len(table)} rows is not a square grid and cannot be resized."
+        )
     resized = _interpolated(table[:grid], math.isqrt(grid), math.isqrt(shape[0] - suffix), "bilinear")
     return torch.cat([resized, table[grid:]]).reshape(shape)
 

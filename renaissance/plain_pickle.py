@@ -12,13 +12,14 @@ import io
 import math
 import pickle
 import pickletools
+import sys
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from renaissance.errors import UserError, first_line
-from renaissance.foreign import read_bytes
+from .errors import UserError, first_line
+from .foreign import read_bytes
 
 _PLAIN = (
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
@@ -36,7 +37,17 @@ _CALLED = ("REDUCE", "BUILD")  # a call, and `__setstate__`: of what stands for 
 
 
 class _Instructions(dict):
-    """Code of an instruction -> what it does."""
+    """Code of an instruction -> what it does; `left` of them may still be done."""
+
+    def __init__(self, instructions: Mapping[int, Any], most: int):
+        super().__init__(instructions)
+        self.left = most
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("more instructions than such a file takes")
+        return super().__getitem__(code)
 
     def __missing__(self, code: int) -> Any:
         known = pickletools.code2op.get(chr(code))
@@ -44,12 +55,32 @@ class _Instructions(dict):
 
 
 class _Plain(pickle._Unpickler):
-    def __init__(self, content: bytes, encoding: str, names: Mapping[tuple[str, str], Callable[..., Any]]):
+    def __init__(
+        self,
+        content: bytes,
+        encoding: str,
+        names: Mapping[tuple[str, str], Any],
+        persistent: Callable[[Any], Any] | None = None,
+        most: int = sys.maxsize,
+    ):
         # Read from memory, an instruction never gets more bytes than the file has, whatever size it claims.
         super().__init__(io.BytesIO(content), fix_imports=False, encoding=encoding, errors="replace")
-        allowed = _PLAIN + _NAMED + (_CALLED if names else ())
-        self.dispatch = _Instructions((code, pickle._Unpickler.dispatch[code]) for code in map(_code, allowed))
-        self._names = names
+        allowed = _PLAIN + _NAMED + (_CALLED if names else ()) + (("BINPERSID",) if persistent else ())
+        self.dispatch = _Instructions({code: self._instruction(code) for code in map(_code, allowed)}, most)
+        self._names, self.persistent_load = names, persistent
+
+    @staticmethod
+    def _instruction(code: int) -> Callable[[Any], Any]:
+        does = pickle._Unpickler.dispatch[code]
+        if code not in _KEYS_AT:
+            return does
+
+        def checked(self: _Plain) -> Any:
+            if not all(isinstance(key, _KEYS) for key in self.stack[_KEYS_AT[code]]):
+                raise pickle.UnpicklingError("a key that is no text and no number")
+            return does(self)
+
+        return checked
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._names:
@@ -59,6 +90,28 @@ class _Plain(pickle._Unpickler):
 
 def _code(instruction: str) -> int:
     return getattr(pickle, instruction)[0]
+
+
+# Where the stack holds the keys that an instruction puts into a dictionary. Python computes the hash of a key, and that of
+# tuples within tuples, a million deep, ends the process.
+_KEYS_AT = {_code("SETITEM"): slice(-2, -1), _code("SETITEMS"): slice(0, None, 2), _code("DICT"): slice(0, None, 2)}
+_KEYS = (str, bytes, int, float, type(None))
+
+
+def plain_values(
+    content: bytes, names: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any], most: int
+) -> Any:
+    """The value of a pickle in memory.
+
+    Args:
+        content: the pickle. names: as for `read_plain_pickle`.
+        persistent: what stands for something that is kept outside of the pickle, by its plain id.
+        most: instructions that are done; each of them takes at most some hundred bytes of memory beside those of the pickle.
+
+    Raises:
+        Exception: of nearly any type, where it is damaged or holds anything else.
+    """
+    return _Plain(content, "utf-8", names, persistent, most).load()
 
 
 def read_plain_pickle(

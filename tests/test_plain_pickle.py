@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from renaissance.errors import UserError
-from renaissance.prepare.plain_pickle import read_plain_pickle
+from renaissance.plain_pickle import read_plain_pickle
 
 VALUES = [{"split": "testA", "box": [1.5, -2, 3], "n": 2**70, "none": None, "yes": True, 3: ("a", "é\n"), "no": ()}]
 
@@ -119,6 +119,9 @@ def test_a_registered_extension_is_no_way_around_names(refusal):
         (b"\x84\x01\x00\x00\x00.", "instruction EXT4"),
         (b"\x97.", "instruction NEXT_BUFFER"),
         (b"\x96" + bytes(7) + b"\x7f.", "instruction BYTEARRAY8"),
+        (b"})" + b"\x85" * 10**6 + b"Ns.", "a key that is no text and no number"),  # its hash would end the process
+        (b"}(])Nu.", "a key that is no text and no number"),
+        (b"(]Nd.", "a key that is no text and no number"),
         (b"\xff.", "no instruction has the code 255"),
         (b"<html>404 Not Found</html>", "no instruction has the code 60"),
         (b"", "is cut short or is not a pickle"),
