@@ -7,14 +7,14 @@ by the tensors that are made while the model is built without memory (on the met
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from .errors import UserError
 from .settings import Settings
 
-MOST_TENSORS = 50_000  # of a model: its names alone take time. The largest encoders have some thousands.
+MOST_PARTS = 100_000  # modules, parameters and buffers of a model, which take time each; the largest encoders have some thousands
 _GB = 1e9
 _NEW = (
     1 << 30
@@ -31,17 +31,10 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
     Raises:
         UserError: its weights take more than the memory of this machine, or are more tensors than any encoder has.
     """
-    from torch.nn.modules import module as hooks
-
-    count = size = 0
     memory = memory_of_machine()
     most = memory if held is None else min(memory, 2 * held + _NEW)
 
-    def made(_module: Any, _name: str, tensor: Any) -> None:
-        nonlocal count, size
-        if tensor is None:
-            return
-        count, size = count + 1, size + tensor.numel() * tensor.element_size()
+    def check(parts: int, _: int, size: int) -> None:
         if most < min(size, memory):
             raise UserError(
                 f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, of which it holds "
@@ -52,15 +45,36 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
                 f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "
                 "(width, layers, vocabulary, positions), or another encoder."
             )
-        if count > MOST_TENSORS:
-            raise UserError(f"The model has more than {MOST_TENSORS:,} tensors of weights: give fewer layers.")
+        if parts > MOST_PARTS:
+            raise UserError(f"The model has more than {MOST_PARTS:,} modules and weights: give fewer layers.")
+
+    with counted(check):
+        yield
+
+
+@contextmanager
+def counted(check: Callable[[int, int, int], None]) -> Iterator[None]:
+    """Around the building of a model: counts what it has so far, so that it need not be built to its end.
+
+    Args:
+        check: gets the modules, parameters and buffers, the numbers in them, and their bytes; it raises to end the building.
+    """
+    from torch.nn.modules import module as registration
+
+    parts = numbers = size = 0
+
+    def count(_module: Any, _name: str, part: Any) -> None:
+        nonlocal parts, numbers, size
+        if part is not None:
+            parts += 1
+        if hasattr(part, "element_size"):
+            numbers, size = numbers + part.numel(), size + part.numel() * part.element_size()
+        check(parts, numbers, size)
 
     with ExitStack() as stack:
-        for register in (
-            hooks.register_module_parameter_registration_hook,
-            hooks.register_module_buffer_registration_hook,
-        ):
-            stack.callback(register(made).remove)
+        for kind in ("module", "parameter", "buffer"):
+            register = getattr(registration, f"register_module_{kind}_registration_hook")
+            stack.callback(register(count).remove)
         yield
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .combinations import SEVERAL, heads_problem, idle_random_rate
 from .errors import UserError
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
 from .launch import available_cores, started
-from .rules import CHECKS, SEVERAL, heads_problem, idle_random_rate
+from .rules import CHECKS
 from .settings import (
     DataSettings,
     FusionSettings,

@@ -204,7 +204,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> str | None:
         if header and set(text) <= set(header):
             _append(path, header, text, cut)
             return None
-        header, rows, broken = _sound_rows(path)
+        header, rows, broken = sound_rows(path)
         said = _kept_damaged(path, broken) if broken else None
     except UserError as error:
         header, said = [], f"{error} It is now {set_aside(path).name}, and a new one begins."
@@ -249,7 +249,7 @@ def _head(path: Path) -> tuple[list[str], bool]:
     return header, cut
 
 
-def _sound_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
+def sound_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
     """The header of metrics.csv, its whole rows, and how many lines are none; one cut short at the end does not count.
 
     Raises:
@@ -280,15 +280,6 @@ def _kept_damaged(path: Path, broken: int) -> str:
     return f"'{path}': {broken} of its lines cannot be read and are left out; {copy.name} has them."
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of metrics.csv, none where there is no such file.
-
-    Raises:
-        UserError: it is no table with a column "step".
-    """
-    return _sound_rows(path)[1]
-
-
 def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
     """Writes a CSV file whole or not at all."""
     text = io.StringIO(newline="")
@@ -309,7 +300,7 @@ def forget_after(path: Path, step: int, *, pending: bool = False, every: int | N
     """
     said, header, rows = [], [], []
     try:
-        header, rows, broken = _sound_rows(path)
+        header, rows, broken = sound_rows(path)
         said += [_kept_damaged(path, broken)] if broken else []
     except UserError as error:
         said.append(f"{error} It is now {set_aside(path).name}, and a new one begins.")

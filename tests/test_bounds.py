@@ -47,7 +47,7 @@ def test_a_build_ends_where_it_is_too_large_and_leaves_no_trace(monkeypatch):
     ):
         with pytest.raises(UserError, match="more than 0 GB"), bounds.bounded_building():
             make()
-    monkeypatch.setattr(bounds, "MOST_TENSORS", 10)
-    with pytest.raises(UserError, match="more than 10 tensors"), bounds.bounded_building():
+    monkeypatch.setattr(bounds, "MOST_PARTS", 10)
+    with pytest.raises(UserError, match="more than 10 modules"), bounds.bounded_building():
         nn.Sequential(*(nn.Linear(1, 1) for _ in range(9)))
     nn.Linear(40, 40)  # nothing counts any more

@@ -9,8 +9,9 @@ import pytest
 
 from renaissance import config
 from renaissance.cli import SUBCOMMANDS
+from renaissance.combinations import SEVERAL
 from renaissance.presets import comments_of, defaults_of
-from renaissance.rules import CHECKS, PATHS, SEVERAL, TASK_NAMES, expanded
+from renaissance.rules import CHECKS, PATHS, TASK_NAMES, expanded
 
 DEFAULTS = defaults_of(config.ex)
 # What a command line, a JSON file or a slip of the hand can bring.

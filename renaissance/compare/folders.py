@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import re
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from renaissance.errors import UserError, first_line
 from renaissance.evaluation import Run, is_run, read_run
-from renaissance.report import read_rows
+from renaissance.report import sound_rows
 
 
 class Named(NamedTuple):
@@ -45,12 +44,10 @@ def find(runs: Sequence[str] | str | None) -> tuple[list[Named], list[str]]:
 def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
     """The rows of a run's metrics.csv that have a step, and a sentence about what is damaged in it."""
     try:
-        rows = read_rows(folder / "metrics.csv")
-    except (OSError, ValueError, csv.Error) as error:
+        _, rows, lost = sound_rows(folder / "metrics.csv")
+    except (OSError, UserError) as error:
         return [], f"metrics.csv cannot be read ({first_line(error)}), so its steps are not known."
-    whole = [row for row in rows if (row.get("step") or "").isdecimal()]
-    lost = len(rows) - len(whole)
-    return whole, f"metrics.csv has {lost:,} damaged rows, left out." if lost else None
+    return rows, f"metrics.csv has {lost:,} damaged rows, left out." if lost else None
 
 
 def _words(runs: Sequence[str] | str | None) -> list[str]:

@@ -18,7 +18,7 @@ from renaissance.console import say
 from renaissance.errors import Stopped, UserError
 from renaissance.launch import available_cores
 from renaissance.prepare.coco import make_arrow
-from renaissance.report import read_rows, table
+from renaissance.report import sound_rows, table
 
 from .probes import KINDS
 from .raw import write_coco, write_tokenizer
@@ -202,7 +202,7 @@ def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], bega
 def _last_row(runs: Path, began: float) -> dict[str, str] | None:
     """The newest training line of the run that started after `began`."""
     files = [file for file in runs.glob("version_*/metrics.csv") if file.stat().st_mtime >= began]
-    rows = read_rows(max(files, key=lambda file: file.stat().st_mtime)) if files else []
+    rows = sound_rows(max(files, key=lambda file: file.stat().st_mtime))[1] if files else []
     return next((row for row in reversed(rows) if row.get("learning_rate")), None)
 
 

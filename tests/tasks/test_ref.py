@@ -271,6 +271,6 @@ def test_refuses_another_kind_of_data(tmp_path: Path):
 
 
 def test_the_baseline_is_a_guess_among_the_candidates():
-    frame = pd.DataFrame({"candidates": [1, 2, 4, 10], "score": [1.0, 0.0, 1.0, 1.0]})
+    frame = pd.DataFrame({"candidates": [1, 2, 4, 10], "score": [1.0, 0.0, 1.0, 1.0], "target": [0, 1, 2, 3]})
     assert Ref.baseline(frame) == ("chance", pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4))
     assert Ref.score(frame) == {"accuracy": 0.75}
