@@ -12,7 +12,7 @@ from typing import Any
 from .archive import Claim
 from .errors import UserError
 from .foreign import MOST_DEPTH, expect, short
-from .keys import FUSION_KEYS
+from .keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
 from .rules import CHECKS
 
 _MOST_PARTS = 2_000_000  # of all values; one that is named a thousand times is a thousand
@@ -30,7 +30,8 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         content: the parts by name. where: what sentences begin with, such as "load_path=a.ckpt".
 
     Returns:
-        The settings, each in the one form that `rules` gives it; those that this version does not know as they are.
+        The settings, each in the one form that `rules` gives it; those that this version does not know as they are, and none of
+        those that no checkpoint answers for.
 
     Raises:
         UserError: naming what is something else.
@@ -81,6 +82,7 @@ def _refuse_no_unicode(text: str) -> None:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in settings.items() if key not in START_KEYS | PLACE_KEYS}
     absent = [key for key in (*_SETTLED, *_ASKED) if key not in settings]
     if absent:
         raise UserError(f"settings lack {', '.join(absent)}.")

@@ -18,6 +18,7 @@ from renaissance.cli import main
 from renaissance.demo.raw import write_tokenizer
 from renaissance.draft import Draft
 from renaissance.errors import UserError
+from renaissance.keys import PLACE_KEYS, START_KEYS
 from renaissance.presets import defaults_of
 from renaissance.rules import CHECKS
 from renaissance.saving import storing
@@ -85,7 +86,11 @@ def may_stand(place: tuple[Any, ...], value: Any) -> bool:
     if value is ABSENT:
         return True
     if place[0] == "settings" and len(place) > 1:
-        return place[1] not in CHECKS or CHECKS[place[1]].problem(place[1], value) is None or len(place) > 2
+        return (
+            place[1] not in CHECKS.keys() - START_KEYS - PLACE_KEYS
+            or CHECKS[place[1]].problem(place[1], value) is None
+            or len(place) > 2
+        )
     if place in MAY_BE:
         return MAY_BE[place](value)
     good = GOOD

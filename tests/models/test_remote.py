@@ -142,7 +142,7 @@ def test_trusted_code_trains_and_its_checkpoint_asks_for_trust_again(strange: St
     best = run / "checkpoints" / "best.ckpt"
     stored = checkpoint.read(best)
     assert stored.towers["text_encoder"]["remote_code"] == strange.pinned
-    assert stored.settings["trust_remote_code"] is True  # which nobody believes
+    assert "trust_remote_code" not in stored.settings  # nobody would believe it
 
     strange.ran.unlink()
     monkeypatch.setattr(remote, "_trusted", {})
