@@ -218,7 +218,7 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, ad
             report.unexpected.append(name)
         elif own[name].shape == tensor.shape:
             taken[name] = tensor
-        elif own[name].shape[-1:] == tensor.shape[-1:] and (adapted := adapt(name, tensor)) is not None:
+        elif own[name].ndim == tensor.ndim and getattr(adapted := adapt(name, tensor), "shape", 0) == own[name].shape:
             taken[name] = adapted
             report.resized.append(name)
         else:

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from renaissance.errors import UserError
-from renaissance.report import RunFolder, append_row, forget_after, nested_results, read_rows, table
+from renaissance.report import RunFolder, append_row, forget_after, nested_results, sound_rows, table
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
@@ -50,7 +50,7 @@ def test_rows_grow_new_columns_and_are_forgotten_behind_a_step(tmp_path):
     append_row(path, {"step": 3, "val": 2.5})
     assert path.read_text(encoding="utf-8").splitlines() == ["step,loss,val", "1,0.5,", "2,0.25,1.5", "3,,2.5"]
     forget_after(path, 2)
-    assert [row["step"] for row in read_rows(path)] == ["1", "2"]
+    assert [row["step"] for row in sound_rows(path)[1]] == ["1", "2"]
     append_row(path, {"step": 3, "loss": 0.125})
     assert path.read_text(encoding="utf-8").splitlines()[1:] == ["1,0.5,", "2,0.25,1.5", "3,0.125,"]
     forget_after(tmp_path / "none.csv", 2)  # a run killed before its first row
@@ -75,7 +75,7 @@ def test_points_reach_tensorboard_and_the_table(tmp_path):
     folder.close()
     events = EventAccumulator(str(folder.path)).Reload()
     assert [(point.step, point.value) for point in events.Scalars("mlm/train/loss")] == [(10, 2.0), (20, 1.0)]
-    assert [row["mlm/train/loss"] for row in read_rows(folder.path / "metrics.csv")] == ["2.0", "1.0"]
+    assert [row["mlm/train/loss"] for row in sound_rows(folder.path / "metrics.csv")[1]] == ["2.0", "1.0"]
 
 
 def test_json_is_whole_or_as_it_was(tmp_path, monkeypatch):
@@ -116,7 +116,11 @@ def test_a_byte_order_mark_and_other_ends_of_lines_are_no_damage(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"\xef\xbb\xbfstep,loss\n1,0.5\r\n\r\n2,0.25\n")
     assert append_row(path, {"step": 3, "loss": 1.0}) is None
-    assert forget_after(path, 3, every=1) == [] and [row["loss"] for row in read_rows(path)] == ["0.5", "0.25", "1.0"]
+    assert forget_after(path, 3, every=1) == [] and [row["loss"] for row in sound_rows(path)[1]] == [
+        "0.5",
+        "0.25",
+        "1.0",
+    ]
     assert path.read_bytes().startswith(b"step,loss\r\n") and len(list(tmp_path.iterdir())) == 1
 
 
@@ -150,15 +154,15 @@ def test_a_table_that_is_none_any_more_is_set_aside_and_a_new_one_begins(kind, t
     path, aside = tmp_path / "metrics.csv", tmp_path / "metrics.csv.damaged"
     spoil(path, SPOILED[kind])
     with pytest.raises(UserError, match=r"metrics\.csv"):
-        read_rows(path)
+        sound_rows(path)[1]
     (sentence, lost) = forget_after(path, 7, every=2)
     assert f"It is now {aside.name}, and a new one begins." in sentence and len(sentence.splitlines()) == 1
     assert "has no rows, and the run goes on behind step 7: 3 or more rows of it are lost" in lost
-    assert os.path.lexists(aside) and read_rows(path) == []
+    assert os.path.lexists(aside) and sound_rows(path)[1] == []
     spoil(path, SPOILED[kind])  # in the midst of a run
     assert f"It is now {aside.name}_2, and a new one begins." in append_row(path, {"step": 8, "loss": 1.0})
     assert append_row(path, {"step": 10, "loss": 1.0}) is None
-    assert [row["step"] for row in read_rows(path)] == ["8", "10"] and os.path.lexists(tmp_path / f"{aside.name}_2")
+    assert [row["step"] for row in sound_rows(path)[1]] == ["8", "10"] and os.path.lexists(tmp_path / f"{aside.name}_2")
 
 
 def test_lines_that_are_spoiled_are_kept_beside_and_counted(tmp_path):
@@ -168,11 +172,11 @@ def test_lines_that_are_spoiled_are_kept_beside_and_counted(tmp_path):
     before = path.read_bytes()
     said = forget_after(path, 12, every=2)
     assert len(said) == 1 and "5 of its lines cannot be read and are left out; metrics.csv.damaged has them" in said[0]
-    assert [row["step"] for row in read_rows(path)] == ["2", "10", "12"]
+    assert [row["step"] for row in sound_rows(path)[1]] == ["2", "10", "12"]
     assert (tmp_path / "metrics.csv.damaged").read_bytes() == before
     path.write_bytes(before)  # in the midst of a run, where a new column asks for a new table
     assert "5 of its lines" in append_row(path, {"step": 14, "loss": 1, "val": 2})
-    assert [row["step"] for row in read_rows(path)] == ["2", "10", "12", "14"]
+    assert [row["step"] for row in sound_rows(path)[1]] == ["2", "10", "12", "14"]
     assert (tmp_path / "metrics.csv.damaged_2").read_bytes() == before
 
 
@@ -189,14 +193,14 @@ def test_a_table_that_was_cut_short_says_how_many_rows_are_lost(cut, missing, tm
         return
     assert len(said) == 1 and said[0].endswith(f"behind step 34: {missing} or more rows of it are lost.")
     append_row(path, {"step": 40, "loss": 1})
-    assert [row["step"] for row in read_rows(path)][-1] == "40" and len(read_rows(path)) == 4 - missing
+    assert [row["step"] for row in sound_rows(path)[1]][-1] == "40" and len(sound_rows(path)[1]) == 4 - missing
 
 
 def test_a_row_behind_one_that_was_cut_is_whole(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,loss\n1,0.5\n2")
     append_row(path, {"step": 3, "loss": 1})
-    assert [row["step"] for row in read_rows(path)] == ["1", "3"]
+    assert [row["step"] for row in sound_rows(path)[1]] == ["1", "3"]
 
 
 @pytest.mark.parametrize(

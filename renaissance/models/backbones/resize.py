@@ -45,7 +45,9 @@ def _resized(name: str, old: Tensor, new: Tensor, family: Family) -> Tensor:
 
 
 def resize_position(name: str, old: Tensor, shape: torch.Size, family: Family) -> Tensor | None:
-    """A position table brought to another shape by its family's row; None where `name` is no such table."""
+    """A position table brought to another shape by its family's row; None where `name` is no such table, or of another width."""
+    if old.shape[-1] != shape[-1]:
+        return None
     for pattern, prefix in family.grids.items():
         if re.search(pattern, name):
             return resize_grid(old, shape, prefix)
