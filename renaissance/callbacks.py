@@ -14,7 +14,7 @@ from .module import VisionLanguageModule
 from .report import RunFolder
 
 # The losses come first behind the bar, because a narrow terminal cuts the line at its end.
-_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}"
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
 _LOSSES_EVERY = 1.0  # seconds between two looks at the losses for the bar
 _LINES_EVERY = 30.0  # seconds between two lines of progress where stderr is a file
 
