@@ -146,9 +146,8 @@ class Held:
                 "another log_dir (resume_from: a copy of the checkpoint that lies in no run folder)."
             ) from error
         if self._handle is None:
-            raise UserError(
-                f"Another process is training in '{folder}'; wait for it or end it, or give another exp_name."
-            )
+            doing = "training in" if name == LOCK else "starting the same command in"
+            raise UserError(f"Another process is {doing} '{folder}'; wait for it or end it, or give another exp_name.")
 
     def release(self) -> None:
         if self._handle is not None:

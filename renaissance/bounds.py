@@ -37,7 +37,7 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
     def check(parts: int, _: int, size: int) -> None:
         if most < min(size, memory):
             raise UserError(
-                f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, of which it holds "
+                f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, and the file holds "
                 f"{(held or 0) / _GB:,.1f} GB; it is damaged, or was not written by this program."
             )
         if size > memory:

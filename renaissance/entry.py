@@ -30,7 +30,7 @@ def run_program() -> NoReturn:
         say(f"{stop}.", error=True)
         status = stop.status
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         say(traceback.format_exc(), error=True)
         status = 1

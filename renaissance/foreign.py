@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +124,11 @@ def expect(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
+def finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; whole numbers of JSON may have thousands of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _problem(value: Any, hint: Any, where: str) -> str | None:
     """The end of a sentence where a value is not of a type, else None."""
     origin, inner = get_origin(hint), get_args(hint)
@@ -156,7 +162,7 @@ def _is(value: Any, kind: Any) -> bool:
     if kind in (None, type(None)):
         return value is None
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)

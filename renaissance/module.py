@@ -285,14 +285,15 @@ class VisionLanguageModule(LightningModule):
 
     @contextmanager
     def _statistics_as_they_were(self) -> Iterator[None]:
-        """Around a step until its gradients are there: where it fails, it has changed nothing, so what is saved is whole."""
+        """Around a step until it is known whether it counts: one that fails, or is left out (`bad`), has changed nothing."""
         before = [(buffer, buffer.clone()) for buffer in self._statistics()]
+        self.bad = "not known yet"
         try:
             yield
-        except BaseException:
-            for buffer, value in before:
-                buffer.copy_(value)
-            raise
+        finally:
+            if self.bad:
+                for buffer, value in before:
+                    buffer.copy_(value)
 
     def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         """The mean loss of each task over the whole batch, the same on every process."""

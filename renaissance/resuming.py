@@ -308,7 +308,8 @@ def _first_whole(paths: Iterable[Path], damaged: list[str]) -> Path | None:
     """The first whole checkpoint; a sentence about each before it is added to `damaged`."""
     for path in paths:
         try:
-            return checkpoint.check(path)
+            checkpoint.read(path)  # not only its checksums: what is whole may still be refused
+            return path
         except UserError as error:
             damaged.append(_unnamed(path, error))
     return None

@@ -56,7 +56,9 @@ class Saving(Callback):
         self.best, self.best_step = start["best"], start["best_step"]
         self.pending, self.scaler = start["pending"], start["scaler"]
         self.steps, self.minutes, self.keep = settings.save_every_steps, settings.save_every_minutes, settings.keep_last
+        self.first_step = start["step"]  # of this process; a resumed run's is saved already
         self.saved: int | None = None  # step of the last save
+        self.failed: int | None = None  # step whose last save has failed
         self.at = time.monotonic()  # when it was
         self.seconds: float | None = None  # what the dearest save has cost
         self.validation = math.inf  # seconds that the last validation took
@@ -64,6 +66,8 @@ class Saving(Callback):
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.at = time.monotonic()
+        there = self.folder.checkpoints is not None and self._path(self.first_step).exists()
+        self.saved = self.first_step if trainer.strategy.broadcast(there) else None  # as the first process has it
         if self.scaler is not None and (scaler := _scaler(trainer)) is not None:
             scaler.load_state_dict(self.scaler)
 
@@ -106,9 +110,10 @@ class Saving(Callback):
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         """A run that ends with results has its last step, too; `results.json` is not written without it."""
         if self.saved != module.step and not self._save(trainer, module, ["last.ckpt"]):
+            self.failed = module.step
             raise UserError(
-                f"The last step of this run, {module.step}, is not saved (see above), so it has no results; free space, and give "
-                "the same command again with resume_from=auto"
+                f"The last step of this run, {module.step}, is not saved (see above), so it has no results; free space first. "
+                "The save before it is whole"
             )
 
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
@@ -117,13 +122,8 @@ class Saving(Callback):
         The other processes are not asked for anything: they may be in the midst of a step, or gone. So batch norms are those of
         this process, where they would else be the mean.
         """
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        if (
-            isinstance(exception, Stopped)
-            or not fitting
-            or self.saved == module.step
-            or self.folder.checkpoints is None
-        ):
+        fitting = trainer.state.fn == TrainerFn.FITTING and self.folder.checkpoints is not None
+        if isinstance(exception, Stopped) or not fitting or module.step in (self.first_step, self.saved, self.failed):
             return
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         if not module.whole or optimizer is None or is_shared(optimizer):
@@ -196,14 +196,14 @@ class Saving(Callback):
             checkpoint.save(path, self.content(training))
             for name in names:
                 name_again(path, path.with_name(name), "log_dir")
-            for old in sorted(path.parent.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
+        except (UserError, OSError) as error:
+            self.folder.say(f"warning: step {step} is not saved: {first_line(error)}")
+            return False
+        for old in sorted(path.parent.glob(f"{checkpoint.NUMBERED}*.ckpt"))[: -self.keep]:
+            try:
                 old.unlink(missing_ok=True)
-        except UserError as error:
-            self.folder.say(f"warning: step {step} is not saved: {error}")
-            return False
-        except OSError as error:
-            self.folder.say(f"warning: step {step} is not saved as it should be: {first_line(error)}")
-            return False
+            except OSError as error:
+                self.folder.say(f"warning: {old} cannot be removed ({error.strerror}).")
         return True
 
     def _path(self, step: int) -> Path:

@@ -48,7 +48,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             _tensors(content[part], part)
         _training(expect(content["training"], dict[str, Any], "training"))
     except UserError as error:
-        raise UserError(f"{where} holds what no checkpoint of this program holds: {error}") from error
+        raise UserError(f"{where} is not as this program writes a checkpoint: {error}") from error
     return settings
 
 

@@ -31,7 +31,7 @@ from .launch import launched
 from .loading import Data, Loaders, read_data
 from .meeting import first_goes_first
 from .models.execution import compile_stacks
-from .module import VisionLanguageModule
+from .module import VisionLanguageModule, gathered
 from .optim import total_steps, validation_interval
 from .reach import freeze_unread
 from .report import RunFolder, forget_after, nested_results
@@ -241,13 +241,14 @@ def _has_best(trainer: Trainer, best: Path) -> bool:
 
 
 def _selected(path: str, built: Built, final: Final) -> checkpoint.Stored | None:
-    """What best.ckpt holds; None, with a warning, where it cannot be read or is of another model."""
+    """What best.ckpt holds; None, with a warning, where it is of another model, or one of the processes cannot read it."""
     stored, why = resuming.read_unasked(Path(path))
-    if stored is not None:
-        if _shapes(stored.model) == _shapes(built.model.state_dict()):
-            return stored
+    if stored is not None and _shapes(stored.model) != _shapes(built.model.state_dict()):
         why = f"{path} is of another model."
-    final.folder.say(f"warning: {why} The last checkpoint is evaluated in place of the best one.")
+    if not any(reasons := gathered(why)):
+        return stored
+    first = next(filter(None, reasons))
+    final.folder.say(f"warning: {first} The last checkpoint is evaluated in place of the best one.")
     return None
 
 
@@ -325,7 +326,8 @@ def _folder(resolved: Resolved, draft: Draft, start: dict[str, Any], notes: list
     if path and (kept := RunFolder.of_checkpoint(path)):
         kept.hold()
         try:
-            later = _go_on(kept, Path(path).name, start, resolved.stored)
+            own = kept.checkpoints / Path(path).name  # or a link from elsewhere names it
+            later = _go_on(kept, own.name if own.exists() else Path(path).resolve().name, start, resolved.stored)
         except OSError as error:
             raise UserError(
                 f"The run in '{kept.path}' cannot go on ('{error.filename}': {error.strerror}); make its folder writable, or "

@@ -64,6 +64,11 @@ def test_what_is_of_another_type(value, hint, said):
         expect(value, hint, "x")
 
 
+def test_a_whole_number_beyond_any_float_is_refused():
+    with pytest.raises(UserError, match="has to be a number"):
+        parse_json("1" + "0" * 400, float | None)
+
+
 def test_what_is_of_the_type():
     for value, hint in (
         (1, float),

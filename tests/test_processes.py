@@ -248,6 +248,28 @@ def test_batch_norms_of_all_processes_are_those_of_the_checkpoint(work: Path, ca
         assert small_run.curve(both, f"{task}/val/loss")[-1] == pytest.approx(alone[task]["loss"], abs=1e-5)
 
 
+CANNOT_READ = """
+import os
+from renaissance import resuming
+plain = resuming.read_unasked
+def read_unasked(path):
+    return (None, f"{path} cannot be read here.") if os.environ.get("LOCAL_RANK", "0") != "0" else plain(path)
+resuming.read_unasked = read_unasked
+"""
+
+
+def test_a_best_checkpoint_that_one_process_cannot_read_is_evaluated_by_none(work: Path):
+    """Else one would evaluate other splits, or other weights, than the other, and their sums would mix."""
+    words = (*(word for word in WORDS if not word.startswith(("final_test", "val_check"))), "max_steps=2")
+    found = {}
+    for name, patch in (("whole", ""), ("cannot", CANNOT_READ)):
+        run = started(work, *words, "val_check_interval=2", f"exp_name={name}", patch=patch)
+        said, _ = run.communicate(timeout=200)
+        assert run.returncode == 0 and ("is evaluated in place of the best one" in said) == bool(patch), said
+        found[name] = small_run.results(work / "result" / name / "version_0")
+    assert found["whole"] == found["cannot"]  # the best is the last
+
+
 def curve_of(work: Path, name: str) -> list[float]:
     return small_run.curve(work / "result" / name / "version_0", "mlm/train/loss")
 

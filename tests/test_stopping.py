@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import ResNetConfig
 
 import small_run
 from conftest import OFFLINE, ROOT
@@ -212,6 +213,7 @@ def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch,
 @pytest.mark.parametrize(
     ("method", "call", "error", "step"),
     [
+        ("_loss", 1, ZeroDivisionError(), 0),  # before anything was done: nothing is saved, and nothing selected
         ("_loss", 6, ZeroDivisionError(), 2),  # in the second micro-batch of the third step
         ("_not_finite", 5, MemoryError(), 4),
         ("remarks", 5, RuntimeError("CUDA out of memory"), 4),  # behind the fourth step, whose validation is past
@@ -234,12 +236,19 @@ def test_a_defect_costs_no_step(method: str, call: int, error: BaseException, st
     assert not multiprocessing.active_children()
     run = work / "result" / "mlm_itm" / "version_0"
     log = (run / "log.txt").read_text()
-    assert (
-        "Traceback" in log
-        and f"error: a defect ended the run; the run goes on from there with resume_from={run}"
-        in (log.replace("resume_from=result", f"resume_from={work}/result"))
-    )
-    assert read(run / "checkpoints" / "last.ckpt").training["step"] == step
+    last = Path("result", "mlm_itm", "version_0", "checkpoints", "last.ckpt")
+    goes_on = f"; the run goes on from there with resume_from={last}." if step else "."
+    assert "Traceback" in log and f"error: a defect ended the run{goes_on}" in log
+    if step == 0:
+        assert not list(run.glob("checkpoints/*.ckpt"))
+        return
+    assert read(last).training["step"] == step
+    with monkeypatch.context() as patch:  # and again, in the first step of the run that goes on, where it has one
+        interrupting(patch, "training_step", 1, fail)
+        if step < 6:
+            with pytest.raises(type(error)):
+                command(capsys, *words, "resume_from=auto")
+            assert read(last).training["step"] == step
     small_run.same_run(whole, small_run.train(capsys, *words, "resume_from=auto"))
 
 
@@ -277,7 +286,7 @@ def test_a_run_whose_last_save_fails_has_no_results(work: Path, monkeypatch, cap
         patch.setattr(saving.checkpoint, "save", full)
         ended = command(capsys, *WORDS)
         assert ended.code == 1 and "The last step of this run, 6, is not saved" in ended.err, ended
-        assert "again with resume_from=auto" in ended.err
+        assert "The save before it is whole; the run goes on from there with resume_from=" in ended.err
         assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3 and not (run / "results.json").exists()
         interrupting(patch, "training_step", 2, kill(signal.SIGTERM))
         ended = command(capsys, *WORDS, "resume_from=auto")
@@ -348,6 +357,25 @@ def test_a_step_that_is_no_number_is_left_out(work: Path, monkeypatch, capsys):
     assert re.fullmatch(
         r"the loss of mlm is not finite \(samples (\d+, ){7}\d+; learning rate \d\.\d\de[+-]\d\d\)", said
     )
+
+
+def test_a_step_that_is_left_out_leaves_batch_norms_as_they_were(work: Path, monkeypatch, capsys):
+    """Else one batch that overflows makes their statistics, and every checkpoint from there on, no numbers."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    ResNetConfig(**sizes, downsample_in_first_stage=True).save_pretrained(work / "resnet")
+    words = [word for word in WORDS if not word.startswith("image_encoder")]
+    words += ["image_encoder=resnet", "random_init_vision_encoder=True", "max_steps=3", "final_test=False"]
+    kept: list[list[torch.Tensor]] = []
+    plain = VisionLanguageModule.training_step
+
+    def keeping(self: VisionLanguageModule, *args: Any) -> None:
+        plain(self, *args)
+        kept.append([buffer.clone() for buffer in self._statistics()])
+
+    monkeypatch.setattr(VisionLanguageModule, "training_step", keeping)
+    diverging(monkeypatch, {3, 4})  # the micro-batches of the second step
+    small_run.train(capsys, *words)
+    assert kept[0] and equal_state(kept[0], kept[1]) and not equal_state(kept[1], kept[2])
 
 
 def test_a_run_that_does_not_learn_any_more_ends_with_its_last_good_state(work: Path, monkeypatch, capsys):

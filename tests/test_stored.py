@@ -114,7 +114,7 @@ def test_every_part_and_its_parts_are_checked(part: str):
                     check_parts(changed(GOOD, place, value), "load_path=a.ckpt")
             except UserError as error:
                 refused += 1
-                assert str(error).startswith("load_path=a.ckpt holds what no checkpoint of this program holds: ")
+                assert str(error).startswith("load_path=a.ckpt is not as this program writes a checkpoint: ")
                 assert len(str(error)) < 400 and len(str(error).splitlines()) == 1
             else:
                 assert may_stand(place, value), (place, value)
@@ -176,7 +176,7 @@ def draft(**given: Any) -> Draft:
 
 
 NO_MODELS = [
-    (("settings", "cross_layer_hidden_size"), 64000, "asks for more than 1.1 GB of weights, of which it holds 0.0 GB"),
+    (("settings", "cross_layer_hidden_size"), 64000, "asks for more than 1.1 GB of weights, and the file holds 0.0 GB"),
     (("settings", "vocab_size"), 10, "its tokenizer numbers pieces up to"),
     (("settings", "max_text_len"), 5000, "max_text_len=5000 is more than"),
     (("towers", "text_encoder", "model_type"), "none", "which this version does not know"),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -249,7 +250,7 @@ def refused(values: dict[str, Any] = DEFAULTS) -> bool:
         with resuming.alone(values):
             return False
     except UserError as error:
-        assert str(error).startswith("Another process is training in 'result/mlm")
+        assert re.match("Another process is (training|starting the same command) in 'result/mlm", str(error))
         return True
 
 
@@ -284,7 +285,7 @@ def test_the_same_command_refuses_while_it_starts(work: Path, capsys):
     place = work / "result" / "mlm"
     place.mkdir(parents=True)
     with another(place, f".{resuming.identity(defaults_of(config.ex) | values | {'loss_names': loss})}.lock"):
-        assert "Another process is training in 'result/mlm'" in command(capsys, *WORDS).sentence()
+        assert "Another process is starting the same command in 'result/mlm'" in command(capsys, *WORDS).sentence()
         command(capsys, *WORDS, "fast_dev_run=1")  # keeps nothing, and asks nobody
     assert [path.name for path in place.iterdir()] == [
         f".{resuming.identity(defaults_of(config.ex) | values | {'loss_names': loss})}.lock"

@@ -86,6 +86,7 @@ class StepLoader(DataLoader):
     ) -> None:
         self.raises, self.asked = raises, asked
         self._waits_since: float | None = None  # when the wait for the next item began
+        self._watcher: threading.Thread | None = None
         folder = socket_folder() if num_workers else ""
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
@@ -151,8 +152,9 @@ class StepLoader(DataLoader):
             if handler is not None and threading.current_thread() is threading.main_thread():
                 # torch raises from a handler of its own, in the midst of an optimizer's step, say; it also looks when it waits.
                 signal.signal(signal.SIGCHLD, handler)
-        if hasattr(signal, "pthread_kill"):
-            threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True, name="loader-watch").start()
+        if hasattr(signal, "pthread_kill") and (self._watcher is None or not self._watcher.is_alive()):
+            self._watcher = threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True, name="loader-watch")
+            self._watcher.start()
         return items
 
     def _next(self, items: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:

@@ -2,6 +2,7 @@
 
 import pickle
 import resource
+import threading
 
 import pytest
 import torch
@@ -52,6 +53,15 @@ def test_the_number_of_workers_changes_nothing(draw_false_image):
     assert flat(alone) == flat(together)
     again = list(loaders[1])  # the workers persist
     assert flat(again) == flat(alone)
+
+
+def test_a_loader_that_is_passed_over_often_has_one_thread_that_watches():
+    before = threading.active_count()
+    loader = StepLoader(EvalBatches(4, 4, 0, 1), collate(), 1, pin_memory=False)
+    for _ in range(4):
+        list(loader)
+    assert threading.active_count() <= before + 2  # and the thread that feeds the workers
+    loader.kill()
 
 
 def test_the_number_of_processes_changes_nothing():

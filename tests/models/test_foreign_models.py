@@ -22,7 +22,7 @@ from families import FAMILIES, small_config
 
 from renaissance.errors import UserError
 from renaissance.models import backbones
-from renaissance.models.backbones import bounds
+from renaissance.models.backbones import bounds, tokenizer_data
 from renaissance.models.backbones.configs import TIMM_ARGUMENTS, UNDECLARED
 from tiny_models import text_config, tokenizer
 
@@ -491,3 +491,12 @@ def test_a_pipe_in_the_place_of_a_file_does_not_block(words: Path) -> None:
     (words / "tokenizer_config.json").unlink()
     os.mkfifo(words / "tokenizer_config.json")
     assert backbones.load_tokenizer(str(words))[0].tokenize("a red") == ["a", "red"]
+
+
+def test_a_flag_whose_name_ends_as_a_token_does_is_no_token():
+    """As Llama, Qwen and OPT have them."""
+    said = {"add_bos_token": False, "add_eos_token": True, "bos_token": "<s>", "tokenizer_class": "GPT2Tokenizer"}
+    kept = tokenizer_data.clean({"tokenizer_config.json": json.dumps(said).encode()}, "a model")
+    assert json.loads(kept["tokenizer_config.json"]) == said
+    with pytest.raises(UserError, match="add_bos_token in tokenizer_config.json of a model is 'no'"):
+        tokenizer_data.clean({"tokenizer_config.json": b'{"add_bos_token": "no"}'}, "a model")

@@ -44,6 +44,8 @@ TIMM_ARGUMENTS = frozenset(
         *("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate", "patch_drop_rate"),
         *("class_token", "reg_tokens", "no_embed_class", "qkv_bias", "qk_norm", "init_values", "pre_norm", "final_norm"),
         *("fc_norm", "global_pool", "pos_embed", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "always_partition"),
+        *("mlp_layer", "conv_mlp", "use_grn", "stem_type", "rope_type", "reg_token_pos", "use_pos_emb", "use_rot_pos_emb"),
+        *("swiglu_mlp", "scale_mlp", "scale_attn_inner", "use_post_norm", "use_fc_norm", "conv_bias", "stem_stride"),
         *("output_stride", "in_chans", "act_layer", "norm_layer", "ls_init_value", "use_abs_pos_emb", "use_rel_pos_bias"),
     }
 )  # fmt: skip
@@ -117,7 +119,7 @@ def _refuse_extreme(key: str, value: Any, name: str) -> None:
     """Refuses numbers that no model has, before a class makes lists or modules of them."""
     for each in _numbers(value):
         counts = _COUNTS.search(key) and not _NO_COUNTS.search(key)
-        if not math.isfinite(each) or abs(each) > (MOST_LAYERS if counts else MOST):
+        if not abs(each) <= (MOST_LAYERS if counts else MOST):  # NaN is not
             raise UserError(f"The configuration of {name} has {printable(key)}={each}, which is no size of a model.")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from renaissance.errors import UserError, printable
-from renaissance.foreign import expect, read_json
+from renaissance.foreign import expect, finite, read_json
 
 from .facts import family_of
 from .families import DUAL, IMAGE
@@ -152,12 +151,7 @@ def _side(size: Any, what: str) -> int | None:
         size = size[0] if size else None
     if not size:
         return None
-    if (
-        isinstance(size, bool)
-        or not isinstance(size, (int, float))
-        or not math.isfinite(size)
-        or not 1 <= size <= MOST_PIXELS
-    ):
+    if not finite(size) or not 1 <= size <= MOST_PIXELS:
         raise UserError(
             f"{what} has a size of {printable(repr(size))[:60]}; give a model for pictures of 1 to {MOST_PIXELS} pixels."
         )

@@ -86,7 +86,9 @@ def _settings(values: dict[str, Any], what: str) -> dict[str, Any]:
     for key, value in values.items():
         if value is None:
             continue
-        if _is_role(key, value, what) or key in _FLAGS and expect(value, bool, f"{key} in {what}") is not None:
+        if key in _FLAGS:  # among them add_bos_token, which names no token
+            kept[key] = expect(value, bool, f"{key} in {what}")
+        elif _is_role(key, value, what):
             kept[key] = value
         elif key in _TEXTS:
             kept[key] = expect(value, str, f"{key} in {what}")
