@@ -15,7 +15,7 @@ from .combinations import SEVERAL, heads_problem, idle_random_rate
 from .errors import UserError
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
 from .launch import available_cores, started
-from .rules import CHECKS
+from .rules import CHECKS, PATHS, plain_path
 from .settings import (
     DataSettings,
     FusionSettings,
@@ -105,7 +105,7 @@ class Draft:
                 continue
             if self.values[key] is None or self.sources[key] == "default":
                 self.values[key], self.sources[key] = answer, source
-            elif not _agree(self.values[key], answer) and key not in free:
+            elif key not in free and not _agree(key, self.values[key], answer):
                 problems.append(
                     f"{key}={self.values[key]} contradicts the {source}, which has {key}={answer}; leave {key} out or give "
                     f"{answer}{_manual_hint(key) if source != 'checkpoint' else ''}."
@@ -242,7 +242,9 @@ def _section(kind: type, flat: Mapping[str, Any], **made: Any) -> Any:
     return kind(**{name: made[name] if name in made else flat[name] for name in kind.__dataclass_fields__})
 
 
-def _agree(given: Any, answer: Any) -> bool:
+def _agree(key: str, given: Any, answer: Any) -> bool:
+    if key in PATHS and isinstance(given, str) and isinstance(answer, str):
+        return plain_path(given) == plain_path(answer)
     if isinstance(given, (list, tuple)) and isinstance(answer, (list, tuple)):
         return list(given) == list(answer)
     return given == answer

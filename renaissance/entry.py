@@ -29,8 +29,11 @@ def run_program() -> NoReturn:
     except Stopped as stop:
         say(f"{stop}.", error=True)
         status = stop.status
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SystemExit as end:  # of a library: the command is not done, whatever it says
+        say(
+            f"error: the command was ended from within ({traceback.format_exc().splitlines()[-2].strip()}).", error=True
+        )
+        status = end.code if isinstance(end.code, int) and end.code else 1
     except BaseException:
         say(traceback.format_exc(), error=True)
         status = 1

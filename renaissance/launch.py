@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
@@ -100,6 +102,8 @@ def leave(status: int) -> NoReturn:
     with loader processes, for which Python would wait. A process that plain python has started ends with 0: the first process
     says how the run ended, and Lightning would kill it for any other status, in the midst of a save perhaps.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C has nothing left to interrupt
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 import warnings
@@ -22,7 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from .draft import Draft
-from .errors import UserError
+from .errors import UserError, first_line
 from .launch import PYTHON, SRUN, TORCHRUN, available_cores, launched
 from .settings import Settings
 
@@ -93,7 +94,9 @@ def together(processes: int) -> Iterator[None]:
     except RuntimeError as error:  # of gloo; torch has types of its own for NCCL, which are RuntimeErrors too
         if processes == 1 or not any(name in str(error) for name in ("gloo", "NCCL", "Connection", "ProcessGroup")):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(
+            r"^\[[^\]]*\]\s*|\. .*", "", first_line(error)
+        )  # without places in the source of torch, and jokes
         raise UserError(f"Another process of this run has ended, so this one ends too ({reason}).") from error
 
 

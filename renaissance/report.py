@@ -25,6 +25,7 @@ from .atomic import Held, free_name, name_again, set_aside, write_whole
 from .console import say
 from .errors import UserError, printable
 from .foreign import read_bytes, refuse_special
+from .rules import plain_path
 
 _KEPT = "\n\t"  # control characters of our own
 _LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder
@@ -182,13 +183,6 @@ class RunFolder:
                 self._events.close()
         if self._held is not None:
             self._held.release()
-
-
-def plain_path(path: str | os.PathLike) -> str:
-    """The one spelling of a path: without links, and relative where it lies in the working folder; a Hub id stays one."""
-    real = os.path.realpath(os.path.expanduser(path))
-    relative = os.path.relpath(real, os.path.realpath(os.curdir))
-    return real if relative.partition(os.sep)[0] == os.pardir else relative
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> str | None:

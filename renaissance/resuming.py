@@ -21,8 +21,8 @@ from .errors import UserError
 from .foreign import expect, read_json
 from .keys import RESUMABLE, YOUNGER
 from .presets import defaults_of
-from .report import RunFolder, plain_path
-from .rules import CHECKS
+from .report import RunFolder
+from .rules import CHECKS, plain_path
 
 JOB = "SLURM_JOB_ID"
 _FREE = RESUMABLE - {"load_path"}  # another start is another run

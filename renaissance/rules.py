@@ -127,6 +127,7 @@ def steps_or_share(what: str, least: int, *, closed: bool) -> Check:
     return Check(what, test, convert=convert)
 
 
+_LONGEST = 3650 * 24 * 3600  # seconds; timers of the system hold no time without end
 _TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 
 
@@ -137,7 +138,12 @@ def seconds_of(time: str) -> int:
 
 
 def _time(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < 20 and bool(_TIME.fullmatch(value)) and seconds_of(value) > 0
+    return (
+        isinstance(value, str)
+        and len(value) < 20
+        and bool(_TIME.fullmatch(value))
+        and 0 < seconds_of(value) <= _LONGEST
+    )
 
 
 def _one_transform(value: Any) -> bool:
@@ -317,3 +323,10 @@ def expanded(key: str, value: Any) -> Any:
         user = path.split("/")[0]
         raise UserError(f"{key}={value}: {user} is the home folder of nobody here; write ./{path} for a name with ~.")
     return path
+
+
+def plain_path(path: str | os.PathLike) -> str:
+    """The one spelling of a path: without links, and relative where it lies in the working folder; a Hub id stays one."""
+    real = os.path.realpath(os.path.expanduser(path))
+    relative = os.path.relpath(real, os.path.realpath(os.curdir))
+    return real if relative.partition(os.sep)[0] == os.pardir else relative

@@ -120,7 +120,7 @@ def _image(image: dict[str, list[float]]) -> None:
     if not {"mean", "std"} <= set(image) <= {"mean", "std", "channels"}:
         raise UserError(f"image holds {_some(image)}, but has to hold mean, std.")
     for name, numbers in image.items():
-        fits = {"std": min(numbers, default=0) > 0, "channels": sorted(numbers) == [0, 1, 2]}.get(name, True)
+        fits = {"std": min(numbers, default=0) > 1e-6, "channels": sorted(numbers) == [0, 1, 2]}.get(name, True)
         if len(numbers) != 3 or not fits:
             kind = {"std": "3 numbers above 0", "channels": "an order of 0, 1, 2"}.get(name, "3 numbers")
             raise UserError(f"image[{name}] is {numbers[:4]}, but has to be {kind}.")

@@ -119,6 +119,9 @@ REFUSED = [
     ("freeze_encoder", "true", "True or False"),
     ("batch_size", None, "a whole number of at least 1"),
     ("accelerator", "tpu", "auto or gpu or cpu"),
+    ("max_time", "99999999:00", "hours:minutes"),
+    ("max_time", "0:00", "hours:minutes"),
+    ("max_time", "1:75", "hours:minutes"),
 ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ResNetConfig
+from transformers import ResNetConfig, ViTConfig
 
 import small_run
 from conftest import OFFLINE, ROOT
@@ -33,6 +33,7 @@ from renaissance.report import RunFolder
 from renaissance.tasks.mlm import Mlm
 from small_run import SMALL, command, equal_state
 
+VIT = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = ("task_mlm_itm", *SMALL, "max_steps=6", "val_check_interval=3", "train_transform_keys=['imagenet_randaug']")
 
 
@@ -250,6 +251,15 @@ def test_a_defect_costs_no_step(method: str, call: int, error: BaseException, st
                 command(capsys, *words, "resume_from=auto")
             assert read(last).training["step"] == step
     small_run.same_run(whole, small_run.train(capsys, *words, "resume_from=auto"))
+
+
+def test_a_tower_may_be_spelled_otherwise_by_the_command_that_goes_on(work: Path, monkeypatch, capsys):
+    ViTConfig(**VIT).save_pretrained(work / "m")
+    words = [word for word in (*WORDS, "random_init_vision_encoder=True", "resume_from=auto") if "deit" not in word]
+    with monkeypatch.context() as patch:
+        interrupting(patch, "training_step", 2, kill(signal.SIGTERM))
+        assert command(capsys, *words, "image_encoder=m").code == 75
+    assert "goes on with" in command(capsys, *words, f"image_encoder={work}/./m/", "max_steps=3").out
 
 
 def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):

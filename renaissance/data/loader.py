@@ -8,6 +8,7 @@ All of it happens in one worker for one step, so the number of workers changes n
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import pickle
 import signal
@@ -40,6 +41,10 @@ _LOADERS: weakref.WeakSet[StepLoader] = weakref.WeakSet()
 def _kill_all() -> None:
     for loader in list(_LOADERS):
         loader.kill()
+
+
+class _StuckError(Exception):
+    """Raised in the main thread where a worker lives, but does not hand over what it has announced."""
 
 
 class StepView(Dataset[list[Batch] | UserError]):
@@ -165,14 +170,17 @@ class StepLoader(DataLoader):
         before = signal.signal(signal.SIGCHLD, self._wake) if wakes else None
         try:
             while True:
+                stuck = False
                 try:
                     return next(items, None)
+                except _StuckError:
+                    stuck = True
                 except RuntimeError as error:
                     if _TIMED_OUT not in str(error):
                         raise
                 now = time.monotonic()
                 asked = (asked or now) if self.asked() else None
-                if now - began > _PATIENCE or (asked is not None and now - asked > _GRACE):
+                if stuck or now - began > _PATIENCE or (asked is not None and now - asked > _GRACE):
                     return UserError(
                         f"num_workers={self.num_workers}: the loader processes have delivered nothing for {now - began:.0f} "
                         "seconds. Is the disk of data_root there? num_workers=0 shows what they are waiting for."
@@ -183,12 +191,14 @@ class StepLoader(DataLoader):
                 signal.signal(signal.SIGCHLD, before)
 
     def _waits_in_vain(self) -> bool:
-        """Whether the main thread has waited for some time, and a worker is gone."""
-        since = self._waits_since
-        return since is not None and time.monotonic() - since > 2 * _LOOK and not _all_alive(self._iterator)
+        """Whether the main thread has waited for some time, and a worker is gone, or the run was asked to stop."""
+        waited = time.monotonic() - (self._waits_since or math.inf)
+        return (waited > 2 * _LOOK and not _all_alive(self._iterator)) or (waited > 2 * _GRACE and self.asked())
 
     def _wake(self, *_: Any) -> None:
         if self._waits_in_vain():
+            if _all_alive(self._iterator):
+                raise _StuckError
             raise ConnectionResetError("a loader process has ended while it sent a step")
 
     def _lost_a_worker(self) -> bool:

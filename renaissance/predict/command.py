@@ -34,6 +34,8 @@ def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     for key, what in (("load_path", "the path of a checkpoint"), ("text", "a text")):
         if not isinstance(values[key], str) or not values[key].strip():
             raise UserError(f"{key}={values[key]!r}: give {what} with {key}=.")
+        if not values[key].isascii() and values[key].encode("utf-8", "replace").decode() != values[key]:
+            raise UserError(f"{key}={printable(values[key])} is no UTF-8 text.")
     top, image, text = values["top"], values["image"], values["text"]
     trusted = values["trust_remote_code"]
     for key, check in (

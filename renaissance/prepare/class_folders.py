@@ -147,7 +147,9 @@ def _may_be_picture(path: Path) -> bool:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder; linked folders are followed, and each folder is visited once."""
-    visited = set()
+    visited = {
+        (about.st_dev, about.st_ino) for about in map(os.stat, folder.resolve().parents)
+    }  # a link to one is a loop
     for place, inner, files in os.walk(folder, followlinks=True):
         about = os.stat(place)
         if (about.st_dev, about.st_ino) in visited:

@@ -172,8 +172,14 @@ def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[tuple[str
 def _by_split(paths: list[Path], said: str | None) -> dict[str, list[Path]]:
     """Sort files by the split that their names say, or else the name of their folder; train where neither does."""
     found: dict[str, list[Path]] = {}
-    for path in paths:
-        own = split_of(path.stem)
+    named = {path: split_of(path.stem) for path in paths}
+    unclear = [path.name for path, own in named.items() if own is None]
+    if unclear and "train" in named.values() and not said:
+        raise UserError(
+            f"'{paths[0].parent}' has files whose names say train, and beside them {', '.join(unclear[:5])}: which split is "
+            "that? Rename it, or move it elsewhere."
+        )
+    for path, own in named.items():
         if own and said and own != said:
             raise UserError(f"'{path}' lies in a folder of {said}, but its name says {own}; move or rename it.")
         found.setdefault(own or said or "train", []).append(path)

@@ -333,6 +333,13 @@ def test_a_model_without_a_vocabulary_brings_no_tokenizer(kind: str, tmp_path: P
             backbones.load_tokenizer(folder)
 
 
+def test_a_vocabulary_that_cannot_say_unknown_is_refused(tmp_path: Path) -> None:
+    folder_of(small_config("bert").to_dict(), tmp_path)
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match="cannot cut a short sentence .*; give tokenizer="):
+        backbones.load_tokenizer(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"])
 def test_a_vocabulary_of_special_tokens_is_none(content: str, tmp_path: Path) -> None:
     folder_of(small_config("bert").to_dict(), tmp_path)

@@ -286,10 +286,12 @@ def test_linked_folders_are_followed_once_and_a_pipe_is_no_picture(tmp_path: Pat
     (tmp_path / "raw" / "train" / "cat" / "more").symlink_to(tmp_path / "more")
     (tmp_path / "more" / "loop").symlink_to(tmp_path / "raw" / "train" / "cat")
     (tmp_path / "raw" / "train" / "linked").symlink_to(tmp_path / "more")
+    (tmp_path / "raw" / "train" / "cat" / "up").symlink_to("..")  # would make every picture a cat
     os.mkfifo(tmp_path / "raw" / "train" / "cat" / "pipe.jpg")
     (tmp_path / "raw" / "train" / "cat" / "zero.jpg").symlink_to("/dev/zero")
     (manifest,) = make_arrow(tmp_path / "raw", tmp_path / "arrow", workers=1, val_share=0, max_unreadable=0.5)
     ids = [row["image_id"] for row in read_rows(tmp_path / "arrow" / "images_train.arrow")]
+    assert not [name for name in ids if name.startswith("train/cat/up")]
     assert ids.count("train/cat/more/z.jpg") == ids.count("train/linked/z.jpg") == 1
     assert manifest["skipped"]["unreadable"]["count"] >= 2
     assert "train/cat/pipe.jpg: a pipe, a socket or a device, and no file" in manifest["skipped"]["unreadable"]["first"]

@@ -41,6 +41,7 @@ def counts(folder: Path) -> dict[str, int]:
             2,
             "Left alone, as gcc has no such split: tar shards test/",
         ),
+        (["cc-train-0", "cc-holdout-0"], "has files whose names say train, and beside them cc-holdout-0.tar", 0, ""),
         (["training_shards/val-00000"], "lies in a folder of train, but its name says val", 0, ""),
         (["cc_train_val_0"], "says train and val: it has to be of one split", 0, ""),
         (["train/0", "0"], "several layouts of train: tar shards *.tar; tar shards train/*.tar", 0, ""),

@@ -19,7 +19,7 @@ from renaissance.foreign import expect
 from .families import DUAL
 
 # Of the fields that every configuration has.
-_COMMON = frozenset({"architectures", "chunk_size_feed_forward", "is_encoder_decoder"})
+_COMMON = frozenset({"architectures", "is_encoder_decoder"})
 # Former names, which transformers still reads; and what models read that their classes do not declare (DeBERTa-v3 has some).
 _FORMER = frozenset(
     {"rope_theta", "rope_scaling", "local_rope_theta", "global_rope_theta", "global_attn_every_n_layers"}

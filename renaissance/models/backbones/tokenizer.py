@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from renaissance.errors import UserError, first_line, printable
+from renaissance.errors import Stopped, UserError, first_line, printable
 from renaissance.foreign import read_bytes
 
 from .hub import BringsCodeError, found, is_family, quiet
@@ -94,7 +94,7 @@ def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
     Raises:
         UserError: the files are not those of a tokenizer, or are code.
     """
-    what = "The checkpoint's tokenizer"
+    what = "the checkpoint's tokenizer"
     for name in files:
         if not name.endswith(_DATA):
             raise UserError(f"{what} brings {printable(Path(name).name)!r}, which is no file of a tokenizer.")
@@ -149,7 +149,12 @@ def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise UserError(f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
     refuse_sparse(pieces_of(tokenizer) - 1, len(vocabulary), what)
-    numbers = tokenizer(_PROBE)["input_ids"]
+    try:
+        numbers = tokenizer(_PROBE)["input_ids"]
+    except BaseException as error:  # of Rust: a vocabulary without the piece for what is unknown, say
+        if isinstance(error, (KeyboardInterrupt, Stopped)):
+            raise
+        raise UserError(f"{what} cannot cut a short sentence ({first_line(error)}); give tokenizer=.") from error
     if len(numbers) > 1000 or max(numbers, default=0) >= pieces_of(tokenizer):
         raise UserError(
             f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=."
