@@ -16,10 +16,12 @@ import struct
 import warnings
 
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
 from renaissance.errors import UserError, first_line, printable
+from renaissance.formats import PICTURE_FORMATS
 from renaissance.jpeg import refuse_slow
 from renaissance.pixels import open_picture, refuse_size, rgb
 
@@ -54,7 +56,11 @@ def decode(encoded: bytes, where: str) -> Tensor:
             refuse_slow(encoded)
             return _jpeg_pixels(encoded)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
-            why = f"{type(error).__name__}: {first_line(error)}"
+            why = (
+                f"it is none of {', '.join(PICTURE_FORMATS)}"
+                if isinstance(error, UnidentifiedImageError)
+                else f"{type(error).__name__}: {first_line(error)}"
+            )
             raise UserError(f"The picture of {printable(where)} cannot be decoded ({why}).") from error
 
 
