@@ -300,6 +300,11 @@ class Stopping(Callback):
         if module.stops_by is not None:
             self._stop(module)
 
+    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
+        """Ends the loader processes before Lightning waits some seconds for each of them."""
+        if module.loaders is not None:
+            module.loaders.close()
+
     def _stop(self, module: VisionLanguageModule) -> None:
         unsaved = "" if self.saving.saved == module.step else ", which is not saved (see above)"
         raise Stopped(f"{stopped(module.stops_by)} after step {module.step}{unsaved}", status_of(module.stops_by))
