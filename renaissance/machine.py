@@ -28,6 +28,7 @@ from .launch import PYTHON, SRUN, TORCHRUN, available_cores, launched
 from .settings import Settings
 
 _WATCH = 2  # seconds between two looks for the process that started this one
+_TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
 
 
 def check_devices(draft: Draft) -> None:
@@ -151,6 +152,7 @@ def _end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH)
+        time.sleep(_TO_SAY)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
