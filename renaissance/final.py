@@ -88,7 +88,7 @@ class Final:
         samples = self.module.loaders.data.samples[split]
         part = {"limit": samples.limit, "of": samples.of} if isinstance(samples, Limited) else None
         return {
-            **dict.fromkeys(("method", "candidates", "baseline", "interval")),
+            **dict.fromkeys(("candidates", "baseline", "interval")),
             "method": "each example once",
             "exact": True,
             "examples": len(samples),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -275,13 +276,14 @@ class VisionLanguageModule(LightningModule):
 
     def _statistics(self) -> list[Tensor]:
         """The buffers that a forward pass of training changes: those of the batch norms that are not frozen."""
+        return [buffer for module in self._batch_norms for buffer in module.buffers()]
+
+    @cached_property
+    def _batch_norms(self) -> tuple[nn.Module, ...]:
+        """Found once: each step asks, and a model has hundreds of modules."""
         frozen = {module for part in self.model.frozen for module in part.modules()}
-        return [
-            buffer
-            for module in self.model.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in frozen
-            for buffer in module.buffers()
-        ]
+        norms = (module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        return tuple(module for module in norms if module not in frozen)
 
     @contextmanager
     def _statistics_as_they_were(self) -> Iterator[None]:
