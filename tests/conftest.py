@@ -5,6 +5,7 @@ Variables are set while this file is imported, before any library reads them; pr
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -47,6 +48,18 @@ def no_network() -> Iterator[None]:
     yield
     if _NETWORK_LOG.exists():
         pytest.fail(f"the test tried to reach {_NETWORK_LOG.read_text(encoding='utf-8').split()}")
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fails a test that leaves a process of `multiprocessing` behind, such as one of a loader."""
+    yield
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+        process.join()
+    if left:
+        pytest.fail(f"the test left {left}")
 
 
 class CliResult(NamedTuple):

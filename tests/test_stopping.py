@@ -44,6 +44,21 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Pa
     return tmp_path
 
 
+_WHOLE: dict[tuple[str, ...], Path] = {}
+
+
+@pytest.fixture
+def undisturbed(work: Path, capsys, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the folder of a run that nothing disturbs; the same command is run once for all tests."""
+
+    def run(*words: str) -> Path:
+        if words not in _WHOLE:
+            _WHOLE[words] = small_run.train(capsys, *words, f"log_dir={tmp_path_factory.mktemp('whole')}")
+        return _WHOLE[words]
+
+    return run
+
+
 def interrupting(monkeypatch: pytest.MonkeyPatch, method: str, call: int, act: Callable[[], Any]) -> None:
     """Acts in the midst of the n-th call, from 1, of a method of the loop, once."""
     plain, calls = getattr(VisionLanguageModule, method), []
@@ -92,10 +107,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
     step: int,
     long: float | None,
     work: Path,
+    undisturbed,
     monkeypatch,
     capsys,
 ):
-    whole = small_run.train(capsys, *WORDS)
+    whole = undisturbed(*WORDS)
     if long is not None:
         monkeypatch.setattr(saving, "LONG", long)
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
@@ -118,11 +134,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
     small_run.same_run(whole, resumed)
 
 
-def test_a_signal_to_all_processes_of_a_job_stops_a_run_with_loader_processes(work: Path, monkeypatch, capsys):
+def test_a_signal_to_all_processes_of_a_job_stops_a_run_with_loader_processes(
+    work: Path, undisturbed, monkeypatch, capsys
+):
     """As Slurm and a terminal send it: to the loader processes too."""
     words = (*WORDS, "num_workers=2", "train_transform_keys=['imagenet']")
-    whole = small_run.train(capsys, *words, "num_workers=0")
-    for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)):
+    whole = undisturbed(*words, "num_workers=0")
+    for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         run = subprocess.Popen(
             [sys.executable, "-c", GROUP, str(ROOT), str(int(number)), *words, f"exp_name={number.name}"],
             cwd=work,
@@ -181,9 +199,9 @@ def test_two_interrupts_in_a_save_end_it_as_an_interrupt(work: Path, monkeypatch
     assert calls[-1] == "step_000000001.ckpt" and not list(work.glob("result/*/*/checkpoints/*"))
 
 
-def test_a_run_ends_when_its_time_is_over(work: Path, monkeypatch, capsys):
+def test_a_run_ends_when_its_time_is_over(work: Path, undisturbed, monkeypatch, capsys):
     """It saves as for a signal, and the same command goes on; where the time is over before it begins, nothing is left."""
-    whole = small_run.train(capsys, *WORDS, "exp_name=whole")
+    whole = undisturbed(*WORDS)
     words = (*WORDS, "resume_from=auto", "max_time=1:00")
     with monkeypatch.context() as patch:
         interrupting(patch, "training_step", 4, lambda: (signal.setitimer(signal.ITIMER_REAL, 1e-3), time.sleep(0.1)))
@@ -222,10 +240,12 @@ def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch,
         ("test_step", 1, type("PanicException", (BaseException,), {})("of Rust"), 6),
     ],
 )
-def test_a_defect_costs_no_step(method: str, call: int, error: BaseException, step: int, work, monkeypatch, capsys):
+def test_a_defect_costs_no_step(
+    method: str, call: int, error: BaseException, step: int, work, undisturbed, monkeypatch, capsys
+):
     """What is saved is whole: the same command goes on, and is bit for bit the run that nothing disturbed."""
     words = (*WORDS, "cross_layer_drop_rate=0.1")
-    whole = small_run.train(capsys, *words, "exp_name=whole")
+    whole = undisturbed(*words)
 
     def fail() -> None:
         raise error
@@ -281,9 +301,9 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
     assert "step 4 cannot be saved: it ended in the midst of the step after" in (run / "log.txt").read_text()
 
 
-def test_a_run_whose_last_save_fails_has_no_results(work: Path, monkeypatch, capsys):
+def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):
     """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
-    whole = small_run.train(capsys, *WORDS, "exp_name=whole")
+    whole = undisturbed(*WORDS)
     plain = saving.checkpoint.save
 
     def full(path: Path, stored: Any) -> None:
@@ -403,9 +423,9 @@ def test_a_run_that_does_not_learn_any_more_ends_with_its_last_good_state(work: 
     assert {float(state["step"]) for state in stored.training["optimizer"]["state"].values()} == {2.0}
 
 
-def test_a_picture_that_cannot_be_read_ends_the_run_where_it_stands(work: Path, capsys):
+def test_a_picture_that_cannot_be_read_ends_the_run_where_it_stands(work: Path, undisturbed, capsys):
     """With the file and row of it; once they are mended, the run goes on as if nothing had been."""
-    whole = small_run.train(capsys, *WORDS)
+    whole = undisturbed(*WORDS)
     path = work / "data" / "arrow" / "vg.arrow"
     sound = small_run.damage_picture(path)
     ended = command(capsys, *WORDS)
@@ -448,8 +468,8 @@ def test_data_that_change_under_a_run_end_it(
     assert 2 <= step < 8  # those that were loaded before are done
 
 
-def test_a_loader_process_that_dies_ends_the_run_and_loses_nothing(work: Path, monkeypatch, capsys):
-    whole = small_run.train(capsys, *WORDS)
+def test_a_loader_process_that_dies_ends_the_run_and_loses_nothing(work: Path, undisturbed, monkeypatch, capsys):
+    whole = undisturbed(*WORDS)
 
     def kill_workers() -> None:
         for process in multiprocessing.active_children():

@@ -10,7 +10,7 @@ from pair_stub import PairStub
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
 from renaissance.data.collate import Collate, Source
-from renaissance.data.loader import StepLoader
+from renaissance.data.loader import StepLoader, _kill_all
 from renaissance.data.masking import MlmMasker
 from renaissance.data.negatives import FalseImages
 from renaissance.data.sampler import EvalBatches, TrainSteps
@@ -114,6 +114,7 @@ def test_steps_of_many_micro_batches_do_not_use_up_the_open_files():
 def test_an_unreadable_picture_is_one_sentence_that_names_file_and_row(workers):
     with pytest.raises(UserError) as caught:
         list(StepLoader(steps(), collate(broken=31), workers, pin_memory=False))
+    _kill_all()
     assert str(caught.value).startswith("The picture of stub.arrow row 15 cannot be decoded")
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
@@ -123,6 +124,7 @@ def test_defects_of_the_program_keep_their_traceback():
     broken.makers["mlm"] = None
     with pytest.raises(TypeError):
         next(iter(StepLoader(steps(), broken, 1, pin_memory=False)))
+    _kill_all()
 
 
 def test_what_a_worker_needs_can_be_sent_to_it():

@@ -7,7 +7,7 @@ import json
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from re import _parser
 from typing import Any
 
@@ -159,8 +159,8 @@ def _check_fast(values: dict[str, Any], what: str) -> None:
         _check_numbers([each for each in sizes if isinstance(each, int)], what, most=_MOST_EXTRA)
 
 
-def _check_numbers(numbers: Any, what: str, most: int = 2**31 - 1) -> None:
-    if any(not 0 <= number <= most for number in numbers):
+def _check_numbers(numbers: Collection[int], what: str, most: int = 2**31 - 1) -> None:
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= most:
         raise UserError(f"{what} has a number below 0 or above {most:,}, which no piece has.")
 
 
