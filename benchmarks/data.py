@@ -43,8 +43,8 @@ from pretrain_step import (  # noqa: E402
 )
 
 from renaissance.data.images import decode  # noqa: E402
+from renaissance.data.prepare.pictures import QUALITY, read_picture  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
-from renaissance.prepare.pictures import QUALITY, read_picture  # noqa: E402
 
 SIZE = 224
 # The least speed-up as downloaded and as `resize` stores, levels that pixels may differ, how much faster than the step.

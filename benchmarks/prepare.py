@@ -29,9 +29,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from renaissance.prepare.pictures import available_cores  # noqa: E402
-from renaissance.prepare.skipped import Skipped  # noqa: E402
-from renaissance.prepare.writer import Plan, Row, write_files  # noqa: E402
+from renaissance.data.prepare.pictures import available_cores  # noqa: E402
+from renaissance.data.prepare.skipped import Skipped  # noqa: E402
+from renaissance.data.prepare.writer import Plan, Row, write_files  # noqa: E402
 
 BYTES, FILES, SEED = 60_000, 500, 1
 SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string()))])

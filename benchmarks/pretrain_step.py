@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import reference_step  # noqa: E402
 from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
 
+from renaissance.core.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
 from renaissance.data.collate import Collate, Source  # noqa: E402
 from renaissance.data.loader import StepLoader  # noqa: E402
 from renaissance.data.masking import MlmMasker  # noqa: E402
@@ -51,7 +52,6 @@ from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import EVERYTHING, TwoTower  # noqa: E402
 from renaissance.tasks import Context, Encodings, task_class  # noqa: E402
 from renaissance.tasks.mlm import Mlm  # noqa: E402
-from renaissance.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
 
 TASKS = ("mlm", "itm")
 SEED = 1

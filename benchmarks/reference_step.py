@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renaissance.core.types import Batch, ItmTargets, MlmTargets
 from renaissance.models.attention import Attention
 from renaissance.models.fusion import FeedForward, SharedLayer
 from renaissance.models.two_tower import TwoTower
-from renaissance.types import Batch, ItmTargets, MlmTargets
 
 
 def losses(model: TwoTower, heads: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:

@@ -39,20 +39,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
 
+from renaissance.core.types import ImageInput, TextInput  # noqa: E402
 from renaissance.data.collate import Source  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
 from renaissance.data.text import encode  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
+from renaissance.evaluation.ranking import TIED, TOKENS, Ranked, Ranking, recalls  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
 from renaissance.models.fusion import make_fusion  # noqa: E402
 from renaissance.models.heads import ItmHead  # noqa: E402
 from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import TwoTower  # noqa: E402
-from renaissance.ranking import TIED, TOKENS, Ranked, Ranking, recalls  # noqa: E402
 from renaissance.tasks.base import Context  # noqa: E402
 from renaissance.tasks.itc import Itc  # noqa: E402
-from renaissance.types import ImageInput, TextInput  # noqa: E402
 
 SEED, BATCH, TOP, PAIRS = 1, 32, 16, 2_000
 FUSION_CALLS = 4  # of the fusion alone, each on as many pairs as the product gives it

@@ -99,8 +99,8 @@ def measure(row: Row, folder: Path, options: argparse.Namespace) -> Measured:
 
 def run(switches: dict[str, object], words: list[str]) -> int:
     """The program, with a clock in it; the processes that it starts come here too."""
-    from renaissance import cli
-    from renaissance.module import VisionLanguageModule
+    from renaissance.cli import main as cli
+    from renaissance.training.module import VisionLanguageModule
 
     plain, seconds = VisionLanguageModule.training_step, []
 

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from renaissance import config  # noqa: E402
-from renaissance.check_data import command as checking  # noqa: E402
-from renaissance.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
-from renaissance.prepare import command  # noqa: E402
-from renaissance.presets import comments_of, defaults_of, headings_of  # noqa: E402
+from renaissance.cli import check_data as checking  # noqa: E402
+from renaissance.cli import prepare as command  # noqa: E402
+from renaissance.data.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
+from renaissance.settings.presets import comments_of, defaults_of, headings_of  # noqa: E402
 
 _HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
 

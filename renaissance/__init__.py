@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning, module="sacred")
 
 if TYPE_CHECKING:
-    from renaissance.predict import Loaded
+    from .inference import Loaded
 
 __version__ = "0.1.0"
 
 
 def load(path: str, device: Any = "cpu") -> Loaded:
-    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.predict.Loaded`."""
-    from renaissance import predict  # here, because it imports torch
+    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.Loaded`."""
+    from . import inference as predict  # here, because it imports torch
 
     return predict.load(path, device)

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from conftest import OFFLINE, ROOT
-from renaissance.checkpoint import read
-from renaissance.cli import main
+from renaissance.cli.main import main
+from renaissance.runs.checkpoint import read
 
 COCO = "coco_caption_karpathy_{}.arrow"
 COCO_VG = {

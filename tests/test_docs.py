@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import ROOT
+
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONFIGURING_MODELS.md", "ARCHITECTURE.md", "DATA.md")]
 QUESTIONS = {"check", "print_config", "print_named_configs"}
 SHELL_TOOLS = {"cd", "export", "git", "source", "pip", "head", "tail", "less", "cat", "column", "ls"}
@@ -112,7 +113,7 @@ def test_documented_run(command: Command, full_size_cache, tmp_path, monkeypatch
     assert set(given) <= ALL_SETTINGS
     if arguments[0] != "with" and arguments[0] not in QUESTIONS:
         return  # its own tests run it
-    from renaissance.cli import main
+    from renaissance.cli.main import main
 
     kept = [word for word in arguments if word.partition("=")[0] not in OF_AN_EARLIER_RUN]
     if len(kept) < len(arguments):

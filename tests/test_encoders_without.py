@@ -11,12 +11,13 @@ import torch
 import transformers
 
 from models.families import small_config
-from renaissance import checkpoint, summary
-from renaissance.assembly import Resolved, build, build_shape, resolve
-from renaissance.errors import UserError
-from renaissance.optim import parameter_groups, random_towers
-from renaissance.predict import load
-from renaissance.saving import storing
+from renaissance.core.errors import UserError
+from renaissance.inference import load
+from renaissance.runs import checkpoint
+from renaissance.training import summary
+from renaissance.training.assembly import Resolved, build, build_shape, resolve
+from renaissance.training.optim import parameter_groups, random_towers
+from renaissance.training.saving import storing
 from test_resolution import FUSION, draft
 from tiny_models import image_config, pictures, text_config, tokenizer
 

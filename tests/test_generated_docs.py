@@ -8,9 +8,9 @@ import pytest
 
 from docs import tables
 from renaissance import config
-from renaissance.check_data import command as checking
-from renaissance.prepare import command
-from renaissance.presets import defaults_of, presets
+from renaissance.cli import check_data as checking
+from renaissance.cli import prepare as command
+from renaissance.settings.presets import defaults_of, presets
 
 
 @pytest.mark.parametrize("path", tables.tables_of_documents(), ids=lambda path: path.name)

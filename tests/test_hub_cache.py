@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import hub
+from conftest import ROOT
 
-OFFLINE = Path(__file__).resolve().parent / "offline"
+OFFLINE = ROOT / "tests" / "offline"
 
 READ_ALL = """
 import json, sys, torch

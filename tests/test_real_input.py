@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from renaissance.formats import SNLI_LABELS
-from renaissance.prepare import snli
-from renaissance.prepare.captions import make_arrow
+from renaissance.data.formats import SNLI_LABELS
+from renaissance.data.prepare import snli
+from renaissance.data.prepare.captions import make_arrow
 from small_run import curve, results, rows
 
 STEPS = 100

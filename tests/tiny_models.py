@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, ViTConfig
 
 from models.families import small_config
+from renaissance.core.types import ImageInput, TextInput
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
 from renaissance.models.fusion import make_fusion
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
-from renaissance.types import ImageInput, TextInput
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PLAIN = "two small pictures a red blue green square circle is left right of the above"

@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.data.columns import Entries, ValueCheck, expected, fits, plain, starts
-from renaissance.data.messages import refuse_claims
-from renaissance.data.remembered import Stamp, recall, remember, stamp
-from renaissance.errors import UserError, first_line, printable
-from renaissance.foreign import MOST_BYTES, expect, parse_json, refuse_lfs
-from renaissance.formats import IMAGE, METADATA, PER_SAMPLE, Column
+from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.foreign import MOST_BYTES, expect, parse_json, refuse_lfs
+
+from .columns import Entries, ValueCheck, expected, fits, plain, starts
+from .formats import IMAGE, METADATA, PER_SAMPLE, Column
+from .messages import refuse_claims
+from .remembered import Stamp, recall, remember, stamp
 
 MAGIC = b"ARROW1"
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells

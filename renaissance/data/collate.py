@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from renaissance.data.images import decode
-from renaissance.data.sampler import Draw
-from renaissance.data.samples import FileSummary, RawSample
-from renaissance.data.text import encode
-from renaissance.data.transforms import Transform
-from renaissance.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
+from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
+
+from .images import decode
+from .sampler import Draw
+from .samples import FileSummary, RawSample
+from .text import encode
+from .transforms import Transform
 
 
 class Samples(Protocol):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from renaissance.errors import UserError
-from renaissance.formats import ENTRY_LENGTHS, LABEL_NAMES, PER_ROW, PER_SAMPLE, Column
+from renaissance.core.errors import UserError
+
+from .formats import ENTRY_LENGTHS, LABEL_NAMES, PER_ROW, PER_SAMPLE, Column
 
 _CLEANED = ("texts", "text pairs")  # what a model reads; the others are compared as they were stored
 

@@ -13,21 +13,12 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from renaissance.data.arrow import dataset_of, some
-from renaissance.data.pairs import PairDataset
-from renaissance.data.samples import SampleDataset
-from renaissance.errors import UserError, suggest
-from renaissance.formats import (
-    CAPTIONS,
-    DATASETS,
-    OWN_FILE,
-    OWN_IMAGES_NAME,
-    OWN_NAME,
-    OWN_SPLITS,
-    SHARD,
-    DataSet,
-    file_pattern,
-)
+from renaissance.core.errors import UserError, suggest
+
+from .arrow import dataset_of, some
+from .formats import CAPTIONS, DATASETS, OWN_FILE, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, SHARD, DataSet, file_pattern
+from .pairs import PairDataset
+from .samples import SampleDataset
 
 SPLITS = OWN_SPLITS
 _OWN = {DATASETS[name].offers: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from renaissance.data.identity import text_key
-from renaissance.data.randomness import uniform
-from renaissance.data.text import encode
-from renaissance.errors import UserError
-from renaissance.types import FalseTextTargets
+from renaissance.core.errors import UserError
+from renaissance.core.types import FalseTextTargets
+
+from .identity import text_key
+from .randomness import uniform
+from .text import encode
 
 if TYPE_CHECKING:
-    from renaissance.data.collate import MicroBatch
+    from .collate import MicroBatch
 
 _SPARE = 16  # draws beyond those that are needed: enough where some texts are the picture's own
 

@@ -24,14 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from renaissance.data.arrow import some
-from renaissance.data.identity import picture_key
-from renaissance.data.messages import refuse_claims
-from renaissance.data.remembered import stamp
-from renaissance.data.samples import FileSummary, Sample
-from renaissance.errors import UserError, first_line, printable, suggest
-from renaissance.foreign import parse_json, read_json
-from renaissance.formats import GLUE, GLUE_SCORES, GlueTask
+from renaissance.core.errors import UserError, first_line, printable, suggest
+from renaissance.core.foreign import parse_json, read_json
+
+from .arrow import some
+from .formats import GLUE, GLUE_SCORES, GlueTask
+from .identity import picture_key
+from .messages import refuse_claims
+from .remembered import stamp
+from .samples import FileSummary, Sample
 
 # QQP, the largest, has 390,965 rows of 60 MB; a parquet file of some kB may claim, and hold, a thousand times as much.
 MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30

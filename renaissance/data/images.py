@@ -1,7 +1,7 @@
 """From the bytes of an encoded picture to (3, H, W) uint8 RGB.
 
 Ordinary JPEG files go through torchvision's decoder, straight into a tensor; everything else goes through Pillow
-(`renaissance/pixels.py`): CMYK and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame).
+(`renaissance/data/pixels.py`): CMYK and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame).
 torchvision's decoder of PNG (0.29) ends the process where the compressed pixels are damaged. Samples of 16 bits are
 scaled to 8. The format is read from the bytes, never from a file name, and the size before anything is decoded: of an
 ordinary JPEG by `_jpeg_size`, which takes a few microseconds, of all else by Pillow.
@@ -20,10 +20,11 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
-from renaissance.errors import UserError, first_line, printable
-from renaissance.formats import PICTURE_FORMATS
-from renaissance.jpeg import refuse_slow
-from renaissance.pixels import open_picture, refuse_size, rgb
+from renaissance.core.errors import UserError, first_line, printable
+
+from .formats import PICTURE_FORMATS
+from .jpeg import refuse_slow
+from .pixels import open_picture, refuse_size, rgb
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from renaissance.data.samples import FileSummary, RawSample
+from .samples import FileSummary, RawSample
 
 
 class Limited:

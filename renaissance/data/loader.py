@@ -21,11 +21,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from renaissance.data.collate import Collate
-from renaissance.data.sampler import Draw, EvalBatches, TrainSteps
-from renaissance.data.workers import raise_file_limit, socket_folder, start_method, start_worker
-from renaissance.errors import UserError, first_line
-from renaissance.types import Batch
+from renaissance.core.errors import UserError, first_line
+from renaissance.core.types import Batch
+
+from .collate import Collate
+from .sampler import Draw, EvalBatches, TrainSteps
+from .workers import raise_file_limit, socket_folder, start_method, start_worker
 
 _PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
 _LOOK = 2  # seconds between two looks at workers that deliver nothing

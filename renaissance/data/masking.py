@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from renaissance.data.randomness import uniform
-from renaissance.data.text import Vocabulary
-from renaissance.errors import UserError
-from renaissance.types import IGNORED, MlmTargets
+from renaissance.core.errors import UserError
+from renaissance.core.types import IGNORED, MlmTargets
+
+from .randomness import uniform
+from .text import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from renaissance.data.collate import MicroBatch
+    from .collate import MicroBatch
 
 _MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays as it is
 

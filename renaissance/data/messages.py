@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 
 _MAGIC, _CONTINUED = b"ARROW1", b"\xff\xff\xff\xff"
 _BLOCK = struct.Struct("<qi4xq")  # of a footer: place, bytes of the message, bytes of the body

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from renaissance.data.identity import text_key
-from renaissance.data.randomness import uniform
-from renaissance.errors import UserError
-from renaissance.types import Example, ItcTargets, ItmTargets
+from renaissance.core.errors import UserError
+from renaissance.core.types import Example, ItcTargets, ItmTargets
+
+from .identity import text_key
+from .randomness import uniform
 
 if TYPE_CHECKING:
-    from renaissance.data.collate import MicroBatch
-    from renaissance.data.samples import RawSample
+    from .collate import MicroBatch
+    from .samples import RawSample
 
 _FALSE = 0.5  # share of the samples that are to get a false picture
 _MAX_DRAWS = 16  # from the whole data set: enough for a picture that is unlike, few enough to end where all are alike

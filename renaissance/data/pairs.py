@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.data.arrow import ArrowFile, check_file
-from renaissance.data.columns import Entries
-from renaissance.data.identity import picture_key, text_key
-from renaissance.data.remembered import Stamp, recall, recall_array, remember
-from renaissance.data.samples import ArrowSamples, RawSample, Unwanted
-from renaissance.errors import UserError
-from renaissance.formats import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
+from renaissance.core.errors import UserError
+
+from .arrow import ArrowFile, check_file
+from .columns import Entries
+from .formats import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
+from .identity import picture_key, text_key
+from .remembered import Stamp, recall, recall_array, remember
+from .samples import ArrowSamples, RawSample, Unwanted
 
 _REPEATS = "repeats"
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).

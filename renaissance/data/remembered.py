@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from renaissance.errors import UserError
-from renaissance.foreign import expect, read_json
+from renaissance.core.errors import UserError
+from renaissance.core.foreign import expect, read_json
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
 RECORD_VERSION = 3

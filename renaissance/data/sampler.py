@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from renaissance.data.randomness import bits, mix
+from .randomness import bits, mix
 
 _ROUNDS = 8  # Luby-Rackoff needs 4 with independent round functions; half of our rounds change each side
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from renaissance.data.arrow import ArrowFile, check_file, metadata
-from renaissance.data.identity import picture_key
-from renaissance.data.remembered import Stamp, stamp
-from renaissance.errors import UserError
-from renaissance.formats import IMAGE, Column
+from renaissance.core.errors import UserError
+
+from .arrow import ArrowFile, check_file, metadata
+from .formats import IMAGE, Column
+from .identity import picture_key
+from .remembered import Stamp, stamp
 
 
 class Sample(NamedTuple):

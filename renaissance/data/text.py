@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from renaissance.errors import UserError, first_line, printable
-from renaissance.types import TextInput
+from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.types import TextInput
 
 # Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain.
 _PAD_MULTIPLE = 4

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
-from renaissance.data.randomness import torch_seed
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+
+from .randomness import torch_seed
 
 CROPPED_KEYS = ("imagenet", "vit", "clip")
 ASPECT_KEYS = ("pixelbert",)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from renaissance.data.arrow import ArrowFile, check_file, metadata
-from renaissance.errors import UserError, printable
-from renaissance.formats import DATASETS, VQA_LABELS
+from renaissance.core.errors import UserError, printable
+
+from .arrow import ArrowFile, check_file, metadata
+from .formats import DATASETS, VQA_LABELS
 
 _ROW = DATASETS["vqa"]
 _COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.samples, "answers", "answer_labels"))

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from renaissance.errors import UserError
-from renaissance.signals import ASKING
+from renaissance.core.errors import UserError
+from renaissance.core.signals import ASKING
 
 try:
     import resource

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from renaissance.config import ex
+from renaissance.core.errors import UserError, suggest
 from renaissance.data.datasets import open_pairs
-from renaissance.draft import Draft
-from renaissance.errors import UserError, suggest
-from renaissance.prepare import f30k, images, nlvr2, refcoco, snli, vqa
-from renaissance.presets import defaults_of, presets
-from renaissance.report import table
+from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
+from renaissance.runs.report import table
+from renaissance.settings.draft import Draft
+from renaissance.settings.presets import defaults_of, presets
 
 from . import raw_tasks
 from .questions import is_relation
@@ -202,7 +202,7 @@ def finetune(waiting: Any, folder: str, seed: int, checkpoints: Mapping[str, str
     """
     import torch
 
-    from renaissance.train import run as train
+    from renaissance.training.train import run as train
 
     torch.set_num_threads(threads)
     for block in iter(waiting.get, None):

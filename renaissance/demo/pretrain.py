@@ -16,19 +16,19 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from renaissance import checkpoint
-from renaissance.assembly import Resolved, build
 from renaissance.config import ex
+from renaissance.core.types import Batch, ImageInput, MlmTargets
 from renaissance.data.collate import MicroBatch
 from renaissance.data.masking import choose, hide, words_of
 from renaissance.data.sampler import Draw, TrainSteps, permuted
 from renaissance.data.text import encode, vocabulary
-from renaissance.draft import Draft
-from renaissance.loading import Data, read_data
-from renaissance.presets import defaults_of, presets
+from renaissance.runs import checkpoint
+from renaissance.settings.draft import Draft
+from renaissance.settings.presets import defaults_of, presets
 from renaissance.tasks import Encodings
-from renaissance.train import prepare_run, run
-from renaissance.types import Batch, ImageInput, MlmTargets
+from renaissance.training.assembly import Resolved, build
+from renaissance.training.loading import Data, read_data
+from renaissance.training.train import prepare_run, run
 
 from .probes import KINDS, Probe, accuracy_by_kind, content_words, probes, text_only_accuracy
 from .raw import scene_index_of

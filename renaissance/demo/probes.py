@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from renaissance.demo.world import COLOURS, COLUMNS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
+from .world import COLOURS, COLUMNS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
 
 KINDS = ("colour", "shape", "size", "place", "relation")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from renaissance.demo import questions, statements
-from renaissance.demo.world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
+from . import questions, statements
+from .world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
 
 SPLITS = {"train": 80, "restval": 5, "val": 5, "test": 10}
 """Percent of all scene contents that belong to each of Karpathy's splits."""

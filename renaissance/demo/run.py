@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from renaissance.console import say
-from renaissance.errors import Stopped, UserError
-from renaissance.launch import available_cores
-from renaissance.prepare.coco import make_arrow
-from renaissance.report import sound_rows, table
+from renaissance.core.console import say
+from renaissance.core.errors import Stopped, UserError
+from renaissance.core.launch import available_cores
+from renaissance.data.prepare.coco import make_arrow
+from renaissance.runs.report import sound_rows, table
 
 from .probes import KINDS
 from .raw import write_coco, write_tokenizer

@@ -12,19 +12,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import (
-    COLOURS,
-    PLACE_TEMPLATES,
-    ROWS,
-    SHAPES,
-    SIZES,
-    Scene,
-    Thing,
-    below,
-    captions,
-    distinct,
-    stream,
-)
+from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Scene, Thing, below, captions, distinct, stream
 from .world import vocabulary as of_captions
 
 # Streams of random numbers, see `world.stream`.

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.atomic import write_whole
-from renaissance.errors import UserError
-from renaissance.report import RunFolder
+from renaissance.core.atomic import write_whole
+from renaissance.core.errors import UserError
+from renaissance.runs.report import RunFolder
 
 FIRST = ("id", "prediction", "target", "score", "position")
 

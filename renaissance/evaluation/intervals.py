@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 
 GROUP = "group"
 COVERED = (0.025, 0.975)

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.errors import UserError, first_line
-from renaissance.foreign import expect, read_json
+from renaissance.core.errors import UserError, first_line
+from renaissance.core.foreign import expect, read_json
 
 from .frames import predictions_file
 from .intervals import GROUP

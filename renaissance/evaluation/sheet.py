@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from renaissance.errors import UserError
-from renaissance.report import table
+from renaissance.core.errors import UserError
+from renaissance.runs.report import table
 
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
 from .runs import BlindRun

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.types import Tokens
+from renaissance.core.types import Tokens
 
 
 class _Kept(torch.autograd.Function):

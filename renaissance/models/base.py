@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from renaissance.types import Tokens
+from renaissance.core.types import Tokens
 
 from .embeddings import Normalize, TokenTypes
 from .heads import Pooler

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.types import ImageInput, TextInput, Tokens
+from renaissance.core.types import ImageInput, TextInput, Tokens
 
 
 class Normalize(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.types import Tokens
+from renaissance.core.types import Tokens
 
 from .attention import Attention, Residual
 

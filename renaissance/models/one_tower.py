@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from torch import Tensor, nn
 
-from renaissance.types import Fused, ImageInput, TextInput, Tokens
+from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
 
 from .backbones import family_of, resize_position
 from .base import EVERYTHING, VisionLanguageModel

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
 from renaissance.data.collate import LabelMaker, Maker, Source
 from renaissance.data.datasets import open_samples, splits_of
+from renaissance.data.formats import DATASETS
 from renaissance.data.samples import RawSample, ReadSamples, Sample
-from renaissance.errors import UserError
-from renaissance.formats import DATASETS
-from renaissance.settings import Settings
-from renaissance.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
+from renaissance.settings.sections import Settings
 
 
 class Encodings:

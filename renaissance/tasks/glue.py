@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
 from renaissance.data.collate import LabelMaker, Maker, MicroBatch
 from renaissance.data.columns import clean
+from renaissance.data.formats import GLUE, GLUE_SCORES
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.samples import RawSample, ReadSamples, Sample
-from renaissance.formats import GLUE, GLUE_SCORES
 from renaissance.models.heads import Pooler
-from renaissance.settings import ModelSettings, Settings
-from renaissance.types import IGNORED, LabelTargets, TaskOutput
+from renaissance.settings.sections import ModelSettings, Settings
 
 from .base import Context, Downstream, Encodings, Worth
 

@@ -14,13 +14,13 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.datasets import open_samples
+from renaissance.data.formats import CLASSES
 from renaissance.data.samples import RawSample, Sample
-from renaissance.errors import UserError
-from renaissance.formats import CLASSES
 from renaissance.models.heads import pick
-from renaissance.settings import Settings
-from renaissance.types import LabelTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Worth, scored
 

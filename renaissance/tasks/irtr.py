@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import FalseTextTargets, TaskOutput
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.false_texts import FalseTexts
+from renaissance.data.formats import CAPTIONS, OWN_SPLITS
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
-from renaissance.errors import UserError
-from renaissance.formats import CAPTIONS, OWN_SPLITS
+from renaissance.evaluation.ranking import ALONE, AT, Best, Ranked, Ranking, recalls
 from renaissance.models.heads import ItmHead
-from renaissance.ranking import ALONE, AT, Best, Ranked, Ranking, recalls
-from renaissance.settings import Settings
-from renaissance.types import FalseTextTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth, scored
 

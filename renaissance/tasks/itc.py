@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.types import ItcTargets, TaskOutput, Tokens
 from renaissance.data.negatives import ContrastiveGroups
 from renaissance.models.heads import pick
-from renaissance.settings import Settings
-from renaissance.types import ItcTargets, TaskOutput, Tokens
+from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.types import ItmTargets, TaskOutput
 from renaissance.data.negatives import FalseImages
 from renaissance.models.heads import ItmHead
-from renaissance.settings import Settings
-from renaissance.types import ItmTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
 

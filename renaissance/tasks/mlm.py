@@ -11,11 +11,11 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import PreTrainedTokenizerBase
 
+from renaissance.core.types import IGNORED, MlmTargets, TaskOutput
 from renaissance.data.masking import MlmMasker
 from renaissance.data.text import vocabulary
 from renaissance.models.heads import MlmHead
-from renaissance.settings import Settings
-from renaissance.types import IGNORED, MlmTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
 

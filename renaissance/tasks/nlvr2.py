@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.data.formats import IMAGE_PAIRS
 from renaissance.data.samples import RawSample, Sample
-from renaissance.errors import UserError
-from renaissance.formats import IMAGE_PAIRS
-from renaissance.metrics import consistency
+from renaissance.evaluation.metrics import consistency
 from renaissance.models.heads import ClassifierHead
-from renaissance.settings import Settings
-from renaissance.types import LabelTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Worth
 

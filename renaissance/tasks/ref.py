@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.data.formats import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
-from renaissance.errors import UserError
-from renaissance.formats import BOXES
-from renaissance.types import LabelTargets, TaskOutput
 
 from .base import Context, Downstream, Encodings, Worth
 

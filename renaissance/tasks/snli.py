@@ -11,12 +11,12 @@ import pandas as pd
 from torch import nn
 from torch.nn import functional as F
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.data.formats import ENTAILMENT, SNLI_LABELS
 from renaissance.data.samples import RawSample, Sample
-from renaissance.errors import UserError
-from renaissance.formats import ENTAILMENT, SNLI_LABELS
 from renaissance.models.heads import ClassifierHead
-from renaissance.settings import Settings
-from renaissance.types import LabelTargets, TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
 

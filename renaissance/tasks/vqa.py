@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.answers import official_accuracy, soft_scores
+from renaissance.core.errors import UserError
+from renaissance.core.types import TaskOutput
+from renaissance.data.answers import official_accuracy, soft_scores
 from renaissance.data.collate import Maker, MicroBatch
+from renaissance.data.formats import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
-from renaissance.errors import UserError
-from renaissance.formats import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.models.heads import ClassifierHead
-from renaissance.settings import Settings
-from renaissance.types import TaskOutput
+from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Worth, guesses, scored
 

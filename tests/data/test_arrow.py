@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.feather
 import pytest
 
+from renaissance.core.errors import UserError
 from renaissance.data import arrow
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.columns import clean
+from renaissance.data.formats import CAPTION_COLUMNS
 from renaissance.data.pairs import clean_all
-from renaissance.errors import UserError
-from renaissance.formats import CAPTION_COLUMNS
 
 PICTURES = [b"first", b"second picture", b"3", b"four"]
 CAPTIONS = [["a dog", "a  dog\nruns "], [], ["one"], ["x", "y", "z"]]

@@ -8,6 +8,7 @@ from pair_stub import PairStub
 from tokenizers.pre_tokenizers import FixedLength
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
+from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, MicroBatch, Source, stack_pictures
 from renaissance.data.loader import StepView
 from renaissance.data.masking import MlmMasker, choose, hide
@@ -15,7 +16,6 @@ from renaissance.data.negatives import FalseImages
 from renaissance.data.sampler import Draw
 from renaissance.data.text import encode, vocabulary
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
 
 
 def source(key="vit", captions=CAPTIONS):

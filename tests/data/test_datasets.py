@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from renaissance import formats
+from renaissance.core.errors import UserError
+from renaissance.data import formats
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
 from renaissance.data.identity import picture_key, text_key
 from renaissance.data.samples import RawSample
-from renaissance.errors import UserError
 
 
 @pytest.fixture(autouse=True)

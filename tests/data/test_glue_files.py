@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from data.raw_glue import LAYOUTS, Row, hub_table, rows_of, splits_of, write_parquet, write_saved, write_split
+from renaissance.core.errors import UserError
 from renaissance.data.glue import GlueSamples, glue_splits
-from renaissance.errors import UserError
 
 
 def contents(samples: GlueSamples) -> list[dict]:

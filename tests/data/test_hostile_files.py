@@ -17,16 +17,16 @@ import pytest
 
 from data.foreign_files import FOREIGN, by_pandas
 from data.raw_glue import hub_table, rows_of, write_parquet, write_saved, write_split
+from renaissance.core.errors import UserError
 from renaissance.data import arrow, remembered
 from renaissance.data.arrow import check_file
 from renaissance.data.datasets import open_pairs
+from renaissance.data.formats import CAPTION_COLUMNS, DATASETS, METADATA
 from renaissance.data.glue import GlueSamples
 from renaissance.data.messages import _BLOCK as BLOCK
 from renaissance.data.messages import _listed
 from renaissance.data.pairs import unwanted
 from renaissance.data.samples import SampleDataset
-from renaissance.errors import UserError
-from renaissance.formats import CAPTION_COLUMNS, DATASETS, METADATA
 
 KINDS = {  # what a column may be instead of what it is to be
     "null": lambda n: pa.nulls(n),

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from renaissance.core.errors import UserError
 from renaissance.data.images import _jpeg_size, decode
-from renaissance.errors import UserError
 
 GRADIENT = np.stack(
     [np.tile(np.arange(40) * 6, (30, 1)), np.tile(np.arange(30)[:, None] * 8, (1, 40)), np.full((30, 40), 90)], axis=-1

@@ -9,6 +9,7 @@ import torch
 from pair_stub import PairStub
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
+from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, Source
 from renaissance.data.loader import StepLoader, _kill_all
 from renaissance.data.masking import MlmMasker
@@ -16,7 +17,6 @@ from renaissance.data.negatives import FalseImages
 from renaissance.data.sampler import EvalBatches, TrainSteps
 from renaissance.data.text import vocabulary
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
 
 PAIRS = CAPTIONS[:72]
 TOKENIZER = tokenizer_of("word_piece")

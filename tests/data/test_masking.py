@@ -9,11 +9,11 @@ import pytest
 import torch
 from tokenizers_of_many_kinds import CAPTIONS, KINDS, SPECIAL, tokenizer_of
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import Example
 from renaissance.data.collate import MicroBatch
 from renaissance.data.masking import MlmMasker, words_of
 from renaissance.data.text import encode, vocabulary
-from renaissance.errors import UserError
-from renaissance.types import Example
 
 EMPTY = torch.zeros(3, 1, 1, dtype=torch.uint8)
 

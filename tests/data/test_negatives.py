@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from renaissance.core.errors import UserError
+from renaissance.core.types import Example
 from renaissance.data.collate import MicroBatch, Source
 from renaissance.data.identity import picture_key, text_key
 from renaissance.data.negatives import FalseImages
 from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
-from renaissance.types import Example
 
 
 class World:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from foreign_files import FOREIGN, TEST_QUESTIONS, WAYS, by_pandas, write
 
+from renaissance.core.errors import UserError
 from renaissance.data.arrow import metadata
 from renaissance.data.datasets import open_pairs, open_samples, splits_of
+from renaissance.data.formats import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA, QUESTIONS
 from renaissance.data.vocabulary import vqa_labels
-from renaissance.errors import UserError
-from renaissance.formats import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA, QUESTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -318,8 +318,8 @@ import numpy as np
 import pyarrow as pa
 from foreign_files import FOREIGN, by_pandas, large, write
 from renaissance.data.arrow import ArrowFile, check_file
-from renaissance.errors import UserError
-from renaissance.formats import DATASETS
+from renaissance.core.errors import UserError
+from renaissance.data.formats import DATASETS
 
 def offsets_of(array):
     if pa.types.is_fixed_size_list(array.type) or not hasattr(array.type, "value_type"):

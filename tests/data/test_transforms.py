@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from renaissance.core.errors import UserError
 from renaissance.data.transforms import KEYS, aspect_size, make_transform
-from renaissance.errors import UserError
 
 
 def photograph(height: int, width: int) -> torch.Tensor:

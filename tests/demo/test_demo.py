@@ -35,7 +35,7 @@ def test_a_short_demo_writes_its_figures_and_says_what_to_try_next(run_cli, tmp_
 
 @pytest.mark.parametrize("setting", ["steps=3", "pictures=10", "seed=-1", "steps=many"])
 def test_a_wrong_setting_of_the_demo_is_one_sentence(setting, capsys, monkeypatch, tmp_path):
-    from renaissance.cli import main
+    from renaissance.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "with", setting]) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from renaissance.answers import normalise_answer, official_accuracy
+from renaissance.data.answers import normalise_answer, official_accuracy
 from renaissance.demo.questions import QUESTIONS, is_relation, questions, vocabulary
 from renaissance.demo.raw import split_of
 from renaissance.demo.world import Scene, relation, scene

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.prepare.raw_files import read_rows
 from PIL import Image
 
-from prepare.raw_files import read_rows
+from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_samples, splits_of
+from renaissance.data.formats import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.glue import GlueSamples, glue_splits
 from renaissance.demo import raw_tasks
 from renaissance.demo.finetune import TASKS, blocks, chosen, write_tasks
@@ -23,8 +25,6 @@ from renaissance.demo.raw import split_of
 from renaissance.demo.raw_tasks import Sizes
 from renaissance.demo.statements import entailments, expressions, holds, sentence, sentence_pair
 from renaissance.demo.world import SHAPES, Scene, captions, render, scene
-from renaissance.errors import UserError
-from renaissance.formats import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 
 Scenes = dict[bytes, Scene]
 TRAINED = ("train", "restval")

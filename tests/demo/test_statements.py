@@ -8,15 +8,7 @@ import pytest
 
 from renaissance.demo import statements
 from renaissance.demo.raw import split_of
-from renaissance.demo.statements import (
-    LABELS,
-    entailments,
-    expressions,
-    holds,
-    picture_pairs,
-    sentence,
-    sentence_pair,
-)
+from renaissance.demo.statements import LABELS, entailments, expressions, holds, picture_pairs, sentence, sentence_pair
 from renaissance.demo.world import PLACE_TEMPLATES, Scene, captions, scene
 from renaissance.demo.world import vocabulary as of_captions
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 from renaissance.models import backbones
 from renaissance.models.backbones.families import FAMILIES, IMAGE, TEXT
 

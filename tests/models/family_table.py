@@ -8,20 +8,20 @@ adds the installed version's column to docs/families.json; `python docs/tables.p
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from families import FAMILIES, picture_side, small_config
 
-from renaissance.errors import UserError
+from conftest import ROOT
+from renaissance.core.errors import UserError
+from renaissance.core.types import TextInput
 from renaissance.models import backbones
 from renaissance.models.backbones.families import TEXT
-from renaissance.types import TextInput
 
 YES = "yes"
-RECORD = Path(__file__).resolve().parents[2] / "docs" / "families.json"
+RECORD = ROOT / "docs" / "families.json"
 
 
 def measure(kind: str) -> dict[str, str]:

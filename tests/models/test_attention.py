@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from renaissance.core.types import Tokens
 from renaissance.models.attention import Attention, Dropout
-from renaissance.types import Tokens
 from tiny_models import same, stirred
 
 WIDTH, HEADS = 32, 4

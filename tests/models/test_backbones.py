@@ -19,11 +19,11 @@ import transformers
 from families import DUALS, INSTALLED, READ_PADDING, REST, can_be_one_tower, picture_side, small_config
 from torch import Tensor, nn
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.core.types import TextInput
 from renaissance.models import backbones
 from renaissance.models.backbones.families import DUAL, FAMILIES, IMAGE, TEXT
 from renaissance.models.execution import recomputed
-from renaissance.types import TextInput
 
 TEXTS = [kind for kind in INSTALLED if FAMILIES[kind].modality == TEXT]
 PICTURES = [kind for kind in INSTALLED if FAMILIES[kind].modality == IMAGE]

@@ -12,10 +12,10 @@ from families import small_config
 from huggingface_hub import errors
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.core.types import TextInput
 from renaissance.models import backbones
 from renaissance.models.backbones import hub as backbones_hub
-from renaissance.types import TextInput
 
 WORDS = ["<s>", "</s>", "<unk>", "a", "red", "circle", "left", "of", "blue", "square"]
 

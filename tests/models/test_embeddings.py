@@ -10,8 +10,8 @@ from transformers import BertConfig, ViltConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings
 
+from renaissance.core.types import ImageInput, Tokens
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings, TokenTypes
-from renaissance.types import ImageInput, Tokens
 from tiny_models import VOCAB, pictures, same, stirred, texts
 
 WIDTH, PATCH, SIDE = 16, 8, 32

@@ -20,7 +20,8 @@ import torch
 import transformers
 from families import FAMILIES, small_config
 
-from renaissance.errors import UserError
+from conftest import ROOT
+from renaissance.core.errors import UserError
 from renaissance.models import backbones
 from renaissance.models.backbones import bounds, tokenizer_data
 from renaissance.models.backbones.configs import TIMM_ARGUMENTS, UNDECLARED
@@ -481,7 +482,7 @@ def test_padding_to_a_billion_is_refused(words: Path) -> None:
 
 
 def test_a_vocabulary_of_sentencepiece_works_or_names_the_packages() -> None:
-    folder = Path(__file__).resolve().parents[2].parent / "shared" / "faults" / "models" / "deb_spm"
+    folder = ROOT.parent / "shared" / "faults" / "models" / "deb_spm"
     if not folder.is_dir():
         pytest.skip("no shared/faults here")
     try:

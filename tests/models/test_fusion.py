@@ -11,8 +11,8 @@ from transformers import BertConfig, LxmertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
+from renaissance.core.types import Tokens
 from renaissance.models.fusion import SharedLayer, Side, Want, make_fusion
-from renaissance.types import Tokens
 from tiny_models import FUSIONS, same, stirred
 
 WIDTH, HEADS, RATIO = 32, 4, 2

@@ -11,11 +11,11 @@ import transformers
 from families import FAMILIES, small_config
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.core.types import ImageInput
 from renaissance.models import backbones
 from renaissance.models.backbones.families import DUAL, IMAGE
 from renaissance.models.embeddings import Normalize
-from renaissance.types import ImageInput
 from tiny_models import same
 
 SIDE = 64

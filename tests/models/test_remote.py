@@ -13,12 +13,12 @@ from families import small_config
 
 import hub
 import small_run
-from renaissance import checkpoint
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.core.types import TextInput
+from renaissance.inference import load
 from renaissance.models import backbones
 from renaissance.models.backbones import remote
-from renaissance.predict import load
-from renaissance.types import TextInput
+from renaissance.runs import checkpoint
 from small_run import FUSION, SMALL, command, train
 
 CONFIGURATION = """

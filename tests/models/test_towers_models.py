@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BeitConfig, SiglipVisionConfig, ViltConfig, ViltModel
 
-from renaissance.checkpoint import LoadReport, _copy
+from renaissance.core.types import Fused, ImageInput, TextInput
 from renaissance.models.one_tower import OneTower
-from renaissance.types import Fused, ImageInput, TextInput
+from renaissance.runs.checkpoint import LoadReport, _copy
 from tiny_models import (
     FUSED,
     FUSIONS,

@@ -13,7 +13,7 @@ from cluster import NODES, Cluster, require, until
 
 import small_run
 from conftest import OFFLINE, ROOT
-from renaissance.checkpoint import read
+from renaissance.runs.checkpoint import read
 from small_run import SMALL
 
 pytestmark = pytest.mark.slurm

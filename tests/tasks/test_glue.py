@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from transformers import AutoModel, BertTokenizer
 
 from data.raw_glue import LAYOUTS, Row, write_split
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import Collate, Source
+from renaissance.data.formats import GLUE
 from renaissance.data.sampler import Draw
-from renaissance.errors import UserError
-from renaissance.formats import GLUE
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.glue import Glue
-from renaissance.types import Batch, LabelTargets, TaskOutput
 from tiny_models import MAX_TEXT_LEN, VOCAB, WORDS, one_tower, same, stirred, texts, two_tower
 
 # Word pieces and special tokens of BERT, with its pairs: [CLS] first [SEP] second [SEP], types 0 and 1.

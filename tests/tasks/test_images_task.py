@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from transformers import AutoModel
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.images import Images
-from renaissance.types import Batch, LabelTargets, TaskOutput
 from tiny_models import VOCAB, one_tower, pictures, same, stirred, texts, two_tower
 
 SEVEN = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")

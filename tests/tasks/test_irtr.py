@@ -14,13 +14,13 @@ import torch
 from torch.nn import functional as F
 
 import small_run
+from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, MicroBatch, Source
 from renaissance.data.datasets import open_pairs
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.identity import text_key
 from renaissance.data.sampler import Draw
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.irtr import Irtr, _chance_of_any
 from renaissance.tasks.itc import Itc

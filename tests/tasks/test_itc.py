@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers.models.clip import modeling_clip
 
+from renaissance.core.types import Batch, Example, ItcTargets, TaskOutput
 from renaissance.data.identity import text_key
 from renaissance.data.negatives import ContrastiveGroups
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itc import LARGEST_SCALE, Itc
-from renaissance.types import Batch, Example, ItcTargets, TaskOutput
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6, 5)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from renaissance.core.types import Batch, ItmTargets, TaskOutput
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
-from renaissance.types import Batch, ItmTargets, TaskOutput
 from tiny_models import VOCAB, one_tower, pictures, same, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6, 5)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from renaissance.core.types import Batch, ItmTargets, MlmTargets
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
-from renaissance.types import Batch, ItmTargets, MlmTargets
 from tiny_models import FUSIONS, VOCAB, counted_parts, one_tower, pictures, same, stirred, texts, two_tower
 
 MASK_ID, SIZE = 4, 4

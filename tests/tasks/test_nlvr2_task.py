@@ -11,19 +11,19 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from data.prepare import raw_nlvr2
+from data.prepare.raw_files import photograph, read_rows
 from torch import nn
 
 from data.foreign_files import by_pandas, write
-from prepare import raw_nlvr2
-from prepare.raw_files import photograph, read_rows
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import MicroBatch, Source
+from renaissance.data.prepare.nlvr2 import make_arrow
 from renaissance.data.samples import ReadSamples
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
-from renaissance.prepare.nlvr2 import make_arrow
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.nlvr2 import ANSWERS, Nlvr2
-from renaissance.types import Batch, LabelTargets, TaskOutput
 from tiny_models import MODELS, VOCAB, counted_parts, every_model, pictures, same, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6)

@@ -11,20 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from data.prepare import raw_refcoco
+from data.prepare.raw_files import photograph, read_rows
 from torch import Tensor, nn
 
 from data.foreign_files import by_pandas, write
-from prepare import raw_refcoco
-from prepare.raw_files import photograph, read_rows
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.collate import Source, crop
 from renaissance.data.images import decode
+from renaissance.data.prepare.refcoco import make_arrow
 from renaissance.data.samples import RawSample, ReadSamples
 from renaissance.data.transforms import make_transform
-from renaissance.errors import UserError
-from renaissance.prepare.refcoco import make_arrow
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.ref import Ref
-from renaissance.types import Batch, LabelTargets
 from tiny_models import MODELS, VOCAB, counted_parts, every_model, pictures, same, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6, 5)

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from data.prepare import raw_snli
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
 from data.foreign_files import FOREIGN, by_pandas, write
-from prepare import raw_snli
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets
+from renaissance.data.prepare.snli import make_arrow
 from renaissance.data.samples import Sample
-from renaissance.errors import UserError
-from renaissance.prepare.snli import make_arrow
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.snli import CLASSES, Snli, read
-from renaissance.types import Batch, LabelTargets
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
 

@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from data.prepare import raw_vqa
 
 from data.foreign_files import FOREIGN, TEST_QUESTIONS, by_pandas, write
-from prepare import raw_vqa
-from renaissance.answers import normalise_answer
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, Example, TaskOutput
+from renaissance.data.answers import normalise_answer
+from renaissance.data.prepare.vqa import make_arrow
 from renaissance.data.samples import Sample
-from renaissance.errors import UserError
-from renaissance.prepare.vqa import make_arrow
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.vqa import Reader, SoftScores, Vqa, VqaTargets, validate_submission
-from renaissance.types import Batch, Example, TaskOutput
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
 LABELS = ("no", "yes", "2", "blue", "red")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from renaissance.types import TextInput, Tokens
+from renaissance.core.types import TextInput, Tokens
 
 from .build import Dropped, build_model
 from .facts import check_modality, facts_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from renaissance.bounds import MOST_PARTS, counted
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
+from renaissance.settings.bounds import MOST_PARTS, counted
 
 MOST_NUMBERS = 2**36  # of one tower
 SLACK = 2**24  # numbers that no file of weights holds, such as those of positions

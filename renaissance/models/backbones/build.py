@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from renaissance.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line
 
 from .bounds import bounded
 from .facts import class_of, family_of, like, set_vocabulary, vocabulary_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from renaissance.errors import UserError, printable
-from renaissance.foreign import expect
+from renaissance.core.errors import UserError, printable
+from renaissance.core.foreign import expect
 
 from .families import DUAL
 

@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from packaging.version import Version
 
-from renaissance.errors import UserError, printable
+from renaissance.core.errors import UserError, printable
 
 from . import remote
 from .configs import make_config

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from renaissance.errors import UserError, printable
-from renaissance.foreign import expect, finite, read_json
+from renaissance.core.errors import UserError, printable
+from renaissance.core.foreign import expect, finite, read_json
 
 from .facts import family_of
 from .families import DUAL, IMAGE

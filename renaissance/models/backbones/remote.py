@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 
 from .family import IMAGE, TEXT, Family
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

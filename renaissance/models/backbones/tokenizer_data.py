@@ -13,8 +13,8 @@ from typing import Any
 
 import transformers
 
-from renaissance.errors import UserError, printable
-from renaissance.foreign import expect, parse_json
+from renaissance.core.errors import UserError, printable
+from renaissance.core.foreign import expect, parse_json
 
 from .families import DUAL, FAMILIES
 

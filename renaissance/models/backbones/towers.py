@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from renaissance.errors import UserError
-from renaissance.types import TextInput, Tokens
+from renaissance.core.errors import UserError
+from renaissance.core.types import TextInput, Tokens
 
 from .build import build_model
 from .facts import check_modality, facts_of, width_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from renaissance.errors import UserError
+from renaissance.core.errors import UserError
 
 from .family import IMAGE, Family, Stack
 

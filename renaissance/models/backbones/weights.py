@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from renaissance.errors import UserError, first_line, printable
-from renaissance.foreign import read_json, refuse_lfs, refuse_special
+from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.foreign import read_json, refuse_lfs, refuse_special
 
 from .bounds import bounded
 from .hub import explained, found, quiet

@@ -1,0 +1,23 @@
+"""`python run.py check with ...`: resolves, validates, and builds on the meta device. No data is read, no GPU is used."""
+
+from __future__ import annotations
+
+from renaissance.core.console import say
+from renaissance.settings.draft import Draft
+from renaissance.training import summary
+from renaissance.training.assembly import build_shape
+from renaissance.training.train import prepare_run
+
+
+def check(draft: Draft) -> None:
+    """Prints what a command would build and where each setting came from.
+
+    Raises:
+        UserError: what the run itself would be refused for, data aside.
+    """
+    resolved = prepare_run(draft, reads_data=False)
+    built = build_shape(resolved)
+    say(summary.sources_table(resolved.settings) + "\n")
+    notes = [f"note: {note}" for note in built.notes]
+    lines = [*summary.model_lines(resolved), summary.parameter_table(built), *notes]
+    say("\n".join([*lines, *summary.device_lines(resolved.settings)]))

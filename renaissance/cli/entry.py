@@ -1,0 +1,40 @@
+"""The way in and the one way out of the program: signals, screen, exit status. `run.py` calls it."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from typing import NoReturn
+
+from renaissance.core.console import install, say
+from renaissance.core.errors import Stopped
+from renaissance.core.launch import leave
+from renaissance.core.signals import StopSignals
+
+# Lightning 2.6 calls a pytree name that torch renamed.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+
+
+def run_program() -> NoReturn:
+    """Does what the words of the command line say, and ends the process with the status that `cli.main` gives.
+
+    A defect prints its traceback and gives 1, however it was raised: what libraries in Rust raise is no Exception.
+    """
+    install()
+    try:
+        with StopSignals():
+            from .main import main  # the handlers are there before it loads Sacred
+
+            status = main()
+    except Stopped as stop:
+        say(f"{stop}.", error=True)
+        status = stop.status
+    except SystemExit as end:  # of a library: the command is not done, whatever it says
+        say(
+            f"error: the command was ended from within ({traceback.format_exc().splitlines()[-2].strip()}).", error=True
+        )
+        status = end.code if isinstance(end.code, int) and end.code else 1
+    except BaseException:
+        say(traceback.format_exc(), error=True)
+        status = 1
+    leave(status)

@@ -1,0 +1,295 @@
+"""The command line: picks the sub-command by the first word, screens the words, and hands them to Sacred.
+
+    python run.py with <task> [<parts> ...] key=value      train and evaluate
+    python run.py check with ...                           resolve, build on the meta device, print; no data, no GPU
+    python run.py print_config with ...                    settings with their comments
+    python run.py print_named_configs                      every preset with what it sets
+    python run.py compare with runs='result/a/*'           finished runs side by side
+    python run.py predict with load_path=... text=...      what a checkpoint makes of a picture and a text
+    python run.py demo | prepare | check_data with ...     sub-commands with settings of their own
+
+Sacred runs code that a `py/` key of a JSON config names, unpickles `.pickle` configs, answers an unknown key with a
+page and a wrong type with a warning; so the words are screened, and config files read, before Sacred sees their values.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sacred import SETTINGS, Experiment
+from sacred.utils import SacredError, set_by_dotted_path
+
+from renaissance import config
+from renaissance.core.console import lost, say
+from renaissance.core.errors import Stopped, UserError, suggest
+from renaissance.core.launch import launched, tidy
+from renaissance.core.signals import INTERRUPTED
+from renaissance.settings.draft import Draft
+from renaissance.settings.presets import (
+    CONFIG_FILES,
+    PICKLES,
+    comments_of,
+    defaults_of,
+    headings_of,
+    merge,
+    presets,
+    read_config_file,
+)
+from renaissance.settings.printing import print_config, print_named_configs
+from renaissance.settings.rules import PATHS, expanded
+
+SETTINGS.CAPTURE_MODE = "no"
+SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+SETTINGS.DISCOVER_SOURCES = "none"
+SETTINGS.DISCOVER_DEPENDENCIES = "none"
+
+# First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
+SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
+WORKS = ("with", "demo", "prepare")  # they leave files; what the others leave is what they print
+QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
+
+# What text programs make of plain characters: quotes, dashes, a space.
+_PLAIN = str.maketrans(
+    {**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("‐‑‒–—―−", "-"), "\xa0": " "}
+)
+# A setting as other programs take it: --name value, --name=value, name: value.
+_ELSEWHERE = re.compile(r"-*(\w[\w.-]*)(?:\s*[:=\s]\s*(.*))?", re.DOTALL)
+
+
+class Words(NamedTuple):
+    """What the words behind `with` set.
+
+    Attributes:
+        values: by key; a later preset or config file counts before an earlier one, and `key=value` before both.
+        sources: by key, "given", "preset <name>" or "file <path>".
+    """
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit status. A user's mistake prints one sentence and gives 1."""
+    tidy()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("help", "-h", "--help"):
+            say(__doc__)
+        elif words[0] in SUBCOMMANDS:
+            module = importlib.import_module(SUBCOMMANDS[words[0]])
+            _through_sacred(module.ex, module.main, _updates(words[1:], words[0]), {})
+        else:
+            _run(words)
+    except (UserError, SacredError) as error:
+        if launched().first or getattr(error, "each", False):
+            say(f"error: {str(error).strip()}", error=True)
+        return 1
+    except Stopped as stop:
+        if not launched().first:
+            return stop.status if stop.alone else 0  # the first process says it, for all
+        say(f"{stop}.", error=True)
+        return stop.status
+    except KeyboardInterrupt:
+        say("error: interrupted.", error=True)
+        return INTERRUPTED
+    return 0 if words and words[0] in WORKS else unread_status()
+
+
+def unread_status() -> int:
+    """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
+    error = lost()
+    if error is not None and error.errno != errno.EPIPE:  # `| head` has read enough
+        say(f"error: what this command prints could not be written ({error.strerror}).", error=True)
+    return 0 if error is None else 1
+
+
+def _run(words: list[str]) -> None:
+    """The main experiment: a run, or a question about one."""
+    name = "run" if words[0] == "with" else words[0]
+    if name not in ("run", "check", *QUERIES):
+        known = ("with", "check", *QUERIES, *SUBCOMMANDS)
+        hint = (
+            f"write `python run.py with {name} ...` for a run, or"
+            if "=" in name or name in presets()
+            else "the commands are"
+        )
+        raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
+    updates = _updates(words if name == "run" else words[1:], "" if name == "run" else name)
+
+    def act(values: dict[str, Any], sources: dict[str, str]) -> None:
+        if name.startswith("print"):
+            say(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
+            return
+        draft = Draft(values, sources)  # a wrong setting is said before torch is imported, which takes seconds
+        if name == "run":
+            from renaissance.training.train import run as work
+        else:
+            from .check import check as work
+        try:
+            work(draft)
+        except UserError as error:
+            error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
+            raise
+
+    _through_sacred(config.ex, act, updates, presets())
+
+
+def _updates(words: list[str], after: str) -> list[str]:
+    """What stands behind `with`."""
+    if words and words[0] != "with":
+        command = f"{after} with" if after else "with"
+        raise UserError(f"{words[0]!r} is not understood here; write `python run.py {command} key=value ...`.")
+    return words[1:]
+
+
+def _through_sacred(
+    ex: Experiment, act: Callable[[dict[str, Any], dict[str, str]], None], updates: list[str], named: Mapping[str, Any]
+) -> None:
+    """Lets Sacred put defaults and updates together, and acts on the result."""
+    defaults = defaults_of(ex)
+    values, sources = screen(updates, defaults, named)
+    # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
+    seed = {"seed": values.pop("seed")} if "seed" in values else {}
+
+    @ex.main
+    def main(_config: dict[str, Any]) -> None:
+        flat = {**{key: _config[key] for key in defaults}, **seed}
+        act({key: None if value == "" else expanded(key, value) for key, value in flat.items()}, sources)
+
+    ex.run("main", config_updates=values, options={"--loglevel": "CRITICAL"})
+
+
+def screen(updates: Sequence[str], defaults: Mapping[str, Any], named: Mapping[str, Any]) -> Words:
+    """Turns updates into values, and refuses what Sacred would execute, misread or answer with a page.
+
+    Args:
+        updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
+            which may hold a = where there is such a file.
+        defaults: every key that exists. named: every preset.
+
+    Raises:
+        UserError: listing every word that cannot stand.
+    """
+    words, given, problems = Words({}, {}), {}, []
+    for before, word in zip(("", *updates), updates, strict=False):
+        try:
+            if "=" in word and not _is_config_file(word):
+                key, value = _assigned(word, defaults)
+                _set(given, key, value, defaults, named)
+            else:
+                source, content = _named(word, before, defaults, named)
+                merge(words.values, content)
+                words.sources.update(dict.fromkeys(content, source))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        several = "\n".join([f"{len(problems)} words are wrong:", *(f"  - {problem}" for problem in problems)])
+        raise UserError(problems[0] if len(problems) == 1 else several)
+    merge(words.values, given)
+    words.sources.update(dict.fromkeys(given, "given"))
+    return words
+
+
+def _is_config_file(word: str) -> bool:
+    return Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES) and os.path.exists(os.path.expanduser(word))
+
+
+def _assigned(word: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key of a word with =, and the value that it writes.
+
+    Raises:
+        UserError: it is written as other programs take it.
+    """
+    key, text = (part.strip() for part in word.split("=", 1))
+    if not key or text.startswith("="):
+        raise UserError(f"{word!r} is no setting: write key=value, with one = and no spaces around it.")
+    if key.split(".")[0] not in defaults:
+        _refuse_form(word, defaults)
+    value, plain = literal(text), text.translate(_PLAIN)
+    if value == text != plain and literal(plain) != plain:
+        raise UserError(f"{word} holds quotes, dashes or spaces of a text program; type them anew: {key}={plain}.")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and (key in PATHS or isinstance(defaults.get(key), str)):
+        return key, text  # exp_name=2024_01 is no number
+    return key, value
+
+
+def _refuse_form(word: str, defaults: Mapping[str, Any]) -> None:
+    """Refuses a setting in the form of another program."""
+    found = _ELSEWHERE.fullmatch(word.translate(_PLAIN).strip())
+    key = found[1].replace("-", "_") if found else ""
+    if key.split(".")[0] in defaults:
+        raise UserError(
+            f"{word!r} is not how a setting is written; write {key}={found[2] or '<value>'}, without spaces."
+        )
+
+
+def _named(
+    word: str, before: str, defaults: Mapping[str, Any], named: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Where a word without = comes from, and what it sets; `before` is the word before it."""
+    if word in named:
+        return f"preset {word}", named[word]
+    if Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES):
+        content: dict[str, Any] = {}
+        for key, value in read_config_file(Path(os.path.expanduser(word))).items():
+            _set(content, str(key), value, defaults, named)
+        return f"file {word}", content
+    _refuse_form(word, defaults)
+    if before.endswith("="):
+        raise UserError(f"There is no preset {word!r}; if it is the value of {before}, write them without a space.")
+    if os.path.exists(word):
+        raise UserError(f"There is no preset {word!r}; the name of a config file ends in {', '.join(CONFIG_FILES)}.")
+    near = suggest(word, [*named, *defaults])
+    raise UserError(f"There is no preset {word!r}{near}; `python run.py print_named_configs` lists them all.")
+
+
+def literal(text: str) -> Any:
+    """A word as the Python value that it writes, else as itself; three dots, copied from a README, stay three dots."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    return text if value is Ellipsis else value
+
+
+def _set(into: dict[str, Any], key: str, value: Any, defaults: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """Sets `key` or `key.sub`, where there is such a setting."""
+    base, *rest = key.split(".")
+    if base not in defaults:
+        near = suggest(base, [*defaults, *named])
+        raise UserError(f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
+    if rest and not (isinstance(defaults[base], dict) and len(rest) == 1 and rest[0] in defaults[base]):
+        known = ", ".join(defaults[base]) if isinstance(defaults[base], dict) else "none"
+        raise UserError(f"{key} does not exist: {base} has the entries {known}.")
+    for each in _keys(value):
+        if str(each).startswith("py/"):
+            raise UserError(f"{key} holds the key {each!r}, which Sacred would run as code; it is refused.")
+        if not isinstance(each, str):
+            raise UserError(f"{key}={value!r} is not allowed: {each!r} is no name.")
+    if isinstance(value, Mapping):
+        if rest or not isinstance(defaults[base], dict):
+            raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
+        for name, each in value.items():
+            _set({}, f"{key}.{name}", each, defaults, named)
+    if rest and not isinstance(into.get(base, {}), dict):
+        raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
+    set_by_dotted_path(into, key, value)
+
+
+def _keys(value: Any) -> Iterator[Any]:
+    """Every key of every dictionary in a value."""
+    if isinstance(value, Mapping):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, (list, tuple, set)):
+        for each in value:
+            yield from _keys(each)

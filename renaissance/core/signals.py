@@ -1,0 +1,114 @@
+"""Signals that ask a run to stop: it saves between two steps and ends with a status that says what to do next.
+
+Slurm warns a job with SIGUSR1 or SIGTERM before it takes the machine away, a user presses Ctrl-C, a terminal that closes sends
+SIGHUP, and the alarm of `max_time` goes off. Which process gets the signal, and when, differs; all processes stop after the same
+step, because each step brings their requests together (`training/module.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from .errors import Stopped
+
+ASKING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGALRM") if hasattr(signal, name)
+)
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on later
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class StopSignals:
+    """Notes the signals that ask to stop; a context manager around what can stop. A second Ctrl-C stops at once.
+
+    Args:
+        speaks: whether this process tells the user that it has heard.
+
+    Attributes:
+        asked: the first signal that asked, None until one does.
+        waits: whether a request waits for the end of a step. Where it does not, it stops what is going on: nothing that
+            is not written yet is lost there.
+    """
+
+    def __init__(self, *, speaks: bool = True):
+        self.speaks = speaks
+        self.asked: int | None = None
+        self.waits = False
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> StopSignals:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.alarm(None)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a library's in C
+        self._before = {}
+
+    def listen(self) -> None:
+        """Installs the handlers, again where somebody has put others in their place."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in ASKING:
+            before = self._before.setdefault(number, signal.getsignal(number))
+            if before != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):  # nohup has it ignored
+                signal.signal(number, self._note)
+
+    def alarm(self, seconds: float | None) -> None:
+        """Asks to stop when so many seconds have passed; None takes that back."""
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+            # Behind the deadline it goes off again at once.
+            signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-3))
+
+    def flags(self) -> list[float]:
+        """1 for the signal that asked, 0 for the others, in the order of `ASKING`."""
+        return [float(self.asked == number) for number in ASKING]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a process that was forked from this one, and is no run of its own
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        again, self.asked = self.asked is not None, self.asked or number
+        if not self.waits or (again and number == signal.SIGINT):
+            if _imports(frame):
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{stopped(number)}.\n".encode())
+                os._exit(status_of(number))
+            raise Stopped(stopped(number), status_of(number), alone=True)
+        if self.speaks and not again:
+            more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+            # Not print: the signal may have come in the middle of one. Ctrl-C ends a `| tee` too, so nobody may be listening.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{name_of(number)}: stopping after this step{more}.\n".encode())
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: one in C++ answers an exception that comes up there by aborting the process."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def status_of(number: int) -> int:
+    """The exit status of a run that a signal has stopped."""
+    return INTERRUPTED if number == signal.SIGINT else TRY_AGAIN
+
+
+def stopped(number: int) -> str:
+    """What stopped the run."""
+    return "interrupted" if number == signal.SIGINT else f"stopped by {name_of(number)}"
+
+
+def name_of(number: int) -> str:
+    """What users call a signal."""
+    return "max_time" if number == getattr(signal, "SIGALRM", None) else signal.Signals(number).name

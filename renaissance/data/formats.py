@@ -1,0 +1,391 @@
+"""What the files are called and what is in them: the one table that writers (`prepare`) and readers (`data`) share.
+
+Plain constants, and which names are whose. Layouts are those that users of ViLT, METER and the first Renaissance have on disk
+(one Arrow IPC *file* a split or a shard); the counts are those of the official downloads. A data set is one row of
+`DATASETS`; if its raw download has to be converted, `writer` names the file of `renaissance/data/prepare` that does it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# Kind of a column -> its type in the files that we write. Readers take lists and numbers of any width, and one string
+# or number where a list of them is expected.
+PER_ROW = {"picture": "binary", "text": "string", "integer": "int64", "boxes": "list<list<double>>"}
+PER_SAMPLE = {
+    "texts": "list<string>",
+    "integers": "list<int64>",
+    "text lists": "list<list<string>>",
+    "text pairs": "list<list<string>>",
+    "integer lists": "list<list<int64>>",
+    "number lists": "list<list<double>>",
+}
+LABEL_NAMES = "{labels}"  # the names of labels in a file's metadata, where it has them; no column
+SHARD = "{shard}"  # in the name of a file: any number from 0
+ENTRY_LENGTHS = {"boxes": 4, "text pairs": 2}  # kind -> values in each of its inner lists, where they all have as many
+
+
+class Column(NamedTuple):
+    """A column of a file.
+
+    Attributes:
+        name: its name in the file.
+        kind: a key of `PER_ROW` (one value a row) or of `PER_SAMPLE` (a list, one entry a sample of the row).
+        meaning: for people.
+        needed: whether a file without it cannot be used; False where older programs did not write it.
+        beside: the column whose inner lists are as long as this one's, "" = none.
+        indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
+        most: each of its numbers is one of 0 to this; None = any.
+    """
+
+    name: str
+    kind: str
+    meaning: str = ""
+    needed: bool = True
+    beside: str = ""
+    indexes: str = ""
+    most: float | None = None
+
+
+class Expected(NamedTuple):
+    """What the official download gives for a file. Attributes: rows; texts, as its annotations list them; None unknown."""
+
+    rows: int | None = None
+    texts: int | None = None
+
+
+UNKNOWN = Expected()
+
+
+class DataSet(NamedTuple):
+    """One data set.
+
+    Attributes:
+        offers: what a sample of it is; a task reads the data sets that offer what it needs.
+        splits: split -> files. Training reads "train", selection "val", and no picture may be in two splits. "{shard}"
+            stands for every number that is found, "{name}" for the user's name of own data.
+        samples: the column whose lists number the samples; "" where each row is one.
+        columns: all that our writer writes.
+        expected: file -> what the official download gives.
+        writer: module of `renaissance.data.prepare` that converts the raw download.
+        also: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
+        older: split -> file as the older programs called it, where that is not the name above.
+        hidden: splits whose answers only the benchmark's server knows.
+    """
+
+    offers: str
+    splits: Mapping[str, tuple[str, ...]]
+    samples: str
+    columns: tuple[Column, ...]
+    expected: Mapping[str, Expected]
+    writer: str
+    also: tuple[str, ...] = ()
+    older: Mapping[str, str] = {}
+    hidden: tuple[str, ...] = ()
+
+    def owns(self, file: str) -> bool:
+        """Whether a file of this name is one of its own, by its present or its older name."""
+        templates = (*(each for files in self.splits.values() for each in files), *self.also, *self.older.values())
+        return any(file_pattern(template).fullmatch(file) for template in templates)
+
+
+def file_pattern(template: str) -> re.Pattern[str]:
+    """Return what the names match that a template of `DataSet.splits` stands for; its group is a shard's number."""
+    return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
+
+
+CAPTIONS, QUESTIONS, IMAGE_PAIRS, ENTAILMENT, BOXES, CLASSES = (
+    "captions",
+    "questions",
+    "image pairs",
+    "entailment",
+    "boxes",
+    "classes",
+)
+
+IMAGE = Column("image", "picture", "the encoded picture file, as it was or resized")
+CAPTION = Column("caption", "texts", "its captions")
+IMAGE_ID = Column("image_id", "text", "file name of the picture", needed=False)
+SPLIT = Column("split", "text", "the split it belongs to", needed=False)
+CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
+_CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
+
+COCO_FILE = "coco_caption_karpathy_{split}.arrow"
+F30K_FILE = "f30k_caption_karpathy_{split}.arrow"
+VG_FILE = "vg.arrow"
+GCC_FILE = "conceptual_caption_{split}_{shard}.arrow"
+SBU_FILE = "sbu_{shard}.arrow"
+SHARD_ROWS = 100_000  # of gcc and sbu
+VQA_FILE = "vqav2_{split}.arrow"
+NLVR2_FILE = "nlvr2_{split}.arrow"
+SNLI_FILE = "snli_{split}.arrow"
+REFCOCO_FILE = "{variant}_{split_by}_{split}.arrow"
+OLD_REFCOCO_FILE = "refcoco_{split_by}_{split}.arrow"  # of every variant; its test merges testA and testB
+
+OWN_SPLITS = ("train", "val", "test")
+OWN_FILE = "{name}_{split}.arrow"
+OWN_NAME = "captions"
+OWN_IMAGES_NAME = "images"
+
+COCO_PICTURES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
+F30K_PICTURES = {"train": 29_000, "val": 1_014, "test": 1_000}
+SNLI_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
+VQA_REST_VAL = 1_000  # pictures: the last rows of val; the others may be trained on
+VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
+
+
+def _files(template: str, splits: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Split -> its one file, from split -> the file's own name of it."""
+    return {split: (template.replace("{split}", name),) for split, name in splits.items()}
+
+
+def _expected(template: str, kind: str, counts: Mapping[str, int]) -> dict[str, Expected]:
+    return {template.replace("{split}", split): Expected(**{kind: count}) for split, count in counts.items()}
+
+
+def _same(*splits: str) -> dict[str, str]:
+    return {split: split for split in splits}
+
+
+def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...]) -> DataSet:
+    template = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
+    older = OLD_REFCOCO_FILE.replace("{split_by}", split_by)
+    columns = (
+        IMAGE,
+        Column("sentences", "texts", "referring expressions of one object"),
+        Column("bboxes", "boxes", "[x, y, width, height] in pixels of every annotated object of the picture"),
+        Column("labels", "integer", "index of the right box", indexes="bboxes"),
+        Column("image_id", "integer", "COCO's number of the picture", needed=False),
+        Column("ref_id", "integer", "number of the reference in the refs file", needed=False),
+    )
+    return DataSet(
+        offers=BOXES,
+        splits=_files(template, _same(*refs)),
+        samples="sentences",
+        columns=columns,
+        expected=_expected(template, "rows", refs),
+        writer="refcoco",
+        older={split: older.replace("{split}", split) for split in old},
+    )
+
+
+DATASETS: dict[str, DataSet] = {
+    "coco": DataSet(
+        offers=CAPTIONS,
+        splits={
+            "train": tuple(COCO_FILE.replace("{split}", split) for split in ("train", "restval")),
+            **_files(COCO_FILE, _same("val", "test")),
+        },
+        samples=CAPTION.name,
+        columns=_CAPTIONED,
+        expected=_expected(COCO_FILE, "rows", COCO_PICTURES),
+        writer="coco",
+    ),
+    "f30k": DataSet(
+        offers=CAPTIONS,
+        splits=_files(F30K_FILE, _same(*OWN_SPLITS)),
+        samples=CAPTION.name,
+        columns=_CAPTIONED,
+        expected=_expected(F30K_FILE, "rows", F30K_PICTURES),
+        writer="f30k",
+    ),
+    "vg": DataSet(
+        offers=CAPTIONS,
+        splits={"train": (VG_FILE,)},
+        samples=CAPTION.name,
+        columns=(
+            IMAGE,
+            Column("caption", "texts", "phrases, each about a region"),
+            *(
+                Column(name, "integers", f"{what} of each region, pixels", needed=False)
+                for name, what in (
+                    ("width", "width"),
+                    ("height", "height"),
+                    ("x", "left edge"),
+                    ("y", "top edge"),
+                )
+            ),
+            IMAGE_ID,
+        ),
+        expected={VG_FILE: Expected(rows=108_077)},
+        writer="vg",
+    ),
+    "gcc": DataSet(
+        offers=CAPTIONS,
+        splits=_files(GCC_FILE, _same("train", "val")),
+        samples=CAPTION.name,
+        columns=_CAPTIONED,
+        expected={},
+        writer="gcc",
+    ),
+    "sbu": DataSet(
+        offers=CAPTIONS,
+        splits={"train": (SBU_FILE,)},
+        samples=CAPTION.name,
+        columns=_CAPTIONED,
+        expected={},
+        writer="sbu",
+    ),
+    "vqa": DataSet(
+        offers=QUESTIONS,
+        splits={
+            "train": tuple(VQA_FILE.replace("{split}", split) for split in ("train", "trainable_val")),
+            **_files(VQA_FILE, {"val": "rest_val", "test-dev": "test-dev", "test": "test"}),
+        },
+        samples="questions",
+        columns=(
+            IMAGE,
+            Column("questions", "texts", "its questions"),
+            Column("answers", "text lists", "distinct normalised answers to each question that are labels"),
+            Column("answer_labels", "integer lists", "their labels", beside="answers", indexes=LABEL_NAMES),
+            Column("answer_scores", "number lists", "their soft scores, 0.3 to 1", beside="answers", most=1.0),
+            Column("image_id", "integer", "COCO's number of the picture"),
+            Column("question_id", "integers", "number of each question"),
+            SPLIT,
+            Column("raw_answers", "text lists", "the ten answers to each question, as given", needed=False),
+            Column("answer_type", "texts", "yes/no, number or other", needed=False),
+            Column("question_type", "texts", "first words of the question, as VQAv2 groups them", needed=False),
+        ),
+        expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
+        writer="vqa",
+        also=(VQA_FILE.replace("{split}", "val"),),
+        hidden=("test-dev", "test"),
+    ),
+    "nlvr2": DataSet(
+        offers=IMAGE_PAIRS,
+        splits=_files(
+            NLVR2_FILE,
+            {"train": "train", "val": "dev", "test": "test1"}
+            | _same("balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"),
+        ),
+        samples="questions",
+        columns=(
+            Column("image_0", "picture", "the left picture"),
+            Column("image_1", "picture", "the right picture"),
+            Column("questions", "texts", "sentences about the pair"),
+            Column("answers", "texts", '"True" or "False", of each sentence'),
+            Column("identifier", "text", "the pair: identifier of its sentences without the last part"),
+            Column("identifiers", "texts", "identifier of each sentence", needed=False),
+        ),
+        expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
+        writer="nlvr2",
+    ),
+    "snli": DataSet(
+        offers=ENTAILMENT,
+        splits=_files(SNLI_FILE, {"train": "train", "val": "dev", "test": "test"}),
+        samples="sentences",
+        columns=(
+            IMAGE,
+            Column("sentences", "text pairs", "[premise, hypothesis] of each pair"),
+            Column("labels", "integers", "contradiction 0, neutral 1, entailment 2"),
+            IMAGE_ID,
+        ),
+        expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
+        writer="snli",
+    ),
+    "refcoco": _refcoco(
+        "refcoco",
+        "unc",
+        {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810},
+        ("train", "val", "test"),
+    ),
+    "refcoco+": _refcoco(
+        "refcoco+",
+        "unc",
+        {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798},
+        ("train", "val", "test"),
+    ),
+    "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}, ("train", "val", "test")),
+    "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, ("train", "val")),
+    OWN_NAME: DataSet(
+        offers=CAPTIONS,
+        splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
+        samples=CAPTION.name,
+        columns=_CAPTIONED,
+        expected={},
+        writer="captions",
+    ),
+    OWN_IMAGES_NAME: DataSet(
+        offers=CLASSES,
+        splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
+        samples="",
+        columns=(IMAGE, Column("label", "integer", "its class"), IMAGE_ID, SPLIT),
+        expected={},
+        writer="images",
+    ),
+}
+
+
+class GlueTask(NamedTuple):
+    """One task of GLUE (Wang et al. 2019): its files, and what its server wants.
+
+    Attributes:
+        folder: of the official .tsv files; the file of a submission goes by this name too.
+        texts: columns of the sentence, or of the two of a pair, in the Hub's files.
+        labels: names of the classes in the order of their numbers; () where a score in `GLUE_SCORES` is learned.
+        test_rows: split -> rows of the official test.
+        metrics: of the benchmark; where there are two, their mean selects, as GLUE averages them.
+        by_name: whether the server wants the names of classes, not their numbers.
+        tsv_texts, tsv_label: columns of the .tsv files; () = the same texts. The Hub's label is "label".
+        tsv_bare: columns of those .tsv files that have no header; () = all have one.
+        splits: split -> its name in the Hub's files, and in the .tsv files.
+    """
+
+    folder: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    test_rows: Mapping[str, int]
+    metrics: tuple[str, ...] = ("accuracy",)
+    by_name: bool = False
+    tsv_texts: tuple[str, ...] = ()
+    tsv_label: str = "label"
+    tsv_bare: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[str, str]] = {
+        "train": ("train", "train"),
+        "val": ("validation", "dev"),
+        "test": ("test", "test"),
+    }
+
+
+GLUE_SCORES = (0.0, 5.0)  # of STS-B, from no relation to the same meaning
+_ONE, _PAIR, _ENTAILED = ("sentence",), ("sentence1", "sentence2"), ("entailment", "not_entailment")
+GLUE: dict[str, GlueTask] = {
+    "cola": GlueTask(
+        "CoLA", _ONE, ("unacceptable", "acceptable"), {"test": 1_063}, ("matthews",),
+        tsv_bare=("source", "label", "mark", "sentence"),
+    ),
+    "sst2": GlueTask("SST-2", _ONE, ("negative", "positive"), {"test": 1_821}),
+    "mrpc": GlueTask(
+        "MRPC", _PAIR, ("not_equivalent", "equivalent"), {"test": 1_725}, ("accuracy", "f1"),
+        tsv_texts=("#1 String", "#2 String"), tsv_label="Quality",
+    ),
+    "qqp": GlueTask(
+        "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), {"test": 390_965}, ("accuracy", "f1"),
+        tsv_label="is_duplicate",
+    ),
+    "stsb": GlueTask("STS-B", _PAIR, (), {"test": 1_379}, ("pearson", "spearman"), tsv_label="score"),
+    "mnli": GlueTask(
+        "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
+        {"test": 9_796, "test_mismatched": 9_847}, by_name=True, tsv_texts=_PAIR, tsv_label="gold_label",
+        splits={
+            "train": ("train", "train"),
+            "val": ("validation_matched", "dev_matched"),
+            "val_mismatched": ("validation_mismatched", "dev_mismatched"),
+            "test": ("test_matched", "test_matched"),
+            "test_mismatched": ("test_mismatched", "test_mismatched"),
+        },
+    ),
+    "qnli": GlueTask("QNLI", ("question", "sentence"), _ENTAILED, {"test": 5_463}, by_name=True),
+    "rte": GlueTask("RTE", _PAIR, _ENTAILED, {"test": 3_000}, by_name=True),
+    "wnli": GlueTask("WNLI", _PAIR, ("not_entailment", "entailment"), {"test": 146}),
+}  # fmt: skip
+
+# Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
+METADATA = b"renaissance"
+
+# Pillow plugins that may open a picture. EPS, for one, starts Ghostscript: a caption data set must not be able to.
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+# Pictures of more pixels are taken for decompression bombs; Pillow warns from the same size on.
+MAX_PIXELS = 89_478_485

@@ -1,0 +1,81 @@
+"""Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
+
+A data set is one row of `formats.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
+one writer. `root` is the folder of the raw download, `dataset_root` the folder to write to, `writing` are `WriteOptions`;
+every `make_arrow` returns the manifests of the files and refuses bad options before it reads anything. Nothing here imports
+torch or transformers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from renaissance.core.console import say
+from renaissance.core.errors import UserError, printable, suggest
+from renaissance.data.formats import DATASETS
+
+from .writer import WriteOptions
+
+
+def prepare(
+    dataset: str | None, root: str | os.PathLike | None, data_root: str | os.PathLike | None, **options: Any
+) -> list[dict[str, Any]]:
+    """Convert a raw download and print what came of it.
+
+    Args:
+        dataset: a key of `formats.DATASETS`.
+        root: the folder of the raw download.
+        data_root: the folder to write to.
+        options: keyword arguments of the data set's `make_arrow`; those that are None are left at their default.
+
+    Returns:
+        The manifests of the files written.
+
+    Raises:
+        UserError: an unknown data set, a missing folder, an option that the data set does not have, or a refusal of
+            its `make_arrow`.
+    """
+    if not isinstance(dataset, str) or dataset not in DATASETS:
+        near = suggest(str(dataset), DATASETS)
+        raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(DATASETS)}.")
+    for name, value in (("root", root), ("data_root", data_root)):
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(
+                f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files."
+            )
+    make_arrow = import_module(f"renaissance.data.prepare.{DATASETS[dataset].writer}").make_arrow
+    options = {name: value for name, value in options.items() if value is not None}
+    known = options_of(make_arrow)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UserError(f"dataset={dataset} has no option {', '.join(unknown)}; its options are {', '.join(known)}.")
+    if "dataset" in inspect.signature(make_arrow).parameters:  # one writer for several rows of the table
+        options["dataset"] = dataset
+    try:
+        manifests = make_arrow(root, data_root, **options)
+    except UserError as error:  # it may quote names of files, members and columns, which must not forge lines
+        raise UserError(printable(str(error))) from error
+    for manifest in manifests:
+        say(_summary(manifest))
+    return manifests
+
+
+def options_of(make_arrow: Callable[..., Any]) -> list[str]:
+    """Return the names of what a data set can be told: its own options, then those of `WriteOptions`."""
+    own = inspect.signature(make_arrow).parameters.values()
+    names = [each.name for each in own if each.kind == each.KEYWORD_ONLY and each.name != "dataset"]
+    return list(dict.fromkeys([*names, *WriteOptions.__annotations__]))
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    line = (
+        f"{manifest['file']}: {manifest['images']:,} pictures, {manifest['texts']:,} texts, "
+        f"{manifest['bytes'] / 1e6:,.1f} MB"
+    )
+    for kind, skipped in manifest["skipped"].items():
+        line += f"; {kind}: {skipped['count']:,} (first {skipped['first'][0]})"
+    return f"{printable(line)}\n  {printable(manifest['note'])}" if manifest["note"] else printable(line)

@@ -1,0 +1,157 @@
+"""Annotation files as streams: JSON lists of any length and JSON lines, never held in memory as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ijson
+import numpy as np
+
+from renaissance.core.errors import UserError, first_line
+from renaissance.core.foreign import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
+
+from .spool import is_unicode
+
+_BOM = b"\xef\xbb\xbf"  # before the text of files that were edited on Windows
+_MOST_LINE = 64 << 20  # bytes
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # 1 and -1
+
+
+def folder_of(root: str | os.PathLike, contains: str) -> Path:
+    """Return `root` as a path.
+
+    Raises:
+        UserError: it is not a folder; the sentence says what it should contain.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(f"root='{root}' is not a folder; expected one that contains {contains}.")
+    return folder
+
+
+def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
+    """Return which of the needed and the optional files lie below `root`.
+
+    Raises:
+        UserError: `root` is not a folder, or a needed file is not there.
+    """
+    names = [*needed, *optional]
+    folder = folder_of(root, ", ".join(names))
+    found = [name for name in names if (folder / name).exists()]
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UserError(
+            f"root='{root}' lacks {', '.join(missing)}; expected there are {', '.join(names)}, found "
+            f"{', '.join(found) or 'none of them'}."
+        )
+    return found
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a download for its bytes, behind a byte order mark if there is one.
+
+    Raises:
+        UserError: it cannot be read (by then or later), is a pipe or a device, or a git-LFS pointer.
+    """
+    try:
+        if path.exists():
+            refuse_special(path, f"'{path}'")
+        with open(path, "rb") as file:
+            start = file.read(64)
+            refuse_lfs(start, f"'{path}'")
+            file.seek(len(_BOM) if start.startswith(_BOM) else 0)
+            yield file
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
+
+
+class _Shallow:
+    """A JSON file that is not read deeper than is sound: ijson takes the square of the depth in memory."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self._depth, self._in_text, self._rest = 0, False, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read the next bytes. Raises UserError where they lead too deep."""
+        block = self._file.read(size)
+        text = self._rest + block
+        whole = text.rstrip(b"\\")  # an escape may be cut in two
+        self._rest = text[len(whole) :]
+        parts = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[self._in_text :: 2])
+        self._in_text ^= len(parts) % 2 == 0
+        steps = np.frombuffer(outside.translate(_STEPS, _NO_BRACKETS), np.int8).cumsum(dtype=np.int64)
+        if steps.size and self._depth + steps.max() > MOST_DEPTH:
+            raise UserError(f"'{self._path}' is nested too deeply; at most {MOST_DEPTH} levels are read.")
+        self._depth += int(steps[-1]) if steps.size else 0
+        return block
+
+
+def json_items(path: Path, prefix: str) -> Iterator[Any]:
+    """Yield the items of one list in a JSON file.
+
+    Args:
+        path: the file.
+        prefix: where the list is, as ijson names it: "images.item" is each entry of the list "images", "item" each
+            entry of a file that is one list.
+
+    Raises:
+        UserError: the file cannot be read, is cut short, is not JSON, or holds no such list.
+    """
+    found = False
+    try:
+        with opened(path) as file:
+            for item in ijson.items(_Shallow(file, path), prefix, use_float=True):
+                found = True
+                yield item
+    except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"'{path}' is cut short or is not JSON ({first_line(error)}); download it again.") from None
+    if not found:
+        raise UserError(f"'{path}' holds no entry at '{prefix}'; is it the official annotation file?")
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their line breaks.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8 text, or a line of it has more than 64 MiB.
+    """
+    with opened(path) as file:
+        while line := file.readline(_MOST_LINE):
+            if len(line) == _MOST_LINE:
+                raise UserError(f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it a text file?")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                byte = file.tell() - len(line) + error.start
+                raise UserError(f"'{path}' is not UTF-8 text ({error.reason} near byte {byte}).") from None
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a file of one JSON object a line; empty lines are passed over.
+
+    Raises:
+        UserError: as `text_lines`, or a line is not a JSON object.
+    """
+    for number, text in enumerate(text_lines(path), 1):
+        if text.strip():
+            yield number, parse_json(text, dict, f"'{path}' line {number}", nan_is_null=True)
+
+
+def texts_of(path: Path, number: int, entry: dict[str, Any], *names: str) -> list[str]:
+    """Return the values of a JSON line under these names.
+
+    Raises:
+        UserError: one is not there, or is not Unicode text.
+    """
+    texts = [entry.get(name) for name in names]
+    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
+        raise UserError(f"'{path}' line {number} needs {', '.join(names)}, all of them text.")
+    return texts

@@ -1,0 +1,54 @@
+"""What the files of pictures with captions have in common: their columns, and rows out of the spool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from renaissance.data.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
+
+from .spool import Spool
+from .writer import LeftOut, Plan, Row, schema_of
+
+NO_CAPTION = "picture without a caption"
+
+
+def caption_plan(
+    spool: Spool,
+    split: str,
+    file: str,
+    *,
+    dataset: str,
+    image_id: Callable[[str], str] = str,
+    expected: Expected = UNKNOWN,
+) -> Plan:
+    """Plan the file of one split: a row a picture, with all its captions.
+
+    Args:
+        spool: the pictures and captions.
+        split: which of them.
+        file: the file's name.
+        dataset: the data set's name, for the file's metadata.
+        image_id: what a picture's path below the root is called in the file.
+        expected: what the official download gives.
+    """
+    return Plan(
+        name=file,
+        schema=schema_of(DATASETS[OWN_NAME].columns, {"dataset": dataset, "split": split}),
+        rows=caption_rows(spool, split, image_id),
+        listed=spool.splits()[split],
+        skipped=spool.skipped(split),
+        texts=(CAPTION.name,),
+        expected=expected,
+    )
+
+
+def caption_rows(
+    spool: Spool, split: str, image_id: Callable[[str], str] = str, below: str = ""
+) -> Iterator[Row | LeftOut]:
+    """Yield an entry for every picture of a split; `below` is the folder below root that the names start from."""
+    for name, captions in spool.pictures(split):
+        if captions:
+            values = {CAPTION.name: captions, IMAGE_ID.name: image_id(name), SPLIT.name: split}
+            yield Row({IMAGE.name: below + name}, values)
+        else:
+            yield LeftOut(NO_CAPTION, name)

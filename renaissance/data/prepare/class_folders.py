@@ -1,0 +1,173 @@
+"""Class folders, below a folder for each split or right below the root: which folder is what, and the pictures in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from renaissance.core.errors import UserError
+from renaissance.core.foreign import refuse_special
+from renaissance.data.formats import OWN_SPLITS
+
+from .names import PICTURE_SUFFIXES, is_litter, split_of
+from .spool import plain_name
+
+_SHOWN = 20  # classes that are named in a sentence
+# First bytes of the forms that are read, for files whose names do not say what they are.
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
+
+
+class Picture(NamedTuple):
+    """Attributes: name, unique and a path; label; content, the path below the root or (3, 32, 32) uint8 pixels."""
+
+    name: str
+    label: int
+    content: str | np.ndarray
+
+
+class Classes(NamedTuple):
+    """What a root holds.
+
+    Attributes:
+        labels: the classes, in the order of their numbers.
+        pictures: split -> what lists its pictures, anew at each call, as there can be millions.
+        notes: split -> sentences on what was read as what, and what was left alone.
+    """
+
+    labels: list[str]
+    pictures: dict[str, Callable[[], Iterator[Picture]]]
+    notes: dict[str, list[str]]
+
+
+def read_class_folders(root: Path) -> Classes:
+    """Find the classes of class folders and the pictures of each split.
+
+    Raises:
+        UserError: two folders for one split; folders that are neither splits nor classes; fewer than two classes, or one
+            that is not in train.
+    """
+    places, ignored = _splits(root)
+    folders: dict[str, list[Path]] = {}
+    for split, place in places.items():
+        within = _folders(place)
+        _refuse_splits_in_classes(split, within)
+        folders[split] = [folder for folder in within if _has_pictures(folder)]
+        ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
+        loose = sum(not entry.is_dir() and _may_be_picture(entry) for entry in place.iterdir())
+        ignored += [f"{loose:,} pictures in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
+    labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
+    left = f" Left alone, as no class has pictures there: {', '.join(_few(ignored))}." if ignored else ""
+    if len(labels) < 2:
+        raise UserError(
+            f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
+            f"{', '.join(labels) or 'none'}.{left}"
+        )
+    trained = {folder.name for folder in folders.get("train", [])}
+    missing = [label for label in labels if label not in trained]
+    if missing and "train" in places:
+        raise UserError(f"root='{root}' has no training pictures of {', '.join(missing[:5])}; every class needs some.")
+    notes = {
+        split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
+    }
+    notes[next(iter(places))] += [f"{len(labels):,} classes: {', '.join(_few(labels))}.{left}"]
+    pictures = {split: partial(_listed, root, of, labels) for split, of in folders.items()}
+    return Classes(labels, pictures, notes)
+
+
+def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the folder of each split, or root for train where there is none, and what is neither split nor class."""
+    found = {folder: split_of(folder.name, whole=True) for folder in _folders(root)}
+    # A folder called train with pictures right in it is a class of trains, if there are no folders of splits.
+    places: dict[str, Path] = {}
+    for folder, split in found.items():
+        if split is None or not _folders(folder):
+            continue
+        if split in places:
+            raise UserError(f"root='{root}' has two folders for {split}, {places[split].name} and {folder.name}.")
+        places[split] = _unpacked(folder, split)
+    if not places:
+        return {"train": root}, []
+    others = [folder for folder in found if found[folder] is None or not _folders(folder)]
+    classes = {inner.name for place in places.values() for inner in _folders(place)}
+    strange = [
+        folder.name
+        for folder in others
+        if (found[folder] in ("train", "val") and _has_pictures(folder)) or classes & {e.name for e in _folders(folder)}
+    ]
+    if strange:
+        raise UserError(
+            f"root='{root}' has folders of splits, {', '.join(place.name for place in places.values())}, and beside them "
+            f"{', '.join(strange[:5])}: which split is that? Every picture is in train/<class>/, val/<class>/ or "
+            "test/<class>/; rename it, or move what is not meant."
+        )
+    return {split: places[split] for split in OWN_SPLITS if split in places}, [f"{folder.name}/" for folder in others]
+
+
+def _refuse_splits_in_classes(split: str, classes: list[Path]) -> None:
+    for inner in (inner for folder in classes for inner in _folders(folder)):
+        if split_of(inner.name, whole=True) not in (None, split):
+            raise UserError(
+                f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
+                "above: train/<class>/, val/<class>/, test/<class>/."
+            )
+
+
+def _unpacked(folder: Path, split: str) -> Path:
+    """Return the folder of a split itself where an archive has put it into one of its own name."""
+    inner = _folders(folder)
+    return inner[0] if len(inner) == 1 and split_of(inner[0].name, whole=True) == split else folder
+
+
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in a folder, linked ones too; those that systems leave are none."""
+    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every picture
+        return [place / name for name in sorted(each.name for each in entries if each.is_dir()) if not is_litter(name)]
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(map(_may_be_picture, _files(folder)))
+
+
+def _may_be_picture(path: Path) -> bool:
+    if is_litter(path.name):
+        return False
+    if path.suffix.lower().removeprefix(".") in PICTURE_SUFFIXES:
+        return True
+    try:
+        refuse_special(path, path.name)
+        with open(path, "rb") as file:
+            return file.read(16).startswith(_STARTS)
+    except (OSError, UserError):
+        return False
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder; linked folders are followed, and each folder is visited once."""
+    visited = {
+        (about.st_dev, about.st_ino) for about in map(os.stat, folder.resolve().parents)
+    }  # a link to one is a loop
+    for place, inner, files in os.walk(folder, followlinks=True):
+        about = os.stat(place)
+        if (about.st_dev, about.st_ino) in visited:
+            inner.clear()
+            continue
+        visited.add((about.st_dev, about.st_ino))
+        inner[:] = [name for name in inner if not is_litter(name)]
+        yield from (Path(place, name) for name in files if not is_litter(name))
+
+
+def _listed(root: Path, folders: list[Path], labels: list[str]) -> Iterator[Picture]:
+    for folder in folders:
+        label = labels.index(folder.name)
+        for file in sorted(_files(folder)):
+            path = plain_name(file.relative_to(root).as_posix())
+            yield Picture(path, label, path)
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "...", names[-1]]

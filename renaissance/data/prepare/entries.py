@@ -1,0 +1,111 @@
+"""What the annotations list on its way into files: rows with the pictures that belong to them, in order.
+
+    rows -> requests -> PicturePool (all cores) -> column -> value, or left out and why
+
+An entry is a position in the listing, whether or not it becomes a row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from .pictures import Fault, PicturePool, Request, size_of
+from .skipped import Skipped
+
+
+class Row(NamedTuple):
+    """One row to be.
+
+    Attributes:
+        pictures: column -> path of the picture below the root, or its encoded bytes.
+        values: every other column -> value.
+        rescale: where values are in pixels of the (first) picture: (values, horizontal factor, vertical factor) -> the
+            values for the picture as it is stored, which `resize` can make smaller. None = no value is in pixels.
+    """
+
+    pictures: dict[str, str | bytes]
+    values: dict[str, Any]
+    rescale: Callable[[dict[str, Any], float, float], dict[str, Any]] | None = None
+
+
+class LeftOut(NamedTuple):
+    """Stands among the rows for something that is left out. Attributes: kind, under which it is counted; name."""
+
+    kind: str
+    name: str
+
+
+def read_entries(
+    rows: Iterable[Row | LeftOut],
+    root: str | os.PathLike,
+    pool: PicturePool,
+    name: str,
+    listed: int | None,
+    position: int = 0,
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """Yield every row, in order, as column -> value, or as left out because a picture of it cannot be read.
+
+    Args:
+        rows: what the annotations list.
+        root: the folder of the pictures.
+        pool: what reads them.
+        name, listed, position: title, end and start of the progress bar.
+    """
+
+    def whole(source: str | bytes) -> str | bytes:
+        return os.path.join(root, source) if isinstance(source, str) else source
+
+    requests = (
+        Request(() if isinstance(row, LeftOut) else tuple(map(whole, row.pictures.values())), row) for row in rows
+    )
+    replies = tqdm(pool.read(requests), name, listed, initial=position, unit=" rows", mininterval=0.5)
+    for (sources, row), pictures in replies:
+        fault = next((place for place, picture in enumerate(pictures) if isinstance(picture, Fault)), None)
+        if isinstance(row, LeftOut):
+            yield row
+        elif fault is None:
+            values = row.values
+            if pool.resize is not None and row.rescale is not None:
+                factors = (now / was for now, was in zip(size_of(pictures[0]), size_of(sources[0]), strict=True))
+                values = row.rescale(values, *factors)
+            yield {**dict(zip(row.pictures, pictures, strict=True)), **values}
+        else:
+            picture = list(row.pictures.values())[fault]
+            where = picture if isinstance(picture, str) else f"a picture of the row {row.values}"
+            yield LeftOut(pictures[fault].kind, f"{where}: {pictures[fault].why}")
+
+
+class Entries:
+    """Read entries with a look at the next one, so that a file can end just before the row that begins another.
+
+    Attributes:
+        position: how many entries of the listing were taken.
+    """
+
+    def __init__(self, entries: Iterator[dict[str, Any] | LeftOut], position: int = 0):
+        self._entries = entries
+        self._next = next(entries, None)
+        self.position = position
+
+    @property
+    def ended(self) -> bool:
+        """Whether all entries were taken."""
+        return self._next is None
+
+    def take(self, most: int | None, skipped: Skipped) -> Iterator[dict[str, Any]]:
+        """Yield up to `most` rows (None = all); count what is left out before, between and right after them."""
+        taken = 0
+        while self._next is not None:
+            if isinstance(self._next, LeftOut):
+                skipped.add(*self._next)
+            elif taken == most:
+                return
+            else:
+                taken += 1
+                yield self._next
+            self._next = next(self._entries, None)
+            self.position += 1

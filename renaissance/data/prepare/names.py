@@ -1,0 +1,58 @@
+"""What the names of files and folders say: which split they belong to, and that some are nobody's data."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+from renaissance.core.errors import UserError, printable
+
+# Endings of the forms that are read (`formats.PICTURE_FORMATS`); where a key has several pictures, the first is taken.
+PICTURE_SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"),
+    *("jpe", "jfif", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k"),
+)
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation", "minival"),
+    "test": ("test", "testing", "tst"),
+    "train and val": ("trainval",),
+}
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+# Words that may stand beside one in the name of a folder of a split: "training_set", "val images", "Test2015".
+_BESIDE = frozenset(
+    {"a", "b", "c", "of", "data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "pictures", "pics"}
+    | {"part", "set", "shard", "split"}
+)
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "lost+found"})
+
+
+def is_litter(name: str) -> bool:
+    """Whether a system leaves such files or folders beside people's own: hidden ones, and those of macOS and Windows."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+@functools.lru_cache
+def split_of(name: str, *, whole: bool = False) -> str | None:
+    """Return the split that a name says: train, val or test in any usual word, spelling and company; None = it says none.
+
+    Every reader asks this function, so that no name counts as training because one of them does not know its word.
+
+    Args:
+        name: of a file (without what follows its last dot), a folder, or a split in a table.
+        whole: only if it says nothing else: "test_set" is a split, "test tube" may be a class.
+
+    Raises:
+        UserError: it says two splits.
+    """
+    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", name))
+    words = [part.lower() for word in words for part in (_CAMEL.findall(word) if word.isascii() else [word])]
+    found = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+    if whole and any(word not in _SPLIT_OF and word not in _BESIDE for word in words):
+        return None
+    if len(found) > 1 or "train and val" in found:
+        said = " and ".join(sorted(found))
+        raise UserError(f"'{printable(name)}' says {said}: it has to be of one split; rename or divide it.")
+    return next(iter(found), None)

@@ -1,0 +1,146 @@
+"""Tables of (path, caption) as people keep them: JSONL, CSV and parquet, read as streams."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from renaissance.core.errors import UserError, first_line
+
+from .annotations import json_lines, opened, text_lines
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+CAPTION_NAMES = ("caption", "captions")  # a text or a list of texts under either
+_ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
+_MOST_FIELD = 16 << 20  # characters of a field of CSV
+# What a parquet file may swell to when it is read: one of a thousand bytes can claim anything.
+_SWELLS, _LEAST_BYTES, _LEAST_VALUES = 100, 64 << 20, 10_000_000
+
+
+class Line(NamedTuple):
+    """One entry. Attributes: number, of the line or row; path; captions; split, None where none is named."""
+
+    number: int
+    path: str
+    captions: list[str]
+    split: str | None
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of (path, caption). Raises UserError if it cannot be read."""
+    if path.suffix not in (".csv", ".parquet"):
+        return path.suffix == ".jsonl"
+    names = columns_of(path)
+    return "path" in names and any(name in names for name in CAPTION_NAMES)
+
+
+def columns_of(table: Path) -> list[str]:
+    """Return the names of the columns of a CSV or parquet file. Raises UserError if it cannot be read or is damaged."""
+    if table.suffix == ".csv":
+        with _explained(table):
+            return next(csv.reader(text_lines(table)), [])
+    with _parquet(table) as file:
+        return file.schema_arrow.names
+
+
+def lines_of(table: Path) -> Iterator[Line]:
+    """Yield the entries of a file with one of `SUFFIXES`.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
+    """
+    if not is_table(table):
+        raise UserError(
+            f"'{table}' has the columns {','.join(columns_of(table)) or 'none'}; expected path,caption or "
+            "path,caption,split, which in CSV are its first line."
+        )
+    read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
+    for number, record in read(table):
+        path, split = record.get("path"), record.get("split") or None
+        caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
+        captions = [caption] if isinstance(caption, str) else caption
+        texts = isinstance(captions, list) and all(isinstance(text, str) for text in captions)
+        if not texts or not isinstance(path, str) or not isinstance(split, str | None):
+            raise UserError(
+                f"'{table}' line {number} needs a path and a caption, text or list of texts; its split is a text, if any."
+            )
+        yield Line(number, path, captions, split)
+
+
+def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield column -> value of every row of a parquet file.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or would become very much larger than it is.
+    """
+    with _parquet(parquet, names) as file:
+        left = _LEAST_BYTES * 16 + _SWELLS * parquet.stat().st_size
+        for batch in file.iter_batches(_ROWS, columns=names):
+            rows = batch.to_pylist()
+            left -= sum(_length(value) for row in rows for value in row.values())
+            if left < 0:
+                raise UserError(f"'{parquet}' becomes more than {_SWELLS} times as large as it is; it is not read.")
+            yield from rows
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, (list, dict)):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, (str, bytes)) else 1
+
+
+@contextmanager
+def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file after a look at what it claims of these columns."""
+    with _explained(table), opened(table), pq.ParquetFile(table) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+        values, most = file.metadata.num_rows, _LEAST_VALUES + _SWELLS * table.stat().st_size
+        for column in columns:
+            if column.path_in_schema.partition(".")[0] in names:
+                values += column.num_values
+                size, packed = column.total_uncompressed_size, column.total_compressed_size
+                if values > most or size > _LEAST_BYTES + _SWELLS * packed:
+                    raise UserError(
+                        f"'{table}' claims {values:,} values, and {size:,} bytes in {packed:,} of column "
+                        f"{column.path_in_schema}; it is not read."
+                    )
+        yield file
+
+
+def _parquet_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    wanted = [name for name in columns_of(table) if name in ("path", "split", *CAPTION_NAMES)]
+    return enumerate(records_of(table, wanted), 1)
+
+
+def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(_MOST_FIELD)  # Python's own limit is 131,072; it is the whole process's
+    with _explained(table):
+        rows = csv.DictReader(text_lines(table), strict=True)
+        for record in rows:
+            if None in record:
+                raise UserError(
+                    f"'{table}' line {rows.line_num} has more values than the first line has names; put a caption with "
+                    "commas in double quotes."
+                )
+            yield rows.line_num, record
+
+
+@contextmanager
+def _explained(table: Path) -> Iterator[None]:
+    """Turns what is wrong with a file into a sentence."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{table}' is not UTF-8 text ({error.reason} near byte {error.start}).") from None
+    except csv.Error as error:
+        raise UserError(f"'{table}' is cut short or is not CSV ({error}).") from None
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"'{table}' cannot be read, or is cut short ({why}).") from None

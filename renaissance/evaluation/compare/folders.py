@@ -1,0 +1,102 @@
+"""Which runs a command names: folders and patterns, in order, each by the shortest name that tells it from the others."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from renaissance.core.errors import UserError, first_line
+from renaissance.evaluation import Run, is_run, read_run
+from renaissance.runs.report import sound_rows
+
+
+class Named(NamedTuple):
+    """A finished run. Attributes: name, "<experiment>/version_N", with more before it where two have that; run."""
+
+    name: str
+    run: Run
+
+
+def find(runs: Sequence[str] | str | None) -> tuple[list[Named], list[str]]:
+    """The finished runs among those named, each once, and a sentence for each that is left out.
+
+    Raises:
+        UserError: nothing matches a pattern, a folder is none of a run, a file is damaged, or no run is finished.
+    """
+    paths, notes = _matching(_words(runs))
+    found = [read_run(path, "runs") for path in paths]
+    names = shortest_names(paths)
+    unfinished = [name for name, run in zip(names, found, strict=True) if run.results is None]
+    finished = [Named(name, run) for name, run in zip(names, found, strict=True) if run.results is not None]
+    if not finished:
+        raise UserError(f"runs={runs!r}: {', '.join(unfinished)} has no results.json yet; let a run end first.")
+    for name, run in zip(names, found, strict=True):
+        if run.results is None:
+            last = [row["step"] for row in logged(run.path)[0]][-1:] or ["none"]
+            notes.append(f"{name} is unfinished (no results.json; last step logged: {last[0]}), left out.")
+    return finished, notes
+
+
+def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
+    """The rows of a run's metrics.csv that have a step, and a sentence about what is damaged in it."""
+    try:
+        _, rows, lost = sound_rows(folder / "metrics.csv")
+    except (OSError, UserError) as error:
+        return [], f"metrics.csv cannot be read ({first_line(error)}), so its steps are not known."
+    return rows, f"metrics.csv has {lost:,} damaged rows, left out." if lost else None
+
+
+def _words(runs: Sequence[str] | str | None) -> list[str]:
+    words = runs.split(",") if isinstance(runs, str) else list(runs) if isinstance(runs, list | tuple) else []
+    words = [os.path.expanduser(word.strip()) if isinstance(word, str) else "" for word in words]
+    if not words or "" in words:
+        raise UserError(
+            f"runs={runs!r} is not allowed: give run folders or patterns, such as runs='result/a/*,result/b/version_3'."
+        )
+    return words
+
+
+def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The run folders of all words, each once, in the order of the words; and what a pattern matched besides."""
+    paths: dict[Path, Path] = {}
+    notes = []
+    for word in words:
+        if not glob.has_magic(word) or os.path.exists(word):
+            paths.setdefault(Path(os.path.realpath(word)), Path(word))
+            continue
+        matches = sorted((Path(match) for match in glob.glob(word, recursive=True)), key=_natural)
+        if not matches:
+            raise UserError(f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
+        folders = [match for match in matches if is_run(match)]
+        if not folders:
+            raise UserError(
+                f"runs names {word}, which matches {len(matches)} path(s) and no run folder (one holds settings.json)."
+            )
+        if strays := [str(match) for match in matches if match not in folders]:
+            notes.append(f"no run folders, left out: {', '.join(strays)}.")
+        for match in folders:
+            paths.setdefault(Path(os.path.realpath(match)), match)
+    return list(paths.values()), notes
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key under which version_2 comes before version_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def shortest_names(paths: Sequence[Path]) -> list[str]:
+    """For each path the shortest end that no other of them has: the experiment and the version, or more."""
+    whole = [Path(os.path.realpath(path)).parts for path in paths]
+
+    def ends(length: int) -> list[tuple[str, ...]]:
+        return [parts[-length:] for parts in whole]
+
+    names = []
+    for place, parts in enumerate(whole):
+        length = next(n for n in range(min(2, len(parts)), len(parts) + 1) if ends(n).count(ends(n)[place]) == 1)
+        names.append(Path(*parts[-length:]).as_posix())
+    return names

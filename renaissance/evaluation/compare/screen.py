@@ -1,0 +1,42 @@
+"""Tables and sentences in the width of a screen: long values shortened, a table of many columns in several parts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from renaissance.runs.report import table
+
+WIDTH = 120
+LONGEST = 34  # characters of a cell
+
+
+def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
+    """Rows of cells as tables, whose first column stands in each, or sentences; no line wider than the screen.
+
+    A row stands in the tables that have a cell for it. Names of columns that would be the same if they were shortened stay
+    as they are.
+    """
+    if isinstance(lines[0], str):
+        return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+    head, *rest = lines
+    short = tuple(map(shortened, head))
+    rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(shortened, row)) for row in rest)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    parts, place = [], 1
+    while place < len(widths) or not parts:
+        end, width = place + 1, len(indent) + widths[0] + sum(2 + size for size in widths[place : place + 1])
+        while end < len(widths) and width + 2 + widths[end] <= WIDTH:
+            width, end = width + 2 + widths[end], end + 1
+        lines = [(row[0], *row[place:end]) for row in rows]
+        parts.append(table([line for number, line in enumerate(lines) if not number or any(line[1:])], indent=indent))
+        place = end
+    return "\n\n".join(parts)
+
+
+def shortened(text: str) -> str:
+    """A text without its middle, where it is too long for a cell; its beginning and its end tell most."""
+    if len(text) <= LONGEST:
+        return text
+    start = LONGEST // 3
+    return f"{text[:start]}…{text[start + 1 - LONGEST :]}"

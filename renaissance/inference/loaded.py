@@ -1,0 +1,340 @@
+"""A trained model with its tokenizer, the transform of its pictures and its heads.
+
+    checkpoint -> settings, tokenizer, transform, model, heads -> score, fill, answer, encode
+
+Everything comes from the checkpoint; nothing is asked of the Hub.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from renaissance import config
+from renaissance.core.errors import UserError, first_line
+from renaissance.core.foreign import read_bytes
+from renaissance.core.types import ImageInput, TextInput, Tokens
+from renaissance.data.collate import Source, stack_pictures
+from renaissance.data.formats import MAX_PIXELS
+from renaissance.data.samples import RawSample
+from renaissance.data.text import encode
+from renaissance.data.transforms import make_transform
+from renaissance.runs import checkpoint
+from renaissance.settings.draft import Draft
+from renaissance.settings.presets import defaults_of
+from renaissance.settings.rules import expanded, whole
+from renaissance.training.assembly import build, build_shape, resolve
+from renaissance.training.starting import named
+
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+MOST_BYTES = 4 * MAX_PIXELS  # of a picture's file: a whole one that is not compressed
+_BATCH = 32  # pairs that are computed at once
+_MATCHING = ("itm", "irtr")  # heads of two classes, matched or not, the first that a checkpoint has is asked
+# Kinds of Pillow pictures that no PNG holds, and those that no file does, with what they are read as.
+_TIFF = ("CMYK", "YCbCr", "LAB", "F", "I", "I;16", "I;16L", "I;16B", "PA", "RGBX")
+_UNSTORED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
+
+
+class Loaded:
+    """A model with its tokenizer, the transform of its pictures and its heads.
+
+    Args:
+        path: of a checkpoint that this program wrote.
+        device: where it computes.
+        trust_remote_code: runs the code that an encoder of the checkpoint brought, which nobody else can say.
+
+    Attributes:
+        model: in eval mode. heads: by task. tokenizer. settings: of the run that trained it.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+
+    def __init__(self, path: str | os.PathLike, device: str | torch.device = "cpu", *, trust_remote_code: bool = False):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise UserError(f"device={device!r} cannot be used ({first_line(error)}); give cpu, or cuda.") from error
+        path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
+        stored = checkpoint.read(path)
+        values = {**defaults_of(config.ex), **stored.settings, "load_path": str(path), "resume_from": None}
+        values |= {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
+        with named(str(path)):
+            draft = Draft({key: values[key] for key in defaults_of(config.ex)}, {})
+            resolved = resolve(draft, stored, reads_data=False)
+        build_shape(resolved)
+        built = build(resolved, pretrained=False)
+        checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
+        self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
+        self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
+        model, data = self.settings.model, self.settings.data
+        transform = make_transform(
+            data.val_transform, model.image_size, patch_size=model.patch_size or 1, seed=0, train=False
+        )
+        self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
+
+    @torch.inference_mode()
+    def score(self, image: Picture | Iterable[Picture], text: str | Iterable[str]) -> float | list[float]:
+        """The probability that a text belongs to a picture, by the head of image-text matching.
+
+        One picture with one text gives a number. A list (or another iterable) on either side gives a list: pictures and
+        texts are taken pair by pair, and a single one goes with each of the other side.
+
+        Args:
+            image: a file's path or bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) uint8 tensor; or n of these.
+            text: a caption, without [MASK]; or n captions.
+
+        Returns:
+            0..1; n of them where one of the two is a list of n, a list of one too.
+
+        Raises:
+            UserError: the checkpoint has no such head, a picture cannot be read, a text holds [MASK], or two lists are of
+                different lengths.
+        """
+        head = self._head(*_MATCHING)
+        if image is None or text is None:
+            raise UserError("score needs image and text.")
+        images, texts = _pairs(image, text)
+        for each in texts:
+            if self.masks(each):
+                raise UserError(
+                    f"text={each!r} holds [MASK], which no text of image-text matching does: score complete()."
+                )
+        scores = torch.cat([head(pooled).softmax(-1)[:, 1] for pooled in self._pooled(images, texts)]).tolist()
+        return scores[0] if isinstance(image, Picture) and isinstance(text, str) else scores
+
+    @torch.inference_mode()
+    def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The most probable word pieces for each [MASK] of a text, by the head of masked language modelling.
+
+        Args:
+            image: one picture as for `score`, or None to ask without. text: with one or more [MASK]. top: how many.
+
+        Returns:
+            For each mask, in order, its (piece, probability), the most probable first.
+
+        Raises:
+            UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the picture cannot be
+                read.
+        """
+        head, images = self._head("mlm"), None if image is None else [_one(image, Picture, "image")]
+        parts = self._parts(_one(text, str, "text"))
+        texts = self._texts([self.tokenizer.mask_token.join(parts)])
+        masked = texts.input_ids == self.tokenizer.mask_token_id
+        if len(parts) == 1 or int(masked.sum()) < len(parts) - 1:
+            found = f"{int(masked.sum())} of its {len(parts) - 1}" if len(parts) > 1 else "no"
+            longest = self.settings.model.max_text_len
+            raise UserError(f"text={text!r} holds {found} [MASK] within its first {longest} tokens.")
+        fused = self.model.fuse(
+            self.model.embed_text(texts), None if images is None else self._image(images), needs={"text"}
+        )
+        every = head(fused.text[masked]).softmax(-1)
+        probabilities, pieces = every.topk(_count(top, every.shape[-1]))
+        named = [[self.tokenizer.decode([piece]).strip() for piece in row] for row in pieces.tolist()]
+        return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
+
+    def complete(self, image: Picture | None, text: str) -> str:
+        """The text with each [MASK] filled by its most probable word piece that is no special token; arguments as `fill`."""
+        special = {each.strip() for each in self.tokenizer.all_special_tokens}
+        filled, *rest = self._parts(text)
+        for row, part in zip(self.fill(image, text, len(special) + 1), rest, strict=True):
+            piece = next((piece for piece, _ in row if piece not in special), "")
+            # "##s" belongs to the word before it
+            filled = filled.rstrip() + piece[2:] + part if piece.startswith("##") else filled + piece + part
+        return filled
+
+    @torch.inference_mode()
+    def answer(self, image: Picture, question: str, top: int = 5) -> list[tuple[str, float]]:
+        """The best answers to a question about a picture, by the head of VQA.
+
+        Args:
+            image: one picture as for `score`. question: in words. top: how many.
+
+        Returns:
+            (answer, score in 0..1), the best first; scores are of each answer by itself and need not add up to 1.
+
+        Raises:
+            UserError: the checkpoint has no such head, or the picture cannot be read.
+        """
+        head, names = self._head("vqa"), self.heads["vqa"].labels
+        pair = [_one(image, Picture, "image")], [_one(question, str, "question")]
+        scores, labels = head(next(self._pooled(*pair)))[0].sigmoid().topk(_count(top, len(names)))
+        return [(names[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+
+    @torch.no_grad()  # vectors out of inference_mode could not be learned from
+    def encode(
+        self, image: Picture | Iterable[Picture] | None = None, text: str | Iterable[str] | None = None
+    ) -> Tensor:
+        """The pooled vectors of pictures with texts, or of one of the two alone.
+
+        Args:
+            image: as for `score`, or None. text: one text or n, or None. Both are brought together as `score` does.
+
+        Returns:
+            (n, pooled_size) float, on the CPU. Of pictures or texts alone (n, D): the vector of that side, D the width; a
+            model that pools both sides has their two vectors side by side, the text's first.
+
+        Raises:
+            UserError: neither is given, lists of different lengths, a picture that cannot be read, or pictures alone where
+                the model pools the text only.
+        """
+        if image is None and text is None:
+            raise UserError("encode needs image, text or both.")
+        images, texts = _pairs(image, text)
+        kind, width = self.settings.model.model_type, self.model.width
+        if texts is None and self.model.image_pooler is None and kind == "two-tower":
+            raise UserError("encode needs text beside image: this model pools the text alone (pooler_type=single).")
+        pooled = torch.cat(list(self._pooled(images, texts))).cpu()
+        if pooled.shape[1] == width or None not in (images, texts):
+            return pooled
+        return pooled[:, width:] if texts is None else pooled[:, :width]
+
+    def _pooled(self, images: list[Picture] | None, texts: list[str] | None) -> Iterator[Tensor]:
+        """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
+        sides = [(texts, self._text), (images, self._image)]
+        longest = max(len(items) for items, _ in sides if items is not None)
+        single = [encode(items) if items is not None and len(items) == 1 else None for items, encode in sides]
+        for start in range(0, longest, _BATCH):
+            count, tokens = min(_BATCH, longest - start), []
+            for (items, encode_side), alone in zip(sides, single, strict=True):
+                if alone is not None:
+                    tokens.append(alone.select(torch.zeros(count, dtype=torch.int64, device=alone.hidden.device)))
+                else:
+                    tokens.append(None if items is None else encode_side(items[start : start + count]))
+            yield self.model.fuse(*tokens, needs={"pooled"}).pooled
+
+    def masks(self, text: str) -> int:
+        """How many masks a text holds."""
+        return len(self._parts(text)) - 1
+
+    def _parts(self, text: str) -> list[str]:
+        """The text between its masks, which are [MASK] or the tokenizer's own."""
+        own = self.tokenizer.mask_token or "[MASK]"
+        return text.replace("[MASK]", own).split(own)
+
+    def _head(self, *names: str) -> torch.nn.Module:
+        """The first of these tasks' heads that there is."""
+        for name in names:
+            if name in self.heads:
+                return self.heads[name].head
+        there = ", ".join(self.heads) or "none"
+        raise UserError(f"{self.path} has no head for {' or '.join(names)} (its heads: {there}); load one that has.")
+
+    def _texts(self, texts: list[str]) -> TextInput:
+        _, encoded = encode(self.tokenizer, texts, self.settings.model.max_text_len)
+        return TextInput(*(tensor.to(self.device) for tensor in encoded))
+
+    def _text(self, texts: list[str]) -> Tokens:
+        return self.model.embed_text(self._texts(texts))
+
+    def _image(self, images: list[Picture]) -> Tokens:
+        raws = [RawSample(0, (_encoded(image),), "", where=_name(image)) for image in images]
+        pictures = [self._source.pictures(raw, 0)[0] for raw in raws]
+        stacked = stack_pictures(pictures, self._source.transform.keeps_aspect)
+        return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
+
+
+def _pairs(image: Any, text: Any) -> tuple[list[Picture] | None, list[str] | None]:
+    """Pictures and texts as lists, of one where one is given by itself; None stays None.
+
+    Raises:
+        UserError: something is no picture or text, a list is empty, or two lists are of different lengths.
+    """
+    images = None if image is None else _listed(image, Picture, "image")
+    texts = None if text is None else _listed(text, str, "text")
+    if (
+        image is None
+        or text is None
+        or isinstance(image, Picture)
+        or isinstance(text, str)
+        or len(images) == len(texts)
+    ):
+        return images, texts
+    raise UserError(
+        f"image has {len(images)} pictures and text {len(texts)} texts; give as many, or a single one of either."
+    )
+
+
+def _listed(value: Any, kind: Any, name: str) -> list[Any]:
+    """One picture or text, or an iterable of them, as a list.
+
+    Raises:
+        UserError: it is neither, or holds nothing.
+    """
+    if isinstance(value, kind):
+        return [value]
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, Set)):
+        return [_one(value, kind, name)]
+    items = [_one(each, kind, f"{name}[{place}]") for place, each in enumerate(value)]
+    if not items:
+        raise UserError(f"{name} is an empty list; give one or more.")
+    return items
+
+
+def _one(value: Any, kind: Any, name: str) -> Any:
+    """A picture or text. Raises UserError where it is none."""
+    if isinstance(value, kind):
+        return value
+    what = (
+        "text"
+        if kind is str
+        else "picture: give a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
+    )
+    raise UserError(f"{name}={type(value).__name__} is no {what}.")
+
+
+def _count(top: Any, most: int) -> int:
+    if problem := whole(1).problem("top", top):
+        raise UserError(problem)
+    return min(int(top), most)
+
+
+def _name(image: Picture) -> str:
+    return str(image) if isinstance(image, (str, os.PathLike)) else "image"
+
+
+def _encoded(image: Picture) -> bytes:
+    """The picture as the bytes of a file, so that all forms go through the decoder of training.
+
+    Raises:
+        UserError: no such file, or no picture.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, os.PathLike)):
+        path = expanded("image", os.fspath(image))
+        return read_bytes(path, f"image={path}", most=MOST_BYTES)
+    try:
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
+        picture = picture.convert(_UNSTORED.get(picture.mode, picture.mode))
+        stream = io.BytesIO()
+        if picture.mode in _TIFF:
+            picture.save(stream, "TIFF", compression="raw", exif=b"", icc_profile=b"")
+        else:
+            picture.save(stream, "PNG", compress_level=1, icc_profile=None)
+    except Exception as error:  # Pillow reads a lazy file here, whose bytes fail in any way they like
+        raise UserError(f"image={_describe(image)} is no picture that can be read ({first_line(error)}).") from error
+    return stream.getvalue()
+
+
+def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
+    """The pixels of an array as Pillow takes them, (H, W, 3) uint8 or grey."""
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.dim() != 3 or len(image) != 3:
+            raise ValueError("a tensor has to be (3, H, W) uint8")
+        image = image.detach().cpu().permute(1, 2, 0).numpy()
+    if image.ndim == 3 and (image.dtype != np.uint8 or image.shape[2] not in (3, 4)) or image.ndim not in (2, 3):
+        raise ValueError("an array has to be (H, W, 3) uint8")
+    return np.ascontiguousarray(image)
+
+
+def _describe(image: Any) -> str:
+    shape = "" if isinstance(image, Image.Image) else f" {tuple(image.shape)} {image.dtype}"
+    return f"{type(image).__name__}{shape}"

@@ -1,0 +1,229 @@
+"""What a checkpoint holds, how it is written, and what is taken of one.
+
+A checkpoint is one file of plain values and tensors, read with `weights_only`: it holds all that builds the model again
+(settings, each tower's configuration, the tokenizer's files, the pictures' mean and deviation), so loading never asks the Hub.
+It is written beside its target, flushed to the disk and renamed: a reader finds the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from renaissance.core.atomic import AtomicFile
+from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.foreign import refuse_lfs
+
+from . import archive
+from .stored import check_parts
+
+FORMAT = 1
+NUMBERED = "step_"  # begins the names of the checkpoints that a run leaves on its way; their numbers have one length
+
+
+class Stored(NamedTuple):
+    """The content of a checkpoint.
+
+    Attributes:
+        settings: every flat setting, resolved.
+        towers: the configuration of each tower as a dictionary, by its key (encoder, image_encoder, text_encoder).
+        tokenizer: text of the tokenizer's files by name.
+        image: {"mean", "std"} of the pixels that the model expects.
+        labels: the vocabulary of answers of each task that has one, in the order of their numbers.
+        model, heads: state dictionaries.
+        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the
+            best validation so far, None where there was none, "pending": whether the validation of this step is still to come,
+            "scaler": state of the scaler of gradients, None where there is none}.
+    """
+
+    settings: dict[str, Any]
+    towers: dict[str, dict[str, Any]]
+    tokenizer: dict[str, str]
+    image: dict[str, list[float]]
+    labels: dict[str, list[str]]
+    model: dict[str, Tensor]
+    heads: dict[str, Tensor]
+    training: dict[str, Any]
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's weights; names of parameters.
+
+    `missing` are in the model but not in the checkpoint, `unexpected` the reverse, `resized` were interpolated or cut;
+    `started` says which parts of new heads started from those of other tasks.
+    """
+
+    path: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+    def refuse_missing(self, setting: str) -> None:
+        """Refuses a checkpoint that lacks weights of the very model that it was made of; random ones would take their place.
+
+        Args:
+            setting: that named it.
+        """
+        if self.missing:
+            names = ", ".join(map(printable, self.missing[:3])) + (" ..." if len(self.missing) > 3 else "")
+            raise UserError(
+                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model ({names}); it is damaged, or "
+                "was not written by this program."
+            )
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
+        for what, names in (
+            ("new, random weights", self.missing),
+            ("not used", self.unexpected),
+            ("resized", self.resized),
+        ):
+            if names:
+                lines.append(f"  {what}: {len(names)} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})")
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.started)])
+
+
+def save(path: str | os.PathLike, stored: Stored) -> None:
+    """Writes a checkpoint so that a crash at any point leaves the old file or the whole new one.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    with AtomicFile(Path(path), "log_dir") as file:
+        torch.save({"format": FORMAT, **stored._asdict()}, file)
+        file.commit()
+
+
+def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
+    """Reads a checkpoint.
+
+    Args:
+        path: the file. setting: the name of the setting that named it, for the sentence.
+
+    Raises:
+        UserError: no such file, not a checkpoint of ours, or cut short.
+    """
+    path = check(path, setting)
+    where = f"{setting}={path}"
+    try:
+        claimed = archive.claims(path)
+    except Exception as error:  # what is whole may still be no checkpoint, and a reader then fails in any way
+        raise _damaged(where, error) from error
+    if not isinstance(claimed, dict) or claimed.get("format") != FORMAT:
+        version = claimed.get("format") if isinstance(claimed, dict) else None
+        what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
+        raise UserError(f"{where} {what}; this version reads format {FORMAT}.")
+    if absent := [name for name in Stored._fields if name not in claimed]:
+        raise UserError(f"{where} lacks {', '.join(absent)}; it is not a checkpoint of this program.")
+    settings = check_parts({name: claimed[name] for name in Stored._fields}, where)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _damaged(where, error) from error
+    stored = Stored(**{name: content[name] for name in Stored._fields} | {"settings": settings})
+    _refuse_no_numbers(where, {**stored.model, **stored.heads})
+    # Without what torch keeps beside a state dictionary: the versions of modules that it had when it was written.
+    return stored._replace(model=dict(stored.model), heads=dict(stored.heads))
+
+
+def check(path: str | os.PathLike, setting: str = "load_path") -> Path:
+    """Whether a file is there and whole: torch writes a checksum of each tensor, but does not look at it.
+
+    Raises:
+        UserError: it is not there, cut short, a bit of it has changed, or it would swell when it is read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ", ".join(str(each) for each in sorted(path.parent.glob("*.ckpt"))[:5]) if path.parent.is_dir() else ""
+        raise UserError(
+            f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
+        )
+    try:
+        with open(path, "rb") as file:
+            refuse_lfs(file.read(64), f"{setting}={path}")
+        archive.refuse_swelling(path)
+    except UserError:
+        raise
+    except Exception as error:  # zlib, struct and zipfile each have their own ways to fail on damaged bytes
+        raise _damaged(f"{setting}={path}", error) from error
+    return path
+
+
+def _damaged(where: str, error: Exception) -> UserError:
+    return UserError(
+        f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by this "
+        "program."
+    )
+
+
+def _refuse_no_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """One weight that is no number makes every number of the model none, in silence."""
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        names = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
+        raise UserError(
+            f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({names}); take an earlier "
+            "checkpoint of its run."
+        )
+
+
+def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
+    """Copies a checkpoint's weights into a model, resizing position tables, and says what became of each.
+
+    Args:
+        model: its method `adapt(name, tensor)` brings a tensor of another shape to the model's, or returns None.
+        heads: heads of tasks that the checkpoint does not know stay as they are, or start from other tasks' parts, which
+            their `starts_from` names.
+
+    Raises:
+        UserError: no tower of the checkpoint fits the model.
+    """
+    report = LoadReport(path)
+    _copy(model, stored.model, report, model.adapt)
+    if not any(not name.startswith(("token_types", "text_pooler", "image_pooler")) for name in report.loaded):
+        raise UserError(
+            f"load_path={path} holds another model: none of its {len(stored.model)} tensors fits; give its own towers."
+        )
+    _copy(heads, _with_started(heads, stored.heads, report), report, lambda name, tensor: None)
+    return report
+
+
+def _with_started(heads: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """The heads' state, with the parts that a new head starts from under the names that they have there."""
+    named = dict(state)
+    for head, task in heads.named_children():
+        if any(name.startswith(f"{head}.") for name in state):
+            continue
+        for part, other in getattr(task, "starts_from", {}).items():
+            found = {name.removeprefix(other): tensor for name, tensor in state.items() if name.startswith(f"{other}.")}
+            if found:
+                named |= {f"{head}.{part}{rest}": tensor for rest, tensor in found.items()}
+                report.started.append(f"{head}.{part} starts from {other}")
+    return named
+
+
+def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, adapt: Any) -> None:
+    own = module.state_dict()
+    taken = {}
+    for name, tensor in state.items():
+        if name not in own:
+            report.unexpected.append(name)
+        elif own[name].shape == tensor.shape:
+            taken[name] = tensor
+        elif own[name].ndim == tensor.ndim and getattr(adapted := adapt(name, tensor), "shape", 0) == own[name].shape:
+            taken[name] = adapted
+            report.resized.append(name)
+        else:
+            report.unexpected.append(name)
+    report.loaded += list(taken)
+    report.missing += [name for name in own if name not in taken]
+    module.load_state_dict(taken, strict=False)

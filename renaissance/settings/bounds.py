@@ -1,0 +1,102 @@
+"""Sizes that no machine holds: refused by arithmetic, before anything of them is allocated or walked through.
+
+Each setting has a most of its own in `rules`. What several of them make together, or with a model's configuration, is found here,
+by the tensors that are made while the model is built without memory (on the meta device).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from renaissance.core.errors import UserError
+
+from .sections import Settings
+
+MOST_PARTS = 100_000  # modules, parameters and buffers of a model, which take time each; the largest encoders have some thousands
+_GB = 1e9
+_NEW = (
+    1 << 30
+)  # bytes of weights that a model has beside those of its checkpoint: new heads, positions of larger pictures
+
+
+@contextmanager
+def bounded_building(held: int | None = None) -> Iterator[None]:
+    """Around a build on the meta device: a model that this machine could not hold is not built to its end.
+
+    Args:
+        held: bytes of the weights that a checkpoint holds for it; None where there is none.
+
+    Raises:
+        UserError: its weights take more than the memory of this machine, or are more tensors than any encoder has.
+    """
+    memory = memory_of_machine()
+    most = memory if held is None else min(memory, 2 * held + _NEW)
+
+    def check(parts: int, _: int, size: int) -> None:
+        if most < min(size, memory):
+            raise UserError(
+                f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, and the file holds "
+                f"{(held or 0) / _GB:,.1f} GB; it is damaged, or was not written by this program."
+            )
+        if size > memory:
+            raise UserError(
+                f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "
+                "(width, layers, vocabulary, positions), or another encoder."
+            )
+        if parts > MOST_PARTS:
+            raise UserError(f"The model has more than {MOST_PARTS:,} modules and weights: give fewer layers.")
+
+    with counted(check):
+        yield
+
+
+@contextmanager
+def counted(check: Callable[[int, int, int], None]) -> Iterator[None]:
+    """Around the building of a model: counts what it has so far, so that it need not be built to its end.
+
+    Args:
+        check: gets the modules, parameters and buffers, the numbers in them, and their bytes; it raises to end the building.
+    """
+    from torch.nn.modules import module as registration
+
+    parts = numbers = size = 0
+
+    def count(_module: Any, _name: str, part: Any) -> None:
+        nonlocal parts, numbers, size
+        if part is not None:
+            parts += 1
+        if hasattr(part, "element_size"):
+            numbers, size = numbers + part.numel(), size + part.numel() * part.element_size()
+        check(parts, numbers, size)
+
+    with ExitStack() as stack:
+        for kind in ("module", "parameter", "buffer"):
+            register = getattr(registration, f"register_module_{kind}_registration_hook")
+            stack.callback(register(count).remove)
+        yield
+
+
+def refuse_huge_batches(settings: Settings) -> None:
+    """Refuses a step whose pictures this machine cannot hold: the loader hands over those of all its micro-batches at once.
+
+    Raises:
+        UserError: naming the settings that decide.
+    """
+    data, side, memory = settings.data, settings.model.image_size, memory_of_machine()
+    sizes = {"eval_batch_size": data.eval_batch_size}
+    if not settings.run.test_only:
+        sizes["batch_size"] = data.batch_size // settings.machine.num_nodes
+    for key, pictures in sizes.items():
+        if (size := pictures * 3 * side * side) > memory:
+            raise UserError(
+                f"{key}={settings.flat[key]} with image_size={side}: the pictures of one batch take {size / _GB:,.0f} GB, and "
+                f"this machine has {memory / _GB:,.0f} GB of memory; give a smaller {key} or image_size."
+            )
+
+
+def memory_of_machine() -> int:
+    """Bytes of its main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

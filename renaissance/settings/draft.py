@@ -1,0 +1,271 @@
+"""From flat `key=value` settings to one frozen, checked `Settings`.
+
+A `Draft` holds the flat values of a command with the place each came from. It refuses what is wrong by itself, then takes
+answers from a checkpoint and from the pretrained models for the keys that were left open, and settles into `Settings`.
+Order of authority: given on the command line or by a preset > checkpoint > model > fallback. Nothing here imports torch,
+so that a wrong setting is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from renaissance.core.errors import UserError
+from renaissance.core.launch import available_cores, started
+
+from .combinations import SEVERAL, heads_problem, idle_random_rate
+from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
+from .rules import CHECKS, PATHS, plain_path
+from .sections import (
+    DataSettings,
+    FusionSettings,
+    MachineSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    OptimSettings,
+    RunSettings,
+    Settings,
+    TowerSettings,
+)
+
+
+class SettingsError(UserError):
+    """One or several settings are wrong; the message lists every problem at once."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        several = f"{len(problems)} settings are wrong:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(problems[0] if len(problems) == 1 else several)
+
+
+class Draft:
+    """The flat settings of a command before the models have answered.
+
+    Args:
+        values: every key of config.py with its value.
+        sources: where each value came from that is not the default: "given", "preset <name>".
+
+    Raises:
+        SettingsError: listing every problem that can be seen without a checkpoint or a model.
+    """
+
+    def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str]):
+        self.raw = dict(values)
+        self.values: dict[str, Any] = {key: None if value == "" else value for key, value in values.items()}
+        self.sources = {key: sources.get(key, "default") for key in values}
+        self.given = frozenset(sources)
+        problems = []
+        for key, value in self.values.items():
+            if problem := CHECKS[key].problem(key, value):
+                problems.append(problem)
+            elif value is not None:
+                self.values[key] = CHECKS[key].convert(value)
+        if not problems:
+            for rule in SEVERAL:
+                problems += rule(self.values)
+            if "lr_mult_random" in self.given:
+                problems += idle_random_rate(self.values)
+        if problems:
+            raise SettingsError(problems)
+        launch, problems = started(self.values, self.given)
+        if problems:
+            raise SettingsError(problems)
+        if launch.per_node is not None:
+            for key, number in (("num_gpus", launch.per_node), ("num_nodes", launch.nodes)):
+                self.values[key], self.sources[key] = number, launch.by
+        if self["ref_dataset"]:
+            self.values["datasets"], self.sources["datasets"] = [self["ref_dataset"]], "ref_dataset"
+        if not (self["resume_from"] or self["test_only"]):
+            self.settle_batches()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def resuming(self, path: str | None) -> Draft:
+        """The draft of the same command with a checkpoint that it goes on from, or with none."""
+        free = ("resume_from", "load_path") if path else ("resume_from",)
+        values = self.raw | dict.fromkeys(free) | {"resume_from": path}
+        given = {key: source for key, source in self.sources.items() if key in self.given and key not in free}
+        return Draft(values, given | ({"resume_from": "auto"} if path else {}))
+
+    def answer(self, source: str, answers: Mapping[str, Any], free: Iterable[str] = ADAPTABLE) -> None:
+        """Takes what a checkpoint or a model knows for the keys that nobody gave.
+
+        Args:
+            source: "checkpoint" or "model <name>", for the report.
+            answers: values by key; None says nothing.
+            free: keys that a command may give otherwise.
+
+        Raises:
+            SettingsError: a given value contradicts an answer.
+        """
+        problems = []
+        for key, answer in answers.items():
+            if answer is None or key not in self.values:
+                continue
+            if self.values[key] is None or self.sources[key] == "default":
+                self.values[key], self.sources[key] = answer, source
+            elif key not in free and not _agree(key, self.values[key], answer):
+                problems.append(
+                    f"{key}={self.values[key]} contradicts the {source}, which has {key}={answer}; leave {key} out or give "
+                    f"{answer}{_manual_hint(key) if source != 'checkpoint' else ''}."
+                )
+        if problems:
+            raise SettingsError(problems)
+
+    def name_towers(self) -> None:
+        """Settles which towers there are, once a checkpoint had its say: one-tower by `encoder`, else two-tower."""
+        if self["model_type"] is None:
+            self._fill({"model_type": "one-tower" if self["encoder"] else "two-tower"}, "encoder settings")
+        if self["model_type"] == "two-tower":
+            self._fill(FALLBACK_TOWERS, "fallback")
+        elif not self["encoder"]:
+            raise SettingsError(["model_type=one-tower needs encoder=<Hub id or folder>."])
+        other = "two-tower" if self["model_type"] == "one-tower" else "one-tower"
+        idle = [key for key in TYPE_KEYS[other] if key in self.given and self[key] not in (None, False)]
+        if idle:
+            why = (
+                f": the checkpoint holds a {self['model_type']} model"
+                if self.sources["model_type"] == "checkpoint"
+                else ""
+            )
+            raise SettingsError([f"{key} means something to {other} models only{why}; leave it out." for key in idle])
+
+    def towers(self) -> tuple[str, ...]:
+        """The tower keys in use: ("encoder",) or ("image_encoder", "text_encoder")."""
+        return ("encoder",) if self["model_type"] == "one-tower" else ("image_encoder", "text_encoder")
+
+    def tower(self, key: str) -> TowerSettings:
+        """The settings of one tower, whose sizes may still be None."""
+        prefix, random_key, frozen_key = TOWER_KEYS[key]
+        sizes = {name: self[prefix + name] for name in DIMENSIONS}
+        manual = self[f"{key}_manual_configuration"]
+        return TowerSettings(self[key], self[random_key], manual, **sizes, frozen=self[frozen_key])
+
+    def settle(self) -> Settings:
+        """Fills what is still open with the fallbacks and freezes everything.
+
+        Raises:
+            SettingsError: sizes that do not go together (heads that do not divide a width).
+        """
+        two = self["model_type"] == "two-tower"
+        # The image tower has said what its patches are, or that it has none.
+        self._fill({key: value for key, value in FALLBACKS.items() if not (two and key == "patch_size")}, "fallback")
+        self._fill({"pooler_type": "double" if two else "single"}, "fallback")
+        self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
+        self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
+        problems = [heads_problem(self.values, width, heads) for width, heads in HEADS] + [self._patch_problem()]
+        if problems := [problem for problem in problems if problem]:
+            raise SettingsError(problems)
+        return self._freeze(two)
+
+    def _patch_problem(self) -> str | None:
+        side, patch = self["image_size"], self["patch_size"]
+        if not patch or side % patch == 0:
+            return None
+        near = [str(size) for size in (side // patch * patch, side // patch * patch + patch) if size]
+        return f"image_size={side} is not a multiple of patch_size={patch}; give {' or '.join(near)}."
+
+    def _fill(self, values: Mapping[str, Any], source: str) -> None:
+        for key, value in values.items():
+            if self.values[key] is None and value is not None:
+                self.values[key], self.sources[key] = value, source
+
+    def settle_batches(self) -> None:
+        """Settles processes, micro-batches and groups; where a checkpoint answers for them, once it has.
+
+        Raises:
+            SettingsError: sizes that do not divide each other.
+        """
+        self._fill({"num_gpus": 1}, "fallback")
+        processes = self["num_gpus"] * self["num_nodes"]
+        batch, micro = self["batch_size"], self["per_gpu_batchsize"]
+        if not micro and batch % processes == 0:
+            micro = self.values["per_gpu_batchsize"] = batch // processes
+        if not micro or batch % (micro * processes):
+            raise SettingsError([_batch_problem(batch, micro, processes)])
+        self._fill({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
+        group = self["negative_group"]
+        grouped = [name for name in ("itm", "itc") if self["loss_names"].get(name)]
+        if self["draw_false_image"] and "itm" in grouped:
+            grouped.remove("itm")
+        if not grouped:
+            return
+        if group < 2:
+            raise SettingsError(
+                [
+                    f"negative_group=1 leaves {grouped[0].upper()} no picture to exchange; give negative_group and "
+                    "per_gpu_batchsize of 2 or more."
+                ]
+            )
+        sizes = ["eval_batch_size"] if self["test_only"] else ["per_gpu_batchsize", "eval_batch_size"]
+        problems = [
+            f"negative_group={group} does not divide {key}={self[key]}; give a divisor of it, or leave negative_group out."
+            for key in sizes
+            if self[key] % group
+        ]
+        if problems:
+            raise SettingsError(problems)
+
+    def _freeze(self, two: bool) -> Settings:
+        flat = self.values
+        fusion = None
+        if two:
+            kind, width, layers, heads, ratio, drop = (flat[key] for key in FUSION_KEYS)
+            fusion = FusionSettings(kind, width, layers, heads, ratio, drop, flat["freeze_cross_modal_layers"])
+        towers = {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
+        weights = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
+        return Settings(
+            run=_section(RunSettings, flat),
+            data=_section(
+                DataSettings,
+                flat,
+                datasets=tuple(flat["datasets"]),
+                train_transform=flat["train_transform_keys"][0],
+                val_transform=flat["val_transform_keys"][0],
+            ),
+            model=_section(ModelSettings, flat, fusion=fusion, **towers),
+            objectives=_section(ObjectiveSettings, flat, loss_names=weights),
+            optim=_section(OptimSettings, flat),
+            machine=_section(MachineSettings, flat),
+            flat=dict(flat),
+            sources=dict(self.sources),
+        )
+
+
+def default_workers(processes_here: int) -> int:
+    """Loader processes for each training process: its share of the cores less one, at least 1 and at most 8."""
+    return min(8, max(1, available_cores(processes_here) - 1))
+
+
+def _section(kind: type, flat: Mapping[str, Any], **made: Any) -> Any:
+    return kind(**{name: made[name] if name in made else flat[name] for name in kind.__dataclass_fields__})
+
+
+def _agree(key: str, given: Any, answer: Any) -> bool:
+    if key in PATHS and isinstance(given, str) and isinstance(answer, str):
+        return plain_path(given) == plain_path(answer)
+    if isinstance(given, (list, tuple)) and isinstance(answer, (list, tuple)):
+        return list(given) == list(answer)
+    return given == answer
+
+
+def _manual_hint(key: str) -> str:
+    for tower, (prefix, _, _) in TOWER_KEYS.items():
+        if key in {prefix + name for name in DIMENSIONS}:
+            return f", or set {tower}_manual_configuration=True to train a model of other sizes from random weights"
+    return ""
+
+
+def _batch_problem(batch: int, micro: int, processes: int) -> str:
+    """What batch_size or per_gpu_batchsize would fit."""
+    unit = max(micro, 1) * processes
+    near = " or ".join(str(size) for size in (batch // unit * unit, -(-batch // unit) * unit) if size)
+    if not micro:
+        return f"batch_size={batch} is not a multiple of the {processes} processes; give batch_size={near}."
+    share = batch // processes if batch % processes == 0 else 0
+    largest = next((size for size in range(min(micro, share), 0, -1) if share % size == 0), 0)
+    advice = f", or per_gpu_batchsize={largest}, the largest up to {micro} that fits" if largest else ""
+    what = f"per_gpu_batchsize={micro} x {processes} process{'es' if processes > 1 else ''} = {unit}"
+    return f"batch_size={batch} is not a multiple of {what}; give batch_size={near}{advice}."

@@ -1,0 +1,135 @@
+"""Reads config.py (defaults, their comments, presets with recipes joined) and the config files of users."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sacred import Experiment
+
+from renaissance import config
+from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.foreign import read_json, read_text
+
+CONFIG_FILES = (".json", ".yaml", ".yml")
+PICKLES = (".pickle", ".pkl")
+_MOST_BYTES = 256 << 10  # of a config file; all settings with their comments are a twentieth of it
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """Every task, part and recipe of config.py, each as the dictionary that it sets."""
+    known = {**config.TASKS, **config.PARTS}
+    for name, joined in config.RECIPES.items():
+        merged: dict[str, Any] = {}
+        for part in joined.split():
+            merge(merged, known[part])
+        known[name] = merged
+    return known
+
+
+def defaults_of(ex: Experiment) -> dict[str, Any]:
+    """The defaults of an experiment, by key."""
+    return {key: value for key, value in ex.configurations[0]().items() if key != "__doc__"}
+
+
+def comments_of(ex: Experiment) -> dict[str, str]:
+    """The comment behind each default of an experiment, as written (Sacred keeps one of its own for `seed`)."""
+    return {key: comment for key, comment in re.findall(r"^    (\w+) = .+?  # (.+)$", _source(ex), re.MULTILINE)}
+
+
+def headings_of(ex: Experiment) -> dict[str, str]:
+    """The comment line above each group of defaults, by the group's first key."""
+    return {key: heading for heading, key in re.findall(r"^    # (.+)\n    (\w+) = ", _source(ex), re.MULTILINE)}
+
+
+def _source(ex: Experiment) -> str:
+    return inspect.getsource(ex.configurations[0]._func)
+
+
+def merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
+    """Merges a preset into another in place, dictionaries key by key, as Sacred does."""
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = copy.deepcopy(value)
+
+
+def read_config_file(path: Path) -> Mapping[str, Any]:
+    """The settings of a JSON or YAML file, as plain values.
+
+    Raises:
+        UserError: a pickle, no such file, or none that holds settings by name.
+    """
+    name = printable(str(path))
+    if path.suffix.lower() in PICKLES:
+        raise UserError(f"{name} is a pickle, which can run code; give the settings as JSON.")
+    if not os.path.exists(path):  # False, too, of a name that is too long
+        raise UserError(f"The config file {name} does not exist.")
+    if path.suffix.lower() == ".json":
+        content = read_json(path, most=_MOST_BYTES)
+    else:
+        content = _yaml(read_text(path, most=_MOST_BYTES), name)
+    if not isinstance(content, Mapping):
+        found = "is empty" if content is None else "does not hold settings by name"
+        raise UserError(f"{name} {found}; give `name: value` lines of YAML, or a JSON object.")
+    return content
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose words without quotes are what YAML 1.2 takes them for (its core schema): null, true, false, numbers in
+    decimal such as 1e-4, and text. PyYAML's own rules, of YAML 1.1, make text of 1e-4, 8 of 010, False of no, and 90 of 1:30.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):  # a few that double hold more values than any memory
+            raise yaml.MarkedYAMLError(
+                problem=f"*{event.anchor} is an alias; write it out", problem_mark=event.start_mark
+            )
+        if event.tag is not None:  # such as !!python/object, which would run code
+            raise yaml.MarkedYAMLError(problem=f"{event.tag} is a tag; leave it out", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            problem = (
+                "a key has to be a name"
+                if not isinstance(key.value, str)
+                else f"the key {key.value} stands there twice"
+            )
+            if not isinstance(key.value, str) or key.value in seen:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _kind, _form, _starts in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_form})$"), _starts)
+
+
+def _yaml(text: str, name: str) -> Any:
+    try:
+        return _Yaml(text).get_single_data()
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except yaml.MarkedYAMLError as error:
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        problem = f"line {error.problem_mark.line + 1}: {printable(said)}"
+    except (yaml.YAMLError, ValueError) as error:  # a control character; a number of thousands of digits
+        problem = first_line(error)
+    raise UserError(f"{name} cannot be read as YAML ({problem}); give `name: value` lines.")

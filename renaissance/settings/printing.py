@@ -1,0 +1,51 @@
+"""Answers to `print_config` and `print_named_configs`, without torch: they come at once."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from renaissance import config
+
+WIDTH = 44
+
+
+def print_config(
+    values: Mapping[str, Any], sources: Mapping[str, str], comments: Mapping[str, str], headings: Mapping[str, str]
+) -> str:
+    """Every setting by groups, with its value, its comment, and where the value came from if it is not the default."""
+    lines = [
+        "# None: the checkpoint, the pretrained model or a fallback answers; `python run.py check with ...` asks them.",
+        "# [given], [preset ...], [file ...]: where a value that is not the default came from.",
+    ]
+    for key, value in values.items():
+        if key in headings:
+            lines += ["", f"# {headings[key]}"]
+        line = f"{key} = {value!r}".ljust(WIDTH)
+        lines.append(f"{line}  # {comments.get(key, '')}" + (f"  [{sources[key]}]" if key in sources else ""))
+    return "\n".join(lines)
+
+
+def print_named_configs(*_: Mapping[str, Any]) -> str:
+    """Every preset with what it sets: tasks, parts, and recipes by what they join."""
+    lines = []
+    for title, table in (("tasks", config.TASKS), ("parts", config.PARTS)):
+        lines += ["", f"{title}:"]
+        for name, content in table.items():
+            lines += _entry(name, "  ".join(f"{key}={_short(value)}" for key, value in content.items()))
+    lines += ["", "recipes:"]
+    for name, joined in config.RECIPES.items():
+        lines += _entry(name, joined)
+    return "\n".join(lines[1:])
+
+
+def _entry(name: str, text: str) -> list[str]:
+    return textwrap.wrap(f"  {name.ljust(26)}{text}", 120, subsequent_indent=" " * 28, break_long_words=False)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        on = {key: weight for key, weight in value.items() if weight}
+        return "{" + ", ".join(f"{key}: {weight}" for key, weight in on.items()) + "}"
+    return str(value)

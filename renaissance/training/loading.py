@@ -1,0 +1,183 @@
+"""The data of a run, opened and checked, and the loaders of each process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+from renaissance.data.collate import Collate, Maker, Samples, Source
+from renaissance.data.datasets import open_pairs, splits_of
+from renaissance.data.formats import CAPTIONS, DATASETS, GLUE, OWN_SPLITS
+from renaissance.data.limited import limited
+from renaissance.data.loader import StepLoader
+from renaissance.data.pairs import PairDataset
+from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.transforms import make_transform
+from renaissance.data.workers import remove_socket_folder
+from renaissance.runs.report import RunFolder
+from renaissance.settings.sections import Settings
+from renaissance.tasks import WholeSplit, reading_task, task_class
+
+from .assembly import Resolved
+from .module import VisionLanguageModule, gathered
+
+
+@dataclass
+class Data:
+    """What a run reads.
+
+    Attributes:
+        samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
+            no such split, or the run does not read it.
+        makers: the maker of targets of each task.
+        train_steps: makes the order of training, with the arguments of `TrainSteps`.
+    """
+
+    samples: dict[str, Samples | None]
+    makers: dict[str, Maker]
+    train_steps: Callable[..., TrainSteps] = TrainSteps
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The evaluation splits."""
+        return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
+
+
+def read_data(resolved: Resolved) -> Data:
+    """Opens what the run reads; every file is checked before anything is computed.
+
+    What `test_only` does not find is left out, and noted for the screen.
+    """
+    settings = resolved.settings
+    names, limit = settings.objectives.loss_names, settings.data.eval_limit
+    makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
+    reading = reading_task(names)
+    task = None if reading is None else task_class(reading)
+    if task is None:
+        splits, opened = ("val", "test"), partial(_pairs, settings)
+    else:
+        splits, opened = task.splits(settings), partial(task.open, settings, labels=resolved.labels.get(reading))
+    samples: dict[str, Samples | None] = {"train": None, "val": None}
+    if not settings.run.test_only:
+        samples["train"] = opened(split="train")
+    samples |= {split: opened(split=split) for split in splits}
+    if settings.run.test_only:
+        resolved.notes.extend(_not_there(settings, samples))
+    by_picture = task is not None and task.limited_by_picture
+    return Data(
+        {split: limited(each, None if split == "train" else limit, by_picture) for split, each in samples.items()},
+        makers,
+    )
+
+
+def _pairs(settings: Settings, split: str) -> PairDataset | None:
+    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
+    data, names = settings.data, settings.data.datasets
+    if settings.run.test_only:
+        there = {name: splits_of(name, data.data_root, offers=CAPTIONS) for name in names}
+        if {"val", "test"} & {split for each in there.values() for split in each}:
+            names = [name for name in names if split in there[name]]
+    if not names:
+        return None
+    return open_pairs(names, split, data.data_root, allow_missing_shards=data.allow_missing_shards)
+
+
+def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> list[str]:
+    """A sentence that names the evaluation splits that a data set may have and that were not found."""
+    absent = []
+    for name in settings.data.datasets:
+        row = DATASETS.get(name) or GLUE.get(name)
+        known = OWN_SPLITS if row is None else row.splits
+        read = {split for split, each in samples.items() if each and name in {file.dataset for file in each.describe()}}
+        if read <= {*known}:  # not those of an older layout, which other splits have replaced
+            absent += [f"{split} of {name}" for split in known if split != "train" and split not in read]
+    return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
+
+
+class Loaders:
+    """Makes the loaders once the processes know their ranks.
+
+    Args:
+        resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+        asked: whether the run was asked to stop.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        data: Data,
+        trainer: Trainer,
+        folder: RunFolder,
+        asked: Callable[[], bool] = lambda: False,
+    ):
+        self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
+        self.folder, self.asked = folder, asked
+        self.made: list[StepLoader] = []
+        self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
+
+    def train(self, first_step: int, last_step: int) -> StepLoader:
+        data, settings = self.settings.data, self.settings
+        sampler = self.data.train_steps(
+            len(self.data.samples["train"]),
+            data.batch_size,
+            data.per_gpu_batchsize,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            settings.run.seed,
+            first_step,
+            last_step,
+        )
+        return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
+
+    def evaluation(self, split: str, *, batches: bool = True, raises: bool = True) -> StepLoader | None:
+        """Loads a split once; without `batches`, a single one of no samples, as every process has to evaluate one."""
+        samples, size = self.data.samples[split], self.settings.data.eval_batch_size
+        if samples is None:
+            return None
+        sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(sampler, split, size, raises=raises)
+
+    def close(self) -> None:
+        """Ends all loader processes, whatever they are at."""
+        for loader in self.made:
+            loader.kill()
+        self.made.clear()
+        remove_socket_folder()
+
+    def labelled(self, split: str) -> bool:
+        """Whether a split has the right answers."""
+        return self.data.samples[split].labelled
+
+    def whole(self, split: str, module: VisionLanguageModule) -> WholeSplit | None:
+        """What evaluates a split as a whole; None where a run for a look sees only some batches of it."""
+        if self.settings.run.fast_dev_run:
+            return None
+        data, trainer = self.settings.data, self.trainer
+        return WholeSplit(
+            *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
+            *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
+            *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),
+            *(split, module.selecting),
+        )
+
+    def source(self, split: str) -> Source:
+        """The samples of a split with the transform of their pictures."""
+        model, data, train = self.settings.model, self.settings.data, split == "train"
+        key = data.train_transform if train else data.val_transform
+        seed, patch = self.settings.run.seed, model.patch_size or 1
+        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
+        return Source(self.data.samples[split], transform, self.blind)
+
+    def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
+        collate = Collate(
+            *(self.tokenizer, self.settings.model.max_text_len, micro, self.data.makers, self.source(split)),
+            full=self.settings.machine.compile and split == "train",
+        )
+        pin = self.trainer.strategy.root_device.type == "cuda"
+        workers = self.settings.data.num_workers
+        self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, asked=self.asked))
+        return self.made[-1]

@@ -1,0 +1,158 @@
+"""The machine that a run needs, and how its processes come together: devices, precision, strategy, who starts whom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+from renaissance.core.errors import UserError, first_line
+from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launched
+from renaissance.settings.draft import Draft
+from renaissance.settings.sections import Settings
+
+_WATCH = 2  # seconds between two looks for the process that started this one
+_TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
+
+
+def check_devices(draft: Draft) -> None:
+    """Whether this machine has the devices that a command asks for.
+
+    Raises:
+        UserError: it has none, or fewer.
+    """
+    gpus = torch.cuda.device_count()
+    wanted = draft["num_gpus"] or 1
+    if draft["accelerator"] == "gpu" and not gpus:
+        raise UserError(
+            "accelerator=gpu, but this machine has no GPU that torch can use; leave accelerator out to run on CPU."
+        )
+    if gpus and draft["accelerator"] != "cpu" and wanted > gpus:
+        raise UserError(f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.")
+
+
+def check_start(num_nodes: int) -> None:
+    """Whether the processes of a run will find each other; also tells Lightning which of them this one is.
+
+    Raises:
+        UserError: several machines, and nothing that says which.
+    """
+    launch = launched()
+    rank_zero_only.rank = 0 if launch.first else max(1, rank_zero_only.rank)
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
+    if num_nodes > 1 and launch.by == PYTHON and lacking:
+        raise UserError(
+            f"num_nodes={num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run "
+            "scripts/torchrun.sh on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
+        )
+    if launch.by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0":
+        _end_with_parent()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out what Lightning and torch warn of though it is as it should be."""
+    with warnings.catch_warnings():
+        for message in (
+            "Found .* in eval mode",  # a frozen tower has to be
+            ".*GPU available but not used",
+            "The `srun` command is available",  # on a login node, say; it guesses, we do not (`cluster_environment`)
+            "`broadcast_buffers` is deprecated",  # what torch 2.14 names instead has no counterpart in older ones
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+@contextlib.contextmanager
+def together(processes: int) -> Iterator[None]:
+    """Around what the processes of a run do together, quietly: one that has died is one sentence on the others.
+
+    Args:
+        processes: how many.
+
+    Raises:
+        UserError: another process has ended; why, it has said itself.
+    """
+    try:
+        with quiet():
+            yield
+    except RuntimeError as error:  # of gloo; torch has types of its own for NCCL, which are RuntimeErrors too
+        if processes == 1 or not any(name in str(error) for name in ("gloo", "NCCL", "Connection", "ProcessGroup")):
+            raise
+        reason = re.sub(
+            r"^\[[^\]]*\]\s*|\. .*", "", first_line(error)
+        )  # without places in the source of torch, and jokes
+        raise UserError(f"Another process of this run has ended, so this one ends too ({reason}).") from error
+
+
+class _InHalf(DDPStrategy):
+    """DDP whose gradients travel as bfloat16, in half the bytes of 32 bits, and are added up so."""
+
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        self.model.register_comm_hook(None, bf16_compress_hook)
+
+
+def on_gpu(settings: Settings) -> bool:
+    """Whether the run trains on GPUs."""
+    return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def placed(settings: Settings) -> dict[str, Any]:
+    """The arguments of a Trainer that say where a run's processes are, on what, and in which precision."""
+    machine, gpu = settings.machine, on_gpu(settings)
+    torch.set_float32_matmul_precision(machine.float32_matmul_precision)
+    strategy: Any = "auto"
+    if machine.processes > 1:
+        # Every parameter that a task does not reach is frozen (reach.py), so nothing unused has to be searched for.
+        strategy = (_InHalf if machine.strategy == "ddp_bf16" else DDPStrategy)(
+            process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        if not gpu:
+            torch.set_num_threads(available_cores(machine.num_gpus))
+    return {
+        "accelerator": "gpu" if gpu else "cpu",
+        "devices": machine.num_gpus,
+        "num_nodes": machine.num_nodes,
+        "strategy": strategy,
+        "precision": machine.precision,
+        "plugins": [cluster_environment()],
+    }
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Named, so that Lightning does not guess: it takes any allocation of Slurm for a start by srun, and waits."""
+    launch = launched()
+    if launch.by == SRUN:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launch.per_node))  # srun --ntasks alone does not set it
+        return SLURMEnvironment(auto_requeue=False)  # a run saves, and its script requeues (signals.py)
+    return TorchElasticEnvironment() if launch.by == TORCHRUN else LightningEnvironment()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has died: it may be waiting for that one on a GPU, for half an hour."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        time.sleep(_TO_SAY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

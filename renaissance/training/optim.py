@@ -1,0 +1,212 @@
+"""Parameter groups by role, the optimizer, and the schedule: the learning rate is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from renaissance.core.errors import UserError
+from renaissance.settings.sections import ModelSettings, OptimSettings
+
+_KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}  # of each parameter
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes:
+        role: "tower" (pretrained), "random tower" (where it has a learning rate of its own), "fusion" (all that is new between
+            towers and heads) or "head".
+        decays: matrices decay; biases, norms and other vectors do not.
+        multiplier: of the learning rate.
+    """
+
+    role: str
+    decays: bool
+    multiplier: float
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Each parameter once, with its role and name: (role, name, parameter)."""
+    fresh = {id(parameter) for module in model.fresh_modules() for parameter in module.parameters()}
+    for name, parameter in model.named_parameters():
+        yield ("fusion" if id(parameter) in fresh else "tower"), name, parameter
+    for name, parameter in heads.named_parameters():
+        yield "head", name, parameter
+
+
+def random_towers(model: ModelSettings) -> tuple[str, ...]:
+    """What the names of the parameters begin with of the towers that start from random weights."""
+    prefixes = {"encoder": "", "image_encoder": "image_tower.", "text_encoder": "text_tower."}
+    towers = {key: getattr(model, key) for key in prefixes}
+    return tuple(prefixes[key] for key, tower in towers.items() if tower is not None and tower.random)
+
+
+def parameter_groups(
+    model: nn.Module, heads: nn.Module, optim: OptimSettings, random: tuple[str, ...] = ()
+) -> list[Group]:
+    """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none.
+
+    Args:
+        random: of `random_towers`; they are groups of their own only where their rate is, as in checkpoints from before there was
+            one.
+    """
+    multipliers = {
+        "tower": 1.0,
+        "random tower": optim.lr_mult_random,
+        "fusion": optim.lr_mult_cross_modal,
+        "head": optim.lr_mult_head,
+    }
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {(role, d): [] for role in multipliers for d in (True, False)}
+    for role, name, parameter in role_of(model, heads):
+        if role == "tower" and optim.lr_mult_random != 1 and name.startswith(random):
+            role = "random tower"
+        if parameter.requires_grad:
+            found[role, parameter.ndim > 1].append(parameter)
+    return [
+        Group(role, decays, multipliers[role], tuple(parameters))
+        for (role, decays), parameters in found.items()
+        if parameters
+    ]
+
+
+def make_optimizer(
+    groups: Iterable[Group], optim: OptimSettings, *, fused: bool, shared: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
+
+    Args:
+        groups: of `parameter_groups`.
+        fused: one kernel for all parameters of a device; not with the gradient scaler of 16-mixed.
+        shared: each process holds and updates its share, and hands out the new weights (ZeRO stage 1, Rajbhandari et al. 2020).
+    """
+    options = [
+        {
+            "params": list(group.parameters),
+            "weight_decay": optim.weight_decay if group.decays else 0.0,
+            "multiplier": group.multiplier,
+        }
+        for group in groups
+    ]
+    kind, more = {
+        "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+        "adam": (torch.optim.Adam, {"betas": (0.9, 0.98), "eps": 1e-8}),
+        "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-8}),
+    }[optim.optim_type]
+    # A shared one keeps its step counters on the CPU when it is loaded, where a fused kernel of a GPU does not find them.
+    fused = fused and not (shared and any(parameter.is_cuda for group in options for parameter in group["params"]))
+    more |= {"lr": optim.learning_rate, "fused": fused}
+    return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
+
+
+def is_shared(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether each process holds a share of the state only."""
+    return isinstance(optimizer, ZeroRedundancyOptimizer)
+
+
+def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, Any] | None:
+    """The state of an optimizer, the same whether its processes share it or not; None on all but the first, which keeps it.
+
+    Every process has to ask.
+    """
+    if not is_shared(optimizer):
+        return optimizer.state_dict() if first else None
+    optimizer.consolidate_state_dict(to=0)
+    state = optimizer.state_dict() if first else None
+    optimizer._all_state_dicts = []  # of all processes, which it would keep until the next time
+    return state
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: str) -> None:
+    """Gives an optimizer the state that `whole_state` took of each parameter; its decays and the like are those of the settings.
+
+    Args:
+        where: the setting that named the checkpoint, and its path.
+
+    Raises:
+        UserError: it is the state of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    kind = torch.optim.SGD if isinstance(getattr(optimizer, "optim", optimizer), torch.optim.SGD) else torch.optim.Adam
+    fits = sizes == [len(group["params"]) for group in state["param_groups"]] and all(
+        number in range(len(parameters)) and _fits(values, _KEPT[kind], parameters[number].shape)
+        for number, values in state["state"].items()
+    )
+    if not fits:
+        raise UserError(
+            f"{where} holds the state of another optimizer, or of one of other parameters; it is damaged, or was not written by "
+            "this program."
+        )
+    numbers = iter(range(len(parameters)))
+    groups = [
+        {**own, "lr": saved["lr"], "params": [next(numbers) for _ in own["params"]]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    if is_shared(optimizer):
+        optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
+
+
+def _fits(values: dict[str, Any], names: set[str], shape: torch.Size) -> bool:
+    """Whether these are what an optimizer keeps of a parameter: its moments, and a number of steps."""
+    return values.keys() == names and all(
+        tensor is None or tensor.shape == (torch.Size() if name == "step" else shape) for name, tensor in values.items()
+    )
+
+
+def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+    """Optimizer steps of the whole run: the first reached of max_steps and max_epoch; `pairs` are one epoch."""
+    ends = [] if optim.max_steps is None else [optim.max_steps]
+    if optim.max_epoch is not None:
+        ends.append(max(1, math.ceil(optim.max_epoch * pairs / batch_size)))
+    return min(ends)
+
+
+def steps_of(value: int | float, whole: int) -> int:
+    """A number of steps: `value` itself where it is a whole number, else that share of `whole`."""
+    return value if isinstance(value, int) else round(value * whole)
+
+
+def validation_interval(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+    """Optimizer steps between validations, at least 1; `pairs` are one epoch."""
+    return max(1, steps_of(optim.val_check_interval, max(1, pairs // batch_size)))
+
+
+def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
+    """The learning rate at a step, before the groups' multipliers.
+
+    Linear warm-up from 0, then (1 - progress)^decay_power or half a cosine down to `end_lr`: the schedules of
+    `transformers.optimization`, with the share of warm-up taken of the real number of steps.
+
+    Args:
+        step: 0-based. total: steps of the whole run.
+    """
+    warmup = steps_of(optim.warmup_steps, total)
+    if step < warmup:
+        return optim.learning_rate * step / max(1, warmup)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    share = (
+        0.5 * (1 + math.cos(math.pi * progress))
+        if optim.decay_power == "cosine"
+        else (1 - progress) ** optim.decay_power
+    )
+    return optim.end_lr + (optim.learning_rate - optim.end_lr) * share
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives every group its share of `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]

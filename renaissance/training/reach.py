@@ -1,0 +1,96 @@
+"""Which parameters the chosen tasks reach. What none of them reads is frozen but kept and saved.
+
+So a checkpoint's keys never depend on its tasks, and several processes need not search for unused parameters at each
+step.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from renaissance.core.types import Batch
+from renaissance.data.collate import Collate, Maker, Source
+from renaissance.data.sampler import Draw
+from renaissance.data.samples import RawSample
+from renaissance.data.transforms import make_transform
+from renaissance.tasks import Encodings, reading_task, task_class
+
+from .assembly import Built, Resolved
+
+
+def freeze_unread(built: Built, resolved: Resolved, makers: Mapping[str, Maker]) -> list[str]:
+    """Freezes every trainable parameter that no chosen task's loss depends on.
+
+    The losses of two made-up samples are computed once, and their graph is followed down to its parameters. The model is
+    left in train mode.
+
+    Returns:
+        The names of the parameters frozen here.
+    """
+    built.model.eval()  # in train mode, batch norms would take the made-up pictures into their statistics
+    built.heads.eval()
+    encodings = Encodings(built.model, made_up_batch(resolved, makers))
+    with torch.enable_grad():
+        losses = [task(encodings, encodings.batch.targets[name]).loss for name, task in built.heads.items()]
+    built.model.train()
+    built.heads.train()
+    reached = reached_by(losses)
+    frozen = []
+    for module in (built.model, built.heads):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in reached:
+                parameter.requires_grad_(False)
+                frozen.append(name)
+    return frozen
+
+
+def reached_by(losses: list[Tensor]) -> set[int]:
+    """The `id` of every leaf that the losses' graph ends in."""
+    found: set[int] = set()
+    seen: set[object] = set()
+    open_nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        open_nodes += [following for following, _ in node.next_functions if following is not None]
+    return found
+
+
+class _MadeUp:
+    """A data set of two samples alike, that makers may draw more from."""
+
+    def __init__(self, sample: RawSample):
+        self.sample, self.labelled = sample, True
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> RawSample:
+        return self.sample._replace(id=index, picture=index)
+
+    def text(self, index: int) -> str:
+        return self.sample.text
+
+
+def made_up_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
+    """Two samples with the same words and grey pictures, through the real reading and collation."""
+    model = resolved.settings.model
+    grey = io.BytesIO()
+    Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
+    reading = reading_task(resolved.settings.objectives.loss_names)
+    sample = RawSample(0, (grey.getvalue(),), "two small pictures")
+    if reading is not None:
+        sample = task_class(reading).made_up(grey.getvalue())
+    transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0, train=False)
+    source = Source(_MadeUp(sample), transform)
+    collate = Collate(resolved.tokenizer, model.max_text_len, 2, makers, source)
+    return collate([source.example(Draw(0, index)) for index in range(2)])[0]

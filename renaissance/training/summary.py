@@ -1,0 +1,179 @@
+"""What a run prints: one screen before it starts, and its results when it ends; and settings.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from renaissance.data.limited import Limited
+from renaissance.runs.report import millions, table, versions
+from renaissance.settings.sections import Settings
+from renaissance.tasks import reading_task
+
+from .assembly import Built, Resolved
+from .machine import on_gpu
+from .optim import parameter_groups, random_towers, role_of, steps_of, validation_interval
+
+ROLES = ("text tower", "image tower", "encoder", "fusion", "head")
+
+
+def parameters(built: Built) -> dict[str, dict[str, int]]:
+    """{role: {"total", "trainable", "frozen"}} and the same for "all"; numbers of parameters."""
+    counts: dict[str, dict[str, int]] = {}
+    for role, name, parameter in role_of(built.model, built.heads):
+        part = _part(role, name)
+        for key in (part, "all"):
+            of = counts.setdefault(key, {"total": 0, "trainable": 0, "frozen": 0})
+            of["total"] += parameter.numel()
+            of["trainable" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return {part: counts[part] for part in (*ROLES, "all") if part in counts}
+
+
+def _part(role: str, name: str) -> str:
+    if role != "tower":
+        return role
+    return {"text_tower": "text tower", "image_tower": "image tower"}.get(name.partition(".")[0], "encoder")
+
+
+def parameter_table(built: Built) -> str:
+    """Parameters by role as aligned columns."""
+    rows = [("parameters", "total", "trainable", "frozen")]
+    for part, counts in parameters(built).items():
+        rows.append((part, *(millions(counts[key]) for key in ("total", "trainable", "frozen"))))
+    return table(rows)
+
+
+def model_lines(resolved: Resolved) -> list[str]:
+    """What is built, in a few lines."""
+    model = resolved.settings.model
+    size = f"pictures {model.image_size} px" + (f", patches {model.patch_size} px" if model.patch_size else "")
+    lines = [f"{model.model_type} model; {size}; texts up to {model.max_text_len} tokens of {model.tokenizer}"]
+    for key in resolved.configs:
+        tower = getattr(model, key)
+        weights = "checkpoint" if resolved.stored else "random weights" if tower.random else "pretrained"
+        kind = resolved.configs[key].model_type
+        width = f"{tower.num_layers or '?'} x {tower.hidden_size}"
+        lines.append(f"  {key}: {tower.name} ({kind}, {width}, {weights}{', frozen' if tower.frozen else ''})")
+    if model.fusion is not None:
+        fusion = model.fusion
+        lines.append(f"  fusion: {fusion.kind}, {fusion.num_layers} x {fusion.hidden_size}, {fusion.num_heads} heads")
+    return lines
+
+
+def screen(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int, first_step: int) -> str:
+    """The screen before training: model, parameters, data, optimization, devices."""
+    settings = resolved.settings
+    lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
+    if resolved.stored is None and reading_task(settings.objectives.loss_names):
+        lines.append(
+            "note: no load_path: only the encoders' own weights are pretrained, all else starts from random ones"
+        )
+    lines += data_lines(settings, samples)
+    if not settings.run.test_only:
+        lines += _optimization_lines(built, settings, len(samples["train"]), steps, first_step)
+    return "\n".join(lines)
+
+
+def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
+    """Sizes of the data by file, and what is missing."""
+    rows = [("data", "rows", "samples")]
+    for split, dataset in samples.items():
+        for file in dataset.describe() if dataset is not None else ():
+            rows.append((f"{split}: {file.file}", f"{file.pictures:,}", f"{file.pairs:,}"))
+    lines = [table(rows, indent="")]
+    missing = [file for dataset in samples.values() for file in getattr(dataset, "missing_shards", ())]
+    if missing:
+        lines.append(f"note: allow_missing_shards=True: trained without {', '.join(missing)}, which are not there")
+    hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
+    if hidden:
+        lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
+    lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, Limited)]
+    if settings.objectives.blind:
+        lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
+    if samples.get("val") is None and not settings.run.test_only:
+        lines.append(
+            f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept as it is"
+        )
+    return lines
+
+
+def _optimization_lines(built: Built, settings: Settings, samples: int, steps: int, first_step: int) -> list[str]:
+    data, optim, machine = settings.data, settings.optim, settings.machine
+    micro = data.batch_size // (data.per_gpu_batchsize * machine.processes)
+    start = f", from step {first_step}" if first_step else ""
+    lines = [
+        f"steps: {steps:,}{start} (warm-up {steps_of(optim.warmup_steps, steps):,}, "
+        f"{steps * data.batch_size / samples:.2f} epochs); validation every "
+        f"{validation_interval(optim, samples, data.batch_size):,}",
+        f"batch: {data.batch_size} = {data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
+        f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
+    ]
+    rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]
+    for group in parameter_groups(built.model, built.heads, optim, random_towers(settings.model)):
+        decay = optim.weight_decay if group.decays else 0
+        rate = optim.learning_rate * group.multiplier
+        name = f"{group.role}, {'matrices' if group.decays else 'vectors'}"
+        rows.append((name, f"{rate:g}", f"{decay:g}", millions(group.count)))
+    lines.append(table(rows, indent=""))
+    return [*lines, *device_lines(settings)]
+
+
+def device_lines(settings: Settings) -> list[str]:
+    """Where it runs, and a warning where that is not where the user thinks."""
+    machine = settings.machine
+    device = torch.cuda.get_device_name() if on_gpu(settings) else "CPU"
+    lines = [f"devices: {machine.num_gpus} x {device} on {machine.num_nodes} node(s), precision {machine.precision}"]
+    if not on_gpu(settings) and settings.sources["num_gpus"].startswith(("given", "preset")):
+        processes = "1 CPU process" if machine.num_gpus == 1 else f"{machine.num_gpus} CPU processes"
+        lines.append(f"warning: no GPU is used; num_gpus={machine.num_gpus} runs {processes} instead")
+    if machine.compile:
+        lines.append("note: compile=True compiles the model in the first steps, which takes a minute or more")
+    if machine.strategy != "ddp" and machine.processes == 1:
+        lines.append(f"note: strategy={machine.strategy} has nothing to do, as there is one process")
+    if not on_gpu(settings) and machine.precision == "16-mixed":
+        lines.append("warning: precision=16-mixed needs a GPU; on the CPU Lightning computes in bf16-mixed instead")
+    return lines
+
+
+def record(built: Built, resolved: Resolved, samples: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of settings.json: every setting with its source, parameters, versions, and fingerprints of the data."""
+    settings = resolved.settings
+    return {
+        "settings": settings.flat,
+        "sources": settings.sources,
+        "parameters": parameters(built),
+        "versions": versions(),
+        "data": {split: dataset.fingerprint() for split, dataset in samples.items() if dataset is not None},
+    }
+
+
+def closing(results: Mapping[str, float], told: Iterable[str], path: Path | None) -> str:
+    """The results as aligned columns, and where they are; of the tasks in `told` all has been said already.
+
+    Without a folder it was a run for a look.
+    """
+    rows = [
+        (name, f"{value:.4f}")
+        for name, value in results.items()
+        if name.count("/") == 2 and name.partition("/")[0] not in told
+    ]
+    lines = [table([("result", "value"), *rows], indent="")] if rows else []
+    where = (
+        f"run folder: {path}"
+        if path
+        else "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
+    )
+    return "\n".join([*lines, where])
+
+
+def sources_table(settings: Settings) -> str:
+    """Every setting, its value, and where it came from."""
+    rows = [("setting", "value", "from")]
+    rows += [(key, str(value), settings.sources[key]) for key, value in settings.flat.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(
+        f"{key.ljust(widths[0])}  {value.ljust(min(widths[1], 48))}  {source}" for key, value, source in rows
+    )

@@ -1,0 +1,52 @@
+"""`prepare`: the table of data sets, their writers' options, and the settings of the command."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+
+from renaissance.cli import prepare as command
+from renaissance.core.errors import UserError
+from renaissance.data import prepare
+from renaissance.data.formats import DATASETS
+from renaissance.settings.presets import comments_of, defaults_of
+
+ARGUMENTS = {"dataset", "root", "data_root"}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_option_of_a_data_set_is_a_setting(dataset: str):
+    options = prepare.options_of(import_module(f"renaissance.data.prepare.{DATASETS[dataset].writer}").make_arrow)
+    assert set(options) <= set(defaults_of(command.ex)) - ARGUMENTS
+    assert options[-4:] == ["workers", "max_unreadable", "resize", "quality"]
+
+
+def test_every_setting_is_an_option_of_a_data_set():
+    modules = {row.writer: import_module(f"renaissance.data.prepare.{row.writer}") for row in DATASETS.values()}
+    options = {name for module in modules.values() for name in prepare.options_of(module.make_arrow)}
+    assert options == set(defaults_of(command.ex)) - ARGUMENTS
+    assert set(re.findall(r"[\w+]+", comments_of(command.ex)["dataset"])) - {"or"} == set(DATASETS) - {
+        "refcocog_google"
+    }
+
+
+def test_a_writer_of_several_data_sets_is_told_which(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def make_arrow(root, dataset_root, *, dataset="refcoco", split_by=None, **writing):
+        seen.append((root, dataset_root, dataset, split_by, writing))
+        return []
+
+    monkeypatch.setitem(sys.modules, "renaissance.data.prepare.refcoco", SimpleNamespace(make_arrow=make_arrow))
+    prepare.prepare("refcoco+", "raw", "arrow", split_by="unc", resize=9, workers=None)
+    assert seen == [("raw", "arrow", "refcoco+", "unc", {"resize": 9})]
+    with pytest.raises(
+        UserError, match="has no option name; its options are split_by, workers, max_unreadable, resize"
+    ):
+        prepare.prepare("refcoco", "raw", "arrow", name="mine")
+    with pytest.raises(UserError, match=r"dataset=\['coco'\] cannot be prepared"):
+        prepare.prepare(["coco"], "raw", "arrow")

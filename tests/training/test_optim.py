@@ -1,0 +1,225 @@
+"""The schedule against transformers' at every step, and who is in which parameter group."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
+
+from renaissance.core.errors import UserError
+from renaissance.settings.sections import OptimSettings
+from renaissance.tasks.base import Context
+from renaissance.tasks.itm import Itm
+from renaissance.tasks.mlm import Mlm
+from renaissance.training.optim import (
+    learning_rate,
+    load_state,
+    make_optimizer,
+    parameter_groups,
+    role_of,
+    set_learning_rate,
+    total_steps,
+    whole_state,
+)
+from tiny_models import VOCAB, one_tower, two_tower
+
+SETTINGS = OptimSettings(
+    optim_type="adamw",
+    learning_rate=2e-3,
+    lr_mult_cross_modal=5,
+    lr_mult_head=7,
+    lr_mult_random=1,
+    weight_decay=0.01,
+    decay_power=1,
+    warmup_steps=0.1,
+    end_lr=0,
+    max_steps=100,
+    max_epoch=None,
+    val_check_interval=1.0,
+    gradient_clip_val=None,
+)
+
+
+def rates(settings: OptimSettings, total: int) -> list[float]:
+    return [learning_rate(step, total, settings) for step in range(total + 3)]
+
+
+def plain_optimizer(rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7, 39])
+@pytest.mark.parametrize(("power", "end"), [(1, 0.0), (1, 1e-4), (2, 1e-5), (0.5, 0.0)])
+def test_polynomial_decay_is_transformers(power: float, end: float, warmup: int) -> None:
+    total, settings = 40, replace(SETTINGS, decay_power=power, end_lr=end, warmup_steps=warmup)
+    theirs = get_polynomial_decay_schedule_with_warmup(
+        plain_optimizer(settings.learning_rate), warmup, total, lr_end=end, power=power
+    ).lr_lambdas[0]
+    expected = [settings.learning_rate * theirs(step) for step in range(total + 3)]
+    assert rates(settings, total) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_cosine_decay_is_transformers_and_ends_at_end_lr(warmup: int) -> None:
+    total, settings = 40, replace(SETTINGS, decay_power="cosine", warmup_steps=warmup)
+    theirs = get_cosine_schedule_with_warmup(plain_optimizer(1.0), warmup, total).lr_lambdas[0]
+    shares = [theirs(min(step, total)) for step in range(total + 3)]
+    assert rates(settings, total) == pytest.approx([settings.learning_rate * share for share in shares], abs=1e-15)
+    raised = rates(replace(settings, end_lr=5e-4), total)
+    expected = [5e-4 + 1.5e-3 * share for share in shares[warmup:]]
+    assert raised[warmup:] == pytest.approx(expected)
+
+
+def test_a_share_of_warm_up_is_of_the_real_number_of_steps() -> None:
+    """Not of max_steps, where max_epoch ends the run before."""
+    settings = replace(SETTINGS, max_steps=1000, max_epoch=2, warmup_steps=0.25)
+    total = total_steps(settings, pairs=80, batch_size=8)
+    assert total == 20
+    curve = rates(settings, total)
+    assert curve.index(max(curve)) == 5
+    assert curve == pytest.approx(rates(replace(settings, warmup_steps=5), total))
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "max_epoch", "expected"),
+    [
+        (30, None, 30),
+        (None, 1, 7),  # 50 pairs, 8 a step: the last step goes over into the next epoch
+        (None, 3, 19),
+        (None, 0.5, 4),
+        (None, 0.001, 1),
+        (30, 3, 19),
+        (10, 3, 10),
+    ],
+)
+def test_the_first_reached_of_steps_and_epochs_ends_the_run(
+    max_steps: int | None, max_epoch: float | None, expected: int
+) -> None:
+    settings = replace(SETTINGS, max_steps=max_steps, max_epoch=max_epoch)
+    assert total_steps(settings, pairs=50, batch_size=8) == expected
+
+
+BROUGHT = {
+    "two": ("text_tower.", "image_tower."),
+    "one-text": ("blocks.", "text_embeddings."),
+    "one-image": ("blocks.", "image_embeddings."),
+}
+
+
+def model_and_heads(name: str) -> tuple[nn.Module, nn.ModuleDict]:
+    model = two_tower("separate") if name == "two" else one_tower(name.removeprefix("one-"))
+    return model, nn.ModuleDict({"mlm": Mlm(model, Context(None, VOCAB)), "itm": Itm(model, Context(None, VOCAB))})
+
+
+@pytest.mark.parametrize("name", BROUGHT)
+def test_every_trainable_parameter_is_in_the_one_group_of_its_role_and_shape(name: str) -> None:
+    model, heads = model_and_heads(name)
+    frozen = [next(model.text_pooler.parameters()), *heads["mlm"].parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    expected = {}
+    for prefix, module in (("model.", model), ("heads.", heads)):
+        for path, parameter in module.named_parameters():
+            role = "tower" if path.startswith(BROUGHT[name]) else "fusion"
+            role = "head" if prefix == "heads." else role
+            if parameter.requires_grad:
+                expected[id(parameter)] = (role, parameter.ndim > 1)
+    groups = parameter_groups(model, heads, SETTINGS)
+    found = [(id(p), (group.role, group.decays)) for group in groups for p in group.parameters]
+    assert len(found) == len(expected)
+    assert dict(found) == expected
+    multipliers = {"tower": 1, "fusion": 5, "head": 7}
+    assert all(group.multiplier == multipliers[group.role] for group in groups)
+    assert len({(group.role, group.decays) for group in groups}) == len(groups)
+    assert sum(group.count for group in groups) == sum(
+        p.numel() for module in (model, heads) for p in module.parameters() if p.requires_grad
+    )
+    assert len(list(role_of(model, heads))) == len(expected) + len(frozen)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "prefix"),
+    [
+        ("two", "text_tower", "text_tower."),
+        ("two", "fusion", "fusion."),
+        ("one-text", "encoder", "text_embeddings."),
+    ],
+)
+def test_frozen_parts_are_in_no_group(name: str, part: str, prefix: str) -> None:
+    model, heads = model_and_heads(name)
+    model.freeze(**{part: True})
+    grouped = {id(p) for group in parameter_groups(model, heads, SETTINGS) for p in group.parameters}
+    frozen = {path for path, parameter in model.named_parameters() if id(parameter) not in grouped}
+    assert any(path.startswith(prefix) for path in frozen)
+    assert frozen == {path for path, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("name", "random", "prefixes"),
+    [
+        ("two", ("text_tower.",), ("text_tower.",)),
+        ("two", ("image_tower.", "text_tower."), ("image_tower.", "text_tower.")),
+    ]
+    + [("one-text", ("",), BROUGHT["one-text"]), ("two", (), ())],
+)
+def test_towers_of_random_weights_have_a_rate_of_their_own(name: str, random: tuple, prefixes: tuple) -> None:
+    model, heads = model_and_heads(name)
+    groups = parameter_groups(model, heads, replace(SETTINGS, lr_mult_random=3), random)
+    multiplier = {id(parameter): group.multiplier for group in groups for parameter in group.parameters}
+    towers = {path: p for path, p in model.named_parameters() if path.startswith(BROUGHT[name]) and p.requires_grad}
+    assert {path: multiplier[id(p)] for path, p in towers.items()} == {
+        path: 3 if path.startswith(prefixes) else 1 for path in towers
+    }
+    # At the rate of all others they are no groups of their own, as in checkpoints from before there was one.
+    assert [group.role for group in parameter_groups(model, heads, SETTINGS, random)] == [
+        group.role for group in parameter_groups(model, heads, SETTINGS)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_the_optimizer_gives_each_group_its_rate_and_decay(kind: str) -> None:
+    groups = parameter_groups(*model_and_heads("two"), SETTINGS)
+    optimizer = make_optimizer(groups, replace(SETTINGS, optim_type=kind), fused=False)
+    expected = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind]
+    assert type(optimizer) is expected
+    set_learning_rate(optimizer, 1e-4)
+    for group, made in zip(groups, optimizer.param_groups, strict=True):
+        assert made["lr"] == pytest.approx(1e-4 * group.multiplier)
+        assert made["weight_decay"] == (0.01 if group.decays else 0)
+        assert all(a is b for a, b in zip(made["params"], group.parameters, strict=True))
+        if kind == "sgd":
+            assert made["momentum"] == 0.9
+        else:
+            assert made["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_a_kept_state_comes_back_where_it_fits_and_nothing_else_does(kind: str) -> None:
+    def made(width: int = 3) -> torch.optim.Optimizer:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"tower": nn.Linear(width, 2), "head": nn.Linear(2, 2)})
+        groups = [{"params": list(part.parameters()), "lr": 0.1} for part in model.values()]
+        optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind](
+            groups, **({"momentum": 0.9} if kind == "sgd" else {})
+        )
+        model["head"](model["tower"](torch.ones(1, width))).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    kept = whole_state(made(), first=True)
+    kept["param_groups"][0] |= {"lr": 0.05, "weight_decay": "x", "betas": None}  # the settings have them
+    optimizer = made()
+    load_state(optimizer, kept, "resume_from=a.ckpt")
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05 and optimizer.param_groups[1]["lr"] == 0.1
+    for wrong in (
+        whole_state(made(4), first=True),
+        kept | {"param_groups": kept["param_groups"][:1]},
+        kept | {"state": kept["state"] | {99: kept["state"][0]}},
+        kept | {"state": kept["state"] | {0: {"moment": torch.zeros(2, 3)}}},
+    ):
+        with pytest.raises(UserError, match=r"resume_from=a\.ckpt holds the state of another optimizer"):
+            load_state(made(), wrong, "resume_from=a.ckpt")
