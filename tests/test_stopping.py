@@ -212,7 +212,7 @@ def test_a_run_ends_when_its_time_is_over(work: Path, undisturbed, monkeypatch, 
     monkeypatch.setattr(train_room, "seconds_of", lambda time: 0)
     ended = command(capsys, *words, "seed=1")
     assert ended.code == 75 and "stopped by max_time" in ended.err, ended
-    assert len(list((work / "result" / "mlm_itm").iterdir())) == 1
+    assert len(list((work / "result" / "mlm_itm").glob("version_*"))) == 1
 
 
 def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch, capsys):
