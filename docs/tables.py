@@ -20,23 +20,23 @@ from renaissance import config  # noqa: E402
 from renaissance.cli import check_data as checking  # noqa: E402
 from renaissance.cli import prepare as command  # noqa: E402
 from renaissance.data.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
-from renaissance.settings.presets import comments_of, defaults_of, headings_of  # noqa: E402
+from renaissance.settings.declared import SETTINGS, Setting, declared  # noqa: E402
 
 _HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
 
 
-def settings_table(defaults: Mapping[str, Any], comments: Mapping[str, str], headings: Mapping[str, str]) -> str:
-    """Key, default and comment of each setting; a table for each group, where there are groups.
-
-    Args:
-        defaults: value by key, in order. comments: what is said of each key.
-        headings: title of each group, by the group's first key.
-    """
-    lines = [] if headings else [*_HEADER]
-    for key, default in defaults.items():
-        if key in headings:
-            lines += ["", f"**{headings[key]}**", "", *_HEADER]
-        lines.append(f"| `{key}` | `{default!r}` | {_cell(comments[key])} |")
+def settings_table(settings: Mapping[str, Setting]) -> str:
+    """Key, default and comment of each setting; a table for each group, where there are several."""
+    headings = list(dict.fromkeys(setting.heading for setting in settings.values()))
+    lines = []
+    for heading in headings:
+        lines += ["", f"**{heading}**", ""] if len(headings) > 1 else []
+        lines += _HEADER
+        lines += [
+            f"| `{key}` | `{setting.default!r}` | {_cell(setting.comment)} |"
+            for key, setting in settings.items()
+            if setting.heading == heading
+        ]
     return "\n".join(lines).strip()
 
 
@@ -123,9 +123,7 @@ def columns_table(datasets: Mapping[str, DataSet]) -> str:
 
 def tables_of_documents() -> dict[Path, dict[str, str]]:
     """The tables of each document, by their names."""
-    settings, preparing, checked = (
-        settings_table(defaults_of(ex), comments_of(ex), headings_of(ex)) for ex in (config.ex, command.ex, checking.ex)
-    )
+    settings, preparing, checked = map(settings_table, (SETTINGS, declared(command), declared(checking)))
     families = families_table(json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8")))
     presets = presets_table({"Tasks": config.TASKS, "Parts": config.PARTS}, config.RECIPES)
     return {

@@ -6,144 +6,203 @@
 
 `None` means "the checkpoint, the pretrained model or a fallback answers": given > checkpoint > model > fallback. The comment
 behind a default is that key's documentation: `print_config` prints it, CONFIGURING_MODELS.md is generated from it.
+
+    keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt
+
+In between stands what the setting may be (core/checks.py): here a whole number of at least 1. `.free`: a resumed run may have it
+otherwise. A setting whose default is None may be None.
 """
 
-from sacred import Experiment
+from renaissance.core.checks import (
+    MOST_PIECES,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    checkpoint,
+    choice,
+    dataset_names,
+    decay,
+    duration,
+    flag,
+    flag_or_steps,
+    heads,
+    layers,
+    loss_weights,
+    model,
+    number,
+    pairs,
+    path,
+    pixels,
+    precision_name,
+    processes,
+    run_name,
+    size,
+    steps_or_share,
+    transform,
+    whole,
+    width,
+)  # fmt: skip
 
 # Objectives and tasks, each a file of tasks/, all off.
 NO_LOSS = dict.fromkeys(("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images"), 0)
 
-ex = Experiment("renaissance", save_git_info=False)
+
+# fmt: off
+class Run:
+    """The run"""
+
+    exp_name: run_name().free = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
+    seed: whole(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
+    log_dir: path("a folder").free = "result"  # folder that holds the run folders
+    load_path: checkpoint().free = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
+    resume_from: checkpoint().free = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
+    test_only: flag().free = False  # True: evaluate load_path on every split that is there, and stop
+    final_test: flag().free = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
+    fast_dev_run: flag_or_steps().free = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    log_every_n_steps: whole(1).free = 50  # steps between two lines of metrics.csv
+    max_bad_steps: whole(1).free = 10  # steps in a row whose loss or gradient is not finite, and which are left out, that end the run
+    save_every_steps: whole(1).free = None  # steps between two saves, beside those at validations; None = by the clock
+    save_every_minutes: number(0.01).free = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
+    keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
+    max_time: duration().free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
+    trust_remote_code: flag().free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
+    allow_download: flag().free = True  # False: models come from local folders and the Hub's cache only
 
 
-@ex.config
-def defaults():
-    # The run
-    exp_name = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
-    seed = 0  # every random choice is a function of (seed, epoch, sample)
-    log_dir = "result"  # folder that holds the run folders
-    load_path = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
-    resume_from = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
-    test_only = False  # True: evaluate load_path on every split that is there, and stop
-    final_test = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
-    fast_dev_run = False  # True or a number: that many steps of training and of evaluation, nothing kept
-    log_every_n_steps = 50  # steps between two lines of metrics.csv
-    max_bad_steps = 10  # steps in a row whose loss or gradient is not finite, and which are left out, that end the run
-    save_every_steps = None  # steps between two saves, beside those at validations; None = by the clock
-    save_every_minutes = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
-    keep_last = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
-    max_time = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
-    trust_remote_code = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
-    allow_download = True  # False: models come from local folders and the Hub's cache only
+class Data:
+    """Data"""
 
-    # Data
-    datasets = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
-    ref_dataset = None  # refcoco, refcoco+, refcocog or refcocog_google: the data set of referring expressions
-    data_root = "data/arrow"  # folder of the arrow files
-    allow_missing_shards = False  # True: train without the files of gcc and sbu that are missing between others
-    batch_size = 256  # pairs of one optimizer step, over all processes
-    per_gpu_batchsize = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
-    eval_batch_size = None  # pairs of one evaluation batch; None = per_gpu_batchsize
-    eval_limit = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
-    train_transform_keys = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
-    val_transform_keys = ["imagenet"]  # the same, without _randaug
-    num_workers = None  # loader processes of each training process; None = its cores less one, 8 at most
+    datasets: dataset_names() = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
+    ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # the data set of referring expressions: one of these
+    data_root: path("the folder of the arrow files").free = "data/arrow"  # folder of the arrow files
+    allow_missing_shards: flag().free = False  # True: train without the files of gcc and sbu that are missing between others
+    batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
+    per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
+    eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
+    eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
+    train_transform_keys: transform() = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
+    val_transform_keys: transform() = ["imagenet"]  # the same, without _randaug
+    num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
 
-    # Model
-    model_type = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
-    pooler_type = None  # single: the text's first token; double: the first token of text and of image
-    tokenizer = None  # Hub id or folder; None = the text encoder's own
-    vocab_size = None  # pieces of the vocabulary; must agree with the tokenizer
-    max_text_len = None  # tokens a text is cut at, [CLS] and [SEP] included; fallback 50
-    image_size = None  # side of the square that the transform crops, pixels; None = the vision encoder's
-    original_image_size = None  # side that the vision encoder was pretrained at; must agree with the model
-    patch_size = None  # side of a patch, pixels; must agree with the vision encoder
-    initializer_range = None  # standard deviation of random weights; None = 1/sqrt(width)
-    freeze_encoder = False  # one-tower: keep the pretrained blocks and embeddings fixed
-    freeze_image_encoder = False  # two-tower: keep the image encoder fixed, without dropout
-    freeze_text_encoder = False  # two-tower: keep the text encoder fixed, without dropout
-    freeze_cross_modal_layers = False  # two-tower: keep the fusion layers fixed
 
-    # One-tower: the blocks of one encoder over word pieces and patches
-    encoder = None  # Hub id or folder of a text or a vision model; selects one-tower
-    random_init_encoder = False  # True: the encoder's sizes, random weights
-    encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
-    hidden_size = None  # width
-    num_heads = None  # attention heads; must divide the width
-    num_layers = None  # transformer blocks
-    mlp_ratio = None  # width of the feed-forward layer / width
-    drop_rate = None  # dropout probability
-    embedding_size = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
+class Model:
+    """Model"""
 
-    # Two-tower: image encoder
-    image_encoder = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
-    random_init_vision_encoder = False  # True: the encoder's sizes, random weights
-    image_encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
-    image_encoder_hidden_size = None  # width
-    image_encoder_num_heads = None  # attention heads
-    image_encoder_num_layers = None  # transformer blocks
-    image_encoder_mlp_ratio = None  # width of the feed-forward layer / width
-    image_encoder_drop_rate = None  # dropout probability
-    image_encoder_embedding_size = None  # width of the patch embeddings, where the family has one
+    model_type: choice("one-tower", "two-tower") = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
+    pooler_type: choice("single", "double") = None  # single: the text's first token; double: the first token of text and of image
+    tokenizer: model() = None  # Hub id or folder; None = the text encoder's own
+    vocab_size: size(1, MOST_PIECES) = None  # pieces of the vocabulary; must agree with the tokenizer
+    max_text_len: size(3, MOST_TOKENS) = None  # tokens a text is cut at, [CLS] and [SEP] included; fallback 50
+    image_size: pixels() = None  # side of the square that the transform crops, pixels; None = the vision encoder's
+    original_image_size: pixels() = None  # side that the vision encoder was pretrained at; must agree with the model
+    patch_size: pixels(1) = None  # side of a patch, pixels; must agree with the vision encoder
+    initializer_range: number(0, above=True) = None  # standard deviation of random weights; None = 1/sqrt(width)
+    freeze_encoder: flag() = False  # one-tower: keep the pretrained blocks and embeddings fixed
+    freeze_image_encoder: flag() = False  # two-tower: keep the image encoder fixed, without dropout
+    freeze_text_encoder: flag() = False  # two-tower: keep the text encoder fixed, without dropout
+    freeze_cross_modal_layers: flag() = False  # two-tower: keep the fusion layers fixed
 
-    # Two-tower: text encoder
-    text_encoder = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
-    random_init_text_encoder = False  # True: the encoder's sizes, random weights
-    text_encoder_manual_configuration = False  # True: sizes below instead of the encoder's, random weights
-    text_encoder_hidden_size = None  # width
-    text_encoder_num_heads = None  # attention heads
-    text_encoder_num_layers = None  # transformer blocks
-    text_encoder_mlp_ratio = None  # width of the feed-forward layer / width
-    text_encoder_drop_rate = None  # dropout probability
-    text_encoder_embedding_size = None  # width of the word embeddings, where the family has one
 
-    # Two-tower: fusion
-    fusion = None  # shared (one cross-attention for both directions), separate (one each), merged (one stack over both)
-    cross_layer_hidden_size = None  # width; fallback 256
-    num_cross_layers = None  # layers; fallback 6
-    num_cross_layer_heads = None  # attention heads; fallback width / 64
-    cross_layer_mlp_ratio = None  # width of the feed-forward layer / width; fallback 4
-    cross_layer_drop_rate = None  # dropout probability; fallback 0.1
+class Encoder(Model):
+    """One-tower: the blocks of one encoder over word pieces and patches"""
 
-    # Objectives
-    loss_names = dict(NO_LOSS)  # weight of each objective and task; 0 = off
-    mlm_prob = 0.15  # share of the words (or pieces) that MLM masks
-    whole_word_masking = True  # mask all pieces of a word together
-    draw_false_image = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
-    negative_group = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
-    draw_false_text = 0  # retrieval: false texts beside each true one
-    get_recall_metric = False  # retrieval: True ranks the whole split at each validation and selects by recall
-    rerank_top_k = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
-    vqav2_label_size = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
-    text_only = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
-    image_only = True  # classes of pictures: the same for the image encoder
-    blind = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
-    blind_run = None  # run folder of a blind run of the same task, whose score is printed beside this one's
+    encoder: model() = None  # Hub id or folder of a text or a vision model; selects one-tower
+    random_init_encoder: flag() = False  # True: the encoder's sizes, random weights
+    encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
+    hidden_size: width() = None  # width
+    num_heads: heads() = None  # attention heads; must divide the width
+    num_layers: layers() = None  # transformer blocks
+    mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
+    drop_rate: number(0, 0.999) = None  # dropout probability
+    embedding_size: width() = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
 
-    # Optimization
-    optim_type = "adamw"  # adamw, adam or sgd
-    learning_rate = 1e-4  # peak, of towers; fusion and heads multiply it
-    lr_mult_cross_modal = 5  # fusion and projections: x learning_rate
-    lr_mult_head = 5  # heads: x learning_rate
-    lr_mult_random = 1  # towers that start from random weights: x learning_rate
-    weight_decay = 0.01  # of matrices; biases and norms have none
-    decay_power = 1  # exponent of the polynomial decay, or "cosine"
-    warmup_steps = 0.1  # steps (a whole number) or share of all steps (below 1)
-    end_lr = 0  # learning rate at the last step, before the multipliers
-    max_steps = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
-    max_epoch = None  # passes over the data
-    val_check_interval = 1.0  # steps between validations (a whole number) or share of an epoch (1.0 = each epoch)
-    gradient_clip_val = None  # largest norm of the gradient; None = no clipping
 
-    # Machine
-    num_gpus = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
-    num_nodes = 1  # machines
-    accelerator = "auto"  # auto, gpu (an error without one) or cpu
-    precision = 32  # 32, 16-mixed, bf16-mixed or 64
-    gradient_checkpointing = False  # True: layers are computed again in the backward pass: less memory, more time
-    compile = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
-    strategy = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
-    float32_matmul_precision = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
+class ImageEncoder(Model):
+    """Two-tower: image encoder"""
+
+    image_encoder: model() = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
+    random_init_vision_encoder: flag() = False  # True: the encoder's sizes, random weights
+    image_encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
+    image_encoder_hidden_size: width() = None  # width
+    image_encoder_num_heads: heads() = None  # attention heads
+    image_encoder_num_layers: layers() = None  # transformer blocks
+    image_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
+    image_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
+    image_encoder_embedding_size: width() = None  # width of the patch embeddings, where the family has one
+
+
+class TextEncoder(Model):
+    """Two-tower: text encoder"""
+
+    text_encoder: model() = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
+    random_init_text_encoder: flag() = False  # True: the encoder's sizes, random weights
+    text_encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
+    text_encoder_hidden_size: width() = None  # width
+    text_encoder_num_heads: heads() = None  # attention heads
+    text_encoder_num_layers: layers() = None  # transformer blocks
+    text_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
+    text_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
+    text_encoder_embedding_size: width() = None  # width of the word embeddings, where the family has one
+
+
+class Fusion(Model):
+    """Two-tower: fusion"""
+
+    fusion: choice("shared", "separate", "merged") = None  # one cross-attention for both directions, one for each, or one stack over both
+    cross_layer_hidden_size: width() = None  # width; fallback 256
+    num_cross_layers: layers() = None  # layers; fallback 6
+    num_cross_layer_heads: heads() = None  # attention heads; fallback width / 64
+    cross_layer_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width; fallback 4
+    cross_layer_drop_rate: number(0, 0.999) = None  # dropout probability; fallback 0.1
+
+
+class Objectives:
+    """Objectives"""
+
+    loss_names: loss_weights() = dict(NO_LOSS)  # weight of each objective and task; 0 = off
+    mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
+    whole_word_masking: flag() = True  # mask all pieces of a word together
+    draw_false_image: whole(0, 1) = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
+    negative_group: pairs(1) = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
+    draw_false_text: pairs(0) = 0  # retrieval: false texts beside each true one
+    get_recall_metric: flag() = False  # retrieval: True ranks the whole split at each validation and selects by recall
+    rerank_top_k: whole(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
+    vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
+    text_only: flag() = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
+    image_only: flag() = True  # classes of pictures: the same for the image encoder
+    blind: flag() = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
+    blind_run: path("a run folder").free = None  # run folder of a blind run of the same task, whose score is printed beside this one's
+
+
+class Optim:
+    """Optimization"""
+
+    optim_type: choice("adamw", "adam", "sgd") = "adamw"  # adamw, adam or sgd
+    learning_rate: number(0, above=True) = 1e-4  # peak, of towers; fusion and heads multiply it
+    lr_mult_cross_modal: number(0) = 5  # fusion and projections: x learning_rate
+    lr_mult_head: number(0) = 5  # heads: x learning_rate
+    lr_mult_random: number(0) = 1  # towers that start from random weights: x learning_rate
+    weight_decay: number(0) = 0.01  # of matrices; biases and norms have none
+    decay_power: decay() = 1  # exponent of the polynomial decay, or "cosine"
+    warmup_steps: steps_or_share("all steps", 0) = 0.1  # steps (a whole number) or share of all steps (below 1)
+    end_lr: number(0) = 0  # learning rate at the last step, before the multipliers
+    max_steps: whole(1).free = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
+    max_epoch: number(0, 1e9, above=True).free = None  # passes over the data
+    val_check_interval: steps_or_share("an epoch", 1, closed=True) = 1.0  # between validations; 1.0 = each epoch, 1 = each step
+    gradient_clip_val: number(0, above=True) = None  # largest norm of the gradient; None = no clipping
+
+
+class Machine:
+    """Machine"""
+
+    num_gpus: processes(1).free = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
+    num_nodes: size(1, 1 << 16).free = 1  # machines
+    accelerator: choice("auto", "gpu", "cpu").free = "auto"  # auto, gpu (an error without one) or cpu
+    precision: precision_name() = 32  # 32, 16-mixed, bf16-mixed or 64
+    gradient_checkpointing: flag().free = False  # True: layers are computed again in the backward pass: less memory, more time
+    compile: flag().free = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
+    strategy: choice("ddp", "ddp_bf16", "zero1").free = "ddp"  # of many processes; ddp_bf16 sends gradients in 16 bits, zero1 shares out optimizer state
+    float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # high and medium: TF32 and bf16 matrix products on GPUs
+# fmt: on
 
 
 # Tasks: what is trained on what. Dictionaries merge key by key, so a task names every objective.

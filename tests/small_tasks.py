@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from data.prepare import raw_f30k, raw_files, raw_images, raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
-
 from data import raw_glue
+from data.prepare import raw_f30k, raw_files, raw_images, raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
 from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
 
 SMALL = (

@@ -7,16 +7,18 @@ settings are looked up), a script of this repository (it exists and parses), or 
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from conftest import ROOT
+from renaissance.cli.main import SUBCOMMANDS
+from renaissance.settings import declared
 
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONFIGURING_MODELS.md", "ARCHITECTURE.md", "DATA.md")]
 QUESTIONS = {"check", "print_config", "print_named_configs"}
@@ -77,21 +79,8 @@ def commands(path: Path) -> list[Command]:
     return found
 
 
-def settings_of(path: Path) -> set[str]:
-    """Keys that the Sacred configuration functions of a file define (`@ex.config`), read from its syntax tree."""
-    keys = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and any(
-            isinstance(decorator, ast.Attribute) and decorator.attr == "config" for decorator in node.decorator_list
-        ):
-            for part in node.body:
-                if isinstance(part, ast.Assign):
-                    keys |= {target.id for target in part.targets if isinstance(target, ast.Name)}
-    return keys
-
-
-SETTINGS = settings_of(ROOT / "renaissance" / "config.py")
-ALL_SETTINGS = SETTINGS.union(*(settings_of(path) for path in [*ROOT.glob("*.py"), *ROOT.glob("renaissance/**/*.py")]))
+SETTINGS = set(declared.SETTINGS)
+ALL_SETTINGS = SETTINGS.union(*(declared.declared(import_module(module)) for module in SUBCOMMANDS.values()))
 COMMANDS = [command for path in DOCUMENTS if path.exists() for command in commands(path)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from test_resolution import FUSION, draft
 
 from models.families import small_config
 from renaissance.core.errors import UserError
@@ -18,7 +19,6 @@ from renaissance.training import summary
 from renaissance.training.assembly import Resolved, build, build_shape, resolve
 from renaissance.training.optim import parameter_groups, random_towers
 from renaissance.training.saving import storing
-from test_resolution import FUSION, draft
 from tiny_models import image_config, pictures, text_config, tokenizer
 
 SIZES = {"image_encoder_hidden_size": 16, "image_encoder_num_heads": 2, "image_encoder_num_layers": 1}

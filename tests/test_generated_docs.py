@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import pytest
 
 from docs import tables
-from renaissance import config
 from renaissance.cli import check_data as checking
 from renaissance.cli import prepare as command
-from renaissance.settings.presets import defaults_of, presets
+from renaissance.core.checks import flag
+from renaissance.settings.declared import Setting, declared, defaults
+from renaissance.settings.presets import presets
 
 
 @pytest.mark.parametrize("path", tables.tables_of_documents(), ids=lambda path: path.name)
@@ -22,10 +24,10 @@ def test_the_document_holds_the_tables_of_the_code(path):
 @pytest.mark.parametrize(
     ("document", "name", "known"),
     [
-        ("CONFIGURING_MODELS.md", "settings", defaults_of(config.ex)),
+        ("CONFIGURING_MODELS.md", "settings", defaults()),
         ("CONFIGURING_MODELS.md", "presets", presets()),
-        ("DATA.md", "prepare", defaults_of(command.ex)),
-        ("DATA.md", "check_data", defaults_of(checking.ex)),
+        ("DATA.md", "prepare", defaults(declared(command))),
+        ("DATA.md", "check_data", defaults(declared(checking))),
     ],
 )
 def test_every_setting_and_preset_stands_in_the_document_once(document, name, known):
@@ -35,21 +37,21 @@ def test_every_setting_and_preset_stands_in_the_document_once(document, name, kn
 
 
 def test_settings_table():
-    defaults, comments = (
-        {"exp_name": "a", "sizes": {"x": 1}},
-        {"exp_name": "folder is <log_dir>; a|b", "sizes": "a * b"},
-    )
+    one = Setting("exp_name", "a", flag(), "folder is <log_dir>; a|b", "run", "The run")
+    two = one._replace(key="sizes", default={"x": 1}, comment="a * b")
     rows = ["| `exp_name` | `'a'` | folder is &lt;log_dir>; a\\|b |", "| `sizes` | `{'x': 1}` | a \\* b |"]
     header = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
-    assert tables.settings_table(defaults, comments, {}).splitlines() == [*header, *rows]
-    grouped = tables.settings_table(defaults, comments, {"exp_name": "The run", "sizes": "Data"})
+    assert tables.settings_table({"exp_name": one, "sizes": two}).splitlines() == [*header, *rows]
+    grouped = tables.settings_table({"exp_name": one, "sizes": two._replace(heading="Data")})
     run, data = (["**The run**", "", *header, rows[0]], ["**Data**", "", *header, rows[1]])
     assert grouped.splitlines() == [*run, "", *data]
 
 
-def test_a_setting_without_a_comment_is_refused():
+def test_a_setting_without_a_comment_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "undocumented.py").write_text("class Run:\n    seed: int = 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyError, match="seed"):
-        tables.settings_table({"seed": 0}, {}, {})
+        declared(importlib.import_module("undocumented"))
 
 
 def test_presets_table():

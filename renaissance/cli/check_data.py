@@ -1,27 +1,25 @@
-"""`python run.py check_data with data_root=...`: the check of arrow files, its own experiment and settings."""
-
-from __future__ import annotations
+"""`python run.py check_data with data_root=...`: arrow files, checked to their last pixel."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from sacred import Experiment
-
+from renaissance.core.checks import MOST_TOKENS, dataset_names, model, path, size, whole
 from renaissance.data.check import check_data
 
-ex = Experiment("check_data", save_git_info=False)
+
+# fmt: off
+class Check:
+    """What is checked, and how"""
+
+    data_root: path("a folder of arrow files") = None  # folder of the arrow files
+    datasets: dataset_names(or_one=True) = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
+    max_text_len: size(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
+    tokenizer: model() = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
+    workers: whole(1) = None  # processes that decode pictures; None = one a core
+    sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
+# fmt: on
 
 
-@ex.config
-def defaults():
-    data_root = None  # folder of the arrow files
-    datasets = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
-    max_text_len = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
-    tokenizer = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
-    workers = None  # processes that decode pictures; None = one a core
-    sheet_folder = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
-
-
-def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def main(values: Mapping[str, Any]) -> None:
     """Checks the files of a folder. Raises UserError as `check_data` does."""
     check_data(**values)

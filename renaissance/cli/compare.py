@@ -1,25 +1,21 @@
-"""`python run.py compare with runs='result/a/*,result/b/version_3'`: finished runs side by side, its own experiment."""
-
-from __future__ import annotations
+"""`python run.py compare with runs='result/a/*,result/b/version_3'`: finished runs side by side."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from sacred import Experiment
-
+from renaissance.core.checks import path, paths
 from renaissance.evaluation.compare import compare
 
-ex = Experiment("compare", save_git_info=False)
+
+# fmt: off
+class Compare:
+    """Which runs, and where the table goes"""
+
+    runs: paths("run folders or patterns of them") = None  # run folders or patterns of them, a list or with commas between; the first is compared with
+    output: path("a folder").or_none = "compare"  # folder that the table is written to, as compare.md and compare.csv; None = only printed
+# fmt: on
 
 
-@ex.config
-def defaults():
-    runs = (
-        None  # run folders or patterns of them, a list or with commas between; the others are compared with the first
-    )
-    output = "compare"  # folder that the table is written to, as compare.md and compare.csv; None = only printed
-
-
-def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def main(values: Mapping[str, Any]) -> None:
     """Compares runs. Raises UserError as `compare` does."""
     compare(**values)

@@ -24,32 +24,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sacred import SETTINGS, Experiment
+import sacred
+from sacred import Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
-from renaissance import config
+from renaissance.core.checks import expanded
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, suggest
 from renaissance.core.launch import launched, tidy
 from renaissance.core.signals import INTERRUPTED
-from renaissance.settings.draft import Draft
+from renaissance.settings.declared import SETTINGS, Setting, declared, defaults
+from renaissance.settings.draft import Draft, SettingsError
 from renaissance.settings.presets import (
     CONFIG_FILES,
     PICKLES,
-    comments_of,
-    defaults_of,
-    headings_of,
     merge,
     presets,
     read_config_file,
 )
 from renaissance.settings.printing import print_config, print_named_configs
-from renaissance.settings.rules import PATHS, expanded
 
-SETTINGS.CAPTURE_MODE = "no"
-SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-SETTINGS.DISCOVER_SOURCES = "none"
-SETTINGS.DISCOVER_DEPENDENCIES = "none"
+sacred.SETTINGS.CAPTURE_MODE = "no"
+sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+sacred.SETTINGS.DISCOVER_SOURCES = "none"
+sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
@@ -84,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("help", "-h", "--help"):
             say(__doc__)
         elif words[0] in SUBCOMMANDS:
-            module = importlib.import_module(SUBCOMMANDS[words[0]])
-            _through_sacred(module.ex, module.main, _updates(words[1:], words[0]), {})
+            _run_command(words[0], words[1:])
         else:
             _run(words)
     except (UserError, SacredError) as error:
@@ -126,7 +123,7 @@ def _run(words: list[str]) -> None:
 
     def act(values: dict[str, Any], sources: dict[str, str]) -> None:
         if name.startswith("print"):
-            say(QUERIES[name](values, sources, comments_of(config.ex), headings_of(config.ex)))
+            say(QUERIES[name](values, sources))
             return
         draft = Draft(values, sources)  # a wrong setting is said before torch is imported, which takes seconds
         if name == "run":
@@ -139,7 +136,7 @@ def _run(words: list[str]) -> None:
             error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
             raise
 
-    _through_sacred(config.ex, act, updates, presets())
+    _through_sacred("renaissance", SETTINGS, act, updates, presets())
 
 
 def _updates(words: list[str], after: str) -> list[str]:
@@ -150,30 +147,49 @@ def _updates(words: list[str], after: str) -> list[str]:
     return words[1:]
 
 
+def _run_command(name: str, words: list[str]) -> None:
+    """A command with settings of its own."""
+    module = importlib.import_module(SUBCOMMANDS[name])
+    settings = declared(module)
+
+    def act(values: dict[str, Any], _: dict[str, str]) -> None:
+        if problems := [problem for key, value in values.items() if (problem := settings[key].problem(value))]:
+            raise SettingsError(problems)
+        module.main({key: settings[key].convert(value) for key, value in values.items()})
+
+    _through_sacred(name, settings, act, _updates(words, name), {})
+
+
 def _through_sacred(
-    ex: Experiment, act: Callable[[dict[str, Any], dict[str, str]], None], updates: list[str], named: Mapping[str, Any]
+    name: str,
+    settings: Mapping[str, Setting],
+    act: Callable[[dict[str, Any], dict[str, str]], None],
+    updates: list[str],
+    named: Mapping[str, Any],
 ) -> None:
     """Lets Sacred put defaults and updates together, and acts on the result."""
-    defaults = defaults_of(ex)
-    values, sources = screen(updates, defaults, named)
+    values, sources = screen(updates, settings, named)
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
     seed = {"seed": values.pop("seed")} if "seed" in values else {}
+    ex = Experiment(name, save_git_info=False)
+    ex.add_config(defaults(settings))
 
     @ex.main
     def main(_config: dict[str, Any]) -> None:
-        flat = {**{key: _config[key] for key in defaults}, **seed}
-        act({key: None if value == "" else expanded(key, value) for key, value in flat.items()}, sources)
+        flat = {**{key: _config[key] for key in settings}, **seed}
+        given = {key: None if value == "" else value for key, value in flat.items()}
+        act({key: expanded(key, each) if settings[key].check.is_path else each for key, each in given.items()}, sources)
 
     ex.run("main", config_updates=values, options={"--loglevel": "CRITICAL"})
 
 
-def screen(updates: Sequence[str], defaults: Mapping[str, Any], named: Mapping[str, Any]) -> Words:
+def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
     """Turns updates into values, and refuses what Sacred would execute, misread or answer with a page.
 
     Args:
         updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
             which may hold a = where there is such a file.
-        defaults: every key that exists. named: every preset.
+        settings: every one that exists. named: every preset.
 
     Raises:
         UserError: listing every word that cannot stand.
@@ -182,10 +198,10 @@ def screen(updates: Sequence[str], defaults: Mapping[str, Any], named: Mapping[s
     for before, word in zip(("", *updates), updates, strict=False):
         try:
             if "=" in word and not _is_config_file(word):
-                key, value = _assigned(word, defaults)
-                _set(given, key, value, defaults, named)
+                key, value = _assigned(word, settings)
+                _set(given, key, value, settings, named)
             else:
-                source, content = _named(word, before, defaults, named)
+                source, content = _named(word, before, settings, named)
                 merge(words.values, content)
                 words.sources.update(dict.fromkeys(content, source))
         except UserError as error:
@@ -202,7 +218,7 @@ def _is_config_file(word: str) -> bool:
     return Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES) and os.path.exists(os.path.expanduser(word))
 
 
-def _assigned(word: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
+def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
     """The key of a word with =, and the value that it writes.
 
     Raises:
@@ -211,29 +227,29 @@ def _assigned(word: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
     key, text = (part.strip() for part in word.split("=", 1))
     if not key or text.startswith("="):
         raise UserError(f"{word!r} is no setting: write key=value, with one = and no spaces around it.")
-    if key.split(".")[0] not in defaults:
-        _refuse_form(word, defaults)
+    if key.split(".")[0] not in settings:
+        _refuse_form(word, settings)
     value, plain = literal(text), text.translate(_PLAIN)
     if value == text != plain and literal(plain) != plain:
         raise UserError(f"{word} holds quotes, dashes or spaces of a text program; type them anew: {key}={plain}.")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and (key in PATHS or isinstance(defaults.get(key), str)):
+    if number and key in settings and (settings[key].check.is_path or isinstance(settings[key].default, str)):
         return key, text  # exp_name=2024_01 is no number
     return key, value
 
 
-def _refuse_form(word: str, defaults: Mapping[str, Any]) -> None:
+def _refuse_form(word: str, settings: Mapping[str, Setting]) -> None:
     """Refuses a setting in the form of another program."""
     found = _ELSEWHERE.fullmatch(word.translate(_PLAIN).strip())
     key = found[1].replace("-", "_") if found else ""
-    if key.split(".")[0] in defaults:
+    if key.split(".")[0] in settings:
         raise UserError(
             f"{word!r} is not how a setting is written; write {key}={found[2] or '<value>'}, without spaces."
         )
 
 
 def _named(
-    word: str, before: str, defaults: Mapping[str, Any], named: Mapping[str, Any]
+    word: str, before: str, settings: Mapping[str, Setting], named: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
     """Where a word without = comes from, and what it sets; `before` is the word before it."""
     if word in named:
@@ -241,14 +257,14 @@ def _named(
     if Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES):
         content: dict[str, Any] = {}
         for key, value in read_config_file(Path(os.path.expanduser(word))).items():
-            _set(content, str(key), value, defaults, named)
+            _set(content, str(key), value, settings, named)
         return f"file {word}", content
-    _refuse_form(word, defaults)
+    _refuse_form(word, settings)
     if before.endswith("="):
         raise UserError(f"There is no preset {word!r}; if it is the value of {before}, write them without a space.")
     if os.path.exists(word):
         raise UserError(f"There is no preset {word!r}; the name of a config file ends in {', '.join(CONFIG_FILES)}.")
-    near = suggest(word, [*named, *defaults])
+    near = suggest(word, [*named, *settings])
     raise UserError(f"There is no preset {word!r}{near}; `python run.py print_named_configs` lists them all.")
 
 
@@ -261,14 +277,14 @@ def literal(text: str) -> Any:
     return text if value is Ellipsis else value
 
 
-def _set(into: dict[str, Any], key: str, value: Any, defaults: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Setting], named: Mapping[str, Any]) -> None:
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
-    if base not in defaults:
-        near = suggest(base, [*defaults, *named])
+    if base not in settings:
+        near = suggest(base, [*settings, *named])
         raise UserError(f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
-    if rest and not (isinstance(defaults[base], dict) and len(rest) == 1 and rest[0] in defaults[base]):
-        known = ", ".join(defaults[base]) if isinstance(defaults[base], dict) else "none"
+    if rest and not (isinstance(settings[base].default, dict) and len(rest) == 1 and rest[0] in settings[base].default):
+        known = ", ".join(settings[base].default) if isinstance(settings[base].default, dict) else "none"
         raise UserError(f"{key} does not exist: {base} has the entries {known}.")
     for each in _keys(value):
         if str(each).startswith("py/"):
@@ -276,10 +292,10 @@ def _set(into: dict[str, Any], key: str, value: Any, defaults: Mapping[str, Any]
         if not isinstance(each, str):
             raise UserError(f"{key}={value!r} is not allowed: {each!r} is no name.")
     if isinstance(value, Mapping):
-        if rest or not isinstance(defaults[base], dict):
+        if rest or not isinstance(settings[base].default, dict):
             raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
         for name, each in value.items():
-            _set({}, f"{key}.{name}", each, defaults, named)
+            _set({}, f"{key}.{name}", each, settings, named)
     if rest and not isinstance(into.get(base, {}), dict):
         raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
     set_by_dotted_path(into, key, value)

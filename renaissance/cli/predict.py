@@ -1,55 +1,42 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one picture and text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
-from sacred import Experiment
-
+from renaissance.core.checks import flag, path, whole
+from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
 from renaissance.core.foreign import refuse_special
-from renaissance.settings.rules import flag, whole
-from renaissance.settings.rules import text as a_text
-
-ex = Experiment("predict", save_git_info=False)
 
 
-@ex.config
-def defaults():
-    load_path = None  # checkpoint of the model
-    image = None  # file of a picture; None = fill the masks of the text without one
-    text = ""  # a caption, a question, or a text with [MASK] in the place of words
-    trust_remote_code = False  # True: runs the code that an encoder of the checkpoint brought
-    top = 5  # how many answers, and how many words for each mask
+# fmt: off
+class Predict:
+    """What is asked"""
+
+    load_path: path("the path of a checkpoint") = None  # checkpoint of the model
+    image: path("the path of a picture") = None  # file of a picture; None = fill the masks of the text without one
+    text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
+    trust_remote_code: flag() = False  # True: runs the code that an encoder of the checkpoint brought
+    top: whole(1) = 5  # how many answers, and how many words for each mask
+# fmt: on
 
 
-def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def main(values: Mapping[str, Any]) -> None:
     """Prints all that the heads of the checkpoint can say.
 
     Raises:
         UserError: a setting is missing, or nothing can be said.
     """
     for key, what in (("load_path", "the path of a checkpoint"), ("text", "a text")):
-        if not isinstance(values[key], str) or not values[key].strip():
-            raise UserError(f"{key}={values[key]!r}: give {what} with {key}=.")
-        if not values[key].isascii() and values[key].encode("utf-8", "replace").decode() != values[key]:
-            raise UserError(f"{key}={printable(values[key])} is no UTF-8 text.")
+        if values[key] is None:
+            raise UserError(f"{key}=None: give {what} with {key}=.")
     top, image, text = values["top"], values["image"], values["text"]
-    trusted = values["trust_remote_code"]
-    for key, check in (
-        ("top", whole(1)),
-        ("image", a_text("the path of a picture", optional=True)),
-        ("trust_remote_code", flag()),
-    ):
-        if problem := check.problem(key, values[key]):
-            raise UserError(problem)
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
     from renaissance.inference import load  # imports torch when it is called
 
-    model = load(values["load_path"], trust_remote_code=trusted)
+    model = load(values["load_path"], trust_remote_code=values["trust_remote_code"])
     lines, masks = [], model.masks(text)
     if image is not None and {"itm", "irtr"} & set(model.heads):
         scored, note = text, ""

@@ -1,32 +1,30 @@
-"""`python run.py prepare with dataset=... root=... data_root=...`: the writers' own experiment and settings."""
-
-from __future__ import annotations
+"""`python run.py prepare with dataset=... root=... data_root=...`: a raw download to arrow files."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from sacred import Experiment
-
+from renaissance.core.checks import choice, number, path, text, whole
 from renaissance.data.prepare import prepare
 
-ex = Experiment("prepare", save_git_info=False)
+
+# fmt: off
+class Prepare:
+    """What is prepared, from where to where, and how"""
+
+    dataset: text("the name of a data set") = None  # coco, f30k, vg, gcc, sbu, vqa, nlvr2, snli, refcoco, refcoco+, refcocog, captions or images
+    root: path("a folder") = None  # folder of the raw download
+    data_root: path("a folder") = None  # folder that takes the arrow files
+    workers: whole(1) = None  # processes that read pictures; None = one a core
+    max_unreadable: number(0, 1) = None  # share of a file's pictures that may be missing or unreadable; None = 1 %, gcc and sbu any
+    resize: whole(1) = None  # pixels that the short side of a larger picture is reduced to; None = pictures stay as they are
+    quality: whole(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
+    split_by: choice("unc", "google", "umd") = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
+    name: text("a name") = None  # captions, images: name of the data set; None = captions, images or cifar10
+    annotations: path("a file") = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"
+    val_share: number(0, 1) = None  # captions, images: share of the training pictures for val; None = 0, images without val 0.1
+# fmt: on
 
 
-@ex.config
-def defaults():
-    dataset = None  # coco, f30k, vg, gcc, sbu, vqa, nlvr2, snli, refcoco, refcoco+, refcocog, captions or images
-    root = None  # folder of the raw download
-    data_root = None  # folder that takes the arrow files
-    workers = None  # processes that read pictures; None = one a core
-    max_unreadable = None  # share of a file's pictures that may be missing or unreadable; None = 1 %, gcc and sbu any
-    resize = None  # pixels that the short side of a larger picture is reduced to; None = pictures stay as they are
-    quality = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
-    split_by = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
-    name = None  # captions, images: name of the data set; None = captions, images or cifar10
-    annotations = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"
-    val_share = None  # captions, images: share of the training pictures for val; None = 0, images without val 0.1
-
-
-def main(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def main(values: Mapping[str, Any]) -> None:
     """Prepares one data set. Raises UserError as `prepare` does."""
     prepare(**values)

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from renaissance.config import ex
 from renaissance.core.errors import UserError, suggest
 from renaissance.data.datasets import open_pairs
 from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
 from renaissance.runs.report import table
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of, presets
+from renaissance.settings.presets import presets
 
 from . import raw_tasks
 from .questions import is_relation
@@ -186,7 +186,7 @@ def draft(run: Run, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> 
         given["blind"] = True
     if run.kind == "two_tower" and "blind" in task.kinds:
         given["blind_run"] = str(newest(folder, run.task, "blind"))
-    known, values = presets(), defaults_of(ex)
+    known, values = presets(), defaults()
     sources: dict[str, str] = {}
     for name in (*model, task.preset, "demo_finetuning"):
         values |= known[name]

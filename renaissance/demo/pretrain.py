@@ -16,15 +16,15 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from renaissance.config import ex
 from renaissance.core.types import Batch, ImageInput, MlmTargets
 from renaissance.data.collate import MicroBatch
 from renaissance.data.masking import choose, hide, words_of
 from renaissance.data.sampler import Draw, TrainSteps, permuted
 from renaissance.data.text import encode, vocabulary
 from renaissance.runs import checkpoint
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of, presets
+from renaissance.settings.presets import presets
 from renaissance.tasks import Encodings
 from renaissance.training.assembly import Resolved, build
 from renaissance.training.loading import Data, read_data
@@ -102,7 +102,7 @@ def scenes_of(file: Path, seed: int) -> Iterator[tuple[Scene, list[str]]]:
 
 def draft(recipe: str, root: Path, seed: int, steps: int) -> Draft:
     """The settings of one of the demo's recipes, with its files under `root`."""
-    values, preset = defaults_of(ex), presets()[recipe]
+    values, preset = defaults(), presets()[recipe]
     given = {"exp_name": recipe.removeprefix("demo_"), "seed": seed, "max_steps": steps, "val_check_interval": steps}
     given |= {"log_every_n_steps": 10, "accelerator": "cpu"}
     moved = {
@@ -138,7 +138,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
         each {kind: accuracy}.
     """
     stored = checkpoint.read(path)
-    values = {**defaults_of(ex), **stored.settings, "load_path": str(path), "resume_from": None}
+    values = {**defaults(), **stored.settings, "load_path": str(path), "resume_from": None}
     resolved = prepare_run(Draft(values, {}))
     built = build(resolved, pretrained=False)
     checkpoint.load_weights(built.model, built.heads, stored, str(path))

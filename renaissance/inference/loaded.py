@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from renaissance import config
+from renaissance.core.checks import expanded, whole
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.foreign import read_bytes
 from renaissance.core.types import ImageInput, TextInput, Tokens
@@ -27,9 +27,8 @@ from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
-from renaissance.settings.rules import expanded, whole
 from renaissance.training.assembly import build, build_shape, resolve
 from renaissance.training.starting import named
 
@@ -64,10 +63,10 @@ class Loaded:
             raise UserError(f"device={device!r} cannot be used ({first_line(error)}); give cpu, or cuda.") from error
         path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
         stored = checkpoint.read(path)
-        values = {**defaults_of(config.ex), **stored.settings, "load_path": str(path), "resume_from": None}
+        values = {**defaults(), **stored.settings, "load_path": str(path), "resume_from": None}
         values |= {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
         with named(str(path)):
-            draft = Draft({key: values[key] for key in defaults_of(config.ex)}, {})
+            draft = Draft({key: values[key] for key in defaults()}, {})
             resolved = resolve(draft, stored, reads_data=False)
         build_shape(resolved)
         built = build(resolved, pretrained=False)
@@ -76,7 +75,7 @@ class Loaded:
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         model, data = self.settings.model, self.settings.data
         transform = make_transform(
-            data.val_transform, model.image_size, patch_size=model.patch_size or 1, seed=0, train=False
+            data.val_transform_keys[0], model.image_size, patch_size=model.patch_size or 1, seed=0, train=False
         )
         self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
 

@@ -22,10 +22,10 @@ from typing import Any
 from tqdm import tqdm
 
 from renaissance.core.atomic import Held, free_name, name_again, set_aside, write_whole
+from renaissance.core.checks import plain_path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
 from renaissance.core.foreign import read_bytes, refuse_special
-from renaissance.settings.rules import plain_path
 
 _KEPT = "\n\t"  # control characters of our own
 _LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance import config
 from renaissance.core.atomic import Held, is_held, name_again, set_aside
+from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.foreign import expect, read_json
+from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import RESUMABLE, YOUNGER
-from renaissance.settings.presets import defaults_of
-from renaissance.settings.rules import CHECKS, plain_path
 
 from . import checkpoint
 from .report import RunFolder
@@ -58,7 +57,7 @@ def identity(values: Mapping[str, Any]) -> str:
     Args:
         values: of every setting, as the command has them, before checkpoints and models answer for the others.
     """
-    meant, usual = _meant(values), _meant(defaults_of(config.ex))
+    meant, usual = _meant(values), _meant(defaults())
     changed = (key for key, value in meant.items() if _json(value) != _json(usual.get(key)))  # 1 is not 1.0
     return _hash({key: meant[key] for key in changed if key not in _FREE})
 
@@ -78,7 +77,7 @@ def _json(value: Any) -> str:
 
 def _meant(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values in their one form."""
-    meant = {key: None if value in (None, "") else CHECKS[key].convert(value) for key, value in values.items()}
+    meant = {key: SETTINGS[key].convert(None if value == "" else value) for key, value in values.items()}
     for key, value in meant.items():
         if key in _PATHS and value is not None:
             meant[key] = plain_path(value)
@@ -191,7 +190,7 @@ def _runs(values: Mapping[str, Any], damaged: list[str]) -> tuple[list[_Run], li
 
 
 def _place(values: Mapping[str, Any]) -> Path:
-    return Path(*(CHECKS[key].convert(values[key]) for key in ("log_dir", "exp_name")))
+    return Path(*(SETTINGS[key].convert(values[key]) for key in ("log_dir", "exp_name")))
 
 
 def _record(run: Path) -> dict[str, Any]:

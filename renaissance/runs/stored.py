@@ -11,8 +11,8 @@ from typing import Any
 
 from renaissance.core.errors import UserError
 from renaissance.core.foreign import MOST_DEPTH, expect, short
+from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
-from renaissance.settings.rules import CHECKS
 
 from .archive import Claim
 
@@ -88,20 +88,17 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     if absent:
         raise UserError(f"settings lack {', '.join(absent)}.")
     for key, value in settings.items():
-        if key not in CHECKS:
+        if key not in SETTINGS:
             continue  # of another version
-        if CHECKS[key].problem(key, value):
-            raise UserError(f"settings[{key}] is {short(value)}, but has to be {CHECKS[key].allowed}.")
+        if SETTINGS[key].problem(value):
+            raise UserError(f"settings[{key}] is {short(value)}, but has to be {SETTINGS[key].check.allowed}.")
         if value is None and key in _SETTLED:
             raise UserError(f"settings[{key}] is None.")
     kind = settings["model_type"]
     open_keys = [*_TOWERS[kind], *(FUSION_KEYS if kind == "two-tower" else ())]
     if absent := [key for key in open_keys if settings.get(key) is None]:
         raise UserError(f"settings lack {', '.join(absent)}, which a {kind} model has.")
-    return {
-        key: value if value is None or key not in CHECKS else CHECKS[key].convert(value)
-        for key, value in settings.items()
-    }
+    return {key: SETTINGS[key].convert(value) if key in SETTINGS else value for key, value in settings.items()}
 
 
 def _towers(towers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:

@@ -11,23 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, started
 
 from .combinations import SEVERAL, heads_problem, idle_random_rate
+from .declared import SETTINGS
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
-from .rules import CHECKS, PATHS, plain_path
-from .sections import (
-    DataSettings,
-    FusionSettings,
-    MachineSettings,
-    ModelSettings,
-    ObjectiveSettings,
-    OptimSettings,
-    RunSettings,
-    Settings,
-    TowerSettings,
-)
+from .sections import FusionSettings, Section, Settings, TowerSettings
 
 
 class SettingsError(UserError):
@@ -57,10 +48,10 @@ class Draft:
         self.given = frozenset(sources)
         problems = []
         for key, value in self.values.items():
-            if problem := CHECKS[key].problem(key, value):
+            if problem := SETTINGS[key].problem(value):
                 problems.append(problem)
-            elif value is not None:
-                self.values[key] = CHECKS[key].convert(value)
+            else:
+                self.values[key] = SETTINGS[key].convert(value)
         if not problems:
             for rule in SEVERAL:
                 problems += rule(self.values)
@@ -216,22 +207,17 @@ class Draft:
             fusion = FusionSettings(kind, width, layers, heads, ratio, drop, flat["freeze_cross_modal_layers"])
         towers = {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
         weights = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
-        return Settings(
-            run=_section(RunSettings, flat),
-            data=_section(
-                DataSettings,
-                flat,
-                datasets=tuple(flat["datasets"]),
-                train_transform=flat["train_transform_keys"][0],
-                val_transform=flat["val_transform_keys"][0],
-            ),
-            model=_section(ModelSettings, flat, fusion=fusion, **towers),
-            objectives=_section(ObjectiveSettings, flat, loss_names=weights),
-            optim=_section(OptimSettings, flat),
-            machine=_section(MachineSettings, flat),
-            flat=dict(flat),
-            sources=dict(self.sources),
-        )
+        made = {
+            "model": {**towers, "fusion": fusion},
+            "machine": {"processes": flat["num_gpus"] * flat["num_nodes"]},
+            "data": {"datasets": tuple(flat["datasets"])},
+            "objectives": {"loss_names": weights},
+        }
+        sections = {setting.section: {} for setting in SETTINGS.values()}
+        for key, setting in SETTINGS.items():
+            sections[setting.section][key] = flat[key]
+        built = {name: Section(**values | made.get(name, {})) for name, values in sections.items()}
+        return Settings(**built, flat=dict(flat), sources=dict(self.sources))
 
 
 def default_workers(processes_here: int) -> int:
@@ -239,12 +225,8 @@ def default_workers(processes_here: int) -> int:
     return min(8, max(1, available_cores(processes_here) - 1))
 
 
-def _section(kind: type, flat: Mapping[str, Any], **made: Any) -> Any:
-    return kind(**{name: made[name] if name in made else flat[name] for name in kind.__dataclass_fields__})
-
-
 def _agree(key: str, given: Any, answer: Any) -> bool:
-    if key in PATHS and isinstance(given, str) and isinstance(answer, str):
+    if SETTINGS[key].check.is_path and isinstance(given, str) and isinstance(answer, str):
         return plain_path(given) == plain_path(answer)
     if isinstance(given, (list, tuple)) and isinstance(answer, (list, tuple)):
         return list(given) == list(answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .declared import SETTINGS
+
 # Tower -> what its sizes' keys begin with, the key of random weights, the key of freezing.
 TOWER_KEYS = {
     "encoder": ("", "random_init_encoder", "freeze_encoder"),
@@ -15,13 +17,10 @@ FUSION_KEYS = (
     "cross_layer_drop_rate",
 )  # fmt: skip
 # What a checkpoint fixes for a run that starts from it by load_path; resume_from fixes every setting.
-MODEL_KEYS = (
-    *("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "original_image_size"),
-    *("patch_size", *TOWER_KEYS, *FUSION_KEYS),
-    *(prefix + name for prefix, _, _ in TOWER_KEYS.values() for name in DIMENSIONS),
-    # Where its weights came from: a command that names a checkpoint cannot ask for random ones.
-    *(random_key for _, random_key, _ in TOWER_KEYS.values()),
-    *(f"{tower}_manual_configuration" for tower in TOWER_KEYS),
+MODEL_KEYS = tuple(
+    key
+    for key, setting in SETTINGS.items()
+    if setting.section == "model" and not key.startswith("freeze_") and key != "initializer_range"
 )
 # What a command may ask otherwise than the checkpoint or model has it: the weights are adapted, and the report says so.
 ADAPTABLE = frozenset(
@@ -42,29 +41,8 @@ AUTO = "auto"  # resume_from: the newest run of the same command
 START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code", "allow_download"])
 # Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
 PLACE_KEYS = frozenset(["log_dir", "exp_name"])
-# What a resumed run may be told anew; everything else must be as it was.
-RESUMABLE = (
-    START_KEYS
-    | PLACE_KEYS
-    | {
-        "log_every_n_steps",
-        "max_bad_steps",
-        "gradient_checkpointing",
-        "compile",
-        "strategy",
-        "save_every_steps",
-        "save_every_minutes",
-        "keep_last",
-        "max_time",
-        "final_test",
-        "allow_missing_shards",
-        "blind_run",
-        "data_root",
-        "max_steps",
-        "max_epoch",
-    }
-    | {"num_gpus", "num_nodes", "num_workers", "accelerator", "per_gpu_batchsize", "eval_batch_size"}
-)
+# What a resumed run may have otherwise; everything else must be as it was.
+RESUMABLE = frozenset(key for key, setting in SETTINGS.items() if setting.check.resumable)
 # Settings that came after runs had an identity (resuming.py); what resume_from=auto finds must not depend on them.
 YOUNGER = frozenset(["eval_limit", "lr_mult_random", "max_time"])
 FALLBACK_TOWERS = {

@@ -1,9 +1,8 @@
-"""Reads config.py (defaults, their comments, presets with recipes joined) and the config files of users."""
+"""The presets of config.py, recipes joined, and the config files of users."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sacred import Experiment
 
 from renaissance import config
 from renaissance.core.errors import UserError, first_line, printable
@@ -31,25 +29,6 @@ def presets() -> dict[str, dict[str, Any]]:
             merge(merged, known[part])
         known[name] = merged
     return known
-
-
-def defaults_of(ex: Experiment) -> dict[str, Any]:
-    """The defaults of an experiment, by key."""
-    return {key: value for key, value in ex.configurations[0]().items() if key != "__doc__"}
-
-
-def comments_of(ex: Experiment) -> dict[str, str]:
-    """The comment behind each default of an experiment, as written (Sacred keeps one of its own for `seed`)."""
-    return {key: comment for key, comment in re.findall(r"^    (\w+) = .+?  # (.+)$", _source(ex), re.MULTILINE)}
-
-
-def headings_of(ex: Experiment) -> dict[str, str]:
-    """The comment line above each group of defaults, by the group's first key."""
-    return {key: heading for heading, key in re.findall(r"^    # (.+)\n    (\w+) = ", _source(ex), re.MULTILINE)}
-
-
-def _source(ex: Experiment) -> str:
-    return inspect.getsource(ex.configurations[0]._func)
 
 
 def merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:

@@ -8,22 +8,24 @@ from typing import Any
 
 from renaissance import config
 
+from .declared import SETTINGS
+
 WIDTH = 44
 
 
-def print_config(
-    values: Mapping[str, Any], sources: Mapping[str, str], comments: Mapping[str, str], headings: Mapping[str, str]
-) -> str:
+def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """Every setting by groups, with its value, its comment, and where the value came from if it is not the default."""
     lines = [
         "# None: the checkpoint, the pretrained model or a fallback answers; `python run.py check with ...` asks them.",
         "# [given], [preset ...], [file ...]: where a value that is not the default came from.",
     ]
+    heading = None
     for key, value in values.items():
-        if key in headings:
-            lines += ["", f"# {headings[key]}"]
+        if SETTINGS[key].heading != heading:
+            heading = SETTINGS[key].heading
+            lines += ["", f"# {heading}"]
         line = f"{key} = {value!r}".ljust(WIDTH)
-        lines.append(f"{line}  # {comments.get(key, '')}" + (f"  [{sources[key]}]" if key in sources else ""))
+        lines.append(f"{line}  # {SETTINGS[key].comment}" + (f"  [{sources[key]}]" if key in sources else ""))
     return "\n".join(lines)
 
 

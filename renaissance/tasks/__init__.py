@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 
+from renaissance.core.checks import TASK_NAMES
 from renaissance.core.errors import UserError
-from renaissance.settings.rules import TASK_NAMES
 
 from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth
 

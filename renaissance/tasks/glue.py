@@ -26,7 +26,7 @@ from renaissance.data.formats import GLUE, GLUE_SCORES
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.samples import RawSample, ReadSamples, Sample
 from renaissance.models.heads import Pooler
-from renaissance.settings.sections import ModelSettings, Settings
+from renaissance.settings.sections import Section, Settings
 
 from .base import Context, Downstream, Encodings, Worth
 
@@ -197,7 +197,7 @@ def _known(labels: Tensor) -> Tensor:
     return ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
 
 
-def _drop_rate(model: ModelSettings, alone: bool) -> float:
+def _drop_rate(model: Section, alone: bool) -> float:
     part = model.encoder or (model.text_encoder if alone else model.fusion)
     return DROP_RATE if part.drop_rate is None else part.drop_rate
 

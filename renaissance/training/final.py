@@ -159,9 +159,9 @@ def blind_run_of(settings: Settings, splits: Iterable[str]) -> BlindRun | None:
     Raises:
         UserError: it is none, or the run is no downstream task.
     """
-    if not settings.run.blind_run:
+    if not settings.objectives.blind_run:
         return None
     reading = reading_task(settings.objectives.loss_names)
     if reading is None:
         raise UserError("blind_run= belongs to a downstream task; leave it out of pretraining.")
-    return evaluation.read_blind_run(settings.run.blind_run, reading, splits)
+    return evaluation.read_blind_run(settings.objectives.blind_run, reading, splits)

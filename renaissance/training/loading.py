@@ -167,7 +167,7 @@ class Loaders:
     def source(self, split: str) -> Source:
         """The samples of a split with the transform of their pictures."""
         model, data, train = self.settings.model, self.settings.data, split == "train"
-        key = data.train_transform if train else data.val_transform
+        key = data.train_transform_keys[0] if train else data.val_transform_keys[0]
         seed, patch = self.settings.run.seed, model.patch_size or 1
         transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
         return Source(self.data.samples[split], transform, self.blind)

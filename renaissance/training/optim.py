@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from renaissance.core.errors import UserError
-from renaissance.settings.sections import ModelSettings, OptimSettings
+from renaissance.settings.sections import Section
 
 _KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}  # of each parameter
 
@@ -47,16 +47,14 @@ def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, str, nn.P
         yield "head", name, parameter
 
 
-def random_towers(model: ModelSettings) -> tuple[str, ...]:
+def random_towers(model: Section) -> tuple[str, ...]:
     """What the names of the parameters begin with of the towers that start from random weights."""
     prefixes = {"encoder": "", "image_encoder": "image_tower.", "text_encoder": "text_tower."}
     towers = {key: getattr(model, key) for key in prefixes}
     return tuple(prefixes[key] for key, tower in towers.items() if tower is not None and tower.random)
 
 
-def parameter_groups(
-    model: nn.Module, heads: nn.Module, optim: OptimSettings, random: tuple[str, ...] = ()
-) -> list[Group]:
+def parameter_groups(model: nn.Module, heads: nn.Module, optim: Section, random: tuple[str, ...] = ()) -> list[Group]:
     """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none.
 
     Args:
@@ -83,7 +81,7 @@ def parameter_groups(
 
 
 def make_optimizer(
-    groups: Iterable[Group], optim: OptimSettings, *, fused: bool, shared: bool = False
+    groups: Iterable[Group], optim: Section, *, fused: bool, shared: bool = False
 ) -> torch.optim.Optimizer:
     """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
 
@@ -167,7 +165,7 @@ def _fits(values: dict[str, Any], names: set[str], shape: torch.Size) -> bool:
     )
 
 
-def total_steps(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+def total_steps(optim: Section, pairs: int, batch_size: int) -> int:
     """Optimizer steps of the whole run: the first reached of max_steps and max_epoch; `pairs` are one epoch."""
     ends = [] if optim.max_steps is None else [optim.max_steps]
     if optim.max_epoch is not None:
@@ -180,12 +178,12 @@ def steps_of(value: int | float, whole: int) -> int:
     return value if isinstance(value, int) else round(value * whole)
 
 
-def validation_interval(optim: OptimSettings, pairs: int, batch_size: int) -> int:
+def validation_interval(optim: Section, pairs: int, batch_size: int) -> int:
     """Optimizer steps between validations, at least 1; `pairs` are one epoch."""
     return max(1, steps_of(optim.val_check_interval, max(1, pairs // batch_size)))
 
 
-def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
+def learning_rate(step: int, total: int, optim: Section) -> float:
     """The learning rate at a step, before the groups' multipliers.
 
     Linear warm-up from 0, then (1 - progress)^decay_power or half a cosine down to `end_lr`: the schedules of

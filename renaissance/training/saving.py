@@ -17,7 +17,7 @@ from renaissance.core.signals import status_of, stopped
 from renaissance.models.backbones import tokenizer_files
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
-from renaissance.settings.sections import RunSettings
+from renaissance.settings.sections import Section
 
 from .assembly import Built, Resolved
 from .module import SELECTING, VisionLanguageModule, gathered
@@ -51,7 +51,7 @@ class Saving(Callback):
         start: Mapping[str, Any],
         interval: int,
         validates: bool,
-        settings: RunSettings,
+        settings: Section,
     ):
         self.folder, self.content, self.interval, self.validates = folder, content, interval, validates
         self.best, self.best_step = start["best"], start["best_step"]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from renaissance.core.checks import seconds_of
 from renaissance.core.errors import Stopped, UserError, is_defect
 from renaissance.core.launch import launched
 from renaissance.core.signals import StopSignals
@@ -27,7 +28,6 @@ from renaissance.runs.report import RunFolder, forget_after, nested_results
 from renaissance.settings.bounds import refuse_huge_batches
 from renaissance.settings.draft import Draft
 from renaissance.settings.keys import AUTO, PLACE_KEYS
-from renaissance.settings.rules import seconds_of
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task
 

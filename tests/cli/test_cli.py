@@ -22,9 +22,10 @@ from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import literal, main, screen
 from renaissance.core.errors import UserError
-from renaissance.settings.presets import defaults_of, presets
+from renaissance.settings.declared import SETTINGS
+from renaissance.settings.presets import presets
 
-DEFAULTS, PRESETS = defaults_of(config.ex), presets()
+PRESETS = presets()
 RUN = ("task_mlm_itm", "max_steps=10")
 ONE = (*RUN, "encoder=facebook/dino-vits16")
 
@@ -70,7 +71,7 @@ def test_literal(text: str, value: Any):
 
 def test_later_words_count_before_earlier_ones_and_values_before_presets():
     words = screen(
-        ["seed=3", "task_mlm_itm", "deit_tiny", "task_itm", "loss_names.itm=2", "exp_name=a=b"], DEFAULTS, PRESETS
+        ["seed=3", "task_mlm_itm", "deit_tiny", "task_itm", "loss_names.itm=2", "exp_name=a=b"], SETTINGS, PRESETS
     )
     assert words.values == {
         "exp_name": "a=b",
@@ -89,7 +90,7 @@ def test_later_words_count_before_earlier_ones_and_values_before_presets():
 def test_a_config_file_is_read_as_plain_values(work: Path):
     Path("mine.json").write_text('{"seed": 4, "loss_names.mlm": 2, "data_root": "copy/arrow"}', encoding="utf-8")
     Path("mine.yaml").write_text("datasets: [mine]\nseed: 5\n", encoding="utf-8")
-    words = screen(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], DEFAULTS, PRESETS)
+    words = screen(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], SETTINGS, PRESETS)
     assert (
         words.values["loss_names"] == config.NO_LOSS | {"mlm": 2, "itm": 1}
         and words.values["data_root"] == "copy/arrow"
@@ -109,7 +110,7 @@ def test_a_config_file_is_read_as_plain_values(work: Path):
 )  # fmt: skip
 def test_words_of_yaml_are_what_yaml_1_2_takes_them_for(text: str, value: Any, work: Path):
     Path("a.yaml").write_bytes(b"\xef\xbb\xbf" + f"seed: {text}\r\n".encode())  # as an editor of Windows leaves it
-    found = screen(["a.yaml"], DEFAULTS, PRESETS).values["seed"]
+    found = screen(["a.yaml"], SETTINGS, PRESETS).values["seed"]
     assert found == value and type(found) is type(value)
 
 
@@ -118,9 +119,9 @@ def test_a_config_path_may_hold_an_equals_sign(work: Path, monkeypatch):
     Path("lr=1").mkdir()
     for path in ("a=b.yaml", "lr=1/c.json", "seed=3.yaml"):
         Path(path).write_text('{"seed": 4}', encoding="utf-8")
-        assert screen([path], DEFAULTS, PRESETS) == ({"seed": 4}, {"seed": f"file {path}"})
-        assert screen([f"~/{path}"], DEFAULTS, PRESETS).values == {"seed": 4}
-    assert screen(["log_dir=c.json"], DEFAULTS, PRESETS).values == {"log_dir": "c.json"}  # there is no such file
+        assert screen([path], SETTINGS, PRESETS) == ({"seed": 4}, {"seed": f"file {path}"})
+        assert screen([f"~/{path}"], SETTINGS, PRESETS).values == {"seed": 4}
+    assert screen(["log_dir=c.json"], SETTINGS, PRESETS).values == {"log_dir": "c.json"}  # there is no such file
 
 
 def test_a_file_named_like_a_preset_is_not_read(work: Path, capsys):
@@ -240,7 +241,7 @@ def test_a_config_file_that_is_no_file_is_refused_at_once(refused):
 
 
 def test_a_name_of_digits_stays_as_it_is_written():
-    words = screen(["exp_name=2024_01", "load_path=007", "log_dir=1e3", "max_steps=100_000"], DEFAULTS, PRESETS)
+    words = screen(["exp_name=2024_01", "load_path=007", "log_dir=1e3", "max_steps=100_000"], SETTINGS, PRESETS)
     assert words.values == {"exp_name": "2024_01", "load_path": "007", "log_dir": "1e3", "max_steps": 100_000}
 
 
@@ -405,7 +406,7 @@ def test_print_config_shows_values_comments_and_sources(work, capsys):
         r"seed = 7 +# every random choice is .*  \[given\]", next(x for x in lines if x.startswith("seed"))
     )
     assert "[preset paper_small]" in next(x for x in lines if x.startswith("num_cross_layers"))
-    assert [line.split(" = ")[0] for line in lines if " = " in line and line[0] != "#"] == list(DEFAULTS)
+    assert [line.split(" = ")[0] for line in lines if " = " in line and line[0] != "#"] == list(SETTINGS)
     assert "# Optimization" in lines
 
 
@@ -476,5 +477,5 @@ def test_a_reader_that_has_enough_is_no_error():
 
 def test_screen_lists_all_problems():
     with pytest.raises(UserError) as caught:
-        screen(["a", "b=1", "seed=1"], DEFAULTS, PRESETS)
+        screen(["a", "b=1", "seed=1"], SETTINGS, PRESETS)
     assert str(caught.value).count("\n  - ") == 2

@@ -11,12 +11,11 @@ import pytest
 
 import small_run
 from conftest import OFFLINE, ROOT
-from renaissance import config
 from renaissance.cli import main as cli
 from renaissance.core.errors import Stopped, UserError
 from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, Launch, available_cores, launched, tidy
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft, SettingsError
-from renaissance.settings.presets import defaults_of
 from renaissance.training import machine, train
 from small_run import NO_DROPOUT, SMALL, curve
 
@@ -68,7 +67,7 @@ def test_what_is_set_to_nothing_is_not_set(monkeypatch):
 
 
 def draft(**given: object) -> Draft:
-    values = defaults_of(config.ex) | {"loss_names": {"mlm": 1}, "max_steps": 1, "batch_size": 8} | given
+    values = defaults() | {"loss_names": {"mlm": 1}, "max_steps": 1, "batch_size": 8} | given
     return Draft(values, dict.fromkeys(given, "given"))
 
 

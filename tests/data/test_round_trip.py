@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.prepare import raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
 
+from data.prepare import raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
 from renaissance.data.datasets import SampleDataset, open_samples, splits_of
 from renaissance.data.formats import BOXES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.prepare import nlvr2, refcoco, snli, vqa

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.prepare.raw_files import read_rows
 from PIL import Image
 
+from data.prepare.raw_files import read_rows
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.formats import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS

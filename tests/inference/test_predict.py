@@ -24,8 +24,8 @@ from renaissance.data.samples import RawSample
 from renaissance.inference import loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
 from renaissance.tasks import Encodings
 from renaissance.training import loading, train
 
@@ -70,7 +70,7 @@ def pictures_and_texts(home: Path) -> list[tuple[bytes, str]]:
 def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     model = renaissance.load(path)
     stored = checkpoint.read(path)
-    draft = Draft({**defaults_of(train_config()), **stored.settings, "load_path": str(path)}, {})
+    draft = Draft({**defaults(), **stored.settings, "load_path": str(path)}, {})
     resolved = train.prepare_run(draft)
     trainer = train._trainer(resolved.settings, [], 1, validates=True)
     loaders = loading.Loaders(resolved, loading.read_data(resolved), trainer, RunFolder(None))
@@ -83,12 +83,6 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     found = [model.score(image, text) for image, text in samples]
     assert found == pytest.approx(expected.tolist(), abs=1e-5)
     assert torch.allclose(model.encode([i for i, _ in samples], [t for _, t in samples]), fused.pooled, atol=1e-5)
-
-
-def train_config():
-    from renaissance import config
-
-    return config.ex
 
 
 def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
@@ -261,7 +255,7 @@ def test_masks_are_filled_before_a_text_is_scored(path: Path, home: Path, tmp_pa
         (["load_path={path}", "text=a", "image={home}/huge.jpg"], "has 10,000,000,000 bytes; at most"),
         (["load_path={path}", "text=a", "image=['a', 'b']"], "image=['a', 'b'] is not allowed"),
         (["load_path={path}", "text=a", "trust_remote_code=1"], "trust_remote_code=1 is not allowed"),
-        (["load_path={path}", "text=[1]"], "text=[1]: give a text with text=."),
+        (["load_path={path}", "text=[1]"], "text=[1] is not allowed: give a text."),
         (["load_path={path}", "text=a", "image={path}"], "cannot be decoded"),
         (["load_path={path}", "text=a", "top=0"], "top=0 is not allowed"),
         (["load_path=no.ckpt", "text=a"], "load_path=no.ckpt is not a file"),

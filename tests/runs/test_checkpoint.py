@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from renaissance import config
 from renaissance.core.errors import UserError
 from renaissance.runs.checkpoint import Stored, load_weights, read, save
+from renaissance.settings.declared import defaults
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
-from renaissance.settings.presets import defaults_of
 
-SETTINGS = defaults_of(config.ex) | {
+SETTINGS = defaults() | {
     "seed": 3,
     "datasets": ["coco"],
     "model_type": "one-tower",

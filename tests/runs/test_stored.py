@@ -12,7 +12,6 @@ import torch
 from test_checkpoint import stored
 
 import small_run
-from renaissance import config
 from renaissance import inference as predict
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
@@ -20,10 +19,9 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
 from renaissance.runs.archive import Claim
 from renaissance.runs.stored import check_parts
+from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.draft import Draft
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
-from renaissance.settings.presets import defaults_of
-from renaissance.settings.rules import CHECKS
 from renaissance.training import train
 from renaissance.training.assembly import build, resolve
 from renaissance.training.saving import storing
@@ -90,8 +88,8 @@ def may_stand(place: tuple[Any, ...], value: Any) -> bool:
         return True
     if place[0] == "settings" and len(place) > 1:
         return (
-            place[1] not in CHECKS.keys() - START_KEYS - PLACE_KEYS
-            or CHECKS[place[1]].problem(place[1], value) is None
+            place[1] not in SETTINGS.keys() - START_KEYS - PLACE_KEYS
+            or SETTINGS[place[1]].problem(value) is None
             or len(place) > 2
         )
     if place in MAY_BE:
@@ -174,7 +172,7 @@ def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def draft(**given: Any) -> Draft:
-    values = defaults_of(config.ex) | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 5} | given
+    values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 5} | given
     return Draft(values, dict.fromkeys(given, "given"))
 
 
@@ -198,7 +196,7 @@ def test_what_cannot_be_built_is_a_sentence_of_every_command(good, place, value,
     monkeypatch.setattr("renaissance.settings.bounds.memory_of_machine", lambda: 4 << 30)
     path = tmp_path / "a.ckpt"
     torch.save({"format": 1, **changed(good, place, value)}, path)
-    resumed = Draft(defaults_of(config.ex) | {"resume_from": str(path)}, {"resume_from": "given"})
+    resumed = Draft(defaults() | {"resume_from": str(path)}, {"resume_from": "given"})
     for name, load in (
         ("load_path", lambda: predict.load(path)),
         ("load_path", lambda: train.prepare_run(draft(load_path=str(path)), reads_data=False)),

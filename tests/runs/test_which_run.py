@@ -23,10 +23,10 @@ from renaissance import config
 from renaissance.core.errors import UserError
 from renaissance.runs import checkpoint, resuming
 from renaissance.settings import keys
-from renaissance.settings.presets import defaults_of
+from renaissance.settings.declared import defaults
 from small_run import SMALL, command, train
 
-DEFAULTS = defaults_of(config.ex) | {"loss_names": config.NO_LOSS | {"mlm": 1}, "max_steps": 6, "exp_name": "mlm"}
+DEFAULTS = defaults() | {"loss_names": config.NO_LOSS | {"mlm": 1}, "max_steps": 6, "exp_name": "mlm"}
 WORDS = ("task_mlm", *SMALL, "max_steps=2", "final_test=False", "resume_from=auto")
 
 
@@ -286,11 +286,11 @@ def test_the_same_command_refuses_while_it_starts(work: Path, capsys):
     loss = config.NO_LOSS | {"mlm": 1}
     place = work / "result" / "mlm"
     place.mkdir(parents=True)
-    with another(place, f".{resuming.identity(defaults_of(config.ex) | values | {'loss_names': loss})}.lock"):
+    with another(place, f".{resuming.identity(defaults() | values | {'loss_names': loss})}.lock"):
         assert "Another process is starting the same command in 'result/mlm'" in command(capsys, *WORDS).sentence()
         command(capsys, *WORDS, "fast_dev_run=1")  # keeps nothing, and asks nobody
     assert [path.name for path in place.iterdir()] == [
-        f".{resuming.identity(defaults_of(config.ex) | values | {'loss_names': loss})}.lock"
+        f".{resuming.identity(defaults() | values | {'loss_names': loss})}.lock"
     ]
     shutil.rmtree(work / "result")
     command(capsys, *WORDS, "data_root=nowhere").sentence()

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from renaissance import config
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft, SettingsError, default_workers
 from renaissance.settings.keys import TYPE_KEYS
-from renaissance.settings.presets import defaults_of
 
-DEFAULTS = defaults_of(config.ex)
+DEFAULTS = defaults()
 MLM = {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
 BOTH = {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1}
 

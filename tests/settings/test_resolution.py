@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from renaissance import config
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
 from renaissance.training.assembly import Resolved, build, resolve
 from renaissance.training.saving import storing
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("hub_cache")
 
 
 def draft(**given: Any) -> Draft:
-    values = defaults_of(config.ex) | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1} | given
+    values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1} | given
     return Draft(values, dict.fromkeys(given, "given"))
 
 
@@ -221,7 +220,7 @@ def test_a_resumed_run_takes_every_setting_and_lets_only_the_rest_of_the_run_be_
     words = {"loss_names": {"mlm": 0, "itm": 0}, "max_steps": None, "resume_from": str(path)}
 
     def again(**given: Any) -> Resolved:
-        values = defaults_of(config.ex) | words | given
+        values = defaults() | words | given
         return resolve(Draft(values, dict.fromkeys([*given, "resume_from"], "given")), checkpoint.read(path))
 
     resolved = again(max_steps=9, num_workers=0)
@@ -259,7 +258,7 @@ def test_check_shows_where_every_value_came_from(tmp_path, monkeypatch, capsys):
         "num_gpus": "fallback",
         "seed": "default",
     }
-    assert shown.keys() >= defaults_of(config.ex).keys()
+    assert shown.keys() >= defaults().keys()
 
 
 def test_a_local_folder_works_like_an_id(tmp_path, hub_cache):
@@ -290,7 +289,7 @@ def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run
     keys = ("log_dir", "exp_name", *foreign)
 
     def resumed(path: Path) -> list[Any]:
-        values = defaults_of(config.ex) | {"resume_from": str(path)}
+        values = defaults() | {"resume_from": str(path)}
         flat = resolve(Draft(values, {"resume_from": "given"}), stored).settings.flat
         return [flat[key] for key in keys]
 

@@ -9,11 +9,11 @@ import pytest
 
 from renaissance import config
 from renaissance.cli.main import SUBCOMMANDS
+from renaissance.core.checks import TASK_NAMES, expanded
 from renaissance.settings.combinations import SEVERAL
-from renaissance.settings.presets import comments_of, defaults_of
-from renaissance.settings.rules import CHECKS, PATHS, TASK_NAMES, expanded
+from renaissance.settings.declared import SETTINGS, declared, defaults
 
-DEFAULTS = defaults_of(config.ex)
+DEFAULTS = defaults()
 # What a command line, a JSON file or a slip of the hand can bring.
 STRANGE = (
     "1:30",
@@ -23,21 +23,17 @@ STRANGE = (
 )  # fmt: skip
 
 
-def test_a_check_for_each_setting():
-    assert list(CHECKS) and set(CHECKS) == set(DEFAULTS)
-
-
-@pytest.mark.parametrize("key", CHECKS)
+@pytest.mark.parametrize("key", SETTINGS)
 def test_the_default_may_stand(key: str):
-    assert CHECKS[key].problem(key, DEFAULTS[key]) is None
+    assert SETTINGS[key].problem(DEFAULTS[key]) is None
 
 
-@pytest.mark.parametrize("key", CHECKS)
+@pytest.mark.parametrize("key", SETTINGS)
 def test_any_value_is_taken_or_refused_in_a_sentence(key: str):
     """And what is taken has one form, which is taken again: checkpoints bring converted values back."""
-    check, taken = CHECKS[key], 0
+    setting, check, taken = SETTINGS[key], SETTINGS[key].check, 0
     for value in (*STRANGE, check.allowed.split(" or ")[0], check.allowed.split(",")[0]):
-        problem = check.problem(key, value)
+        problem = setting.problem(value)
         if problem is not None:
             assert (
                 problem.startswith(f"{key}={value}" if value is None else f"{key}={value!r}")
@@ -45,7 +41,7 @@ def test_any_value_is_taken_or_refused_in_a_sentence(key: str):
             )
         elif value is not None:
             converted = check.convert(value)
-            assert check.problem(key, converted) is None and check.convert(converted) == converted
+            assert setting.problem(converted) is None and check.convert(converted) == converted
             assert type(check.convert(converted)) is type(converted)
             taken += 1
     assert 0 < taken < len(STRANGE)
@@ -91,8 +87,8 @@ REFUSED = [
     ("mlm_prob", 1.5, "above 0 and at most 1"),
     ("learning_rate", float("inf"), "a number above 0"),
     ("drop_rate", 1.0, "at most 0.999"),
-    ("warmup_steps", 1.5, "steps or a share"),
-    ("warmup_steps", -1, "steps or a share"),
+    ("warmup_steps", 1.5, "steps, or a share"),
+    ("warmup_steps", -1, "steps, or a share"),
     ("val_check_interval", 0, "share of an epoch"),
     ("val_check_interval", 0.0, "share of an epoch"),
     ("decay_power", "linear", "cosine"),
@@ -127,14 +123,14 @@ REFUSED = [
 
 @pytest.mark.parametrize(("key", "value", "converted"), TAKEN)
 def test_taken(key, value, converted):
-    assert CHECKS[key].problem(key, value) is None
-    found = CHECKS[key].convert(value)
+    assert SETTINGS[key].problem(value) is None
+    found = SETTINGS[key].convert(value)
     assert found == converted and type(found) is type(converted)  # 1 is a step, 1.0 an epoch
 
 
 @pytest.mark.parametrize(("key", "value", "allowed"), REFUSED)
 def test_refused(key, value, allowed):
-    problem = CHECKS[key].problem(key, value)
+    problem = SETTINGS[key].problem(value)
     assert problem.startswith(f"{key}={value!r} is not allowed: give ") and allowed in problem
 
 
@@ -143,7 +139,7 @@ def test_refused(key, value, allowed):
 )
 @pytest.mark.parametrize(("value", "what"), [("a\0b", "a NUL character"), ("a\udcffb", "bytes that are no UTF-8")])
 def test_what_no_path_holds_is_refused(key, value, what):
-    problem = CHECKS[key].problem(key, value)
+    problem = SETTINGS[key].problem(value)
     assert problem.startswith(f"{key}={value!r} is not allowed: it holds {what}") and problem.isprintable()
 
 
@@ -199,8 +195,10 @@ def test_tasks_are_found_by_their_files():
 
 
 def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
-    experiments = [config.ex, *(importlib.import_module(module).ex for module in SUBCOMMANDS.values())]
-    comments = {key: text for ex in experiments for key, text in comments_of(ex).items()}
+    modules = [config, *(importlib.import_module(module) for module in SUBCOMMANDS.values())]
+    settings = [setting for module in modules for setting in declared(module).values()]
+    comments = {setting.key: setting.comment for setting in settings}
+    paths = {setting.key for setting in settings if setting.check.is_path}
     named = {key for key, text in comments.items() if re.search(r"\b(folders?|file|checkpoint)\b", text)}
     no_paths = {
         "exp_name",
@@ -212,14 +210,7 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
         "keep_last",
         "quality",
     }
-    keys = {key for ex in experiments for key in defaults_of(ex)}
-    assert named - no_paths <= PATHS <= keys
+    assert named - no_paths <= paths
     monkeypatch.setenv("HOME", "/home/me")
-    for key in keys - {"runs"}:
-        assert expanded(key, "~/a/b") == ("/home/me/a/b" if key in PATHS else "~/a/b")
-    assert (
-        expanded("runs", "~/a,b/*, ~/c")
-        == ["/home/me/a", "b/*", "/home/me/c"]
-        == expanded("runs", ("~/a", "b/*", "~/c"))
-    )
+    assert expanded("log_dir", "~/a/b") == "/home/me/a/b" and expanded("runs", ["~/a", "b"]) == ["/home/me/a", "b"]
     assert expanded("log_dir", "a/~") == "a/~" and expanded("log_dir", 7) == "7" and expanded("log_dir", None) is None

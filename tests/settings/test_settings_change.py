@@ -21,15 +21,14 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 import small_run
-from renaissance import config
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, Batch
 from renaissance.demo.raw import write_tokenizer
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
 from renaissance.training import loading, machine, train
@@ -46,7 +45,7 @@ ELECTRA, ELECTRA_BASE, BERT = (
     "google/electra-base-discriminator",
     "google-bert/bert-base-uncased",
 )
-DEFAULTS = defaults_of(config.ex)
+DEFAULTS = defaults()
 TWO = {
     "loss_names": {"mlm": 1, "itm": 1}, "max_steps": 4, "datasets": ["coco"], "data_root": "arrow", "log_dir": "runs",
     "batch_size": 8, "per_gpu_batchsize": 4, "num_workers": 0, "image_size": 32,

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from data.prepare import raw_nlvr2
-from data.prepare.raw_files import photograph, read_rows
 from torch import nn
 
 from data.foreign_files import by_pandas, write
+from data.prepare import raw_nlvr2
+from data.prepare.raw_files import photograph, read_rows
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import MicroBatch, Source

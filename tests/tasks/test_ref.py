@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data.prepare import raw_refcoco
-from data.prepare.raw_files import photograph, read_rows
 from torch import Tensor, nn
 
 from data.foreign_files import by_pandas, write
+from data.prepare import raw_refcoco
+from data.prepare.raw_files import photograph, read_rows
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.collate import Source, crop

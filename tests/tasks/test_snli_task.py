@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from data.prepare import raw_snli
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
 
 from data.foreign_files import FOREIGN, by_pandas, write
+from data.prepare import raw_snli
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.prepare.snli import make_arrow

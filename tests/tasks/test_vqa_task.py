@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from data.prepare import raw_vqa
 
 from data.foreign_files import FOREIGN, TEST_QUESTIONS, by_pandas, write
+from data.prepare import raw_vqa
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, Example, TaskOutput
 from renaissance.data.answers import normalise_answer

@@ -12,13 +12,12 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from renaissance.config import ex
 from renaissance.core.types import Batch
 from renaissance.data.collate import Collate, Source
 from renaissance.data.sampler import TrainSteps
 from renaissance.data.transforms import make_transform
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
 from renaissance.tasks import Encodings
 from renaissance.training import machine
 from renaissance.training.assembly import Built, Resolved, build
@@ -55,7 +54,7 @@ class Bench:
         )
         task = "loss_names={'mlm': 1, 'itm': 1}"
         given = values_of(*SMALL, *NO_DROPOUT, f"data_root={data_root}", task, *sizes, *words)
-        values = {**defaults_of(ex), **given}
+        values = {**defaults(), **given}
         self.resolved: Resolved = prepare_run(Draft(values, dict.fromkeys(given, "given")))
         self.data: Data = read_data(self.resolved)
 

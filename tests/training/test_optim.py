@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
 
 from renaissance.core.errors import UserError
-from renaissance.settings.sections import OptimSettings
+from renaissance.settings.sections import Section
 from renaissance.tasks.base import Context
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
@@ -26,7 +24,7 @@ from renaissance.training.optim import (
 )
 from tiny_models import VOCAB, one_tower, two_tower
 
-SETTINGS = OptimSettings(
+SETTINGS = Section(
     optim_type="adamw",
     learning_rate=2e-3,
     lr_mult_cross_modal=5,
@@ -43,7 +41,11 @@ SETTINGS = OptimSettings(
 )
 
 
-def rates(settings: OptimSettings, total: int) -> list[float]:
+def with_(settings: Section, **given: object) -> Section:
+    return Section(**vars(settings) | given)
+
+
+def rates(settings: Section, total: int) -> list[float]:
     return [learning_rate(step, total, settings) for step in range(total + 3)]
 
 
@@ -54,7 +56,7 @@ def plain_optimizer(rate: float) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("warmup", [0, 1, 7, 39])
 @pytest.mark.parametrize(("power", "end"), [(1, 0.0), (1, 1e-4), (2, 1e-5), (0.5, 0.0)])
 def test_polynomial_decay_is_transformers(power: float, end: float, warmup: int) -> None:
-    total, settings = 40, replace(SETTINGS, decay_power=power, end_lr=end, warmup_steps=warmup)
+    total, settings = 40, with_(SETTINGS, decay_power=power, end_lr=end, warmup_steps=warmup)
     theirs = get_polynomial_decay_schedule_with_warmup(
         plain_optimizer(settings.learning_rate), warmup, total, lr_end=end, power=power
     ).lr_lambdas[0]
@@ -64,23 +66,23 @@ def test_polynomial_decay_is_transformers(power: float, end: float, warmup: int)
 
 @pytest.mark.parametrize("warmup", [0, 7])
 def test_cosine_decay_is_transformers_and_ends_at_end_lr(warmup: int) -> None:
-    total, settings = 40, replace(SETTINGS, decay_power="cosine", warmup_steps=warmup)
+    total, settings = 40, with_(SETTINGS, decay_power="cosine", warmup_steps=warmup)
     theirs = get_cosine_schedule_with_warmup(plain_optimizer(1.0), warmup, total).lr_lambdas[0]
     shares = [theirs(min(step, total)) for step in range(total + 3)]
     assert rates(settings, total) == pytest.approx([settings.learning_rate * share for share in shares], abs=1e-15)
-    raised = rates(replace(settings, end_lr=5e-4), total)
+    raised = rates(with_(settings, end_lr=5e-4), total)
     expected = [5e-4 + 1.5e-3 * share for share in shares[warmup:]]
     assert raised[warmup:] == pytest.approx(expected)
 
 
 def test_a_share_of_warm_up_is_of_the_real_number_of_steps() -> None:
     """Not of max_steps, where max_epoch ends the run before."""
-    settings = replace(SETTINGS, max_steps=1000, max_epoch=2, warmup_steps=0.25)
+    settings = with_(SETTINGS, max_steps=1000, max_epoch=2, warmup_steps=0.25)
     total = total_steps(settings, pairs=80, batch_size=8)
     assert total == 20
     curve = rates(settings, total)
     assert curve.index(max(curve)) == 5
-    assert curve == pytest.approx(rates(replace(settings, warmup_steps=5), total))
+    assert curve == pytest.approx(rates(with_(settings, warmup_steps=5), total))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_a_share_of_warm_up_is_of_the_real_number_of_steps() -> None:
 def test_the_first_reached_of_steps_and_epochs_ends_the_run(
     max_steps: int | None, max_epoch: float | None, expected: int
 ) -> None:
-    settings = replace(SETTINGS, max_steps=max_steps, max_epoch=max_epoch)
+    settings = with_(SETTINGS, max_steps=max_steps, max_epoch=max_epoch)
     assert total_steps(settings, pairs=50, batch_size=8) == expected
 
 
@@ -167,7 +169,7 @@ def test_frozen_parts_are_in_no_group(name: str, part: str, prefix: str) -> None
 )
 def test_towers_of_random_weights_have_a_rate_of_their_own(name: str, random: tuple, prefixes: tuple) -> None:
     model, heads = model_and_heads(name)
-    groups = parameter_groups(model, heads, replace(SETTINGS, lr_mult_random=3), random)
+    groups = parameter_groups(model, heads, with_(SETTINGS, lr_mult_random=3), random)
     multiplier = {id(parameter): group.multiplier for group in groups for parameter in group.parameters}
     towers = {path: p for path, p in model.named_parameters() if path.startswith(BROUGHT[name]) and p.requires_grad}
     assert {path: multiplier[id(p)] for path, p in towers.items()} == {
@@ -182,7 +184,7 @@ def test_towers_of_random_weights_have_a_rate_of_their_own(name: str, random: tu
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_the_optimizer_gives_each_group_its_rate_and_decay(kind: str) -> None:
     groups = parameter_groups(*model_and_heads("two"), SETTINGS)
-    optimizer = make_optimizer(groups, replace(SETTINGS, optim_type=kind), fused=False)
+    optimizer = make_optimizer(groups, with_(SETTINGS, optim_type=kind), fused=False)
     expected = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind]
     assert type(optimizer) is expected
     set_learning_rate(optimizer, 1e-4)

@@ -8,12 +8,11 @@ import pytest
 import torch
 from transformers import ResNetConfig
 
-from renaissance.config import ex
 from renaissance.core.types import Batch, Example
 from renaissance.data.collate import Collate, Maker, Source
 from renaissance.data.transforms import make_transform
+from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.settings.presets import defaults_of
 from renaissance.tasks import Encodings, task_class
 from renaissance.training.assembly import Built, Resolved, build
 from renaissance.training.reach import freeze_unread
@@ -33,7 +32,7 @@ def resolved(name: str, losses: dict[str, int], **given: object) -> Resolved:
     """As `assembly.resolve` leaves a command, with configurations instead of pretrained models."""
     sizes = {"image_size": SIDE, "patch_size": PATCH, "vocab_size": VOCAB, "max_text_len": MAX_TEXT_LEN}
     tower = ONE if name.startswith("one") else {**TWO, "fusion": name}
-    values = {**defaults_of(ex), **tower, **sizes, "tokenizer": "words", "loss_names": losses, "max_steps": 9}
+    values = {**defaults(), **tower, **sizes, "tokenizer": "words", "loss_names": losses, "max_steps": 9}
     draft = Draft({**values, "batch_size": 4, **given}, dict.fromkeys([*tower, *sizes, *given], "given"))
     draft.name_towers()
     configs = {"encoder": image_config()} if name == "one-image" else {"encoder": text_config()}

@@ -16,9 +16,7 @@ from pathlib import Path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.data.prepare.writer import check_options
 from renaissance.runs.report import table
-from renaissance.settings.rules import CHECKS
 
 from .files import Report, find
 from .leaks import shared_pictures
@@ -54,7 +52,8 @@ def check_data(
         UserError: a setting that cannot be; or, at the end, a sentence for everything that is wrong.
     """
     datasets = [datasets] if isinstance(datasets, str) else datasets
-    _refuse(data_root, sheet_folder, datasets, max_text_len, workers)
+    if not isinstance(data_root, str | os.PathLike):
+        raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
     files, problems, notes = find(Path(data_root), datasets)
     measure = words if tokenizer is None else pieces(str(tokenizer))
     lengths = {file.dataset: Lengths() for file in files}
@@ -83,23 +82,6 @@ def check_data(
         raise UserError(problems[0] if len(problems) == 1 else several)
     say("nothing is wrong")
     return reports
-
-
-def _refuse(
-    data_root: object, sheet_folder: object, datasets: object, max_text_len: object, workers: int | None
-) -> None:
-    """Refuse settings that cannot be, before anything is read."""
-    if not isinstance(data_root, str | os.PathLike):
-        raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
-    if sheet_folder is not None and not isinstance(sheet_folder, str | os.PathLike):
-        raise UserError(f"sheet_folder={sheet_folder!r} is not allowed: give a folder, or None for data_root.")
-    names = datasets is None or (isinstance(datasets, Sequence) and all(isinstance(name, str) for name in datasets))
-    if not names or datasets == []:
-        raise UserError(f'datasets={datasets!r} is not allowed: give names, such as ["coco","vg"].')
-    problem = CHECKS["max_text_len"].problem("max_text_len", max_text_len)
-    if problem or max_text_len is None:
-        raise UserError(problem or "max_text_len=None is not allowed: give a number of tokens to compare with.")
-    check_options(workers=workers)
 
 
 def _files_table(reports: Sequence[Report]) -> str:

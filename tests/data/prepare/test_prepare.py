@@ -13,7 +13,7 @@ from renaissance.cli import prepare as command
 from renaissance.core.errors import UserError
 from renaissance.data import prepare
 from renaissance.data.formats import DATASETS
-from renaissance.settings.presets import comments_of, defaults_of
+from renaissance.settings.declared import declared, defaults
 
 ARGUMENTS = {"dataset", "root", "data_root"}
 
@@ -21,15 +21,15 @@ ARGUMENTS = {"dataset", "root", "data_root"}
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_option_of_a_data_set_is_a_setting(dataset: str):
     options = prepare.options_of(import_module(f"renaissance.data.prepare.{DATASETS[dataset].writer}").make_arrow)
-    assert set(options) <= set(defaults_of(command.ex)) - ARGUMENTS
+    assert set(options) <= set(defaults(declared(command))) - ARGUMENTS
     assert options[-4:] == ["workers", "max_unreadable", "resize", "quality"]
 
 
 def test_every_setting_is_an_option_of_a_data_set():
     modules = {row.writer: import_module(f"renaissance.data.prepare.{row.writer}") for row in DATASETS.values()}
     options = {name for module in modules.values() for name in prepare.options_of(module.make_arrow)}
-    assert options == set(defaults_of(command.ex)) - ARGUMENTS
-    assert set(re.findall(r"[\w+]+", comments_of(command.ex)["dataset"])) - {"or"} == set(DATASETS) - {
+    assert options == set(defaults(declared(command))) - ARGUMENTS
+    assert set(re.findall(r"[\w+]+", declared(command)["dataset"].comment)) - {"or"} == set(DATASETS) - {
         "refcocog_google"
     }
 
