@@ -1,12 +1,4 @@
-"""The command line: picks the sub-command by the first word, screens the words, and hands them to Sacred.
-
-    python run.py with <task> [<parts> ...] key=value      train and evaluate
-    python run.py check with ...                           resolve, build on the meta device, print; no data, no GPU
-    python run.py print_config with ...                    settings with their comments
-    python run.py print_named_configs                      every preset with what it sets
-    python run.py compare with runs='result/a/*'           finished runs side by side
-    python run.py predict with load_path=... text=...      what a checkpoint makes of a picture and a text
-    python run.py demo | prepare | check_data with ...     sub-commands with settings of their own
+"""The command line: picks the command by the first word, screens the words, and hands them to Sacred.
 
 Sacred runs code that a `py/` key of a JSON config names, unpickles `.pickle` configs, answers an unknown key with a
 page and a wrong type with a warning; so the words are screened, and config files read, before Sacred sees their values.
@@ -42,15 +34,33 @@ from renaissance.settings.presets import (
     presets,
     read_config_file,
 )
-from renaissance.settings.printing import print_config, print_named_configs
+from renaissance.settings.printing import print_config, print_named_configs, with_comments
 
 sacred.SETTINGS.CAPTURE_MODE = "no"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
 sacred.SETTINGS.DISCOVER_SOURCES = "none"
 sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
-# First words that are experiments of their own: the module whose `ex` and `main(values)` they are.
+# Commands with settings of their own: the module that declares them and does the work in `main(values)`.
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
+HELP = ("help", "-h", "--help")
+OVERVIEW = """Vision-language encoders: pretrain, finetune, evaluate.
+
+usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value ...]
+
+  with                 trains and evaluates: python run.py with task_mlm_itm max_steps=50000
+                       evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>
+  check                what such a command would build, and where each setting comes from; reads no data
+  print_config         every setting of such a command with its value and meaning
+  print_named_configs  every preset (tasks, parts, recipes) with what it sets
+  prepare              raw downloads to arrow files
+  check_data           arrow files, checked to their last pixel
+  compare              finished runs side by side
+  predict              what a checkpoint makes of a picture and a text
+  demo                 a small world, two models that learn it, and what they learned
+
+`python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
+75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
 WORKS = ("with", "demo", "prepare")  # they leave files; what the others leave is what they print
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
@@ -79,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tidy()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not words or words[0] in ("help", "-h", "--help"):
-            say(__doc__)
+        if not words or words[0] in HELP:
+            say(OVERVIEW)
+        elif {*words[1:]} & {*HELP[1:]}:
+            say(_help(words[0]))
         elif words[0] in SUBCOMMANDS:
             _run_command(words[0], words[1:])
         else:
@@ -100,6 +112,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if words and words[0] in WORKS else unread_status()
 
 
+def _help(name: str) -> str:
+    """What a command is for, and its settings."""
+    _refuse_unknown(name)
+    if name not in SUBCOMMANDS:
+        settings, what = SETTINGS, OVERVIEW.partition("\n\n")[2].partition("\n\n`")[0]
+    else:
+        module = importlib.import_module(SUBCOMMANDS[name])
+        settings, what = declared(module), f"usage: {module.__doc__.replace('`', '')}"
+    return f"{what}\n\n{with_comments(settings, defaults(settings), {})}"
+
+
 def unread_status() -> int:
     """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
     error = lost()
@@ -110,15 +133,8 @@ def unread_status() -> int:
 
 def _run(words: list[str]) -> None:
     """The main experiment: a run, or a question about one."""
+    _refuse_unknown(words[0])
     name = "run" if words[0] == "with" else words[0]
-    if name not in ("run", "check", *QUERIES):
-        known = ("with", "check", *QUERIES, *SUBCOMMANDS)
-        hint = (
-            f"write `python run.py with {name} ...` for a run, or"
-            if "=" in name or name in presets()
-            else "the commands are"
-        )
-        raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
     updates = _updates(words if name == "run" else words[1:], "" if name == "run" else name)
 
     def act(values: dict[str, Any], sources: dict[str, str]) -> None:
@@ -137,6 +153,14 @@ def _run(words: list[str]) -> None:
             raise
 
     _through_sacred("renaissance", SETTINGS, act, updates, presets())
+
+
+def _refuse_unknown(name: str) -> None:
+    known = ("with", "check", *QUERIES, *SUBCOMMANDS)
+    if name not in known:
+        run = f"write `python run.py with {name} ...` for a run, or"
+        hint = run if "=" in name or name in presets() else "the commands are"
+        raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
 
 
 def _updates(words: list[str], after: str) -> list[str]:

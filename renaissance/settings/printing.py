@@ -1,4 +1,4 @@
-"""Answers to `print_config` and `print_named_configs`, without torch: they come at once."""
+"""What `print_config`, `print_named_configs` and `--help` show, without torch: they answer at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from renaissance import config
 
-from .declared import SETTINGS
+from .declared import SETTINGS, Setting
 
 WIDTH = 44
 
@@ -19,14 +19,18 @@ def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
         "# None: the checkpoint, the pretrained model or a fallback answers; `python run.py check with ...` asks them.",
         "# [given], [preset ...], [file ...]: where a value that is not the default came from.",
     ]
-    heading = None
-    for key, value in values.items():
-        if SETTINGS[key].heading != heading:
-            heading = SETTINGS[key].heading
-            lines += ["", f"# {heading}"]
-        line = f"{key} = {value!r}".ljust(WIDTH)
-        lines.append(f"{line}  # {SETTINGS[key].comment}" + (f"  [{sources[key]}]" if key in sources else ""))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", with_comments(SETTINGS, values, sources)])
+
+
+def with_comments(settings: Mapping[str, Setting], values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """Settings by groups, as `key = value  # comment  [source]`."""
+    lines: list[str] = []
+    for key, setting in settings.items():
+        if f"# {setting.heading}" not in lines:
+            lines += ["", f"# {setting.heading}"]
+        line = f"{key} = {values[key]!r}".ljust(WIDTH)
+        lines.append(f"{line}  # {setting.comment}" + (f"  [{sources[key]}]" if key in sources else ""))
+    return "\n".join(lines[1:])
 
 
 def print_named_configs(*_: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ A refusal is one sentence on stderr (or a list of several), status 1, nothing on
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -20,9 +21,9 @@ import torch
 
 from conftest import ROOT
 from renaissance import config
-from renaissance.cli.main import literal, main, screen
+from renaissance.cli.main import QUERIES, SUBCOMMANDS, literal, main, screen
 from renaissance.core.errors import UserError
-from renaissance.settings.declared import SETTINGS
+from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
 
 PRESETS = presets()
@@ -421,7 +422,18 @@ def test_print_named_configs_shows_every_preset_once(work, capsys):
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"]])
 def test_help(words, capsys):
     assert main(words) == 0
-    assert "python run.py with <task>" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "usage: python run.py <command>" in out and max(map(len, out.splitlines())) <= 120
+    assert set(re.findall(r"^  (\w+) ", out, re.MULTILINE)) == {"with", "check", *QUERIES, *SUBCOMMANDS}
+
+
+@pytest.mark.parametrize("name", ["with", "check", *QUERIES, *SUBCOMMANDS])
+def test_help_of_a_command_lists_its_settings(name, capsys):
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    settings = declared(importlib.import_module(SUBCOMMANDS[name])) if name in SUBCOMMANDS else SETTINGS
+    assert out.startswith("usage: python run.py") and "`" not in out.partition("#")[0]
+    assert re.findall(r"^(\w+) = .*  # .", out, re.MULTILINE) == [*settings]
 
 
 # Processes of their own
