@@ -66,12 +66,19 @@ _STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"  # formats too, but words of Persian and Hindi, and emoji, are written with them
 
 
+def shortened(names: Iterable[object], most: int = 3) -> str:
+    """The first names of a list, with commas between, and how many more there are; safe to print."""
+    names = [*names]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(printable(str(name)) for name in names[:most]) + more
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name where it says nothing; safe to print.
+    """The first line of what an error says (the system's own words, for one of the system), or its name; safe to print.
 
     What torch says of a file that it does not load ends in the advice to load it so that its code runs; that is left out.
     """
-    text = str(error).strip()
+    text = str(getattr(error, "strerror", None) or error).strip()
     if "weights_only" in text or "add_safe_globals" in text or "Weights only load failed" in text:
         name = re.search(r"GLOBAL ([\w.]+)", text)
         text = f"it names {name[1]}, which could run code" if name else "it holds more than tensors and plain values"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from .errors import UserError, printable
+from .errors import UserError, first_line, printable
 
 MOST_BYTES = 64 << 20  # of a JSON or text file: tokenizer.json of a large vocabulary has about 20 MB
 MOST_DEPTH = 64
@@ -32,7 +32,7 @@ def refuse_special(path: str | os.PathLike, name: str) -> int:
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{name} cannot be read ({_reason(error)}).") from error
+        raise UserError(f"{name} cannot be read ({first_line(error)}).") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise UserError(f"{name} is {kind}, and no file.")
@@ -55,7 +55,7 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{name} cannot be read ({_reason(error)}).") from error
+        raise UserError(f"{name} cannot be read ({first_line(error)}).") from error
     refuse_lfs(content, name)
     return content
 
@@ -106,7 +106,7 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
     except RecursionError:
         raise UserError(f"{name} is nested too deeply; at most {MOST_DEPTH} levels are read.") from None
     except ValueError as error:
-        raise UserError(f"{name} cannot be read as JSON ({printable(_reason(error))}).") from error
+        raise UserError(f"{name} cannot be read as JSON ({first_line(error)}).") from error
     return expect(value, hint, name)
 
 
@@ -228,8 +228,3 @@ def _refuse_deep(value: Any, depth: int = 0) -> None:
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         if isinstance(each, (dict, list)):
             _refuse_deep(each, depth + 1)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -231,7 +231,7 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
+        why = first_line(error)
         raise UserError(f"'{path}' cannot be read or is damaged ({why}).") from None
 
 

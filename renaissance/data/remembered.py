@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, first_line
 from renaissance.core.foreign import expect, read_json
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
@@ -42,7 +42,7 @@ def stamp(path: str) -> Stamp:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        why = getattr(error, "strerror", None) or str(error)
+        why = first_line(error)
         raise UserError(f"'{path}' cannot be opened ({why}); expected an Arrow file.") from None
     if not S_ISREG(status.st_mode):
         raise UserError(f"'{path}' is not a file; expected an Arrow file.")

@@ -116,7 +116,7 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun
     Raises:
         UserError: no run folder; a run that is unfinished or learned with pictures; another task or other splits.
     """
-    given = Path(path).expanduser()
+    given = Path(path)
     run = read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), "blind_run")
     if run.results is None:
         raise UserError(f"blind_run={path} is of a run that has no results.json yet; let it end first.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
-from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.errors import UserError, first_line, shortened
 from renaissance.core.foreign import refuse_lfs
 
 from . import archive
@@ -74,10 +74,9 @@ class LoadReport:
             setting: that named it.
         """
         if self.missing:
-            names = ", ".join(map(printable, self.missing[:3])) + (" ..." if len(self.missing) > 3 else "")
             raise UserError(
-                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model ({names}); it is damaged, or "
-                "was not written by this program."
+                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model "
+                f"({shortened(self.missing)}); it is damaged, or was not written by this program."
             )
 
     def __str__(self) -> str:
@@ -88,7 +87,7 @@ class LoadReport:
             ("resized", self.resized),
         ):
             if names:
-                lines.append(f"  {what}: {len(names)} ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})")
+                lines.append(f"  {what}: {len(names)} ({shortened(names, 4)})")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self.started)])
 
 
@@ -169,10 +168,9 @@ def _refuse_no_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
     """One weight that is no number makes every number of the model none, in silence."""
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        names = ", ".join(map(printable, bad[:3])) + (" ..." if len(bad) > 3 else "")
         raise UserError(
-            f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({names}); take an earlier "
-            "checkpoint of its run."
+            f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({shortened(bad)}); take an "
+            "earlier checkpoint of its run."
         )
 
 

@@ -262,9 +262,10 @@ def _is_row(cells: list[str], header: list[str]) -> bool:
     if len(cells) != len(header) or not re.fullmatch("[0-9]{1,18}", cells[header.index("step")]):
         return False
     try:
-        return all(not cell or isinstance(float(cell), float) for cell in cells)
+        [float(cell) for cell in cells if cell]
     except ValueError:
         return False
+    return True
 
 
 def _kept_damaged(path: Path, broken: int) -> str:

@@ -6,10 +6,10 @@ them, so nothing else needs to ask again; what a model's configuration means, tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.core.foreign import MOST_DEPTH, expect, short
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
@@ -104,7 +104,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 def _towers(towers: dict[str, dict[str, Any]], settings: dict[str, Any]) -> None:
     wanted = _TOWERS[settings["model_type"]]
     if set(towers) != set(wanted):
-        raise UserError(f"towers are {_some(towers)}, but have to be {', '.join(wanted)}.")
+        raise UserError(f"towers are {shortened(towers, 5) or 'none'}, but have to be {', '.join(wanted)}.")
     for key, values in towers.items():
         expect(values.get("model_type"), str, f"towers[{key}][model_type]")
 
@@ -116,7 +116,7 @@ def _tokenizer(files: dict[str, str]) -> None:
 
 def _image(image: dict[str, list[float]]) -> None:
     if not {"mean", "std"} <= set(image) <= {"mean", "std", "channels"}:
-        raise UserError(f"image holds {_some(image)}, but has to hold mean, std.")
+        raise UserError(f"image holds {shortened(image, 5) or 'none'}, but has to hold mean, std.")
     for name, numbers in image.items():
         fits = {"std": min(numbers, default=0) > 1e-6, "channels": sorted(numbers) == [0, 1, 2]}.get(name, True)
         if len(numbers) != 3 or not fits:
@@ -171,7 +171,3 @@ def _optimizer(state: dict[str, Any]) -> None:
         for what, value in kept.items():
             if not isinstance(value, (Claim, type(None))):
                 raise UserError(f"{name}[state][{number}][{short(what)}] is {short(value)}, but has to be a tensor.")
-
-
-def _some(names: Iterable[Any]) -> str:
-    return ", ".join(short(name) for name in [*names][:5]) or "none"

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.datasets import open_samples
 from renaissance.data.formats import CLASSES
@@ -77,8 +77,8 @@ class Images(Downstream):
             first, expected = next(iter(found.items()))
             if labels != expected:
                 raise UserError(
-                    f"The classes of {file} are {_some(labels)}, those of {first} are {_some(expected)}; prepare all splits "
-                    "in one go."
+                    f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected, 5)}; "
+                    "prepare all splits in one go."
                 )
         return next(iter(found.values()), None)
 
@@ -123,11 +123,7 @@ def _read(labels: Sequence[str], sample: Sample) -> RawSample:
     if label is not None:
         if not 0 <= label < len(labels):
             raise UserError(
-                f"{sample.where} has the label {label}; the {len(labels):,} classes {_some(labels)} are numbered from 0."
+                f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0."
             )
         facts["target"] = labels[label]
     return RawSample(sample.id, sample.images, "", where=sample.where, label=label, facts=facts)
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:5]) + (f" and {len(labels) - 5:,} more" if len(labels) > 5 else "")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.core.types import TaskOutput
 from renaissance.data.answers import official_accuracy, soft_scores
 from renaissance.data.collate import Maker, MicroBatch
@@ -279,8 +279,8 @@ def validate_submission(entries: Sequence[Mapping[str, Any]], question_ids: Iter
         ({question for question, count in counts.items() if count > 1}, "answers twice"),
     ):
         if ids:
-            named = ", ".join(map(str, sorted(ids)[:_NAMED])) + (" ..." if len(ids) > _NAMED else "")
             raise UserError(
-                f"The submission {what} {len(ids):,} question{'s' if len(ids) > 1 else ''} ({named}); every question of the "
-                "split has to be answered once: evaluate the whole split again."
+                f"The submission {what} {len(ids):,} question{'s' if len(ids) > 1 else ''} "
+                f"({shortened(sorted(ids), _NAMED)}); every question of the split has to be answered once: evaluate the whole "
+                "split again."
             )

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.data.randomness import torch_seed
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
@@ -305,8 +305,7 @@ def _normalize(resolved: Resolved) -> Normalize:
 
 def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | None) -> None:
     if weights is not None and unused:
-        names = ", ".join(unused[:3]) + (" ..." if len(unused) > 3 else "")
-        notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({names})")
+        notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({shortened(unused)})")
 
 
 def build_shape(resolved: Resolved) -> Built:

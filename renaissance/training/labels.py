@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.runs.checkpoint import Stored
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task, task_class
@@ -30,8 +30,9 @@ def label_vocabularies(
     if known and found and known != found:
         where = settings.run.resume_from or settings.run.load_path
         raise UserError(
-            f"The answers of {name} differ: the checkpoint {where} has {_some(known)}, data_root={settings.data.data_root} "
-            f"has {_some(found)}; take the data that the checkpoint was trained on, or start from a checkpoint of another task."
+            f"The answers of {name} differ: the checkpoint {where} has {len(known):,} ({shortened(known)}), "
+            f"data_root={settings.data.data_root} has {len(found):,} ({shortened(found)}); take the data that the checkpoint "
+            "was trained on, or start from a checkpoint of another task."
         )
     labels = known if found is None else found
     if not labels and not reads_data and task.labels_in_data:
@@ -44,7 +45,3 @@ def same_benchmark(name: str, stored: Stored, settings: Settings) -> bool:
     """Whether a checkpoint's head of a task is of the benchmark that the run reads, so that it can be taken over."""
     task = task_class(name)
     return not task.reads or task.variant(stored.settings["datasets"]) == task.variant(settings.data.datasets)
-
-
-def _some(labels: tuple[str, ...]) -> str:
-    return f"{len(labels):,} ({', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''})"

@@ -23,7 +23,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.core.signals import ASKING, StopSignals
 from renaissance.core.types import Batch, TaskOutput
 from renaissance.evaluation import gather_rows
@@ -340,8 +340,7 @@ class VisionLanguageModule(LightningModule):
             if not bad or any(not sums[name][number].isfinite() for name in bad)
         ]
         ids = sorted({each for part in gathered(ids) for batch in part for each in batch})
-        shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
-        return f"{what} not finite (samples {shown}; learning rate {self.learning_rate_of(self.step):.2e})"
+        return f"{what} not finite (samples {shortened(ids, _SHOWN)}; learning rate {self.learning_rate_of(self.step):.2e})"
 
     def _loss(self, batch: Batch, counts: dict[str, Tensor], sums: dict[str, list[Tensor]]) -> Tensor:
         encodings = Encodings(self.model, batch)

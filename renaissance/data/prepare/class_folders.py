@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, shortened
 from renaissance.core.foreign import refuse_special
 from renaissance.data.formats import OWN_SPLITS
 
@@ -61,7 +61,7 @@ def read_class_folders(root: Path) -> Classes:
         loose = sum(not entry.is_dir() and _may_be_picture(entry) for entry in place.iterdir())
         ignored += [f"{loose:,} pictures in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
     labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
-    left = f" Left alone, as no class has pictures there: {', '.join(_few(ignored))}." if ignored else ""
+    left = f" Left alone, as no class has pictures there: {shortened(ignored, _SHOWN)}." if ignored else ""
     if len(labels) < 2:
         raise UserError(
             f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
@@ -74,7 +74,7 @@ def read_class_folders(root: Path) -> Classes:
     notes = {
         split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
     }
-    notes[next(iter(places))] += [f"{len(labels):,} classes: {', '.join(_few(labels))}.{left}"]
+    notes[next(iter(places))] += [f"{len(labels):,} classes: {shortened(labels, _SHOWN)}.{left}"]
     pictures = {split: partial(_listed, root, of, labels) for split, of in folders.items()}
     return Classes(labels, pictures, notes)
 
@@ -167,7 +167,3 @@ def _listed(root: Path, folders: list[Path], labels: list[str]) -> Iterator[Pict
         for file in sorted(_files(folder)):
             path = plain_name(file.relative_to(root).as_posix())
             yield Picture(path, label, path)
-
-
-def _few(names: list[str]) -> list[str]:
-    return names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "...", names[-1]]

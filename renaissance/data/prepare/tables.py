@@ -142,5 +142,5 @@ def _explained(table: Path) -> Iterator[None]:
     except csv.Error as error:
         raise UserError(f"'{table}' is cut short or is not CSV ({error}).") from None
     except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
+        why = first_line(error)
         raise UserError(f"'{table}' cannot be read, or is cut short ({why}).") from None
