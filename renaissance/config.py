@@ -13,34 +13,7 @@ In between stands what the setting may be (core/checks.py): here a whole number 
 otherwise. A setting whose default is None may be None.
 """
 
-from renaissance.core.checks import (
-    MOST_PIECES,
-    MOST_TOKENS,
-    MOST_WIDTH,
-    checkpoint,
-    choice,
-    dataset_names,
-    decay,
-    duration,
-    flag,
-    flag_or_steps,
-    heads,
-    layers,
-    loss_weights,
-    model,
-    number,
-    pairs,
-    path,
-    pixels,
-    precision_name,
-    processes,
-    run_name,
-    size,
-    steps_or_share,
-    transform,
-    whole,
-    width,
-)  # fmt: skip
+from renaissance.core.checks import *  # what a setting may be
 
 # Objectives and tasks, each a file of tasks/, all off.
 NO_LOSS = dict.fromkeys(("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images"), 0)
