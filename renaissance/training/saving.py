@@ -1,4 +1,4 @@
-"""What keeps a run from being lost: its checkpoints, and the ways in which it ends early."""
+"""What keeps a run from being lost: its checkpoints, and when they are written."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from renaissance.core.atomic import name_again
 from renaissance.core.errors import Stopped, UserError, first_line
-from renaissance.core.signals import status_of, stopped
 from renaissance.models.backbones import tokenizer_files
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Section
 
 from .assembly import Built, Resolved
-from .module import SELECTING, VisionLanguageModule, gathered
+from .module import SELECTING, VisionLanguageModule
 from .optim import is_shared, whole_state
 
 SHARE = 0.02  # of the time that saving may take where nobody says how often
@@ -28,10 +27,10 @@ LEAST_MINUTES = 10  # between two saves, where nobody says how often
 LONG = 30  # seconds of a validation before which it is worth while to save
 
 
-class Saving(Callback):
+class Saving:
     """Saves at each validation, in between by steps and by the clock, and at the end.
 
-    A signal that comes in a validation before which was saved ends it at once (`Stopping`); it comes again when the run goes on.
+    A signal that comes in a validation before which was saved ends it at once; it comes again when the run goes on.
     Each save is a file of its own, `step_<step>.ckpt`, of which the newest `keep_last` stay; last.ckpt is another name of the
     newest, best.ckpt of the one whose validation is best. An old file is removed only when the new one is whole on the disk.
     A disk that is full costs the save, not the run.
@@ -65,26 +64,27 @@ class Saving(Callback):
         self.validation = math.inf  # seconds that the last validation took
         self.began = 0.0  # when it did
 
-    def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+    def starts(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        """Before the first step."""
         self.at = time.monotonic()
         there = self.folder.checkpoints is not None and self._path(self.first_step).exists()
         self.saved = self.first_step if trainer.strategy.broadcast(there) else None  # as the first process has it
         if self.scaler is not None and (scaler := _scaler(trainer)) is not None:
             scaler.load_state_dict(self.scaler)
 
-    def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
-        module.save_due = trainer.is_global_zero and time.monotonic() - self.at >= self._wait()
+    def is_due(self) -> bool:
+        """Whether the clock of this process asks for a save."""
+        return time.monotonic() - self.at >= self._wait()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if module.unread is not None or self._validated_here(module):
-            return  # there was no step, or it is saved behind its validation
+    def step_done(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        """Saves a step, where that is due."""
+        if self._validated_here(module):
+            return  # it is saved behind its validation
         every = self.steps or (None if self.validates else self.interval)
         if (every and module.step % every == 0) or module.save_due:
             self._save(trainer, module, ["last.ckpt"])
 
-    def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+    def validates_now(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         """Saves before a validation that may be long, or that loads for itself: whatever ends the run in it costs nothing."""
         whole = len(module.by_batches) < len(module.heads)
         if trainer.strategy.broadcast(whole or self.validation > LONG):  # as the first process has it
@@ -93,10 +93,8 @@ class Saving(Callback):
             module.average_statistics()  # as a save does
         self.began = time.monotonic()
 
-    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.waits = True
-        if module.unread is not None:
-            return
+    def validated(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        """Saves a step with its validation, as best.ckpt too where it is."""
         self.pending = False
         self.validation = time.monotonic() - self.began
         value = module.evaluated.get(SELECTING, math.nan)
@@ -108,7 +106,7 @@ class Saving(Callback):
         if not self._save(trainer, module, ["best.ckpt", "last.ckpt"] if better else ["last.ckpt"]):
             self.best, self.best_step = before  # no file holds it
 
-    def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+    def ends(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         """A run that ends with results has its last step, too; `results.json` is not written without it."""
         if self.saved != module.step and not self._save(trainer, module, ["last.ckpt"]):
             self.failed = module.step
@@ -117,7 +115,7 @@ class Saving(Callback):
                 "The save before it is whole"
             )
 
-    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
+    def rescue(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
         """Saves what a defect, or the end of another process, would take along.
 
         The other processes are not asked for anything: they may be in the midst of a step, or gone. So batch norms are those of
@@ -244,78 +242,3 @@ def storing(built: Built, resolved: Resolved) -> Callable[[dict[str, Any]], chec
         )
 
     return stored
-
-
-class Stopping(Callback):
-    """Ends a run that was asked to stop, or that no longer learns; either way it is saved first.
-
-    Args:
-        folder: the run's. saving: saves it. max_bad_steps: steps left out in a row that end the run.
-    """
-
-    def __init__(self, folder: RunFolder, saving: Saving, max_bad_steps: int):
-        self.folder, self.saving, self.max_bad_steps = folder, saving, max_bad_steps
-
-    def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.listen()  # Lightning has put handlers of its own in their place
-        module.signals.waits = True
-        _refuse_different_starts(module)
-        if self.saving.pending:  # the run was stopped between a step and its validation
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
-            trainer.should_stop = module.step == module.steps
-
-    def on_test_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.listen()  # as above; its handler of SIGTERM makes processes wait for each other for ever
-
-    def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.waits = self.saving.saved != module.step
-
-    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if module.unread is not None:
-            self.saving.save_now(trainer, module)
-            raise module.unread
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if module.stops_by is not None:  # before all else: a signal may have ended the loaders too
-            self.saving.save_now(trainer, module, pending=module.unread is None)
-            self._stop(module)
-        if module.unread is not None:
-            self.saving.save_now(trainer, module, pending=False)
-            raise module.unread
-        if module.bad:
-            self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
-        if module.bad_in_a_row >= self.max_bad_steps:
-            self.saving.save_now(trainer, module)
-            raise UserError(
-                f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because {module.bad}; "
-                "give a lower learning_rate, gradient_clip_val=1, or precision=32."
-            )
-
-    def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.waits = False
-        module.ask_all()  # a signal in the last validation has found nobody to ask yet
-        if module.stops_by is not None:
-            self._stop(module)
-
-    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
-        """Ends the loader processes before Lightning waits some seconds for each of them."""
-        if module.loaders is not None:
-            module.loaders.close()
-
-    def _stop(self, module: VisionLanguageModule) -> None:
-        unsaved = "" if self.saving.saved == module.step else ", which is not saved (see above)"
-        raise Stopped(f"{stopped(module.stops_by)} after step {module.step}{unsaved}", status_of(module.stops_by))
-
-
-def _refuse_different_starts(module: VisionLanguageModule) -> None:
-    steps = gathered(module.step)
-    if len(set(steps)) > 1:
-        found = ", ".join(f"{step} by process {rank}" for rank, step in enumerate(steps))
-        raise UserError(
-            f"The processes of this run would go on from different steps ({found}): log_dir must lie on a disk that all machines "
-            "share, or give resume_from a checkpoint that each of them has."
-        )

@@ -33,15 +33,16 @@ from renaissance.tasks import reading_task
 
 from . import machine, summary
 from .assembly import Built, Resolved, build, build_shape, resolve
-from .callbacks import Progress
 from .final import Final, blind_run_of
 from .labels import same_benchmark
 from .loading import Data, Loaders, read_data
+from .loop import Loop
 from .meeting import first_goes_first
 from .module import VisionLanguageModule, gathered
 from .optim import total_steps, validation_interval
+from .progress import Progress
 from .reach import freeze_unread
-from .saving import Saving, Stopping, storing
+from .saving import Saving, storing
 
 # Lightning's own notices (devices, tips, "Trainer.fit stopped") say less than the screen that summary.py prints.
 for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
@@ -110,15 +111,14 @@ def _run(draft: Draft, ready: _Ready, signals: StopSignals) -> RunFolder:
     validates = data.samples["val"] is not None
     saving = Saving(folder, storing(built, resolved), start, interval, validates, settings.run)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
-    stopping = Stopping(folder, saving, settings.run.max_bad_steps)
-    callbacks = [progress, saving, stopping, progress.behind]
-    trainer = _trainer(settings, callbacks, interval, validates=validates)
+    loop = Loop(folder, progress, saving, settings.run.max_bad_steps)
+    trainer = _trainer(settings, loop, interval, validates=validates)
     module.signals = signals
     module.loaders = Loaders(resolved, data, trainer, folder, asked=lambda: signals.asked is not None)
     final = Final(trainer, module, folder, blind)
     try:
         with machine.together(settings.machine.processes):
-            results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, start["pending"])
+            results = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built, saving)
         folder.write_json("results_details.json", final.record(results))
         folder.write_json("results.json", nested_results(results))
         folder.say(summary.closing(results, module.frames, folder.path))
@@ -206,17 +206,18 @@ def _stored(path: str, setting: str) -> checkpoint.Stored:
         raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
 
 
-def _fit(final: Final, built: Built, pending: bool) -> dict[str, float]:
+def _fit(final: Final, built: Built, saving: Saving) -> dict[str, float]:
     """Trains to the end, then evaluates the best checkpoint, or the last where there is no validation.
 
     Args:
-        final: evaluates. built: what is trained. pending: whether a validation is still to come, be it of the last step.
+        final: evaluates. built: what is trained. saving: of the run.
     """
     trainer, module, folder = final.trainer, final.module, final.folder
-    if module.step < module.steps or pending:
+    if module.step < module.steps or saving.pending:  # a validation is still to come, be it of the last step
         trainer.fit(module)
         best = folder.checkpoints / "best.ckpt" if folder.checkpoints else None
-        path = trainer.strategy.broadcast(str(best) if best and _has_best(trainer, best) else "")
+        has_best = best and (os.path.lexists(best) or saving.best_step is not None)
+        path = trainer.strategy.broadcast(str(best) if has_best else "")
     else:  # it was stopped between its last step and the evaluation that ends it
         best = Path(module.settings.run.resume_from).with_name("best.ckpt")
         path = str(best) if os.path.lexists(best) else ""
@@ -233,13 +234,6 @@ def _fit(final: Final, built: Built, pending: bool) -> dict[str, float]:
     built.model.load_state_dict(stored.model)
     built.heads.load_state_dict(stored.heads)
     return final.evaluate(labelled)
-
-
-def _has_best(trainer: Trainer, best: Path) -> bool:
-    """Whether there is a best.ckpt, or has been one."""
-    return os.path.lexists(best) or any(
-        each.best_step is not None for each in trainer.callbacks if isinstance(each, Saving)
-    )
 
 
 def _selected(path: str, built: Built, final: Final) -> checkpoint.Stored | None:
@@ -370,7 +364,7 @@ def _go_on(kept: RunFolder, name: str, start: dict[str, Any], stored: checkpoint
     return None
 
 
-def _trainer(settings: Settings, callbacks: list[Any], interval: int, *, validates: bool) -> Trainer:
+def _trainer(settings: Settings, loop: Loop, interval: int, *, validates: bool) -> Trainer:
     with machine.quiet():
         return Trainer(
             **machine.placed(settings),
@@ -380,7 +374,7 @@ def _trainer(settings: Settings, callbacks: list[Any], interval: int, *, validat
             val_check_interval=interval,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=callbacks,
+            callbacks=[loop],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

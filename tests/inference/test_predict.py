@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Callback
 
 import renaissance
 import small_run
@@ -72,7 +73,7 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     stored = checkpoint.read(path)
     draft = Draft({**defaults(), **stored.settings, "load_path": str(path)}, {})
     resolved = train.prepare_run(draft)
-    trainer = train._trainer(resolved.settings, [], 1, validates=True)
+    trainer = train._trainer(resolved.settings, Callback(), 1, validates=True)
     loaders = loading.Loaders(resolved, loading.read_data(resolved), trainer, RunFolder(None))
     batch = next(iter(loaders.evaluation("val")))[0]
     encodings = Encodings(model.model, batch)

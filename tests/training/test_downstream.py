@@ -113,7 +113,7 @@ def test_what_a_command_repeats_must_agree_and_what_it_changes_is_adapted(folder
     for line in (
         "note: image_size=48 (the checkpoint has 32): the weights are adapted",
         "note: max_text_len=20 (the checkpoint has 16): the weights are adapted",
-        "new, random weights: 6 (nlvr2.head.0.weight, nlvr2.head.0.bias, nlvr2.head.1.weight, nlvr2.head.1.bias ...)",
+        "new, random weights: 6 (nlvr2.head.0.weight, nlvr2.head.0.bias, nlvr2.head.1.weight, nlvr2.head.1.bias and 2 more)",
         "not used: 6 (snli.head.0.weight",
         "resized: 1 (image_tower.",
     ):

@@ -303,11 +303,11 @@ def test_a_strategy_changes_what_it_says_and_nothing_else(work: Path):
 STATE = """
 import os
 from renaissance.training.saving import Saving
-plain = Saving.on_train_end
+plain = Saving.ends
 def on_train_end(self, trainer, module):
     inner = getattr(trainer.optimizers[0], "optim", trainer.optimizers[0])
     numbers = sum(v.numel() for s in inner.state.values() for v in s.values() if v.ndim)
     os.write(1, f"optimizer state: {numbers}\\n".encode())
     plain(self, trainer, module)
-Saving.on_train_end = on_train_end
+Saving.ends = on_train_end
 """

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
-from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
 from renaissance.evaluation import nan_sentence
@@ -20,17 +18,13 @@ _LOSSES_EVERY = 1.0  # seconds between two looks at the losses for the bar
 _LINES_EVERY = 30.0  # seconds between two lines of progress where stderr is a file
 
 
-class Progress(Callback):
+class Progress:
     """A bar over the whole run: losses, samples/s, and the share of time spent waiting for data; and metrics.csv.
 
     Where nobody looks at a terminal there is no bar, but a line now and then.
 
     Args:
         folder: where lines are written. every: steps between two lines. batch_size: samples of a step, over all processes.
-
-    Attributes:
-        behind: a callback behind all others. A line is written before its step is saved, so that no line of a saved step can
-            be lost; what comes after the line, saving above all, is work too, and no waiting for data.
     """
 
     def __init__(self, folder: RunFolder, every: int, batch_size: int):
@@ -39,12 +33,12 @@ class Progress(Callback):
         self.started = self.ended = 0.0
         self.waited = self.worked = 0.0
         self.done = 0
-        self.behind = _Behind(self)
         self.warned: set[str] = set()
         self.shown_at = self.line_at = 0.0
         self.measured = ""  # speed and wait of the last line of metrics.csv
 
-    def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+    def starts(self, module: VisionLanguageModule) -> None:
+        """Before the first step."""
         watched = self.folder.speaks and sys.stderr.isatty()
         self.bar = tqdm(
             total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=not watched
@@ -52,20 +46,18 @@ class Progress(Callback):
         self.began = self.line_at = self.ended = time.perf_counter()
         self.first_step = module.step
 
-    def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
+    def step_begins(self) -> None:
+        """When its batch is there."""
         self.started = time.perf_counter()
         self.waited += self.started - self.ended
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if module.unread is not None:
-            return  # there was no step
+    def step_done(self, module: VisionLanguageModule) -> None:
+        """Shows its losses and writes its line, where that is due."""
         logs = module.step % self.every == 0 or module.step == module.steps
         shows = self.folder.speaks and self._is_due(last=module.step == module.steps)
         if logs or shows:
             losses = {name: float(loss) for name, loss in module.losses.items()}
-        self.has_worked()
+        self._has_worked()
         self.done += 1
         if logs:
             self._log(module, losses)
@@ -106,9 +98,8 @@ class Progress(Callback):
         self._warn(module, values, "train")
         self.waited, self.worked, self.done = 0.0, 0.0, 0
 
-    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        if module.unread is not None:
-            return
+    def validated(self, module: VisionLanguageModule) -> None:
+        """Writes the line of a validation."""
         self.folder.log(module.step, module.evaluated)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in module.evaluated.items() if name.count("/") == 2)
         self.folder.say(f"step {module.step}: {shown}")
@@ -119,7 +110,13 @@ class Progress(Callback):
                 self.warned.add(sentence)
                 self.folder.say(f"warning: {sentence}")
 
-    def has_worked(self) -> None:
+    def waits(self) -> None:
+        """When the loop goes back to its loader: up to then all was work, saving too."""
+        if self.started > self.ended:
+            self._has_worked()
+        self.ended = time.perf_counter()
+
+    def _has_worked(self) -> None:
         """Counts the time since the last count as work."""
         now = time.perf_counter()
         self.worked += now - self.started
@@ -132,25 +129,7 @@ class Progress(Callback):
                 self.warned.add(key)
                 self.folder.say(remark)
 
-    def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        self.bar.close()
-
-    def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
+    def close(self) -> None:
+        """Takes the bar away."""
         if self.bar is not None:
             self.bar.close()
-
-
-class _Behind(Callback):
-    """Notes when the loop goes back to its loader."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.progress.has_worked()
-        self.progress.ended = self.progress.started
-
-    def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        self.progress.ended = time.perf_counter()
