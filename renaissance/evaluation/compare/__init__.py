@@ -76,7 +76,7 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
         record = next(record for record in records if record["run"] == each.run)
         record |= {f"{each.what}/{key}": value for key, value in _named_difference(each.paired).items()}
     if output is not None:
-        _write(Path(output.strip()), _markdown(lines, differences, _title(named), notes), _csv(records))
+        _write(Path(output.strip()).expanduser(), _markdown(lines, differences, _title(named), notes), _csv(records))
     return records
 
 
