@@ -20,23 +20,18 @@ from renaissance import config  # noqa: E402
 from renaissance.cli import check_data as checking  # noqa: E402
 from renaissance.cli import prepare as command  # noqa: E402
 from renaissance.data.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
-from renaissance.settings.declared import SETTINGS, Setting, declared  # noqa: E402
+from renaissance.settings.declared import SETTINGS, Setting, declared, groups  # noqa: E402
 
 _HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
 
 
 def settings_table(settings: Mapping[str, Setting]) -> str:
     """Key, default and comment of each setting; a table for each group, where there are several."""
-    headings = list(dict.fromkeys(setting.heading for setting in settings.values()))
-    lines = []
-    for heading in headings:
-        lines += ["", f"**{heading}**", ""] if len(headings) > 1 else []
+    found, lines = groups(settings), []
+    for heading, group in found:
+        lines += ["", f"**{heading}**", ""] if len(found) > 1 else []
         lines += _HEADER
-        lines += [
-            f"| `{key}` | `{setting.default!r}` | {_cell(setting.comment)} |"
-            for key, setting in settings.items()
-            if setting.heading == heading
-        ]
+        lines += [f"| `{each.key}` | `{each.default!r}` | {_cell(each.comment)} |" for each in group]
     return "\n".join(lines).strip()
 
 

@@ -16,6 +16,6 @@ __version__ = "0.1.0"
 
 def load(path: str, device: Any = "cpu") -> Loaded:
     """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.Loaded`."""
-    from . import inference as predict  # here, because it imports torch
+    from . import inference  # here, because it imports torch
 
-    return predict.load(path, device)
+    return inference.load(path, device)

@@ -6,7 +6,6 @@ It writes and reads by the command line and `renaissance.load`, which stay as th
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -27,7 +26,6 @@ from conftest import ROOT
 from tiny_models import image_config, text_config, tokenizer
 
 EARLIER = ROOT / "tests" / "earlier"
-MEASURED = ("samples_per_second", "data_wait_share")  # columns of metrics.csv that no two runs share
 
 COMMON = (
     "random_init_vision_encoder=True", "random_init_text_encoder=True", "image_encoder=encoders/image",
@@ -85,16 +83,6 @@ def run_of(name: str) -> Path:
     return Path("result", name, "version_0")
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv without what is measured by the clock."""
-    with open(run_of(name) / "metrics.csv", encoding="utf-8", newline="") as file:
-        return [{key: text for key, text in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
-
-
-def results(name: str) -> Any:
-    return json.loads((run_of(name) / "results.json").read_text(encoding="utf-8"))
-
-
 def predictions(_: Command) -> dict[str, Any]:
     """What the three models say of a picture."""
     picture, found = Path("picture.png"), {}
@@ -110,7 +98,7 @@ def evaluated(command: Command) -> dict[str, Any]:
     found = {}
     for name, words in EVALUATED.items():
         assert command(*words, "test_only=True", f"exp_name=evaluated_{name}", "num_workers=0") == 0
-        found[name] = results(f"evaluated_{name}")
+        found[name] = small_run.results(run_of(f"evaluated_{name}"))
     return found
 
 
@@ -118,13 +106,13 @@ def gone_on(command: Command) -> dict[str, Any]:
     """The stopped run to its end, by the same command."""
     assert command(*TWO_TOWER, "resume_from=auto") == 0
     assert [path.name for path in run_of("two_tower").parent.iterdir() if path.is_dir()] == ["version_0"]
-    return {"rows": rows("two_tower"), "results": results("two_tower")}
+    return {"rows": small_run.rows(run_of("two_tower")), "results": small_run.results(run_of("two_tower"))}
 
 
 def fifty_steps(command: Command) -> list[dict[str, str]]:
     """The rows of a run with dropout and augmentation."""
     assert command(*FIFTY) == 0
-    return rows("fifty")
+    return small_run.rows(run_of("fifty"))
 
 
 MEASURES = (predictions, evaluated, gone_on, fifty_steps)

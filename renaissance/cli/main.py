@@ -20,12 +20,11 @@ import sacred
 from sacred import Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
-from renaissance.core.checks import expanded
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, suggest
 from renaissance.core.launch import launched, tidy
 from renaissance.core.signals import INTERRUPTED
-from renaissance.settings.declared import SETTINGS, Setting, declared, defaults
+from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.draft import Draft, SettingsError
 from renaissance.settings.presets import (
     CONFIG_FILES,
@@ -44,9 +43,7 @@ sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 # Commands with settings of their own: the module that declares them and does the work in `main(values)`.
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
 HELP = ("help", "-h", "--help")
-OVERVIEW = """Vision-language encoders: pretrain, finetune, evaluate.
-
-usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value ...]
+USAGE = """usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value ...]
 
   with                 trains and evaluates: python run.py with task_mlm_itm max_steps=50000
                        evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>
@@ -57,7 +54,10 @@ usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value 
   check_data           arrow files, checked to their last pixel
   compare              finished runs side by side
   predict              what a checkpoint makes of a picture and a text
-  demo                 a small world, two models that learn it, and what they learned
+  demo                 a small world, two models that learn it, and what they learned"""
+OVERVIEW = f"""Vision-language encoders: pretrain, finetune, evaluate.
+
+{USAGE}
 
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
@@ -116,7 +116,7 @@ def _help(name: str) -> str:
     """What a command is for, and its settings."""
     _refuse_unknown(name)
     if name not in SUBCOMMANDS:
-        settings, what = SETTINGS, OVERVIEW.partition("\n\n")[2].partition("\n\n`")[0]
+        settings, what = SETTINGS, USAGE
     else:
         module = importlib.import_module(SUBCOMMANDS[name])
         settings, what = declared(module), f"usage: {module.__doc__.replace('`', '')}"
@@ -177,9 +177,10 @@ def _run_command(name: str, words: list[str]) -> None:
     settings = declared(module)
 
     def act(values: dict[str, Any], _: dict[str, str]) -> None:
-        if problems := [problem for key, value in values.items() if (problem := settings[key].problem(value))]:
+        values, problems = converted(settings, values)
+        if problems:
             raise SettingsError(problems)
-        module.main({key: settings[key].convert(value) for key, value in values.items()})
+        module.main(values)
 
     _through_sacred(name, settings, act, _updates(words, name), {})
 
@@ -202,7 +203,7 @@ def _through_sacred(
     def main(_config: dict[str, Any]) -> None:
         flat = {**{key: _config[key] for key in settings}, **seed}
         given = {key: None if value == "" else value for key, value in flat.items()}
-        act({key: expanded(key, each) if settings[key].check.is_path else each for key, each in given.items()}, sources)
+        act({key: settings[key].check.expanded(key, value) for key, value in given.items()}, sources)
 
     ex.run("main", config_updates=values, options={"--loglevel": "CRITICAL"})
 

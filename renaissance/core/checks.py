@@ -41,6 +41,7 @@ class Check:
         resumable: a resumed run may have it otherwise; written `.free`.
         optional: None may stand, where it is not the default; written `.or_none`.
         is_path: it names a file or folder, so that `~` is the home folder.
+        many: it names several, with commas between.
     """
 
     allowed: str
@@ -49,6 +50,7 @@ class Check:
     resumable: bool = False
     optional: bool = False
     is_path: bool = False
+    many: bool = False
 
     @property
     def free(self) -> Check:
@@ -57,6 +59,12 @@ class Check:
     @property
     def or_none(self) -> Check:
         return replace(self, optional=True)
+
+    def expanded(self, key: str, value: Any) -> Any:
+        """The value with `~` written out where it names a file or folder. Raises UserError as `expanded`."""
+        if self.many and isinstance(value, str) and "," in value:
+            value = [each.strip() for each in value.split(",")]
+        return expanded(key, value) if self.is_path else value
 
     def problem(self, key: str, value: Any) -> str | None:
         """A sentence, or None where the value may stand."""
@@ -149,7 +157,7 @@ def path(what: str) -> Check:
 
 def paths(what: str) -> Check:
     """A list of them, or one text with commas between."""
-    return Check(what, lambda v: bool(v) and (_text(v) or isinstance(v, (list, tuple))), is_path=True)
+    return Check(what, lambda v: bool(v) and (_text(v) or isinstance(v, (list, tuple))), is_path=True, many=True)
 
 
 def checkpoint() -> Check:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.errors import UserError, first_line, printable, shortened
 from renaissance.core.foreign import MOST_BYTES, expect, parse_json, refuse_lfs
 
 from .columns import Entries, ValueCheck, expected, fits, plain, starts
@@ -254,6 +254,5 @@ def _damaged(path: str, error: BaseException) -> UserError:
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:
-    """Return the first few of names that came from data, safe to print."""
-    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return printable(", ".join(name[:_LONGEST_TYPE] for name in names[:limit])) + rest
+    """Return the first few of names that came from data, each cut where it is long."""
+    return shortened((name[:_LONGEST_TYPE] for name in names), limit)

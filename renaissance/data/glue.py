@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from renaissance.core.errors import UserError, first_line, printable, suggest
+from renaissance.core.errors import UserError, first_line, printable, shortened, suggest
 from renaissance.core.foreign import parse_json, read_json
 
 from .arrow import some
@@ -221,8 +221,9 @@ def _missing(name: str, split: str, root: Path) -> UserError:
         there = sorted(each.relative_to(root).as_posix() for each in (*root.iterdir(), *root.glob(f"*/{row.folder}")))
     except OSError as error:
         return UserError(f"data_root='{root}' cannot be read ({error.strerror}); expected a folder with {wanted}.")
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    return UserError(f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found there: {shown or 'nothing'}.")
+    return UserError(
+        f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found there: {shortened(there, 8) or 'nothing'}."
+    )
 
 
 @contextmanager

@@ -138,8 +138,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
         each {kind: accuracy}.
     """
     stored = checkpoint.read(path)
-    values = {**defaults(), **stored.settings, "load_path": str(path), "resume_from": None}
-    resolved = prepare_run(Draft(values, {}))
+    resolved = prepare_run(Draft.of_checkpoint(stored.settings, str(path)))
     built = build(resolved, pretrained=False)
     checkpoint.load_weights(built.model, built.heads, stored, str(path))
     built.model.eval()

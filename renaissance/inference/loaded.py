@@ -27,7 +27,6 @@ from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
-from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
 from renaissance.training.assembly import build, build_shape, resolve
 from renaissance.training.starting import named
@@ -63,10 +62,9 @@ class Loaded:
             raise UserError(f"device={device!r} cannot be used ({first_line(error)}); give cpu, or cuda.") from error
         path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
         stored = checkpoint.read(path)
-        values = {**defaults(), **stored.settings, "load_path": str(path), "resume_from": None}
-        values |= {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
+        own = {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
         with named(str(path)):
-            draft = Draft({key: values[key] for key in defaults()}, {})
+            draft = Draft.of_checkpoint(stored.settings, str(path), **own)
             resolved = resolve(draft, stored, reads_data=False)
         build_shape(resolved)
         built = build(resolved, pretrained=False)

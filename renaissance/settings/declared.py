@@ -14,6 +14,7 @@ import copy
 import inspect
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -42,11 +43,9 @@ class Setting(NamedTuple):
 
     def problem(self, value: Any) -> str | None:
         """A sentence, or None where the value may stand."""
-        return (
-            None
-            if value is None and (self.default is None or self.check.optional)
-            else self.check.problem(self.key, value)
-        )
+        if value is None and (self.default is None or self.check.optional):
+            return None
+        return self.check.problem(self.key, value)
 
     def convert(self, value: Any) -> Any:
         """An allowed value in its one form."""
@@ -62,6 +61,18 @@ def declared(module: ModuleType) -> dict[str, Setting]:
         for group in groups
         for key, check in inspect.get_annotations(group).items()
     }
+
+
+def groups(settings: Mapping[str, Setting]) -> list[tuple[str, list[Setting]]]:
+    """The settings of each group, with its title."""
+    return [(heading, [*group]) for heading, group in groupby(settings.values(), lambda setting: setting.heading)]
+
+
+def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Values in their one form, and a sentence about each that may not stand, which stays as it is."""
+    problems = {key: problem for key, value in values.items() if (problem := settings[key].problem(value))}
+    forms = {key: value if key in problems else settings[key].convert(value) for key, value in values.items()}
+    return forms, [*problems.values()]
 
 
 SETTINGS = declared(config)

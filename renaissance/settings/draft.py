@@ -16,7 +16,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, started
 
 from .combinations import SEVERAL, heads_problem, idle_random_rate
-from .declared import SETTINGS
+from .declared import SETTINGS, converted, defaults
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
 from .sections import FusionSettings, Section, Settings, TowerSettings
 
@@ -46,12 +46,7 @@ class Draft:
         self.values: dict[str, Any] = {key: None if value == "" else value for key, value in values.items()}
         self.sources = {key: sources.get(key, "default") for key in values}
         self.given = frozenset(sources)
-        problems = []
-        for key, value in self.values.items():
-            if problem := SETTINGS[key].problem(value):
-                problems.append(problem)
-            else:
-                self.values[key] = SETTINGS[key].convert(value)
+        self.values, problems = converted(SETTINGS, self.values)
         if not problems:
             for rule in SEVERAL:
                 problems += rule(self.values)
@@ -69,6 +64,17 @@ class Draft:
             self.values["datasets"], self.sources["datasets"] = [self["ref_dataset"]], "ref_dataset"
         if not (self["resume_from"] or self["test_only"]):
             self.settle_batches()
+
+    @classmethod
+    def of_checkpoint(cls, settings: Mapping[str, Any], path: str, **others: Any) -> Draft:
+        """The draft of a command that gives load_path=path, and all else as the checkpoint has it.
+
+        Args:
+            settings: of the checkpoint; those that this version does not know are left out.
+            others: settings that it does not answer for.
+        """
+        known = {key: value for key, value in settings.items() if key in SETTINGS}
+        return cls(defaults() | known | {"load_path": path, "resume_from": None} | others, {})
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]

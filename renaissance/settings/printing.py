@@ -8,7 +8,7 @@ from typing import Any
 
 from renaissance import config
 
-from .declared import SETTINGS, Setting
+from .declared import SETTINGS, Setting, groups
 
 WIDTH = 44
 
@@ -25,11 +25,12 @@ def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
 def with_comments(settings: Mapping[str, Setting], values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """Settings by groups, as `key = value  # comment  [source]`."""
     lines: list[str] = []
-    for key, setting in settings.items():
-        if f"# {setting.heading}" not in lines:
-            lines += ["", f"# {setting.heading}"]
-        line = f"{key} = {values[key]!r}".ljust(WIDTH)
-        lines.append(f"{line}  # {setting.comment}" + (f"  [{sources[key]}]" if key in sources else ""))
+    for heading, group in groups(settings):
+        lines += ["", f"# {heading}"]
+        for setting in group:
+            line = f"{setting.key} = {values[setting.key]!r}".ljust(WIDTH)
+            source = sources.get(setting.key)
+            lines.append(f"{line}  # {setting.comment}" + (f"  [{source}]" if source else ""))
     return "\n".join(lines[1:])
 
 

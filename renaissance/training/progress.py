@@ -111,7 +111,7 @@ class Progress:
                 self.folder.say(f"warning: {sentence}")
 
     def waits(self) -> None:
-        """When the loop goes back to its loader: up to then all was work, saving too."""
+        """When the loop goes back to its loader: up to then all was work, saving too; a validation is neither."""
         if self.started > self.ended:
             self._has_worked()
         self.ended = time.perf_counter()

@@ -213,4 +213,14 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
     assert named - no_paths <= paths
     monkeypatch.setenv("HOME", "/home/me")
     assert expanded("log_dir", "~/a/b") == "/home/me/a/b" and expanded("runs", ["~/a", "b"]) == ["/home/me/a", "b"]
+    for setting in settings:
+        assert setting.key == "runs" or setting.check.expanded(setting.key, "~/a/b") == (
+            "/home/me/a/b" if setting.check.is_path else "~/a/b"
+        )
+    runs = next(setting.check for setting in settings if setting.key == "runs")
+    assert (
+        runs.expanded("runs", "~/a,b/*, ~/c")
+        == ["/home/me/a", "b/*", "/home/me/c"]
+        == runs.expanded("runs", ("~/a", "b/*", "~/c"))
+    )
     assert expanded("log_dir", "a/~") == "a/~" and expanded("log_dir", 7) == "7" and expanded("log_dir", None) is None
