@@ -104,18 +104,19 @@ def run(switches: dict[str, object], words: list[str]) -> int:
 
     plain, seconds = VisionLanguageModule.training_step, []
 
-    def training_step(self: VisionLanguageModule, *args: object) -> None:
+    def training_step(self: VisionLanguageModule, *args: object) -> object:
         if not seconds:
             reset_peak()
         torch.set_num_threads(switches["threads"])
         began = time.perf_counter()
-        plain(self, *args)
+        result = plain(self, *args)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
         if self.step == self.steps and self.global_rank == 0:
             found = Measured(statistics.median(seconds[WARM_UP:]), peak())
             os.write(1, f"{MARK}{json.dumps(found._asdict())}\n".encode())
+        return result
 
     VisionLanguageModule.training_step = training_step
     if not switches["synchronises"]:

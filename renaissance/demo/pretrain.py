@@ -26,8 +26,9 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
 from renaissance.settings.presets import presets
 from renaissance.tasks import Encodings
-from renaissance.training.assembly import Resolved, build
+from renaissance.training.assembly import build
 from renaissance.training.loading import Data, read_data
+from renaissance.training.resolution import Resolved
 from renaissance.training.train import prepare_run, run
 
 from .probes import KINDS, Probe, accuracy_by_kind, content_words, probes, text_only_accuracy

@@ -28,8 +28,9 @@ from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
 from renaissance.settings.draft import Draft
-from renaissance.training.assembly import build, build_shape, resolve
-from renaissance.training.starting import named
+from renaissance.training.assembly import build, build_shape
+from renaissance.training.from_checkpoint import naming_checkpoint
+from renaissance.training.resolution import resolve
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture's file: a whole one that is not compressed
@@ -63,7 +64,7 @@ class Loaded:
         path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
         stored = checkpoint.read(path)
         own = {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
-        with named(str(path)):
+        with naming_checkpoint(str(path)):
             draft = Draft.of_checkpoint(stored.settings, str(path), **own)
             resolved = resolve(draft, stored, reads_data=False)
         build_shape(resolved)

@@ -1,20 +1,12 @@
-"""From a draft of settings to a model: asks the pretrained models what nobody gave, then builds towers, fusion and heads.
-
-    Draft --resolve--> Resolved (settings, configurations, tokenizer) --build--> Built (model, heads, report)
-
-`resolve` reads configurations and tokenizers, a few kilobytes, so that a model that cannot serve is refused before any data
-or weight is read. A checkpoint answers both questions by itself: nothing is asked of the Hub.
-"""
+"""Builds the model and the heads of a run: towers, fusion, heads; with pretrained, random or stored weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError, shortened
 from renaissance.data.randomness import torch_seed
@@ -25,40 +17,13 @@ from renaissance.models.fusion import make_fusion
 from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
-from renaissance.runs.checkpoint import Stored
+from renaissance.runs import checkpoint
 from renaissance.settings.bounds import bounded_building
-from renaissance.settings.draft import Draft, SettingsError
-from renaissance.settings.keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
-from renaissance.settings.sections import Settings
-from renaissance.tasks import Context, Task, task_class
+from renaissance.tasks import Context, Task, reading_task, task_class
 
-from . import starting
-from .labels import label_vocabularies
-
-MODALITY = {"encoder": None, "image_encoder": "image", "text_encoder": "text"}
-HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of pixels where no pretrained vision model has others
-
-
-class Resolved(NamedTuple):
-    """Everything that decides what is built.
-
-    Attributes:
-        settings: complete.
-        configs: configuration of each tower by its key.
-        tokenizer: a fast tokenizer with mask and padding tokens.
-        image: {"mean", "std"} of the pixels that the model expects, and "channels", their order where it is not RGB.
-        stored: the checkpoint that the run starts from or continues, or None.
-        notes: lines for the report.
-        labels: the vocabulary of answers of each task that has one.
-    """
-
-    settings: Settings
-    configs: dict[str, PreTrainedConfig]
-    tokenizer: PreTrainedTokenizerBase
-    image: dict[str, list[float]]
-    stored: Stored | None
-    notes: list[str]
-    labels: dict[str, tuple[str, ...]]
+from .from_checkpoint import naming_checkpoint
+from .label_vocabularies import same_benchmark
+from .resolution import Resolved
 
 
 @dataclass
@@ -68,143 +33,6 @@ class Built:
     model: TwoTower | OneTower
     heads: nn.ModuleDict
     notes: list[str] = field(default_factory=list)
-
-
-def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = True) -> Resolved:
-    """Completes a draft: given > checkpoint > model > fallback.
-
-    Args:
-        draft: the settings of a command; it is completed in place.
-        stored: the checkpoint named by load_path or resume_from.
-        reads_data: False takes vocabularies of answers that only data files know to be of their usual size.
-
-    Raises:
-        SettingsError, UserError: a setting contradicts the checkpoint or a model, or a model cannot serve.
-    """
-    answered = starting.answer(draft, stored) if stored is not None else frozenset()
-    draft.name_towers()
-    download = draft["allow_download"]
-    notes: list[str] = []
-    if stored is None:
-        configs = {key: _tower_config(draft, key, download, notes) for key in draft.towers()}
-        tokenizer, image = _from_models(draft, configs, download, notes)
-    else:
-        starting.refuse_idle(draft, stored, answered)
-        configs, tokenizer, image = *starting.models(draft, stored, notes), stored.image
-    settings = draft.settle()
-    labels = label_vocabularies(settings, stored, reads_data, notes)
-    return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
-
-
-def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
-    """The configuration of one tower, with the sizes that its settings give; answers for those they leave open."""
-    tower, (prefix, random_key, _) = draft.tower(key), TOWER_KEYS[key]
-    config = backbones.read_config(
-        tower.name,
-        modality=MODALITY[key],
-        allow_download=download,
-        trust_remote_code=draft["trust_remote_code"],
-        untrained=tower.random,
-        notes=notes,
-    )
-    backbones.check_modality(config, tower.name, key)
-    if not tower.random:
-        backbones.check_weights(tower.name, random_key)
-    sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
-    try:
-        config = backbones.override_dimensions(config, **sizes)
-    except UserError as error:
-        raise UserError(f"{key}={tower.name}: {error}") from error
-    facts = backbones.facts_of(config, tower.name, None)
-    absent = [name for name in DIMENSIONS if tower.dimensions[name] is not None and getattr(facts, name) is None]
-    if absent:
-        kind = f"{tower.name} (model type {config.model_type})"
-        raise SettingsError([f"{prefix}{name}: {kind} has no one {name} to set; leave it out." for name in absent])
-    draft.answer(f"model {tower.name}", {prefix + name: getattr(facts, name) for name in DIMENSIONS})
-    return config
-
-
-def _from_models(
-    draft: Draft, configs: dict[str, PreTrainedConfig], download: bool, notes: list[str]
-) -> tuple[PreTrainedTokenizerBase, dict[str, list[float]]]:
-    """Settles tokenizer, text length and picture size by what the pretrained models say."""
-    image = {"mean": HALF, "std": HALF}
-    text_name, text_rows = None, 0  # rows of the pretrained word embeddings
-    for key, config in configs.items():
-        tower = draft.tower(key)
-        said = None if tower.random else notes
-        processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
-        facts = backbones.facts_of(config, tower.name, processor)
-        if facts.modality == "text":
-            text_name, text_rows = tower.name, 0 if tower.random else facts.vocab_size or inf
-            _settle_text(draft, facts)
-        else:
-            image = {key: value for key, value in (processor or image).items() if key != "size"}
-            _settle_image(draft, facts, tower.random)
-            configs[key] = _picture_sizes(config, draft) if tower.random else config
-    if draft["original_image_size"] and all(draft.tower(key).name == text_name for key in configs):
-        raise SettingsError(
-            [f"original_image_size={draft['original_image_size']}: {text_name} reads text; leave it out."]
-        )
-    if draft["tokenizer"] is None:
-        draft.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
-        draft.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
-    tokenizer, lines = backbones.load_tokenizer(draft["tokenizer"], allow_download=download)
-    notes += lines
-    if text_rows and draft["tokenizer"] != text_name:
-        _same_vocabulary(draft, tokenizer, text_name, download, notes)
-    pieces = backbones.pieces_of(tokenizer)
-    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
-    if text_rows and pieces > text_rows:
-        notes.append(
-            f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
-        )
-    return tokenizer, image
-
-
-def _settle_text(draft: Draft, facts: Any) -> None:
-    limit = facts.max_text_len
-    if limit is None:
-        return
-    if draft["max_text_len"] is None and limit < 50:
-        draft.answer(f"model {facts.name}", {"max_text_len": limit})
-    elif (draft["max_text_len"] or 0) > limit:
-        raise SettingsError(
-            [f"max_text_len={draft['max_text_len']} is more than {facts.name} has positions for; give {limit} or less."]
-        )
-
-
-def _settle_image(draft: Draft, facts: Any, scratch: bool) -> None:
-    """Picture sizes: a pretrained encoder's own answer, one with random weights takes what is given."""
-    answers = {"image_size": facts.image_size, "original_image_size": facts.image_size, "patch_size": facts.patch_size}
-    if draft["patch_size"] and not facts.patch_size:
-        raise SettingsError([f"patch_size={draft['patch_size']}: {facts.name} has no patches; leave it out."])
-    draft.answer(f"model {facts.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",))
-
-
-def _picture_sizes(config: PreTrainedConfig, draft: Draft) -> PreTrainedConfig:
-    """The configuration with the picture sizes that were settled; those that the family does not have stay out."""
-    facts = backbones.facts_of(config, config.model_type)
-    sizes = {name: draft[name] for name in ("image_size", "patch_size") if getattr(facts, name) is not None}
-    return backbones.override_dimensions(config, **sizes)
-
-
-def _same_vocabulary(
-    draft: Draft, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool, notes: list[str]
-) -> None:
-    try:
-        own, _ = backbones.load_tokenizer(text_name, allow_download=download)
-    except (backbones.BringsCodeError, backbones.NoTokenizerError) as error:
-        why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
-        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which {why}")
-        return
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise SettingsError(
-            [
-                f"tokenizer={draft['tokenizer']} has another vocabulary than {text_name} was pretrained with; leave tokenizer "
-                "out, or train the text encoder from random weights."
-            ]
-        )
 
 
 def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
@@ -312,5 +140,37 @@ def build_shape(resolved: Resolved) -> Built:
     """Builds on the meta device: every shape, no memory. What cannot be built is refused here, before data is read."""
     run, stored = resolved.settings.run, resolved.stored
     held = None if stored is None else sum(each.nbytes for each in (*stored.model.values(), *stored.heads.values()))
-    with starting.named(run.load_path, run.resume_from), torch.device("meta"), bounded_building(held):
+    with naming_checkpoint(run.load_path, run.resume_from), torch.device("meta"), bounded_building(held):
         return build(resolved, pretrained=False)
+
+
+def load_weights(built: Built, resolved: Resolved) -> None:
+    """Copies the checkpoint's weights into the model; heads of another benchmark are left out.
+
+    Raises:
+        UserError: weights are missing that a resumed run, or an evaluation, needs.
+    """
+    settings, stored = resolved.settings, resolved.stored
+    if stored is None:
+        return
+    path = settings.run.resume_from or settings.run.load_path
+    other = [name for name in built.heads if not same_benchmark(name, stored, settings)]
+    taken = {key: tensor for key, tensor in stored.heads.items() if key.partition(".")[0] not in other}
+    report = checkpoint.load_weights(built.model, built.heads, stored._replace(heads=taken), path)
+    built.notes += str(report).splitlines()
+    reading = reading_task(list(built.heads))
+    if settings.run.test_only and reading and any(name.startswith(f"{reading}.") for name in report.missing):
+        there = ", ".join(sorted({key.partition(".")[0] for key in stored.heads} - {*other})) or "none"
+        raise UserError(
+            f"load_path={path} has no trained head of {reading} (its heads: {there}), so there is nothing to evaluate; leave "
+            "test_only out to finetune it first."
+        )
+    if settings.run.resume_from is None:
+        return
+    report.refuse_missing("resume_from")
+    built.notes += [
+        f"{key}={settings.flat[key]} (the run began with {stored.settings[key]}): from here on the schedule of the "
+        "learning rate spans the new length"
+        for key in ("max_steps", "max_epoch")
+        if settings.flat[key] != stored.settings[key]
+    ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule
 
 from renaissance.data.collate import Collate, Maker, Samples, Source
 from renaissance.data.datasets import open_pairs, splits_of
@@ -22,8 +23,9 @@ from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Settings
 from renaissance.tasks import WholeSplit, reading_task, task_class
 
-from .assembly import Resolved
-from .module import VisionLanguageModule, gathered
+from .devices import gathered
+from .module import VisionLanguageModule
+from .resolution import Resolved
 
 
 @dataclass
@@ -98,51 +100,69 @@ def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> lis
     return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
 
 
-class Loaders:
-    """Makes the loaders once the processes know their ranks.
+class Loaders(LightningDataModule):
+    """Makes the loaders of a process, when Lightning has given it its rank.
 
     Args:
-        resolved, data: of the run. trainer: knows rank and number of processes. folder: where the run speaks.
+        resolved, data: of the run. folder: where evaluations of a whole split print.
+        steps: the first and the last step of training.
         asked: whether the run was asked to stop.
+        split: of `test_dataloader`.
     """
 
     def __init__(
         self,
         resolved: Resolved,
         data: Data,
-        trainer: Trainer,
         folder: RunFolder,
+        steps: tuple[int, int] = (0, 0),
         asked: Callable[[], bool] = lambda: False,
+        split: str = "test",
     ):
-        self.settings, self.tokenizer, self.data, self.trainer = resolved.settings, resolved.tokenizer, data, trainer
-        self.folder, self.asked = folder, asked
+        super().__init__()
+        self.settings, self.tokenizer, self.data, self.folder = resolved.settings, resolved.tokenizer, data, folder
+        self.steps, self.asked, self.split = steps, asked, split
         self.made: list[StepLoader] = []
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
 
-    def train(self, first_step: int, last_step: int) -> StepLoader:
-        data, settings = self.settings.data, self.settings
+    def of_split(self, split: str) -> Loaders:
+        """The same, whose `test_dataloader` is that of a split."""
+        other = copy(self)
+        other.split = split
+        return other
+
+    def train_dataloader(self) -> StepLoader:
+        """The rest of the run; an "epoch" of Lightning is the whole run."""
+        first, last = self.steps
+        data = self.settings.data
         sampler = self.data.train_steps(
             len(self.data.samples["train"]),
             data.batch_size,
             data.per_gpu_batchsize,
             self.trainer.global_rank,
             self.trainer.world_size,
-            settings.run.seed,
-            first_step,
-            last_step,
+            self.settings.run.seed,
+            # With a loader of no steps, Lightning would leave out a validation that is still to come as well.
+            min(first, last - 1),
+            last,
         )
         return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
 
-    def evaluation(self, split: str, *, batches: bool = True, raises: bool = True) -> StepLoader | None:
-        """Loads a split once; without `batches`, a single one of no samples, as every process has to evaluate one."""
-        samples, size = self.data.samples[split], self.settings.data.eval_batch_size
-        if samples is None:
-            return None
-        sampler = EvalBatches(len(samples) if batches else 0, size, self.trainer.global_rank, self.trainer.world_size)
-        return self._loader(sampler, split, size, raises=raises)
+    def val_dataloader(self) -> StepLoader | list[Any]:
+        return self._evaluation("val", selecting=True) if self.data.samples["val"] is not None else []
+
+    def test_dataloader(self) -> StepLoader:
+        return self._evaluation(self.split, selecting=False)
+
+    def _evaluation(self, split: str, *, selecting: bool) -> StepLoader:
+        """Loads a split once; where no task evaluates batches, a single one of no samples, as every process has to meet."""
+        batches = self.trainer.lightning_module.batch_tasks(selecting=selecting)
+        count, size = len(self.data.samples[split]) if batches else 0, self.settings.data.eval_batch_size
+        sampler = EvalBatches(count, size, self.trainer.global_rank, self.trainer.world_size)
+        return self._loader(sampler, split, size, raises=not selecting)
 
     def close(self) -> None:
-        """Ends all loader processes, whatever they are at."""
+        """Ends all loader processes, whatever they are doing."""
         for loader in self.made:
             loader.kill()
         self.made.clear()
@@ -152,16 +172,16 @@ class Loaders:
         """Whether a split has the right answers."""
         return self.data.samples[split].labelled
 
-    def whole(self, split: str, module: VisionLanguageModule) -> WholeSplit | None:
-        """What evaluates a split as a whole; None where a run for a look sees only some batches of it."""
+    def whole(self, split: str, module: VisionLanguageModule, *, selecting: bool) -> WholeSplit | None:
+        """What evaluates a split as a whole; None with fast_dev_run, which sees only some batches of it."""
         if self.settings.run.fast_dev_run:
             return None
-        data, trainer = self.settings.data, self.trainer
+        data, trainer = self.settings.data, module.trainer
         return WholeSplit(
             *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
             *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
             *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),
-            *(split, module.selecting),
+            *(split, selecting),
         )
 
     def source(self, split: str) -> Source:

@@ -1,7 +1,7 @@
 """What happens around the steps of a run, from top to bottom: the one callback that Lightning calls.
 
-step        -> its line and the bar -> its save, where due -> the end of the run, where asked
-validation  -> its line             -> its save            -> ...
+step        -> logged -> saved, where due -> the end of the run, where asked
+validation  -> logged -> saved            -> ...
 """
 
 from __future__ import annotations
@@ -14,92 +14,116 @@ from renaissance.core.errors import Stopped, UserError
 from renaissance.core.signals import status_of, stopped
 from renaissance.runs.report import RunFolder
 
-from .module import VisionLanguageModule, gathered
+from .checkpointing import CheckpointSaver
+from .devices import gathered
+from .lightning_state import start_counting_at, validate_now
+from .loading import Loaders
+from .module import EvaluationOutput, StepResult, VisionLanguageModule
 from .progress import Progress
-from .saving import Saving
+from .split_evaluation import SplitEvaluation, SplitResult
 
 
 class Loop(Callback):
-    """Tells, saves, and ends a run that was asked to stop or that no longer learns; either way it is saved first.
+    """Logs, evaluates, saves, and ends a run that was asked to stop or that no longer learns; either way it is saved first.
 
     Args:
-        folder: the run's. progress: tells. saving: saves. max_bad_steps: steps left out in a row that end the run.
+        folder: the run's. loaders: its data. progress: logs. saver: saves.
+        max_bad_steps: steps skipped in a row that end the run.
+
+    Attributes:
+        result: of the last validation or evaluation, None before the first.
     """
 
-    def __init__(self, folder: RunFolder, progress: Progress, saving: Saving, max_bad_steps: int):
-        self.folder, self.progress, self.saving, self.max_bad_steps = folder, progress, saving, max_bad_steps
+    def __init__(
+        self, folder: RunFolder, loaders: Loaders, progress: Progress, saver: CheckpointSaver, max_bad_steps: int
+    ):
+        self.folder, self.loaders, self.progress, self.saver = folder, loaders, progress, saver
+        self.max_bad_steps, self.skipped_in_a_row = max_bad_steps, 0
+        self.evaluation: SplitEvaluation | None = None
+        self.result: SplitResult | None = None
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        self.progress.starts(module)
-        self.saving.starts(trainer, module)
-        module.signals.listen()  # Lightning has put handlers of its own in their place
+        start_counting_at(trainer, module.step)
+        self.progress.training_starts(module)
+        self.saver.training_starts(trainer)
+        module.signals.listen()  # Lightning has replaced the handlers
         module.signals.waits = True
         _refuse_different_starts(module)
-        if self.saving.pending:  # the run was stopped between a step and its validation
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+        if self.saver.pending:  # the run was stopped between a step and its validation
+            validate_now(trainer)
             trainer.should_stop = module.step == module.steps
 
     def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
-        module.save_due = trainer.is_global_zero and self.saving.is_due()
-        self.progress.step_begins()
+        self.progress.step_starts()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if module.unread is None:  # else there was no step
-            self.progress.step_done(module)  # before it is saved, so that no line of a saved step can be lost
-            self.saving.step_done(trainer, module)
-        if module.stops_by is not None:  # before all else: a signal may have ended the loaders too
-            self.saving.save_now(trainer, module, pending=module.unread is None)
-            self._stop(module)
-        if module.unread is not None:
-            self.saving.save_now(trainer, module, pending=False)
-            raise module.unread
-        if module.bad:
-            self.folder.say(f"warning: step {module.step} is left out: {module.bad}")
-        if module.bad_in_a_row >= self.max_bad_steps:
-            self.saving.save_now(trainer, module)
+        result: StepResult = outputs["step"]
+        if result.data_error is None:  # else there was no step
+            self.progress.step_done(module, result)  # before it is saved, so that no row of a saved step can be lost
+            self.saver.step_done(trainer, module, due=result.save_due)
+        if result.stop_signal is not None:  # before all else: a signal may have ended the loaders too
+            self.saver.save_now(trainer, module, pending=result.data_error is None)
+            self._stop(module, result.stop_signal)
+        if result.data_error is not None:
+            self.saver.save_now(trainer, module, pending=False)
+            raise result.data_error
+        if result.skipped:
+            self.folder.say(f"warning: step {module.step} is left out: {result.skipped}")
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
+        if self.skipped_in_a_row >= self.max_bad_steps:
+            self.saver.save_now(trainer, module)
             raise UserError(
-                f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because {module.bad}; "
-                "give a lower learning_rate, gradient_clip_val=1, or precision=32."
+                f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because "
+                f"{result.skipped}; give a lower learning_rate, gradient_clip_val=1, or precision=32."
             )
-        self.progress.waits()
+        self.progress.loads()
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        self.saving.validates_now(trainer, module)
-        module.signals.waits = self.saving.saved != module.step
+        self.saver.validation_starts(trainer, module)
+        module.signals.waits = self.saver.saved != module.step
+        self.evaluation = SplitEvaluation(module, self.loaders, "val", selecting=True)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: VisionLanguageModule, outputs: EvaluationOutput, *_: Any
+    ) -> None:
+        self.evaluation.update(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        self.result, self.evaluation = self.evaluation.compute(), None
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         module.signals.waits = True
-        if module.unread is not None:
-            self.saving.save_now(trainer, module)
-            raise module.unread
-        self.progress.validated(module)
-        self.saving.validated(trainer, module)
-        self.progress.waits()
+        if self.result.data_error is not None:
+            self.saver.save_now(trainer, module)
+            raise self.result.data_error
+        self.progress.validated(module, self.result)
+        self.saver.validated(trainer, module, self.result)
+        self.progress.loads()
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.progress.close()
-        self.saving.ends(trainer, module)
+        self.saver.training_ends(trainer, module)
         module.signals.waits = False
-        module.ask_all()  # a signal in the last validation has found nobody to ask yet
-        if module.stops_by is not None:
-            self._stop(module)
+        if (number := module.stop_signal_of_any()) is not None:  # nobody has asked since the last validation
+            self._stop(module, number)
 
     def on_test_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.listen()  # as above; Lightning's handler of SIGTERM makes processes wait for each other for ever
+        module.signals.listen()  # Lightning's handler of SIGTERM would make processes wait for each other for ever
+        self.evaluation = SplitEvaluation(module, self.loaders, trainer.datamodule.split, selecting=False)
+
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
         self.progress.close()
-        self.saving.rescue(trainer, module, exception)
-        if module.loaders is not None:
-            module.loaders.close()  # before Lightning waits some seconds for each process of them
+        self.saver.rescue(trainer, module, exception)
+        self.loaders.close()  # before Lightning waits some seconds for each process of them
 
-    def _stop(self, module: VisionLanguageModule) -> None:
-        unsaved = "" if self.saving.saved == module.step else ", which is not saved (see above)"
-        raise Stopped(f"{stopped(module.stops_by)} after step {module.step}{unsaved}", status_of(module.stops_by))
+    def _stop(self, module: VisionLanguageModule, number: int) -> None:
+        unsaved = "" if self.saver.saved == module.step else ", which is not saved (see above)"
+        raise Stopped(f"{stopped(number)} after step {module.step}{unsaved}", status_of(number))
 
 
 def _refuse_different_starts(module: VisionLanguageModule) -> None:

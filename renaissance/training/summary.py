@@ -13,9 +13,10 @@ from renaissance.runs.report import millions, table, versions
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task
 
-from .assembly import Built, Resolved
-from .machine import on_gpu
+from .assembly import Built
+from .devices import on_gpu
 from .optim import parameter_groups, random_towers, role_of, steps_of, validation_interval
+from .resolution import Resolved
 
 ROLES = ("text tower", "image tower", "encoder", "fusion", "head")
 
@@ -150,15 +151,15 @@ def record(built: Built, resolved: Resolved, samples: Mapping[str, Any]) -> dict
     }
 
 
-def closing(results: Mapping[str, float], told: Iterable[str], path: Path | None) -> str:
-    """The results as aligned columns, and where they are; of the tasks in `told` all has been said already.
+def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | None) -> str:
+    """The results as aligned columns, and where they are; those of the tasks in `printed` are on the screen already.
 
-    Without a folder it was a run for a look.
+    Without a folder it was a fast_dev_run.
     """
     rows = [
         (name, f"{value:.4f}")
         for name, value in results.items()
-        if name.count("/") == 2 and name.partition("/")[0] not in told
+        if name.count("/") == 2 and name.partition("/")[0] not in printed
     ]
     lines = [table([("result", "value"), *rows], indent="")] if rows else []
     where = (

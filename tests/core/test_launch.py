@@ -16,7 +16,7 @@ from renaissance.core.errors import Stopped, UserError
 from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, Launch, available_cores, launched, tidy
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft, SettingsError
-from renaissance.training import machine, train
+from renaissance.training import devices, train
 from small_run import NO_DROPOUT, SMALL, curve
 
 TORCHELASTIC = {
@@ -123,9 +123,9 @@ def test_several_machines_must_be_told_who_they_are(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
         with pytest.raises(UserError, match="num_nodes=2 needs a start on each machine: submit scripts/slurm"):
-            machine.check_start(2)
+            devices.check_start(2)
         monkeypatch.setenv(name, "0")
-    machine.check_start(2)
+    devices.check_start(2)
 
 
 @pytest.mark.slow

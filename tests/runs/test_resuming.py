@@ -20,7 +20,7 @@ import small_run
 from conftest import ROOT
 from renaissance.runs import checkpoint
 from renaissance.runs.checkpoint import read
-from renaissance.training import saving
+from renaissance.training import checkpointing
 from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
 from small_run import SMALL, command, equal_state, train
@@ -41,9 +41,9 @@ def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> 
     """Acts at the start of each step, with its number from 1."""
     plain = VisionLanguageModule.training_step
 
-    def acting(self: VisionLanguageModule, *args: object) -> None:
+    def acting(self: VisionLanguageModule, *args: object) -> object:
         act(self.step + 1)
-        plain(self, *args)
+        return plain(self, *args)
 
     monkeypatch.setattr(VisionLanguageModule, "training_step", acting)
 
@@ -95,7 +95,7 @@ def test_a_run_of_this_job_comes_first(work: Path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     of_job = stopped_at(1, capsys, monkeypatch, *AUTO)
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    monkeypatch.setattr("renaissance.runs.resuming.newest", lambda values: None)
+    monkeypatch.setattr("renaissance.runs.start.newest", lambda values: (None, []))
     newer = stopped_at(1, capsys, monkeypatch, *AUTO)
     monkeypatch.undo()
     monkeypatch.chdir(work)
@@ -155,17 +155,17 @@ def test_saves_come_by_steps_and_the_newest_are_kept(work: Path, monkeypatch, ca
 def test_saves_come_by_the_clock(work: Path, monkeypatch, capsys):
     """Ten minutes a step, on a clock of our own: as asked for, and by default as seldom as their cost wants it."""
     clock = [0.0]
-    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: clock[0])
     before_step(monkeypatch, lambda _: clock.__setitem__(0, clock[0] + 600))
     saved = []
-    save = saving.checkpoint.save
+    save = checkpointing.checkpoint.save
 
     def costly(path: Path, content: object) -> None:
         saved.append(int(path.stem.removeprefix("step_")))
         save(path, content)
         clock[0] += 20  # 2 % of a thousand seconds
 
-    monkeypatch.setattr(saving.checkpoint, "save", costly)
+    monkeypatch.setattr(checkpointing.checkpoint, "save", costly)
     words = ("task_mlm", *SMALL, "max_steps=7", "val_check_interval=7", "final_test=False")
     train(capsys, *words, "save_every_minutes=25")
     assert saved == [4, 7, 7]  # the last before a validation of unknown length and behind it
@@ -317,7 +317,7 @@ def test_the_state_of_a_scaler_of_gradients_is_kept(work: Path, monkeypatch, cap
             scalers.append((trainer, torch.amp.GradScaler("cpu", init_scale=1024.0 if not scalers else 2.0)))
         return scalers[-1][1]
 
-    monkeypatch.setattr(saving, "_scaler", scaler)
+    monkeypatch.setattr(checkpointing, "gradient_scaler", scaler)
     run = stopped_at(2, capsys, monkeypatch, *AUTO)
     assert read(run / "checkpoints" / "last.ckpt").training["scaler"]["scale"] == 1024.0
     train(capsys, *AUTO)

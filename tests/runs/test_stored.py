@@ -23,8 +23,9 @@ from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.draft import Draft
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
 from renaissance.training import train
-from renaissance.training.assembly import build, resolve
-from renaissance.training.saving import storing
+from renaissance.training.assembly import build
+from renaissance.training.checkpointing import checkpoint_content
+from renaissance.training.resolution import resolve
 
 WRONG = (
     None, True, -1, 0, 10**9, 2**70, 3.5, float("nan"), float("inf"), "", "x", [], [None], [1.0], {}, {"a": 1}, {1: "a"},
@@ -168,7 +169,7 @@ def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     given = small_run.values_of(*small_run.TOWERS, *small_run.FUSION, "image_size=32", f"tokenizer={words}")
     resolved = resolve(draft(random_init_text_encoder=True, **given))
     training = {"step": 3, "optimizer": None, "best": 0.5, "best_step": 3, "pending": False, "scaler": None}
-    return storing(build(resolved), resolved)(training)._asdict()
+    return checkpoint_content(build(resolved), resolved)(training)._asdict()
 
 
 def draft(**given: Any) -> Draft:

@@ -21,7 +21,9 @@ import small_run
 from conftest import OFFLINE, ROOT
 from renaissance import config
 from renaissance.core.errors import UserError
-from renaissance.runs import checkpoint, resuming
+from renaissance.runs import checkpoint, start
+from renaissance.runs.checkpoint_folder import CheckpointFolder
+from renaissance.runs.identity import identity, identity_record
 from renaissance.settings import keys
 from renaissance.settings.declared import defaults
 from small_run import SMALL, command, train
@@ -60,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> checkp
 def made(run: Path, trained: checkpoint.Stored, *steps: int, **values: Any) -> Path:
     """A folder as a run of the command leaves it, with checkpoints of these steps."""
     (run / "checkpoints").mkdir(parents=True)
-    (run / "settings.json").write_text(json.dumps(resuming.origin(DEFAULTS | values, None)))
+    (run / "settings.json").write_text(json.dumps(identity_record(DEFAULTS | values, None)))
     for step in steps:
         content = trained._replace(training=trained.training | {"step": step, "best_step": None, "best": None})
         checkpoint.save(run / "checkpoints" / f"step_{step:09d}.ckpt", content)
@@ -71,7 +73,7 @@ def made(run: Path, trained: checkpoint.Stored, *steps: int, **values: Any) -> P
 
 def found() -> str:
     """Where the command goes on, from the folder of its runs on."""
-    return str(resuming.newest(DEFAULTS).path.relative_to("result/mlm"))
+    return str(start.newest(DEFAULTS)[0][0].relative_to("result/mlm"))
 
 
 SAME = [
@@ -95,17 +97,17 @@ def test_a_command_is_the_same_however_it_is_spelled(spelled, tmp_path, monkeypa
     (tmp_path / "link").symlink_to(tmp_path)
     ((key, values),) = spelled.items()
     texts = [value.format(cwd=tmp_path) if isinstance(value, str) else value for value in values]
-    assert len({resuming.identity(DEFAULTS | {key: text}) for text in texts}) == 1
+    assert len({identity(DEFAULTS | {key: text}) for text in texts}) == 1
     others = {"val_check_interval": 1.0, "seed": 2**53 + 1, "batch_size": 16, "loss_names": {"itm": 1}, "precision": 64}
-    assert resuming.identity(DEFAULTS | {key: others.get(key, "../x")}) != resuming.identity(DEFAULTS | {key: texts[0]})
+    assert identity(DEFAULTS | {key: others.get(key, "../x")}) != identity(DEFAULTS | {key: texts[0]})
 
 
 def test_what_looks_alike_is_not_the_same():
     pairs = [{"val_check_interval": each} for each in (1, 1.0)], [{"seed": 2**53 + each} for each in (0, 1)]
     for one, two in pairs:
-        assert resuming.identity(DEFAULTS | one) != resuming.identity(DEFAULTS | two)
+        assert identity(DEFAULTS | one) != identity(DEFAULTS | two)
     unknown = {key: value for key, value in DEFAULTS.items() if key != "mlm_prob"}  # of a version that had it not
-    assert resuming.identity(DEFAULTS) == resuming.identity(unknown)
+    assert identity(DEFAULTS) == identity(unknown)
 
 
 def test_runs_of_earlier_versions_are_found_and_get_the_new_identity(place, trained):
@@ -117,13 +119,13 @@ def test_runs_of_earlier_versions_are_found_and_get_the_new_identity(place, trai
     before = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:16]
     run = made(place / "version_0", trained, 1)
     (run / "settings.json").write_text(json.dumps({"identity": before, "job": None}))
-    assert resuming.newest(values).path == Path("result/mlm/version_0/checkpoints/last.ckpt")
-    assert resuming.origin(values, run) == {"identity": resuming.identity(values), "job": None}
-    assert resuming.origin(DEFAULTS, run)["identity"] == before  # of another command, which goes on with it
+    assert start.newest(values)[0][0] == Path("result/mlm/version_0/checkpoints/last.ckpt")
+    assert identity_record(values, run) == {"identity": identity(values), "job": None}
+    assert identity_record(DEFAULTS, run)["identity"] == before  # of another command, which goes on with it
 
 
 def test_runs_are_ordered_by_step_and_version_and_not_by_date(place, trained, monkeypatch):
-    assert resuming.newest(DEFAULTS) is None
+    assert start.newest(DEFAULTS) == (None, [])
     for name, steps in {"version_2": (3, 4), "version_10": (4,), "version_9": (4,), "version_11": (3,)}.items():
         made(place / name, trained, *steps)
     now = time.time()
@@ -150,7 +152,7 @@ def test_a_folder_that_was_copied_goes_on_with_its_newest_file(place, trained):
     (run / "step_000000004.ckpt").unlink()  # last.ckpt is the further one
     (run / "step_abc.ckpt").write_bytes(b"")
     assert found() == "version_0/checkpoints/last.ckpt"
-    assert resuming.make_newest(run / "step_000000003.ckpt", 3, best=False) == 4
+    assert CheckpointFolder(run).make_newest("step_000000003.ckpt", 3, best=False) == 4
     (run / "last.ckpt").rename(run / "best.ckpt")
     (run / "step_000000003.ckpt").write_bytes(b"")
     assert found() == "version_0/checkpoints/best.ckpt"  # better than nothing
@@ -166,7 +168,7 @@ def test_a_best_checkpoint_is_kept_where_it_is_what_the_run_says(kind, place, tr
         (best / "inside").mkdir(parents=True)
     elif kind != "missing":
         best.symlink_to("nowhere") if kind == "link" else best.write_bytes(b"")
-    said = resuming.lose_best(run, None if kind == "unknown" else 2)
+    said = CheckpointFolder(run).check_best(None if kind == "unknown" else 2)
     if kind == "its own":
         assert said is None and best.exists()
         return
@@ -174,7 +176,7 @@ def test_a_best_checkpoint_is_kept_where_it_is_what_the_run_says(kind, place, tr
             "unknown": "is of step 2, and there was no validation yet", "empty": "cannot be read as a checkpoint"}  # fmt: skip
     assert what.get(kind, "is not a file") in said and "load_path" not in said and "give" not in said
     assert not os.path.lexists(best) and os.path.lexists(run / "best.ckpt.damaged") is (kind != "missing")
-    assert resuming.lose_best(run, None) is None
+    assert CheckpointFolder(run).check_best(None) is None
 
 
 DAMAGE = {
@@ -204,15 +206,13 @@ def test_a_run_of_which_it_cannot_be_said_whose_it_is_is_never_passed_over(kind,
     damage(made(place / "version_1", trained), DAMAGE[kind])  # killed in its first second
     last = "result/mlm/version_0/checkpoints/last.ckpt"
     with pytest.raises(UserError, match=rf"version_0/settings.json'.*the same command and resume_from={last}, or move"):
-        resuming.newest(DEFAULTS)
-    assert resuming.origin(DEFAULTS, run)["identity"] == resuming.identity(DEFAULTS)  # as it says
+        start.newest(DEFAULTS)
+    assert identity_record(DEFAULTS, run)["identity"] == identity(DEFAULTS)  # as it says
     nothing = DEFAULTS | {"loss_names": config.NO_LOSS, "resume_from": last}
-    assert resuming.origin(nothing, run)["identity"] is None
+    assert identity_record(nothing, run)["identity"] is None
     made(place / "version_2", trained, 1)
-    there = resuming.newest(DEFAULTS)
-    assert (
-        there.path.parts[2] == "version_2" and len(there.damaged) == 1 and "version_0/settings.json" in there.damaged[0]
-    )
+    (path, _), damaged = start.newest(DEFAULTS)
+    assert path.parts[2] == "version_2" and len(damaged) == 1 and "version_0/settings.json" in damaged[0]
 
 
 def test_settings_that_were_edited_are_read(place, trained):
@@ -221,7 +221,7 @@ def test_settings_that_were_edited_are_read(place, trained):
     (run / "settings.json").write_bytes(b"\xef\xbb\xbf" + (run / "settings.json").read_bytes())
     older = made(place / "version_1", trained, 2)
     damage(older, b'{"settings": {}}')
-    assert resuming.origin(DEFAULTS, older)["identity"] == resuming.identity(DEFAULTS)
+    assert identity_record(DEFAULTS, older)["identity"] == identity(DEFAULTS)
     assert found() == "version_0/checkpoints/last.ckpt"
 
 
@@ -249,7 +249,7 @@ def another(folder: Path, name: str = ".lock") -> Iterator[None]:
 
 def refused(values: dict[str, Any] = DEFAULTS) -> bool:
     try:
-        with resuming.alone(values):
+        with start.lock_command(values):
             return False
     except UserError as error:
         assert re.match("Another process is (training|starting the same command) in 'result/mlm", str(error))
@@ -257,15 +257,15 @@ def refused(values: dict[str, Any] = DEFAULTS) -> bool:
 
 
 def test_a_command_that_another_process_starts_or_runs_is_refused(place, trained):
-    with resuming.alone(DEFAULTS):
-        assert [path.name for path in place.iterdir()] == [f".{resuming.identity(DEFAULTS)}.lock"]
+    with start.lock_command(DEFAULTS):
+        assert [path.name for path in place.iterdir()] == [f".{identity(DEFAULTS)}.lock"]
     assert not place.parent.exists()  # nothing is left of a command that was refused
     run = made(place / "version_0", trained)  # no checkpoint yet
     made(place / "version_1", trained, 2)
     with another(run):
         assert refused() and not refused(DEFAULTS | {"seed": 1}) and refused(DEFAULTS | {"num_workers": 3})
     assert not refused()
-    with another(place, f".{resuming.identity(DEFAULTS)}.lock"):
+    with another(place, f".{identity(DEFAULTS)}.lock"):
         assert refused() and not refused(DEFAULTS | {"seed": 1})
     assert not refused() and {path.name for path in place.iterdir()} == {"version_0", "version_1"}
 
@@ -286,12 +286,10 @@ def test_the_same_command_refuses_while_it_starts(work: Path, capsys):
     loss = config.NO_LOSS | {"mlm": 1}
     place = work / "result" / "mlm"
     place.mkdir(parents=True)
-    with another(place, f".{resuming.identity(defaults() | values | {'loss_names': loss})}.lock"):
+    with another(place, f".{identity(defaults() | values | {'loss_names': loss})}.lock"):
         assert "Another process is starting the same command in 'result/mlm'" in command(capsys, *WORDS).sentence()
         command(capsys, *WORDS, "fast_dev_run=1")  # keeps nothing, and asks nobody
-    assert [path.name for path in place.iterdir()] == [
-        f".{resuming.identity(defaults() | values | {'loss_names': loss})}.lock"
-    ]
+    assert [path.name for path in place.iterdir()] == [f".{identity(defaults() | values | {'loss_names': loss})}.lock"]
     shutil.rmtree(work / "result")
     command(capsys, *WORDS, "data_root=nowhere").sentence()
     assert not (work / "result").exists()

@@ -16,8 +16,9 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
-from renaissance.training.assembly import Resolved, build, resolve
-from renaissance.training.saving import storing
+from renaissance.training.assembly import build
+from renaissance.training.checkpointing import checkpoint_content
+from renaissance.training.resolution import Resolved, resolve
 
 DINO, VIT = "facebook/dino-vits16", "google/vit-base-patch16-224"
 DEIT, ELECTRA = "facebook/deit-tiny-patch16-224", "google/electra-small-discriminator"
@@ -40,7 +41,7 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
     resolved = resolve(draft(**given))
     built = build(resolved)
-    checkpoint.save(path, storing(built, resolved)({"step": 3, "optimizer": None, "best": None}))
+    checkpoint.save(path, checkpoint_content(built, resolved)({"step": 3, "optimizer": None, "best": None}))
     return path, resolved
 
 

@@ -27,16 +27,18 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
+from renaissance.runs.start import find_start, open_folder
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
-from renaissance.training import loading, machine, train
-from renaissance.training.assembly import Built, Resolved, build, build_shape, resolve
-from renaissance.training.final import blind_run_of
+from renaissance.training import devices, loading, train
+from renaissance.training.assembly import Built, build, build_shape, load_weights
+from renaissance.training.checkpointing import checkpoint_content
+from renaissance.training.final_evaluation import blind_run_of
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.optim import parameter_groups, random_towers, set_learning_rate, validation_interval
-from renaissance.training.saving import storing
+from renaissance.training.resolution import Resolved, resolve
 from small_tasks import TASKS
 
 DINO, VIT, DEIT = "facebook/dino-vits16", "google/vit-base-patch16-224", "facebook/deit-tiny-patch16-224"
@@ -105,19 +107,22 @@ class Trial:
 
     @cached_property
     def loaders(self) -> loading.Loaders:
-        return loading.Loaders(self.resolved, self.data, self.trainer, RunFolder(None))
+        loaders = loading.Loaders(self.resolved, self.data, RunFolder(None), (0, 1))
+        loaders.trainer = self.trainer
+        self.trainer.strategy._lightning_module = self.module
+        return loaders
 
     @cached_property
     def step(self) -> list[Batch]:
-        return next(iter(self.loaders.train(0, 1)))
+        return next(iter(self.loaders.train_dataloader()))
 
     @cached_property
     def evaluated(self) -> list[Batch]:
-        return next(iter(self.loaders.evaluation("val")))
+        return next(iter(self.loaders.val_dataloader()))
 
     @property
     def steps(self) -> int:
-        return train._steps(self.resolved, len(self.data.samples["train"] or ()))
+        return train._steps(self.settings, len(self.data.samples["train"] or ()))
 
     @cached_property
     def module(self) -> VisionLanguageModule:
@@ -196,7 +201,8 @@ def refusal(trial: Callable[[], Any]) -> str | None:
 
 
 def run_folder(trial: Trial) -> tuple[str, ...]:
-    return train._folder(trial.resolved, trial.draft, {"step": 0}, []).path.parts[:-1]
+    folder, _, _ = open_folder(find_start(trial.draft), trial.settings)
+    return folder.path.parts[:-1]
 
 
 def saved_steps(trial: Trial) -> int:
@@ -205,7 +211,7 @@ def saved_steps(trial: Trial) -> int:
 
 
 def loaded(trial: Trial) -> float:
-    train._load(trial.built, trial.resolved)
+    load_weights(trial.built, trial.resolved)
     return weight_of(trial.built.model.text_projection)
 
 
@@ -285,7 +291,7 @@ CHANGES: dict[str, Change] = {
     "seed": Change(1, lambda t: [batch.ids.tolist() for batch in t.step]),
     "log_dir": Change("elsewhere", run_folder, ("elsewhere", "renaissance")),
     "load_path": Change("other.ckpt", loaded),
-    "resume_from": Change("other.ckpt", lambda t: train._load(t.built, t.resolved)["step"], 3),
+    "resume_from": Change("other.ckpt", lambda t: find_start(t.draft).state.step, 3),
     "test_only": Change(True, lambda t: t.steps, 0, {"load_path": "other.ckpt"}),
     "final_test": Change(False, results, {"val"}, {"max_steps": 1}),
     "fast_dev_run": Change(2, lambda t: t.steps, 2),
@@ -424,7 +430,7 @@ CHANGES: dict[str, Change] = {
     "gradient_clip_val": Change(0.5, clipped, 0.5),
     "num_gpus": Change(2, lambda t: t.trainer.world_size, 2),
     "num_nodes": Change(2, lambda t: (t.trainer.num_nodes, t.trainer.world_size), (2, 2)),
-    "accelerator": Change("gpu", lambda t: "no GPU" in (refusal(lambda: machine.check_devices(t.draft)) or ""), True),
+    "accelerator": Change("gpu", lambda t: "no GPU" in (refusal(lambda: devices.check_devices(t.draft)) or ""), True),
     "precision": Change("64", lambda t: t.trainer.precision, "64-true"),
     "gradient_checkpointing": Change(True, lambda t: kept_bytes(t) < kept_bytes(untouched({})), True),
     "compile": Change(True, lambda t: {batch.text.input_ids.shape[1] == 50 for batch in t.step}, {True}),
@@ -470,7 +476,7 @@ def stored(folder: Path) -> None:
     try:
         trial = Trial({"seed": 1})
         checkpoint.save(
-            "other.ckpt", storing(trial.built, trial.resolved)({"step": 3, "optimizer": None, "best": None})
+            "other.ckpt", checkpoint_content(trial.built, trial.resolved)({"step": 3, "optimizer": None, "best": None})
         )
     finally:
         os.chdir(before)

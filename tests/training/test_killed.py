@@ -36,7 +36,7 @@ sys.path.insert(0, sys.argv[1])
 kind, moment, words = sys.argv[2], float(sys.argv[3]), sys.argv[4:]
 from renaissance.runs import checkpoint
 from renaissance.cli import main as cli
-from renaissance.training import saving
+from renaissance.training import checkpointing
 from renaissance.training.module import VisionLanguageModule
 
 def die():
@@ -54,20 +54,20 @@ if kind == "save":
         return call
     for name in ("fsync", "replace", "link", "open", "unlink", "ftruncate"):
         setattr(os, name, counted(getattr(os, name)))
-    plain_write, writes = saving.checkpoint.AtomicFile.write, [0]
+    plain_write, writes = checkpointing.checkpoint.AtomicFile.write, [0]
     counted_write = counted(plain_write)
     def write(self, content):
         writes[0] += 1
         return (plain_write if writes[0] % 500 else counted_write)(self, content)
-    saving.checkpoint.AtomicFile.write = write
-    plain_save = saving.Saving._save
+    checkpointing.checkpoint.AtomicFile.write = write
+    plain_save = checkpointing.CheckpointSaver._save
     def save(self, *args):
         inside[0] = True
         try:
             return plain_save(self, *args)
         finally:
             inside[0] = False
-    saving.Saving._save = save
+    checkpointing.CheckpointSaver._save = save
 else:
     plain_step = VisionLanguageModule.training_step
     def step(self, *args):

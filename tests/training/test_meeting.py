@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 import small_run
 from conftest import OFFLINE, ROOT
 from renaissance.core.errors import Stopped, UserError
-from renaissance.training import meeting
+from renaissance.training import rank_zero_first as meeting
 from small_run import NO_DROPOUT, SMALL
 
 WORDS = ("task_mlm_itm", *SMALL, "batch_size=8", "max_steps=2", "val_check_interval=2", "final_test=False",
@@ -56,7 +56,7 @@ def first(action: Callable[[dict], None]) -> threading.Thread:
 
 
 def test_one_process_has_nobody_to_meet():
-    with meeting.first_goes_first(1) as told:
+    with meeting.rank_zero_first(1) as told:
         assert told == {}
     assert not meeting._KEPT
 
@@ -66,7 +66,7 @@ def test_others_wait_say_so_and_hear_what_the_first_found(by_hand, monkeypatch, 
     monkeypatch.setattr(meeting, "_TOLD", 0.2)
     monkeypatch.setattr(meeting, "_LOOK", 0.3)
     thread = first(lambda found: (time.sleep(1), found.update(resume_from="a/last.ckpt")))
-    with meeting.first_goes_first(2) as told:
+    with meeting.rank_zero_first(2) as told:
         assert told == {"resume_from": "a/last.ckpt"}
     thread.join()
     assert "waits for the first process, which downloads and checks (0 min)\n" in capsys.readouterr().err
@@ -79,7 +79,7 @@ def test_a_first_process_that_is_refused_ends_the_others_without_a_word(by_hand)
         raise UserError("no such file")
 
     thread = first(refuse)
-    with pytest.raises(Stopped) as caught, meeting.first_goes_first(2):
+    with pytest.raises(Stopped) as caught, meeting.rank_zero_first(2):
         raise AssertionError("went on")
     thread.join(5)
     assert caught.value.status == 0 and not thread.is_alive()  # it has not lingered until its patience ended
@@ -92,14 +92,14 @@ def test_a_first_process_that_never_comes_or_is_never_ready_is_one_sentence(by_h
         pytest.raises(
             UserError, match=r"The meeting point of this run's processes, 127.0.0.1:\d+, was not there within"
         ),
-        meeting.first_goes_first(2),
+        meeting.rank_zero_first(2),
     ):
         raise AssertionError("went on")
     monkeypatch.setattr(meeting, "_TOLD", 0.2)
     monkeypatch.setattr(meeting, "PATIENCE", 0.5)
     released = threading.Event()
     thread = first(lambda found: released.wait(20))
-    with pytest.raises(UserError, match="was not ready after"), meeting.first_goes_first(2):
+    with pytest.raises(UserError, match="was not ready after"), meeting.rank_zero_first(2):
         raise AssertionError("went on")
     released.set()
     thread.join()
@@ -112,7 +112,7 @@ def test_what_only_this_machine_lacks_says_so(by_hand):
         pytest.raises(
             UserError, match=r"no coco\.arrow here\. \(The first process has it: .* a disk that all machines share"
         ),
-        meeting.first_goes_first(2),
+        meeting.rank_zero_first(2),
     ):
         raise UserError("no coco.arrow here.")
     thread.join()

@@ -19,13 +19,14 @@ from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
 from renaissance.tasks import Encodings
-from renaissance.training import machine
-from renaissance.training.assembly import Built, Resolved, build
+from renaissance.training import devices
+from renaissance.training.assembly import Built, build
 from renaissance.training.loading import Data, read_data
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.optim import learning_rate, parameter_groups
-from renaissance.training.reach import freeze_unread
+from renaissance.training.resolution import Resolved
 from renaissance.training.train import prepare_run
+from renaissance.training.unused_parameters import freeze_unused_parameters
 from small_run import NO_DROPOUT, SMALL, values_of, write_coco_vg
 
 PAIRS = 16
@@ -61,7 +62,7 @@ class Bench:
     def build(self) -> Built:
         """The model as the run starts with it; the same each time."""
         built = build(self.resolved)
-        freeze_unread(built, self.resolved, self.data.makers)
+        freeze_unused_parameters(built, self.resolved, self.data.makers)
         return built
 
     def batches(self, step: int, cuts: Sequence[int]) -> list[Batch]:
@@ -82,27 +83,23 @@ class Bench:
         """Trains, and returns the model with the mean losses of each step."""
         built = self.build()
         module = VisionLanguageModule(built.model, built.heads, self.resolved.settings, steps)
-        module.loaders = self
-        self._items = [self.batches(step, cuts) for step in range(steps)]
+        items = [self.batches(step, cuts) for step in range(steps)]
+        loader = torch.utils.data.DataLoader(items, batch_size=None, collate_fn=lambda item: item)
         losses = Losses()
-        with machine.quiet():
+        with devices.ignore_known_warnings():
             trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[losses],
                               limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
             warnings.filterwarnings("ignore", message="The 'train_dataloader' does not have many workers")
-            trainer.fit(module)
+            trainer.fit(module, loader, [])
         return built, losses.found
-
-    def train(self, first_step: int, last_step: int) -> torch.utils.data.DataLoader:
-        """What the module asks for when it is fitted."""
-        return torch.utils.data.DataLoader(self._items, batch_size=None, collate_fn=lambda item: item)
 
 
 class Losses(Callback):
     def __init__(self):
         self.found: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, trainer, module, *_: Any) -> None:
-        self.found.append({name: float(loss) for name, loss in module.losses.items()})
+    def on_train_batch_end(self, trainer, module, outputs, *_: Any) -> None:
+        self.found.append({name: float(loss) for name, loss in outputs["step"].losses.items()})
 
 
 def parameters(built: Built) -> dict[str, torch.Tensor]:

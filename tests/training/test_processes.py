@@ -250,11 +250,11 @@ def test_batch_norms_of_all_processes_are_those_of_the_checkpoint(work: Path, ca
 
 CANNOT_READ = """
 import os
-from renaissance.runs import resuming
-plain = resuming.read_unasked
-def read_unasked(path):
+from renaissance.runs import checkpoint_folder
+plain = checkpoint_folder.try_read
+def try_read(path):
     return (None, f"{path} cannot be read here.") if os.environ.get("LOCAL_RANK", "0") != "0" else plain(path)
-resuming.read_unasked = read_unasked
+checkpoint_folder.try_read = try_read
 """
 
 
@@ -302,12 +302,12 @@ def test_a_strategy_changes_what_it_says_and_nothing_else(work: Path):
 # Prints how many numbers of optimizer state a process holds when its training ends.
 STATE = """
 import os
-from renaissance.training.saving import Saving
-plain = Saving.ends
+from renaissance.training.checkpointing import CheckpointSaver
+plain = CheckpointSaver.training_ends
 def on_train_end(self, trainer, module):
     inner = getattr(trainer.optimizers[0], "optim", trainer.optimizers[0])
     numbers = sum(v.numel() for s in inner.state.values() for v in s.values() if v.ndim)
     os.write(1, f"optimizer state: {numbers}\\n".encode())
     plain(self, trainer, module)
-Saving.ends = on_train_end
+CheckpointSaver.training_ends = on_train_end
 """

@@ -14,8 +14,9 @@ from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft
 from renaissance.tasks import Encodings, task_class
-from renaissance.training.assembly import Built, Resolved, build
-from renaissance.training.reach import freeze_unread
+from renaissance.training.assembly import Built, build
+from renaissance.training.resolution import Resolved
+from renaissance.training.unused_parameters import freeze_unused_parameters
 from tiny_models import MAX_TEXT_LEN, PATCH, SIDE, VOCAB, WORDS, image_config, text_config, tokenizer
 
 MLM, ITM, BOTH = {"mlm": 1, "itm": 0}, {"mlm": 0, "itm": 1}, {"mlm": 1, "itm": 1}
@@ -89,7 +90,7 @@ def test_all_that_the_tasks_read_gets_a_gradient_and_all_else_is_frozen(
     run = resolved(name, losses, **given)
     built = build(run)
     before = {path for path, parameter in parameters(built).items() if not parameter.requires_grad}
-    frozen = freeze_unread(built, run, makers_of(run))
+    frozen = freeze_unused_parameters(built, run, makers_of(run))
     batch = a_batch(run)
     encodings = Encodings(built.model, batch)
     sum(task(encodings, batch.targets[task_name]).loss for task_name, task in built.heads.items()).backward()
@@ -110,7 +111,7 @@ def test_the_names_in_a_checkpoint_do_not_depend_on_its_tasks(name: str) -> None
     for losses in (MLM, ITM, BOTH):
         run = resolved(name, losses)
         built = build(run)
-        freeze_unread(built, run, makers_of(run))
+        freeze_unused_parameters(built, run, makers_of(run))
         shapes = {path: tensor.shape for path, tensor in built.model.state_dict().items()}
         heads = {path.split(".")[0] for path in built.heads.state_dict()}
         assert heads == {task for task, weight in losses.items() if weight}
@@ -127,7 +128,7 @@ def test_looking_changes_nothing_but_what_is_frozen() -> None:
     built = build(run)
     state = {path: tensor.clone() for path, tensor in built.model.state_dict().items()}
     assert any("running_mean" in path for path in state)
-    freeze_unread(built, run, makers_of(run))
+    freeze_unused_parameters(built, run, makers_of(run))
     for path, tensor in built.model.state_dict().items():
         assert torch.equal(tensor, state[path]), path
     assert built.model.training and built.heads.training and built.model.image_tower.training

@@ -28,7 +28,7 @@ from renaissance.data.sampler import EvalBatches
 from renaissance.runs.checkpoint import read
 from renaissance.runs.report import RunFolder
 from renaissance.tasks.mlm import Mlm
-from renaissance.training import saving
+from renaissance.training import checkpointing
 from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
 from small_run import SMALL, command, equal_state
@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
 ):
     whole = undisturbed(*WORDS)
     if long is not None:
-        monkeypatch.setattr(saving, "LONG", long)
+        monkeypatch.setattr(checkpointing, "LONG", long)
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     with monkeypatch.context() as patch:
         interrupting(patch, method, call, kill(number))
@@ -304,7 +304,7 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
 def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):
     """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
     whole = undisturbed(*WORDS)
-    plain = saving.checkpoint.save
+    plain = checkpointing.checkpoint.save
 
     def full(path: Path, stored: Any) -> None:
         if stored.training["step"] > 3:
@@ -313,7 +313,7 @@ def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, mon
 
     run = work / "result" / "mlm_itm" / "version_0"
     with monkeypatch.context() as patch:
-        patch.setattr(saving.checkpoint, "save", full)
+        patch.setattr(checkpointing.checkpoint, "save", full)
         ended = command(capsys, *WORDS)
         assert ended.code == 1 and "The last step of this run, 6, is not saved" in ended.err, ended
         assert "The save before it is whole; the run goes on from there with resume_from=" in ended.err
@@ -372,11 +372,10 @@ def test_a_step_that_is_no_number_is_left_out(work: Path, monkeypatch, capsys):
     kept: list[dict[str, torch.Tensor]] = []
     plain = VisionLanguageModule.training_step
 
-    def keeping(self: VisionLanguageModule, *args: Any) -> None:
-        plain(self, *args)
-        kept.append(
-            {name: value.clone() for name, value in self.state_dict().items() if not name.startswith("metrics")}
-        )
+    def keeping(self: VisionLanguageModule, *args: Any) -> Any:
+        result = plain(self, *args)
+        kept.append({name: value.clone() for name, value in self.state_dict().items()})
+        return result
 
     monkeypatch.setattr(VisionLanguageModule, "training_step", keeping)
     diverging(monkeypatch, {2})
@@ -398,9 +397,10 @@ def test_a_step_that_is_left_out_leaves_batch_norms_as_they_were(work: Path, mon
     kept: list[list[torch.Tensor]] = []
     plain = VisionLanguageModule.training_step
 
-    def keeping(self: VisionLanguageModule, *args: Any) -> None:
-        plain(self, *args)
+    def keeping(self: VisionLanguageModule, *args: Any) -> Any:
+        result = plain(self, *args)
         kept.append([buffer.clone() for buffer in self._statistics()])
+        return result
 
     monkeypatch.setattr(VisionLanguageModule, "training_step", keeping)
     diverging(monkeypatch, {3, 4})  # the micro-batches of the second step

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from renaissance.runs.checkpoint import read
-from renaissance.training import saving
-from renaissance.training.saving import Saving
+from renaissance.training import checkpointing
+from renaissance.training.checkpointing import CheckpointSaver
 from small_run import (
     COCO,
     FUSION,
@@ -44,14 +44,14 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Pa
 @pytest.fixture
 def kept_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Keeps a copy of every last.ckpt that is written, as `<folder>/step_<n>.ckpt`: what a killed run leaves."""
-    save = Saving._save
+    save = CheckpointSaver._save
 
     def save_and_keep(self, trainer, module, names):
         saved = save(self, trainer, module, names)
         shutil.copyfile(self.folder.checkpoints / "last.ckpt", tmp_path / f"step_{module.step}.ckpt")
         return saved
 
-    monkeypatch.setattr(Saving, "_save", save_and_keep)
+    monkeypatch.setattr(CheckpointSaver, "_save", save_and_keep)
     return tmp_path
 
 
@@ -95,7 +95,7 @@ def test_last_keeps_the_last_weights_though_best_is_evaluated(work, kept_last, c
 def test_the_same_content_is_written_once(work, capsys, monkeypatch):
     written = []
     monkeypatch.setattr(
-        saving, "LONG", math.inf
+        checkpointing, "LONG", math.inf
     )  # or the first validation, which may be long, would have a save before it
     serialise = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: written.append(serialise(content, file)))

@@ -1,7 +1,7 @@
-"""What a run takes of the checkpoint that it starts from or goes on with, and what it refuses beside one.
+"""What a run takes from the checkpoint that it starts from: settings, configurations, tokenizer, weights.
 
-A checkpoint may come from anybody: it answers for the model, and for a resumed run for all else, but never for how a command
-starts (`keys.START_KEYS`) nor for where it writes (`keys.PLACE_KEYS`).
+A checkpoint may come from anybody: it fills in the model's settings, and for a resumed run all others, but never how a command
+starts (`keys.START_KEYS`) nor where it writes (`keys.PLACE_KEYS`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from renaissance.settings.keys import (
 )
 
 
-def answer(draft: Draft, stored: Stored) -> Set[str]:
-    """Lets a checkpoint answer for the keys that nobody gave.
+def fill_settings(draft: Draft, stored: Stored) -> Set[str]:
+    """Fills in the settings that nobody gave.
 
     Returns:
-        The keys for which it answers, also where it says that there is none; what a command may give otherwise left out.
+        The keys that the checkpoint fixes, also where its value is None; without those that a command may change.
 
     Raises:
         SettingsError: the command contradicts it.
@@ -54,11 +54,11 @@ def answer(draft: Draft, stored: Stored) -> Set[str]:
     return keys - free if resumed else {*MODEL_KEYS}
 
 
-def refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
-    """Refuses what is given and would have no effect beside a checkpoint.
+def refuse_unused(draft: Draft, stored: Stored, answered: Set[str]) -> None:
+    """Refuses settings that would have no effect beside a checkpoint.
 
     Args:
-        answered: of `answer`.
+        answered: of `fill_settings`.
     """
     given = {key: draft[key] for key in draft.given if draft[key] is not None}
     problems = [
@@ -79,7 +79,7 @@ def refuse_idle(draft: Draft, stored: Stored, answered: Set[str]) -> None:
         raise SettingsError(problems)
 
 
-def models(
+def read_models(
     draft: Draft, stored: Stored, notes: list[str]
 ) -> tuple[dict[str, PreTrainedConfig], PreTrainedTokenizerBase]:
     """The towers' configurations and the tokenizer as a checkpoint has them; nothing is asked of the Hub.
@@ -90,7 +90,7 @@ def models(
     Raises:
         UserError: they are none, or a text length is asked that they have no positions for.
     """
-    with named(draft["load_path"], draft["resume_from"]):
+    with naming_checkpoint(draft["load_path"], draft["resume_from"]):
         configs = {key: _config(draft, key, stored) for key in draft.towers()}
         tokenizer = backbones.tokenizer_from_files(stored.tokenizer)
         highest = max(tokenizer.get_vocab().values(), default=0)
@@ -113,8 +113,8 @@ def models(
 
 
 @contextmanager
-def named(load_path: str | None, resume_from: str | None = None) -> Iterator[None]:
-    """Names the checkpoint in what is said of its content, over which transformers and torch may fail in any way.
+def naming_checkpoint(load_path: str | None, resume_from: str | None = None) -> Iterator[None]:
+    """Names the checkpoint in errors about its content, over which transformers and torch may fail in any way.
 
     Args:
         load_path, resume_from: the settings of which one names it; nothing is changed where neither does.

@@ -1,7 +1,7 @@
-"""The first process goes first: it downloads, checks files and builds while the others wait, and tells them what it found.
+"""Rank zero first: it downloads, checks files and builds while the other processes wait, and shares what it has decided.
 
-So one asks the network, refuses and checks, and all processes go on with the same checkpoint. They meet in a store of torch at
-the address where torch itself will bring them together.
+So one asks the network, refuses and checks, and all processes go on with the same checkpoint. They meet in a TCPStore at the
+address where torch itself will bring them together.
 """
 
 from __future__ import annotations
@@ -20,64 +20,64 @@ from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError
 from renaissance.core.launch import PYTHON, Launch, launched
 
-from .machine import cluster_environment
+from .devices import cluster_environment
 
 # Seconds that a process waits for the first: a download, or the check of millions of pictures, takes long.
 PATIENCE = 2 * 3600
 _TO_START = 600  # seconds between the start of the first process and that of the last
-_TOLD = 60  # seconds between two sentences that say so
-_LOOK = 2  # seconds between two looks for a signal, which torch's own wait does not hear
+_REMIND = 60  # seconds between two sentences that say so
+_POLL = 2  # seconds between two looks for a signal, which torch's own wait does not hear
 _LINGER = 10  # seconds that a first process which has been refused keeps the store for the others
 _KEPT: list[Store] = []  # torch meets at the same port later, so the store has to stay
 
 
 @contextlib.contextmanager
-def first_goes_first(num_nodes: int) -> Iterator[dict[str, Any]]:
+def rank_zero_first(num_nodes: int) -> Iterator[dict[str, Any]]:
     """Around all that leads to a run. The processes that plain python starts begin behind it, and need not wait.
 
     Args:
         num_nodes: machines, of processes that neither torchrun nor srun has started.
 
     Yields:
-        What the first process tells the others, plain values: it writes them, they find them.
+        A dictionary of plain values that the first process fills and the others find filled.
 
     Raises:
         UserError: the first process is gone, took too long, or has what this one does not find.
         Stopped: the first process has ended, as it says itself.
     """
     launch = launched()
-    told: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     if launch.by == PYTHON and (num_nodes == 1 or os.environ.get("LOCAL_RANK", "0") != "0"):
-        yield told
+        yield shared
     elif launch.first:
-        yield from _first(_store(launch), told, (launch.per_node or 1) * (launch.nodes or num_nodes) - 1)
+        yield from _first(_store(launch), shared, (launch.per_node or 1) * (launch.nodes or num_nodes) - 1)
     else:
-        told |= _heard(_store(launch))
+        shared |= _wait_for_first(_store(launch))
         try:
-            yield told
+            yield shared
         except UserError as error:
             raise UserError(
                 f"{error} (The first process has it: caches and data must be on a disk that all machines share, or on each.)"
             ) from error
 
 
-def _first(store: Store, told: dict[str, Any], others: int) -> Iterator[dict[str, Any]]:
+def _first(store: Store, shared: dict[str, Any], others: int) -> Iterator[dict[str, Any]]:
     try:
-        yield told
+        yield shared
     except BaseException:
         store.set("ready", "")
         end = time.monotonic() + _LINGER
         while time.monotonic() < end and store.add("heard", 0) < others:
             time.sleep(0.1)
         raise
-    store.set("ready", json.dumps(told))
+    store.set("ready", json.dumps(shared))
 
 
-def _heard(store: Store) -> dict[str, Any]:
+def _wait_for_first(store: Store) -> dict[str, Any]:
     began = said_at = time.monotonic()
     while True:
         try:
-            store.wait(["ready"], timedelta(seconds=_LOOK))
+            store.wait(["ready"], timedelta(seconds=_POLL))
         except DistNetworkError:
             raise UserError(
                 "The first process of this run has ended before it was ready, so this one ends too."
@@ -89,7 +89,7 @@ def _heard(store: Store) -> dict[str, Any]:
                     f"The first process of this run was not ready after {PATIENCE / 3600:.0f} hours."
                 ) from None
             speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0" or launched().nodes == 1
-            if speaks and time.monotonic() - said_at > _TOLD:
+            if speaks and time.monotonic() - said_at > _REMIND:
                 said_at = time.monotonic()
                 say(f"waits for the first process, which downloads and checks ({waited / 60:.0f} min)", error=True)
         else:

@@ -1,7 +1,6 @@
-"""Which parameters the chosen tasks reach. What none of them reads is frozen but kept and saved.
+"""Freezes the parameters that no chosen task uses; they are kept and saved.
 
-So a checkpoint's keys never depend on its tasks, and several processes need not search for unused parameters at each
-step.
+So a checkpoint's keys never depend on its tasks, and DDP need not search for unused parameters at each step.
 """
 
 from __future__ import annotations
@@ -20,36 +19,37 @@ from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
 from renaissance.tasks import Encodings, reading_task, task_class
 
-from .assembly import Built, Resolved
+from .assembly import Built
+from .resolution import Resolved
 
 
-def freeze_unread(built: Built, resolved: Resolved, makers: Mapping[str, Maker]) -> list[str]:
+def freeze_unused_parameters(built: Built, resolved: Resolved, makers: Mapping[str, Maker]) -> list[str]:
     """Freezes every trainable parameter that no chosen task's loss depends on.
 
-    The losses of two made-up samples are computed once, and their graph is followed down to its parameters. The model is
+    The losses of two dummy samples are computed once, and their graph is followed to its parameters. The model is
     left in train mode.
 
     Returns:
         The names of the parameters frozen here.
     """
-    built.model.eval()  # in train mode, batch norms would take the made-up pictures into their statistics
+    built.model.eval()  # in train mode, batch norms would take the dummy pictures into their statistics
     built.heads.eval()
-    encodings = Encodings(built.model, made_up_batch(resolved, makers))
+    encodings = Encodings(built.model, dummy_batch(resolved, makers))
     with torch.enable_grad():
         losses = [task(encodings, encodings.batch.targets[name]).loss for name, task in built.heads.items()]
     built.model.train()
     built.heads.train()
-    reached = reached_by(losses)
+    used = used_by(losses)
     frozen = []
     for module in (built.model, built.heads):
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad and id(parameter) not in reached:
+            if parameter.requires_grad and id(parameter) not in used:
                 parameter.requires_grad_(False)
                 frozen.append(name)
     return frozen
 
 
-def reached_by(losses: list[Tensor]) -> set[int]:
+def used_by(losses: list[Tensor]) -> set[int]:
     """The `id` of every leaf that the losses' graph ends in."""
     found: set[int] = set()
     seen: set[object] = set()
@@ -65,8 +65,8 @@ def reached_by(losses: list[Tensor]) -> set[int]:
     return found
 
 
-class _MadeUp:
-    """A data set of two samples alike, that makers may draw more from."""
+class _DummySamples:
+    """A data set of two samples alike, that target builders may draw more from."""
 
     def __init__(self, sample: RawSample):
         self.sample, self.labelled = sample, True
@@ -81,7 +81,7 @@ class _MadeUp:
         return self.sample.text
 
 
-def made_up_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
+def dummy_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
     """Two samples with the same words and grey pictures, through the real reading and collation."""
     model = resolved.settings.model
     grey = io.BytesIO()
@@ -91,6 +91,6 @@ def made_up_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
     if reading is not None:
         sample = task_class(reading).made_up(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0, train=False)
-    source = Source(_MadeUp(sample), transform)
+    source = Source(_DummySamples(sample), transform)
     collate = Collate(resolved.tokenizer, model.max_text_len, 2, makers, source)
     return collate([source.example(Draw(0, index)) for index in range(2)])[0]

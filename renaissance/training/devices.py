@@ -1,4 +1,4 @@
-"""The machine that a run needs, and how its processes come together: devices, precision, strategy, who starts whom."""
+"""Devices, precision, strategy and processes of a run: checked, and as arguments of a Trainer."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def check_start(num_nodes: int) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leaves out what Lightning and torch warn of though it is as it should be."""
+def ignore_known_warnings() -> Iterator[None]:
+    """Filters warnings of Lightning and torch about what is intended here."""
     with warnings.catch_warnings():
         for message in (
             "Found .* in eval mode",  # a frozen tower has to be
@@ -80,8 +80,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together(processes: int) -> Iterator[None]:
-    """Around what the processes of a run do together, quietly: one that has died is one sentence on the others.
+def lost_process_is_one_sentence(processes: int) -> Iterator[None]:
+    """Around what the processes of a run do together: where one has died, the others end with one sentence.
 
     Args:
         processes: how many.
@@ -90,7 +90,7 @@ def together(processes: int) -> Iterator[None]:
         UserError: another process has ended; why, it has said itself.
     """
     try:
-        with quiet():
+        with ignore_known_warnings():
             yield
     except RuntimeError as error:  # of gloo; torch has types of its own for NCCL, which are RuntimeErrors too
         if processes == 1 or not any(name in str(error) for name in ("gloo", "NCCL", "Connection", "ProcessGroup")):
@@ -101,12 +101,21 @@ def together(processes: int) -> Iterator[None]:
         raise UserError(f"Another process of this run has ended, so this one ends too ({reason}).") from error
 
 
-class _InHalf(DDPStrategy):
-    """DDP whose gradients travel as bfloat16, in half the bytes of 32 bits, and are added up so."""
+class _Bf16GradientDDP(DDPStrategy):
+    """DDP that sends and averages gradients as bfloat16, in half the bytes of 32 bits."""
 
     def configure_ddp(self) -> None:
         super().configure_ddp()
         self.model.register_comm_hook(None, bf16_compress_hook)
+
+
+def gathered(value: Any) -> list[Any]:
+    """A value of each process, in the order of their ranks; every process has to ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def on_gpu(settings: Settings) -> bool:
@@ -114,14 +123,14 @@ def on_gpu(settings: Settings) -> bool:
     return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def placed(settings: Settings) -> dict[str, Any]:
-    """The arguments of a Trainer that say where a run's processes are, on what, and in which precision."""
+def trainer_arguments(settings: Settings) -> dict[str, Any]:
+    """The arguments of a Trainer that name devices, nodes, strategy and precision."""
     machine, gpu = settings.machine, on_gpu(settings)
     torch.set_float32_matmul_precision(machine.float32_matmul_precision)
     strategy: Any = "auto"
     if machine.processes > 1:
-        # Every parameter that a task does not reach is frozen (reach.py), so nothing unused has to be searched for.
-        strategy = (_InHalf if machine.strategy == "ddp_bf16" else DDPStrategy)(
+        # Every parameter that a task does not reach is frozen (unused_parameters.py), so nothing unused has to be searched for.
+        strategy = (_Bf16GradientDDP if machine.strategy == "ddp_bf16" else DDPStrategy)(
             process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
         )
         if not gpu:

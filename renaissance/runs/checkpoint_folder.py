@@ -1,0 +1,162 @@
+"""The checkpoints of one run: `step_<step>.ckpt` files, with last.ckpt and best.ckpt as further names of two of them.
+
+A run may be killed between a file and its names, files may be copied, damaged or removed: what is there decides.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from renaissance.core.atomic import name_again, set_aside
+from renaissance.core.errors import UserError, first_line
+
+from . import checkpoint
+from .checkpoint import Stored
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+UNKNOWN = -1  # step of a checkpoint that cannot be read
+
+
+class CheckpointFolder:
+    """The folder `checkpoints` of a run.
+
+    Args:
+        path: of the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def file(self, step: int) -> Path:
+        """The path of a step's checkpoint; numbers have one length, so names sort by step."""
+        return self.path / f"step_{step:09d}.ckpt"
+
+    def write(self, step: int, stored: Stored, names: Iterable[str], keep: int, warn: Callable[[str], None]) -> bool:
+        """Writes the checkpoint of a step, gives it further names, and removes all but the newest `keep`.
+
+        An old file is removed only when the new one is whole on the disk.
+
+        Returns:
+            False, with a warning, where it could not be written; the files before it are untouched.
+        """
+        path = self.file(step)
+        try:
+            checkpoint.save(path, stored)
+            for name in names:
+                name_again(path, path.with_name(name), "log_dir")
+        except (UserError, OSError) as error:
+            warn(f"warning: step {step} is not saved: {first_line(error)}")
+            return False
+        for old in sorted(self.path.glob("step_*.ckpt"))[:-keep]:
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                warn(f"warning: {old} cannot be removed ({error.strerror}).")
+        return True
+
+    def newest_first(self) -> list[tuple[int, Path]]:
+        """Step and path of the checkpoints that a run can be resumed from, each under one of its names.
+
+        A run that was killed in a save may have a newer one than last.ckpt. best.ckpt comes last, whatever its step, which is
+        not looked up: it serves where all others are damaged.
+        """
+        found = self._numbered()
+        last, best = self.path / LAST, self.path / BEST
+        if found and _same(found[0][1], last):
+            found[0] = (found[0][0], last)
+        elif last.exists() and not any(_same(path, last) for _, path in found):  # copied, or the only one
+            found = sorted([*found, (_step_of(last)[0], last)], key=lambda each: each[0], reverse=True)
+        if best.exists() and not any(_same(path, best) for _, path in found):
+            found.append((UNKNOWN, best))
+        return found
+
+    def whole_beside(self, path: Path) -> Path | None:
+        """The newest whole checkpoint but this one."""
+        found = first_whole(other for _, other in self.newest_first() if other.name != path.name)
+        return found and found[0]
+
+    def make_newest(self, name: str, step: int, *, best: bool) -> int | None:
+        """Makes a checkpoint the newest of its run; damaged ones of later steps get another name.
+
+        Args:
+            name: of its file. step: its step. best: whether it is the best one, too.
+
+        Returns:
+            The step of a later one that is whole; then nothing is changed. None where there is none.
+        """
+        path = self.path / name
+        for number, other in self.newest_first():
+            if number > step and first_whole([other]) is not None:
+                return number
+        for rest in (*self.path.glob(".*.tmp"), *self.path.glob(".*.link")):  # of a run that was killed in a save
+            rest.unlink(missing_ok=True)
+        for number, damaged in self._numbered():
+            if number > step:
+                set_aside(damaged)
+        # A run that was killed in a save may not have given the names that a checkpoint has by its content.
+        for other in (*([self.path / BEST] if best else []), self.path / LAST):
+            if os.path.lexists(other) and not other.is_symlink() and not other.is_file():
+                set_aside(other)  # a folder, say
+            if not _same(path, other):
+                name_again(path, other, "log_dir")
+        return None
+
+    def check_best(self, step: int | None) -> str | None:
+        """Renames best.ckpt where it is not of the step of the best validation that the resumed checkpoint tells.
+
+        Args:
+            step: of the best validation so far, None where there was none.
+
+        Returns:
+            What is wrong, and what follows; None where nothing is.
+        """
+        best, anew = self.path / BEST, "the next validation, if any is left, selects anew"
+        if not os.path.lexists(best):
+            return None if step is None else f"'{best}' is not there; {anew}"
+        found, why = _step_of(best)
+        if found == step:
+            return None
+        renamed = set_aside(best)
+        known = "there was no validation yet" if step is None else f"the best validation so far was at step {step}"
+        why = why or f"{best} is of step {found}, and {known}."
+        return f"{why} It is now {renamed.name}; {anew}"
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """Step and path of the files `step_<step>.ckpt`, newest first."""
+        files = {path: re.fullmatch(r"step_(\d{1,18})\.ckpt", path.name) for path in self.path.glob("*.ckpt")}
+        return sorted(((int(number[1]), path) for path, number in files.items() if number), reverse=True)
+
+
+def first_whole(paths: Iterable[Path], damaged: list[str] | None = None) -> tuple[Path, Stored] | None:
+    """The first whole checkpoint and its content; a sentence about each before it is added to `damaged`."""
+    for path in paths:
+        stored, why = try_read(path)
+        if stored is not None:
+            return path, stored
+        if damaged is not None:
+            damaged.append(why)
+    return None
+
+
+def try_read(path: Path) -> tuple[Stored | None, str]:
+    """A checkpoint that no setting of the command names, or None and why it cannot be read."""
+    try:
+        return checkpoint.read(path), ""
+    except UserError as error:
+        return None, str(error).removeprefix("load_path=") if path.is_file() else f"{path} is not a file."
+
+
+def _step_of(path: Path) -> tuple[int, str]:
+    """The step of a checkpoint, and why it is not known."""
+    stored, why = try_read(path)
+    return (UNKNOWN if stored is None else stored.training["step"]), why
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False

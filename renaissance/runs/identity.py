@@ -1,0 +1,92 @@
+"""What makes two commands the same run: a hash of the settings that a resumed run may not change, kept in settings.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from renaissance.core.checks import plain_path
+from renaissance.core.errors import UserError
+from renaissance.core.foreign import expect, read_json
+from renaissance.settings.declared import SETTINGS, defaults
+from renaissance.settings.keys import RESUMABLE, YOUNGER
+
+JOB = "SLURM_JOB_ID"
+_FREE = RESUMABLE - {"load_path"}  # another load_path is another run
+_PATHS = ("load_path", "tokenizer", "encoder", "image_encoder", "text_encoder")  # of those that are not free
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """Hash of all settings but those that a resumed run may change.
+
+    It depends on what a setting means, not on how it is written (`x`, `./x` and `/home/me/x` are one path, 1 and 1.0 one
+    weight), and only on values that differ from their defaults, so a new setting changes the identity of no earlier run.
+
+    Args:
+        values: every setting as the command has it, before checkpoints and models fill in the others.
+    """
+    canonical, usual = _canonical(values), _canonical(defaults())
+    changed = (key for key, value in canonical.items() if _json(value) != _json(usual.get(key)))  # 1 is not 1.0
+    return _hash({key: canonical[key] for key in changed if key not in _FREE})
+
+
+def former_identity(values: Mapping[str, Any]) -> str:
+    """The identity as earlier versions computed it: of the values as they are written."""
+    return _hash({key: value for key, value in values.items() if key not in _FREE | YOUNGER})
+
+
+def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """The part of settings.json by which `start.find_start` finds the run again; a resumed run keeps its identity.
+
+    The identity is None where it is not known: settings.json was damaged, and a command that names no task resumes the run.
+    """
+    own: str | None = identity(values)
+    try:
+        before = read_identity(run)["identity"] if run else own
+        own = own if before in (None, former_identity(values)) else before
+    except UserError:
+        own = own if any(values["loss_names"].values()) else None
+    return {"identity": own, "job": os.environ.get(JOB)}
+
+
+def read_identity(run: Path) -> dict[str, Any]:
+    """{"identity", "job"} of a run folder's settings.json; "identity" is None in files older than it.
+
+    Raises:
+        UserError: it cannot be read, or its identity was lost.
+    """
+    path = run / "settings.json"
+    record = read_json(path, dict[str, Any], f"'{path}'")
+    known = {key: record.get(key) for key in ("identity", "job")}
+    if "identity" in record and record["identity"] is None:
+        raise UserError(f"'{path}' does not say of which command the run is, because it was damaged once.")
+    return expect(known, dict[str, str | None], f"'{path}': ")
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value in one form, however it was written."""
+    canonical = {key: SETTINGS[key].convert(None if value == "" else value) for key, value in values.items()}
+    for key, value in canonical.items():
+        if key in _PATHS and value is not None:
+            canonical[key] = plain_path(value)
+        elif key == "loss_names":
+            canonical[key] = {name: _number(weight) for name, weight in value.items()}
+        elif key != "val_check_interval":  # there 1 is a step, and 1.0 an epoch
+            canonical[key] = _number(value)
+    return canonical
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

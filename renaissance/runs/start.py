@@ -1,0 +1,323 @@
+"""Where a run starts: new, with the weights of load_path, or where the run of resume_from has stopped.
+
+    find_start      -> Start: new, load_path, resume_from, or what resume_from=auto finds; damaged checkpoints are named
+    refuse_finished -> nothing, or the sentence that the run is finished
+    open_folder     -> the run's folder, and the state that its training starts from
+
+`resume_from=auto` makes a command that may be given again and again, by a user or by a batch system: it starts a run where
+there is none, resumes one that has stopped, and does nothing where it is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from renaissance.core.atomic import Held, is_held
+from renaissance.core.errors import Stopped, UserError
+from renaissance.settings.declared import SETTINGS
+from renaissance.settings.draft import Draft
+from renaissance.settings.keys import AUTO, PLACE_KEYS
+from renaissance.settings.sections import Settings
+
+from . import checkpoint
+from .checkpoint import Stored
+from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
+from .identity import JOB, former_identity, identity, identity_record, read_identity
+from .report import RunFolder, forget_after
+
+
+class TrainingState(NamedTuple):
+    """The part "training" of a checkpoint; the defaults are those of a run that has done no step.
+
+    Attributes:
+        step: optimizer steps done.
+        optimizer, scaler: their state dictionaries; a scaler of gradients only in 16-mixed on a GPU.
+        best, best_step: selecting metric and step of the best validation so far.
+        pending: whether the validation of this step is still to come.
+    """
+
+    step: int = 0
+    optimizer: dict[str, Any] | None = None
+    best: float | None = None
+    best_step: int | None = None
+    pending: bool = False
+    scaler: dict[str, Any] | None = None
+
+
+class Start(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        kind: "new", "load_path" or "resume_from".
+        draft: the command's settings; `resume_from` names a file or nothing.
+        command: the settings as they were given, which make the run's identity.
+        stored: the content of the checkpoint, None for a new run.
+        automatic: whether resume_from=auto has chosen.
+        notes: sentences for the screen.
+    """
+
+    kind: str
+    draft: Draft
+    command: Mapping[str, Any]
+    stored: Stored | None
+    automatic: bool
+    notes: list[str]
+
+    @property
+    def path(self) -> str | None:
+        """The checkpoint's path as the command has it."""
+        return None if self.kind == "new" else self.draft[self.kind]
+
+    @property
+    def state(self) -> TrainingState:
+        """What training starts from: load_path brings weights only."""
+        return TrainingState(**self.stored.training) if self.kind == "resume_from" else TrainingState()
+
+
+class _Run(NamedTuple):
+    """A run of a command, in the order in which runs are resumed. `files`: see `CheckpointFolder.newest_first`."""
+
+    of_this_job: bool
+    step: int
+    version: int
+    folder: Path
+    files: list[tuple[int, Path]]
+
+
+def find_start(draft: Draft, shared: dict[str, Any] | None = None) -> Start:
+    """Decides where the run of a command starts, and reads its checkpoint.
+
+    Args:
+        draft: the settings of the command.
+        shared: what the first process tells the others; it stores the checkpoint that resume_from=auto has found.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or none of this program; a whole one beside it is named.
+    """
+    shared = {} if shared is None else shared
+    command, automatic, notes, stored = draft.raw, draft["resume_from"] == AUTO, [], None
+    if automatic:
+        if "resume_from" not in shared:  # else another machine may not see the folder as it is now
+            path, stored, notes = _newest(draft)
+            shared["resume_from"] = path
+        draft = draft.resuming(shared["resume_from"])
+    kind = next((key for key in ("resume_from", "load_path") if draft[key]), "new")
+    if kind != "new" and stored is None:
+        stored = _read(draft[kind], kind)
+    if kind == "resume_from":
+        draft.answer("checkpoint", RunFolder.place_of(draft[kind]), free=PLACE_KEYS)
+    return Start(kind, draft, command, stored, automatic, notes)
+
+
+def refuse_finished(start: Start, steps: int) -> None:
+    """Ends a command whose run has done all its steps and has its results.
+
+    Args:
+        steps: of the whole run, those done before included.
+
+    Raises:
+        Stopped: with status 0, where resume_from=auto found it.
+        UserError: where resume_from names it.
+    """
+    if start.kind != "resume_from" or start.state.step < steps or not _has_results(start.path):
+        return
+    done = start.state.step
+    if start.automatic:
+        path = RunFolder.of_checkpoint(start.path).path
+        raise Stopped(f"{path} has done its {done} steps and has its results; nothing is left", 0)
+    raise UserError(
+        f"resume_from={start.path} has done {done} steps and the run ends at {steps}: it is finished. Give a larger max_steps "
+        "(or max_epoch) to go on."
+    )
+
+
+def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tuple[RunFolder, TrainingState, list[str]]:
+    """The folder that a run writes in, locked: its own where it is resumed at its newest checkpoint, else a new one.
+
+    Args:
+        settings: complete. first: whether this is the process that writes.
+
+    Returns:
+        The folder, the state that training starts from, and sentences for the screen.
+
+    Raises:
+        UserError: the folder cannot be written, or another process trains in it.
+    """
+    state, notes = start.state, []
+    if settings.run.fast_dev_run or not first:
+        return RunFolder(None, speaks=first), state, notes
+    if start.kind == "resume_from" and (own := RunFolder.of_checkpoint(start.path)):
+        own.hold()
+        try:
+            later, state = _return_to(own, start)
+        except OSError as error:
+            raise UserError(
+                f"The run in '{own.path}' cannot go on ('{error.filename}': {error.strerror}); make its folder writable, or "
+                "give resume_from a copy of the checkpoint that lies in no run folder."
+            ) from error
+        if later is None:
+            return own, state, notes
+        own.close()
+        if start.automatic:
+            raise UserError(
+                f"{own.path} has gone on to step {later} since this command has read {start.path}; give it again."
+            )
+        notes.append(f"{own.path} has been at step {later}; what goes on from {start.path} gets a folder of its own")
+    folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
+    # What `find_start` looks for; the rest follows when the run is built.
+    folder.write_json("settings.json", {"settings": settings.flat} | identity_record(start.command, None))
+    return folder, state._replace(best=None, best_step=None), notes  # a new folder has no best.ckpt yet
+
+
+def _return_to(own: RunFolder, start: Start) -> tuple[int | None, TrainingState]:
+    """Brings a run's folder back to the checkpoint that it is resumed from.
+
+    Returns:
+        The step of a later whole checkpoint, then nothing is changed, or None; and the state that training starts from.
+    """
+    state, folder = start.state, CheckpointFolder(own.checkpoints)
+    path = own.checkpoints / Path(start.path).name
+    name = path.name if path.exists() else Path(start.path).resolve().name  # or a link from elsewhere names it
+    later = folder.make_newest(name, state.step, best=state.best_step == state.step)
+    if later is not None:
+        return later, state
+    every = start.stored.settings.get("log_every_n_steps")
+    warnings = forget_after(own.path / "metrics.csv", state.step, pending=state.pending, every=every)
+    (own.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
+    # The best one of this very step has just got its name; a version that did not tell the step is believed.
+    if state.best_step != state.step and (state.best_step is not None or state.best is None):
+        warnings += filter(None, [folder.check_best(state.best_step)])
+    if not (own.checkpoints / BEST).exists():
+        state = state._replace(best=None, best_step=None)
+    for warning in warnings:
+        own.say(f"warning: {warning}")
+    return None, state
+
+
+@contextlib.contextmanager
+def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
+    """Around the start of a command with resume_from=auto, until its folder is locked and says whose it is.
+
+    Raises:
+        UserError: another process is starting the same command, or runs it.
+    """
+    folder = _runs_folder(values)
+    RunFolder.refuse_unwritable(str(folder.parent), folder.name)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"log_dir={folder.parent} cannot be written ({error.strerror}); give another log_dir."
+        ) from error
+    held = Held(folder, f".{identity(values)}.lock")
+    try:
+        for run in _runs(values, [])[0]:
+            if is_held(run.folder):
+                raise UserError(
+                    f"Another process is training in '{run.folder}'; wait for it or end it, or give another exp_name."
+                )
+        yield
+    finally:
+        held.release()
+        with contextlib.suppress(OSError):  # a command that is refused leaves nothing behind
+            for each in made:
+                each.rmdir()
+
+
+def _read(path: str, setting: str) -> Stored:
+    """The checkpoint that a setting names."""
+    try:
+        return checkpoint.read(path, setting)
+    except UserError as error:
+        before = CheckpointFolder(Path(path).parent).whole_beside(Path(path)) if setting == "resume_from" else None
+        if before is None:
+            raise
+        raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
+
+
+def _newest(draft: Draft) -> tuple[str | None, Stored | None, list[str]]:
+    """The checkpoint that resume_from=auto resumes, its content, and sentences for the screen; None for a new run."""
+    found, damaged = newest(draft.raw)
+    if found is None:
+        where = f"{draft['log_dir']}/{draft['exp_name']}"
+        return None, None, [f"resume_from=auto: {where} has no run of this command to go on with; it starts"]
+    path, stored = found
+    return str(path), stored, [*damaged, f"resume_from=auto: goes on with {path}"]
+
+
+def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[str]]:
+    """The newest whole checkpoint of the furthest run of this command, of this Slurm job first.
+
+    Runs are ordered by step, then by version: the dates of files are those of a copy where folders were copied.
+
+    Returns:
+        Its path and content, None where there is none; and sentences about what cannot be read.
+
+    Raises:
+        UserError: runs of this command have checkpoints, and all of them are damaged; or there is none, but one that has
+            checkpoints and of which it cannot be said whose it is.
+    """
+    damaged: list[str] = []
+    runs, unknown = _runs(values, damaged)
+    for run in runs:
+        if found := first_whole((path for _, path in run.files), damaged):
+            return found, damaged
+    if any(run.files for run in runs):
+        raise UserError(
+            f"{damaged[len(unknown)]} No checkpoint of this run is whole; start it anew by leaving resume_from=auto out."
+        )
+    if unknown:
+        whole = first_whole(path for _, path in CheckpointFolder(unknown[0] / "checkpoints").newest_first())
+        raise UserError(
+            f"{damaged[0]} So resume_from=auto cannot tell whether that run, which has checkpoints, is of this command: go on "
+            f"with it by the same command and resume_from={whole[0] if whole else '<checkpoint>'}, or move '{unknown[0]}' "
+            "elsewhere."
+        )
+    return None, damaged
+
+
+def _runs(values: Mapping[str, Any], damaged: list[str]) -> tuple[list[_Run], list[Path]]:
+    """The runs of this command in the order in which they are resumed; and folders that may be one.
+
+    Where this Slurm job has runs, the others do not count. Sentences about folders that may be one are added to `damaged`.
+    """
+    own, job = (identity(values), former_identity(values)), os.environ.get(JOB)
+    runs, unknown = [], []
+    for folder in sorted(_runs_folder(values).glob("version_*")):
+        files = CheckpointFolder(folder / "checkpoints")
+        try:
+            record = read_identity(folder)
+        except UserError as error:
+            if files.newest_first():  # else it was killed in its first second, say
+                unknown.append(folder)
+                damaged.append(str(error))
+            continue
+        if record["identity"] in own:
+            there = files.newest_first()
+            number = re.fullmatch(r"version_(\d{1,9})", folder.name)
+            of_job = job is not None and record["job"] == job
+            step = there[0][0] if there else UNKNOWN
+            runs.append(_Run(of_job, step, int(number[1]) if number else UNKNOWN, folder, there))
+    runs.sort(key=lambda run: run[:4], reverse=True)
+    return [run for run in runs if run.of_this_job] or runs, unknown
+
+
+def _runs_folder(values: Mapping[str, Any]) -> Path:
+    return Path(*(SETTINGS[key].convert(values[key]) for key in ("log_dir", "exp_name")))
+
+
+def _has_results(path: str) -> bool:
+    """Whether the run of a checkpoint has its results, whole; a checkpoint outside of a run folder can have no more."""
+    folder = RunFolder.of_checkpoint(path)
+    if folder is None:
+        return True
+    try:
+        return (folder.path / "results.json").read_bytes().rstrip().endswith(b"}")
+    except OSError:
+        return False

@@ -1,0 +1,206 @@
+"""The evaluation that ends a run: each split once, what its numbers are worth, and the files that keep them.
+
+best.ckpt -> Trainer.test -> SplitResult -> SplitReport -> screen, predictions/, submissions/, results_details.json
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pytorch_lightning import Trainer
+
+from renaissance import evaluation
+from renaissance.core.errors import UserError
+from renaissance.data.limited import Limited
+from renaissance.evaluation import BlindRun
+from renaissance.runs.report import RunFolder, nested_results
+from renaissance.settings.sections import Settings
+from renaissance.tasks import Downstream, Worth, reading_task
+
+from .loading import Loaders
+from .loop import Loop
+from .module import VisionLanguageModule
+from .split_evaluation import SplitResult
+
+
+class SplitReport(NamedTuple):
+    """The result of a split, and of each number how it was found.
+
+    Attributes:
+        result: of the evaluation.
+        details: {task: {metric: {"method": how it was found, "exact": whether that is what the benchmark asks for,
+            "candidates": among how many the right one is to be found, "baseline": what a model that sees nothing gets,
+            "interval": of 95 %, "examples": how many, "files": names, "eval_limit": {"limit", "of"} where a part of the split
+            was evaluated}}}; None where there is no such thing.
+    """
+
+    result: SplitResult
+    details: dict[str, dict[str, dict[str, Any]]]
+
+
+class FinalEvaluation:
+    """Evaluates splits, one after the other, prints what was found, and writes predictions and files for servers.
+
+    Args:
+        trainer, module, loaders, loop, folder: of the run.
+        blind: the blind run that `blind_run` names, or None.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: VisionLanguageModule,
+        loaders: Loaders,
+        loop: Loop,
+        folder: RunFolder,
+        blind: BlindRun | None,
+    ):
+        self.trainer, self.module, self.loaders, self.loop = trainer, module, loaders, loop
+        self.folder, self.blind = folder, blind
+
+    def evaluate(self, splits: Iterable[str]) -> list[SplitReport]:
+        """Evaluates the model as it is on these splits."""
+        for task in self.module.heads.values():
+            task.check(self.module.heads)
+        reports = []
+        for split in splits:
+            self.trainer.test(self.module, datamodule=self.loaders.of_split(split), verbose=False)
+            reports.append(self.report(self.loop.result))
+        return reports
+
+    def report(self, result: SplitResult) -> SplitReport:
+        """Prints, and writes down, what an evaluation has found."""
+        details = self._plain(result)
+        if self.folder.speaks:
+            for name, frame in result.frames.items():
+                self._report_task(name, frame, result, details)
+            if not result.frames and (part := self._part(result.split)):
+                self.folder.say(f"note: {result.split}: {part}")
+        return SplitReport(result, details)
+
+    def report_validation(self, result: SplitResult) -> SplitReport:
+        """The last validation of training as the result of a run that evaluates nothing after it; prints nothing."""
+        method = {"method": "the last validation of training, not best.ckpt", "exact": False}
+        plain = self._plain(result)
+        return SplitReport(
+            result,
+            {name: {metric: each | method for metric, each in metrics.items()} for name, metrics in plain.items()},
+        )
+
+    def _part(self, split: str) -> str:
+        """Why the numbers are of a part of a split; "" where they are of the whole."""
+        samples, steps = self.loaders.data.samples[split], self.module.settings.run.fast_dev_run
+        if steps:
+            return f"fast_dev_run={steps}: some batches, which give no result of the whole split"
+        return f"{samples}; no result of the whole split" if isinstance(samples, Limited) else ""
+
+    def _plain(self, result: SplitResult) -> dict[str, dict[str, dict[str, Any]]]:
+        """Details of each number as of an evaluation of each example once."""
+        samples = self.loaders.data.samples[result.split]
+        part = {"limit": samples.limit, "of": samples.of} if isinstance(samples, Limited) else None
+        plain = {
+            **dict.fromkeys(("candidates", "baseline", "interval")),
+            "method": "each example once",
+            "exact": True,
+            "examples": len(samples),
+            "files": [file.file for file in samples.describe()],
+            "eval_limit": part,
+        }
+        nested = nested_results(result.values).get(result.split, {})
+        return {name: {metric: dict(plain) for metric in metrics} for name, metrics in nested.items()}
+
+    def _report_task(
+        self, name: str, frame: pd.DataFrame, result: SplitResult, details: dict[str, dict[str, dict[str, Any]]]
+    ) -> None:
+        """Prints and writes a downstream task's rows, and completes the details of its numbers."""
+        split, task = result.split, self.module.heads[name]
+        values = {
+            key.rpartition("/")[2]: value for key, value in result.values.items() if key.startswith(f"{name}/{split}/")
+        }
+        samples: Any = self.loaders.data.samples[split]
+        for ending, rows in task.tables(frame).items():
+            evaluation.write_predictions(self.folder, name, f"{split}{ending}", rows)
+        notes = [*task.notes(frame, getattr(samples, "dataset", samples)), *self._write_submissions(task, split, frame)]
+        intervals, baseline, headline = {}, None, None
+        if values:
+            worth = {metric: each for metric, each in task.worth(frame).items() if metric in values}
+            for metric, each in worth.items():
+                bounds = evaluation.interval(each.frames, each.statistic)
+                details[name][metric] |= _details(each, bounds)
+                intervals |= {metric: bounds} if bounds else {}
+            headline = task.selecting if task.selecting in worth else next(iter(worth))
+            baseline = worth[headline].baseline
+            if headline not in intervals and not math.isnan(values[headline]):
+                notes.append(
+                    "so few examples, or groups of them, do not tell how sure the number is: it has no interval"
+                )
+        blind, problem = self._blind(samples, split)
+        lines = evaluation.lines(
+            task_name=name,
+            split=split,
+            files=[file.file for file in samples.describe()],
+            frame=frame,
+            values=values,
+            selecting=headline,
+            baseline=baseline,
+            blind=blind,
+            intervals=intervals,
+            notes=[*notes, *problem],
+        )
+        self.folder.say("\n".join([*lines, *evaluation.nan_sentence(name, split, values)]))
+
+    def _write_submissions(self, task: Downstream, split: str, frame: pd.DataFrame) -> list[str]:
+        """Writes the files for the benchmark's server, which refuses parts of a split; a note where it is one."""
+        files, part = task.submission(frame, split), self._part(split)
+        if not part:
+            evaluation.write_submissions(self.folder, files)
+            return []
+        return [f"{part}{'; no file for the server, which wants all' if files else ''}"]
+
+    def _blind(self, samples: Any, split: str) -> tuple[BlindRun | None, list[str]]:
+        """The blind run, where it was evaluated on the same data; else why it cannot be compared with this one."""
+        if self.blind is None:
+            return None, []
+        problem = self.blind.run.unlike(split, samples.fingerprint(), self.module.settings.data.eval_limit)
+        return (None, [f"the blind run {self.blind.run.path} {problem}"]) if problem else (self.blind, [])
+
+
+def _details(each: Worth, bounds: tuple[float, float] | None) -> dict[str, Any]:
+    return {
+        "method": each.method,
+        "exact": each.exact,
+        "candidates": each.candidates,
+        "baseline": dict([each.baseline]) if each.baseline else None,
+        "interval": bounds,
+        "examples": each.examples,
+    }
+
+
+def all_values(reports: Iterable[SplitReport]) -> dict[str, float]:
+    """{"<task>/<split>/<metric>": value} of all splits."""
+    return {key: value for report in reports for key, value in report.result.values.items()}
+
+
+def details_file(reports: Iterable[SplitReport]) -> Mapping[str, Any]:
+    """The content of results_details.json: {split: {task: {metric: see `SplitReport`}}}."""
+    return {report.result.split: report.details for report in reports if report.details}
+
+
+def blind_run_of(settings: Settings, splits: Iterable[str]) -> BlindRun | None:
+    """The blind run that the command names, read before anything is computed.
+
+    Args:
+        settings: of this run. splits: on which it will be evaluated.
+
+    Raises:
+        UserError: it is none, or the run is no downstream task.
+    """
+    if not settings.objectives.blind_run:
+        return None
+    reading = reading_task(settings.objectives.loss_names)
+    if reading is None:
+        raise UserError("blind_run= belongs to a downstream task; leave it out of pretraining.")
+    return evaluation.read_blind_run(settings.objectives.blind_run, reading, splits)

@@ -1,0 +1,138 @@
+"""The evaluation of one split: takes the outputs of its batches, brings those of all processes together, gives the metrics."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from renaissance.core.errors import UserError
+from renaissance.evaluation import gather_rows
+from renaissance.tasks import Downstream
+
+from .devices import gathered
+from .loading import Loaders
+from .module import EvaluationOutput, VisionLanguageModule, data_error_of_any
+
+SELECTING = "the_metric"  # sum of the tasks' selecting metrics; on "val" it selects the best checkpoint
+
+
+class SplitResult(NamedTuple):
+    """What the evaluation of a split has found.
+
+    Attributes:
+        split: its name.
+        values: {"<task>/<split>/<metric>": value, "<split>/the_metric": sum of the selecting metrics}.
+        frames: of each downstream task its rows, one an example in the order of the data set.
+        data_error: why the data cannot be read, on this process or another; then there is nothing else.
+    """
+
+    split: str
+    values: dict[str, float] = {}
+    frames: dict[str, pd.DataFrame] = {}
+    data_error: UserError | None = None
+
+    @property
+    def selecting(self) -> float | None:
+        """The value that selects the best checkpoint; None where a task has no selecting metric here."""
+        return self.values.get(f"{self.split}/{SELECTING}")
+
+
+class MeanLoss(Metric):
+    """Mean loss; NaN if any item is NaN.
+
+    torchmetrics' own MeanMetric drops such items, or, told not to (1.9), all the weights.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: Tensor) -> None:
+        """Adds the sum of the losses of `count` items, both ()."""
+        self.loss += loss
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """() the mean, NaN without an item."""
+        return self.loss / self.count
+
+
+class SplitEvaluation:
+    """One pass over a split.
+
+    Args:
+        module: evaluates batches. loaders: of the run. split: name of the split.
+        selecting: whether the result selects the best checkpoint while training goes on.
+    """
+
+    def __init__(self, module: VisionLanguageModule, loaders: Loaders, split: str, *, selecting: bool):
+        self.module, self.loaders, self.split, self.selecting = module, loaders, split, selecting
+        names = module.batch_tasks(selecting=selecting)
+        self.metrics: dict[str, dict[str, Metric]] = {
+            name: {
+                key: metric.to(module.device)
+                for key, metric in {"loss": MeanLoss(), **module.heads[name].metrics()}.items()
+            }
+            for name in names
+        }
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        self.data_error: UserError | None = None
+
+    def update(self, output: EvaluationOutput) -> None:
+        """Adds a batch; where it could not be read, no more are."""
+        if isinstance(output, UserError):
+            self.data_error = self.data_error or output
+        if self.data_error is not None:
+            return
+        for batch, outputs in output:
+            for name, out in outputs.items():
+                task, targets = self.module.heads[name], batch.targets[name]
+                self.metrics[name]["loss"].update(out.loss, out.count)
+                task.update_metrics(self.metrics[name], out, targets)
+                if task.reads:
+                    rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
+                    self.rows[name] += [{"position": position, **row} for position, row in rows]
+
+    def compute(self) -> SplitResult:
+        """The result over all processes; every process has to ask."""
+        failed = float(self.module.summed([float(self.data_error is not None)]))
+        if (error := data_error_of_any(self.data_error, failed)) is not None:
+            return SplitResult(self.split, data_error=error)
+        values: dict[str, float] = {}
+        frames: dict[str, pd.DataFrame] = {}
+        heads = self.module.heads
+        for name, task in heads.items():
+            found = {key: _computed(metric) for key, metric in self.metrics.get(name, {}).items()}
+            if task.reads:
+                frames[name], more = self._frame(name, task)
+                found = found | task.score(frames[name]) | more if self.loaders.labelled(self.split) else {}
+            values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}
+        selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in heads.items()]
+        if all(name in values for name in selecting):
+            values[f"{self.split}/{SELECTING}"] = sum(values[name] for name in selecting)
+        return SplitResult(self.split, values, frames)
+
+    def _frame(self, name: str, task: Downstream) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The rows of a downstream task over all processes, and the metrics that it finds in the split as a whole."""
+        whole = self.loaders.whole(self.split, self.module, selecting=self.selecting)
+        with self.module.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
+            found, frame = task.whole(whole) if whole is not None else ({}, None)
+        if frame is None:
+            count = None if whole is None else len(whole.source.dataset)
+            frame = gather_rows(self.rows.get(name, []), gathered, count)
+        return frame, found
+
+
+def _computed(metric: Metric) -> float:
+    with warnings.catch_warnings():
+        # A process that got no batch of a small data set has not updated its share, which is right.
+        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+        return float(metric.compute())
