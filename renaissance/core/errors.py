@@ -34,6 +34,12 @@ class Stopped(BaseException):
         self.status, self.alone = status, alone
 
 
+def require(condition: object, sentence: str) -> None:
+    """Raises a UserError with the sentence where the condition does not hold."""
+    if not condition:
+        raise UserError(sentence)
+
+
 def is_defect(error: BaseException) -> bool:
     """Whether an error is the program's and not the user's, so that its traceback is wanted."""
     return not isinstance(error, (UserError, Stopped, KeyboardInterrupt, SystemExit))
