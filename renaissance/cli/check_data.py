@@ -8,7 +8,7 @@ from renaissance.data.check import check_data
 
 
 # fmt: off
-class Check:
+class CheckData:
     """What is checked, and how"""
 
     data_root: path("a folder of arrow files") = None  # folder of the arrow files

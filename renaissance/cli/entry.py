@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from renaissance.core.console import install, say
 from renaissance.core.errors import Stopped
-from renaissance.core.launch import leave
+from renaissance.core.launch import exit_process
 from renaissance.core.signals import StopSignals
 
 # Lightning 2.6 calls a pytree name that torch renamed.
@@ -37,4 +37,4 @@ def run_program() -> NoReturn:
     except BaseException:
         say(traceback.format_exc(), error=True)
         status = 1
-    leave(status)
+    exit_process(status)

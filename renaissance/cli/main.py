@@ -22,7 +22,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, suggest
-from renaissance.core.launch import launched, tidy
+from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.draft import Draft, SettingsError
@@ -86,7 +86,7 @@ class Words(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status. A user's mistake prints one sentence and gives 1."""
-    tidy()
+    clean_environment()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in HELP:
@@ -98,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _run(words)
     except (UserError, SacredError) as error:
-        if launched().first or getattr(error, "each", False):
+        if launch_environment().first or getattr(error, "each", False):
             say(f"error: {str(error).strip()}", error=True)
         return 1
     except Stopped as stop:
-        if not launched().first:
+        if not launch_environment().first:
             return stop.status if stop.alone else 0  # the first process says it, for all
         say(f"{stop}.", error=True)
         return stop.status

@@ -7,7 +7,7 @@ from renaissance.core.checks import flag, path, whole
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
-from renaissance.core.foreign import refuse_special
+from renaissance.core.untrusted import refuse_special
 
 
 # fmt: off

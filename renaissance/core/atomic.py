@@ -121,7 +121,7 @@ def write_whole(target: Path, content: bytes, setting: str) -> None:
         file.commit()
 
 
-class Held:
+class FileLock:
     """A folder that this process alone writes to, until `release` or its end, however it ends.
 
     Args:
@@ -156,8 +156,8 @@ class Held:
             self._handle = None
 
 
-def is_held(folder: Path) -> bool:
-    """Whether another process holds a folder (`Held`); False where the file system has no locks. Not for one's own folder."""
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds a folder (`FileLock`); False where the file system has no locks. Not for one's own folder."""
     if fcntl is None:
         return False
     try:
@@ -173,7 +173,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def set_aside(path: Path) -> Path:
+def rename_damaged(path: Path) -> Path:
     """Renames what cannot be used to `free_name(path)`, and returns where it is now."""
     return path.rename(free_name(path))
 
@@ -187,7 +187,7 @@ def free_name(path: Path) -> Path:
     return free
 
 
-def name_again(source: Path, target: Path, setting: str) -> None:
+def link_or_copy(source: Path, target: Path, setting: str) -> None:
     """Gives the complete file `source` a second name in the same folder, replacing what has it.
 
     It is a hard link, which takes no time and no room; a copy where the file system has none.

@@ -44,7 +44,7 @@ class Launch(NamedTuple):
     processes: int | None = None
 
 
-def launched(environment: Mapping[str, str] = os.environ) -> Launch:
+def launch_environment(environment: Mapping[str, str] = os.environ) -> Launch:
     """Reads how this process was started from its environment; what is empty there counts as not set."""
     found = {name: value for name, value in environment.items() if value}
     if "TORCHELASTIC_RUN_ID" in found:
@@ -58,7 +58,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch(PYTHON, int(found.get("NODE_RANK", "0")) == int(found.get("LOCAL_RANK", "0")) == 0)
 
 
-def tidy() -> None:
+def clean_environment() -> None:
     """Puts the environment of this process in order, before libraries read it.
 
     What is set to nothing, as job scripts leave it, is taken out; and only the first process of a run asks the Hub.
@@ -66,7 +66,7 @@ def tidy() -> None:
     for name in _WHERE:
         if os.environ.get(name) == "":
             del os.environ[name]
-    if not launched().first:
+    if not launch_environment().first:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (meeting.py)
 
 
@@ -76,7 +76,7 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
     Args:
         values: of the command's settings. given: those that it names.
     """
-    launch = launched()
+    launch = launch_environment()
     problems = []
     if launch.processes is not None and launch.per_node * launch.nodes != launch.processes:
         problems.append(
@@ -95,7 +95,7 @@ def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch
     return launch, problems
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """Ends this process, and the loader processes that it has left.
 
     One of many processes ends without Python's tear-down, in which threads of torch's process groups may abort it; so does one
@@ -112,7 +112,7 @@ def leave(status: int) -> NoReturn:
     if not (together or children):
         sys.exit(status)
     # NCCL does not tell the first process that this one has gone, so there Lightning has to.
-    by_first = launched().by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0"
+    by_first = launch_environment().by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0"
     told = together and distributed.get_backend() == "gloo"
     sys.stdout.flush()
     sys.stderr.flush()
@@ -127,5 +127,5 @@ def available_cores(processes_here: int = 1) -> int:
             each its own.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = launched().by == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)
+    own = launch_environment().by == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)
     return cores if own else max(1, cores // max(1, processes_here))

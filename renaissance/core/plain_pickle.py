@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, first_line
-from .foreign import read_bytes
+from .untrusted import read_bytes
 
 _PLAIN = (
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),

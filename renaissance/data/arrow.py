@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.core.errors import UserError, first_line, printable, shortened
-from renaissance.core.foreign import MOST_BYTES, expect, parse_json, refuse_lfs
+from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lfs
 
 from .columns import Entries, ValueCheck, expected, fits, plain, starts
 from .formats import IMAGE, METADATA, PER_SAMPLE, Column

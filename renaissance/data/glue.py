@@ -25,7 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, printable, shortened, suggest
-from renaissance.core.foreign import parse_json, read_json
+from renaissance.core.untrusted import parse_json, read_json
 
 from .arrow import some
 from .formats import GLUE, GLUE_SCORES, GlueTask

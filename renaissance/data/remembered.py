@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
 RECORD_VERSION = 3
@@ -59,7 +59,7 @@ def recall(path: str, now: Stamp, what: str, hints: Mapping[str, Any]) -> dict[s
 
     Args:
         path, now, what: of which file, as it is now, and which record.
-        hints: the types of the record's values (`foreign.expect`); anything else in the cache folder is no record of ours.
+        hints: the types of the record's values (`untrusted.expect`); anything else in the cache folder is no record of ours.
     """
     try:
         record = read_json(_place(path, what, ".json"), dict[str, Any])

@@ -99,7 +99,7 @@ TASKS = {
 }  # fmt: skip
 
 
-class Run(NamedTuple):
+class FinetuneRun(NamedTuple):
     """Attributes: task, a key of `TASKS`; kind, one of its kinds; steps, optimizer steps."""
 
     task: str
@@ -144,7 +144,7 @@ def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
         task.make(raw, folder / "arrow")
 
 
-def blocks(names: Sequence[str], steps: int) -> list[list[Run]]:
+def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
     """The runs of these tasks, what takes longest first; a block is done in order: a blind run before what it is beside.
 
     Args:
@@ -153,14 +153,14 @@ def blocks(names: Sequence[str], steps: int) -> list[list[Run]]:
     made = []
     for name in names:
         task = TASKS[name]
-        runs = {kind: Run(name, kind, max(1, round(task.share * steps))) for kind in task.kinds}
+        runs = {kind: FinetuneRun(name, kind, max(1, round(task.share * steps))) for kind in task.kinds}
         if "blind" in runs:
             made.append([runs.pop("blind"), runs.pop("two_tower")])
         made += [[run] for run in runs.values()]
     return sorted(made, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
 
 
-def draft(run: Run, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> Draft:
+def draft(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> Draft:
     """The settings of a run: its preset, the demo's part, and where its files are.
 
     Args:

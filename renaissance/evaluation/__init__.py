@@ -9,13 +9,13 @@ shows with one sentence) are no independent examples: the bootstrap then draws g
 
 from .frames import gather_rows, write_predictions, write_submissions
 from .intervals import Paired, bootstrap, interval, paired_bootstrap
-from .runs import BlindRun, Run, is_run, read_blind_run, read_run
+from .runs import BlindRun, FinishedRun, is_run, read_blind_run, read_run
 from .sheet import lines, nan_sentence
 
 __all__ = [
     "BlindRun",
     "Paired",
-    "Run",
+    "FinishedRun",
     "bootstrap",
     "gather_rows",
     "interval",

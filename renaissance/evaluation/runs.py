@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 
 from .frames import predictions_file
 from .intervals import GROUP
@@ -34,7 +34,7 @@ _DETAIL = {
 }
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """What a run left in its folder.
 
     Attributes:
@@ -97,7 +97,7 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 class BlindRun(NamedTuple):
     """A finished run with blind=True of the same task, whose score stands beside this run's."""
 
-    run: Run
+    run: FinishedRun
     task: str
 
     def value(self, split: str, metric: str) -> float | None:
@@ -143,7 +143,7 @@ def is_run(path: Path) -> bool:
     return os.path.isfile(path / "settings.json")
 
 
-def read_run(path: Path, setting: str) -> Run:
+def read_run(path: Path, setting: str) -> FinishedRun:
     """What a run left in its folder.
 
     Args:
@@ -161,14 +161,14 @@ def read_run(path: Path, setting: str) -> Run:
     for key, hint in _RECORD.items():
         expect(record.get(key, {}), hint, f"'{path / 'settings.json'}', {key}")
     if not os.path.isfile(path / "results.json"):
-        return Run(path, record, None, {})
+        return FinishedRun(path, record, None, {})
     details = {}
     if os.path.isfile(path / "results_details.json"):
         details = _read(path / "results_details.json", _DETAILS)
     for entry in (entry for tasks in details.values() for metrics in tasks.values() for entry in metrics.values()):
         for key, hint in _DETAIL.items():
             expect(entry.get(key), hint, f"'{path / 'results_details.json'}', {key}")
-    return Run(path, record, _read(path / "results.json", _RESULTS), details)
+    return FinishedRun(path, record, _read(path / "results.json", _RESULTS), details)
 
 
 def _read(path: Path, hint: Any) -> Any:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from renaissance.core.checks import expanded, whole
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import read_bytes
 from renaissance.core.types import ImageInput, TextInput, Tokens
+from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_pictures
 from renaissance.data.formats import MAX_PIXELS
 from renaissance.data.samples import RawSample

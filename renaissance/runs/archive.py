@@ -16,8 +16,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from renaissance.core.foreign import MOST_BYTES
 from renaissance.core.plain_pickle import plain_values
+from renaissance.core.untrusted import MOST_BYTES
 
 MOST_VALUES = 2 * MOST_BYTES  # bytes of data.pkl: a tokenizer's files are in it, the names of tensors, the settings
 _MOST_LISTING = 32 << 20  # bytes of the archive's table: 300,000 members

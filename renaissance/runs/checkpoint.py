@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError, first_line, shortened
-from renaissance.core.foreign import refuse_lfs
+from renaissance.core.untrusted import refuse_lfs
 
 from . import archive
 from .stored import check_parts
 
 FORMAT = 1
-NUMBERED = "step_"  # begins the names of the checkpoints that a run leaves on its way; their numbers have one length
 
 
 class Stored(NamedTuple):

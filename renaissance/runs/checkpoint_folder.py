@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from renaissance.core.atomic import name_again, set_aside
+from renaissance.core.atomic import link_or_copy, rename_damaged
 from renaissance.core.errors import UserError, first_line
 
 from . import checkpoint
@@ -46,7 +46,7 @@ class CheckpointFolder:
         try:
             checkpoint.save(path, stored)
             for name in names:
-                name_again(path, path.with_name(name), "log_dir")
+                link_or_copy(path, path.with_name(name), "log_dir")
         except (UserError, OSError) as error:
             warn(f"warning: step {step} is not saved: {first_line(error)}")
             return False
@@ -95,13 +95,13 @@ class CheckpointFolder:
             rest.unlink(missing_ok=True)
         for number, damaged in self._numbered():
             if number > step:
-                set_aside(damaged)
+                rename_damaged(damaged)
         # A run that was killed in a save may not have given the names that a checkpoint has by its content.
         for other in (*([self.path / BEST] if best else []), self.path / LAST):
             if os.path.lexists(other) and not other.is_symlink() and not other.is_file():
-                set_aside(other)  # a folder, say
+                rename_damaged(other)  # a folder, say
             if not _same(path, other):
-                name_again(path, other, "log_dir")
+                link_or_copy(path, other, "log_dir")
         return None
 
     def check_best(self, step: int | None) -> str | None:
@@ -119,7 +119,7 @@ class CheckpointFolder:
         found, why = _step_of(best)
         if found == step:
             return None
-        renamed = set_aside(best)
+        renamed = rename_damaged(best)
         known = "there was no validation yet" if step is None else f"the best validation so far was at step {step}"
         why = why or f"{best} is of step {found}, and {known}."
         return f"{why} It is now {renamed.name}; {anew}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import RESUMABLE, YOUNGER
 

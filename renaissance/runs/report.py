@@ -21,11 +21,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from renaissance.core.atomic import Held, free_name, name_again, set_aside, write_whole
+from renaissance.core.atomic import FileLock, free_name, link_or_copy, rename_damaged, write_whole
 from renaissance.core.checks import plain_path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
-from renaissance.core.foreign import read_bytes, refuse_special
+from renaissance.core.untrusted import read_bytes, refuse_special
 
 _KEPT = "\n\t"  # control characters of our own
 _LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder
@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, path: Path | None, *, speaks: bool = True):
         self.path, self.speaks = path, speaks
         self._events: Any = None
-        self._held: Held | None = None
+        self._held: FileLock | None = None
         self._unwritten: list[dict[str, Any]] = []  # rows of metrics.csv that found no room
 
     @classmethod
@@ -115,7 +115,7 @@ class RunFolder:
             UserError: another process trains in this folder.
         """
         if self.path is not None:
-            self._held = Held(self.path)
+            self._held = FileLock(self.path)
         return self
 
     @property
@@ -201,7 +201,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> str | None:
         header, rows, broken = sound_rows(path)
         said = _kept_damaged(path, broken) if broken else None
     except UserError as error:
-        header, said = [], f"{error} It is now {set_aside(path).name}, and a new one begins."
+        header, said = [], f"{error} It is now {rename_damaged(path).name}, and a new one begins."
     write_rows(path, header + [name for name in text if name not in header], [*rows, text])
     return said
 
@@ -271,7 +271,7 @@ def _is_row(cells: list[str], header: list[str]) -> bool:
 def _kept_damaged(path: Path, broken: int) -> str:
     """Keeps a copy of a table from which lines are left out; a sentence about it."""
     copy = free_name(path)
-    name_again(path, copy, "log_dir")
+    link_or_copy(path, copy, "log_dir")
     return f"'{path}': {broken} of its lines cannot be read and are left out; {copy.name} has them."
 
 
@@ -300,7 +300,7 @@ def forget_after(path: Path, step: int, *, pending: bool = False, every: int | N
         header, rows, broken = sound_rows(path)
         said += [_kept_damaged(path, broken)] if broken else []
     except UserError as error:
-        said.append(f"{error} It is now {set_aside(path).name}, and a new one begins.")
+        said.append(f"{error} It is now {rename_damaged(path).name}, and a new one begins.")
     last = step - 1 if pending else step
     known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]
     if header:

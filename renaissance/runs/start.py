@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.atomic import Held, is_held
+from renaissance.core.atomic import FileLock, is_locked
 from renaissance.core.errors import Stopped, UserError
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.draft import Draft
@@ -215,10 +215,10 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
         raise UserError(
             f"log_dir={folder.parent} cannot be written ({error.strerror}); give another log_dir."
         ) from error
-    held = Held(folder, f".{identity(values)}.lock")
+    held = FileLock(folder, f".{identity(values)}.lock")
     try:
         for run in _runs(values, [])[0]:
-            if is_held(run.folder):
+            if is_locked(run.folder):
                 raise UserError(
                     f"Another process is training in '{run.folder}'; wait for it or end it, or give another exp_name."
                 )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from renaissance.core.errors import UserError, shortened
-from renaissance.core.foreign import MOST_DEPTH, expect, short
+from renaissance.core.untrusted import MOST_DEPTH, expect, short
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
 

@@ -13,7 +13,7 @@ import yaml
 
 from renaissance import config
 from renaissance.core.errors import UserError, first_line, printable
-from renaissance.core.foreign import read_json, read_text
+from renaissance.core.untrusted import read_json, read_text
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
 PICKLES = (".pickle", ".pkl")

@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launched
+from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launch_environment
 from renaissance.settings.draft import Draft
 from renaissance.settings.sections import Settings
 
@@ -53,7 +53,7 @@ def check_start(num_nodes: int) -> None:
     Raises:
         UserError: several machines, and nothing that says which.
     """
-    launch = launched()
+    launch = launch_environment()
     rank_zero_only.rank = 0 if launch.first else max(1, rank_zero_only.rank)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
     if num_nodes > 1 and launch.by == PYTHON and lacking:
@@ -147,7 +147,7 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
 
 def cluster_environment() -> ClusterEnvironment:
     """Named, so that Lightning does not guess: it takes any allocation of Slurm for a start by srun, and waits."""
-    launch = launched()
+    launch = launch_environment()
     if launch.by == SRUN:
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launch.per_node))  # srun --ntasks alone does not set it
         return SLURMEnvironment(auto_requeue=False)  # a run saves, and its script requeues (signals.py)

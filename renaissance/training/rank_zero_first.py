@@ -18,7 +18,7 @@ from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Sto
 
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError
-from renaissance.core.launch import PYTHON, Launch, launched
+from renaissance.core.launch import PYTHON, Launch, launch_environment
 
 from .devices import cluster_environment
 
@@ -45,7 +45,7 @@ def rank_zero_first(num_nodes: int) -> Iterator[dict[str, Any]]:
         UserError: the first process is gone, took too long, or has what this one does not find.
         Stopped: the first process has ended, as it says itself.
     """
-    launch = launched()
+    launch = launch_environment()
     shared: dict[str, Any] = {}
     if launch.by == PYTHON and (num_nodes == 1 or os.environ.get("LOCAL_RANK", "0") != "0"):
         yield shared
@@ -88,7 +88,10 @@ def _wait_for_first(store: Store) -> dict[str, Any]:
                 raise UserError(
                     f"The first process of this run was not ready after {PATIENCE / 3600:.0f} hours."
                 ) from None
-            speaks = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0" or launched().nodes == 1
+            speaks = (
+                os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+                or launch_environment().nodes == 1
+            )
             if speaks and time.monotonic() - said_at > _REMIND:
                 said_at = time.monotonic()
                 say(f"waits for the first process, which downloads and checks ({waited / 60:.0f} min)", error=True)

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from renaissance.core.checks import seconds_of
 from renaissance.core.errors import Stopped, UserError, is_defect
-from renaissance.core.launch import launched
+from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
 from renaissance.evaluation import BlindRun
 from renaissance.models.execution import compile_stacks
@@ -103,7 +103,7 @@ def _left(max_time: str | None, began: float) -> float | None:
 def _locked(draft: Draft) -> contextlib.AbstractContextManager[None]:
     """Keeps the same command out while this one, with resume_from=auto, starts or resumes its run."""
     automatic = draft["resume_from"] == AUTO and not draft["fast_dev_run"]
-    return lock_command(draft.raw) if automatic and launched().first else contextlib.nullcontext()
+    return lock_command(draft.raw) if automatic and launch_environment().first else contextlib.nullcontext()
 
 
 def prepare_run(draft: Draft, *, reads_data: bool = True) -> Resolved:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from renaissance.core.atomic import AtomicFile, name_again, write_whole
+from renaissance.core.atomic import AtomicFile, link_or_copy, write_whole
 from renaissance.core.errors import UserError
 
 
@@ -56,16 +56,16 @@ def test_the_error_that_a_library_makes_of_a_refusal_gives_way_to_it(tmp_path, m
 def test_a_second_name_is_a_link_and_a_copy_where_there_are_none(files, monkeypatch):
     source, target = files
     for _ in range(2):  # the second time, both are names of one file already, which rename leaves as they are
-        name_again(source, target, "log_dir")
+        link_or_copy(source, target, "log_dir")
         assert target.samefile(source) and sorted(os.listdir(target.parent)) == ["best", "last"]
     write_whole(source, b"newer", "log_dir")
     assert target.read_bytes() == b"new"  # writing one name does not change the other
 
     monkeypatch.setattr(os, "link", refuse(errno.EPERM))
-    name_again(source, target, "log_dir")
+    link_or_copy(source, target, "log_dir")
     assert target.read_bytes() == b"newer" and not target.samefile(source)
     monkeypatch.setattr(os, "replace", refuse(errno.EROFS))
     source.write_bytes(b"newest")
     with pytest.raises(UserError, match="last' cannot be written"):
-        name_again(source, target, "log_dir")
+        link_or_copy(source, target, "log_dir")
     assert target.read_bytes() == b"newer" and sorted(os.listdir(target.parent)) == ["best", "last"]

@@ -13,7 +13,15 @@ import small_run
 from conftest import OFFLINE, ROOT
 from renaissance.cli import main as cli
 from renaissance.core.errors import Stopped, UserError
-from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, Launch, available_cores, launched, tidy
+from renaissance.core.launch import (
+    PYTHON,
+    SRUN,
+    TORCHRUN,
+    Launch,
+    available_cores,
+    clean_environment,
+    launch_environment,
+)
 from renaissance.settings.declared import defaults
 from renaissance.settings.draft import Draft, SettingsError
 from renaissance.training import devices, train
@@ -55,14 +63,14 @@ STEP = {
     ],
 )
 def test_the_environment_says_who_started_a_process(environment: dict[str, str], expected: Launch):
-    assert launched(environment) == expected
+    assert launch_environment(environment) == expected
 
 
 def test_what_is_set_to_nothing_is_not_set(monkeypatch):
     for name in ("MASTER_ADDR", "NODE_RANK"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("MASTER_PORT", "12345")
-    tidy()
+    clean_environment()
     assert not {"MASTER_ADDR", "NODE_RANK"} & os.environ.keys() and os.environ["MASTER_PORT"] == "12345"
 
 

@@ -240,11 +240,9 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step_and_no_line(small_disk: P
 
 def test_two_runs_never_train_in_one_folder(work: Path, monkeypatch, capsys):
     run = stopped_at(2, capsys, monkeypatch, *AUTO)
-    holding = (
-        "import sys; from pathlib import Path; from renaissance.core.atomic import Held; held = Held(Path(sys.argv[1]))"
-    )
+    holding = "import sys; from pathlib import Path; from renaissance.core.atomic import FileLock"
     other = subprocess.Popen(
-        [sys.executable, "-c", f"{holding}; print(flush=True); input()", str(run)],
+        [sys.executable, "-c", f"{holding}; lock = FileLock(Path(sys.argv[1])); print(flush=True); input()", str(run)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -228,8 +228,8 @@ def test_settings_that_were_edited_are_read(place, trained):
 HOLDING = """
 import sys; from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from renaissance.core.atomic import Held
-held = Held(Path(sys.argv[2]), sys.argv[3])
+from renaissance.core.atomic import FileLock
+held = FileLock(Path(sys.argv[2]), sys.argv[3])
 print(flush=True)
 input()
 """

@@ -17,7 +17,7 @@ from transformers import ResNetConfig
 
 import small_run
 from conftest import OFFLINE, ROOT
-from renaissance.core.atomic import Held
+from renaissance.core.atomic import FileLock
 from renaissance.runs.checkpoint import read
 from small_run import NO_DROPOUT, SMALL
 from small_tasks import TASKS
@@ -166,7 +166,7 @@ def test_a_folder_that_another_run_holds_ends_all_processes(work: Path):
     run = started(work, *WORDS, "max_steps=3")
     assert run.communicate(timeout=120) and run.returncode == 0
     folder = work / "result" / "mlm_itm" / "version_0"
-    held = Held(folder)
+    held = FileLock(folder)
     began = time.monotonic()
     by = small_run.torchrun(work, *WORDS[:-1], f"resume_from={folder}/checkpoints/last.ckpt", "max_steps=6")
     held.release()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file
 from renaissance.data.formats import IMAGE
 from renaissance.data.identity import picture_key

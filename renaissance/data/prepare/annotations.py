@@ -12,7 +12,7 @@ import ijson
 import numpy as np
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
+from renaissance.core.untrusted import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
 
 from .spool import is_unicode
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from renaissance.core.errors import UserError, shortened
-from renaissance.core.foreign import refuse_special
+from renaissance.core.untrusted import refuse_special
 from renaissance.data.formats import OWN_SPLITS
 
 from .names import PICTURE_SUFFIXES, is_litter, split_of

@@ -79,7 +79,7 @@ def read_entries(
             yield LeftOut(pictures[fault].kind, f"{where}: {pictures[fault].why}")
 
 
-class Entries:
+class EntryIterator:
     """Read entries with a look at the next one, so that a file can end just before the row that begins another.
 
     Attributes:

@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from renaissance.core.errors import UserError
-from renaissance.core.foreign import refuse_lfs
 from renaissance.core.launch import available_cores
+from renaissance.core.untrusted import refuse_lfs
 from renaissance.data.formats import MAX_PIXELS, PICTURE_FORMATS
 from renaissance.data.jpeg import refuse_slow
 from renaissance.data.pixels import refuse_swelling, to_8_bits

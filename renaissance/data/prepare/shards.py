@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from renaissance.core.console import say
 from renaissance.core.errors import UserError
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 from renaissance.data.formats import SHARD_ROWS
 
-from .entries import Entries, LeftOut, Row, read_entries
+from .entries import EntryIterator, LeftOut, Row, read_entries
 from .skipped import Skipped
 from .writer import (
     PROGRAM,
@@ -91,7 +91,7 @@ def write_shards(
     manifests, refusals = _whole_shards(folder, template, schema, said), []
     title, position = template.format(shard="*"), manifests[-1]["shard"]["next"] if manifests else 0
     with picture_pool(checked) as pool:
-        entries = Entries(read_entries(rows_from(position), root, pool, title, listed, position), position)
+        entries = EntryIterator(read_entries(rows_from(position), root, pool, title, listed, position), position)
         while not entries.ended or not manifests:
             here = Skipped() if manifests else skipped
             plan = Plan(

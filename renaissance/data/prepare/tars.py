@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import parse_json
+from renaissance.core.untrusted import parse_json
 from renaissance.data.formats import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
 from .annotations import opened

@@ -23,7 +23,7 @@ from renaissance.core.atomic import AtomicFile, write_whole
 from renaissance.core.errors import UserError
 from renaissance.data.formats import METADATA, PER_ROW, PER_SAMPLE, Column, Expected
 
-from .entries import Entries, LeftOut, Row, read_entries
+from .entries import EntryIterator, LeftOut, Row, read_entries
 from .pictures import QUALITY, PicturePool
 from .skipped import Skipped
 
@@ -125,7 +125,7 @@ def write_files(
     manifests, refusals = [], []
     with picture_pool(checked) as pool:
         for plan in plans:
-            entries = Entries(read_entries(plan.rows, root, pool, plan.name, plan.listed))
+            entries = EntryIterator(read_entries(plan.rows, root, pool, plan.name, plan.listed))
             said = {"source": source, "options": recorded(options, checked)}
             manifest, refusal = write_file(plan, entries.take(None, plan.skipped), folder, said)
             manifests.append(manifest)
@@ -198,7 +198,7 @@ def picture_pool(checked: WriteOptions) -> PicturePool:
 
 
 def write_file(
-    plan: Plan, rows: Iterable[dict[str, Any]], folder: Path, said: dict[str, Any], entries: Entries | None = None
+    plan: Plan, rows: Iterable[dict[str, Any]], folder: Path, said: dict[str, Any], entries: EntryIterator | None = None
 ) -> tuple[dict[str, Any], str | None]:
     """Write one file and its manifest.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.evaluation import Run, is_run, read_run
+from renaissance.evaluation import FinishedRun, is_run, read_run
 from renaissance.runs.report import sound_rows
 
 
@@ -18,7 +18,7 @@ class Named(NamedTuple):
     """A finished run. Attributes: name, "<experiment>/version_N", with more before it where two have that; run."""
 
     name: str
-    run: Run
+    run: FinishedRun
 
 
 def find(runs: Sequence[str] | str | None) -> tuple[list[Named], list[str]]:

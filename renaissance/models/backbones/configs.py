@@ -14,7 +14,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from renaissance.core.errors import UserError, printable
-from renaissance.core.foreign import expect
+from renaissance.core.untrusted import expect
 
 from .families import DUAL
 

@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from renaissance.core.errors import UserError, first_line
-from renaissance.core.foreign import expect, read_json
+from renaissance.core.untrusted import expect, read_json
 
 from .configs import make_config, unsaid
 from .facts import NAMES, class_of_transformers, half_of, refuse_family, refuse_impossible

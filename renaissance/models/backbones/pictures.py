@@ -8,7 +8,7 @@ import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from renaissance.core.errors import UserError, printable
-from renaissance.core.foreign import expect, finite, read_json
+from renaissance.core.untrusted import expect, finite, read_json
 
 from .facts import family_of
 from .families import DUAL, IMAGE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from renaissance.core.errors import Stopped, UserError, first_line, printable
-from renaissance.core.foreign import read_bytes
+from renaissance.core.untrusted import read_bytes
 
 from .hub import BringsCodeError, found, is_family, quiet
 from .tokenizer_data import CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse

@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 
 from renaissance.core.errors import UserError, printable
-from renaissance.core.foreign import expect, parse_json
+from renaissance.core.untrusted import expect, parse_json
 
 from .families import DUAL, FAMILIES
 

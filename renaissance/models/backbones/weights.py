@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from renaissance.core.errors import UserError, first_line, printable
-from renaissance.core.foreign import read_json, refuse_lfs, refuse_special
+from renaissance.core.untrusted import read_json, refuse_lfs, refuse_special
 
 from .bounds import bounded
 from .hub import explained, found, quiet

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from renaissance.core.errors import UserError
-from renaissance.core.foreign import expect, parse_json, read_json, read_text
+from renaissance.core.untrusted import expect, parse_json, read_json, read_text
 
 
 @pytest.mark.parametrize(
