@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from renaissance import config  # noqa: E402
 from renaissance.cli import check_data as checking  # noqa: E402
 from renaissance.cli import prepare as command  # noqa: E402
-from renaissance.data.formats import DATASETS, PER_ROW, PER_SAMPLE, Column, DataSet  # noqa: E402
+from renaissance.data.dataset_specs import DATASETS, PER_ROW, PER_SAMPLE, Column, DatasetSpec  # noqa: E402
 from renaissance.settings.declared import SETTINGS, Setting, declared, groups  # noqa: E402
 
 _HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
@@ -82,7 +82,7 @@ def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> s
     return "\n".join(lines)
 
 
-def datasets_table(datasets: Mapping[str, DataSet]) -> str:
+def datasets_table(datasets: Mapping[str, DatasetSpec]) -> str:
     """A row a data set: its files by split, and what the official download gives for each file."""
     lines = [
         "| `datasets=` | A sample is of | Split: files in `data_root` | Official counts |",
@@ -97,11 +97,11 @@ def datasets_table(datasets: Mapping[str, DataSet]) -> str:
             for what, count in (("rows", expected.rows), ("texts", expected.texts))
             if count is not None
         ]
-        lines.append(f"| `{name}` | {row.offers} | {'<br>'.join(splits + beside)} | {'<br>'.join(counts)} |")
+        lines.append(f"| `{name}` | {row.sample_kind} | {'<br>'.join(splits + beside)} | {'<br>'.join(counts)} |")
     return "\n".join(lines)
 
 
-def columns_table(datasets: Mapping[str, DataSet]) -> str:
+def columns_table(datasets: Mapping[str, DatasetSpec]) -> str:
     """A table of columns for each layout, with the data sets that share it."""
     layouts: dict[tuple[Column, ...], list[str]] = {}
     for name, row in datasets.items():

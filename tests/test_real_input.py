@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from renaissance.data.formats import SNLI_LABELS
+from renaissance.data.dataset_specs import SNLI_LABELS
 from renaissance.data.prepare import snli
 from renaissance.data.prepare.captions import make_arrow
 from small_run import curve, results, rows

@@ -20,7 +20,7 @@ from renaissance.core.errors import UserError, first_line, printable, shortened
 from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lfs
 
 from .columns import Entries, ValueCheck, expected, fits, plain, starts
-from .formats import IMAGE, METADATA, PER_SAMPLE, Column
+from .dataset_specs import IMAGE, METADATA, PER_SAMPLE, Column
 from .messages import refuse_claims
 from .remembered import Stamp, recall, remember, stamp
 

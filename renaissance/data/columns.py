@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from renaissance.core.errors import UserError
 
-from .formats import ENTRY_LENGTHS, LABEL_NAMES, PER_ROW, PER_SAMPLE, Column
+from .dataset_specs import ENTRY_LENGTHS, LABEL_NAMES, PER_ROW, PER_SAMPLE, Column
 
 _CLEANED = ("texts", "text pairs")  # what a model reads; the others are compared as they were stored
 

@@ -1,6 +1,6 @@
 """From names of data sets to their files, and from files to samples.
 
-A data set is one row of `formats.DATASETS`: which files each split is made of. Splits are data, not code, so training
+A data set is one row of `dataset_specs.DATASETS`: which files each split is made of. Splits are data, not code, so training
 never reads validation and selection never reads test. Any other name stands for a user's own captions or pictures with
 classes: `datasets=["mine"]` reads `mine_train.arrow`, `mine_val.arrow`, `mine_test.arrow`, or `mine.arrow` for training
 alone.
@@ -16,12 +16,22 @@ from typing import NamedTuple
 from renaissance.core.errors import UserError, suggest
 
 from .arrow import dataset_of, some
-from .formats import CAPTIONS, DATASETS, OWN_FILE, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, SHARD, DataSet, file_pattern
+from .dataset_specs import (
+    CAPTIONS,
+    DATASETS,
+    OWN_FILE,
+    OWN_IMAGES_NAME,
+    OWN_NAME,
+    OWN_SPLITS,
+    SHARD,
+    DatasetSpec,
+    file_pattern,
+)
 from .pairs import PairDataset
 from .samples import SampleDataset
 
 SPLITS = OWN_SPLITS
-_OWN = {DATASETS[name].offers: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
+_OWN = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
 _TABLE = {name: row for name, row in DATASETS.items() if row not in _OWN.values()}
 
 
@@ -31,7 +41,7 @@ def open_pairs(
     """Open one split of a mix of data sets of captions, concatenated in the order of the names.
 
     Args:
-        names: keys of `formats.DATASETS` that offer captions, or names of own captions.
+        names: keys of `dataset_specs.DATASETS` that offer captions, or names of own captions.
         split: "train", "val" or "test". Training leaves out repeated and empty captions, evaluation keeps all.
         data_root: the folder of the arrow files.
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
@@ -76,17 +86,17 @@ def open_samples(
     split: str,
     data_root: str | os.PathLike,
     *,
-    offers: str,
+    sample_kind: str,
     training: bool | None = None,
     allow_missing_shards: bool = False,
 ) -> SampleDataset:
     """Open one split of one data set with all its columns.
 
     Args:
-        name: a key of `formats.DATASETS`, or the name of own data.
+        name: a key of `dataset_specs.DATASETS`, or the name of own data.
         split: one of the data set's splits, see `splits_of`.
         data_root: the folder of the arrow files.
-        offers: what a sample has to be, such as `formats.QUESTIONS`.
+        sample_kind: what a sample has to be, such as `dataset_specs.QUESTIONS`.
         training: whether files without what a model learns from are refused; None = where the split is "train".
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
 
@@ -94,10 +104,10 @@ def open_samples(
         UserError: a data set that is unknown or offers something else, a split that it has not; data_root or a file is
             missing (expected and found are listed); a file cannot be used.
     """
-    folder, row = os.fspath(data_root), _row(name, offers)
+    folder, row = os.fspath(data_root), _row(name, sample_kind)
     part = _files(name, row, split, folder, _listing(folder, [name]), allow_missing_shards)
     if not part.files:
-        there = ", ".join(splits_of(name, folder, offers=offers)) or "none"
+        there = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     training = split == "train" if training is None else training
     files = [(name, file) for file in part.files]
@@ -106,18 +116,18 @@ def open_samples(
     return samples
 
 
-def splits_of(name: str, data_root: str | os.PathLike, *, offers: str) -> tuple[str, ...]:
+def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> tuple[str, ...]:
     """Return the splits of a data set whose files are all there, in the order of the table.
 
     RefCOCO as older programs wrote it has one split "test" in the place of testA and testB.
 
     Args:
-        name, data_root, offers: as for `open_samples`.
+        name, data_root, sample_kind: as for `open_samples`.
 
     Raises:
         UserError: as `open_samples`, missing files and splits excepted.
     """
-    folder, row, there = os.fspath(data_root), _row(name, offers), []
+    folder, row, there = os.fspath(data_root), _row(name, sample_kind), []
     found = _listing(folder, [name])
     for split in dict.fromkeys([*row.splits, *row.older]):
         try:
@@ -128,7 +138,7 @@ def splits_of(name: str, data_root: str | os.PathLike, *, offers: str) -> tuple[
 
 
 def matching(template: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names that a template of `DataSet.splits` stands for, and the shards that are missing between them.
+    """Return the names that a template of `DatasetSpec.splits` stands for, and the shards that are missing between them.
 
     Shards are in the order of their numbers.
     """
@@ -152,22 +162,24 @@ class _Part(NamedTuple):
     missing: list[str] = []
 
 
-def _row(name: str, offers: str) -> DataSet:
+def _row(name: str, sample_kind: str) -> DatasetSpec:
     """Return the row of a data set, or the layout that own data of this kind have."""
-    row = _TABLE.get(name) or _OWN.get(offers)
+    row = _TABLE.get(name) or _OWN.get(sample_kind)
     if row is None:
         near = suggest(name, _TABLE)
-        raise UserError(f"datasets names '{name}'{near}, which does not offer {offers}; give {_those_of(offers)}.")
-    if row.offers != offers:
-        own = f", or the name of your own {offers}" if offers in _OWN else ""
         raise UserError(
-            f"datasets names '{name}', which offers {row.offers}, not {offers}; give {_those_of(offers)}{own}."
+            f"datasets names '{name}'{near}, which does not offer {sample_kind}; give {_those_of(sample_kind)}."
+        )
+    if row.sample_kind != sample_kind:
+        own = f", or the name of your own {sample_kind}" if sample_kind in _OWN else ""
+        raise UserError(
+            f"datasets names '{name}', which offers {row.sample_kind}, not {sample_kind}; give {_those_of(sample_kind)}{own}."
         )
     return row
 
 
-def _those_of(offers: str) -> str:
-    return ", ".join(name for name, row in _TABLE.items() if row.offers == offers)
+def _those_of(sample_kind: str) -> str:
+    return ", ".join(name for name, row in _TABLE.items() if row.sample_kind == sample_kind)
 
 
 def _listing(folder: str, names: Sequence[str]) -> set[str]:
@@ -187,10 +199,10 @@ def _templates(name: str, split: str) -> tuple[str, ...]:
     return (OWN_FILE.format(name=name, split=split),)
 
 
-def _files(name: str, row: DataSet, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
+def _files(name: str, row: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
     """Return the existing files of one data set and split; or raise."""
     if name not in _TABLE:
-        return _Part(_own_files(name, row.offers, split, folder, found))
+        return _Part(_own_files(name, row.sample_kind, split, folder, found))
     older, whose = _older(name, row, split, folder, found)
     if split not in row.splits:
         return _Part(older, older)
@@ -211,7 +223,7 @@ def _files(name: str, row: DataSet, split: str, folder: str, found: set[str], al
     return _Part(files, missing=missing)
 
 
-def _older(name: str, row: DataSet, split: str, folder: str, found: set[str]) -> tuple[list[str], str]:
+def _older(name: str, row: DatasetSpec, split: str, folder: str, found: set[str]) -> tuple[list[str], str]:
     """Return a split's file under its older name, or why a file of that name is another's."""
     older = row.older.get(split)
     if older not in found:
@@ -220,7 +232,7 @@ def _older(name: str, row: DataSet, split: str, folder: str, found: set[str]) ->
     return ([older], "") if dataset == name else ([], f" ({older} is of '{dataset}')")
 
 
-def _own_files(name: str, offers: str, split: str, folder: str, found: set[str]) -> list[str]:
+def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> list[str]:
     own = {each: OWN_FILE.format(name=name, split=each) for each in SPLITS}
     _refuse_parts(name, found)
     if own["train"] in found and f"{name}.arrow" in found:
@@ -230,7 +242,7 @@ def _own_files(name: str, offers: str, split: str, folder: str, found: set[str])
     if own["train"] not in found and f"{name}.arrow" in found:
         own["train"] = f"{name}.arrow"
     if split == "train" and own["train"] not in found or not found.intersection(own.values()):
-        known = [*(each for each, row in _TABLE.items() if row.offers == offers), OWN_NAME]
+        known = [*(each for each, row in _TABLE.items() if row.sample_kind == sample_kind), OWN_NAME]
         raise _missing(name, f"{own['train']} or {name}.arrow", folder, found, suggest(name, known))
     return [own[split]] if own.get(split) in found else []
 

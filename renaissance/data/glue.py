@@ -4,7 +4,7 @@
     <data_root>[/glue]/<name>/<split>-00000-of-00001.parquet     the Hub's own files
     <data_root>[/glue]/<folder>/<split>.tsv                      the official download
 
-Names, folders, splits and columns are those of `formats.GLUE`. A split becomes a table of columns (memory-mapped where
+Names, folders, splits and columns are those of `glue_specs.GLUE`. A split becomes a table of columns (memory-mapped where
 it was saved as arrow), never an object a row; loader processes get paths and read the files again.
 """
 
@@ -28,7 +28,7 @@ from renaissance.core.errors import UserError, first_line, printable, shortened,
 from renaissance.core.untrusted import parse_json, read_json
 
 from .arrow import some
-from .formats import GLUE, GLUE_SCORES, GlueTask
+from .glue_specs import GLUE, GLUE_SCORES, GlueTask
 from .identity import picture_key
 from .messages import refuse_claims
 from .remembered import stamp
@@ -89,7 +89,7 @@ class GlueSamples:
 
     Args:
         data_root: the folder that holds the folder of the task.
-        name: a key of `formats.GLUE`.
+        name: a key of `glue_specs.GLUE`.
         split: one of its splits.
         training: whether a split without labels is refused.
 

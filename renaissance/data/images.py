@@ -22,9 +22,7 @@ from torchvision.io import ImageReadMode
 
 from renaissance.core.errors import UserError, first_line, printable
 
-from .formats import PICTURE_FORMATS
-from .jpeg import refuse_slow
-from .pixels import open_picture, refuse_size, rgb
+from .pixels import IMAGE_FORMATS, open_picture, refuse_size, refuse_slow, rgb
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.
@@ -58,7 +56,7 @@ def decode(encoded: bytes, where: str) -> Tensor:
             return _jpeg_pixels(encoded)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
             why = (
-                f"it is none of {', '.join(PICTURE_FORMATS)}"
+                f"it is none of {', '.join(IMAGE_FORMATS)}"
                 if isinstance(error, UnidentifiedImageError)
                 else f"{type(error).__name__}: {first_line(error)}"
             )

@@ -14,7 +14,7 @@ from renaissance.core.errors import UserError
 
 from .arrow import ArrowFile, check_file
 from .columns import Entries
-from .formats import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
+from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 from .identity import picture_key, text_key
 from .remembered import Stamp, recall, recall_array, remember
 from .samples import ArrowSamples, RawSample, Unwanted

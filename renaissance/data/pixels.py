@@ -1,18 +1,28 @@
-"""Pictures that Pillow decodes, as training sees them: laid over white, of 8 bits, bounded before they are decoded; no torch."""
+"""Images that Pillow decodes, as training sees them: laid over white, of 8 bits, bounded before they are decoded; no torch."""
 
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
 
-from .formats import MAX_PIXELS, PICTURE_FORMATS
-from .jpeg import refuse_slow
-
+# Pillow plugins that may open an image. EPS, for one, starts Ghostscript: a caption data set must not be able to.
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+# Images of more pixels are taken for decompression bombs; Pillow warns from the same size on.
+MAX_PIXELS = 89_478_485
 _WRITTEN_IN_PYTHON = ("bmp_rle", "ppm", "ppm_plain")  # Pillow's decoders that take a step a pixel
 _MOST_OF_THEM = 1 << 22  # pixels, a second or two
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
+MOST_SCANS = 100
+MOST_SEGMENTS = 1000  # a colour profile has at most 255 of them
+_FEW = 20  # scans that any picture may have: of MAX_PIXELS they take two seconds
+_SOS, _EOI = 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that give the size, table B.1
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# The next marker with a segment: no stuffed or fill byte, no restart (D0 to D7), none of those that stand alone.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 def open_picture(encoded: bytes) -> Image.Image:
@@ -20,10 +30,10 @@ def open_picture(encoded: bytes) -> Image.Image:
 
     Raises:
         ValueError: it claims more than MAX_PIXELS, or would take out of all proportion to decode.
-        Exception: it is none of PICTURE_FORMATS; foreign bytes make Pillow fail in any way they like.
+        Exception: it is none of IMAGE_FORMATS; foreign bytes make Pillow fail in any way they like.
     """
     refuse_slow(encoded)
-    picture = Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS)
+    picture = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     refuse_size(*picture.size)
     refuse_swelling(picture)
     return picture
@@ -59,3 +69,36 @@ def rgb(picture: Image.Image) -> np.ndarray:
 def to_8_bits(samples: np.ndarray) -> np.ndarray:
     """Scale samples of 0..65535 to 0..255, rounding to the nearest (65535 = 255 * 257)."""
     return ((np.clip(samples, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def refuse_slow(content: bytes) -> None:
+    """Refuse a JPEG file that would keep a decoder busy for too long; any other content passes.
+
+    A progressive JPEG is coded in scans, each a pass over the whole image (ITU-T T.81, annex G): writers make about ten.
+    Hundreds of empty scans fit a small file and take a minute. Pillow joins segments before the image one by one.
+
+    Raises:
+        ValueError: why.
+    """
+    if content[:2] != b"\xff\xd8":
+        return
+    at, scans, pixels, components = 2, 0, 0, None
+    for _ in range(MOST_SEGMENTS):
+        found = _MARKER.search(content, at)
+        marker = content[found.start() + 1] if found else _EOI
+        if marker == _EOI:
+            return
+        at = found.end()
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(content[at + start : at + start + 2], "big") for start in (3, 5))
+            pixels = max(pixels, height * width)
+            components = None if marker in _PROGRESSIVE else content[at + 7 : at + 8]
+        if marker == _SOS:
+            # Mostly one scan has all components, or there are a few: then there is no need to look for more of them.
+            if scans == 0 and (components == content[at + 2 : at + 3] or content.count(b"\xff\xda") <= _FEW):
+                return
+            scans += 1
+        if scans > MOST_SCANS or scans * pixels > _FEW * MAX_PIXELS:
+            raise ValueError(f"its {pixels:,} pixels are coded in {scans} or more passes, which takes too long")
+        at += int.from_bytes(content[at : at + 2], "big")
+    raise ValueError(f"it has more than {MOST_SEGMENTS:,} segments")

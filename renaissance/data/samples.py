@@ -15,7 +15,7 @@ import numpy as np
 from renaissance.core.errors import UserError
 
 from .arrow import ArrowFile, check_file, metadata
-from .formats import IMAGE, Column
+from .dataset_specs import IMAGE, Column
 from .identity import picture_key
 from .remembered import Stamp, stamp
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from renaissance.core.errors import UserError, printable
 
 from .arrow import ArrowFile, check_file, metadata
-from .formats import DATASETS, VQA_LABELS
+from .dataset_specs import DATASETS, VQA_LABELS
 
 _ROW = DATASETS["vqa"]
 _COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.samples, "answers", "answer_labels"))

@@ -22,7 +22,7 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.core.types import ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_pictures
-from renaissance.data.formats import MAX_PIXELS
+from renaissance.data.pixels import MAX_PIXELS
 from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform

@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
 from renaissance.data.collate import LabelMaker, Maker, Source
+from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
-from renaissance.data.formats import DATASETS
 from renaissance.data.samples import RawSample, ReadSamples, Sample
 from renaissance.settings.sections import Settings
 
@@ -225,7 +225,7 @@ class Downstream(Task):
     """A task with a data set of its own, and with the metrics that its benchmark defines.
 
     Attributes:
-        offers: what a sample of its data set is (`formats.QUESTIONS` ...).
+        sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
         answer: the column without which a split is unlabelled.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
         limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
@@ -233,7 +233,7 @@ class Downstream(Task):
     """
 
     reads = True
-    offers: ClassVar[str]
+    sample_kind: ClassVar[str]
     answer: ClassVar[str] = ""
     labels_in_data: ClassVar[int] = 0
     limited_by_picture: ClassVar[bool] = False
@@ -257,7 +257,7 @@ class Downstream(Task):
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
         """The evaluation splits that are there; "val", which selects, comes first where there is one."""
-        there = splits_of(cls.data_name(settings), settings.data.data_root, offers=cls.offers)
+        there = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
         return tuple(sorted((split for split in there if split != "train"), key=lambda split: split != "val"))
 
     @classmethod
@@ -268,7 +268,7 @@ class Downstream(Task):
             UserError: a missing, unusable or, for training, unlabelled file.
         """
         name, data = cls.data_name(settings), settings.data
-        dataset = open_samples(name, split, data.data_root, offers=cls.offers, training=split == "train")
+        dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind, training=split == "train")
         hidden = name in DATASETS and split in DATASETS[name].hidden
         return ReadSamples(dataset, cls.reader(labels), cls.answer, hidden=hidden)
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
 from renaissance.data.collate import LabelMaker, Maker, MicroBatch
 from renaissance.data.columns import clean
-from renaissance.data.formats import GLUE, GLUE_SCORES
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
+from renaissance.data.glue_specs import GLUE, GLUE_SCORES
 from renaissance.data.samples import RawSample, ReadSamples, Sample
 from renaissance.models.heads import Pooler
 from renaissance.settings.sections import Section, Settings
@@ -49,7 +49,7 @@ class Glue(Downstream):
     which is how GLUE averages them.
     """
 
-    offers = "sentences"
+    sample_kind = "sentences"
     answer = "label"
     pictures = 0
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from renaissance.core.errors import UserError, shortened
 from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
-from renaissance.data.formats import CLASSES
 from renaissance.data.samples import RawSample, Sample
 from renaissance.models.heads import pick
 from renaissance.settings.sections import Settings
@@ -30,7 +30,7 @@ TOP = 5  # with more classes than these, whether the right one is among so many 
 class Images(Downstream):
     """Cross-entropy over the classes: a linear layer on the vector that the image encoder sums a picture up in."""
 
-    offers = CLASSES
+    sample_kind = CLASSES
     answer = "label"
     labels_in_data = 10  # CIFAR-10's
 
@@ -69,7 +69,7 @@ class Images(Downstream):
         splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
         found: dict[str, tuple[str, ...]] = {}
         for split in splits:
-            dataset = open_samples(name, split, root, offers=cls.offers)
+            dataset = open_samples(name, split, root, sample_kind=cls.sample_kind)
             for file, said in zip(dataset.describe(), dataset.metadata(), strict=True):
                 if said.get("labels"):
                     found[file.file] = tuple(map(str, said["labels"]))

@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import FalseTextTargets, TaskOutput
+from renaissance.data.dataset_specs import CAPTIONS, OWN_SPLITS
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.false_texts import FalseTexts
-from renaissance.data.formats import CAPTIONS, OWN_SPLITS
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
 from renaissance.evaluation.ranking import ALONE, AT, Best, Ranked, Ranking, recalls
@@ -43,7 +43,7 @@ class Irtr(Downstream):
         images: of the split that was ranked last, a row a picture with its best texts.
     """
 
-    offers = CAPTIONS
+    sample_kind = CAPTIONS
     starts_from = {"head": "itm.head"}
     limited_by_picture = True
     images: pd.DataFrame
@@ -69,7 +69,7 @@ class Irtr(Downstream):
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
-        there = splits_of(cls.data_name(settings), settings.data.data_root, offers=cls.offers)
+        there = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
         return tuple(split for split in _EVALUATED if split in there)
 
     @classmethod

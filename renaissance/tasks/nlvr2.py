@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
-from renaissance.data.formats import IMAGE_PAIRS
+from renaissance.data.dataset_specs import IMAGE_PAIRS
 from renaissance.data.samples import RawSample, Sample
 from renaissance.evaluation.metrics import consistency
 from renaissance.models.heads import ClassifierHead
@@ -31,7 +31,7 @@ _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that o
 class Nlvr2(Downstream):
     """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency stands beside it."""
 
-    offers, answer, pictures = IMAGE_PAIRS, "answers", 2
+    sample_kind, answer, pictures = IMAGE_PAIRS, "answers", 2
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
-from renaissance.data.formats import BOXES
+from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 
 from .base import Context, Downstream, Encodings, Worth
@@ -35,7 +35,7 @@ _BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accurac
 class Ref(Downstream):
     """Cross-entropy over the candidates of each expression, one score a candidate; accuracy selects."""
 
-    offers, answer, pictures = BOXES, "labels", None
+    sample_kind, answer, pictures = BOXES, "labels", None
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

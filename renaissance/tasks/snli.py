@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
-from renaissance.data.formats import ENTAILMENT, SNLI_LABELS
+from renaissance.data.dataset_specs import ENTAILMENT, SNLI_LABELS
 from renaissance.data.samples import RawSample, Sample
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
@@ -26,7 +26,7 @@ CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
 class Snli(Downstream):
     """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix stands beside it."""
 
-    offers = ENTAILMENT
+    sample_kind = ENTAILMENT
     answer = "labels"
 
     def __init__(self, model: nn.Module, context: Context):

@@ -23,7 +23,7 @@ from renaissance.core.errors import UserError, shortened
 from renaissance.core.types import TaskOutput
 from renaissance.data.answers import official_accuracy, soft_scores
 from renaissance.data.collate import Maker, MicroBatch
-from renaissance.data.formats import DATASETS, QUESTIONS, VQA_LABELS
+from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
 from renaissance.models.heads import ClassifierHead
@@ -75,7 +75,7 @@ class Vqa(Downstream):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
     selecting = "vqa_score"
-    offers = QUESTIONS
+    sample_kind = QUESTIONS
     answer = "answers"
     labels_in_data = VQA_LABELS
 

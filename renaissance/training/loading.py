@@ -11,8 +11,9 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 
 from renaissance.data.collate import Collate, Maker, Samples, Source
+from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
 from renaissance.data.datasets import open_pairs, splits_of
-from renaissance.data.formats import CAPTIONS, DATASETS, GLUE, OWN_SPLITS
+from renaissance.data.glue_specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset
@@ -80,7 +81,7 @@ def _pairs(settings: Settings, split: str) -> PairDataset | None:
     """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
     data, names = settings.data, settings.data.datasets
     if settings.run.test_only:
-        there = {name: splits_of(name, data.data_root, offers=CAPTIONS) for name in names}
+        there = {name: splits_of(name, data.data_root, sample_kind=CAPTIONS) for name in names}
         if {"val", "test"} & {split for each in there.values() for split in each}:
             names = [name for name in names if split in there[name]]
     if not names:

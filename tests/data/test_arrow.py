@@ -19,7 +19,7 @@ from renaissance.core.errors import UserError
 from renaissance.data import arrow
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.columns import clean
-from renaissance.data.formats import CAPTION_COLUMNS
+from renaissance.data.dataset_specs import CAPTION_COLUMNS
 from renaissance.data.pairs import clean_all
 
 PICTURES = [b"first", b"second picture", b"3", b"four"]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from renaissance.core.errors import UserError
-from renaissance.data import formats
+from renaissance.data import dataset_specs
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
 from renaissance.data.identity import picture_key, text_key
@@ -212,7 +212,10 @@ def test_a_thousand_shards_open_in_a_second_and_pickle_small(folder: Path):
     assert data[1999].where == "conceptual_caption_train_999.arrow row 1"
     pickled = pickle.dumps(data)
     assert len(pickled) < 10_000 + 100 * 1000
-    assert len(pickle.dumps(open_samples("gcc", "train", folder, offers=formats.CAPTIONS))) < 10_000 + 100 * 1000
+    assert (
+        len(pickle.dumps(open_samples("gcc", "train", folder, sample_kind=dataset_specs.CAPTIONS)))
+        < 10_000 + 100 * 1000
+    )
     copy = pickle.loads(pickled)
     assert copy[1998] == data[1998]
     assert copy.describe() == data.describe()

@@ -20,8 +20,8 @@ from data.raw_glue import hub_table, rows_of, write_parquet, write_saved, write_
 from renaissance.core.errors import UserError
 from renaissance.data import arrow, remembered
 from renaissance.data.arrow import check_file
+from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA
 from renaissance.data.datasets import open_pairs
-from renaissance.data.formats import CAPTION_COLUMNS, DATASETS, METADATA
 from renaissance.data.glue import GlueSamples
 from renaissance.data.messages import _BLOCK as BLOCK
 from renaissance.data.messages import _listed

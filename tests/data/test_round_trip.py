@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from data.prepare import raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
+from renaissance.data.dataset_specs import BOXES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.datasets import SampleDataset, open_samples, splits_of
-from renaissance.data.formats import BOXES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.prepare import nlvr2, refcoco, snli, vqa
 from renaissance.data.vocabulary import vqa_labels
 
@@ -32,8 +32,8 @@ def test_vqa(tmp_path: Path):
     raw_vqa.write(tmp_path / "raw", raw)
     vqa.make_arrow(tmp_path / "raw", tmp_path, workers=1)
     assert vqa_labels(tmp_path) == raw_vqa.LABELS
-    assert splits_of("vqa", tmp_path, offers=QUESTIONS) == ("train", "val", "test-dev", "test")
-    train, val = (open_samples("vqa", split, tmp_path, offers=QUESTIONS) for split in ("train", "val"))
+    assert splits_of("vqa", tmp_path, sample_kind=QUESTIONS) == ("train", "val", "test-dev", "test")
+    train, val = (open_samples("vqa", split, tmp_path, sample_kind=QUESTIONS) for split in ("train", "val"))
     listed = {entry["question_id"]: entry for split in ("train", "val") for entry in raw[split][1]}
     seen = [data[number] for data in (train, val) for number in range(len(data))]
     for sample in seen:
@@ -44,7 +44,7 @@ def test_vqa(tmp_path: Path):
         part = "train" if sample.where.startswith("vqav2_train.") else "val"
         assert picture == (tmp_path / "raw" / raw_vqa.picture_file(part, sample.values["image_id"])).read_bytes()
     assert all(train[number].values["answers"] for number in range(len(train)))
-    test = open_samples("vqa", "test", tmp_path, offers=QUESTIONS)
+    test = open_samples("vqa", "test", tmp_path, sample_kind=QUESTIONS)
     asked = sorted((entry["question_id"], tidy(entry["question"]), [], []) for entry in raw["test"][0])
     assert values_of(test, "question_id", "questions", "answers", "raw_answers") == asked
 
@@ -54,9 +54,9 @@ def test_nlvr2(tmp_path: Path):
     raw_nlvr2.write(tmp_path / "raw", raw)
     nlvr2.make_arrow(tmp_path / "raw", tmp_path, workers=1)
     files = {"train": "train", "val": "dev", "test": "test1", "unbalanced_dev": "unbalanced_dev"}
-    assert set(files) < set(splits_of("nlvr2", tmp_path, offers=IMAGE_PAIRS))
+    assert set(files) < set(splits_of("nlvr2", tmp_path, sample_kind=IMAGE_PAIRS))
     for split, name in files.items():
-        data = open_samples("nlvr2", split, tmp_path, offers=IMAGE_PAIRS)
+        data = open_samples("nlvr2", split, tmp_path, sample_kind=IMAGE_PAIRS)
         listed = sorted((each["identifier"], tidy(each["sentence"]), each["label"]) for each in raw[name])
         assert values_of(data, "identifiers", "questions", "answers") == listed
         examples = {each["identifier"]: each for each in raw[name]}
@@ -70,7 +70,7 @@ def test_snli(tmp_path: Path):
     raw_snli.write(tmp_path / "raw", raw)
     snli.make_arrow(tmp_path / "raw", tmp_path, workers=1)
     for split, name in {"train": "train", "val": "dev", "test": "test"}.items():
-        data = open_samples("snli", split, tmp_path, offers=ENTAILMENT)
+        data = open_samples("snli", split, tmp_path, sample_kind=ENTAILMENT)
         said = data.metadata()[0]["labels"]
         listed = sorted(
             ([tidy(line["sentence1"]), tidy(line["sentence2"])], said.index(line["gold_label"]))
@@ -86,10 +86,10 @@ def test_refcoco(tmp_path: Path):
     references, instances = raw_refcoco.build()
     raw_refcoco.write(tmp_path / "raw", references, instances, "refcoco+")
     refcoco.make_arrow(tmp_path / "raw", tmp_path, dataset="refcoco+", workers=1)
-    assert splits_of("refcoco+", tmp_path, offers=BOXES) == ("train", "val", "testA", "testB")
+    assert splits_of("refcoco+", tmp_path, sample_kind=BOXES) == ("train", "val", "testA", "testB")
     boxes = {each["id"]: each["bbox"] for each in instances["annotations"]}
     for split in ("train", "val", "testA", "testB"):
-        data = open_samples("refcoco+", split, tmp_path, offers=BOXES)
+        data = open_samples("refcoco+", split, tmp_path, sample_kind=BOXES)
         listed = {each["ref_id"]: each for each in references if each["split"] == split}
         samples = [data[number] for number in range(len(data))]
         assert samples

@@ -16,8 +16,8 @@ from foreign_files import FOREIGN, TEST_QUESTIONS, WAYS, by_pandas, write
 
 from renaissance.core.errors import UserError
 from renaissance.data.arrow import metadata
+from renaissance.data.dataset_specs import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA, QUESTIONS
 from renaissance.data.datasets import open_pairs, open_samples, splits_of
-from renaissance.data.formats import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA, QUESTIONS
 from renaissance.data.vocabulary import vqa_labels
 
 
@@ -58,7 +58,7 @@ def test_every_data_set_gives_what_was_written(name: str, way: Callable, rows_pe
     for file in files_of(name):
         write(folder / file, way(foreign.rows), rows_per_batch)
         expected += [(file, *sample) for sample in foreign.samples()]
-    data = open_samples(name, "train", folder, offers=DATASETS[name].offers)
+    data = open_samples(name, "train", folder, sample_kind=DATASETS[name].sample_kind)
     assert len(data) == len(expected)
     for number, (file, row, images, values) in enumerate(expected):
         sample = data[number]
@@ -71,31 +71,31 @@ def test_every_data_set_gives_what_was_written(name: str, way: Callable, rows_pe
 
 def test_hidden_answers_are_none_and_nothing_to_train_on(folder: Path):
     write(folder / "vqav2_test.arrow", by_pandas(TEST_QUESTIONS), 3)
-    data = open_samples("vqa", "test", folder, offers=QUESTIONS)
+    data = open_samples("vqa", "test", folder, sample_kind=QUESTIONS)
     assert [data[n].values["question_id"] for n in range(len(data))] == [
         each for row in TEST_QUESTIONS for each in row["question_id"]
     ]
     assert data[2].values["answers"] is data[2].values["answer_labels"] is data[2].values["raw_answers"] is None
     assert data.columns == ("image", "questions", "image_id", "question_id", "split")
-    message = refusal(open_samples, "vqa", "test", folder, offers=QUESTIONS, training=True)
+    message = refusal(open_samples, "vqa", "test", folder, sample_kind=QUESTIONS, training=True)
     assert "its answers, answer_labels, answer_scores are empty in every row" in message
 
 
 def test_one_value_stands_for_a_list_of_one(folder: Path):
     rows = [{"image": b"x", "sentences": "the\tone ", "bboxes": [[0, 0, 1, 2]], "labels": 0}]
     write(folder / "refcocog_umd_val.arrow", by_pandas(rows))
-    assert open_samples("refcocog", "val", folder, offers=BOXES)[0].values["sentences"] == "the one"
+    assert open_samples("refcocog", "val", folder, sample_kind=BOXES)[0].values["sentences"] == "the one"
     one = {name: value[0] for name, value in FOREIGN["vqa"].rows[0].items() if isinstance(value, list)}
     one["answers"], one["answer_labels"] = one["answers"][0], one["answer_labels"][0]
     write(folder / "vqav2_test.arrow", by_pandas([FOREIGN["vqa"].rows[0] | one]))
-    sample = open_samples("vqa", "test", folder, offers=QUESTIONS)[0]
+    sample = open_samples("vqa", "test", folder, sample_kind=QUESTIONS)[0]
     assert [sample.values[name] for name in one] == ["What is 0 of 0?", ["answer 0"], [0], [0.25], 0]
 
 
 def test_a_data_set_travels_to_a_worker(folder: Path):
     for file in files_of("vqa"):
         write(folder / file, by_pandas(FOREIGN["vqa"].rows))
-    data = open_samples("vqa", "train", folder, offers=QUESTIONS)
+    data = open_samples("vqa", "train", folder, sample_kind=QUESTIONS)
     first = data[0]
     pickled = pickle.dumps(data)
     assert len(pickled) < 5_000
@@ -134,10 +134,10 @@ def test_the_files_of_every_split(name: str, folder: Path):
     """The literal table of the formats; files beside those of the splits are in none."""
     for file in [*(file for files in SPLIT_FILES[name].values() for file in files), "vqav2_val"]:
         write(folder / f"{file}.arrow", by_pandas(FOREIGN[name].rows))
-    offers = DATASETS[name].offers
-    assert set(splits_of(name, folder, offers=offers)) == set(SPLIT_FILES[name])
+    sample_kind = DATASETS[name].sample_kind
+    assert set(splits_of(name, folder, sample_kind=sample_kind)) == set(SPLIT_FILES[name])
     for split, files in SPLIT_FILES[name].items():
-        found = [file.file for file in open_samples(name, split, folder, offers=offers).describe()]
+        found = [file.file for file in open_samples(name, split, folder, sample_kind=sample_kind).describe()]
         assert found == [f"{file}.arrow" for file in files]
 
 
@@ -147,18 +147,18 @@ def test_a_name_must_offer_what_is_wanted(folder: Path):
         in (refusal(open_pairs, ["coco", "vqa"], "train", folder))
     )
     assert "'coco', which offers captions, not questions; give vqa." in (
-        refusal(open_samples, "coco", "train", folder, offers=QUESTIONS)
+        refusal(open_samples, "coco", "train", folder, sample_kind=QUESTIONS)
     )
     assert "'refcocoo' (nearest: refcoco, refcocog, refcoco+), which does not offer boxes" in (
-        refusal(open_samples, "refcocoo", "train", folder, offers=BOXES)
+        refusal(open_samples, "refcocoo", "train", folder, sample_kind=BOXES)
     )
 
 
 def test_a_split_that_is_not_there(folder: Path):
     write(folder / "snli_train.arrow", by_pandas(FOREIGN["snli"].rows))
-    message = refusal(open_samples, "snli", "testA", folder, offers=ENTAILMENT)
+    message = refusal(open_samples, "snli", "testA", folder, sample_kind=ENTAILMENT)
     assert f"'snli' has no split 'testA' in data_root='{folder}'; those there are: train." in message
-    assert "needs snli_dev.arrow" in refusal(open_samples, "snli", "val", folder, offers=ENTAILMENT)
+    assert "needs snli_dev.arrow" in refusal(open_samples, "snli", "val", folder, sample_kind=ENTAILMENT)
 
 
 def test_own_data_need_a_training_file_for_training_alone(folder: Path):
@@ -168,32 +168,32 @@ def test_own_data_need_a_training_file_for_training_alone(folder: Path):
     assert open_pairs(["mine"], "test", folder) is None
     assert "needs mine_train.arrow or mine.arrow" in refusal(open_pairs, ["mine"], "train", folder)
     assert "files there are: birds_test.arrow, mine_val.arrow" in refusal(open_pairs, ["nine"], "val", folder)
-    assert splits_of("birds", folder, offers=CLASSES) == ("test",)
-    assert open_samples("birds", "test", folder, offers=CLASSES)[1].values["label"] == 1
+    assert splits_of("birds", folder, sample_kind=CLASSES) == ("test",)
+    assert open_samples("birds", "test", folder, sample_kind=CLASSES)[1].values["label"] == 1
 
 
 def test_refcoco_under_its_older_names(folder: Path):
     for split in ("train", "val", "test"):
         write(folder / f"refcoco_unc_{split}.arrow", by_pandas(FOREIGN["refcoco"].rows))
     for name, older in (("refcoco+", ("refcoco_unc_val.arrow",)), ("refcoco", ())):
-        assert splits_of(name, folder, offers=BOXES) == ("train", "val", "test")
-        data = open_samples(name, "val", folder, offers=BOXES)
+        assert splits_of(name, folder, sample_kind=BOXES) == ("train", "val", "test")
+        data = open_samples(name, "val", folder, sample_kind=BOXES)
         assert [file.file for file in data.describe()] == ["refcoco_unc_val.arrow"]
         assert data.older == older
-    assert open_samples("refcoco", "test", folder, offers=BOXES).older == ("refcoco_unc_test.arrow",)
+    assert open_samples("refcoco", "test", folder, sample_kind=BOXES).older == ("refcoco_unc_test.arrow",)
     for split in ("val", "testA"):
         write(folder / f"refcoco+_unc_{split}.arrow", by_pandas(FOREIGN["refcoco"].rows))
-    assert open_samples("refcoco+", "val", folder, offers=BOXES).older == ()
-    assert splits_of("refcoco+", folder, offers=BOXES) == ("train", "val", "testA", "test")
+    assert open_samples("refcoco+", "val", folder, sample_kind=BOXES).older == ()
+    assert splits_of("refcoco+", folder, sample_kind=BOXES) == ("train", "val", "testA", "test")
 
 
 def test_an_older_name_of_what_we_wrote_for_another_data_set_is_not_taken(folder: Path):
     ours = said(dataset="refcoco", split="train")
     path = write(folder / "refcoco_unc_train.arrow", by_pandas(FOREIGN["refcoco"].rows), metadata=ours)
     assert metadata(path) == {"dataset": "refcoco", "split": "train"}
-    message = refusal(open_samples, "refcoco+", "train", folder, offers=BOXES)
+    message = refusal(open_samples, "refcoco+", "train", folder, sample_kind=BOXES)
     assert "needs refcoco+_unc_train.arrow (refcoco_unc_train.arrow is of 'refcoco')" in message
-    assert open_samples("refcoco", "train", folder, offers=BOXES).metadata() == [metadata(path)]
+    assert open_samples("refcoco", "train", folder, sample_kind=BOXES).metadata() == [metadata(path)]
     with pytest.raises(UserError, match=r"schema metadata 'renaissance' of '.*b\.arrow' cannot be read as JSON"):
         metadata(write(folder / "b.arrow", by_pandas(FOREIGN["refcoco"].rows), metadata={METADATA: b"{"}))
 
@@ -241,14 +241,14 @@ def test_refuses_a_number_that_leads_nowhere(folder: Path):
     names = {METADATA: json.dumps({"labels": ["yes", "no", "2"]})}  # the foreign labels are 0 to 4
     for file in files_of("vqa"):
         write(folder / file, by_pandas(rows), 2, names)
-    message = refusal(open_samples, "vqa", "train", folder, offers=QUESTIONS)
+    message = refusal(open_samples, "vqa", "train", folder, sample_kind=QUESTIONS)
     assert f"'{folder / files_of('vqa')[0]}' row 2 has 3 in 'answer_labels', which counts the 3 label names" in message
 
 
 @pytest.mark.parametrize("rows_per_batch", [None, 2])
 @pytest.mark.parametrize("case", BROKEN)
 def test_refuses_values_that_do_not_belong_together(case: str, rows_per_batch: int | None, folder: Path):
-    (name, offers, change), sentence = BROKEN[case]
+    (name, sample_kind, change), sentence = BROKEN[case]
     rows = [dict(row) for row in FOREIGN[name].rows]
     if change is None:
         rows = [row | {"answers": [1] * len(row["answers"])} for row in rows]
@@ -258,7 +258,7 @@ def test_refuses_values_that_do_not_belong_together(case: str, rows_per_batch: i
         rows = [{key: value for key, value in row.items() if key != "bboxes"} for row in rows]
     for file in files_of(name):
         write(folder / file, by_pandas(rows), rows_per_batch)
-    message = refusal(open_samples, name, "train", folder, offers=offers)
+    message = refusal(open_samples, name, "train", folder, sample_kind=sample_kind)
     assert sentence in message
     assert str(folder / files_of(name)[0]) in message
 
@@ -269,7 +269,7 @@ def test_null_texts_are_empty(folder: Path):
         {"image": b"x", "label": 1, "image_id": "a", "split": None},
     ]
     write(folder / "mine.arrow", by_pandas(rows))
-    assert open_samples("mine", "train", folder, offers=CLASSES)[0].values == {
+    assert open_samples("mine", "train", folder, sample_kind=CLASSES)[0].values == {
         "label": 0,
         "image_id": "",
         "split": None,
@@ -319,7 +319,7 @@ import pyarrow as pa
 from foreign_files import FOREIGN, by_pandas, large, write
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 
 def offsets_of(array):
     if pa.types.is_fixed_size_list(array.type) or not hasattr(array.type, "value_type"):
@@ -386,7 +386,7 @@ def private():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
     return int(line.split()[1])
 
-for data in (open_pairs(["mine"], "train", {folder!r}), open_samples("mine", "train", {folder!r}, offers="captions")):
+for data in (open_pairs(["mine"], "train", {folder!r}), open_samples("mine", "train", {folder!r}, sample_kind="captions")):
     for number in range(5000):
         data[number]
     before = private()

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.prepare.raw_files import read_rows
 from renaissance.core.errors import UserError
+from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.datasets import open_samples, splits_of
-from renaissance.data.formats import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.glue import GlueSamples, glue_splits
 from renaissance.demo import raw_tasks
 from renaissance.demo.finetune import TASKS, blocks, chosen, write_tasks
@@ -94,8 +94,8 @@ def told(name: str, values: dict[str, Any], made: Scene) -> tuple[list[Any], lis
 @pytest.mark.parametrize("name", [name for name in OFFERS if name != "nlvr2"])
 def test_the_readers_read_what_the_world_tells(arrows: Path, name: str):
     """Each sample is one of its scene's, once, beside the picture of that scene, and none of the scene's is missing."""
-    for split in splits_of(name, arrows, offers=OFFERS[name]):
-        samples = open_samples(name, split, arrows, offers=OFFERS[name])
+    for split in splits_of(name, arrows, sample_kind=OFFERS[name]):
+        samples = open_samples(name, split, arrows, sample_kind=OFFERS[name])
         missing: dict[int, list[Any]] = {}
         for sample in (samples[place] for place in range(len(samples))):
             made = scene_of(name, sample.values["image_id"])
@@ -112,7 +112,7 @@ def test_the_readers_read_what_the_world_tells(arrows: Path, name: str):
 def test_pairs_of_pictures_are_grouped_as_the_official_ones_and_labelled_right(arrows: Path, scenes_of_pixels: Scenes):
     """Four pairs of a sentence differ in the third part of their identifiers; the label is found from the pixels."""
     for split, official, count in (("train", "train", 6), ("val", "dev", 2), ("test", "test1", 3)):
-        samples = open_samples("nlvr2", split, arrows, offers=IMAGE_PAIRS)
+        samples = open_samples("nlvr2", split, arrows, sample_kind=IMAGE_PAIRS)
         groups: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for sample in (samples[place] for place in range(len(samples))):
             part, number, pair, place = sample.values["identifiers"].split("-")
@@ -141,11 +141,11 @@ def test_sentence_pairs_are_read_as_they_lie(arrows: Path):
 def test_chance_among_boxes_is_low_and_classes_are_equal(arrows: Path):
     shares = []
     for split in ("testA", "testB"):
-        samples = open_samples("refcoco", split, arrows, offers=BOXES)
+        samples = open_samples("refcoco", split, arrows, sample_kind=BOXES)
         shares += [1 / len(samples[place].values["bboxes"]) for place in range(len(samples))]
     assert len(shares) > 200 and sum(shares) / len(shares) <= 0.4
     for split, count in (("train", 4), ("val", 1), ("test", 2)):
-        samples = open_samples("images", split, arrows, offers=CLASSES)
+        samples = open_samples("images", split, arrows, sample_kind=CLASSES)
         labels = Counter(samples[place].values["label"] for place in range(len(samples)))
         assert labels == dict.fromkeys(range(5), count)
 

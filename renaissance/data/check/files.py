@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which data set: the table of `formats` read the other way round."""
+"""Which files of a folder belong to which data set: the table of `dataset_specs` read the other way round."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ import pyarrow as pa
 
 from renaissance.core.errors import UserError, suggest
 from renaissance.data.arrow import dataset_of, some
+from renaissance.data.dataset_specs import (
+    DATASETS,
+    OWN_IMAGES_NAME,
+    OWN_NAME,
+    OWN_SPLITS,
+    SHARD,
+    UNKNOWN,
+    DatasetSpec,
+    Expected,
+)
 from renaissance.data.datasets import matching
-from renaissance.data.formats import DATASETS, OWN_IMAGES_NAME, OWN_NAME, OWN_SPLITS, SHARD, UNKNOWN, DataSet, Expected
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.remembered import stamp
 
@@ -37,7 +46,7 @@ class Found(NamedTuple):
     dataset: str
     split: str
     path: Path
-    row: DataSet
+    row: DatasetSpec
     expected: Expected = UNKNOWN
 
 
@@ -72,7 +81,7 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[Found], lis
 
     Args:
         folder: where the files are.
-        datasets: keys of `formats.DATASETS` and names of own data; None = every file that belongs to one.
+        datasets: keys of `dataset_specs.DATASETS` and names of own data; None = every file that belongs to one.
 
     Returns:
         The files; sentences of what is wrong, and of what is worth knowing, with the folder as a whole.
@@ -124,7 +133,7 @@ def schema_of(path: Path) -> pa.Schema | None:
 
 
 def _of_table(
-    dataset: str, row: DataSet, names: set[str], folder: Path
+    dataset: str, row: DatasetSpec, names: set[str], folder: Path
 ) -> tuple[dict[str, Found], list[str], list[str]]:
     """Return the files of a data set by name, the shards missing between them, and the files that are not there."""
     files, holes, absent = {}, [], []

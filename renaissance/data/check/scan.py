@@ -14,7 +14,7 @@ from tqdm import tqdm
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file
-from renaissance.data.formats import IMAGE
+from renaissance.data.dataset_specs import IMAGE
 from renaissance.data.identity import picture_key
 from renaissance.data.prepare.pictures import Fault, PicturePool, Request
 from renaissance.data.prepare.writer import manifest_of

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from renaissance.core.atomic import write_whole
-from renaissance.data import formats
+from renaissance.data import dataset_specs
 from renaissance.data.arrow import metadata
 from renaissance.data.pixels import open_picture, rgb
 
@@ -46,7 +46,7 @@ def write_sheet(dataset: str, reports: Sequence[Report], folder: Path) -> Path:
     width, height = _WIDTH + _GAP, _HEIGHT + (_LINES + 1) * _LINE + _GAP  # of a cell
     size = (_COLUMNS * width + _GAP, -(-len(places) // _COLUMNS) * height + 3 * _GAP + _LINE)
     sheet = Image.new("RGB", size, _PAPER)
-    colours = ", the right box in green" if reports[0].found.row.offers == formats.BOXES else ""
+    colours = ", the right box in green" if reports[0].found.row.sample_kind == dataset_specs.BOXES else ""
     title = f"{dataset}: {len(places):,} of {total:,} rows{colours}"
     ImageDraw.Draw(sheet).text((_GAP, _GAP), title, _INK, _font(_SIZE + 4))
     for number, (where, row, found) in enumerate(_rows_at(reports, places)):
@@ -90,7 +90,7 @@ def _draw_pictures(cell: Image.Image, row: dict[str, Any], found: Found) -> None
             whole = picture.width
             scale = min(width / picture.width, _HEIGHT / picture.height)
             picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
-            if found.row.offers == formats.BOXES:
+            if found.row.sample_kind == dataset_specs.BOXES:
                 _draw_boxes(picture, row, picture.width / whole)
         left = number * (width + _GAP // 2) + (width - picture.width) // 2
         cell.paste(picture, (left, (_HEIGHT - picture.height) // 2))
@@ -120,17 +120,17 @@ def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None
 
 def _texts(row: dict[str, Any], found: Found) -> list[str]:
     """Return what is said of a picture, with its labels."""
-    if found.row.offers == formats.CLASSES:
+    if found.row.sample_kind == dataset_specs.CLASSES:
         names = dict(enumerate(metadata(str(found.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
     texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row[found.row.samples])]
     answers: list[Any] = []
-    if found.row.offers == formats.ENTAILMENT:
-        names = {label: name for name, label in formats.SNLI_LABELS.items()}
+    if found.row.sample_kind == dataset_specs.ENTAILMENT:
+        names = {label: name for name, label in dataset_specs.SNLI_LABELS.items()}
         answers = [names.get(label) for label in _several(row["labels"])]
-    elif found.row.offers == formats.IMAGE_PAIRS:
+    elif found.row.sample_kind == dataset_specs.IMAGE_PAIRS:
         answers = _several(row["answers"])
-    elif found.row.offers == formats.QUESTIONS:
+    elif found.row.sample_kind == dataset_specs.QUESTIONS:
         scored = zip(row["answers"] or (), row["answer_scores"] or (), strict=False)
         answers = [", ".join(f"{a} ({score or 0:g})" for a, score in zip(*each, strict=False)) for each in scored]
     return [f"{text} → {answer}" if answer else text for text, answer in zip_longest(texts, answers[: len(texts)])]

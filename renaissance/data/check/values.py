@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.data import formats
+from renaissance.data import dataset_specs
 from renaissance.data.arrow import metadata
 from renaissance.data.identity import picture_key
 
@@ -85,13 +85,13 @@ class Values:
     def __init__(self, report: Report, measure: Measure, lengths: Lengths):
         self._report, self._measure, self._lengths = report, measure, lengths
         self._row = report.found.row
-        self.several = self._row.offers == formats.BOXES
+        self.several = self._row.sample_kind == dataset_specs.BOXES
         labels = len(metadata(str(report.found.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
-            formats.QUESTIONS: {"answer_labels": (0, (labels or formats.VQA_LABELS) - 1)},
-            formats.ENTAILMENT: {"labels": (0, len(formats.SNLI_LABELS) - 1)},
-            formats.CLASSES: {"label": (0, labels - 1 if labels else math.inf)},
-        }.get(self._row.offers, {})
+            dataset_specs.QUESTIONS: {"answer_labels": (0, (labels or dataset_specs.VQA_LABELS) - 1)},
+            dataset_specs.ENTAILMENT: {"labels": (0, len(dataset_specs.SNLI_LABELS) - 1)},
+            dataset_specs.CLASSES: {"label": (0, labels - 1 if labels else math.inf)},
+        }.get(self._row.sample_kind, {})
         self._ids: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._numbers: list[np.ndarray] = []
 
@@ -100,7 +100,7 @@ class Values:
         spread = {
             column.name: Spread(batch[column.name], column.kind)
             for column in self._row.columns
-            if column.kind != formats.IMAGE.kind and column.name in batch.schema.names
+            if column.kind != dataset_specs.IMAGE.kind and column.name in batch.schema.names
         }
         for kind, wrong, rows, there in self._faults(spread):
             for place in np.flatnonzero(wrong).tolist():
@@ -121,19 +121,19 @@ class Values:
 
     def _faults(self, spread: dict[str, Spread]) -> Iterator[_Fault]:
         """Yield what every check of a value says."""
-        offers = self._row.offers
+        sample_kind = self._row.sample_kind
         for name, (least, most) in self._ranges.items():
             numbers = spread[name].numbers()
             wrong = ~((numbers >= least) & (numbers <= most))  # NaN is in no range
             yield f"{name} outside {least} to {most}", wrong, spread[name].rows(), numbers
-        if offers == formats.QUESTIONS and "test" not in self._report.found.split:
+        if sample_kind == dataset_specs.QUESTIONS and "test" not in self._report.found.split:
             answers = spread["answers"]
             yield "rows without answers", answers.counts[0] == 0, answers.rows(0), answers.counts[0]
-        if offers == formats.IMAGE_PAIRS:
+        if sample_kind == dataset_specs.IMAGE_PAIRS:
             answers = np.array(spread["answers"].leaves.to_pylist(), object)
             wrong = ~np.isin(answers, ("True", "False"))
             yield "answers that are neither True nor False", wrong, spread["answers"].rows(), answers
-        if offers == formats.BOXES:
+        if sample_kind == dataset_specs.BOXES:
             yield from self._boxes(spread["bboxes"])
 
     def _boxes(self, boxes: Spread) -> Iterator[_Fault]:
@@ -153,7 +153,7 @@ class Values:
             self._report.notes.add("empty texts", f"row {first + row}")
         for row in np.flatnonzero(texts.counts[0] == 0).tolist():
             self._report.notes.add(f"rows without {self._row.samples}, which no run reads", f"row {first + row}")
-        if self._row.offers == formats.ENTAILMENT:
+        if self._row.sample_kind == dataset_specs.ENTAILMENT:
             strings = strings.take(np.arange(1, len(strings), 2))  # the premise is what the picture stands for
         self._lengths.add(self._measure(strings))
 

@@ -1,6 +1,6 @@
 """Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
 
-A data set is one row of `formats.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
+A data set is one row of `dataset_specs.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
 one writer. `root` is the folder of the raw download, `dataset_root` the folder to write to, `writing` are `WriteOptions`;
 every `make_arrow` returns the manifests of the files and refuses bad options before it reads anything. Nothing here imports
 torch or transformers.
@@ -16,7 +16,7 @@ from typing import Any
 
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, suggest
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 
 from .writer import WriteOptions
 
@@ -27,7 +27,7 @@ def prepare(
     """Convert a raw download and print what came of it.
 
     Args:
-        dataset: a key of `formats.DATASETS`.
+        dataset: a key of `dataset_specs.DATASETS`.
         root: the folder of the raw download.
         data_root: the folder to write to.
         options: keyword arguments of the data set's `make_arrow`; those that are None are left at their default.

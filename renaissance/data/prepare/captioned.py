@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from renaissance.data.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
+from renaissance.data.dataset_specs import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
 
 from .spool import Spool
 from .writer import LeftOut, Plan, Row, schema_of

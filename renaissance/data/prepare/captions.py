@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import OWN_FILE, OWN_NAME, OWN_SPLITS
+from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
 
 from .annotations import folder_of
 from .captioned import caption_plan

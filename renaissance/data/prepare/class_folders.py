@@ -12,7 +12,7 @@ import numpy as np
 
 from renaissance.core.errors import UserError, shortened
 from renaissance.core.untrusted import refuse_special
-from renaissance.data.formats import OWN_SPLITS
+from renaissance.data.dataset_specs import OWN_SPLITS
 
 from .names import PICTURE_SUFFIXES, is_litter, split_of
 from .spool import plain_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any, Unpack
 
-from renaissance.data.formats import COCO_FILE, COCO_PICTURES
+from renaissance.data.dataset_specs import COCO_FILE, COCO_PICTURES
 
 from .karpathy import write_karpathy
 from .writer import WriteOptions

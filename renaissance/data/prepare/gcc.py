@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Unpack
 
-from renaissance.data.formats import GCC_FILE
+from renaissance.data.dataset_specs import GCC_FILE
 
 from .web import write_web
 from .writer import WriteOptions

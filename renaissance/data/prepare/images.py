@@ -21,7 +21,7 @@ from PIL import Image
 
 from renaissance.core.errors import UserError
 from renaissance.core.plain_pickle import read_plain_pickle
-from renaissance.data.formats import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, OWN_SPLITS, SPLIT
+from renaissance.data.dataset_specs import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, OWN_SPLITS, SPLIT
 
 from .annotations import folder_of
 from .class_folders import Classes, Picture, read_class_folders

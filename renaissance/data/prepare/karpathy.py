@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 
 from .annotations import folder_of, json_items
 from .captioned import caption_plan
@@ -28,7 +28,7 @@ def write_karpathy(
     """Write one file a split.
 
     Args:
-        dataset: key of `formats.DATASETS`.
+        dataset: key of `dataset_specs.DATASETS`.
         template: the files' name with "{split}".
         splits: all of which the annotations must list.
         annotations: Karpathy's file, below root.

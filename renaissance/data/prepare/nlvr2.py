@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS, NLVR2_FILE, UNKNOWN
+from renaissance.data.dataset_specs import DATASETS, NLVR2_FILE, UNKNOWN
 
 from .annotations import json_lines, require_files, texts_of
 from .spool import Spool

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS, OWN_FILE, OWN_SPLITS
+from renaissance.data.dataset_specs import DATASETS, OWN_FILE, OWN_SPLITS
 
 from .writer import is_share
 

@@ -29,9 +29,7 @@ from PIL import Image, UnidentifiedImageError
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores
 from renaissance.core.untrusted import refuse_lfs
-from renaissance.data.formats import MAX_PIXELS, PICTURE_FORMATS
-from renaissance.data.jpeg import refuse_slow
-from renaissance.data.pixels import refuse_swelling, to_8_bits
+from renaissance.data.pixels import IMAGE_FORMATS, MAX_PIXELS, refuse_slow, refuse_swelling, to_8_bits
 
 # Of resized pictures, whose colours have half the resolution, as in most photographs: an error of 1.8 levels (43 dB, mean
 # of scikit-image's photographs at short sides of 224 and 288). 90 costs 3 dB for 28 % fewer bytes, 98 wins 3.5 dB for
@@ -136,7 +134,7 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as picture:
+            with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     return Fault("too large", f"{width} x {height} pixels, at most {MAX_PIXELS:,} are accepted")
@@ -151,7 +149,7 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
     except Image.DecompressionBombError:
         return Fault("too large", f"more than {2 * MAX_PIXELS:,} pixels, at most {MAX_PIXELS:,} are accepted")
     except UnidentifiedImageError:
-        return Fault("unreadable", f"not one of {', '.join(PICTURE_FORMATS)}")
+        return Fault("unreadable", f"not one of {', '.join(IMAGE_FORMATS)}")
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged data
         return Fault("unreadable", f"{type(error).__name__}: {error}")
     return encoded
@@ -161,9 +159,7 @@ def size_of(source: str | bytes) -> tuple[int, int]:
     """Return (width, height) of a picture that can be read, from its path or its bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source, formats=PICTURE_FORMATS
-        ) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS) as picture:
             return picture.size
 
 

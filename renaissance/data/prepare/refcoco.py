@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.core.errors import UserError
 from renaissance.core.plain_pickle import read_plain_pickle
-from renaissance.data.formats import DATASETS, REFCOCO_FILE, UNKNOWN
+from renaissance.data.dataset_specs import DATASETS, REFCOCO_FILE, UNKNOWN
 
 from .annotations import folder_of, json_items
 from .skipped import Skipped

@@ -14,7 +14,7 @@ import pyarrow as pa
 from renaissance.core.console import say
 from renaissance.core.errors import UserError
 from renaissance.core.untrusted import expect, read_json
-from renaissance.data.formats import SHARD_ROWS
+from renaissance.data.dataset_specs import SHARD_ROWS
 
 from .entries import EntryIterator, LeftOut, Row, read_entries
 from .skipped import Skipped
@@ -62,7 +62,7 @@ def write_shards(
     than this one needs are set aside as "<name>.stale", so that no picture is in two shards.
 
     Args:
-        template: the files' name with "{shard}" for their number from 0, such as `formats.SBU_FILE`.
+        template: the files' name with "{shard}" for their number from 0, such as `dataset_specs.SBU_FILE`.
         rows_from: gives every entry of the listing from a position on, counted from 0, in an order that is always the
             same. What is left out must be given as `LeftOut`, at its place, so that an entry is a position and is
             counted by the shard that it falls into.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS, SNLI_FILE, SNLI_LABELS
+from renaissance.data.dataset_specs import DATASETS, SNLI_FILE, SNLI_LABELS
 
 from .annotations import json_lines, require_files, texts_of
 from .spool import Spool

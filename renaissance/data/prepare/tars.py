@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import parse_json
-from renaissance.data.formats import CAPTION, IMAGE, IMAGE_ID, SPLIT
+from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
 from .annotations import opened
 from .captioned import NO_CAPTION

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import CAPTION, DATASETS, IMAGE, IMAGE_ID, VG_FILE
+from renaissance.data.dataset_specs import CAPTION, DATASETS, IMAGE, IMAGE_ID, VG_FILE
 
 from .annotations import folder_of, json_items
 from .captioned import NO_CAPTION

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack
 
 from renaissance.core.errors import UserError
 from renaissance.data.answers import ANNOTATORS, normalise_answer, soft_scores
-from renaissance.data.formats import DATASETS, UNKNOWN, VQA_FILE, VQA_LABELS, VQA_LEAST_COUNT, VQA_REST_VAL
+from renaissance.data.dataset_specs import DATASETS, UNKNOWN, VQA_FILE, VQA_LABELS, VQA_LEAST_COUNT, VQA_REST_VAL
 
 from .annotations import json_items, require_files
 from .skipped import Skipped

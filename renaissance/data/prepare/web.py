@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from renaissance.core.errors import UserError
-from renaissance.data.formats import CAPTION, DATASETS
+from renaissance.data.dataset_specs import CAPTION, DATASETS
 
 from .annotations import folder_of, json_items, opened
 from .captioned import caption_rows
@@ -72,7 +72,7 @@ def write_web(
     """Write the shards of every split that is there.
 
     Args:
-        dataset: key of `formats.DATASETS`.
+        dataset: key of `dataset_specs.DATASETS`.
         template: the files' name with "{shard}", and "{split}" if there are several.
         lists: split -> its list of [path, caption], below root.
         root, dataset_root, writing: as for every `make_arrow`.

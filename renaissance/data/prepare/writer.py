@@ -21,7 +21,7 @@ import pyarrow as pa
 from renaissance import __version__
 from renaissance.core.atomic import AtomicFile, write_whole
 from renaissance.core.errors import UserError
-from renaissance.data.formats import METADATA, PER_ROW, PER_SAMPLE, Column, Expected
+from renaissance.data.dataset_specs import METADATA, PER_ROW, PER_SAMPLE, Column, Expected
 
 from .entries import EntryIterator, LeftOut, Row, read_entries
 from .pictures import QUALITY, PicturePool
@@ -82,8 +82,8 @@ def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = No
     """Return the Arrow schema of a file with these columns.
 
     Args:
-        columns: of a row of `formats.DATASETS`.
-        metadata: what the file says of itself under `formats.METADATA`: dataset, split, labels.
+        columns: of a row of `dataset_specs.DATASETS`.
+        metadata: what the file says of itself under `dataset_specs.METADATA`: dataset, split, labels.
     """
     kinds = PER_ROW | PER_SAMPLE
     fields = [(column.name, _arrow_type(kinds[column.kind])) for column in columns]

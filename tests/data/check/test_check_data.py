@@ -15,7 +15,7 @@ from arrow_files import Columns, files_of, picture, write_columns
 
 from conftest import ROOT
 from renaissance.cli.main import main
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.prepare.writer import manifest_of
 
 Check = Callable[..., tuple[int, str, str]]

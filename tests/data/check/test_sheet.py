@@ -13,7 +13,7 @@ from PIL import Image
 from renaissance.core.errors import UserError
 from renaissance.data.check.files import Found, Report
 from renaissance.data.check.sheet import write_sheet
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 
 COLOURS = [(250, 0, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250)]
 

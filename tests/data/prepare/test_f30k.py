@@ -11,8 +11,8 @@ import pytest
 from data.prepare import raw_f30k
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows
 from renaissance.core.errors import UserError
+from renaissance.data.dataset_specs import METADATA
 from renaissance.data.datasets import open_pairs
-from renaissance.data.formats import METADATA
 from renaissance.data.prepare.f30k import make_arrow
 
 FILE = "f30k_caption_karpathy_{}.arrow"

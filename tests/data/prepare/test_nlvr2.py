@@ -13,7 +13,7 @@ import pytest
 
 from data.prepare import raw_nlvr2
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
-from renaissance.data.formats import METADATA
+from renaissance.data.dataset_specs import METADATA
 from renaissance.data.prepare.nlvr2 import make_arrow
 
 refusal = partial(refused, make_arrow)

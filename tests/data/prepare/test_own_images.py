@@ -17,7 +17,7 @@ from PIL import Image
 from data.prepare.raw_files import Payload, bad_pictures, odd_pictures, photograph, read_rows, refused, write_pictures
 from data.prepare.raw_images import CIFAR_CLASSES, CLASSES, pickled, write_cifar, write_folders
 from renaissance.core.errors import UserError
-from renaissance.data.formats import METADATA
+from renaissance.data.dataset_specs import METADATA
 from renaissance.data.prepare.images import make_arrow
 
 refusal = partial(refused, make_arrow)

@@ -13,7 +13,7 @@ from skimage import data as skimage_data
 
 from data.prepare.raw_files import bad_pictures, encode, odd_pictures, photograph, read_rows, write_pictures
 from renaissance.core.errors import UserError
-from renaissance.data.formats import IMAGE, Column
+from renaissance.data.dataset_specs import IMAGE, Column
 from renaissance.data.images import decode
 from renaissance.data.prepare.pictures import QUALITY, Fault, read_picture
 from renaissance.data.prepare.skipped import Skipped

@@ -12,7 +12,7 @@ import pytest
 from renaissance.cli import prepare as command
 from renaissance.core.errors import UserError
 from renaissance.data import prepare
-from renaissance.data.formats import DATASETS
+from renaissance.data.dataset_specs import DATASETS
 from renaissance.settings.declared import declared, defaults
 
 ARGUMENTS = {"dataset", "root", "data_root"}

@@ -14,7 +14,7 @@ import pytest
 
 from data.prepare import raw_refcoco
 from data.prepare.raw_files import Payload, bad_pictures, odd_pictures, read_rows, refused
-from renaissance.data.formats import DATASETS, METADATA
+from renaissance.data.dataset_specs import DATASETS, METADATA
 from renaissance.data.prepare.refcoco import make_arrow
 
 refusal = partial(refused, make_arrow)

@@ -16,7 +16,7 @@ import pytest
 
 from data.prepare.raw_files import photograph, read_rows, write_pictures
 from renaissance.core.errors import UserError
-from renaissance.data.formats import CAPTION, IMAGE
+from renaissance.data.dataset_specs import CAPTION, IMAGE
 from renaissance.data.prepare.shards import write_shards
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.prepare.writer import LeftOut, Row, schema_of

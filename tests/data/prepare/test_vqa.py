@@ -14,7 +14,7 @@ import pytest
 from data.prepare import raw_vqa
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
 from renaissance.core.errors import UserError
-from renaissance.data.formats import METADATA
+from renaissance.data.dataset_specs import METADATA
 from renaissance.data.prepare import vqa
 from renaissance.data.prepare.vqa import make_arrow
 

@@ -18,8 +18,8 @@ from data.prepare import raw_gcc, raw_sbu
 from data.prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows
 from data.prepare.raw_gcc import Sample
 from renaissance.core.errors import UserError
+from renaissance.data.dataset_specs import METADATA
 from renaissance.data.datasets import open_pairs
-from renaissance.data.formats import METADATA
 from renaissance.data.prepare import gcc, sbu, tars, web
 from renaissance.data.prepare.shards import write_shards
 

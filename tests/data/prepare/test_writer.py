@@ -20,7 +20,7 @@ from conftest import ROOT
 from data.prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows, write_pictures
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
-from renaissance.data.formats import DATASETS, METADATA, Expected
+from renaissance.data.dataset_specs import DATASETS, METADATA, Expected
 from renaissance.data.prepare import writer
 from renaissance.data.prepare.pictures import Fault, PicturePool, Request, read_picture
 from renaissance.data.prepare.skipped import Skipped

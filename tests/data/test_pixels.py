@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.prepare.raw_files import encode, odd_pictures, photograph
-from renaissance.data.jpeg import refuse_slow
+from renaissance.data.pixels import refuse_slow
 
 
 def coded(width: int, height: int, more: int, progressive: bool = True) -> bytes:

@@ -22,6 +22,8 @@ PER_SAMPLE = {
     "integer lists": "list<list<int64>>",
     "number lists": "list<list<double>>",
 }
+# Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
+METADATA = b"renaissance"
 LABEL_NAMES = "{labels}"  # the names of labels in a file's metadata, where it has them; no column
 SHARD = "{shard}"  # in the name of a file: any number from 0
 ENTRY_LENGTHS = {"boxes": 4, "text pairs": 2}  # kind -> values in each of its inner lists, where they all have as many
@@ -59,11 +61,11 @@ class Expected(NamedTuple):
 UNKNOWN = Expected()
 
 
-class DataSet(NamedTuple):
+class DatasetSpec(NamedTuple):
     """One data set.
 
     Attributes:
-        offers: what a sample of it is; a task reads the data sets that offer what it needs.
+        sample_kind: what a sample of it is; a task reads the data sets that offer what it needs.
         splits: split -> files. Training reads "train", selection "val", and no picture may be in two splits. "{shard}"
             stands for every number that is found, "{name}" for the user's name of own data.
         samples: the column whose lists number the samples; "" where each row is one.
@@ -75,7 +77,7 @@ class DataSet(NamedTuple):
         hidden: splits whose answers only the benchmark's server knows.
     """
 
-    offers: str
+    sample_kind: str
     splits: Mapping[str, tuple[str, ...]]
     samples: str
     columns: tuple[Column, ...]
@@ -92,7 +94,7 @@ class DataSet(NamedTuple):
 
 
 def file_pattern(template: str) -> re.Pattern[str]:
-    """Return what the names match that a template of `DataSet.splits` stands for; its group is a shard's number."""
+    """Return what the names match that a template of `DatasetSpec.splits` stands for; its group is a shard's number."""
     return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
 
 
@@ -149,7 +151,7 @@ def _same(*splits: str) -> dict[str, str]:
     return {split: split for split in splits}
 
 
-def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...]) -> DataSet:
+def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...]) -> DatasetSpec:
     template = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
     older = OLD_REFCOCO_FILE.replace("{split_by}", split_by)
     columns = (
@@ -160,8 +162,8 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
         Column("image_id", "integer", "COCO's number of the picture", needed=False),
         Column("ref_id", "integer", "number of the reference in the refs file", needed=False),
     )
-    return DataSet(
-        offers=BOXES,
+    return DatasetSpec(
+        sample_kind=BOXES,
         splits=_files(template, _same(*refs)),
         samples="sentences",
         columns=columns,
@@ -171,9 +173,9 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
     )
 
 
-DATASETS: dict[str, DataSet] = {
-    "coco": DataSet(
-        offers=CAPTIONS,
+DATASETS: dict[str, DatasetSpec] = {
+    "coco": DatasetSpec(
+        sample_kind=CAPTIONS,
         splits={
             "train": tuple(COCO_FILE.replace("{split}", split) for split in ("train", "restval")),
             **_files(COCO_FILE, _same("val", "test")),
@@ -183,16 +185,16 @@ DATASETS: dict[str, DataSet] = {
         expected=_expected(COCO_FILE, "rows", COCO_PICTURES),
         writer="coco",
     ),
-    "f30k": DataSet(
-        offers=CAPTIONS,
+    "f30k": DatasetSpec(
+        sample_kind=CAPTIONS,
         splits=_files(F30K_FILE, _same(*OWN_SPLITS)),
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected=_expected(F30K_FILE, "rows", F30K_PICTURES),
         writer="f30k",
     ),
-    "vg": DataSet(
-        offers=CAPTIONS,
+    "vg": DatasetSpec(
+        sample_kind=CAPTIONS,
         splits={"train": (VG_FILE,)},
         samples=CAPTION.name,
         columns=(
@@ -212,24 +214,24 @@ DATASETS: dict[str, DataSet] = {
         expected={VG_FILE: Expected(rows=108_077)},
         writer="vg",
     ),
-    "gcc": DataSet(
-        offers=CAPTIONS,
+    "gcc": DatasetSpec(
+        sample_kind=CAPTIONS,
         splits=_files(GCC_FILE, _same("train", "val")),
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected={},
         writer="gcc",
     ),
-    "sbu": DataSet(
-        offers=CAPTIONS,
+    "sbu": DatasetSpec(
+        sample_kind=CAPTIONS,
         splits={"train": (SBU_FILE,)},
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected={},
         writer="sbu",
     ),
-    "vqa": DataSet(
-        offers=QUESTIONS,
+    "vqa": DatasetSpec(
+        sample_kind=QUESTIONS,
         splits={
             "train": tuple(VQA_FILE.replace("{split}", split) for split in ("train", "trainable_val")),
             **_files(VQA_FILE, {"val": "rest_val", "test-dev": "test-dev", "test": "test"}),
@@ -253,8 +255,8 @@ DATASETS: dict[str, DataSet] = {
         also=(VQA_FILE.replace("{split}", "val"),),
         hidden=("test-dev", "test"),
     ),
-    "nlvr2": DataSet(
-        offers=IMAGE_PAIRS,
+    "nlvr2": DatasetSpec(
+        sample_kind=IMAGE_PAIRS,
         splits=_files(
             NLVR2_FILE,
             {"train": "train", "val": "dev", "test": "test1"}
@@ -272,8 +274,8 @@ DATASETS: dict[str, DataSet] = {
         expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
         writer="nlvr2",
     ),
-    "snli": DataSet(
-        offers=ENTAILMENT,
+    "snli": DatasetSpec(
+        sample_kind=ENTAILMENT,
         splits=_files(SNLI_FILE, {"train": "train", "val": "dev", "test": "test"}),
         samples="sentences",
         columns=(
@@ -299,16 +301,16 @@ DATASETS: dict[str, DataSet] = {
     ),
     "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}, ("train", "val", "test")),
     "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, ("train", "val")),
-    OWN_NAME: DataSet(
-        offers=CAPTIONS,
+    OWN_NAME: DatasetSpec(
+        sample_kind=CAPTIONS,
         splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected={},
         writer="captions",
     ),
-    OWN_IMAGES_NAME: DataSet(
-        offers=CLASSES,
+    OWN_IMAGES_NAME: DatasetSpec(
+        sample_kind=CLASSES,
         splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
         samples="",
         columns=(IMAGE, Column("label", "integer", "its class"), IMAGE_ID, SPLIT),
@@ -316,76 +318,3 @@ DATASETS: dict[str, DataSet] = {
         writer="images",
     ),
 }
-
-
-class GlueTask(NamedTuple):
-    """One task of GLUE (Wang et al. 2019): its files, and what its server wants.
-
-    Attributes:
-        folder: of the official .tsv files; the file of a submission goes by this name too.
-        texts: columns of the sentence, or of the two of a pair, in the Hub's files.
-        labels: names of the classes in the order of their numbers; () where a score in `GLUE_SCORES` is learned.
-        test_rows: split -> rows of the official test.
-        metrics: of the benchmark; where there are two, their mean selects, as GLUE averages them.
-        by_name: whether the server wants the names of classes, not their numbers.
-        tsv_texts, tsv_label: columns of the .tsv files; () = the same texts. The Hub's label is "label".
-        tsv_bare: columns of those .tsv files that have no header; () = all have one.
-        splits: split -> its name in the Hub's files, and in the .tsv files.
-    """
-
-    folder: str
-    texts: tuple[str, ...]
-    labels: tuple[str, ...]
-    test_rows: Mapping[str, int]
-    metrics: tuple[str, ...] = ("accuracy",)
-    by_name: bool = False
-    tsv_texts: tuple[str, ...] = ()
-    tsv_label: str = "label"
-    tsv_bare: tuple[str, ...] = ()
-    splits: Mapping[str, tuple[str, str]] = {
-        "train": ("train", "train"),
-        "val": ("validation", "dev"),
-        "test": ("test", "test"),
-    }
-
-
-GLUE_SCORES = (0.0, 5.0)  # of STS-B, from no relation to the same meaning
-_ONE, _PAIR, _ENTAILED = ("sentence",), ("sentence1", "sentence2"), ("entailment", "not_entailment")
-GLUE: dict[str, GlueTask] = {
-    "cola": GlueTask(
-        "CoLA", _ONE, ("unacceptable", "acceptable"), {"test": 1_063}, ("matthews",),
-        tsv_bare=("source", "label", "mark", "sentence"),
-    ),
-    "sst2": GlueTask("SST-2", _ONE, ("negative", "positive"), {"test": 1_821}),
-    "mrpc": GlueTask(
-        "MRPC", _PAIR, ("not_equivalent", "equivalent"), {"test": 1_725}, ("accuracy", "f1"),
-        tsv_texts=("#1 String", "#2 String"), tsv_label="Quality",
-    ),
-    "qqp": GlueTask(
-        "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), {"test": 390_965}, ("accuracy", "f1"),
-        tsv_label="is_duplicate",
-    ),
-    "stsb": GlueTask("STS-B", _PAIR, (), {"test": 1_379}, ("pearson", "spearman"), tsv_label="score"),
-    "mnli": GlueTask(
-        "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
-        {"test": 9_796, "test_mismatched": 9_847}, by_name=True, tsv_texts=_PAIR, tsv_label="gold_label",
-        splits={
-            "train": ("train", "train"),
-            "val": ("validation_matched", "dev_matched"),
-            "val_mismatched": ("validation_mismatched", "dev_mismatched"),
-            "test": ("test_matched", "test_matched"),
-            "test_mismatched": ("test_mismatched", "test_mismatched"),
-        },
-    ),
-    "qnli": GlueTask("QNLI", ("question", "sentence"), _ENTAILED, {"test": 5_463}, by_name=True),
-    "rte": GlueTask("RTE", _PAIR, _ENTAILED, {"test": 3_000}, by_name=True),
-    "wnli": GlueTask("WNLI", _PAIR, ("not_entailment", "entailment"), {"test": 146}),
-}  # fmt: skip
-
-# Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
-METADATA = b"renaissance"
-
-# Pillow plugins that may open a picture. EPS, for one, starts Ghostscript: a caption data set must not be able to.
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
-# Pictures of more pixels are taken for decompression bombs; Pillow warns from the same size on.
-MAX_PIXELS = 89_478_485
