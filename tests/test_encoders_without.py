@@ -16,7 +16,7 @@ from renaissance.core.errors import UserError
 from renaissance.inference import load
 from renaissance.runs import checkpoint
 from renaissance.training import summary
-from renaissance.training.assembly import build, build_shape
+from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.optim import parameter_groups, random_towers
 from renaissance.training.resolution import Resolved, resolve
@@ -95,19 +95,19 @@ def test_more_pieces_than_word_embeddings_are_said(bert: Path, vit: Path) -> Non
 
 def test_sizes_by_hand_need_the_name_of_a_family_alone(bert: Path) -> None:
     found = resolved("vit", bert, image_encoder_manual_configuration=True, image_size=32, patch_size=8, **SIZES)
-    assert build_shape(found).model.image_tower.config.hidden_size == 16
+    assert build_on_meta(found).model.image_tower.config.hidden_size == 16
     with pytest.raises(UserError, match="vit is the name of a family, which has no weights"):
         resolved("vit", bert)
     one = {"encoder": "bert", "encoder_manual_configuration": True, "image_size": 32, "patch_size": 8}
     sizes = {"hidden_size": 16, "num_heads": 2, "num_layers": 1}
-    assert build_shape(resolve(draft(tokenizer=str(bert), **one, **sizes))).model
+    assert build_on_meta(resolve(draft(tokenizer=str(bert), **one, **sizes))).model
     with pytest.raises(UserError, match="bert is the name of a family and brings no tokenizer: give tokenizer="):
         resolve(draft(**one, **sizes))
 
 
 def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path) -> None:
     found = resolved(vit, bert, random_init_vision_encoder=True, lr_mult_random=4)
-    built = build_shape(found)
+    built = build_on_meta(found)
     groups = parameter_groups(built.model, built.heads, found.settings.optim, random_towers(found.settings.model))
     image = {id(parameter) for parameter in built.model.image_tower.parameters()}
     text = {id(parameter) for parameter in built.model.text_tower.parameters()}

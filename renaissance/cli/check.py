@@ -5,7 +5,7 @@ from __future__ import annotations
 from renaissance.core.console import say
 from renaissance.settings.draft import Draft
 from renaissance.training import summary
-from renaissance.training.assembly import build_shape
+from renaissance.training.assembly import build_on_meta
 from renaissance.training.train import prepare_run
 
 
@@ -16,7 +16,7 @@ def check(draft: Draft) -> None:
         UserError: what the run itself would be refused for, data aside.
     """
     resolved = prepare_run(draft, reads_data=False)
-    built = build_shape(resolved)
+    built = build_on_meta(resolved)
     say(summary.sources_table(resolved.settings) + "\n")
     notes = [f"note: {note}" for note in built.notes]
     lines = [*summary.model_lines(resolved), summary.parameter_table(built), *notes]

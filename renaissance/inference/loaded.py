@@ -28,7 +28,7 @@ from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
 from renaissance.settings.draft import Draft
-from renaissance.training.assembly import build, build_shape
+from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
 
@@ -67,7 +67,7 @@ class Loaded:
         with naming_checkpoint(str(path)):
             draft = Draft.of_checkpoint(stored.settings, str(path), **own)
             resolved = resolve(draft, stored, reads_data=False)
-        build_shape(resolved)
+        build_on_meta(resolved)
         built = build(resolved, pretrained=False)
         checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer

@@ -27,8 +27,8 @@ class VisionLanguageModel(nn.Module):
 
     Attributes:
         frozen: the parts that `freeze` fixed.
-        alone_size: width of what `alone_text` and `alone_image` give, by side.
-        alone_pooling: which vector of it stands for the whole, by side, as `Pooler` takes it.
+        unimodal_size: width of what `unimodal_text` and `unimodal_image` give, by side.
+        unimodal_pooling: which vector of it stands for the whole, by side, as `Pooler` takes it.
     """
 
     def __init__(self, width: int, pooler_type: str, pooling: tuple[str, str], normalize: Normalize):
@@ -39,8 +39,8 @@ class VisionLanguageModel(nn.Module):
         self.text_pooler = Pooler(width, pooling[0])
         self.image_pooler = Pooler(width, pooling[1]) if pooler_type == "double" else None
         self.frozen: tuple[nn.Module, ...] = ()
-        self.alone_size: dict[str, int] = {}
-        self.alone_pooling = dict(zip(("text", "image"), pooling, strict=True))
+        self.unimodal_size: dict[str, int] = {}
+        self.unimodal_pooling = dict(zip(("text", "image"), pooling, strict=True))
 
     @property
     def poolers(self) -> list[Pooler]:

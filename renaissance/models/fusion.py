@@ -8,8 +8,8 @@ Three kinds, all post-norm transformer layers of width D with GELU feed-forward 
               feed-forward.
 * `merged`    METER's merged attention: one transformer stack over both token sequences, joined.
 
-Each stack is called as `stack(text, image, want)` with `Tokens` or None for either side. Where one side is None its
-cross-attention is skipped, not masked: a softmax over nothing but masked keys still leaks. `want` says what will be
+Each stack is called as `stack(text, image, needed)` with `Tokens` or None for either side. Where one side is None its
+cross-attention is skipped, not masked: a softmax over nothing but masked keys still leaks. `needed` says what will be
 read of each side, "all" tokens, the "first" one only, or None; the last layer of `shared` and `separate` computes no
 more than that.
 """
@@ -28,7 +28,7 @@ from renaissance.core.types import Tokens
 from .attention import Attention, Residual
 
 
-class Want(NamedTuple):
+class NeededTokens(NamedTuple):
     """What will be read of the last layer. Attributes: text, image: "all", "first" or None."""
 
     text: str | None = "all"
@@ -56,8 +56,8 @@ class Side(nn.Module):
         self.attention = Attention(width, heads, drop_rate)
         self.feed_forward = FeedForward(width, mlp_ratio, drop_rate)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, want: str | None) -> Tensor | None:
-        return None if want is None else self.feed_forward(self.attention(hidden, mask, first=want == "first"))
+    def forward(self, hidden: Tensor, mask: Tensor | None, needed: str | None) -> Tensor | None:
+        return None if needed is None else self.feed_forward(self.attention(hidden, mask, first=needed == "first"))
 
 
 class SharedLayer(nn.Module):
@@ -68,14 +68,16 @@ class SharedLayer(nn.Module):
         self.cross = Attention(width, heads, drop_rate)
         self.text, self.image = (Side(width, heads, mlp_ratio, drop_rate) for _ in range(2))
 
-    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
+    ) -> tuple[Tensor | None, Tensor | None]:
         text_hidden, image_hidden = _hidden(text), _hidden(image)
         if text is not None and image is not None:
-            text_hidden = self.cross.cross(text.hidden, image) if want.text else None
-            image_hidden = self.cross.cross(image.hidden, text) if want.image else None
+            text_hidden = self.cross.cross(text.hidden, image) if needed.text else None
+            image_hidden = self.cross.cross(image.hidden, text) if needed.image else None
         return (
-            None if text is None else self.text(text_hidden, text.mask, want.text),
-            None if image is None else self.image(image_hidden, image.mask, want.image),
+            None if text is None else self.text(text_hidden, text.mask, needed.text),
+            None if image is None else self.image(image_hidden, image.mask, needed.image),
         )
 
 
@@ -89,19 +91,21 @@ class SeparateLayer(nn.Module):
             setattr(self, f"{side}_cross", Attention(width, heads, drop_rate))
             setattr(self, f"{side}_feed_forward", FeedForward(width, mlp_ratio, drop_rate))
 
-    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
-        return self._side("text", text, image, want.text), self._side("image", image, text, want.image)
+    def forward(
+        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return self._side("text", text, image, needed.text), self._side("image", image, text, needed.image)
 
-    def _side(self, name: str, own: Tokens | None, other: Tokens | None, want: str | None) -> Tensor | None:
-        if own is None or want is None:
+    def _side(self, name: str, own: Tokens | None, other: Tokens | None, needed: str | None) -> Tensor | None:
+        if own is None or needed is None:
             return None
-        hidden = getattr(self, f"{name}_attention")(own.hidden, own.mask, first=want == "first")
+        hidden = getattr(self, f"{name}_attention")(own.hidden, own.mask, first=needed == "first")
         if other is not None:
             hidden = getattr(self, f"{name}_cross").cross(hidden, other)
         return getattr(self, f"{name}_feed_forward")(hidden)
 
 
-class Stack(nn.Module):
+class FusionStack(nn.Module):
     """Layers, one after the other. `around_layer(layer, *inputs)` runs one while training, where it is set."""
 
     around_layer: Callable[..., Any] | None = None
@@ -112,7 +116,7 @@ class Stack(nn.Module):
         return layer(*inputs)
 
 
-class CrossStack(Stack):
+class CrossStack(FusionStack):
     """Layers of one kind, each reading both sides of the layer before.
 
     Args:
@@ -127,25 +131,29 @@ class CrossStack(Stack):
         make = self.KINDS[kind]
         self.layers = nn.ModuleList(make(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
 
-    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) where only the first was wanted, or None."""
         text_out, image_out = _hidden(text), _hidden(image)
         for layer in self.layers:
-            wanted = want if layer is self.layers[-1] else Want()
+            wanted = needed if layer is self.layers[-1] else NeededTokens()
             text_out, image_out = self._run(layer, text, image, wanted)
             text = None if text is None or text_out is None else Tokens(text_out, text.mask)
             image = None if image is None or image_out is None else Tokens(image_out, image.mask)
         return text_out, image_out
 
 
-class MergedStack(Stack):
+class MergedStack(FusionStack):
     """One transformer stack over the joined sequences. Arguments as in `CrossStack`."""
 
     def __init__(self, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
         self.layers = nn.ModuleList(Side(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
 
-    def forward(self, text: Tokens | None, image: Tokens | None, want: Want) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
+    ) -> tuple[Tensor | None, Tensor | None]:
         joined = join(text, image)
         hidden = joined.hidden
         for layer in self.layers:

@@ -42,7 +42,7 @@ class OneTower(VisionLanguageModel):
         super().__init__(width, pooler_type, (text, image), normalize)
         self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
         self.pretrained = pretrained
-        self.alone_size = {"text": width, "image": width}
+        self.unimodal_size = {"text": width, "image": width}
 
     def freeze(self, *, encoder: bool = False) -> None:
         """Fixes what the encoder brought: no gradient, and eval mode (no dropout) whatever mode the model is in."""
@@ -70,11 +70,11 @@ class OneTower(VisionLanguageModel):
         """Patch embeddings. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
         return self.image_embeddings(self.normalize(images), images.sizes)
 
-    def alone_text(self, text: TextInput) -> Tokens:
+    def unimodal_text(self, text: TextInput) -> Tokens:
         """Texts through the blocks without a picture. (B,L) -> Tokens (B,L,D)."""
         return self.unimodal(self.embed_text(text), "text")
 
-    def alone_image(self, images: ImageInput) -> Tokens:
+    def unimodal_image(self, images: ImageInput) -> Tokens:
         """Pictures through the blocks without a text. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
         return self.unimodal(self.embed_image(images), "image")
 

@@ -12,7 +12,7 @@ from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
 from .backbones import family_of, resize_position
 from .base import EVERYTHING, VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import Want
+from .fusion import NeededTokens
 from .heads import Pooler
 
 
@@ -39,7 +39,7 @@ class TwoTower(VisionLanguageModel):
     ):
         super().__init__(width, pooler_type, (text_tower.pooling, image_tower.pooling), normalize)
         self.text_tower, self.image_tower, self.fusion = text_tower, image_tower, fusion
-        self.alone_size = {"text": text_tower.hidden_size, "image": image_tower.hidden_size}
+        self.unimodal_size = {"text": text_tower.hidden_size, "image": image_tower.hidden_size}
         self.text_projection = nn.Linear(text_tower.hidden_size, width)
         self.image_projection = nn.Linear(image_tower.hidden_size, width)
 
@@ -60,20 +60,20 @@ class TwoTower(VisionLanguageModel):
 
     def embed_text(self, text: TextInput) -> Tokens:
         """The whole text encoder, then the projection. (B,L) -> Tokens (B,L,D)."""
-        tokens = self.alone_text(text)
+        tokens = self.unimodal_text(text)
         return Tokens(self.text_projection(tokens.hidden), tokens.mask)
 
     def embed_image(self, images: ImageInput) -> Tokens:
         """The whole image encoder, then the projection. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
-        tokens = self.alone_image(images)
+        tokens = self.unimodal_image(images)
         return Tokens(self.image_projection(tokens.hidden), tokens.mask)
 
-    def alone_text(self, text: TextInput) -> Tokens:
+    def unimodal_text(self, text: TextInput) -> Tokens:
         """The text encoder's own hidden states. (B,L) -> Tokens (B,L,H)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_tower not in self.frozen):
             return self.text_tower(text)
 
-    def alone_image(self, images: ImageInput) -> Tokens:
+    def unimodal_image(self, images: ImageInput) -> Tokens:
         """The image encoder's own hidden states. (M,3,H,W) uint8 -> Tokens (M,P,H)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_tower not in self.frozen):
             return self.image_tower(self.normalize(images))
@@ -97,11 +97,11 @@ class TwoTower(VisionLanguageModel):
         """
         text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
         pooled = "pooled" in needs
-        want = Want(
-            _want("text" in needs, self.text_pooler if pooled else None),
-            _want("image" in needs, self.image_pooler if pooled else None),
+        needed = NeededTokens(
+            _needed("text" in needs, self.text_pooler if pooled else None),
+            _needed("image" in needs, self.image_pooler if pooled else None),
         )
-        text_hidden, image_hidden = self.fusion(text, image, want)
+        text_hidden, image_hidden = self.fusion(text, image, needed)
         return Fused(
             self._pool(text, text_hidden, image, image_hidden) if pooled else None,
             text_hidden if "text" in needs else None,
@@ -109,7 +109,7 @@ class TwoTower(VisionLanguageModel):
         )
 
 
-def _want(tokens: bool, pooler: Pooler | None) -> str | None:
+def _needed(tokens: bool, pooler: Pooler | None) -> str | None:
     """What a side's tokens, or a pooler, or both read of the fusion's last layer."""
     if tokens or (pooler is not None and pooler.pooling != "first"):
         return "all"

@@ -75,12 +75,14 @@ class Encodings:
         return self.model.fuse(text, image, slot, needs)
 
     def alone(self, side: str) -> Tokens:
-        """One modality without the other, as its encoder leaves it: (B,N,H) of `model.alone_size[side]`.
+        """One modality without the other, as its encoder leaves it: (B,N,H) of `model.unimodal_size[side]`.
 
         Args:
             side: "text" or "image".
         """
-        return self.model.alone_text(self.batch.text) if side == "text" else self.model.alone_image(self.batch.images)
+        if side == "text":
+            return self.model.unimodal_text(self.batch.text)
+        return self.model.unimodal_image(self.batch.images)
 
     def unimodal(self, side: str) -> Tokens:
         """One side's embedded tokens without the other side, from the pass that fusing them needs anyway: (B,N,D).

@@ -59,8 +59,8 @@ class Glue(Downstream):
         self.task = glue_task(self.data_name(settings))
         self.selecting = "_and_".join(self.task.metrics)
         alone = settings.objectives.text_only
-        size = model.alone_size["text"] if alone else model.pooled_size
-        self.pooler = Pooler(size, model.alone_pooling["text"]) if alone else None
+        size = model.unimodal_size["text"] if alone else model.pooled_size
+        self.pooler = Pooler(size, model.unimodal_pooling["text"]) if alone else None
         self.dropout = nn.Dropout(_drop_rate(settings.model, alone))
         self.classifier = nn.Linear(size, len(self.task.labels) or 1)
 

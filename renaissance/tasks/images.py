@@ -51,8 +51,8 @@ class Images(Downstream):
                 "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
                 "pooler_type=double, or image_only=True."
             )
-        self.pooling = model.alone_pooling["image"]
-        self.classifier = nn.Linear(model.alone_size["image"] if self.alone else model.pooled_size, len(self.labels))
+        self.pooling = model.unimodal_pooling["image"]
+        self.classifier = nn.Linear(model.unimodal_size["image"] if self.alone else model.pooled_size, len(self.labels))
 
     @classmethod
     def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:

@@ -32,7 +32,7 @@ class Itc(Task):
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        self.pooling = model.alone_pooling
+        self.pooling = model.unimodal_pooling
         self.text, self.image = nn.Linear(model.width, SIZE, bias=False), nn.Linear(model.width, SIZE, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
 

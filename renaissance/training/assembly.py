@@ -136,7 +136,7 @@ def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | 
         notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({shortened(unused)})")
 
 
-def build_shape(resolved: Resolved) -> Built:
+def build_on_meta(resolved: Resolved) -> Built:
     """Builds on the meta device: every shape, no memory. What cannot be built is refused here, before data is read."""
     run, stored = resolved.settings.run, resolved.stored
     held = None if stored is None else sum(each.nbytes for each in (*stored.model.values(), *stored.heads.values()))

@@ -7,7 +7,7 @@ or weight is read. A checkpoint brings both: nothing is asked of the Hub.
 from __future__ import annotations
 
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -92,12 +92,12 @@ def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> P
         config = backbones.override_dimensions(config, **sizes)
     except UserError as error:
         raise UserError(f"{key}={tower.name}: {error}") from error
-    facts = backbones.facts_of(config, tower.name, None)
-    absent = [name for name in DIMENSIONS if tower.dimensions[name] is not None and getattr(facts, name) is None]
+    dims = backbones.encoder_dimensions(config, tower.name, None)
+    absent = [name for name in DIMENSIONS if tower.dimensions[name] is not None and getattr(dims, name) is None]
     if absent:
         kind = f"{tower.name} (model type {config.model_type})"
         raise SettingsError([f"{prefix}{name}: {kind} has no one {name} to set; leave it out." for name in absent])
-    draft.answer(f"model {tower.name}", {prefix + name: getattr(facts, name) for name in DIMENSIONS})
+    draft.answer(f"model {tower.name}", {prefix + name: getattr(dims, name) for name in DIMENSIONS})
     return config
 
 
@@ -111,13 +111,13 @@ def _from_models(
         tower = draft.tower(key)
         said = None if tower.random else notes
         processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
-        facts = backbones.facts_of(config, tower.name, processor)
-        if facts.modality == "text":
-            text_name, text_rows = tower.name, 0 if tower.random else facts.vocab_size or inf
-            _settle_text(draft, facts)
+        dims = backbones.encoder_dimensions(config, tower.name, processor)
+        if dims.modality == "text":
+            text_name, text_rows = tower.name, 0 if tower.random else dims.vocab_size or inf
+            _settle_text(draft, dims)
         else:
             image = {key: value for key, value in (processor or image).items() if key != "size"}
-            _settle_image(draft, facts, tower.random)
+            _settle_image(draft, dims, tower.random)
             configs[key] = _picture_sizes(config, draft) if tower.random else config
     if draft["original_image_size"] and all(draft.tower(key).name == text_name for key in configs):
         raise SettingsError(
@@ -130,7 +130,7 @@ def _from_models(
     notes += lines
     if text_rows and draft["tokenizer"] != text_name:
         _same_vocabulary(draft, tokenizer, text_name, download, notes)
-    pieces = backbones.pieces_of(tokenizer)
+    pieces = backbones.vocabulary_rows(tokenizer)
     draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
     if text_rows and pieces > text_rows:
         notes.append(
@@ -139,30 +139,30 @@ def _from_models(
     return tokenizer, image
 
 
-def _settle_text(draft: Draft, facts: Any) -> None:
-    limit = facts.max_text_len
+def _settle_text(draft: Draft, dims: backbones.EncoderDimensions) -> None:
+    limit = dims.max_text_len
     if limit is None:
         return
     if draft["max_text_len"] is None and limit < 50:
-        draft.answer(f"model {facts.name}", {"max_text_len": limit})
+        draft.answer(f"model {dims.name}", {"max_text_len": limit})
     elif (draft["max_text_len"] or 0) > limit:
         raise SettingsError(
-            [f"max_text_len={draft['max_text_len']} is more than {facts.name} has positions for; give {limit} or less."]
+            [f"max_text_len={draft['max_text_len']} is more than {dims.name} has positions for; give {limit} or less."]
         )
 
 
-def _settle_image(draft: Draft, facts: Any, scratch: bool) -> None:
+def _settle_image(draft: Draft, dims: backbones.EncoderDimensions, scratch: bool) -> None:
     """Picture sizes: a pretrained encoder's own answer, one with random weights takes what is given."""
-    answers = {"image_size": facts.image_size, "original_image_size": facts.image_size, "patch_size": facts.patch_size}
-    if draft["patch_size"] and not facts.patch_size:
-        raise SettingsError([f"patch_size={draft['patch_size']}: {facts.name} has no patches; leave it out."])
-    draft.answer(f"model {facts.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",))
+    answers = {"image_size": dims.image_size, "original_image_size": dims.image_size, "patch_size": dims.patch_size}
+    if draft["patch_size"] and not dims.patch_size:
+        raise SettingsError([f"patch_size={draft['patch_size']}: {dims.name} has no patches; leave it out."])
+    draft.answer(f"model {dims.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",))
 
 
 def _picture_sizes(config: PreTrainedConfig, draft: Draft) -> PreTrainedConfig:
     """The configuration with the picture sizes that were settled; those that the family does not have stay out."""
-    facts = backbones.facts_of(config, config.model_type)
-    sizes = {name: draft[name] for name in ("image_size", "patch_size") if getattr(facts, name) is not None}
+    dims = backbones.encoder_dimensions(config, config.model_type)
+    sizes = {name: draft[name] for name in ("image_size", "patch_size") if getattr(dims, name) is not None}
     return backbones.override_dimensions(config, **sizes)
 
 

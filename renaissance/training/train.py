@@ -35,7 +35,7 @@ from renaissance.settings.keys import AUTO
 from renaissance.settings.sections import Settings
 
 from . import devices, summary
-from .assembly import Built, build, build_shape, load_weights
+from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
 from .final_evaluation import FinalEvaluation, SplitReport, all_values, blind_run_of, details_file
 from .loading import Data, Loaders, read_data
@@ -122,7 +122,7 @@ def _prepare(draft: Draft, shared: dict[str, Any], *, reads_data: bool = True) -
     devices.check_devices(start.draft)  # again: the checkpoint of a resumed run may have filled them in
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
-    build_shape(resolved)
+    build_on_meta(resolved)
     refuse_huge_batches(resolved.settings)
     resolved.notes[:0] = start.notes
     return start, resolved

@@ -136,7 +136,7 @@ def pairwise(dataset: PairDataset, kind: str, key: str = "imagenet") -> tuple[np
             pixels = source.transform(decode(dataset[index].images[0], ""), 0, 0)[None]
             words, patches = model.embed_text(text), model.embed_image(ImageInput(pixels))
             matches[t, p] = match(model.fuse(words, patches).pooled)
-            sides = ((model.alone_text(text), "text"), (model.alone_image(ImageInput(pixels)), "image"))
+            sides = ((model.unimodal_text(text), "text"), (model.unimodal_image(ImageInput(pixels)), "image"))
             if kind == "two-tower":
                 sides = ((words, "text"), (patches, "image"))
             one, other = (itc.vectors(*side) for side in sides)

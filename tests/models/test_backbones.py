@@ -138,8 +138,8 @@ def test_tower_equals_the_family_s_own_model(kind: str, pretrained: Callable[[st
             pixels = an_input(kind)
             options = {"do_pooling": False} if kind == "timm_wrapper" else {}
             close(tower(pixels).hidden, as_tokens(model(pixel_values=pixels, **options).last_hidden_state))
-    facts = backbones.facts_of(tower.config, folder)
-    assert tower(an_input(kind)).hidden.shape[-1] == tower.hidden_size == facts.hidden_size
+    dims = backbones.encoder_dimensions(tower.config, folder)
+    assert tower(an_input(kind)).hidden.shape[-1] == tower.hidden_size == dims.hidden_size
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -273,15 +273,15 @@ def test_manual_dimensions(kind: str) -> None:
     given = {name: value for name, value in MANUAL.items() if name not in FIXED.get(kind, ())}
     if FAMILIES[kind].modality == TEXT:
         given |= {"vocab_size": 70}
-        given |= {"max_text_len": 20} if backbones.facts_of(small_config(kind), kind).max_text_len else {}
+        given |= {"max_text_len": 20} if backbones.encoder_dimensions(small_config(kind), kind).max_text_len else {}
     else:
         given |= {"image_size": 48, "patch_size": 16}
     config = backbones.override_dimensions(small_config(kind), **given)
-    facts = backbones.facts_of(config, kind)
-    assert {name: getattr(facts, name) for name in given} == given
+    dims = backbones.encoder_dimensions(config, kind)
+    assert {name: getattr(dims, name) for name in given} == given
     tower = build(kind, None, config)
     with torch.no_grad():
-        assert tower(some_text() if facts.modality == TEXT else some_pictures(48)).hidden.shape[-1] == facts.hidden_size
+        assert tower(some_text() if dims.modality == TEXT else some_pictures(48)).hidden.shape[-1] == dims.hidden_size
 
 
 def test_dimensions_that_a_family_lacks_or_cannot_have() -> None:
@@ -358,7 +358,7 @@ def test_refused_for_reading_padding_and_it_does(kind: str) -> None:
     model_class, sizes = READ_PADDING[kind]
     config = getattr(transformers, model_class).config_class(**sizes)
     with pytest.raises(UserError, match="reads padding"):
-        backbones.facts_of(config, "some/model")
+        backbones.encoder_dimensions(config, "some/model")
     model = getattr(transformers, model_class)(config).eval()
     stir(model)
     moved = 0.0
@@ -378,7 +378,7 @@ def test_refusals_name_the_reason_and_families_that_can() -> None:
     for kind, reason in {"fnet": "reads padding", "gpt2": "causal", "timesformer": "videos"}.items():
         config = transformers.AutoConfig.for_model(kind)
         with pytest.raises(UserError, match=rf"{kind}.*{reason}.*bert.*vit"):
-            backbones.facts_of(config, "some/model")
+            backbones.encoder_dimensions(config, "some/model")
     with pytest.raises(UserError, match="encoder=some/model .* cannot be a one-tower encoder: .*bert.*vit"):
         backbones.check_modality(small_config("swin"), "some/model", "encoder")
     with pytest.raises(UserError, match="is a image model: give it as image_encoder"):

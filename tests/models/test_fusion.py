@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from renaissance.core.types import Tokens
-from renaissance.models.fusion import SharedLayer, Side, Want, make_fusion
+from renaissance.models.fusion import NeededTokens, SharedLayer, Side, make_fusion
 from tiny_models import FUSIONS, same, stirred
 
 WIDTH, HEADS, RATIO = 32, 4, 2
@@ -74,7 +74,7 @@ def test_a_shared_layer_is_lxmerts() -> None:
         copy_attention(side.attention, attention.self, attention.output)
         copy_feed_forward(side.feed_forward, getattr(theirs, f"{name}_inter"), getattr(theirs, f"{name}_output"))
     expected = theirs(TEXT.hidden, additive(TEXT.mask), IMAGE.hidden, additive(IMAGE.mask))
-    for actual, wanted in zip(ours(TEXT, IMAGE, Want()), expected, strict=True):
+    for actual, wanted in zip(ours(TEXT, IMAGE, NeededTokens()), expected, strict=True):
         same(actual, wanted, 1e-5)
 
 
@@ -97,7 +97,7 @@ def test_separate_layers_are_berts_decoder_layers_each_reading_the_other_side_of
                 sides["image"](image, masks[1], encoder_hidden_states=text, encoder_attention_mask=masks[0]),
             )
         )
-    for actual, wanted in zip(ours(TEXT, IMAGE, Want()), (text, image), strict=True):
+    for actual, wanted in zip(ours(TEXT, IMAGE, NeededTokens()), (text, image), strict=True):
         same(actual, wanted, 1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_merged_stack_is_berts_layers_over_both_sequences(absent: str | None) 
     for bert in theirs:
         output = bert(hidden, additive(mask))
         hidden = output if isinstance(output, Tensor) else output[0]
-    actual = [side for side in ours(text, image, Want()) if side is not None]
+    actual = [side for side in ours(text, image, NeededTokens()) if side is not None]
     same(torch.cat(actual, 1), hidden, 1e-5)
 
 
@@ -123,9 +123,9 @@ def test_a_merged_stack_is_berts_layers_over_both_sequences(absent: str | None) 
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_a_part_that_is_wanted_is_the_part_of_everything(kind: str) -> None:
     stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
-    whole = stack(TEXT, IMAGE, Want())
+    whole = stack(TEXT, IMAGE, NeededTokens())
     for want in product(("all", "first", None), repeat=2):
-        for part, side, wanted in zip(stack(TEXT, IMAGE, Want(*want)), whole, want, strict=True):
+        for part, side, wanted in zip(stack(TEXT, IMAGE, NeededTokens(*want)), whole, want, strict=True):
             if wanted is not None:
                 count = side.shape[1] if wanted == "all" else 1
                 same(part[:, :count], side[:, :count], 1e-6)
@@ -135,7 +135,7 @@ def test_a_part_that_is_wanted_is_the_part_of_everything(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_the_last_layer_does_not_compute_what_is_not_wanted(kind: str) -> None:
     stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
-    text, image = stack(TEXT, IMAGE, Want("first", None))
+    text, image = stack(TEXT, IMAGE, NeededTokens("first", None))
     assert text.shape == (2, 1, WIDTH)
     assert image is None
 
@@ -146,7 +146,7 @@ def test_without_one_side_its_cross_attention_is_skipped(kind: str, absent: str)
     stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
     text, image = (None, IMAGE) if absent == "text" else (TEXT, None)
     present, other = ("image", "text") if absent == "text" else ("text", "image")
-    output = dict(zip(("text", "image"), stack(text, image, Want()), strict=True))
+    output = dict(zip(("text", "image"), stack(text, image, NeededTokens()), strict=True))
     assert output[absent] is None
     output[present].square().sum().backward()
     for name, parameter in stack.named_parameters():
@@ -169,7 +169,7 @@ def test_without_one_side_its_cross_attention_is_skipped(kind: str, absent: str)
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_dropout_acts_in_training_alone(kind: str) -> None:
     stack = stirred(make_fusion(kind, 1, WIDTH, HEADS, RATIO, 0.3))
-    evaluated, dropped = stack(TEXT, IMAGE, Want()), stack.train()(TEXT, IMAGE, Want())
+    evaluated, dropped = stack(TEXT, IMAGE, NeededTokens()), stack.train()(TEXT, IMAGE, NeededTokens())
     assert not torch.allclose(evaluated[0], dropped[0], atol=1e-3)
     without = stirred(make_fusion(kind, 1, WIDTH, HEADS, RATIO, 0.0))
-    same(without.train()(TEXT, IMAGE, Want())[1], evaluated[1], 1e-6)
+    same(without.train()(TEXT, IMAGE, NeededTokens())[1], evaluated[1], 1e-6)

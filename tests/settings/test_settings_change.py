@@ -33,7 +33,7 @@ from renaissance.settings.draft import Draft
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
 from renaissance.training import devices, loading, train
-from renaissance.training.assembly import Built, build, build_shape, load_weights
+from renaissance.training.assembly import Built, build, build_on_meta, load_weights
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.final_evaluation import blind_run_of
 from renaissance.training.module import VisionLanguageModule
@@ -82,7 +82,7 @@ class Trial:
 
     @cached_property
     def shape(self) -> Built:
-        return build_shape(self.resolved)
+        return build_on_meta(self.resolved)
 
     @cached_property
     def built(self) -> Built:

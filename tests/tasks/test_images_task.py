@@ -86,7 +86,7 @@ def test_image_only_is_the_encoder_of_transformers_with_a_linear_layer() -> None
 
 def test_a_tower_without_a_first_token_is_pooled_by_the_mean() -> None:
     model = two_tower()
-    model.alone_pooling["image"] = "mean"
+    model.unimodal_pooling["image"] = "mean"
     head, batch = head_of(model), batch_of([3, 6])
     expected = head.classifier(model.image_tower(model.normalize(batch.images)).hidden.mean(1))
     same(head(Encodings(model, batch), batch.targets["images"]).logits, expected, 1e-6)

@@ -53,7 +53,7 @@ def test_the_loss_is_clips_in_a_group_without_doubles(make):
     expected = clip_loss(task.log_scale.exp() * vectors["text"] @ vectors["image"].T)
     assert float(out.loss / out.count) == pytest.approx(float(expected), rel=1e-5)
     # The model's own fusion has not been asked: only one-tower blocks, which are its encoder, run on a side alone.
-    alone = model.alone_text(batch.text) if make is not two_tower else model.embed_text(batch.text)
+    alone = model.unimodal_text(batch.text) if make is not two_tower else model.embed_text(batch.text)
     assert torch.allclose(encodings.unimodal("text").hidden, alone.hidden, atol=1e-5)
 
 

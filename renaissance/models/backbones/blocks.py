@@ -12,7 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from renaissance.core.types import TextInput, Tokens
 
 from .build import Dropped, build_model
-from .facts import check_modality, facts_of
+from .dimensions import check_modality, encoder_dimensions
 from .family import TEXT
 from .towers import check_text_len
 
@@ -62,7 +62,7 @@ class Blocks(nn.Module):
         return self.norm(hidden)
 
 
-class TextEmbeddings(nn.Module):
+class FamilyTextEmbeddings(nn.Module):
     """A text family's word-piece, position and type embeddings."""
 
     def __init__(self, front: list[nn.Module], takes_types: bool):
@@ -79,7 +79,7 @@ class TextEmbeddings(nn.Module):
         return hidden
 
 
-class PatchEmbeddings(nn.Module):
+class FamilyPatchEmbeddings(nn.Module):
     """A vision family's patch and position embeddings, with its CLS token."""
 
     def __init__(self, front: list[nn.Module], patch_size: int, image_size: int):
@@ -157,12 +157,12 @@ def build_blocks(
     )
     front = [_taken(model, path) for path in stack.front if _has(model, path)]
     norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
-    facts = facts_of(config, weights or config.model_type)
+    dims = encoder_dimensions(config, weights or config.model_type)
     return OneTowerParts(
         blocks=Blocks(model.get_submodule(stack.layers), norm, model.config),
-        text_embeddings=TextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
-        patch_embeddings=None if is_text else PatchEmbeddings(front, facts.patch_size, facts.image_size),
-        hidden_size=facts.hidden_size,
+        text_embeddings=FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
+        patch_embeddings=None if is_text else FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size),
+        hidden_size=dims.hidden_size,
         config=config,
         unused=unused,
     )

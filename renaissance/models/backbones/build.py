@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from renaissance.core.errors import UserError, first_line
 
 from .bounds import bounded
-from .facts import class_of, family_of, like, set_vocabulary, vocabulary_of
+from .dimensions import class_of, family_of, like, set_vocabulary, vocabulary_of
 from .hub import quiet
 from .resize import carry_weights
 from .weights import read_weights

@@ -45,7 +45,7 @@ class Family:
         drop: paths of modules that nobody reads (poolers, heads) and that the class builds all the same.
         unreached: regular expressions of parameters that no output depends on; frozen.
         settings: attributes of the configuration that the tower needs set, such as a decoder of no layers.
-        names: attribute of the configuration for one of our dimensions, where the usual names of `facts.py` do not fit.
+        names: attribute of the configuration for one of our dimensions, where the usual names of `dimensions.py` do not fit.
         width: attribute of the configuration, or a function of it, that gives the width of the tokens.
         spare_positions: rows of the position table that no token uses.
         grids: {regular expression of a position table's name: rows before the grid, such as CLS}; first match counts.

@@ -25,7 +25,7 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import expect, read_json
 
 from .configs import make_config, unsaid
-from .facts import NAMES, class_of_transformers, half_of, refuse_family, refuse_impossible
+from .dimensions import NAMES, class_of_transformers, half_of, refuse_family, refuse_impossible
 from .families import DUAL, FAMILIES, IMAGE, TEXT
 from .remote import brings_code, mark, place, trusted_config
 

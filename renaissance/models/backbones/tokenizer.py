@@ -76,7 +76,7 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     return tokenizer, report
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerFast) -> int:
+def vocabulary_rows(tokenizer: PreTrainedTokenizerFast) -> int:
     """How many rows of word embeddings a tokenizer needs: the highest number of a piece, and one."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
 
@@ -148,14 +148,14 @@ def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     vocabulary = tokenizer.get_vocab()
     if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise UserError(f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
-    refuse_sparse(pieces_of(tokenizer) - 1, len(vocabulary), what)
+    refuse_sparse(vocabulary_rows(tokenizer) - 1, len(vocabulary), what)
     try:
         numbers = tokenizer(_PROBE)["input_ids"]
     except BaseException as error:  # of Rust: a vocabulary without the piece for what is unknown, say
         if isinstance(error, (KeyboardInterrupt, Stopped)):
             raise
         raise UserError(f"{what} cannot cut a short sentence ({first_line(error)}); give tokenizer=.") from error
-    if len(numbers) > 1000 or max(numbers, default=0) >= pieces_of(tokenizer):
+    if len(numbers) > 1000 or max(numbers, default=0) >= vocabulary_rows(tokenizer):
         raise UserError(
             f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=."
         )

@@ -11,7 +11,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import TextInput, Tokens
 
 from .build import build_model
-from .facts import check_modality, facts_of, width_of
+from .dimensions import check_modality, encoder_dimensions, width_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ class VisionTower(Tower):
 
 def check_text_len(config: PreTrainedConfig, weights: str | None, max_text_len: int | None) -> None:
     """Raises a UserError where texts of `max_text_len` tokens do not fit the model's position table."""
-    limit = facts_of(config, weights or config.model_type).max_text_len
+    limit = encoder_dimensions(config, weights or config.model_type).max_text_len
     if max_text_len is not None and limit is not None and max_text_len > limit:
         raise UserError(
             f"max_text_len={max_text_len} is more than the {limit} tokens that {weights or config.model_type} has "

@@ -48,7 +48,7 @@ DROP_NAMES = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class EncoderDimensions:
     """What a pretrained model answers for; None where it cannot say.
 
     Attributes:
@@ -195,7 +195,9 @@ def half_of(config: PreTrainedConfig, name: str, modality: str | None) -> PreTra
     return half
 
 
-def facts_of(config: PreTrainedConfig, name: str, image_processor: dict[str, Any] | None = None) -> Facts:
+def encoder_dimensions(
+    config: PreTrainedConfig, name: str, image_processor: dict[str, Any] | None = None
+) -> EncoderDimensions:
     """Collects what a model answers for.
 
     Args:
@@ -207,7 +209,7 @@ def facts_of(config: PreTrainedConfig, name: str, image_processor: dict[str, Any
     hidden_size = width_of(config, family)
     text, image = family.modality == TEXT, family.modality == IMAGE
     positions = _value(config, family, "max_text_len") if text else None
-    return Facts(
+    return EncoderDimensions(
         name=name,
         model_type=config.model_type,
         modality=family.modality,

@@ -10,7 +10,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from renaissance.core.errors import UserError, printable
 from renaissance.core.untrusted import expect, finite, read_json
 
-from .facts import family_of
+from .dimensions import family_of
 from .families import DUAL, IMAGE
 from .hub import found, is_family
 
