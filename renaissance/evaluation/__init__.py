@@ -12,7 +12,10 @@ from .intervals import Paired, bootstrap, interval, paired_bootstrap
 from .runs import BlindRun, FinishedRun, is_run, read_blind_run, read_run
 from .sheet import lines, nan_sentence
 
+SELECTING = "the_metric"  # sum of the tasks' selecting metrics; on "val" it selects the best checkpoint
+
 __all__ = [
+    "SELECTING",
     "BlindRun",
     "Paired",
     "FinishedRun",

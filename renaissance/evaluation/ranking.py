@@ -33,7 +33,7 @@ from renaissance.data.text import encode
 
 AT = (1, 5, 10)
 FIRST = 10  # best ones of each text, and of each picture, that are kept
-ALONE = "itc_"  # what the names of recalls begin with where the contrastive vectors alone rank
+ITC_PREFIX = "itc_"  # what the names of recalls begin with where the contrastive vectors alone rank
 FOLD = 1_000  # pictures of a fold of COCO's 1K protocol
 TIED = 1e-5  # scores that are no further apart are equal
 _TIED_COSINES = 1e-6  # the same of products of vectors of length 1
@@ -60,7 +60,7 @@ class Ranked(NamedTuple):
         pictures, texts: the best pictures of each text, and the best texts of each picture.
         folds: the same ranks within folds of 1,000 consecutive pictures, (text_ranks, picture_ranks); None where there
             are less than two folds.
-        alone: the ranks by the contrastive vectors alone, where they chose the candidates of these; else None.
+        contrastive: the ranks by the contrastive vectors alone, where they chose the candidates of these; else None.
     """
 
     picture_of_text: np.ndarray
@@ -69,7 +69,7 @@ class Ranked(NamedTuple):
     pictures: Best
     texts: Best
     folds: tuple[np.ndarray, np.ndarray] | None
-    alone: Ranked | None = None
+    contrastive: Ranked | None = None
 
 
 def recalls(ranked: Ranked, start: str = "") -> dict[str, float]:
@@ -79,10 +79,10 @@ def recalls(ranked: Ranked, start: str = "") -> dict[str, float]:
         start: what each name begins with. Each recall before the fusion, "itc_...", stands behind the one after it.
     """
     after = {f"{start}{name}": value for name, value in _all_recalls(ranked).items()}
-    if ranked.alone is None:
+    if ranked.contrastive is None:
         return after
-    before = recalls(ranked.alone, ALONE)
-    return {each: values[each] for name in after for each, values in ((name, after), (ALONE + name, before))}
+    before = recalls(ranked.contrastive, ITC_PREFIX)
+    return {each: values[each] for name in after for each, values in ((name, after), (ITC_PREFIX + name, before))}
 
 
 def _all_recalls(ranked: Ranked) -> dict[str, float]:
@@ -153,12 +153,12 @@ class Ranking:
         if top is None or top >= len(self.first):
             return self._ranked(self._scores(texts, pictures, None))
         close = self._similarities(texts, pictures, vectors)
-        alone = self._ranked(close[:, self.rank :: self.world].numpy(), _TIED_COSINES)
+        contrastive = self._ranked(close[:, self.rank :: self.world].numpy(), _TIED_COSINES)
         if top == 0:
-            return alone
+            return contrastive
         candidates = _candidates(close, self.picture_of_text, self.own, top)
         scores = self._scores(texts, pictures, candidates)
-        return self._ranked(*self._with_others(scores, candidates, close))._replace(alone=alone)
+        return self._ranked(*self._with_others(scores, candidates, close))._replace(contrastive=contrastive)
 
     def _texts(self) -> list[tuple[np.ndarray, Tokens]]:
         """All texts, embedded, as groups of one length: their numbers, and their tokens (n,L,D)."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from renaissance.core.checks import TASK_NAMES
 from renaissance.core.errors import UserError
 
-from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth
+from .base import Context, Downstream, Encodings, FullSplit, MetricDetails, Task
 
-__all__ = ["Context", "Downstream", "Encodings", "Task", "WholeSplit", "Worth", "reading_task", "task_class"]
+__all__ = ["Context", "Downstream", "Encodings", "Task", "FullSplit", "MetricDetails", "reading_task", "task_class"]
 
 
 def task_class(name: str) -> type[Task]:

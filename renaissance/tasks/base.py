@@ -101,7 +101,7 @@ class Context(NamedTuple):
     labels: tuple[str, ...] | None = None
 
 
-class WholeSplit(NamedTuple):
+class FullSplit(NamedTuple):
     """What a task may ask for to evaluate a whole split at once.
 
     Attributes:
@@ -131,7 +131,7 @@ class WholeSplit(NamedTuple):
     selecting: bool
 
 
-class Worth(NamedTuple):
+class MetricDetails(NamedTuple):
     """What a metric of a downstream task is worth.
 
     Attributes:
@@ -215,7 +215,7 @@ class Task(nn.Module):
         """Refuses, with a `UserError`, an evaluation that these heads, as they are now, cannot give a number for."""
 
     def needs_batches(self, selecting: bool) -> bool:
-        """Whether a split's batches are evaluated; not where `whole` finds its own rows for all of it.
+        """Whether a split's batches are evaluated; not where `evaluate_full_split` finds its own rows for all of it.
 
         Args:
             selecting: whether the result selects the best checkpoint while training goes on.
@@ -334,9 +334,9 @@ class Downstream(Task):
         """What a model that sees nothing gets: here the most frequent answer of the split, always."""
         return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """What the metrics of a labelled split are worth; those that are missing here have neither interval nor baseline."""
-        return {"accuracy": Worth((scored(frame, frame["score"]),), baseline=self.baseline(frame))}
+        return {"accuracy": MetricDetails((scored(frame, frame["score"]),), baseline=self.baseline(frame))}
 
     def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """What predictions/ keeps of a split, by what the names of the files end with."""
@@ -352,7 +352,7 @@ class Downstream(Task):
         """The files that the benchmark's server accepts, by name; none where it has no server for this split."""
         return {}
 
-    def whole(self, split: WholeSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
+    def evaluate_full_split(self, split: FullSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
         """What is evaluated over the split as a whole: further metrics, and rows in the place of those of the batches."""
         return {}, None
 

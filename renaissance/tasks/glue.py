@@ -28,7 +28,7 @@ from renaissance.data.samples import RawSample, ReadSamples, Sample
 from renaissance.models.heads import Pooler
 from renaissance.settings.sections import Section, Settings
 
-from .base import Context, Downstream, Encodings, Worth
+from .base import Context, Downstream, Encodings, MetricDetails
 
 DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
@@ -145,9 +145,11 @@ class Glue(Downstream):
         frequent = frame["target"].value_counts().sort_index().idxmax()
         return "majority", next(iter(cls.score(frame.assign(prediction=frequent)).values()))
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         found = {
-            name: Worth((frame,), None if name == "accuracy" else lambda rows, name=name: self.score(rows)[name])
+            name: MetricDetails(
+                (frame,), None if name == "accuracy" else lambda rows, name=name: self.score(rows)[name]
+            )
             for name in self.score(frame)
         }
         return found | {self.selecting: found[self.selecting]._replace(baseline=self.baseline(frame))}

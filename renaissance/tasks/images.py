@@ -22,7 +22,7 @@ from renaissance.data.samples import RawSample, Sample
 from renaissance.models.heads import pick
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, Worth, scored
+from .base import Context, Downstream, Encodings, MetricDetails, scored
 
 TOP = 5  # with more classes than these, whether the right one is among so many is a metric too
 
@@ -107,11 +107,11 @@ class Images(Downstream):
         top = {"accuracy_top_5": float(frame["top_5"].mean())} if "top_5" in frame else {}
         return {**super().score(frame), **top}
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
-        found = super().worth(frame)
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
+        found = super().metric_details(frame)
         if "top_5" in frame:
             frequent = float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
-            top = Worth((scored(frame, frame["top_5"]),), baseline=("majority", frequent))
+            top = MetricDetails((scored(frame, frame["top_5"]),), baseline=("majority", frequent))
             found |= {"accuracy_top_5": top}
         return {name: each._replace(candidates=len(self.labels)) for name, each in found.items()}
 

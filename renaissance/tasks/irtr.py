@@ -25,11 +25,11 @@ from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
-from renaissance.evaluation.ranking import ALONE, AT, Best, Ranked, Ranking, recalls
+from renaissance.evaluation.ranking import AT, ITC_PREFIX, Best, Ranked, Ranking, recalls
 from renaissance.models.heads import ItmHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, Task, WholeSplit, Worth, scored
+from .base import Context, Downstream, Encodings, FullSplit, MetricDetails, Task, scored
 
 _EVALUATED = tuple(split for split in OWN_SPLITS if split != "train")
 
@@ -63,7 +63,7 @@ class Irtr(Downstream):
         self.head = ItmHead(model.pooled_size)
         self.false_texts, self.top = objectives.draw_false_text, objectives.rerank_top_k
         self.ranks_always = objectives.get_recall_metric
-        recall = f"{ALONE}recall_mean" if self.top == 0 else "recall_mean"
+        recall = f"{ITC_PREFIX}recall_mean" if self.top == 0 else "recall_mean"
         self.selecting = recall if self.ranks_always else "accuracy"
         self.selects_by_less = not self.ranks_always
 
@@ -126,14 +126,14 @@ class Irtr(Downstream):
         choices = frame["target"].nunique() if "rank" in frame else frame["candidates"].iloc[0]
         return "chance", 1 / float(choices)
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         if "rank" not in frame:
             candidates = float(frame["candidates"].iloc[0])
-            return {"accuracy": super().worth(frame)["accuracy"]._replace(candidates=candidates)}
+            return {"accuracy": super().metric_details(frame)["accuracy"]._replace(candidates=candidates)}
         found = {}
-        for start, column in (("", "rank"), (ALONE, "itc_rank")):
+        for start, column in (("", "rank"), (ITC_PREFIX, "itc_rank")):
             if column in frame:
-                found |= _recalls_worth(frame, self.images, column, start or _start(frame), _method(frame, column))
+                found |= _recall_details(frame, self.images, column, start or _start(frame), _method(frame, column))
         return found
 
     def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -164,7 +164,7 @@ class Irtr(Downstream):
         return selecting and not self.ranks_always
 
     @torch.no_grad()
-    def whole(self, split: WholeSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
+    def evaluate_full_split(self, split: FullSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
         """Ranks the split; the rows are the texts, each with its best picture."""
         if self.needs_batches(split.selecting):
             return {}, None
@@ -181,7 +181,7 @@ class Irtr(Downstream):
 
 def _start(frame: pd.DataFrame) -> str:
     """What the names of the recalls begin with that a frame's ranks give."""
-    return ALONE if "rerank_top_k" in frame and frame["rerank_top_k"].iloc[0] == 0 else ""
+    return ITC_PREFIX if "rerank_top_k" in frame and frame["rerank_top_k"].iloc[0] == 0 else ""
 
 
 def _method(frame: pd.DataFrame, column: str) -> str:
@@ -203,8 +203,8 @@ def _frames(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     images = _table(ranked.picture_ranks, ranked.texts.numbers[:, 0], [part.tolist() for part in own])
     images |= {"group": np.arange(pictures), "image": names, "texts": [words[part].tolist() for part in own]}
     images |= _firsts(ranked.texts, "texts", words)
-    if ranked.alone is not None:
-        texts["itc_rank"], images["itc_rank"] = ranked.alone.text_ranks, ranked.alone.picture_ranks
+    if ranked.contrastive is not None:
+        texts["itc_rank"], images["itc_rank"] = ranked.contrastive.text_ranks, ranked.contrastive.picture_ranks
     return pd.DataFrame(texts), pd.DataFrame(images)
 
 
@@ -229,19 +229,21 @@ def _firsts(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
     }
 
 
-def _recalls_worth(texts: pd.DataFrame, images: pd.DataFrame, column: str, start: str, method: str) -> dict[str, Worth]:
+def _recall_details(
+    texts: pd.DataFrame, images: pd.DataFrame, column: str, start: str, method: str
+) -> dict[str, MetricDetails]:
     """What the recalls by the ranks of a column are worth, and their mean."""
-    found: dict[str, Worth] = {}
+    found: dict[str, MetricDetails] = {}
     exact = column == "rank" and "rerank_top_k" not in texts
     sizes = np.bincount(texts["target"])
     for way, frame, of in (("text_to_image", texts, len(images)), ("image_to_text", images, len(texts))):
         for k in AT:
             chance = min(1.0, k / of) if frame is texts else _chance_of_any(sizes, of, k)
             rows = scored(frame, frame[column] < k)
-            found[f"{start}{way}_r{k}"] = Worth((rows,), None, ("chance", chance), method, of, exact)
+            found[f"{start}{way}_r{k}"] = MetricDetails((rows,), None, ("chance", chance), method, of, exact)
     chance = sum(each.baseline[1] for each in found.values()) / len(found)
     joined = tuple(frame for each in found.values() for frame in each.frames)
-    return {**found, f"{start}recall_mean": Worth(joined, None, ("chance", chance), method, None, exact)}
+    return {**found, f"{start}recall_mean": MetricDetails(joined, None, ("chance", chance), method, None, exact)}
 
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:

@@ -22,7 +22,7 @@ from renaissance.evaluation.metrics import consistency
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, Worth
+from .base import Context, Downstream, Encodings, MetricDetails
 
 ANSWERS = ("False", "True")  # as the annotations write them, in the order of their labels
 _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that of the benchmark's file
@@ -64,10 +64,12 @@ class Nlvr2(Downstream):
         known = frame[frame["score"].notna()]  # a hidden answer is no wrong one
         return super().score(frame) | {"consistency": consistency(known["group"], known["score"] == 1)}
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Consistency is the mean over groups, each of which counts once."""
         right = frame[frame["score"].notna()].groupby("group")["score"].min().reset_index()
-        return super().worth(frame) | {"consistency": Worth((right,), method="each sentence with all its pairs")}
+        return super().metric_details(frame) | {
+            "consistency": MetricDetails((right,), method="each sentence with all its pairs")
+        }
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:

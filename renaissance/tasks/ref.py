@@ -27,7 +27,7 @@ from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 
-from .base import Context, Downstream, Encodings, Worth
+from .base import Context, Downstream, Encodings, MetricDetails
 
 _BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
 
@@ -64,9 +64,9 @@ class Ref(Downstream):
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         return "chance", float((1 / frame["candidates"])[frame["target"].notna()].mean())
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         candidates = float(frame["candidates"][frame["target"].notna()].mean())
-        return {"accuracy": super().worth(frame)["accuracy"]._replace(candidates=candidates)}
+        return {"accuracy": super().metric_details(frame)["accuracy"]._replace(candidates=candidates)}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

@@ -29,7 +29,7 @@ from renaissance.data.vocabulary import vqa_labels
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, Worth, guesses, scored
+from .base import Context, Downstream, Encodings, MetricDetails, guesses, scored
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -130,7 +130,7 @@ class Vqa(Downstream):
             {
                 **facts,
                 "prediction": self.labels[label],
-                "score": _worth(self.labels[label] if number else None, facts),
+                "score": _answer_score(self.labels[label] if number else None, facts),
             }
             for facts, (label, number) in zip(targets.facts, guesses(output.logits), strict=True)
         ]
@@ -153,11 +153,11 @@ class Vqa(Downstream):
         totals: defaultdict[str, float] = defaultdict(float)
         answered = frame[frame["score"].notna()]
         for facts in answered.to_dict("records"):
-            for answer, score in _scores(facts).items():
+            for answer, score in _answer_scores(facts).items():
                 totals[answer] += score
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
 
-    def worth(self, frame: pd.DataFrame) -> dict[str, Worth]:
+    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         official = "raw_answers" in frame
         method = "the official score" if official else "by the labels of the vocabulary, not the official score"
         known = frame["in_vocabulary"].eq(True)
@@ -165,7 +165,7 @@ class Vqa(Downstream):
         if "answer_type" in frame:
             chosen |= {f"vqa_score_{name}": frame["answer_type"] == kind for kind, name in ANSWER_TYPES.items()}
         found = {
-            name: Worth((scored(frame, frame["score"].where(rows)),), method=method, exact=official)
+            name: MetricDetails((scored(frame, frame["score"].where(rows)),), method=method, exact=official)
             for name, rows in chosen.items()
         }
         return found | {"vqa_score": found["vqa_score"]._replace(baseline=self.baseline(frame))}
@@ -239,16 +239,16 @@ class Reader:
         return RawSample(sample.id, sample.images, values["questions"], where=sample.where, label=label, facts=facts)
 
 
-def _worth(answer: str | None, facts: Mapping[str, Any]) -> float | None:
+def _answer_score(answer: str | None, facts: Mapping[str, Any]) -> float | None:
     """The score of an answer, 0 of none; None where it is hidden."""
     if answer is None:
         return 0.0 if {"raw_answers", "answers"} & facts.keys() else None
     if "raw_answers" in facts:
         return official_accuracy(answer, facts["raw_answers"])
-    return _scores(facts).get(answer, 0.0) if "answers" in facts else None
+    return _answer_scores(facts).get(answer, 0.0) if "answers" in facts else None
 
 
-def _scores(facts: Mapping[str, Any]) -> dict[str, float]:
+def _answer_scores(facts: Mapping[str, Any]) -> dict[str, float]:
     """What each answer to a question is worth that is worth anything."""
     raw = facts.get("raw_answers")
     if raw is None:

@@ -18,7 +18,7 @@ from renaissance.data.limited import Limited
 from renaissance.evaluation import BlindRun
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
-from renaissance.tasks import Downstream, Worth, reading_task
+from renaissance.tasks import Downstream, MetricDetails, reading_task
 
 from .loading import Loaders
 from .loop import Loop
@@ -126,7 +126,7 @@ class FinalEvaluation:
         notes = [*task.notes(frame, getattr(samples, "dataset", samples)), *self._write_submissions(task, split, frame)]
         intervals, baseline, headline = {}, None, None
         if values:
-            worth = {metric: each for metric, each in task.worth(frame).items() if metric in values}
+            worth = {metric: each for metric, each in task.metric_details(frame).items() if metric in values}
             for metric, each in worth.items():
                 bounds = evaluation.interval(each.frames, each.statistic)
                 details[name][metric] |= _details(each, bounds)
@@ -168,7 +168,7 @@ class FinalEvaluation:
         return (None, [f"the blind run {self.blind.run.path} {problem}"]) if problem else (self.blind, [])
 
 
-def _details(each: Worth, bounds: tuple[float, float] | None) -> dict[str, Any]:
+def _details(each: MetricDetails, bounds: tuple[float, float] | None) -> dict[str, Any]:
     return {
         "method": each.method,
         "exact": each.exact,

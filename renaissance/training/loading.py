@@ -22,7 +22,7 @@ from renaissance.data.transforms import make_transform
 from renaissance.data.workers import remove_socket_folder
 from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Settings
-from renaissance.tasks import WholeSplit, reading_task, task_class
+from renaissance.tasks import FullSplit, reading_task, task_class
 
 from .devices import gathered
 from .module import VisionLanguageModule
@@ -173,12 +173,12 @@ class Loaders(LightningDataModule):
         """Whether a split has the right answers."""
         return self.data.samples[split].labelled
 
-    def whole(self, split: str, module: VisionLanguageModule, *, selecting: bool) -> WholeSplit | None:
+    def full_split(self, split: str, module: VisionLanguageModule, *, selecting: bool) -> FullSplit | None:
         """What evaluates a split as a whole; None with fast_dev_run, which sees only some batches of it."""
         if self.settings.run.fast_dev_run:
             return None
         data, trainer = self.settings.data, module.trainer
-        return WholeSplit(
+        return FullSplit(
             *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
             *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
             *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),

@@ -11,14 +11,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from renaissance.core.errors import UserError
-from renaissance.evaluation import gather_rows
+from renaissance.evaluation import SELECTING, gather_rows
 from renaissance.tasks import Downstream
 
 from .devices import gathered
 from .loading import Loaders
 from .module import EvaluationOutput, VisionLanguageModule, data_error_of_any
-
-SELECTING = "the_metric"  # sum of the tasks' selecting metrics; on "val" it selects the best checkpoint
 
 
 class SplitResult(NamedTuple):
@@ -122,11 +120,11 @@ class SplitEvaluation:
 
     def _frame(self, name: str, task: Downstream) -> tuple[pd.DataFrame, dict[str, float]]:
         """The rows of a downstream task over all processes, and the metrics that it finds in the split as a whole."""
-        whole = self.loaders.whole(self.split, self.module, selecting=self.selecting)
+        full = self.loaders.full_split(self.split, self.module, selecting=self.selecting)
         with self.module.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
-            found, frame = task.whole(whole) if whole is not None else ({}, None)
+            found, frame = task.evaluate_full_split(full) if full is not None else ({}, None)
         if frame is None:
-            count = None if whole is None else len(whole.source.dataset)
+            count = None if full is None else len(full.source.dataset)
             frame = gather_rows(self.rows.get(name, []), gathered, count)
         return frame, found
 

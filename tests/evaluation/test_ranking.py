@@ -162,7 +162,7 @@ def test_exact_ranking_is_pairwise_encoding(kind: str, dataset: PairDataset):
     texts, pictures = counted(matches, picture_of_text())
     assert ranked.picture_of_text.tolist() == picture_of_text().tolist()
     assert ranked.text_ranks.tolist() == texts and ranked.picture_ranks.tolist() == pictures
-    assert len(set(texts)) > 3 and ranked.folds is None and ranked.alone is None  # the example tells ranks apart
+    assert len(set(texts)) > 3 and ranked.folds is None and ranked.contrastive is None  # the example tells ranks apart
     for best, scores in ((ranked.pictures, matches), (ranked.texts, matches.T)):  # of 14 texts ten are kept
         assert best.numbers.shape == best.scores.shape == (len(scores), min(10, scores.shape[1]))
         assert np.allclose(best.scores, -np.sort(-scores, axis=1)[:, :10], atol=1e-5)
@@ -181,14 +181,14 @@ def test_only_the_closest_go_through_the_fusion(kind: str, top: int, distinct: P
     """All others stand behind them, in the order of their similarity; the ranks before the fusion stand beside."""
     [ranked] = rankings(distinct, kind, 1, top=top)
     matches, close = pairwise(distinct, kind)
-    alone = ranked if top == 0 else ranked.alone
+    alone = ranked if top == 0 else ranked.contrastive
     assert (alone.text_ranks.tolist(), alone.picture_ranks.tolist()) == counted(close, picture_of_text(), 1e-6)
     assert np.allclose(alone.pictures.scores, -np.sort(-close, axis=1)[:, :10], atol=1e-5)
     names = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["recall_mean"]
     beside = [each for name in names for each in (name, f"itc_{name}")]
     assert list(recalls(ranked)) == (beside if top else names)
     if top == 0:
-        assert ranked.alone is None
+        assert ranked.contrastive is None
         return
     assert [recalls(ranked)[f"itc_{name}"] for name in names] == [recalls(alone)[name] for name in names]
     chosen = np.zeros(close.shape, bool)

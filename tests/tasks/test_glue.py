@@ -128,7 +128,7 @@ def test_the_baseline_is_the_most_frequent_answer(name: str) -> None:
 @pytest.mark.parametrize("name", GLUE)
 def test_what_a_metric_is_worth_is_drawn_by_the_metric_itself(name: str) -> None:
     rows = frame_of(name, [1, 0, 1], [1, 1, 0]).assign(score=[1.0, 0.0, 0.0])
-    worth, values = head_of_rows(name).worth(rows), Glue.score(rows)
+    worth, values = head_of_rows(name).metric_details(rows), Glue.score(rows)
     found = {key: each.statistic(rows) if each.statistic else rows["score"].mean() for key, each in worth.items()}
     assert found == pytest.approx(values, nan_ok=True) and list(found) == list(values)
     assert [key for key, each in worth.items() if each.baseline] == [next(iter(values))]

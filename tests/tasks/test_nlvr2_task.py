@@ -259,4 +259,6 @@ def test_the_numbers_are_those_of_the_published_rule(prepared: Path):
     hidden = frame.assign(score=frame["score"].mask(frame.index == 0))
     rest = frame[frame.index != 0]
     assert Nlvr2.score(hidden) == Nlvr2.score(rest)  # a hidden answer is no wrong one
-    assert {name: each.frames[0]["score"].mean() for name, each in task.worth(hidden).items()} == Nlvr2.score(rest)
+    assert {name: each.frames[0]["score"].mean() for name, each in task.metric_details(hidden).items()} == Nlvr2.score(
+        rest
+    )

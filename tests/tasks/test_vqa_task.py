@@ -223,10 +223,10 @@ def test_what_a_metric_is_worth_comes_from_the_rows_that_it_is_the_mean_of():
     rows = pd.concat([frame().astype(object), pd.DataFrame([hidden], dtype=object)], ignore_index=True)
     rows["score"] = rows["score"].astype(float)
     assert Vqa.score(rows) == pytest.approx(Vqa.score(frame()))
-    worth = Vqa.worth(SimpleNamespace(baseline=lambda rows: ("majority", 0.5)), rows)
+    worth = Vqa.metric_details(SimpleNamespace(baseline=lambda rows: ("majority", 0.5)), rows)
     assert {name: each.frames[0]["score"].mean() for name, each in worth.items()} == pytest.approx(Vqa.score(frame()))
     assert [each.examples for each in worth.values()] == [5, 4, 2, 1, 2] and worth["vqa_score"].exact
-    assert not Vqa.worth(SimpleNamespace(baseline=lambda rows: None), rows.drop(columns="raw_answers"))[
+    assert not Vqa.metric_details(SimpleNamespace(baseline=lambda rows: None), rows.drop(columns="raw_answers"))[
         "vqa_score"
     ].exact
 

@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
-from renaissance.evaluation import Paired, paired_bootstrap
+from renaissance.evaluation import SELECTING, Paired, paired_bootstrap
 
 from .folders import Named, find, logged
 from .screen import screen
 
-SELECTING = "val/the_metric"
 FILE = "compare"  # the name of what is written, without its ending
 # Where a run and its data lie and how it is watched changes no number; whether the data are the same is looked at.
 _NOISE = (
@@ -108,7 +107,7 @@ def _best_step(rows: Sequence[Mapping[str, str]]) -> int | None:
     found: list[tuple[float, int]] = []
     for row in rows:
         with contextlib.suppress(ValueError):  # what is no number is none
-            found.append((float(row.get(SELECTING) or "nan"), -int(row["step"])))
+            found.append((float(row.get(f"val/{SELECTING}") or "nan"), -int(row["step"])))
     defined = [each for each in found if not math.isnan(each[0])]
     return -max(defined)[1] if defined else None
 
