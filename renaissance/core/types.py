@@ -53,10 +53,10 @@ class Example(NamedTuple):
     Attributes:
         id: position of the sample in its data set: its identity in masks and negatives.
         epoch: the pass over the data it belongs to; with `seed` and `id` it decides every random choice.
-        pictures: its own pictures after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
+        images: its own pictures after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
         text: the caption, question or sentence as written.
-        texts: hashes of all captions of the picture (`data.identity.text_key`).
-        picture: hash of the encoded picture (`data.identity.picture_key`); equal pictures have equal hashes.
+        text_keys: hashes of all captions of the picture (`data.identity.text_key`).
+        image_key: hash of the encoded picture (`data.identity.image_key`); equal pictures have equal hashes.
         second: the second text of a sentence pair.
         label: what a task learns of it.
         facts: what the predictions file tells of it: "id", "target" and what the task's metrics need besides.
@@ -64,10 +64,10 @@ class Example(NamedTuple):
 
     id: int
     epoch: int
-    pictures: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     text: str
-    texts: frozenset[int] = frozenset()
-    picture: int = 0
+    text_keys: frozenset[int] = frozenset()
+    image_key: int = 0
     second: str | None = None
     label: Any = None
     facts: Mapping[str, Any] = {}

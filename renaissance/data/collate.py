@@ -75,7 +75,9 @@ class Source:
         """Load one sample of the stream."""
         raw = self.dataset[draw.id]
         pictures = self.pictures(raw, draw.epoch)
-        return Example(raw.id, draw.epoch, pictures, raw.text, raw.texts, raw.picture, raw.second, raw.label, raw.facts)
+        return Example(
+            raw.id, draw.epoch, pictures, raw.text, raw.text_keys, raw.image_key, raw.second, raw.label, raw.facts
+        )
 
 
 def crop(picture: Tensor, box: Sequence[float]) -> Tensor:
@@ -198,9 +200,9 @@ class Collate:
             full=self.full,
             where=lambda number: self.source.dataset[examples[number].id].where,
         )
-        own = [picture for example in examples for picture in example.pictures]
+        own = [picture for example in examples for picture in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
         targets = {task: maker(micro) for task, maker in self.makers.items()}
         ids = torch.tensor([example.id for example in examples])
         images = stack_pictures(micro.pictures, self.source.transform.keeps_aspect) if micro.pictures else None
-        return Batch(ids, text, images, targets, tuple(len(example.pictures) for example in examples))
+        return Batch(ids, text, images, targets, tuple(len(example.images) for example in examples))

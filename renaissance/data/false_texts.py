@@ -42,7 +42,7 @@ class FalseTexts:
         texts = [
             text
             for example, row in zip(micro.examples, draws, strict=True)
-            for text in self._drawn(micro, example.texts, (row * size).astype(int).tolist())
+            for text in self._drawn(micro, example.text_keys, (row * size).astype(int).tolist())
         ]
         _, encoded = encode(micro.tokenizer, texts, micro.max_text_len, full=micro.full)
         return FalseTextTargets(encoded, tuple(example.facts for example in micro.examples))

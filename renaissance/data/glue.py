@@ -29,7 +29,7 @@ from renaissance.core.untrusted import parse_json, read_json
 
 from .arrow import some
 from .glue_specs import GLUE, GLUE_SCORES, GlueTask
-from .identity import picture_key
+from .identity import image_key
 from .messages import refuse_claims
 from .remembered import stamp
 from .samples import FileSummary, Sample
@@ -156,7 +156,7 @@ class GlueSamples:
                 "mtime_ns": now.mtime_ns,
                 "pictures": self._rows[place],
                 "pairs": used,
-                "ends": f"{picture_key(json.dumps(ends).encode()):016x}",
+                "ends": f"{image_key(json.dumps(ends).encode()):016x}",
             }
         return prints
 

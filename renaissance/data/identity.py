@@ -10,7 +10,7 @@ import hashlib
 _SIXTY_THREE_BITS = (1 << 63) - 1  # fits a signed 64-bit tensor
 
 
-def picture_key(encoded: bytes) -> int:
+def image_key(encoded: bytes) -> int:
     """Return a 63-bit hash of the encoded picture; files of equal bytes, and only those, share it."""
     return _key(encoded)
 

@@ -112,4 +112,4 @@ class ContrastiveGroups:
 
 def _is_false(example: Example, key: int, candidate: Example | RawSample) -> bool:
     """Tell whether the candidate's picture is another one, without a caption equal to the example's (of key `key`)."""
-    return candidate.picture != example.picture and key not in candidate.texts
+    return candidate.image_key != example.image_key and key not in candidate.text_keys

@@ -15,7 +15,7 @@ from renaissance.core.errors import UserError
 from .arrow import ArrowFile, check_file
 from .columns import Entries
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
-from .identity import picture_key, text_key
+from .identity import image_key, text_key
 from .remembered import Stamp, recall, recall_array, remember
 from .samples import ArrowSamples, RawSample, Unwanted
 
@@ -49,7 +49,7 @@ class PairDataset(ArrowSamples):
         captions, image = file.entries[CAPTION.name], file.value(IMAGE.name, row)
         texts = frozenset(map(text_key, captions.of_row(row)))
         facts = {"id": int(index)}
-        return RawSample(int(index), (image,), captions[number], texts, picture_key(image), where, facts=facts)
+        return RawSample(int(index), (image,), captions[number], texts, image_key(image), where, facts=facts)
 
     def text(self, index: int) -> str:
         """Read a caption without its picture."""

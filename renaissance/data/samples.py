@@ -16,7 +16,7 @@ from renaissance.core.errors import UserError
 
 from .arrow import ArrowFile, check_file, metadata
 from .dataset_specs import IMAGE, Column
-from .identity import picture_key
+from .identity import image_key
 from .remembered import Stamp, stamp
 
 
@@ -46,8 +46,8 @@ class RawSample(NamedTuple):
         id: position in the data set.
         images: its encoded pictures; none where the task reads none.
         text: caption, question or sentence.
-        texts: hashes of all captions of the picture.
-        picture: hash of the encoded picture.
+        text_keys: hashes of all captions of the picture.
+        image_key: hash of the encoded picture.
         where: "file.arrow row 12", for messages.
         second: the second text of a sentence pair.
         label: what a task learns of it; None where it is hidden.
@@ -58,8 +58,8 @@ class RawSample(NamedTuple):
     id: int
     images: tuple[bytes, ...]
     text: str
-    texts: frozenset[int] = frozenset()
-    picture: int = 0
+    text_keys: frozenset[int] = frozenset()
+    image_key: int = 0
     where: str = ""
     second: str | None = None
     label: Any = None
@@ -155,7 +155,7 @@ class ArrowSamples:
         prints = {}
         for number, (file, counts) in enumerate(zip(self._files, self._counts.tolist(), strict=True)):
             size, mtime_ns, pictures, pairs, *_ = counts
-            ends = picture_key(b"".join(self._row_bytes(number, row) for row in (0, pictures - 1)))
+            ends = image_key(b"".join(self._row_bytes(number, row) for row in (0, pictures - 1)))
             prints[file] = {
                 "bytes": size,
                 "mtime_ns": mtime_ns,

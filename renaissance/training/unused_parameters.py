@@ -75,7 +75,7 @@ class _DummySamples:
         return 2
 
     def __getitem__(self, index: int) -> RawSample:
-        return self.sample._replace(id=index, picture=index)
+        return self.sample._replace(id=index, image_key=index)
 
     def text(self, index: int) -> str:
         return self.sample.text

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from renaissance.data.identity import picture_key, text_key
+from renaissance.data.identity import image_key, text_key
 from renaissance.data.samples import RawSample
 
 
@@ -28,4 +28,4 @@ class PairStub:
         Image.fromarray(noise).save(buffer, "PNG")
         image = b"not a picture" if id == self.broken else buffer.getvalue()
         texts = frozenset(map(text_key, self.captions[picture * 2 : picture * 2 + 2]))
-        return RawSample(id, (image,), self.captions[id], texts, picture_key(image), f"stub.arrow row {picture}")
+        return RawSample(id, (image,), self.captions[id], texts, image_key(image), f"stub.arrow row {picture}")

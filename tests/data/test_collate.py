@@ -37,7 +37,7 @@ def test_a_step_is_cut_into_micro_batches_in_order():
     assert [batch.ids.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert all(batch.images.sizes is None and batch.images.pixels.dtype == torch.uint8 for batch in batches)
     pixels = torch.cat([batch.images.pixels for batch in batches])
-    assert torch.equal(pixels, torch.stack([sample.pictures[0] for sample in samples]))
+    assert torch.equal(pixels, torch.stack([sample.images[0] for sample in samples]))
 
 
 def test_a_tokenizer_that_panics_at_a_text_names_its_sample(capfd):
@@ -103,12 +103,12 @@ def test_pictures_of_different_sizes_are_padded_and_measured():
     samples = examples(data, 10)
     (batch,) = collate(data, per_gpu_batchsize=10)(samples)
     pixels, sizes = batch.images
-    assert sizes.tolist() == [list(sample.pictures[0].shape[1:]) for sample in samples]
+    assert sizes.tolist() == [list(sample.images[0].shape[1:]) for sample in samples]
     assert len({tuple(size) for size in sizes.tolist()}) > 1
     assert list(pixels.shape) == [10, 3, *sizes.amax(0).tolist()]
     for sample, (height, width), padded in zip(samples, sizes.tolist(), pixels, strict=True):
-        assert torch.equal(padded[:, :height, :width], sample.pictures[0])
-        assert padded.sum() == sample.pictures[0].sum()
+        assert torch.equal(padded[:, :height, :width], sample.images[0])
+        assert padded.sum() == sample.images[0].sum()
 
 
 def test_makers_see_one_micro_batch_and_add_their_pictures_one_after_the_other():
@@ -116,7 +116,7 @@ def test_makers_see_one_micro_batch_and_add_their_pictures_one_after_the_other()
 
     def doubles(micro: MicroBatch):
         seen.append([example.id for example in micro.examples])
-        return micro.add_picture(micro.examples[0].pictures[0]), micro.add_picture(micro.examples[1].pictures[0])
+        return micro.add_picture(micro.examples[0].images[0]), micro.add_picture(micro.examples[1].images[0])
 
     data = source()
     makers = {"first": doubles, "itm": FalseImages(0, 1, 1), "last": doubles}

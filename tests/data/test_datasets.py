@@ -16,7 +16,7 @@ from renaissance.core.errors import UserError
 from renaissance.data import dataset_specs
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
-from renaissance.data.identity import picture_key, text_key
+from renaissance.data.identity import image_key, text_key
 from renaissance.data.samples import RawSample
 
 
@@ -154,7 +154,7 @@ def test_a_pair_is_all_that_was_stored(folder: Path):
         (b"mine.arrow 1",),
         "ein Hund",
         frozenset({text_key("two dogs"), text_key("ein hund")}),
-        picture_key(b"mine.arrow 1"),
+        image_key(b"mine.arrow 1"),
         "mine.arrow row 1",
         facts={"id": 2},
     )
@@ -264,6 +264,6 @@ def test_fingerprint_tells_contents_apart(folder: Path):
 
 def test_keys_are_stable_63_bit_hashes():
     digest = hashlib.blake2b(b"a dog", digest_size=8).digest()
-    assert text_key("  A \n DOG") == picture_key(b"a dog") == int.from_bytes(digest, "big") % 2**63
+    assert text_key("  A \n DOG") == image_key(b"a dog") == int.from_bytes(digest, "big") % 2**63
     assert text_key("STRASSE") == text_key("straße") != text_key("strase")
-    assert len({picture_key(bytes([value])) for value in range(256)}) == 256
+    assert len({image_key(bytes([value])) for value in range(256)}) == 256

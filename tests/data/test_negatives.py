@@ -10,7 +10,7 @@ from PIL import Image
 from renaissance.core.errors import UserError
 from renaissance.core.types import Example
 from renaissance.data.collate import MicroBatch, Source
-from renaissance.data.identity import picture_key, text_key
+from renaissance.data.identity import image_key, text_key
 from renaissance.data.negatives import FalseImages
 from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
@@ -33,7 +33,7 @@ class World:
         captions = self.captions(picture)
         keys = frozenset(map(text_key, captions))
         text = captions[id % len(captions)]
-        return RawSample(id, (buffer.getvalue(),), text, keys, picture_key(buffer.getvalue()), f"world row {id}")
+        return RawSample(id, (buffer.getvalue(),), text, keys, image_key(buffer.getvalue()), f"world row {id}")
 
 
 def crowded(size=60):
@@ -46,8 +46,8 @@ def micro(world, ids, epoch=0) -> MicroBatch:
     examples = []
     for id in ids:
         pair = world[id]
-        examples.append(Example(id, epoch, source.pictures(pair, epoch), pair.text, pair.texts, pair.picture))
-    return MicroBatch(examples, None, None, source, [example.pictures[0] for example in examples])
+        examples.append(Example(id, epoch, source.pictures(pair, epoch), pair.text, pair.text_keys, pair.image_key))
+    return MicroBatch(examples, None, None, source, [example.images[0] for example in examples])
 
 
 def allowed(world, id, other) -> bool:
@@ -115,7 +115,7 @@ def test_a_sample_without_a_partner_stays_and_is_marked():
 def test_the_same_picture_in_another_row_is_not_a_false_one():
     world = World(40, lambda id: id, lambda picture: [f"picture {picture}"])
     batch = micro(world, range(40))
-    batch.examples = [each._replace(picture=batch.examples[each.id // 2 * 2].picture) for each in batch.examples]
+    batch.examples = [each._replace(image_key=batch.examples[each.id // 2 * 2].image_key) for each in batch.examples]
     targets = FalseImages(0, 2, 0)(batch)
     assert targets.labels.all() and targets.stayed.any()
     assert not FalseImages(0, 4, 0)(batch).stayed.any()

@@ -70,12 +70,12 @@ def test_false_texts_are_functions_of_seed_epoch_and_sample_and_never_true(pairs
     ids = list(range(len(pairs)))
     drawn = false_texts(pairs, ids)
     for id, texts in zip(ids, drawn, strict=True):
-        assert not {text_key(text) for text in texts} & pairs[id].texts
+        assert not {text_key(text) for text in texts} & pairs[id].text_keys
     assert false_texts(pairs, [11, 3]) == [drawn[11], drawn[3]]
     assert [texts[:5] for texts in drawn] == false_texts(pairs, ids, count=5)
     assert false_texts(pairs, ids, epoch=1) != drawn != false_texts(pairs, ids, seed=1)
     every = {text for epoch in range(12) for text in false_texts(pairs, [0], epoch)[0]}
-    assert every == {pairs.text(id) for id in ids if text_key(pairs.text(id)) not in pairs[0].texts}
+    assert every == {pairs.text(id) for id in ids if text_key(pairs.text(id)) not in pairs[0].text_keys}
 
 
 def test_a_text_that_another_picture_shares_is_not_false(tmp_path: Path):

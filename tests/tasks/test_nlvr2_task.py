@@ -176,8 +176,8 @@ def test_pictures_stay_left_and_right(prepared: Path):
     source = Source(opened(prepared, "val"), make_transform("vit", 32, patch_size=8, seed=0, train=False))
     example = source.example(SimpleNamespace(id=3, epoch=0))
     alone = [source.pictures(source.dataset[3]._replace(images=(image,)), 0)[0] for image in source.dataset[3].images]
-    assert len(example.pictures) == 2 and not torch.equal(*example.pictures)
-    assert all(torch.equal(*each) for each in zip(example.pictures, alone, strict=True))
+    assert len(example.images) == 2 and not torch.equal(*example.images)
+    assert all(torch.equal(*each) for each in zip(example.images, alone, strict=True))
 
 
 def test_hidden_answers_are_read_as_hidden(prepared: Path, tmp_path: Path):

@@ -53,10 +53,10 @@ def a_batch(run: Resolved) -> Batch:
         Example(
             id=number,
             epoch=0,
-            pictures=(torch.randint(0, 256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8),),
+            images=(torch.randint(0, 256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8),),
             text=" ".join(WORDS[5 + (number * 3 + place) % (VOCAB - 5)] for place in range(4 + number)),
-            texts=frozenset([number]),
-            picture=number,
+            text_keys=frozenset([number]),
+            image_key=number,
         )
         for number in range(8)
     ]

@@ -15,7 +15,7 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file
 from renaissance.data.dataset_specs import IMAGE
-from renaissance.data.identity import picture_key
+from renaissance.data.identity import image_key
 from renaissance.data.prepare.pictures import Fault, PicturePool, Request
 from renaissance.data.prepare.writer import manifest_of
 
@@ -91,7 +91,7 @@ def _pictures(report: Report, values: Values, workers: int | None, rows: int) ->
                     report.problems.add(
                         f"pictures that are {picture.kind} ({name})", f"row {request.row}: {picture.why}"
                     )
-                keys.append(-1 if isinstance(picture, Fault) else picture_key(encoded))
+                keys.append(-1 if isinstance(picture, Fault) else image_key(encoded))
     report.keys, report.pictures = np.array(keys, np.int64), len(keys)
     if len(names) == 1 and not values.several:
         _, firsts = np.unique(report.keys, return_index=True)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from renaissance.data import dataset_specs
 from renaissance.data.arrow import metadata
-from renaissance.data.identity import picture_key
+from renaissance.data.identity import image_key
 
 from .files import Report
 from .lengths import Lengths, Measure
@@ -177,4 +177,4 @@ def _keys(leaves: pa.Array) -> np.ndarray:
     leaves = leaves.drop_null()
     if pa.types.is_integer(leaves.type):
         return np.asarray(leaves.cast(pa.int64()))
-    return np.fromiter((picture_key(str(leaf).encode("utf-8", "surrogatepass")) for leaf in leaves), np.int64)
+    return np.fromiter((image_key(str(leaf).encode("utf-8", "surrogatepass")) for leaf in leaves), np.int64)
