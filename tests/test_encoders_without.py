@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_resolution import FUSION, draft
+from test_resolution import FUSION, resolver
 
 from models.families import small_config
 from renaissance.core.errors import UserError
@@ -39,7 +39,7 @@ def vit(tmp_path: Path) -> Path:
 
 
 def resolved(image: Path | str, text: Path | str, **given: Any) -> Resolved:
-    return resolve(draft(image_encoder=str(image), text_encoder=str(text), max_text_len=10, **FUSION, **given))
+    return resolve(resolver(image_encoder=str(image), text_encoder=str(text), max_text_len=10, **FUSION, **given))
 
 
 def test_no_tokenizer_is_no_vocabulary_of_five_pieces(bert: Path, vit: Path, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_sizes_by_hand_need_the_name_of_a_family_alone(bert: Path) -> None:
         resolved("vit", bert)
     one = {"encoder": "bert", "encoder_manual_configuration": True, "image_size": 32, "patch_size": 8}
     sizes = {"hidden_size": 16, "num_heads": 2, "num_layers": 1}
-    assert build_on_meta(resolve(draft(tokenizer=str(bert), **one, **sizes))).model
+    assert build_on_meta(resolve(resolver(tokenizer=str(bert), **one, **sizes))).model
     with pytest.raises(UserError, match="bert is the name of a family and brings no tokenizer: give tokenizer="):
-        resolve(draft(**one, **sizes))
+        resolve(resolver(**one, **sizes))
 
 
 def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     assert load(path).settings.optim.lr_mult_random == 4
     for given, sentence in (({}, "no tower starts from random weights"), ({"load_path": "x"}, "load_path brings")):
         with pytest.raises(UserError, match=sentence):
-            draft(lr_mult_random=4, **given)
+            resolver(lr_mult_random=4, **given)
 
 
 @pytest.mark.parametrize("flipped", [True, False])
@@ -137,6 +137,6 @@ def test_reversed_channels_are_in_the_checkpoint(flipped: bool, bert: Path, tmp_
     torch.testing.assert_close(build(found).model.normalize(images), expected)
     path = tmp_path / "x.ckpt"
     checkpoint.save(path, checkpoint_content(build(found), found)({"step": 0, "optimizer": None, "best": None}))
-    again = resolve(draft(load_path=str(path)), checkpoint.read(path))
+    again = resolve(resolver(load_path=str(path)), checkpoint.read(path))
     torch.testing.assert_close(build(again, pretrained=False).model.normalize(images), expected)
     assert ("channels" in again.image) is flipped

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from renaissance.core.console import say
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.training import summary
 from renaissance.training.assembly import build_on_meta
 from renaissance.training.train import prepare_run
 
 
-def check(draft: Draft) -> None:
+def check(resolver: ConfigResolver) -> None:
     """Prints what a command would build and where each setting came from.
 
     Raises:
         UserError: what the run itself would be refused for, data aside.
     """
-    resolved = prepare_run(draft, reads_data=False)
+    resolved = prepare_run(resolver, reads_data=False)
     built = build_on_meta(resolved)
     say(summary.sources_table(resolved.settings) + "\n")
     notes = [f"note: {note}" for note in built.notes]

@@ -25,7 +25,6 @@ from renaissance.core.errors import Stopped, UserError, suggest
 from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
-from renaissance.settings.draft import Draft, SettingsError
 from renaissance.settings.presets import (
     CONFIG_FILES,
     PICKLES,
@@ -34,6 +33,7 @@ from renaissance.settings.presets import (
     read_config_file,
 )
 from renaissance.settings.printing import print_config, print_named_configs, with_comments
+from renaissance.settings.resolver import ConfigResolver, SettingsError
 
 sacred.SETTINGS.CAPTURE_MODE = "no"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -141,13 +141,15 @@ def _run(words: list[str]) -> None:
         if name.startswith("print"):
             say(QUERIES[name](values, sources))
             return
-        draft = Draft(values, sources)  # a wrong setting is said before torch is imported, which takes seconds
+        resolver = ConfigResolver(
+            values, sources
+        )  # a wrong setting is said before torch is imported, which takes seconds
         if name == "run":
             from renaissance.training.train import run as work
         else:
             from .check import check as work
         try:
-            work(draft)
+            work(resolver)
         except UserError as error:
             error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
             raise

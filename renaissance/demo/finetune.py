@@ -20,8 +20,8 @@ from renaissance.data.datasets import open_pairs
 from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
 from renaissance.runs.report import table
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
 from renaissance.settings.presets import presets
+from renaissance.settings.resolver import ConfigResolver
 
 from . import raw_tasks
 from .questions import is_relation
@@ -160,7 +160,7 @@ def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
     return sorted(made, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
 
 
-def draft(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> Draft:
+def resolver(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> ConfigResolver:
     """The settings of a run: its preset, the demo's part, and where its files are.
 
     Args:
@@ -191,7 +191,7 @@ def draft(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, s
     for name in (*model, task.preset, "demo_finetuning"):
         values |= known[name]
         sources |= dict.fromkeys(known[name], f"preset {name}")
-    return Draft({**values, **given}, {**sources, **dict.fromkeys(given, "given")})
+    return ConfigResolver({**values, **given}, {**sources, **dict.fromkeys(given, "given")})
 
 
 def finetune(waiting: Any, folder: str, seed: int, checkpoints: Mapping[str, str], threads: int) -> None:
@@ -207,7 +207,7 @@ def finetune(waiting: Any, folder: str, seed: int, checkpoints: Mapping[str, str
     torch.set_num_threads(threads)
     for block in iter(waiting.get, None):
         for run in block:
-            train(draft(run, Path(folder), seed, checkpoints))
+            train(resolver(run, Path(folder), seed, checkpoints))
 
 
 def newest(folder: Path, task: str, kind: str) -> Path:

@@ -23,8 +23,8 @@ from renaissance.data.sampler import Draw, TrainSteps, permuted
 from renaissance.data.text import encode, vocabulary
 from renaissance.runs import checkpoint
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
 from renaissance.settings.presets import presets
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Encodings
 from renaissance.training.assembly import build
 from renaissance.training.loading import Data, read_data
@@ -101,7 +101,7 @@ def scenes_of(file: Path, seed: int) -> Iterator[tuple[Scene, list[str]]]:
             yield scene(seed, scene_index_of(image_id)), captions
 
 
-def draft(recipe: str, root: Path, seed: int, steps: int) -> Draft:
+def resolver(recipe: str, root: Path, seed: int, steps: int) -> ConfigResolver:
     """The settings of one of the demo's recipes, with its files under `root`."""
     values, preset = defaults(), presets()[recipe]
     given = {"exp_name": recipe.removeprefix("demo_"), "seed": seed, "max_steps": steps, "val_check_interval": steps}
@@ -112,13 +112,13 @@ def draft(recipe: str, root: Path, seed: int, steps: int) -> Draft:
         if isinstance(value, str) and value.startswith("demo/")
     }
     sources = {**dict.fromkeys(preset, f"preset {recipe}"), **dict.fromkeys({**given, **moved}, "given")}
-    return Draft({**values, **preset, **given, **moved}, sources)
+    return ConfigResolver({**values, **preset, **given, **moved}, sources)
 
 
 def pretrain(recipe: str, root: str, seed: int, steps: int, threads: int) -> None:
     """Pretrains, probes, and writes `<root>/<recipe>.json` with the figures of demo.json."""
     torch.set_num_threads(threads)
-    settings = draft(recipe, Path(root), seed, steps)
+    settings = resolver(recipe, Path(root), seed, steps)
     folder = run(settings, demo_data)
     results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))["test"]
     figures = {
@@ -139,7 +139,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
         each {kind: accuracy}.
     """
     stored = checkpoint.read(path)
-    resolved = prepare_run(Draft.of_checkpoint(stored.settings, str(path)))
+    resolved = prepare_run(ConfigResolver.from_checkpoint(stored.settings, str(path)))
     built = build(resolved, pretrained=False)
     checkpoint.load_weights(built.model, built.heads, stored, str(path))
     built.model.eval()

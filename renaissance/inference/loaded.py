@@ -27,7 +27,7 @@ from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
@@ -65,8 +65,8 @@ class Loaded:
         stored = checkpoint.read(path)
         own = {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
         with naming_checkpoint(str(path)):
-            draft = Draft.of_checkpoint(stored.settings, str(path), **own)
-            resolved = resolve(draft, stored, reads_data=False)
+            resolver = ConfigResolver.from_checkpoint(stored.settings, str(path), **own)
+            resolved = resolve(resolver, stored, reads_data=False)
         build_on_meta(resolved)
         built = build(resolved, pretrained=False)
         checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")

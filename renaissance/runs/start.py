@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from renaissance.core.atomic import FileLock, is_locked
 from renaissance.core.errors import Stopped, UserError
 from renaissance.settings.declared import SETTINGS
-from renaissance.settings.draft import Draft
 from renaissance.settings.keys import AUTO, PLACE_KEYS
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 from . import checkpoint
@@ -54,7 +54,7 @@ class Start(NamedTuple):
 
     Attributes:
         kind: "new", "load_path" or "resume_from".
-        draft: the command's settings; `resume_from` names a file or nothing.
+        resolver: the command's settings; `resume_from` names a file or nothing.
         command: the settings as they were given, which make the run's identity.
         stored: the content of the checkpoint, None for a new run.
         automatic: whether resume_from=auto has chosen.
@@ -62,7 +62,7 @@ class Start(NamedTuple):
     """
 
     kind: str
-    draft: Draft
+    resolver: ConfigResolver
     command: Mapping[str, Any]
     stored: Stored | None
     automatic: bool
@@ -71,7 +71,7 @@ class Start(NamedTuple):
     @property
     def path(self) -> str | None:
         """The checkpoint's path as the command has it."""
-        return None if self.kind == "new" else self.draft[self.kind]
+        return None if self.kind == "new" else self.resolver[self.kind]
 
     @property
     def state(self) -> TrainingState:
@@ -89,29 +89,29 @@ class _Run(NamedTuple):
     files: list[tuple[int, Path]]
 
 
-def find_start(draft: Draft, shared: dict[str, Any] | None = None) -> Start:
+def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -> Start:
     """Decides where the run of a command starts, and reads its checkpoint.
 
     Args:
-        draft: the settings of the command.
+        resolver: the settings of the command.
         shared: what the first process tells the others; it stores the checkpoint that resume_from=auto has found.
 
     Raises:
         UserError: the checkpoint is missing, damaged or none of this program; a whole one beside it is named.
     """
     shared = {} if shared is None else shared
-    command, automatic, notes, stored = draft.raw, draft["resume_from"] == AUTO, [], None
+    command, automatic, notes, stored = resolver.raw, resolver["resume_from"] == AUTO, [], None
     if automatic:
         if "resume_from" not in shared:  # else another machine may not see the folder as it is now
-            path, stored, notes = _newest(draft)
+            path, stored, notes = _newest(resolver)
             shared["resume_from"] = path
-        draft = draft.resuming(shared["resume_from"])
-    kind = next((key for key in ("resume_from", "load_path") if draft[key]), "new")
+        resolver = resolver.resuming(shared["resume_from"])
+    kind = next((key for key in ("resume_from", "load_path") if resolver[key]), "new")
     if kind != "new" and stored is None:
-        stored = _read(draft[kind], kind)
+        stored = _read(resolver[kind], kind)
     if kind == "resume_from":
-        draft.answer("checkpoint", RunFolder.place_of(draft[kind]), free=PLACE_KEYS)
-    return Start(kind, draft, command, stored, automatic, notes)
+        resolver.fill_defaults("checkpoint", RunFolder.place_of(resolver[kind]), free=PLACE_KEYS)
+    return Start(kind, resolver, command, stored, automatic, notes)
 
 
 def refuse_finished(start: Start, steps: int) -> None:
@@ -241,11 +241,11 @@ def _read(path: str, setting: str) -> Stored:
         raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
 
 
-def _newest(draft: Draft) -> tuple[str | None, Stored | None, list[str]]:
+def _newest(resolver: ConfigResolver) -> tuple[str | None, Stored | None, list[str]]:
     """The checkpoint that resume_from=auto resumes, its content, and sentences for the screen; None for a new run."""
-    found, damaged = newest(draft.raw)
+    found, damaged = newest(resolver.raw)
     if found is None:
-        where = f"{draft['log_dir']}/{draft['exp_name']}"
+        where = f"{resolver['log_dir']}/{resolver['exp_name']}"
         return None, None, [f"resume_from=auto: {where} has no run of this command to go on with; it starts"]
     path, stored = found
     return str(path), stored, [*damaged, f"resume_from=auto: goes on with {path}"]

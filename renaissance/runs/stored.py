@@ -18,8 +18,8 @@ from .archive import Claim
 
 _MOST_PARTS = 2_000_000  # of all values; one that is named a thousand times is a thousand
 _TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
-# Settings that are always settled when a checkpoint is written, and those that may be None and are asked for.
-_SETTLED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
+# Settings that are always resolved when a checkpoint is written, and those that may be None and are asked for.
+_RESOLVED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
 _ASKED = ("initializer_range", "max_steps", "max_epoch")
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
@@ -84,7 +84,7 @@ def _refuse_no_unicode(text: str) -> None:
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in settings.items() if key not in START_KEYS | PLACE_KEYS}
-    absent = [key for key in (*_SETTLED, *_ASKED) if key not in settings]
+    absent = [key for key in (*_RESOLVED, *_ASKED) if key not in settings]
     if absent:
         raise UserError(f"settings lack {', '.join(absent)}.")
     for key, value in settings.items():
@@ -92,7 +92,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
             continue  # of another version
         if SETTINGS[key].problem(value):
             raise UserError(f"settings[{key}] is {short(value)}, but has to be {SETTINGS[key].check.allowed}.")
-        if value is None and key in _SETTLED:
+        if value is None and key in _RESOLVED:
             raise UserError(f"settings[{key}] is None.")
     kind = settings["model_type"]
     open_keys = [*_TOWERS[kind], *(FUSION_KEYS if kind == "two-tower" else ())]

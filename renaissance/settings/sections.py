@@ -1,4 +1,4 @@
-"""One frozen, checked `Settings`: what every room reads. A `Draft` makes it of a command; nothing here imports torch."""
+"""One frozen, checked `Settings`: what every room reads. A `ConfigResolver` makes it of a command; nothing here imports torch."""
 
 from __future__ import annotations
 

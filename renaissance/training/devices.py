@@ -24,26 +24,26 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launch_environment
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 _WATCH = 2  # seconds between two looks for the process that started this one
 _TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
 
 
-def check_devices(draft: Draft) -> None:
+def check_devices(resolver: ConfigResolver) -> None:
     """Whether this machine has the devices that a command asks for.
 
     Raises:
         UserError: it has none, or fewer.
     """
     gpus = torch.cuda.device_count()
-    wanted = draft["num_gpus"] or 1
-    if draft["accelerator"] == "gpu" and not gpus:
+    wanted = resolver["num_gpus"] or 1
+    if resolver["accelerator"] == "gpu" and not gpus:
         raise UserError(
             "accelerator=gpu, but this machine has no GPU that torch can use; leave accelerator out to run on CPU."
         )
-    if gpus and draft["accelerator"] != "cpu" and wanted > gpus:
+    if gpus and resolver["accelerator"] != "cpu" and wanted > gpus:
         raise UserError(f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.")
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, first_line, printable
 from renaissance.models import backbones
 from renaissance.runs.checkpoint import Stored
-from renaissance.settings.draft import Draft, SettingsError
 from renaissance.settings.keys import (
     ADAPTABLE,
     EVALUATION_KEYS,
@@ -25,9 +24,10 @@ from renaissance.settings.keys import (
     START_KEYS,
     TOWER_KEYS,
 )
+from renaissance.settings.resolver import ConfigResolver, SettingsError
 
 
-def fill_settings(draft: Draft, stored: Stored) -> Set[str]:
+def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     """Fills in the settings that nobody gave.
 
     Returns:
@@ -36,39 +36,39 @@ def fill_settings(draft: Draft, stored: Stored) -> Set[str]:
     Raises:
         SettingsError: the command contradicts it.
     """
-    resumed = draft["resume_from"] is not None
-    evaluated = EVALUATION_KEYS if draft["test_only"] else frozenset()
+    resumed = resolver["resume_from"] is not None
+    evaluated = EVALUATION_KEYS if resolver["test_only"] else frozenset()
     keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*MODEL_KEYS, *evaluated}
     answers = {key: stored.settings[key] for key in keys if key in stored.settings}
     free = RESUMABLE if resumed else ADAPTABLE | evaluated
-    draft.answer("checkpoint", answers, free=free)
+    resolver.fill_defaults("checkpoint", answers, free=free)
     if resumed or evaluated:
-        draft.settle_batches()
-    if evaluated and draft["blind"] != stored.settings.get("blind", False):
+        resolver.finalize_batches()
+    if evaluated and resolver["blind"] != stored.settings.get("blind", False):
         raise SettingsError(
             [
-                f"blind={draft['blind']} contradicts the checkpoint, which learned with blind={not draft['blind']}: pictures "
-                "hidden or shown at test time only measure something else; leave blind out."
+                f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: "
+                "pictures hidden or shown at test time only measure something else; leave blind out."
             ]
         )
     return keys - free if resumed else {*MODEL_KEYS}
 
 
-def refuse_unused(draft: Draft, stored: Stored, answered: Set[str]) -> None:
+def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) -> None:
     """Refuses settings that would have no effect beside a checkpoint.
 
     Args:
         answered: of `fill_settings`.
     """
-    given = {key: draft[key] for key in draft.given if draft[key] is not None}
+    given = {key: resolver[key] for key in resolver.given if resolver[key] is not None}
     problems = [
         f"{key}={given[key]}: the checkpoint has none; leave it out."
         for key in sorted(answered & given.keys())
         if given[key] and stored.settings.get(key) is None
     ]
     key = "initializer_range"
-    chosen = {name for name, weight in draft["loss_names"].items() if weight}
-    loaded = draft["load_path"] and chosen <= {name.partition(".")[0] for name in stored.heads}
+    chosen = {name for name, weight in resolver["loss_names"].items() if weight}
+    loaded = resolver["load_path"] and chosen <= {name.partition(".")[0] for name in stored.heads}
     if loaded and given.get(key) not in (None, stored.settings[key]):
         tasks = ", ".join(sorted(chosen))
         problems.append(
@@ -80,7 +80,7 @@ def refuse_unused(draft: Draft, stored: Stored, answered: Set[str]) -> None:
 
 
 def read_models(
-    draft: Draft, stored: Stored, notes: list[str]
+    resolver: ConfigResolver, stored: Stored, notes: list[str]
 ) -> tuple[dict[str, PreTrainedConfig], PreTrainedTokenizerBase]:
     """The towers' configurations and the tokenizer as a checkpoint has them; nothing is asked of the Hub.
 
@@ -90,8 +90,8 @@ def read_models(
     Raises:
         UserError: they are none, or a text length is asked that they have no positions for.
     """
-    with naming_checkpoint(draft["load_path"], draft["resume_from"]):
-        configs = {key: _config(draft, key, stored) for key in draft.towers()}
+    with naming_checkpoint(resolver["load_path"], resolver["resume_from"]):
+        configs = {key: _config(resolver, key, stored) for key in resolver.towers()}
         tokenizer = backbones.tokenizer_from_files(stored.tokenizer)
         highest = max(tokenizer.get_vocab().values(), default=0)
         if highest >= stored.settings["vocab_size"]:
@@ -99,13 +99,13 @@ def read_models(
             raise UserError(
                 f"its tokenizer numbers pieces up to {highest}, but its vocab_size is {size}; it is damaged."
             )
-    _refuse_longer_texts(draft, stored, configs, notes)
+    _refuse_longer_texts(resolver, stored, configs, notes)
     notes += [
-        f"{key}={draft[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
+        f"{key}={resolver[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
         for key in ("image_size", "max_text_len")
-        if draft[key] != stored.settings[key]
+        if resolver[key] != stored.settings[key]
     ]
-    if unknown := sorted(stored.settings.keys() - draft.values.keys()):
+    if unknown := sorted(stored.settings.keys() - resolver.values.keys()):
         notes.append(
             f"the checkpoint has settings that this version does not know: {', '.join(map(printable, unknown))}"
         )
@@ -135,30 +135,30 @@ def naming_checkpoint(load_path: str | None, resume_from: str | None = None) -> 
         ) from error
 
 
-def _config(draft: Draft, key: str, stored: Stored) -> PreTrainedConfig:
+def _config(resolver: ConfigResolver, key: str, stored: Stored) -> PreTrainedConfig:
     """A tower's configuration as the checkpoint has it, with the dropout that the command gives."""
     config = backbones.config_from_dict(
-        stored.towers[key], allow_download=draft["allow_download"], trust_remote_code=draft["trust_remote_code"]
+        stored.towers[key], allow_download=resolver["allow_download"], trust_remote_code=resolver["trust_remote_code"]
     )
-    if draft.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
+    if resolver.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
         return config
-    return backbones.override_dimensions(config, drop_rate=draft.tower(key).drop_rate)
+    return backbones.override_dimensions(config, drop_rate=resolver.tower(key).drop_rate)
 
 
-def _refuse_longer_texts(draft: Draft, stored: Stored, configs: dict[str, Any], notes: list[str]) -> None:
+def _refuse_longer_texts(resolver: ConfigResolver, stored: Stored, configs: dict[str, Any], notes: list[str]) -> None:
     """Text positions that were never trained cannot be had of a checkpoint; a preset that asks for more gets what it has."""
     limit = stored.settings["max_text_len"]
-    if draft["model_type"] == "two-tower" or draft["max_text_len"] <= limit:
+    if resolver["model_type"] == "two-tower" or resolver["max_text_len"] <= limit:
         return
     if backbones.family_of(configs["encoder"]).modality == "image":
-        if draft.sources["max_text_len"].startswith("preset"):
+        if resolver.sources["max_text_len"].startswith("preset"):
             notes.append(
-                f"max_text_len={limit}: the checkpoint has no more positions for the {draft['max_text_len']} of the preset"
+                f"max_text_len={limit}: the checkpoint has no more positions for the {resolver['max_text_len']} of the preset"
             )
-            draft.values["max_text_len"], draft.sources["max_text_len"] = limit, "checkpoint"
+            resolver.values["max_text_len"], resolver.sources["max_text_len"] = limit, "checkpoint"
             return
         raise SettingsError(
             [
-                f"max_text_len={draft['max_text_len']} is more than the checkpoint's {limit} positions; give {limit} or less."
+                f"max_text_len={resolver['max_text_len']} is more than the checkpoint's {limit} positions; give {limit} or less."
             ]
         )

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError
 from renaissance.models import backbones
 from renaissance.runs.checkpoint import Stored
-from renaissance.settings.draft import Draft, SettingsError
 from renaissance.settings.keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
+from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings
 
 from . import from_checkpoint
@@ -47,40 +47,40 @@ class Resolved(NamedTuple):
     labels: dict[str, tuple[str, ...]]
 
 
-def resolve(draft: Draft, stored: Stored | None = None, *, reads_data: bool = True) -> Resolved:
-    """Completes a draft: given > checkpoint > model > fallback.
+def resolve(resolver: ConfigResolver, stored: Stored | None = None, *, reads_data: bool = True) -> Resolved:
+    """Completes the settings: given > checkpoint > model > fallback.
 
     Args:
-        draft: the settings of a command; it is completed in place.
+        resolver: the settings of a command; it is completed in place.
         stored: the checkpoint named by load_path or resume_from.
         reads_data: False takes vocabularies of answers that only data files know to be of their usual size.
 
     Raises:
         SettingsError, UserError: a setting contradicts the checkpoint or a model, or a model cannot serve.
     """
-    answered = from_checkpoint.fill_settings(draft, stored) if stored is not None else frozenset()
-    draft.name_towers()
-    download = draft["allow_download"]
+    answered = from_checkpoint.fill_settings(resolver, stored) if stored is not None else frozenset()
+    resolver.name_towers()
+    download = resolver["allow_download"]
     notes: list[str] = []
     if stored is None:
-        configs = {key: _tower_config(draft, key, download, notes) for key in draft.towers()}
-        tokenizer, image = _from_models(draft, configs, download, notes)
+        configs = {key: _tower_config(resolver, key, download, notes) for key in resolver.towers()}
+        tokenizer, image = _from_models(resolver, configs, download, notes)
     else:
-        from_checkpoint.refuse_unused(draft, stored, answered)
-        configs, tokenizer, image = *from_checkpoint.read_models(draft, stored, notes), stored.image
-    settings = draft.settle()
+        from_checkpoint.refuse_unused(resolver, stored, answered)
+        configs, tokenizer, image = *from_checkpoint.read_models(resolver, stored, notes), stored.image
+    settings = resolver.finalize()
     labels = label_vocabularies(settings, stored, reads_data, notes)
     return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
 
 
-def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
+def _tower_config(resolver: ConfigResolver, key: str, download: bool, notes: list[str]) -> PreTrainedConfig:
     """The configuration of one tower, with the sizes that its settings give; answers for those they leave open."""
-    tower, (prefix, random_key, _) = draft.tower(key), TOWER_KEYS[key]
+    tower, (prefix, random_key, _) = resolver.tower(key), TOWER_KEYS[key]
     config = backbones.read_config(
         tower.name,
         modality=MODALITY[key],
         allow_download=download,
-        trust_remote_code=draft["trust_remote_code"],
+        trust_remote_code=resolver["trust_remote_code"],
         untrained=tower.random,
         notes=notes,
     )
@@ -97,41 +97,41 @@ def _tower_config(draft: Draft, key: str, download: bool, notes: list[str]) -> P
     if absent:
         kind = f"{tower.name} (model type {config.model_type})"
         raise SettingsError([f"{prefix}{name}: {kind} has no one {name} to set; leave it out." for name in absent])
-    draft.answer(f"model {tower.name}", {prefix + name: getattr(dims, name) for name in DIMENSIONS})
+    resolver.fill_defaults(f"model {tower.name}", {prefix + name: getattr(dims, name) for name in DIMENSIONS})
     return config
 
 
 def _from_models(
-    draft: Draft, configs: dict[str, PreTrainedConfig], download: bool, notes: list[str]
+    resolver: ConfigResolver, configs: dict[str, PreTrainedConfig], download: bool, notes: list[str]
 ) -> tuple[PreTrainedTokenizerBase, dict[str, list[float]]]:
-    """Settles tokenizer, text length and picture size by what the pretrained models say."""
+    """Resolves tokenizer, text length and image size by what the pretrained models say."""
     image = {"mean": HALF, "std": HALF}
     text_name, text_rows = None, 0  # rows of the pretrained word embeddings
     for key, config in configs.items():
-        tower = draft.tower(key)
+        tower = resolver.tower(key)
         said = None if tower.random else notes
         processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
         dims = backbones.encoder_dimensions(config, tower.name, processor)
         if dims.modality == "text":
             text_name, text_rows = tower.name, 0 if tower.random else dims.vocab_size or inf
-            _settle_text(draft, dims)
+            _resolve_text(resolver, dims)
         else:
             image = {key: value for key, value in (processor or image).items() if key != "size"}
-            _settle_image(draft, dims, tower.random)
-            configs[key] = _picture_sizes(config, draft) if tower.random else config
-    if draft["original_image_size"] and all(draft.tower(key).name == text_name for key in configs):
+            _resolve_image(resolver, dims, tower.random)
+            configs[key] = _picture_sizes(config, resolver) if tower.random else config
+    if resolver["original_image_size"] and all(resolver.tower(key).name == text_name for key in configs):
         raise SettingsError(
-            [f"original_image_size={draft['original_image_size']}: {text_name} reads text; leave it out."]
+            [f"original_image_size={resolver['original_image_size']}: {text_name} reads text; leave it out."]
         )
-    if draft["tokenizer"] is None:
-        draft.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
-        draft.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
-    tokenizer, lines = backbones.load_tokenizer(draft["tokenizer"], allow_download=download)
+    if resolver["tokenizer"] is None:
+        resolver.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
+        resolver.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
+    tokenizer, lines = backbones.load_tokenizer(resolver["tokenizer"], allow_download=download)
     notes += lines
-    if text_rows and draft["tokenizer"] != text_name:
-        _same_vocabulary(draft, tokenizer, text_name, download, notes)
+    if text_rows and resolver["tokenizer"] != text_name:
+        _same_vocabulary(resolver, tokenizer, text_name, download, notes)
     pieces = backbones.vocabulary_rows(tokenizer)
-    draft.answer(f"tokenizer {draft['tokenizer']}", {"vocab_size": pieces}, free=())
+    resolver.fill_defaults(f"tokenizer {resolver['tokenizer']}", {"vocab_size": pieces}, free=())
     if text_rows and pieces > text_rows:
         notes.append(
             f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
@@ -139,46 +139,50 @@ def _from_models(
     return tokenizer, image
 
 
-def _settle_text(draft: Draft, dims: backbones.EncoderDimensions) -> None:
+def _resolve_text(resolver: ConfigResolver, dims: backbones.EncoderDimensions) -> None:
     limit = dims.max_text_len
     if limit is None:
         return
-    if draft["max_text_len"] is None and limit < 50:
-        draft.answer(f"model {dims.name}", {"max_text_len": limit})
-    elif (draft["max_text_len"] or 0) > limit:
+    if resolver["max_text_len"] is None and limit < 50:
+        resolver.fill_defaults(f"model {dims.name}", {"max_text_len": limit})
+    elif (resolver["max_text_len"] or 0) > limit:
         raise SettingsError(
-            [f"max_text_len={draft['max_text_len']} is more than {dims.name} has positions for; give {limit} or less."]
+            [
+                f"max_text_len={resolver['max_text_len']} is more than {dims.name} has positions for; give {limit} or less."
+            ]
         )
 
 
-def _settle_image(draft: Draft, dims: backbones.EncoderDimensions, scratch: bool) -> None:
+def _resolve_image(resolver: ConfigResolver, dims: backbones.EncoderDimensions, scratch: bool) -> None:
     """Picture sizes: a pretrained encoder's own answer, one with random weights takes what is given."""
     answers = {"image_size": dims.image_size, "original_image_size": dims.image_size, "patch_size": dims.patch_size}
-    if draft["patch_size"] and not dims.patch_size:
-        raise SettingsError([f"patch_size={draft['patch_size']}: {dims.name} has no patches; leave it out."])
-    draft.answer(f"model {dims.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",))
+    if resolver["patch_size"] and not dims.patch_size:
+        raise SettingsError([f"patch_size={resolver['patch_size']}: {dims.name} has no patches; leave it out."])
+    resolver.fill_defaults(
+        f"model {dims.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",)
+    )
 
 
-def _picture_sizes(config: PreTrainedConfig, draft: Draft) -> PreTrainedConfig:
+def _picture_sizes(config: PreTrainedConfig, resolver: ConfigResolver) -> PreTrainedConfig:
     """The configuration with the picture sizes that were settled; those that the family does not have stay out."""
     dims = backbones.encoder_dimensions(config, config.model_type)
-    sizes = {name: draft[name] for name in ("image_size", "patch_size") if getattr(dims, name) is not None}
+    sizes = {name: resolver[name] for name in ("image_size", "patch_size") if getattr(dims, name) is not None}
     return backbones.override_dimensions(config, **sizes)
 
 
 def _same_vocabulary(
-    draft: Draft, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool, notes: list[str]
+    resolver: ConfigResolver, tokenizer: PreTrainedTokenizerBase, text_name: str, download: bool, notes: list[str]
 ) -> None:
     try:
         own, _ = backbones.load_tokenizer(text_name, allow_download=download)
     except (backbones.BringsCodeError, backbones.NoTokenizerError) as error:
         why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
-        notes.append(f"tokenizer={draft['tokenizer']}: not compared with that of {text_name}, which {why}")
+        notes.append(f"tokenizer={resolver['tokenizer']}: not compared with that of {text_name}, which {why}")
         return
     if own.get_vocab() != tokenizer.get_vocab():
         raise SettingsError(
             [
-                f"tokenizer={draft['tokenizer']} has another vocabulary than {text_name} was pretrained with; leave tokenizer "
+                f"tokenizer={resolver['tokenizer']} has another vocabulary than {text_name} was pretrained with; leave tokenizer "
                 "out, or train the text encoder from random weights."
             ]
         )

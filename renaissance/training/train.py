@@ -30,8 +30,8 @@ from renaissance.runs.identity import identity_record
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.runs.start import Start, TrainingState, find_start, lock_command, open_folder, refuse_finished
 from renaissance.settings.bounds import refuse_huge_batches
-from renaissance.settings.draft import Draft
 from renaissance.settings.keys import AUTO
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 from . import devices, summary
@@ -65,11 +65,11 @@ class _Ready(NamedTuple):
     folder: RunFolder
 
 
-def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFolder:
+def run(resolver: ConfigResolver, data_of: Callable[[Resolved], Data] = read_data) -> RunFolder:
     """Runs a command: trains and evaluates, or only evaluates with test_only.
 
     Args:
-        draft: the settings of the command.
+        resolver: the settings of the command.
         data_of: opens the data; the demo passes its own, everybody else reads arrow files.
 
     Returns:
@@ -78,12 +78,12 @@ def run(draft: Draft, data_of: Callable[[Resolved], Data] = read_data) -> RunFol
     Raises:
         UserError: whatever is wrong with the command, before training starts where that can be seen.
     """
-    devices.check_start(draft["num_nodes"])
+    devices.check_start(resolver["num_nodes"])
     began = time.monotonic()
     with StopSignals() as signals:
-        signals.alarm(_left(draft["max_time"], began))
-        with rank_zero_first(draft["num_nodes"]) as shared, _locked(draft):
-            ready = _ready(draft, data_of, shared)
+        signals.alarm(_left(resolver["max_time"], began))
+        with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
+            ready = _ready(resolver, data_of, shared)
         signals.alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
         try:
             _run(ready, signals)
@@ -100,26 +100,26 @@ def _left(max_time: str | None, began: float) -> float | None:
     return None if max_time is None else seconds_of(max_time) - (time.monotonic() - began)
 
 
-def _locked(draft: Draft) -> contextlib.AbstractContextManager[None]:
+def _locked(resolver: ConfigResolver) -> contextlib.AbstractContextManager[None]:
     """Keeps the same command out while this one, with resume_from=auto, starts or resumes its run."""
-    automatic = draft["resume_from"] == AUTO and not draft["fast_dev_run"]
-    return lock_command(draft.raw) if automatic and launch_environment().first else contextlib.nullcontext()
+    automatic = resolver["resume_from"] == AUTO and not resolver["fast_dev_run"]
+    return lock_command(resolver.raw) if automatic and launch_environment().first else contextlib.nullcontext()
 
 
-def prepare_run(draft: Draft, *, reads_data: bool = True) -> Resolved:
+def prepare_run(resolver: ConfigResolver, *, reads_data: bool = True) -> Resolved:
     """Refuses whatever can be refused before samples are read: devices, checkpoint, models, answer vocabularies.
 
     Args:
-        draft: the settings of a command. reads_data: see `resolution.resolve`.
+        resolver: the settings of a command. reads_data: see `resolution.resolve`.
     """
-    return _prepare(draft, {}, reads_data=reads_data)[1]
+    return _prepare(resolver, {}, reads_data=reads_data)[1]
 
 
-def _prepare(draft: Draft, shared: dict[str, Any], *, reads_data: bool = True) -> tuple[Start, Resolved]:
-    devices.check_devices(draft)
-    start = find_start(draft, shared)
-    resolved = resolve(start.draft, start.stored, reads_data=reads_data)
-    devices.check_devices(start.draft)  # again: the checkpoint of a resumed run may have filled them in
+def _prepare(resolver: ConfigResolver, shared: dict[str, Any], *, reads_data: bool = True) -> tuple[Start, Resolved]:
+    devices.check_devices(resolver)
+    start = find_start(resolver, shared)
+    resolved = resolve(start.resolver, start.stored, reads_data=reads_data)
+    devices.check_devices(start.resolver)  # again: the checkpoint of a resumed run may have filled them in
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
     build_on_meta(resolved)
@@ -128,9 +128,9 @@ def _prepare(draft: Draft, shared: dict[str, Any], *, reads_data: bool = True) -
     return start, resolved
 
 
-def _ready(draft: Draft, data_of: Callable[[Resolved], Data], shared: dict[str, Any]) -> _Ready:
+def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], Data], shared: dict[str, Any]) -> _Ready:
     """Everything that can be refused, done."""
-    start, resolved = _prepare(draft, shared)
+    start, resolved = _prepare(resolver, shared)
     settings = resolved.settings
     data = data_of(resolved)
     if settings.run.test_only and not data.evaluated:

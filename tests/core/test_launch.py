@@ -23,7 +23,7 @@ from renaissance.core.launch import (
     launch_environment,
 )
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft, SettingsError
+from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.training import devices, train
 from small_run import NO_DROPOUT, SMALL, curve
 
@@ -74,20 +74,20 @@ def test_what_is_set_to_nothing_is_not_set(monkeypatch):
     assert not {"MASTER_ADDR", "NODE_RANK"} & os.environ.keys() and os.environ["MASTER_PORT"] == "12345"
 
 
-def draft(**given: object) -> Draft:
+def resolver(**given: object) -> ConfigResolver:
     values = defaults() | {"loss_names": {"mlm": 1}, "max_steps": 1, "batch_size": 8} | given
-    return Draft(values, dict.fromkeys(given, "given"))
+    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 def test_who_has_started_the_processes_says_how_many(monkeypatch):
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    made = draft()
+    made = resolver()
     assert (made["num_gpus"], made["num_nodes"], made["per_gpu_batchsize"]) == (2, 2, 2)
     assert made.sources["num_gpus"] == "srun"
-    assert draft(num_gpus=2, num_nodes=2)["num_gpus"] == 2
+    assert resolver(num_gpus=2, num_nodes=2)["num_gpus"] == 2
     with pytest.raises(SettingsError) as caught:
-        draft(num_gpus=8)
+        resolver(num_gpus=8)
     assert str(caught.value) == (
         "num_gpus=8, but srun has started this run with 2 processes on each machine; give num_gpus=2, or leave num_gpus out."
     )
@@ -99,7 +99,7 @@ def test_as_many_processes_on_each_machine(monkeypatch):
     with pytest.raises(
         SettingsError, match="srun has started 3 processes on 2 machines, but each .* --ntasks-per-node"
     ):
-        draft()
+        resolver()
 
 
 def test_a_process_that_slurm_has_given_cores_of_its_own_uses_them_all(monkeypatch):

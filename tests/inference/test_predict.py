@@ -26,7 +26,7 @@ from renaissance.inference import loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Encodings
 from renaissance.training import loading, train
 
@@ -71,8 +71,8 @@ def pictures_and_texts(home: Path) -> list[tuple[bytes, str]]:
 def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     model = renaissance.load(path)
     stored = checkpoint.read(path)
-    draft = Draft({**defaults(), **stored.settings, "load_path": str(path)}, {})
-    resolved = train.prepare_run(draft)
+    resolver = ConfigResolver({**defaults(), **stored.settings, "load_path": str(path)}, {})
+    resolved = train.prepare_run(resolver)
     trainer = train._trainer(resolved.settings, Callback(), 1, validates=True)
     loaders = loading.Loaders(resolved, loading.read_data(resolved), trainer, RunFolder(None))
     batch = next(iter(loaders.evaluation("val")))[0]

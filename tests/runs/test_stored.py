@@ -20,8 +20,8 @@ from renaissance.runs import checkpoint
 from renaissance.runs.archive import Claim
 from renaissance.runs.stored import check_parts
 from renaissance.settings.declared import SETTINGS, defaults
-from renaissance.settings.draft import Draft
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.training import train
 from renaissance.training.assembly import build
 from renaissance.training.checkpointing import checkpoint_content
@@ -167,14 +167,14 @@ def test_a_weight_that_is_no_number_is_refused(tmp_path: Path, value: float):
 def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_tokenizer(words := tmp_path_factory.mktemp("words"))
     given = small_run.values_of(*small_run.TOWERS, *small_run.FUSION, "image_size=32", f"tokenizer={words}")
-    resolved = resolve(draft(random_init_text_encoder=True, **given))
+    resolved = resolve(resolver(random_init_text_encoder=True, **given))
     training = {"step": 3, "optimizer": None, "best": 0.5, "best_step": 3, "pending": False, "scaler": None}
     return checkpoint_content(build(resolved), resolved)(training)._asdict()
 
 
-def draft(**given: Any) -> Draft:
+def resolver(**given: Any) -> ConfigResolver:
     values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 5} | given
-    return Draft(values, dict.fromkeys(given, "given"))
+    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 NO_MODELS = [
@@ -197,10 +197,10 @@ def test_what_cannot_be_built_is_a_sentence_of_every_command(good, place, value,
     monkeypatch.setattr("renaissance.settings.bounds.memory_of_machine", lambda: 4 << 30)
     path = tmp_path / "a.ckpt"
     torch.save({"format": 1, **changed(good, place, value)}, path)
-    resumed = Draft(defaults() | {"resume_from": str(path)}, {"resume_from": "given"})
+    resumed = ConfigResolver(defaults() | {"resume_from": str(path)}, {"resume_from": "given"})
     for name, load in (
         ("load_path", lambda: predict.load(path)),
-        ("load_path", lambda: train.prepare_run(draft(load_path=str(path)), reads_data=False)),
+        ("load_path", lambda: train.prepare_run(resolver(load_path=str(path)), reads_data=False)),
         ("resume_from", lambda: train.prepare_run(resumed, reads_data=False)),
     ):
         with pytest.raises(UserError) as error:

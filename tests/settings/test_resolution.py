@@ -15,7 +15,7 @@ from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.resolution import Resolved, resolve
@@ -29,9 +29,9 @@ FUSION = {"cross_layer_hidden_size": 32, "num_cross_layers": 1, "num_cross_layer
 pytestmark = pytest.mark.usefixtures("hub_cache")
 
 
-def draft(**given: Any) -> Draft:
+def resolver(**given: Any) -> ConfigResolver:
     values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1} | given
-    return Draft(values, dict.fromkeys(given, "given"))
+    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
@@ -39,14 +39,14 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 
 
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
-    resolved = resolve(draft(**given))
+    resolved = resolve(resolver(**given))
     built = build(resolved)
     checkpoint.save(path, checkpoint_content(built, resolved)({"step": 3, "optimizer": None, "best": None}))
     return path, resolved
 
 
 def test_nothing_given_is_deit_tiny_and_electra_small():
-    resolved = resolve(draft())
+    resolved = resolve(resolver())
     assert answers(resolved, "model_type", "image_encoder", "text_encoder", "tokenizer") == [
         ("two-tower", "encoder settings"),
         (DEIT, "fallback"),
@@ -73,7 +73,7 @@ ONE_TOWERS = [
 
 @pytest.mark.parametrize(("encoder", "tokenizer", "source", "image", "patches"), ONE_TOWERS)
 def test_one_tower_answers(encoder, tokenizer, source, image, patches):
-    resolved = resolve(draft(encoder=encoder))
+    resolved = resolve(resolver(encoder=encoder))
     assert answers(resolved, "model_type", "tokenizer", "pooler_type") == [
         ("one-tower", "encoder settings"),
         (tokenizer, source),
@@ -84,7 +84,7 @@ def test_one_tower_answers(encoder, tokenizer, source, image, patches):
 
 
 def test_given_sizes_count_where_the_weights_can_be_adapted():
-    resolved = resolve(draft(image_size=64, max_text_len=20, text_encoder_drop_rate=0.3, **FUSION))
+    resolved = resolve(resolver(image_size=64, max_text_len=20, text_encoder_drop_rate=0.3, **FUSION))
     assert answers(resolved, "image_size", "original_image_size", "max_text_len", "text_encoder_drop_rate") == [
         (64, "given"),
         (224, f"model {DEIT}"),
@@ -99,7 +99,7 @@ def test_given_sizes_count_where_the_weights_can_be_adapted():
 
 def test_a_manual_configuration_counts_before_the_model():
     resolved = resolve(
-        draft(encoder=DINO, encoder_manual_configuration=True, hidden_size=24, num_heads=2, patch_size=8)
+        resolver(encoder=DINO, encoder_manual_configuration=True, hidden_size=24, num_heads=2, patch_size=8)
     )
     assert answers(resolved, "hidden_size", "num_heads", "num_layers", "mlp_ratio", "patch_size", "image_size") == [
         (24, "given"),
@@ -116,12 +116,12 @@ def test_a_tokenizer_of_its_own_is_free_where_the_text_encoder_is_random(tmp_pat
     write_tokenizer(tmp_path / "words")
     given = {"tokenizer": str(tmp_path / "words"), **FUSION}
     with pytest.raises(UserError, match="has another vocabulary than"):
-        resolve(draft(**given))
-    resolved = resolve(draft(**given, random_init_text_encoder=True))
+        resolve(resolver(**given))
+    resolved = resolve(resolver(**given, random_init_text_encoder=True))
     size = resolved.settings.model.vocab_size
     assert size == len(resolved.tokenizer) < 1000
     assert build(resolved).heads["mlm"].vocab_size == size
-    vision = resolve(draft(encoder=DINO, tokenizer=given["tokenizer"]))  # a vision encoder brings no vocabulary
+    vision = resolve(resolver(encoder=DINO, tokenizer=given["tokenizer"]))  # a vision encoder brings no vocabulary
     assert vision.settings.model.vocab_size == size
 
 
@@ -132,9 +132,9 @@ def test_a_short_model_shortens_the_texts(tmp_path, hub_cache):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertConfig(**sizes, max_position_embeddings=32).save_pretrained(tmp_path)
     random = {"text_encoder": str(tmp_path), "random_init_text_encoder": True}
-    assert answers(resolve(draft(**random)), "max_text_len") == [(32, f"model {tmp_path}")]
+    assert answers(resolve(resolver(**random)), "max_text_len") == [(32, f"model {tmp_path}")]
     with pytest.raises(UserError, match="max_text_len=33 is more than .* has positions for; give 32 or less"):
-        resolve(draft(**random, max_text_len=33))
+        resolve(resolver(**random, max_text_len=33))
 
 
 def test_a_checkpoint_counts_before_the_model_and_asks_nobody(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_checkpoint_counts_before_the_model_and_asks_nobody(tmp_path, monkeypa
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
-    resolved = resolve(draft(load_path=str(path), max_text_len=16), checkpoint.read(path))
+    resolved = resolve(resolver(load_path=str(path), max_text_len=16), checkpoint.read(path))
     keys = ("image_size", "fusion", "cross_layer_hidden_size", "text_encoder", "tokenizer", "vocab_size")
     assert answers(resolved, *keys) == [(before.settings.flat[key], "checkpoint") for key in keys]
     assert answers(resolved, "max_text_len", "mlm_prob") == [
@@ -184,7 +184,7 @@ def test_a_contradiction_of_the_checkpoint_is_refused(tmp_path):
     path, _ = saved(tmp_path / "a.ckpt", **FUSION)
     for given, sentence in CONTRADICTIONS:
         with pytest.raises(UserError) as caught:
-            resolve(draft(load_path=str(path), **given), checkpoint.read(path))
+            resolve(resolver(load_path=str(path), **given), checkpoint.read(path))
         assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -192,9 +192,9 @@ def test_a_command_may_repeat_how_the_checkpoints_model_was_made_and_draws_new_h
     made = {"random_init_text_encoder": True, "image_encoder_manual_configuration": True, "image_encoder_num_layers": 1}
     path, _ = saved(tmp_path / "a.ckpt", loss_names={"mlm": 1}, initializer_range=0.1, **made, **FUSION)
     stored = checkpoint.read(path)
-    resolve(draft(load_path=str(path), loss_names={"mlm": 1}, initializer_range=0.1, **made), stored)
+    resolve(resolver(load_path=str(path), loss_names={"mlm": 1}, initializer_range=0.1, **made), stored)
     # The head of ITM is new: it is drawn with the deviation of this command.
-    built = build(resolve(draft(load_path=str(path), initializer_range=1e-6), stored))
+    built = build(resolve(resolver(load_path=str(path), initializer_range=1e-6), stored))
     checkpoint.load_weights(built.model, built.heads, stored, str(path))
     assert 0 < built.heads["itm"].head.classifier.weight.abs().max() < 1e-4
     assert built.heads["mlm"].head.decoder.weight.std().item() == pytest.approx(0.1, rel=0.1)
@@ -202,7 +202,7 @@ def test_a_command_may_repeat_how_the_checkpoints_model_was_made_and_draws_new_h
 
 def test_the_first_weights_of_a_head_depend_on_its_own_task_alone(tmp_path):
     itm, both, other = (
-        build(resolve(draft(loss_names=losses, seed=seed, **FUSION))).heads["itm"].head.classifier.weight
+        build(resolve(resolver(loss_names=losses, seed=seed, **FUSION))).heads["itm"].head.classifier.weight
         for losses, seed in (({"itm": 1}, 1), ({"mlm": 1, "itm": 1}, 1), ({"itm": 1}, 2))
     )
     assert torch.equal(itm, both) and not torch.equal(itm, other)
@@ -211,7 +211,7 @@ def test_the_first_weights_of_a_head_depend_on_its_own_task_alone(tmp_path):
 def test_longer_texts_than_a_one_tower_checkpoint_was_trained_with_are_refused(tmp_path):
     path, _ = saved(tmp_path / "a.ckpt", encoder=DINO, image_size=32, max_text_len=12)
     with pytest.raises(UserError, match="max_text_len=13 is more than the checkpoint's 12 positions"):
-        resolve(draft(load_path=str(path), max_text_len=13), checkpoint.read(path))
+        resolve(resolver(load_path=str(path), max_text_len=13), checkpoint.read(path))
 
 
 def test_a_resumed_run_takes_every_setting_and_lets_only_the_rest_of_the_run_be_changed(tmp_path):
@@ -222,7 +222,7 @@ def test_a_resumed_run_takes_every_setting_and_lets_only_the_rest_of_the_run_be_
 
     def again(**given: Any) -> Resolved:
         values = defaults() | words | given
-        return resolve(Draft(values, dict.fromkeys([*given, "resume_from"], "given")), checkpoint.read(path))
+        return resolve(ConfigResolver(values, dict.fromkeys([*given, "resume_from"], "given")), checkpoint.read(path))
 
     resolved = again(max_steps=9, num_workers=0)
     free = {"resume_from", "max_steps", "num_workers"}
@@ -267,7 +267,7 @@ def test_a_local_folder_works_like_an_id(tmp_path, hub_cache):
 
     shutil.copytree(snapshot_download(DINO, local_files_only=True), tmp_path / "dino")
     by_id, by_folder = (
-        build(resolve(draft(encoder=name))).model.state_dict() for name in (DINO, str(tmp_path / "dino"))
+        build(resolve(resolver(encoder=name))).model.state_dict() for name in (DINO, str(tmp_path / "dino"))
     )
     assert by_id.keys() == by_folder.keys()
     assert all(torch.equal(by_id[name], by_folder[name]) for name in by_id)
@@ -291,12 +291,12 @@ def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run
 
     def resumed(path: Path) -> list[Any]:
         values = defaults() | {"resume_from": str(path)}
-        flat = resolve(Draft(values, {"resume_from": "given"}), stored).settings.flat
+        flat = resolve(ConfigResolver(values, {"resume_from": "given"}), stored).settings.flat
         return [flat[key] for key in keys]
 
     own = [False, True, 0, False, None]
     assert resumed(path) == ["result", "renaissance", *own]
-    for start in (draft(load_path=str(path)), draft(load_path=str(path), test_only=True)):
+    for start in (resolver(load_path=str(path)), resolver(load_path=str(path), test_only=True)):
         flat = resolve(start, stored).settings.flat
         assert (flat["log_dir"], flat["exp_name"], flat["trust_remote_code"]) == ("result", "renaissance", False)
 
@@ -305,5 +305,5 @@ def test_settings_of_another_version_are_named(tmp_path):
     path, _ = saved(tmp_path / "a.ckpt", image_size=32, **FUSION)
     stored = checkpoint.read(path)
     later = stored._replace(settings=stored.settings | {"later_size": 5})
-    notes = resolve(draft(load_path=str(path)), later).notes
+    notes = resolve(resolver(load_path=str(path)), later).notes
     assert "the checkpoint has settings that this version does not know: later_size" in notes

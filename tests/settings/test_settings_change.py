@@ -29,7 +29,7 @@ from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.runs.start import find_start, open_folder
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
 from renaissance.training import devices, loading, train
@@ -69,12 +69,12 @@ class Trial:
 
     def __init__(self, given: dict[str, Any]):
         given = TWO | ({} if given.get("encoder") else FUSION) | given
-        self.draft = Draft(DEFAULTS | given, dict.fromkeys(given, "given"))
+        self.resolver = ConfigResolver(DEFAULTS | given, dict.fromkeys(given, "given"))
 
     @cached_property
     def resolved(self) -> Resolved:
-        path = self.draft["load_path"] or self.draft["resume_from"]
-        return resolve(self.draft, checkpoint.read(path) if path else None)
+        path = self.resolver["load_path"] or self.resolver["resume_from"]
+        return resolve(self.resolver, checkpoint.read(path) if path else None)
 
     @property
     def settings(self) -> Settings:
@@ -130,7 +130,7 @@ class Trial:
 
     @cached_property
     def folder(self) -> Path:
-        return train.run(self.draft).path
+        return train.run(self.resolver).path
 
     def curve(self) -> list[float]:
         return [self.module.learning_rate_of(step) for step in range(5)]
@@ -201,7 +201,7 @@ def refusal(trial: Callable[[], Any]) -> str | None:
 
 
 def run_folder(trial: Trial) -> tuple[str, ...]:
-    folder, _, _ = open_folder(find_start(trial.draft), trial.settings)
+    folder, _, _ = open_folder(find_start(trial.resolver), trial.settings)
     return folder.path.parts[:-1]
 
 
@@ -291,7 +291,7 @@ CHANGES: dict[str, Change] = {
     "seed": Change(1, lambda t: [batch.ids.tolist() for batch in t.step]),
     "log_dir": Change("elsewhere", run_folder, ("elsewhere", "renaissance")),
     "load_path": Change("other.ckpt", loaded),
-    "resume_from": Change("other.ckpt", lambda t: find_start(t.draft).state.step, 3),
+    "resume_from": Change("other.ckpt", lambda t: find_start(t.resolver).state.step, 3),
     "test_only": Change(True, lambda t: t.steps, 0, {"load_path": "other.ckpt"}),
     "final_test": Change(False, results, {"val"}, {"max_steps": 1}),
     "fast_dev_run": Change(2, lambda t: t.steps, 2),
@@ -310,7 +310,7 @@ CHANGES: dict[str, Change] = {
     "keep_last": Change(1, saved_steps, 1, {"max_steps": 3, "final_test": False, "save_every_steps": 1}),
     "trust_remote_code": Change(True, runs_code, True),
     "allow_download": Change(False, asked_locally, {True}),
-    "ref_dataset": Change("refcoco", lambda t: t.draft["datasets"], ["refcoco"]),
+    "ref_dataset": Change("refcoco", lambda t: t.resolver["datasets"], ["refcoco"]),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.samples["train"].describe()], ["vg.arrow"]),
     "data_root": Change("fewer", lambda t: len(t.data.samples["train"]), 2 * 3),
     "allow_missing_shards": Change(
@@ -430,7 +430,9 @@ CHANGES: dict[str, Change] = {
     "gradient_clip_val": Change(0.5, clipped, 0.5),
     "num_gpus": Change(2, lambda t: t.trainer.world_size, 2),
     "num_nodes": Change(2, lambda t: (t.trainer.num_nodes, t.trainer.world_size), (2, 2)),
-    "accelerator": Change("gpu", lambda t: "no GPU" in (refusal(lambda: devices.check_devices(t.draft)) or ""), True),
+    "accelerator": Change(
+        "gpu", lambda t: "no GPU" in (refusal(lambda: devices.check_devices(t.resolver)) or ""), True
+    ),
     "precision": Change("64", lambda t: t.trainer.precision, "64-true"),
     "gradient_checkpointing": Change(True, lambda t: kept_bytes(t) < kept_bytes(untouched({})), True),
     "compile": Change(True, lambda t: {batch.text.input_ids.shape[1] == 50 for batch in t.step}, {True}),

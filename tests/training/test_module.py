@@ -17,7 +17,7 @@ from renaissance.data.collate import Collate, Source
 from renaissance.data.sampler import TrainSteps
 from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Encodings
 from renaissance.training import devices
 from renaissance.training.assembly import Built, build
@@ -56,7 +56,7 @@ class Bench:
         task = "loss_names={'mlm': 1, 'itm': 1}"
         given = values_of(*SMALL, *NO_DROPOUT, f"data_root={data_root}", task, *sizes, *words)
         values = {**defaults(), **given}
-        self.resolved: Resolved = prepare_run(Draft(values, dict.fromkeys(given, "given")))
+        self.resolved: Resolved = prepare_run(ConfigResolver(values, dict.fromkeys(given, "given")))
         self.data: Data = read_data(self.resolved)
 
     def build(self) -> Built:

@@ -12,7 +12,7 @@ from renaissance.core.types import Batch, Example
 from renaissance.data.collate import Collate, Maker, Source
 from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Encodings, task_class
 from renaissance.training.assembly import Built, build
 from renaissance.training.resolution import Resolved
@@ -34,12 +34,14 @@ def resolved(name: str, losses: dict[str, int], **given: object) -> Resolved:
     sizes = {"image_size": SIDE, "patch_size": PATCH, "vocab_size": VOCAB, "max_text_len": MAX_TEXT_LEN}
     tower = ONE if name.startswith("one") else {**TWO, "fusion": name}
     values = {**defaults(), **tower, **sizes, "tokenizer": "words", "loss_names": losses, "max_steps": 9}
-    draft = Draft({**values, "batch_size": 4, **given}, dict.fromkeys([*tower, *sizes, *given], "given"))
-    draft.name_towers()
+    resolver = ConfigResolver({**values, "batch_size": 4, **given}, dict.fromkeys([*tower, *sizes, *given], "given"))
+    resolver.name_towers()
     configs = {"encoder": image_config()} if name == "one-image" else {"encoder": text_config()}
     configs |= {key: make() for key, make in CONFIGS.items()}
     image = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    return Resolved(draft.settle(), {key: configs[key] for key in draft.towers()}, tokenizer(), image, None, [], {})
+    return Resolved(
+        resolver.finalize(), {key: configs[key] for key in resolver.towers()}, tokenizer(), image, None, [], {}
+    )
 
 
 def makers_of(run: Resolved) -> dict[str, Maker]:

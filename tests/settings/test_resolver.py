@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from renaissance.settings.declared import defaults
-from renaissance.settings.draft import Draft, SettingsError, default_workers
 from renaissance.settings.keys import TYPE_KEYS
+from renaissance.settings.resolver import ConfigResolver, SettingsError, default_workers
 
 DEFAULTS = defaults()
 MLM = {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
 BOTH = {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1}
 
 
-def draft(**given: Any) -> Draft:
-    return Draft(DEFAULTS | MLM | given, dict.fromkeys(given, "given"))
+def resolver(**given: Any) -> ConfigResolver:
+    return ConfigResolver(DEFAULTS | MLM | given, dict.fromkeys(given, "given"))
 
 
 def refusal(**given: Any) -> str:
     with pytest.raises(SettingsError) as caught:
-        draft(**given)
+        resolver(**given)
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ def test_one_problem_is_a_sentence_several_are_a_list():
 
 
 def test_an_empty_word_means_nothing_given():
-    assert draft(load_path="")["load_path"] is None
+    assert resolver(load_path="")["load_path"] is None
 
 
 @given(batch=st.integers(1, 300), micro=st.integers(1, 40), gpus=st.integers(1, 4), nodes=st.integers(1, 3))
@@ -47,7 +47,7 @@ def test_batches_that_do_not_divide_are_answered_with_what_would(batch: int, mic
     sizes = {"batch_size": batch, "per_gpu_batchsize": micro, "num_gpus": gpus, "num_nodes": nodes}
     processes = gpus * nodes
     if batch % (micro * processes) == 0:
-        assert draft(**sizes)["eval_batch_size"] == micro
+        assert resolver(**sizes)["eval_batch_size"] == micro
         return
     sentence = refusal(**sizes)
     assert sentence.startswith(
@@ -64,8 +64,8 @@ def test_batches_that_do_not_divide_are_answered_with_what_would(batch: int, mic
 
 
 def test_per_gpu_batchsize_0_is_the_share_of_a_process():
-    settled = draft(batch_size=24, num_gpus=3, num_nodes=2)
-    assert [settled[key] for key in ("per_gpu_batchsize", "eval_batch_size", "negative_group")] == [4, 4, 4]
+    resolved = resolver(batch_size=24, num_gpus=3, num_nodes=2)
+    assert [resolved[key] for key in ("per_gpu_batchsize", "eval_batch_size", "negative_group")] == [4, 4, 4]
     assert refusal(batch_size=25, num_gpus=3, num_nodes=2) == (
         "batch_size=25 is not a multiple of the 6 processes; give batch_size=24 or 30."
     )
@@ -80,22 +80,24 @@ def test_groups_of_negatives_divide_what_they_are_taken_from():
         for key in ("per_gpu_batchsize=6", "eval_batch_size=9")
     ]
     assert "of 2 or more" in refusal(**BOTH, batch_size=4, per_gpu_batchsize=1)
-    assert draft(batch_size=4, per_gpu_batchsize=1)["negative_group"] == 1  # without ITM there is nothing to exchange
-    assert draft(**BOTH, draw_false_image=1, batch_size=4, per_gpu_batchsize=1)["negative_group"] == 1
+    assert (
+        resolver(batch_size=4, per_gpu_batchsize=1)["negative_group"] == 1
+    )  # without ITM there is nothing to exchange
+    assert resolver(**BOTH, draw_false_image=1, batch_size=4, per_gpu_batchsize=1)["negative_group"] == 1
 
 
 def test_given_counts_before_an_answer_and_an_answer_before_a_default():
-    asked = draft(image_size=320, max_text_len=None)
-    asked.answer("model a", {"image_size": 224, "patch_size": 14, "drop_rate": None, "not_a_key": 1})
+    asked = resolver(image_size=320, max_text_len=None)
+    asked.fill_defaults("model a", {"image_size": 224, "patch_size": 14, "drop_rate": None, "not_a_key": 1})
     assert asked["image_size"] == 320 and asked.sources["image_size"] == "given"  # the weights are adapted
     assert asked["patch_size"] == 14 and asked.sources["patch_size"] == "model a"
     assert asked["drop_rate"] is None and asked.sources["drop_rate"] == "default"
 
 
 def test_every_contradiction_is_named():
-    asked = draft(hidden_size=64, patch_size=8, vocab_size=100)
+    asked = resolver(hidden_size=64, patch_size=8, vocab_size=100)
     with pytest.raises(SettingsError) as caught:
-        asked.answer("model a", {"hidden_size": 32, "patch_size": 16, "vocab_size": 100})
+        asked.fill_defaults("model a", {"hidden_size": 32, "patch_size": 16, "vocab_size": 100})
     assert caught.value.problems == [
         "hidden_size=64 contradicts the model a, which has hidden_size=32; leave hidden_size out or give 32, or set "
         "encoder_manual_configuration=True to train a model of other sizes from random weights.",
@@ -113,22 +115,22 @@ NAMED = [
 
 @pytest.mark.parametrize(("given", "kind", "towers"), NAMED)
 def test_the_model_type_follows_from_the_encoders(given, kind, towers):
-    named = draft(**given)
+    named = resolver(**given)
     named.name_towers()
     assert named["model_type"] == kind and tuple(named[key] for key in named.towers()) == towers
 
 
 def test_one_tower_needs_its_encoder():
     with pytest.raises(SettingsError, match="needs encoder="):
-        draft(model_type="one-tower").name_towers()
+        resolver(model_type="one-tower").name_towers()
 
 
 @pytest.mark.parametrize("kind", TYPE_KEYS)
 def test_a_key_of_the_other_type_of_model_is_not_ignored_in_silence(kind: str):
     others = TYPE_KEYS["one-tower" if kind == "two-tower" else "two-tower"]
     assert set(others) <= set(DEFAULTS)
-    named = draft(encoder="a" if kind == "one-tower" else None)
-    named.answer("checkpoint", {"model_type": kind})
+    named = resolver(encoder="a" if kind == "one-tower" else None)
+    named.fill_defaults("checkpoint", {"model_type": kind})
     named.values |= dict.fromkeys(others, 1)
     named.given |= set(others)
     with pytest.raises(SettingsError) as caught:
@@ -138,11 +140,11 @@ def test_a_key_of_the_other_type_of_model_is_not_ignored_in_silence(kind: str):
 
 
 def test_widths_heads_and_patches_are_checked_once_everybody_has_answered():
-    named = draft(image_size=40)
+    named = resolver(image_size=40)
     named.name_towers()
-    named.answer("model a", {"patch_size": 16, "image_encoder_hidden_size": 30, "image_encoder_num_heads": 4})
+    named.fill_defaults("model a", {"patch_size": 16, "image_encoder_hidden_size": 30, "image_encoder_num_heads": 4})
     with pytest.raises(SettingsError) as caught:
-        named.settle()
+        named.finalize()
     assert caught.value.problems == [
         "image_encoder_num_heads=4 does not divide image_encoder_hidden_size=30; give a number of heads that does.",
         "image_size=40 is not a multiple of patch_size=16; give 32 or 48.",
@@ -150,9 +152,9 @@ def test_widths_heads_and_patches_are_checked_once_everybody_has_answered():
 
 
 def test_fallbacks_and_their_sources():
-    named = draft(cross_layer_hidden_size=192)
+    named = resolver(cross_layer_hidden_size=192)
     named.name_towers()
-    settings = named.settle()
+    settings = named.finalize()
     expected = {
         "num_cross_layers": 6,
         "num_cross_layer_heads": 3,

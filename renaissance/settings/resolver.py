@@ -1,7 +1,7 @@
 """From flat `key=value` settings to one frozen, checked `Settings`.
 
-A `Draft` holds the flat values of a command with the place each came from. It refuses what is wrong by itself, then takes
-answers from a checkpoint and from the pretrained models for the keys that were left open, and settles into `Settings`.
+A `ConfigResolver` holds the flat values of a command with the source of each. It refuses what is wrong by itself, then
+fills the keys that were left open from a checkpoint and from the pretrained models, and becomes `Settings`.
 Order of authority: given on the command line or by a preset > checkpoint > model > fallback. Nothing here imports torch,
 so that a wrong setting is answered at once.
 """
@@ -30,7 +30,7 @@ class SettingsError(UserError):
         super().__init__(problems[0] if len(problems) == 1 else several)
 
 
-class Draft:
+class ConfigResolver:
     """The flat settings of a command before the models have answered.
 
     Args:
@@ -63,11 +63,11 @@ class Draft:
         if self["ref_dataset"]:
             self.values["datasets"], self.sources["datasets"] = [self["ref_dataset"]], "ref_dataset"
         if not (self["resume_from"] or self["test_only"]):
-            self.settle_batches()
+            self.finalize_batches()
 
     @classmethod
-    def of_checkpoint(cls, settings: Mapping[str, Any], path: str, **others: Any) -> Draft:
-        """The draft of a command that gives load_path=path, and all else as the checkpoint has it.
+    def from_checkpoint(cls, settings: Mapping[str, Any], path: str, **others: Any) -> ConfigResolver:
+        """The settings of a command that gives load_path=path, and all else as the checkpoint has it.
 
         Args:
             settings: of the checkpoint; those that this version does not know are left out.
@@ -79,14 +79,14 @@ class Draft:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
-    def resuming(self, path: str | None) -> Draft:
-        """The draft of the same command with a checkpoint that it goes on from, or with none."""
+    def resuming(self, path: str | None) -> ConfigResolver:
+        """The settings of the same command with a checkpoint that it goes on from, or with none."""
         free = ("resume_from", "load_path") if path else ("resume_from",)
         values = self.raw | dict.fromkeys(free) | {"resume_from": path}
         given = {key: source for key, source in self.sources.items() if key in self.given and key not in free}
-        return Draft(values, given | ({"resume_from": "auto"} if path else {}))
+        return ConfigResolver(values, given | ({"resume_from": "auto"} if path else {}))
 
-    def answer(self, source: str, answers: Mapping[str, Any], free: Iterable[str] = ADAPTABLE) -> None:
+    def fill_defaults(self, source: str, answers: Mapping[str, Any], free: Iterable[str] = ADAPTABLE) -> None:
         """Takes what a checkpoint or a model knows for the keys that nobody gave.
 
         Args:
@@ -112,7 +112,7 @@ class Draft:
             raise SettingsError(problems)
 
     def name_towers(self) -> None:
-        """Settles which towers there are, once a checkpoint had its say: one-tower by `encoder`, else two-tower."""
+        """Chooses the towers, once a checkpoint had its say: one-tower by `encoder`, else two-tower."""
         if self["model_type"] is None:
             self._fill({"model_type": "one-tower" if self["encoder"] else "two-tower"}, "encoder settings")
         if self["model_type"] == "two-tower":
@@ -140,7 +140,7 @@ class Draft:
         manual = self[f"{key}_manual_configuration"]
         return TowerSettings(self[key], self[random_key], manual, **sizes, frozen=self[frozen_key])
 
-    def settle(self) -> Settings:
+    def finalize(self) -> Settings:
         """Fills what is still open with the fallbacks and freezes everything.
 
         Raises:
@@ -169,8 +169,8 @@ class Draft:
             if self.values[key] is None and value is not None:
                 self.values[key], self.sources[key] = value, source
 
-    def settle_batches(self) -> None:
-        """Settles processes, micro-batches and groups; where a checkpoint answers for them, once it has.
+    def finalize_batches(self) -> None:
+        """Finalizes processes, micro-batches and groups; where a checkpoint answers for them, once it has.
 
         Raises:
             SettingsError: sizes that do not divide each other.
