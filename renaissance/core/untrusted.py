@@ -23,8 +23,8 @@ MOST_DEPTH = 64
 _LFS = b"version https://git-lfs"
 
 
-def refuse_special(path: str | os.PathLike, name: str) -> int:
-    """The size of a regular file in bytes; a pipe, a socket or a device would block for ever, or never end.
+def refuse_special(path: str | os.PathLike, name: str) -> os.stat_result:
+    """The status of a regular file; a pipe, a socket or a device would block for ever, or never end.
 
     Raises:
         UserError: it is none, or cannot be looked at.
@@ -36,7 +36,7 @@ def refuse_special(path: str | os.PathLike, name: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise UserError(f"{name} is {kind}, and no file.")
-    return found.st_size
+    return found
 
 
 def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = MOST_BYTES) -> bytes:
@@ -49,7 +49,7 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
         UserError: it is not there, no regular file, too large, or a git-LFS pointer.
     """
     name = printable(str(name or path))
-    size = refuse_special(path, name)
+    size = refuse_special(path, name).st_size
     if size > most:
         raise UserError(f"{name} has {size:,} bytes; at most {most:,} are read.")
     try:

@@ -1,7 +1,7 @@
 """Arrow files: opened by path, checked once, memory-mapped, read without a Python object per row or text.
 
 Arrow trusts the offsets in a file: reading through a damaged one ends the process, not the run. So every file is fully
-validated before its first use; the result is remembered (`remembered.py`), so the next run opens it in microseconds.
+validated before its first use; the result is cached (`file_cache.py`), so the next run opens it in microseconds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lf
 
 from .columns import Entries, ValueCheck, expected, fits, plain, starts
 from .dataset_specs import IMAGE, METADATA, PER_SAMPLE, Column
+from .file_cache import Stamp, cached, stamp
 from .messages import refuse_claims
-from .remembered import Stamp, recall, remember, stamp
 
 MAGIC = b"ARROW1"
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
@@ -132,10 +132,8 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
     now = stamp(path)
     asked = json.dumps([[column._replace(meaning="") for column in columns], samples])
     what = f"check-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"
-    known = recall(path, now, what, {"rows": int, "samples": int, "columns": list[str]})
-    if known is None:
-        known = _check(path, now.size, columns, samples)._asdict()
-        remember(path, now, what, known)
+    hints = {"rows": int, "samples": int, "columns": list[str]}
+    known = cached(path, now, what, hints, lambda: _check(path, now.size, columns, samples)._asdict())
     return now, Facts(known["rows"], known["samples"], tuple(known["columns"]))
 
 

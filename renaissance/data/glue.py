@@ -28,10 +28,10 @@ from renaissance.core.errors import UserError, first_line, printable, shortened,
 from renaissance.core.untrusted import parse_json, read_json
 
 from .arrow import some
+from .file_cache import stamp
 from .glue_specs import GLUE, GLUE_SCORES, GlueTask
 from .identity import image_key
 from .messages import refuse_claims
-from .remembered import stamp
 from .samples import FileSummary, Sample
 
 # QQP, the largest, has 390,965 rows of 60 MB; a parquet file of some kB may claim, and hold, a thousand times as much.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,11 +14,10 @@ from renaissance.core.errors import UserError
 from .arrow import ArrowFile, check_file
 from .columns import Entries
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
+from .file_cache import Stamp, cached
 from .identity import image_key, text_key
-from .remembered import Stamp, recall, recall_array, remember
 from .samples import ArrowSamples, RawSample, Unwanted
 
-_REPEATS = "repeats"
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
 _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 
@@ -82,30 +80,22 @@ class PairDataset(ArrowSamples):
 
 
 def unwanted(path: str, now: Stamp) -> Unwanted:
-    """Find the captions of a checked file that training leaves out, or recall them.
+    """Find the captions of a checked file that training leaves out, or look them up in the cache.
 
     Returns:
         (repeated, empty, gaps): how many are left out because they repeat, how many because they are empty, and where:
         gaps[j] is the number of kept captions before the j-th one left out, so kept caption k stands at position
         k + searchsorted(gaps, k, "right") of the file. None where all are kept.
     """
-    known = recall(path, now, _REPEATS, {"repeated": int, "empty": int, "gaps": int})
-    if known is not None:
-        if not known["repeated"] + known["empty"]:
-            return Unwanted()
-        gaps = recall_array(path, _REPEATS)
-        if gaps is not None and len(gaps) == known["repeated"] + known["empty"] and known["gaps"] == _checksum(gaps):
-            return Unwanted(known["repeated"], known["empty"], gaps)
+    hints = {"repeated": int, "empty": int, "gaps": list[int]}
+    repeated, empty, gaps = cached(path, now, "repeats", hints, lambda: _find_unwanted(path)._asdict()).values()
+    return Unwanted(repeated, empty, np.array(gaps, np.int64) if gaps else None)
+
+
+def _find_unwanted(path: str) -> Unwanted:
     repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS).entries[CAPTION.name])
     left_out = np.sort(np.concatenate([repeated, empty]))
-    gaps = left_out - np.arange(len(left_out)) if len(left_out) else None
-    facts = {"repeated": len(repeated), "empty": len(empty), "gaps": 0 if gaps is None else _checksum(gaps)}
-    remember(path, now, _REPEATS, facts, gaps)
-    return Unwanted(len(repeated), len(empty), gaps)
-
-
-def _checksum(gaps: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(gaps))
+    return Unwanted(len(repeated), len(empty), (left_out - np.arange(len(left_out))).tolist())
 
 
 def find_unwanted(texts: Entries) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ from renaissance.core.errors import UserError
 
 from .arrow import ArrowFile, check_file, metadata
 from .dataset_specs import IMAGE, Column
+from .file_cache import Stamp, stamp
 from .identity import image_key
-from .remembered import Stamp, stamp
 
 
 class Sample(NamedTuple):

@@ -224,7 +224,7 @@ def _head(path: Path) -> tuple[list[str], bool]:
     Raises:
         UserError: it is no table with a column "step".
     """
-    if not os.path.lexists(path) or not refuse_special(path, f"'{path}'"):
+    if not os.path.lexists(path) or not refuse_special(path, f"'{path}'").st_size:
         return [], False
     with open(path, "rb") as file:
         first = file.readline(_LONGEST_HEADER)

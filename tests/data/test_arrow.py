@@ -121,8 +121,8 @@ def test_refuses_what_is_no_arrow_file(tmp_path: Path):
     ]:
         (tmp_path / "a.arrow").write_bytes(content)
         assert sentence in message(tmp_path / "a.arrow")
-    assert "cannot be opened (No such file or directory)" in message(tmp_path / "none.arrow")
-    assert "is not a file" in message(tmp_path)
+    assert "cannot be read (No such file or directory)" in message(tmp_path / "none.arrow")
+    assert "is a folder, and no file" in message(tmp_path)
 
 
 def test_refuses_a_stream_and_compression(tmp_path: Path):
@@ -206,7 +206,7 @@ print(refused)
     assert 100 < int(done.stdout) < 400
 
 
-# -- what is remembered ---------------------------------------------------------------------------------------------
+# -- what is cached -------------------------------------------------------------------------------------------------
 
 
 def test_a_check_is_done_once_until_the_file_changes(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -143,7 +143,7 @@ REFUSED = {
         r"needs RTE/dev\.tsv, rte/validation-00000-of-00001\.parquet or rte/validation/state\.json in .*found.*: arrow\.",
     ),
     "two layouts": (two_layouts, "rte", r"holds split 'val' of 'rte' twice, .*rte/validation-0.* and .*RTE/dev\.tsv"),
-    "a lost shard": (lost_shard, "rte", r"validation-00000-of-00003\.parquet' cannot be opened \(No such file"),
+    "a lost shard": (lost_shard, "rte", r"validation-00000-of-00003\.parquet' cannot be read \(No such file"),
     "a file cut short": (cut, "rte", r"is damaged"),
     "bad offsets": (bad_offsets, "cola", r"cannot be read or is damaged"),
     "unlisted files": (unlisted, "rte", r"state\.json' does not list its data files"),

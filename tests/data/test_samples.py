@@ -415,7 +415,7 @@ def test_memory_does_not_grow_over_an_epoch(folder: Path):
 def test_reading_loads_no_torch():
     """`check_data` reads with these, and answers at once."""
     rooms = ", ".join(
-        f"renaissance.data.{room}" for room in ("datasets", "pairs", "samples", "vocabulary", "remembered")
+        f"renaissance.data.{room}" for room in ("datasets", "pairs", "samples", "vocabulary", "file_cache")
     )
     code = (
         f"import sys, {rooms}; print(sorted({{'torch', 'transformers', 'torchvision', 'pandas'}} & set(sys.modules)))"

@@ -25,8 +25,8 @@ from renaissance.data.dataset_specs import (
     Expected,
 )
 from renaissance.data.datasets import matching
+from renaissance.data.file_cache import stamp
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.data.remembered import stamp
 
 _OWN_LAYOUTS = (OWN_NAME, OWN_IMAGES_NAME)
 _OWN_FILE = re.compile(rf"(.+?)(?:_({'|'.join(OWN_SPLITS)}))?\.arrow", re.DOTALL)

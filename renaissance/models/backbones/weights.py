@@ -72,7 +72,7 @@ def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
 
 def _check(path: Path, name: str) -> None:
     """Refuses a file that is a pointer, cut short, or claims more than it holds."""
-    size = refuse_special(path, name)
+    size = refuse_special(path, name).st_size
     with path.open("rb") as file:
         start = file.read(_START)
     refuse_lfs(start, name)
