@@ -43,7 +43,7 @@ from pretrain_step import (  # noqa: E402
 )
 
 from renaissance.data.images import decode  # noqa: E402
-from renaissance.data.prepare.pictures import QUALITY, read_picture  # noqa: E402
+from renaissance.data.prepare.image_pool import QUALITY, read_image  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
 
 SIZE = 224
@@ -76,7 +76,7 @@ def pillow_transform(picture: Image.Image) -> Tensor:
 
 def reduced(encoded: bytes) -> bytes:
     """What `prepare` stores of a picture with `resize=224`."""
-    return read_picture(encoded, resize=SIZE)
+    return read_image(encoded, resize=SIZE)
 
 
 def variants(files: list[bytes]) -> dict[str, tuple[Callable[[Any], object], list[Any]]]:

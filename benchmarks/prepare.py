@@ -29,7 +29,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from renaissance.data.prepare.pictures import available_cores  # noqa: E402
+from renaissance.data.prepare.image_pool import available_cores  # noqa: E402
 from renaissance.data.prepare.skipped import Skipped  # noqa: E402
 from renaissance.data.prepare.writer import Plan, Row, write_files  # noqa: E402
 

@@ -16,7 +16,7 @@ from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file
 from renaissance.data.dataset_specs import IMAGE
 from renaissance.data.identity import image_key
-from renaissance.data.prepare.pictures import Fault, PicturePool, Request
+from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
 from renaissance.data.prepare.writer import manifest_of
 
 from .files import Found, Report
@@ -82,7 +82,7 @@ def _pictures(report: Report, values: Values, workers: int | None, rows: int) ->
             for row in range(batch.num_rows):
                 yield Request(tuple(column[row].as_py() for column in columns), first + row)
 
-    with PicturePool(workers) as pool:
+    with ImagePool(workers) as pool:
         title = report.found.path.name
         for request, read in tqdm(pool.read(requests()), title, rows, unit=" rows", mininterval=0.5, leave=False):
             report.rows += 1

@@ -14,7 +14,7 @@ import numpy as np
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
 
-from .spool import is_unicode
+from .annotation_store import is_unicode
 
 _BOM = b"\xef\xbb\xbf"  # before the text of files that were edited on Windows
 _MOST_LINE = 64 << 20  # bytes

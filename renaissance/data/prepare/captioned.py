@@ -1,4 +1,4 @@
-"""What the files of pictures with captions have in common: their columns, and rows out of the spool."""
+"""What the files of images with captions have in common: their columns, and rows out of the annotation store."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 
 from renaissance.data.dataset_specs import CAPTION, DATASETS, IMAGE, IMAGE_ID, OWN_NAME, SPLIT, UNKNOWN, Expected
 
-from .spool import Spool
+from .annotation_store import AnnotationStore
 from .writer import LeftOut, Plan, Row, schema_of
 
 NO_CAPTION = "picture without a caption"
 
 
 def caption_plan(
-    spool: Spool,
+    store: AnnotationStore,
     split: str,
     file: str,
     *,
@@ -21,32 +21,32 @@ def caption_plan(
     image_id: Callable[[str], str] = str,
     expected: Expected = UNKNOWN,
 ) -> Plan:
-    """Plan the file of one split: a row a picture, with all its captions.
+    """Plan the file of one split: a row an image, with all its captions.
 
     Args:
-        spool: the pictures and captions.
+        store: the images and captions.
         split: which of them.
         file: the file's name.
         dataset: the data set's name, for the file's metadata.
-        image_id: what a picture's path below the root is called in the file.
+        image_id: what an image's path below the root is called in the file.
         expected: what the official download gives.
     """
     return Plan(
         name=file,
         schema=schema_of(DATASETS[OWN_NAME].columns, {"dataset": dataset, "split": split}),
-        rows=caption_rows(spool, split, image_id),
-        listed=spool.splits()[split],
-        skipped=spool.skipped(split),
+        rows=caption_rows(store, split, image_id),
+        listed=store.splits()[split],
+        skipped=store.skipped(split),
         texts=(CAPTION.name,),
         expected=expected,
     )
 
 
 def caption_rows(
-    spool: Spool, split: str, image_id: Callable[[str], str] = str, below: str = ""
+    store: AnnotationStore, split: str, image_id: Callable[[str], str] = str, below: str = ""
 ) -> Iterator[Row | LeftOut]:
-    """Yield an entry for every picture of a split; `below` is the folder below root that the names start from."""
-    for name, captions in spool.pictures(split):
+    """Yield an entry for every image of a split; `below` is the folder below root that the names start from."""
+    for name, captions in store.images(split):
         if captions:
             values = {CAPTION.name: captions, IMAGE_ID.name: image_id(name), SPLIT.name: split}
             yield Row({IMAGE.name: below + name}, values)

@@ -8,8 +8,8 @@ The annotations are one file of (path, caption), UTF-8:
                       photos/1.jpg,a dog
     captions.parquet  columns path and caption
 
-Paths lead from `root` to the pictures. `caption`, also called `captions`, is a text or (not in CSV) a list of texts. A
-picture may come several times, anywhere in the file: its captions are put together in their order. `split` is optional
+Paths lead from `root` to the images. `caption`, also called `captions`, is a text or (not in CSV) a list of texts. A
+image may come several times, anywhere in the file: its captions are put together in their order. `split` is optional
 (train, val or test, or another usual word for them); where it is absent, the name of the file may say it: `mine_val.csv`.
 Several files are read together if the name of each says a split.
 """
@@ -23,11 +23,11 @@ from typing import Any, Unpack
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
 
+from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
 from .captioned import caption_plan
 from .names import is_litter, split_of
 from .own import check_name, check_val_share, is_validation, refuse_leftovers
-from .spool import Spool, plain_name
 from .tables import SUFFIXES, Line, lines_of
 from .writer import WriteOptions, check_options, write_files
 
@@ -43,14 +43,14 @@ def make_arrow(
     val_share: float = 0.0,
     **writing: Unpack[WriteOptions],
 ) -> list[dict[str, Any]]:
-    """Write one file for each split that has pictures.
+    """Write one file for each split that has images.
 
     Args:
         root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
         name: the data set's name, as later given to `datasets=[...]`.
         annotations: the annotation file, below root; None = the only file of its kinds directly in root.
-        val_share: share of the pictures, chosen by a hash of their paths, that goes to val instead of train where the
-            annotations name no split. A picture stays on its side when others are added.
+        val_share: share of the images, chosen by a hash of their paths, that goes to val instead of train where the
+            annotations name no split. An image stays on its side when others are added.
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
@@ -60,18 +60,18 @@ def make_arrow(
     check_val_share(val_share)
     check_name(name, OWN_NAME)
     listings = _annotation_files(folder_of(root, "pictures and captions.jsonl, .csv or .parquet"), annotations)
-    spool, read_from = Spool(), {}
+    store, read_from = AnnotationStore(), {}
     for listing in listings:
         number = 0
         for number, line in enumerate(lines_of(listing), 1):  # noqa: B007 (0 stays where there is no line)
-            read_from.setdefault(_add(spool, listing, line, val_share), {})[listing.name] = True
+            read_from.setdefault(_add(store, listing, line, val_share), {})[listing.name] = True
         if not number:
             raise UserError(f"'{listing}' has no captions; expected one (path, caption) a line.")
-    splits = [split for split in OWN_SPLITS if split in spool.splits()]
+    splits = [split for split in OWN_SPLITS if split in store.splits()]
     refuse_leftovers(Path(dataset_root), name, splits)
     return write_files(
         (
-            caption_plan(spool, split, OWN_FILE.format(name=name, split=split), dataset=name)._replace(
+            caption_plan(store, split, OWN_FILE.format(name=name, split=split), dataset=name)._replace(
                 notes=[f"Read from {', '.join(read_from[split])}."]
             )
             for split in splits
@@ -105,7 +105,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
     return found
 
 
-def _add(spool: Spool, listing: Path, line: Line, val_share: float) -> str:
+def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Return the split that the line belongs to."""
     split = split_of(line.split, whole=True) if line.split else split_of(listing.stem) or "train"
     if split is None:
@@ -114,5 +114,5 @@ def _add(spool: Spool, listing: Path, line: Line, val_share: float) -> str:
         )
     if not line.split and split == "train" and is_validation(plain_name(line.path), val_share):
         split = "val"
-    spool.add(line.path, split, line.captions)
+    store.add(line.path, split, line.captions)
     return split

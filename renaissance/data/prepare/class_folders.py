@@ -1,4 +1,4 @@
-"""Class folders, below a folder for each split or right below the root: which folder is what, and the pictures in them."""
+"""Class folders, below a folder for each split or right below the root: which folder is what, and the images in them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from renaissance.core.errors import UserError, shortened
 from renaissance.core.untrusted import refuse_special
 from renaissance.data.dataset_specs import OWN_SPLITS
 
-from .names import PICTURE_SUFFIXES, is_litter, split_of
-from .spool import plain_name
+from .annotation_store import plain_name
+from .names import IMAGE_SUFFIXES, is_litter, split_of
 
 _SHOWN = 20  # classes that are named in a sentence
 # First bytes of the forms that are read, for files whose names do not say what they are.
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
     """Attributes: name, unique and a path; label; content, the path below the root or (3, 32, 32) uint8 pixels."""
 
     name: str
@@ -35,17 +35,17 @@ class Classes(NamedTuple):
 
     Attributes:
         labels: the classes, in the order of their numbers.
-        pictures: split -> what lists its pictures, anew at each call, as there can be millions.
+        images: split -> what lists its images, anew at each call, as there can be millions.
         notes: split -> sentences on what was read as what, and what was left alone.
     """
 
     labels: list[str]
-    pictures: dict[str, Callable[[], Iterator[Picture]]]
+    images: dict[str, Callable[[], Iterator[LabelledImage]]]
     notes: dict[str, list[str]]
 
 
 def read_class_folders(root: Path) -> Classes:
-    """Find the classes of class folders and the pictures of each split.
+    """Find the classes of class folders and the images of each split.
 
     Raises:
         UserError: two folders for one split; folders that are neither splits nor classes; fewer than two classes, or one
@@ -56,9 +56,9 @@ def read_class_folders(root: Path) -> Classes:
     for split, place in places.items():
         within = _folders(place)
         _refuse_splits_in_classes(split, within)
-        folders[split] = [folder for folder in within if _has_pictures(folder)]
+        folders[split] = [folder for folder in within if _has_images(folder)]
         ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
-        loose = sum(not entry.is_dir() and _may_be_picture(entry) for entry in place.iterdir())
+        loose = sum(not entry.is_dir() and _may_be_image(entry) for entry in place.iterdir())
         ignored += [f"{loose:,} pictures in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
     labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
     left = f" Left alone, as no class has pictures there: {shortened(ignored, _SHOWN)}." if ignored else ""
@@ -75,14 +75,14 @@ def read_class_folders(root: Path) -> Classes:
         split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
     }
     notes[next(iter(places))] += [f"{len(labels):,} classes: {shortened(labels, _SHOWN)}.{left}"]
-    pictures = {split: partial(_listed, root, of, labels) for split, of in folders.items()}
-    return Classes(labels, pictures, notes)
+    images = {split: partial(_listed, root, of, labels) for split, of in folders.items()}
+    return Classes(labels, images, notes)
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the folder of each split, or root for train where there is none, and what is neither split nor class."""
     found = {folder: split_of(folder.name, whole=True) for folder in _folders(root)}
-    # A folder called train with pictures right in it is a class of trains, if there are no folders of splits.
+    # A folder called train with images right in it is a class of trains, if there are no folders of splits.
     places: dict[str, Path] = {}
     for folder, split in found.items():
         if split is None or not _folders(folder):
@@ -97,7 +97,7 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     strange = [
         folder.name
         for folder in others
-        if (found[folder] in ("train", "val") and _has_pictures(folder)) or classes & {e.name for e in _folders(folder)}
+        if (found[folder] in ("train", "val") and _has_images(folder)) or classes & {e.name for e in _folders(folder)}
     ]
     if strange:
         raise UserError(
@@ -125,18 +125,18 @@ def _unpacked(folder: Path, split: str) -> Path:
 
 def _folders(place: Path) -> list[Path]:
     """Return the folders in a folder, linked ones too; those that systems leave are none."""
-    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every picture
+    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every image
         return [place / name for name in sorted(each.name for each in entries if each.is_dir()) if not is_litter(name)]
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(map(_may_be_picture, _files(folder)))
+def _has_images(folder: Path) -> bool:
+    return any(map(_may_be_image, _files(folder)))
 
 
-def _may_be_picture(path: Path) -> bool:
+def _may_be_image(path: Path) -> bool:
     if is_litter(path.name):
         return False
-    if path.suffix.lower().removeprefix(".") in PICTURE_SUFFIXES:
+    if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
         return True
     try:
         refuse_special(path, path.name)
@@ -161,9 +161,9 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if not is_litter(name))
 
 
-def _listed(root: Path, folders: list[Path], labels: list[str]) -> Iterator[Picture]:
+def _listed(root: Path, folders: list[Path], labels: list[str]) -> Iterator[LabelledImage]:
     for folder in folders:
         label = labels.index(folder.name)
         for file in sorted(_files(folder)):
             path = plain_name(file.relative_to(root).as_posix())
-            yield Picture(path, label, path)
+            yield LabelledImage(path, label, path)

@@ -1,6 +1,6 @@
-"""What the annotations list on its way into files: rows with the pictures that belong to them, in order.
+"""What the annotations list on its way into files: rows with the images that belong to them, in order.
 
-    rows -> requests -> PicturePool (all cores) -> column -> value, or left out and why
+    rows -> requests -> ImagePool (all cores) -> column -> value, or left out and why
 
 An entry is a position in the listing, whether or not it becomes a row.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .pictures import Fault, PicturePool, Request, size_of
+from .image_pool import Fault, ImagePool, Request, size_of
 from .skipped import Skipped
 
 
@@ -21,13 +21,13 @@ class Row(NamedTuple):
     """One row to be.
 
     Attributes:
-        pictures: column -> path of the picture below the root, or its encoded bytes.
+        images: column -> path of the image below the root, or its encoded bytes.
         values: every other column -> value.
-        rescale: where values are in pixels of the (first) picture: (values, horizontal factor, vertical factor) -> the
-            values for the picture as it is stored, which `resize` can make smaller. None = no value is in pixels.
+        rescale: where values are in pixels of the (first) image: (values, horizontal factor, vertical factor) -> the
+            values for the image as it is stored, which `resize` can make smaller. None = no value is in pixels.
     """
 
-    pictures: dict[str, str | bytes]
+    images: dict[str, str | bytes]
     values: dict[str, Any]
     rescale: Callable[[dict[str, Any], float, float], dict[str, Any]] | None = None
 
@@ -42,16 +42,16 @@ class LeftOut(NamedTuple):
 def read_entries(
     rows: Iterable[Row | LeftOut],
     root: str | os.PathLike,
-    pool: PicturePool,
+    pool: ImagePool,
     name: str,
     listed: int | None,
     position: int = 0,
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """Yield every row, in order, as column -> value, or as left out because a picture of it cannot be read.
+    """Yield every row, in order, as column -> value, or as left out because an image of it cannot be read.
 
     Args:
         rows: what the annotations list.
-        root: the folder of the pictures.
+        root: the folder of the images.
         pool: what reads them.
         name, listed, position: title, end and start of the progress bar.
     """
@@ -60,23 +60,23 @@ def read_entries(
         return os.path.join(root, source) if isinstance(source, str) else source
 
     requests = (
-        Request(() if isinstance(row, LeftOut) else tuple(map(whole, row.pictures.values())), row) for row in rows
+        Request(() if isinstance(row, LeftOut) else tuple(map(whole, row.images.values())), row) for row in rows
     )
     replies = tqdm(pool.read(requests), name, listed, initial=position, unit=" rows", mininterval=0.5)
-    for (sources, row), pictures in replies:
-        fault = next((place for place, picture in enumerate(pictures) if isinstance(picture, Fault)), None)
+    for (sources, row), images in replies:
+        fault = next((place for place, image in enumerate(images) if isinstance(image, Fault)), None)
         if isinstance(row, LeftOut):
             yield row
         elif fault is None:
             values = row.values
             if pool.resize is not None and row.rescale is not None:
-                factors = (now / was for now, was in zip(size_of(pictures[0]), size_of(sources[0]), strict=True))
+                factors = (now / was for now, was in zip(size_of(images[0]), size_of(sources[0]), strict=True))
                 values = row.rescale(values, *factors)
-            yield {**dict(zip(row.pictures, pictures, strict=True)), **values}
+            yield {**dict(zip(row.images, images, strict=True)), **values}
         else:
-            picture = list(row.pictures.values())[fault]
-            where = picture if isinstance(picture, str) else f"a picture of the row {row.values}"
-            yield LeftOut(pictures[fault].kind, f"{where}: {pictures[fault].why}")
+            image = list(row.images.values())[fault]
+            where = image if isinstance(image, str) else f"a picture of the row {row.values}"
+            yield LeftOut(images[fault].kind, f"{where}: {images[fault].why}")
 
 
 class EntryIterator:

@@ -13,7 +13,7 @@ from renaissance.data.dataset_specs import F30K_FILE, F30K_PICTURES
 from .karpathy import write_karpathy
 from .writer import WriteOptions
 
-ANNOTATIONS, PICTURES = "karpathy/dataset_flickr30k.json", "flickr30k-images"
+ANNOTATIONS, IMAGES = "karpathy/dataset_flickr30k.json", "flickr30k-images"
 
 
 def make_arrow(
@@ -21,4 +21,4 @@ def make_arrow(
 ) -> list[dict[str, Any]]:
     """Write the three files from the raw download in `root`; returns their manifests, raises as `write_karpathy`."""
     splits = tuple(F30K_PICTURES)
-    return write_karpathy("f30k", F30K_FILE, splits, ANNOTATIONS, PICTURES, root, dataset_root, **writing)
+    return write_karpathy("f30k", F30K_FILE, splits, ANNOTATIONS, IMAGES, root, dataset_root, **writing)

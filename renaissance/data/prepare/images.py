@@ -1,6 +1,6 @@
-"""Pictures with a class -> <name>_{train,val,test}.arrow, from class folders or CIFAR-10.
+"""Images with a class -> <name>_{train,val,test}.arrow, from class folders or CIFAR-10.
 
-    <root>/<class>/**                         one folder a class, with pictures at any depth
+    <root>/<class>/**                         one folder a class, with images at any depth
     <root>/{train,val,test}/<class>/**        the same for each split, also as Train, training, validation, dev, test_set ...
     <root>[/cifar-10-batches-py]/             CIFAR-10 in its Python form (Krizhevsky 2009): data_batch_1 ..., batches.meta
 
@@ -24,13 +24,13 @@ from renaissance.core.plain_pickle import read_plain_pickle
 from renaissance.data.dataset_specs import DATASETS, IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES_NAME, OWN_SPLITS, SPLIT
 
 from .annotations import folder_of
-from .class_folders import Classes, Picture, read_class_folders
+from .class_folders import Classes, LabelledImage, read_class_folders
 from .own import check_name, check_val_share, is_validation, refuse_leftovers
 from .skipped import Skipped
 from .writer import Plan, Row, WriteOptions, check_options, schema_of, write_files
 
 CIFAR_FOLDER = "cifar-10-batches-py"
-VAL_SHARE = 0.1  # of the training pictures, where nothing else is for validation: selection must not see test
+VAL_SHARE = 0.1  # of the training images, where nothing else is for validation: selection must not see test
 _CIFAR_FILES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -42,12 +42,12 @@ def make_arrow(
     val_share: float | None = None,
     **writing: Unpack[WriteOptions],
 ) -> list[dict[str, Any]]:
-    """Write one file for each split that has pictures.
+    """Write one file for each split that has images.
 
     Args:
         root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
         name: the data set's name; None = images, or cifar10.
-        val_share: share of the training pictures, chosen by a hash of their paths, that goes to val; None = a tenth
+        val_share: share of the training images, chosen by a hash of their paths, that goes to val; None = a tenth
             where there is no other val, else 0.
 
     Raises:
@@ -58,24 +58,24 @@ def make_arrow(
     folder = folder_of(root, f"class folders, train/ with class folders, or {CIFAR_FOLDER}/")
     cifar = next((place for place in (folder, folder / CIFAR_FOLDER) if (place / "batches.meta").exists()), None)
     name = check_name(name or ("cifar10" if cifar else OWN_IMAGES_NAME), OWN_IMAGES_NAME)
-    labels, pictures, notes = _cifar(cifar) if cifar else read_class_folders(folder)
+    labels, images, notes = _cifar(cifar) if cifar else read_class_folders(folder)
     if val_share is None:
-        val_share = VAL_SHARE if "train" in pictures and "val" not in pictures else 0
+        val_share = VAL_SHARE if "train" in images and "val" not in images else 0
     check_val_share(val_share)
-    if val_share and ("val" in pictures or "train" not in pictures):
+    if val_share and ("val" in images or "train" not in images):
         raise UserError(
             f"val_share={val_share} needs root='{folder}' to have pictures for train and none for val, found "
-            f"{', '.join(pictures)}; leave val_share out."
+            f"{', '.join(images)}; leave val_share out."
         )
     if val_share:
-        pictures = {"train": pictures["train"], "val": pictures["train"], **pictures}
+        images = {"train": images["train"], "val": images["train"], **images}
         notes = notes | {"val": [f"val_share={val_share} of the training pictures."]}
     plans = {
-        split: _plan(name, split, labels, pictures[split], val_share)._replace(notes=notes.get(split, []))
+        split: _plan(name, split, labels, images[split], val_share)._replace(notes=notes.get(split, []))
         for split in OWN_SPLITS
-        if split in pictures
+        if split in images
     }
-    plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few pictures none may fall to val
+    plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few images none may fall to val
     if not plans:
         raise UserError(f"root='{folder}' holds no picture in its class folders {', '.join(labels)}.")
     refuse_leftovers(Path(dataset_root), name, list(plans))
@@ -86,11 +86,11 @@ def make_arrow(
 
 
 def _plan(
-    name: str, split: str, labels: list[str], pictures: Callable[[], Iterator[Picture]], val_share: float
+    name: str, split: str, labels: list[str], images: Callable[[], Iterator[LabelledImage]], val_share: float
 ) -> Plan:
-    def chosen() -> Iterator[Picture]:
+    def chosen() -> Iterator[LabelledImage]:
         divided = val_share and split != "test"
-        return (each for each in pictures() if not divided or is_validation(each.name, val_share) == (split == "val"))
+        return (each for each in images() if not divided or is_validation(each.name, val_share) == (split == "val"))
 
     return Plan(
         name=OWN_FILE.format(name=name, split=split),
@@ -117,26 +117,26 @@ def _cifar(folder: Path) -> Classes:
     labels = _cifar_file(folder / "batches.meta", "label_names")["label_names"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"'{folder / 'batches.meta'}' does not list the names of the classes.")
-    pictures = {
-        split: partial(_cifar_pictures, [folder / name for name in names], len(labels))
+    images = {
+        split: partial(_cifar_images, [folder / name for name in names], len(labels))
         for split, names in _CIFAR_FILES.items()
     }
-    return Classes(labels, pictures, {})
+    return Classes(labels, images, {})
 
 
-def _cifar_pictures(paths: list[Path], classes: int) -> Iterator[Picture]:
+def _cifar_images(paths: list[Path], classes: int) -> Iterator[LabelledImage]:
     for path in paths:
         batch = _cifar_file(path, "data", "labels", "filenames")
         try:
             pixels = batch["data"].values.reshape(-1, 3, 32, 32)
-            pictures = list(zip(pixels, batch["labels"], batch["filenames"], strict=True))
+            images = list(zip(pixels, batch["labels"], batch["filenames"], strict=True))
             if not all(
-                isinstance(name, str) and type(label) is int and 0 <= label < classes for _, label, name in pictures
+                isinstance(name, str) and type(label) is int and 0 <= label < classes for _, label, name in images
             ):
                 raise ValueError
         except (AttributeError, TypeError, ValueError):
             raise UserError(f"'{path}' does not hold pictures of 32 x 32 with their labels and names.") from None
-        yield from (Picture(f"{path.name}/{name}", label, content) for content, label, name in pictures)
+        yield from (LabelledImage(f"{path.name}/{name}", label, content) for content, label, name in images)
 
 
 def _cifar_file(path: Path, *keys: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import unicodedata
 
 from renaissance.core.errors import UserError, printable
 
-# Endings of the forms that are read (`pixels.IMAGE_FORMATS`); where a key has several pictures, the first is taken.
-PICTURE_SUFFIXES = (
+# Endings of the forms that are read (`pixels.IMAGE_FORMATS`); where a key has several images, the first is taken.
+IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"),
     *("jpe", "jfif", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k"),
 )

@@ -2,7 +2,7 @@
 
 Raw layout below `root`: `images/train/<directory>/`, `dev/`, `test1/` (or `images/dev/`, `images/test1/`) with
 `<pair>-img0.png` and `<pair>-img1.png`, and `nlvr2/data/` of the authors' repository, lil-lab/nlvr (Suhr et al., ACL
-2019). The balanced and unbalanced parts of dev and test1 may be absent; they are about pictures of dev and test1.
+2019). The balanced and unbalanced parts of dev and test1 may be absent; they are about images of dev and test1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Unpack
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import DATASETS, NLVR2_FILE, UNKNOWN
 
+from .annotation_store import AnnotationStore
 from .annotations import json_lines, require_files, texts_of
-from .spool import Spool
 from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
 
 _NEEDED = {split: f"nlvr2/data/{split}.json" for split in ("train", "dev", "test1")}
@@ -32,7 +32,7 @@ def make_arrow(
 ) -> list[dict[str, Any]]:
     """Write the seven files, or as many as there are annotations for.
 
-    A row is a pair of pictures with all sentences about it, in the order of the annotations.
+    A row is a pair of images with all sentences about it, in the order of the annotations.
 
     Args:
         root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
@@ -53,24 +53,24 @@ def make_arrow(
 
 
 def _plan(root: Path, split: str, file: str) -> Plan:
-    spool, name = Spool("sentence"), NLVR2_FILE.format(split=split)
-    listed = _read(root, spool, split, root / file)
+    store, name = AnnotationStore("sentence"), NLVR2_FILE.format(split=split)
+    listed = _read(root, store, split, root / file)
     if not listed:
         raise UserError(f"'{root / file}' lists no sentence; download it again.")
     return Plan(
         name=name,
         schema=schema_of(DATASETS["nlvr2"].columns, {"dataset": "nlvr2", "split": split}),
-        rows=_rows(spool, split),
-        listed=spool.splits()[split],
-        skipped=spool.skipped(split),
+        rows=_rows(store, split),
+        listed=store.splits()[split],
+        skipped=store.skipped(split),
         texts=("questions",),
         expected=DATASETS["nlvr2"].expected.get(name, UNKNOWN),
         listed_texts=listed,
     )
 
 
-def _read(root: Path, spool: Spool, split: str, path: Path) -> int:
-    """Fill the spool with pairs, each under the beginning of its pictures' paths; return the number of sentences."""
+def _read(root: Path, store: AnnotationStore, split: str, path: Path) -> int:
+    """Fill the annotation store with pairs, each under the beginning of its images' paths; return the number of sentences."""
     base, seen = split.rpartition("_")[2], set()
     folder = base if base != "train" and (root / base).is_dir() else f"images/{base}"
     for number, entry in json_lines(path):
@@ -87,17 +87,17 @@ def _read(root: Path, spool: Spool, split: str, path: Path) -> int:
                 raise UserError(f"'{path}' line {number} needs directory, the folder of its pictures in '{folder}'.")
             where = f"{folder}/{directory}"
         seen.add(identifier)
-        spool.add(f"{where}/{pair}", split, [sentence], [[identifier, label]])
+        store.add(f"{where}/{pair}", split, [sentence], [[identifier, label]])
     return len(seen)
 
 
-def _rows(spool: Spool, split: str) -> Iterator[Row | LeftOut]:
-    for name, samples in spool.samples(split):
+def _rows(store: AnnotationStore, split: str) -> Iterator[Row | LeftOut]:
+    for name, samples in store.samples(split):
         values = {
             "questions": [sentence for sentence, _ in samples],
             "answers": [label for _, (_, label) in samples],
             "identifier": name.rpartition("/")[2],
             "identifiers": [identifier for _, (identifier, _) in samples],
         }
-        pictures = {f"image_{side}": f"{name}-img{side}.png" for side in (0, 1)}
-        yield Row(pictures, values) if samples else LeftOut("picture pair without a sentence", name)
+        images = {f"image_{side}": f"{name}-img{side}.png" for side in (0, 1)}
+        yield Row(images, values) if samples else LeftOut("picture pair without a sentence", name)

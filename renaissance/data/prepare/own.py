@@ -46,13 +46,13 @@ def check_val_share(share: object) -> None:
 
 
 def is_validation(path: str, val_share: float) -> bool:
-    """Whether a picture is one of this share: a function of its path, so it stays where it is when others are added."""
+    """Whether an image is one of this share: a function of its path, so it stays where it is when others are added."""
     digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < val_share
 
 
 def refuse_leftovers(folder: Path, name: str, splits: list[str]) -> None:
-    """Refuse to leave files of an earlier run beside new ones: a picture could then be in two splits.
+    """Refuse to leave files of an earlier run beside new ones: an image could then be in two splits.
 
     Args:
         folder: where the files go. name: of the data set. splits: those that will be written.

@@ -1,9 +1,9 @@
 """RefCOCO, RefCOCO+, RefCOCOg -> {variant}_{split_by}_{split}.arrow: a row a reference, which is one object.
 
 Raw layout below `root`, of the `refer` collection (Yu et al., ECCV 2016; Mao et al., CVPR 2016): `<variant>/refs(<split_by>).p`
-or, with the same content, `refs(<split_by>).json`; `<variant>/instances.json`; COCO's pictures in `images/mscoco/train2014/`.
+or, with the same content, `refs(<split_by>).json`; `<variant>/instances.json`; COCO's images in `images/mscoco/train2014/`.
 
-The candidates of a reference are all annotated objects of its picture, in the order of their numbers: the boxes are
+The candidates of a reference are all annotated objects of its image, in the order of their numbers: the boxes are
 ground truth, none is detected. Its texts are the refs' "sent", the lower-case form without punctuation, not "raw".
 """
 
@@ -19,12 +19,12 @@ from renaissance.core.errors import UserError
 from renaissance.core.plain_pickle import read_plain_pickle
 from renaissance.data.dataset_specs import DATASETS, REFCOCO_FILE, UNKNOWN
 
+from .annotation_store import plain_name, text_fault
 from .annotations import folder_of, json_items
 from .skipped import Skipped
-from .spool import plain_name, text_fault
 from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
 
-PICTURES = "images/mscoco/train2014"
+IMAGES = "images/mscoco/train2014"
 # Who split each variant, the usual one first; refcocog_google is a data set of its own when it is read.
 SPLIT_BY = {
     "refcoco": ("unc", "google"),
@@ -50,8 +50,8 @@ class _Reference(NamedTuple):
     sentences: tuple[str, ...]
 
 
-class _Picture(NamedTuple):
-    """What instances.json says of a picture. Attributes: file; width and height, infinite where unknown; boxes, by ann_id."""
+class _Image(NamedTuple):
+    """What instances.json says of an image. Attributes: file; width and height, infinite where unknown; boxes, by ann_id."""
 
     file: str
     width: float
@@ -59,7 +59,7 @@ class _Picture(NamedTuple):
     boxes: dict[int, Box]
 
     def shows(self, box: Box) -> bool:
-        """Whether some of a box lies inside the picture."""
+        """Whether some of a box lies inside the image."""
         x, y, width, height = box
         return min(x + width, self.width) > max(x, 0) and min(y + height, self.height) > max(y, 0)
 
@@ -75,7 +75,7 @@ def make_arrow(
     """Write a file for each split of one variant, references in the order of the refs file.
 
     Boxes are kept as the annotations have them, over the border or thinner than a pixel, because every candidate counts
-    in the metric. A reference is left out if nothing of its own box is inside the picture.
+    in the metric. A reference is left out if nothing of its own box is inside the image.
 
     Args:
         root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
@@ -83,7 +83,7 @@ def make_arrow(
         split_by: who split it; None = unc, for refcocog umd.
 
     Raises:
-        UserError: a bad option; a missing, damaged or malformed file; a reference, picture or object twice; an unknown
+        UserError: a bad option; a missing, damaged or malformed file; a reference, image or object twice; an unknown
             split; or one of the refusals of `write_files`.
     """
     check_options(**writing)
@@ -93,11 +93,11 @@ def make_arrow(
     if split_by not in SPLIT_BY[dataset]:
         raise UserError(f"split_by='{split_by}' does not exist for {dataset}; give {' or '.join(SPLIT_BY[dataset])}.")
     variant = dataset.removesuffix("_google")
-    folder = folder_of(root, f"{variant}/ and {PICTURES}/") / variant
+    folder = folder_of(root, f"{variant}/ and {IMAGES}/") / variant
     refs = _refs_file(folder, split_by)
     references = _references(refs, _SPLITS[split_by])
-    pictures = _pictures(folder / "instances.json", {each.image_id for of in references.values() for each in of})
-    plans = [_plan(variant, split_by, split, of, pictures) for split, of in references.items()]
+    images = _images(folder / "instances.json", {each.image_id for of in references.values() for each in of})
+    plans = [_plan(variant, split_by, split, of, images) for split, of in references.items()]
     source = {"dataset": variant, "root": os.fspath(root), "annotations": f"{variant}/{refs.name}"}
     return write_files(plans, root, dataset_root, source=source, options={"split_by": split_by}, **writing)
 
@@ -147,27 +147,27 @@ def _id(value: object) -> int:
     return value
 
 
-def _pictures(path: Path, wanted: set[int]) -> dict[int, _Picture]:
-    """Read what instances.json says of the pictures that are referred to."""
-    pictures: dict[int, _Picture] = {}
+def _images(path: Path, wanted: set[int]) -> dict[int, _Image]:
+    """Read what instances.json says of the images that are referred to."""
+    images: dict[int, _Image] = {}
     try:
         for entry in json_items(path, "images.item"):
-            if _new(entry["id"], pictures, path) in wanted:
+            if _new(entry["id"], images, path) in wanted:
                 size = (float(entry.get(side, math.inf)) for side in ("width", "height"))
-                pictures[entry["id"]] = _Picture(plain_name(entry["file_name"]), *size, {})
+                images[entry["id"]] = _Image(plain_name(entry["file_name"]), *size, {})
         for entry in json_items(path, "annotations.item"):
-            if entry["image_id"] in pictures:
+            if entry["image_id"] in images:
                 box = tuple(map(float, entry["bbox"]))
                 if len(box) != 4 or not all(map(math.isfinite, box)):
                     raise ValueError
-                boxes = pictures[entry["image_id"]].boxes
+                boxes = images[entry["image_id"]].boxes
                 boxes[_new(entry["id"], boxes, path)] = box
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(
             f"'{path}' is not in COCO's form: images need id and file_name, annotations id, image_id and bbox, "
             "[x, y, width, height]."
         ) from None
-    return pictures
+    return images
 
 
 def _new(value: object, known: dict[int, Any], path: Path) -> int:
@@ -176,14 +176,14 @@ def _new(value: object, known: dict[int, Any], path: Path) -> int:
     return value
 
 
-def _plan(variant: str, split_by: str, split: str, references: list[_Reference], pictures: dict[int, _Picture]) -> Plan:
+def _plan(variant: str, split_by: str, split: str, references: list[_Reference], images: dict[int, _Image]) -> Plan:
     name, skipped = REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split), Skipped()
-    shown = (pictures[image_id] for image_id in {each.image_id for each in references} & pictures.keys())
-    odd = sum(min(box[2:]) < 1 or not picture.shows(box) for picture in shown for box in picture.boxes.values())
+    shown = (images[image_id] for image_id in {each.image_id for each in references} & images.keys())
+    odd = sum(min(box[2:]) < 1 or not image.shows(box) for image in shown for box in image.boxes.values())
     return Plan(
         name=name,
         schema=schema_of(DATASETS[variant].columns, {"dataset": variant, "split": split, "split_by": split_by}),
-        rows=_rows(references, pictures, skipped),
+        rows=_rows(references, images, skipped),
         listed=len(references),
         skipped=skipped,
         texts=("sentences",),
@@ -194,31 +194,31 @@ def _plan(variant: str, split_by: str, split: str, references: list[_Reference],
     )
 
 
-def _rows(references: list[_Reference], pictures: dict[int, _Picture], skipped: Skipped) -> Iterator[Row | LeftOut]:
+def _rows(references: list[_Reference], images: dict[int, _Image], skipped: Skipped) -> Iterator[Row | LeftOut]:
     for each in references:
-        name, picture = f"reference {each.ref_id}", pictures.get(each.image_id)
+        name, image = f"reference {each.ref_id}", images.get(each.image_id)
         faults = [text_fault(text, "expression") for text in each.sentences]
         for fault in filter(None, faults):
             skipped.add(fault, name)
         sentences = [text for text, fault in zip(each.sentences, faults, strict=True) if fault is None]
-        if picture is None:
+        if image is None:
             yield LeftOut("reference to a picture that instances.json lacks", name)
-        elif each.ann_id not in picture.boxes:
+        elif each.ann_id not in image.boxes:
             yield LeftOut("reference to an object that its picture lacks in instances.json", name)
-        elif not picture.shows(picture.boxes[each.ann_id]):
+        elif not image.shows(image.boxes[each.ann_id]):
             yield LeftOut("reference to a box without area inside its picture", name)
         elif not sentences:
             yield LeftOut("reference without an expression", name)
         else:
-            candidates = sorted(picture.boxes)
+            candidates = sorted(image.boxes)
             values = {
                 "sentences": sentences,
-                "bboxes": [picture.boxes[ann_id] for ann_id in candidates],
+                "bboxes": [image.boxes[ann_id] for ann_id in candidates],
                 "labels": candidates.index(each.ann_id),
                 "image_id": each.image_id,
                 "ref_id": each.ref_id,
             }
-            yield Row({"image": f"{PICTURES}/{picture.file}"}, values, _rescaled)
+            yield Row({"image": f"{IMAGES}/{image.file}"}, values, _rescaled)
 
 
 def _rescaled(values: dict[str, Any], across: float, down: float) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from .writer import (
     WriteOptions,
     check_options,
     columns_of,
+    image_pool,
     made_folder,
     manifest_of,
-    picture_pool,
     recorded,
     write_file,
 )
@@ -59,14 +59,14 @@ def write_shards(
 
     A shard of an earlier run is kept, and its rows are neither asked for nor read again, if it and all before it are
     whole and their manifests name the same source, options and program. Shards of an earlier run with higher numbers
-    than this one needs are set aside as "<name>.stale", so that no picture is in two shards.
+    than this one needs are set aside as "<name>.stale", so that no image is in two shards.
 
     Args:
         template: the files' name with "{shard}" for their number from 0, such as `dataset_specs.SBU_FILE`.
         rows_from: gives every entry of the listing from a position on, counted from 0, in an order that is always the
             same. What is left out must be given as `LeftOut`, at its place, so that an entry is a position and is
             counted by the shard that it falls into.
-        root: the folder of the raw pictures.
+        root: the folder of the raw images.
         dataset_root: the folder to write to; made if there is none.
         schema: the columns of each file.
         listed: how many entries there are, for the progress bar; None = not known.
@@ -90,7 +90,7 @@ def write_shards(
     said = {"source": source, "options": {**recorded(options, checked), "shard_rows": shard_rows}}
     manifests, refusals = _whole_shards(folder, template, schema, said), []
     title, position = template.format(shard="*"), manifests[-1]["shard"]["next"] if manifests else 0
-    with picture_pool(checked) as pool:
+    with image_pool(checked) as pool:
         entries = EntryIterator(read_entries(rows_from(position), root, pool, title, listed, position), position)
         while not entries.ended or not manifests:
             here = Skipped() if manifests else skipped

@@ -1,6 +1,6 @@
 """Tar shards as img2dataset leaves them: `key.jpg`, `key.txt` and `key.json` side by side, read in order, never extracted.
 
-A key is what stands before the last dot, so `v1.5_0001.jpg` is one. Where a key has its own picture and text, further files
+A key is what stands before the last dot, so `v1.5_0001.jpg` is one. Where a key has its own image and text, further files
 that only begin with it (`0001.seg.png`, as WebDataset has them) belong to nobody else and are passed over.
 """
 
@@ -17,11 +17,11 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import parse_json
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
+from .annotation_store import plain_name, text_fault
 from .annotations import opened
 from .captioned import NO_CAPTION
-from .names import PICTURE_SUFFIXES, is_litter
-from .pictures import MAX_BYTES
-from .spool import plain_name, text_fault
+from .image_pool import MAX_BYTES
+from .names import IMAGE_SUFFIXES, is_litter
 from .tables import columns_of, records_of
 from .writer import LeftOut, Row
 
@@ -62,7 +62,7 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
 
     Args:
         tar: the file.
-        below: what pictures' ids begin with.
+        below: what images' ids begin with.
         split: which they belong to.
 
     Raises:
@@ -173,14 +173,14 @@ def _divided(file: tarfile.TarFile, members: list[tuple[str, tarfile.TarInfo]]) 
         key = folder + slash + stem
         groups.setdefault(key, _Group(key, file, {})).members[suffix.lower()] = member
     shortest = min(groups, key=len)
-    alone = _has_picture(groups[shortest]) and _has_text(groups[shortest])
+    alone = _has_image(groups[shortest]) and _has_text(groups[shortest])
     for key, group in groups.items():
         if not (alone and key.startswith(f"{shortest}.") and not _has_text(group)):
             yield group
 
 
-def _has_picture(group: _Group) -> bool:
-    return any(suffix in group.members for suffix in PICTURE_SUFFIXES)
+def _has_image(group: _Group) -> bool:
+    return any(suffix in group.members for suffix in IMAGE_SUFFIXES)
 
 
 def _has_text(group: _Group) -> bool:
@@ -189,12 +189,12 @@ def _has_text(group: _Group) -> bool:
 
 def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
     members = group.members
-    picture = next((members[suffix] for suffix in PICTURE_SUFFIXES if suffix in members), None)
+    image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
     if not all(member.isreg() for member in members.values()):
         return LeftOut("link in a tar", name)
     if any(member.issparse() for member in members.values()):
         return LeftOut("sparse file in a tar", name)
-    if picture is None:
+    if image is None:
         others = ", ".join(f".{suffix}" for suffix in members if suffix not in _TEXTS)
         if others:
             return LeftOut("picture of a form that is not read", f"{name}: {others}")
@@ -207,7 +207,7 @@ def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
     fault = NO_CAPTION if caption is None else text_fault(caption)
     if fault is not None:
         return LeftOut(fault, name)
-    return Row({IMAGE.name: _read(group, picture)}, {CAPTION.name: [caption], IMAGE_ID.name: name, SPLIT.name: split})
+    return Row({IMAGE.name: _read(group, image)}, {CAPTION.name: [caption], IMAGE_ID.name: name, SPLIT.name: split})
 
 
 def _caption(group: _Group) -> str | None:

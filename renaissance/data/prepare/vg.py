@@ -1,4 +1,4 @@
-"""Visual Genome's region descriptions -> vg.arrow: a row a picture, with all its phrases and their boxes.
+"""Visual Genome's region descriptions -> vg.arrow: a row an image, with all its phrases and their boxes.
 
 Raw layout below `root`: `images/VG_100K/*.jpg`, `images/VG_100K_2/*.jpg`, `annotations/region_descriptions.json`.
 """
@@ -13,9 +13,9 @@ from typing import Any, Unpack
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import CAPTION, DATASETS, IMAGE, IMAGE_ID, VG_FILE
 
+from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items
 from .captioned import NO_CAPTION
-from .spool import Spool
 from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
 
 ANNOTATIONS = "annotations/region_descriptions.json"
@@ -40,15 +40,15 @@ def make_arrow(
     check_options(**writing)
     folder = folder_of(root, f"{', '.join(FOLDERS)} and {ANNOTATIONS}")
     second = set(os.listdir(folder / FOLDERS[1])) if (folder / FOLDERS[1]).is_dir() else set()
-    spool = Spool()
+    store = AnnotationStore()
     for number, entry in enumerate(json_items(folder / ANNOTATIONS, "item")):
-        _add(spool, folder / ANNOTATIONS, number, entry, second)
+        _add(store, folder / ANNOTATIONS, number, entry, second)
     plan = Plan(
         name=VG_FILE,
         schema=schema_of(DATASETS["vg"].columns, {"dataset": "vg", "split": "train"}),
-        rows=_rows(spool),
-        listed=spool.splits()["train"],
-        skipped=spool.skipped("train"),
+        rows=_rows(store),
+        listed=store.splits()["train"],
+        skipped=store.skipped("train"),
         texts=(CAPTION.name,),
         expected=DATASETS["vg"].expected[VG_FILE],
     )
@@ -56,12 +56,12 @@ def make_arrow(
     return write_files([plan], root, dataset_root, source=source, options={}, **writing)
 
 
-def _add(spool: Spool, path: Path, number: int, entry: Any, second: set[str]) -> None:
+def _add(store: AnnotationStore, path: Path, number: int, entry: Any, second: set[str]) -> None:
     try:
-        picture, regions = entry["id"], entry["regions"]
+        image, regions = entry["id"], entry["regions"]
         phrases = [region["phrase"] for region in regions]
         boxes = [[region[key] for key in BOX] for region in regions]
-        well_formed = type(picture) is int and all(isinstance(phrase, str) for phrase in phrases)
+        well_formed = type(image) is int and all(isinstance(phrase, str) for phrase in phrases)
         well_formed &= all(type(value) is int and -_LARGEST <= value < _LARGEST for box in boxes for value in box)
     except (KeyError, TypeError):
         well_formed = False
@@ -70,13 +70,13 @@ def _add(spool: Spool, path: Path, number: int, entry: Any, second: set[str]) ->
             f"'{path}' entry {number} is not in Visual Genome's form: it needs id and regions with phrase (text), "
             f"{', '.join(BOX)} (whole numbers)."
         )
-    name = f"{picture}.jpg"
-    if not spool.add(f"{FOLDERS[name in second]}/{name}", "train", phrases, boxes):
-        raise UserError(f"'{path}' lists picture {picture} twice; every picture stands there once.")
+    name = f"{image}.jpg"
+    if not store.add(f"{FOLDERS[name in second]}/{name}", "train", phrases, boxes):
+        raise UserError(f"'{path}' lists picture {image} twice; every picture stands there once.")
 
 
-def _rows(spool: Spool) -> Iterator[Row | LeftOut]:
-    for name, samples in spool.samples("train"):
+def _rows(store: AnnotationStore) -> Iterator[Row | LeftOut]:
+    for name, samples in store.samples("train"):
         if samples:
             phrases, boxes = zip(*samples, strict=True)
             values = {CAPTION.name: phrases, **dict(zip(BOX, zip(*boxes, strict=True), strict=True))}
@@ -86,6 +86,6 @@ def _rows(spool: Spool) -> Iterator[Row | LeftOut]:
 
 
 def _rescale(values: dict[str, Any], horizontal: float, vertical: float) -> dict[str, Any]:
-    """Bring the boxes to the pixels of a picture that was made smaller."""
+    """Bring the boxes to the pixels of an image that was made smaller."""
     factors = {"width": horizontal, "x": horizontal, "height": vertical, "y": vertical}
     return {**values, **{key: [round(value * factors[key]) for value in values[key]] for key in BOX}}

@@ -1,9 +1,9 @@
 """VQAv2 -> vqav2_{train,val,trainable_val,rest_val,test,test-dev}.arrow.
 
-Raw layout below `root`: `train2014/`, `val2014/`, `test2015/` with COCO's pictures, and the questions and annotations of
+Raw layout below `root`: `train2014/`, `val2014/`, `test2015/` with COCO's images, and the questions and annotations of
 visualqa.org as they are unpacked (Goyal et al., CVPR 2017). The questions of test and test-dev may be absent.
 
-Questions of a picture, and pictures, stand in the order of the annotations (of the test sets: of the questions).
+Questions of an image, and images, stand in the order of the annotations (of the test sets: of the questions).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from renaissance.core.errors import UserError
 from renaissance.data.answers import ANNOTATORS, normalise_answer, soft_scores
 from renaissance.data.dataset_specs import DATASETS, UNKNOWN, VQA_FILE, VQA_LABELS, VQA_LEAST_COUNT, VQA_REST_VAL
 
+from .annotation_store import AnnotationStore, is_unicode
 from .annotations import json_items, require_files
 from .skipped import Skipped
-from .spool import Spool, is_unicode
 from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
 
 QUESTIONS = "v2_OpenEnded_mscoco_{name}_questions.json"
@@ -29,7 +29,7 @@ ANNOTATIONS = "v2_mscoco_{name}_annotations.json"
 
 _NAMES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 _ANNOTATED = ("train", "val")
-_PICTURE = "{folder}/COCO_{folder}_{image_id:012d}.jpg"
+_IMAGE = "{folder}/COCO_{folder}_{image_id:012d}.jpg"
 _PER_QUESTION = (
     "questions",
     "question_id",
@@ -43,9 +43,9 @@ _PER_QUESTION = (
 
 
 class _Listing(NamedTuple):
-    """What the raw download lists. Attributes: spools and listed questions, by split; counts of the chosen answers."""
+    """What the raw download lists. Attributes: stores and listed questions, by split; counts of the chosen answers."""
 
-    spools: dict[str, Spool]
+    stores: dict[str, AnnotationStore]
     listed: dict[str, int]
     answers: Counter[str]
 
@@ -57,7 +57,7 @@ def make_arrow(
 
     The labels are the normalised `multiple_choice_answer`s of train and val that occur at least 9 times, the most
     frequent first, equally frequent ones in alphabetical order. train and trainable_val leave out questions none of
-    whose answers is a label. rest_val has the last 1,000 pictures of val, or the last tenth if that is fewer.
+    whose answers is a label. rest_val has the last 1,000 images of val, or the last tenth if that is fewer.
 
     Args:
         root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
@@ -75,13 +75,13 @@ def make_arrow(
         if split not in _ANNOTATED and QUESTIONS.format(name=name) in found:
             _read_test(Path(root), split, listing)
     labels = _vocabulary(listing.answers)
-    pictures = listing.spools["val"].splits()["val"]
-    rest = min(VQA_REST_VAL, max(1, pictures // 10))
+    images = listing.stores["val"].splits()["val"]
+    rest = min(VQA_REST_VAL, max(1, images // 10))
     notes = [f"'{name}' is not there, so its file was not written." for name in optional if name not in found]
     if len(labels) != VQA_LABELS:
         notes.append(f"{len(labels):,} answers are labels where the official download gives {VQA_LABELS:,}.")
     return write_files(
-        _plans(listing, labels, pictures - rest, notes),
+        _plans(listing, labels, images - rest, notes),
         root,
         dataset_root,
         source={
@@ -99,14 +99,14 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
     split_of: dict[int, str] = {}
     for split in _ANNOTATED:
         questions, annotations = (root / each.format(name=_NAMES[split]) for each in (QUESTIONS, ANNOTATIONS))
-        spool = listing.spools[split] = Spool("question")
+        store = listing.stores[split] = AnnotationStore("question")
         asked: dict[int, tuple[int, str] | None] = {each: (image, text) for each, image, text in _questions(questions)}
         listing.listed[split] = len(asked)
         for number, entry in enumerate(json_items(annotations, "annotations.item")):
             question_id, image_id, chosen, payload = _annotation(annotations, number, entry)
             listing.answers[normalise_answer(chosen)] += 1
             if question_id not in asked:
-                spool.skipped(split).add("annotation without a question", f"question {question_id}")
+                store.skipped(split).add("annotation without a question", f"question {question_id}")
                 continue
             question, asked[question_id] = asked[question_id], None  # None: its annotation has been read
             if question is None or question[0] != image_id:
@@ -114,17 +114,17 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
                 raise UserError(f"'{annotations}' lists question {question_id} {fault}; download both again.")
             if split_of.setdefault(image_id, split) != split:
                 raise UserError(f"Picture {image_id} is listed in train and in val; it can be in one only.")
-            spool.add(_picture(split, image_id), split, [question[1]], [payload])
+            store.add(_image(split, image_id), split, [question[1]], [payload])
         for question_id in (each for each, question in asked.items() if question is not None):
-            spool.skipped(split).add("question without an annotation", f"question {question_id}")
-        if spool.splits().get(split, 0) < 2:
+            store.skipped(split).add("question without an annotation", f"question {question_id}")
+        if store.splits().get(split, 0) < 2:
             raise UserError(f"'{annotations}' answers questions of '{questions}' about fewer than two pictures.")
 
 
 def _read_test(root: Path, split: str, listing: _Listing) -> None:
-    spool = listing.spools[split] = Spool("question")
+    store = listing.stores[split] = AnnotationStore("question")
     for question_id, image_id, question in _questions(root / QUESTIONS.format(name=_NAMES[split])):
-        spool.add(_picture(split, image_id), split, [question], [[question_id, [], "", ""]])
+        store.add(_image(split, image_id), split, [question], [[question_id, [], "", ""]])
         listing.listed[split] = listing.listed.get(split, 0) + 1
 
 
@@ -147,7 +147,7 @@ def _questions(path: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def _annotation(path: Path, number: int, entry: Any) -> tuple[int, int, str, list[Any]]:
-    """Return question_id, image_id, multiple_choice_answer, and what the spool keeps of an annotation."""
+    """Return question_id, image_id, multiple_choice_answer, and what the annotation store keeps of an annotation."""
     try:
         question_id, image_id, chosen = entry["question_id"], entry["image_id"], entry["multiple_choice_answer"]
         answers = [answer["answer"] for answer in entry["answers"]]
@@ -168,8 +168,8 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _picture(split: str, image_id: int) -> str:
-    return _PICTURE.format(folder=_NAMES[split].replace("-dev", ""), image_id=image_id)
+def _image(split: str, image_id: int) -> str:
+    return _IMAGE.format(folder=_NAMES[split].replace("-dev", ""), image_id=image_id)
 
 
 def _vocabulary(answers: Counter[str]) -> dict[str, int]:
@@ -181,20 +181,20 @@ def _vocabulary(answers: Counter[str]) -> dict[str, int]:
 
 
 def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[str]) -> Iterator[Plan]:
-    """Yield the plan of each file; trainable_val has the first `cut` pictures of val."""
+    """Yield the plan of each file; trainable_val has the first `cut` images of val."""
     parts = {"train": ("train", 0, None), "val": ("val", 0, None)}
     parts |= {"trainable_val": ("val", 0, cut), "rest_val": ("val", cut, None)}
-    parts |= {split: (split, 0, None) for split in listing.spools if split not in _ANNOTATED}
+    parts |= {split: (split, 0, None) for split in listing.stores if split not in _ANNOTATED}
     for name, (split, first, end) in parts.items():
-        spool, file = listing.spools[split], VQA_FILE.format(split=name)
-        skipped = spool.skipped(split) if name == split else Skipped()
-        samples = islice(spool.samples(split), first, end)
+        store, file = listing.stores[split], VQA_FILE.format(split=name)
+        skipped = store.skipped(split) if name == split else Skipped()
+        samples = islice(store.samples(split), first, end)
         only_labels = name in ("train", "trainable_val")
         yield Plan(
             name=file,
             schema=schema_of(DATASETS["vqa"].columns, {"dataset": "vqa", "split": name, "labels": list(labels)}),
             rows=_rows(samples, split, labels, skipped if only_labels else None),
-            listed=(spool.splits()[split] if end is None else end) - first,
+            listed=(store.splits()[split] if end is None else end) - first,
             skipped=skipped,
             texts=("questions",),
             expected=DATASETS["vqa"].expected.get(file, UNKNOWN),
@@ -206,7 +206,7 @@ def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[s
 def _rows(
     samples: Iterable[tuple[str, list[tuple[str, Any]]]], split: str, labels: Mapping[str, int], skipped: Skipped | None
 ) -> Iterator[Row | LeftOut]:
-    """Yield a row a picture; where `skipped` is given, questions without a label are left out and counted there."""
+    """Yield a row an image; where `skipped` is given, questions without a label are left out and counted there."""
     for name, questions in samples:
         kept = []
         for question, (question_id, raw_answers, *types) in questions:

@@ -1,4 +1,4 @@
-"""Pictures collected from the web, each with its caption: the layouts that gcc and sbu come in, cut into shards.
+"""Images collected from the web, each with its caption: the layouts that gcc and sbu come in, cut into shards.
 
 A split is in one of these layouts, found out from what is in the folder:
 
@@ -8,9 +8,9 @@ A split is in one of these layouts, found out from what is in the folder:
     captions.csv             or .parquet, .jsonl: a table of path (from the folder that it is in) and caption
 
 All but the list may also lie in a folder called as the split. Names of files and folders say the split in any usual word
-(`cc3m-validation-0000.tar`, `val.csv`, `dev/`); what says none is for training. Tar shards are streamed; everything else is
-first read into the spool, so that captions of a path that comes several times are put together and nothing is written if it
-is damaged.
+(`cc3m-validation-0000.tar`, `val.csv`, `dev/`); what says none is for training. Tar shards are streamed. Everything else is
+first read into the annotation store: captions of a path that comes several times are put together, and nothing is written
+if a listing is damaged.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Any, NamedTuple, Unpack
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import CAPTION, DATASETS
 
+from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened
 from .captioned import caption_rows
-from .names import PICTURE_SUFFIXES, is_litter, split_of
+from .names import IMAGE_SUFFIXES, is_litter, split_of
 from .shards import write_shards
 from .skipped import Skipped
-from .spool import Spool
 from .tables import SUFFIXES, columns_of, is_table, lines_of, records_of
 from .tars import require_whole, tar_entries
 from .writer import LeftOut, Row, WriteOptions, check_options, schema_of
@@ -200,51 +200,51 @@ def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
 
 
 def _from_list(path: Path, split: str, bases: list[str]) -> _Listing:
-    spool = Spool()
+    store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "item")):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)):
             raise UserError(f"'{path}' entry {number} is not [path, caption].")
-        spool.add(entry[0], split, entry[1:])
-    names = [name for name, _ in islice(spool.pictures(split), _PROBED)]
+        store.add(entry[0], split, entry[1:])
+    names = [name for name, _ in islice(store.images(split), _PROBED)]
     below = next((base for base in bases if any((path.parent / base / name).is_file() for name in names)), "")
-    return _spooled(spool, split, below)
+    return _stored(store, split, below)
 
 
 def _from_table(table: Path, below: str, split: str) -> _Listing:
-    spool = Spool()
+    store = AnnotationStore()
     for line in lines_of(table):
         if line.split and split_of(line.split, whole=True) != split:
             raise UserError(f"'{table}' line {line.number} is of split '{line.split}'; expected {split} alone.")
-        spool.add(below + line.path, split, line.captions)
-    if not spool.splits():
+        store.add(below + line.path, split, line.captions)
+    if not store.splits():
         raise UserError(f"'{table}' has no captions; expected one (path, caption) a line.")
-    return _spooled(spool, split)
+    return _stored(store, split)
 
 
 def _from_folders(parquets: list[Path], below: str, split: str) -> _Listing:
-    """What failed to download is listed too: its picture is then found missing."""
-    spool = Spool()
+    """What failed to download is listed too: its image is then found missing."""
+    store = AnnotationStore()
     for parquet in parquets:
         needed = ["key", "caption"]
         if not set(needed) <= set(columns_of(parquet)):
             raise UserError(f"'{parquet}' lacks the columns key and caption that img2dataset writes.")
         stems = [name.rpartition(".") for name in sorted(os.listdir(parquet.with_suffix("")))]
-        suffixes = {stem: suffix for stem, _, suffix in stems if suffix.lower() in PICTURE_SUFFIXES}
+        suffixes = {stem: suffix for stem, _, suffix in stems if suffix.lower() in IMAGE_SUFFIXES}
         for record in records_of(parquet, needed):
             key, caption = str(record["key"]), record["caption"]
             if not isinstance(caption, str | None):
                 raise UserError(f"'{parquet}' has a caption of key {key} that is no text.")
-            name = f"{below}{parquet.stem}/{key}.{suffixes.get(key, PICTURE_SUFFIXES[0])}"
-            if not spool.add(name, split, [caption or ""]):
+            name = f"{below}{parquet.stem}/{key}.{suffixes.get(key, IMAGE_SUFFIXES[0])}"
+            if not store.add(name, split, [caption or ""]):
                 raise UserError(f"'{parquet}' lists key {key} twice; every picture stands there once.")
-    return _spooled(spool, split)
+    return _stored(store, split)
 
 
-def _spooled(spool: Spool, split: str, below: str = "") -> _Listing:
+def _stored(store: AnnotationStore, split: str, below: str = "") -> _Listing:
     return _Listing(
-        lambda first: islice(caption_rows(spool, split, below=below), first, None),
-        spool.splits().get(split, 0),
-        spool.skipped(split),
+        lambda first: islice(caption_rows(store, split, below=below), first, None),
+        store.splits().get(split, 0),
+        store.skipped(split),
     )
 
 

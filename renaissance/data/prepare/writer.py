@@ -1,8 +1,8 @@
 """The writer of every arrow file: rows stream in, one checked and complete file comes out, with a manifest beside it.
 
-    entries with their pictures, in order -> record batches -> temporary file -> fsync -> rename
+    entries with their images, in order -> record batches -> temporary file -> fsync -> rename
 
-Memory is bounded by one record batch and the pictures in flight. What a file holds depends on its rows alone, never on
+Memory is bounded by one record batch and the images in flight. What a file holds depends on its rows alone, never on
 the number of workers. A run that is killed leaves the old file or the new one under the final name.
 
 `write_files` writes a data set of a few files, `prepare.shards.write_shards` one that is cut into many.
@@ -24,14 +24,14 @@ from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import METADATA, PER_ROW, PER_SAMPLE, Column, Expected
 
 from .entries import EntryIterator, LeftOut, Row, read_entries
-from .pictures import QUALITY, PicturePool
+from .image_pool import QUALITY, ImagePool
 from .skipped import Skipped
 
 PROGRAM = f"renaissance {__version__}"
 
 _BATCH_ROWS = 1000
-_BATCH_BYTES = 32 << 20  # of pictures
-_BATCH_TEXTS = 100_000  # a picture can have very many
+_BATCH_BYTES = 32 << 20  # of images
+_BATCH_TEXTS = 100_000  # an image can have very many
 _UNREADABLE = ("missing", "unreadable", "too large")
 
 
@@ -39,11 +39,11 @@ class WriteOptions(TypedDict, total=False):
     """What every `make_arrow` takes beside its own options, and hands on to the writer.
 
     Attributes:
-        workers: processes that read pictures, None = one a core.
-        max_unreadable: share of a file's pictures that may be unreadable or missing; None = any. Left out, it is 1 %,
-            and any for pictures that were collected from the web (gcc, sbu).
-        resize: pixels that the short side of a larger picture is reduced to, None = pictures stay as they are.
-        quality: of the JPEG files that resizing makes, 1 to 100; None = `pictures.QUALITY`.
+        workers: processes that read images, None = one a core.
+        max_unreadable: share of a file's images that may be unreadable or missing; None = any. Left out, it is 1 %,
+            and any for images that were collected from the web (gcc, sbu).
+        resize: pixels that the short side of a larger image is reduced to, None = images stay as they are.
+        quality: of the JPEG files that resizing makes, 1 to 100; None = `image_pool.QUALITY`.
     """
 
     workers: int | None
@@ -108,7 +108,7 @@ def write_files(
 
     Args:
         plans: the files.
-        root: the folder of the raw pictures.
+        root: the folder of the raw images.
         dataset_root: the folder to write to; made if there is none.
         source, options: what the manifests say about where the data come from and how they were made.
         writing: see `WriteOptions`.
@@ -123,7 +123,7 @@ def write_files(
     checked = check_options(**writing)
     folder = made_folder(dataset_root)
     manifests, refusals = [], []
-    with picture_pool(checked) as pool:
+    with image_pool(checked) as pool:
         for plan in plans:
             entries = EntryIterator(read_entries(plan.rows, root, pool, plan.name, plan.listed))
             said = {"source": source, "options": recorded(options, checked)}
@@ -192,9 +192,9 @@ def made_folder(dataset_root: str | os.PathLike) -> Path:
     return folder
 
 
-def picture_pool(checked: WriteOptions) -> PicturePool:
-    """Return the readers of pictures for checked options."""
-    return PicturePool(checked["workers"], checked["resize"], checked["quality"])
+def image_pool(checked: WriteOptions) -> ImagePool:
+    """Return the readers of images for checked options."""
+    return ImagePool(checked["workers"], checked["resize"], checked["quality"])
 
 
 def write_file(
@@ -265,7 +265,7 @@ def _batches(rows: Iterable[dict[str, Any]], texts: Sequence[str]) -> Iterator[l
     batch, size, held = [], 0, 0
     for row in rows:
         batch.append(row)
-        size += _picture_bytes(row)
+        size += _image_bytes(row)
         held += _text_count(row, texts)
         if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES or held >= _BATCH_TEXTS:
             yield batch
@@ -277,11 +277,11 @@ def _batches(rows: Iterable[dict[str, Any]], texts: Sequence[str]) -> Iterator[l
 def _count(counts: dict[str, int], rows: list[dict[str, Any]], texts: Sequence[str]) -> None:
     counts["rows"] += len(rows)
     counts["images"] += sum(isinstance(value, bytes) for row in rows for value in row.values())
-    counts["image_bytes"] += sum(map(_picture_bytes, rows))
+    counts["image_bytes"] += sum(map(_image_bytes, rows))
     counts["texts"] += sum(_text_count(row, texts) for row in rows)
 
 
-def _picture_bytes(row: dict[str, Any]) -> int:
+def _image_bytes(row: dict[str, Any]) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, bytes))
 
 

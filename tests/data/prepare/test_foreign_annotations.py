@@ -103,7 +103,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path, dict], in
     def take(given, schema) -> None:
         for row in given:
             if not isinstance(row, LeftOut):
-                assert all(isinstance(each, bytes) or ".." not in each for each in row.pictures.values())
+                assert all(isinstance(each, bytes) or ".." not in each for each in row.images.values())
                 for name, value in row.values.items():
                     pa.array([value], schema.field(name).type)
                 rows.append(row)

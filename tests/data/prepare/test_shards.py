@@ -202,7 +202,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from prepare.test_shards import *
+from data.prepare.test_shards import *
 print("begun", flush=True)
 write(Path({root!r}), Path({out!r}), workers={workers})
 """

@@ -22,7 +22,7 @@ from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import DATASETS, METADATA, Expected
 from renaissance.data.prepare import writer
-from renaissance.data.prepare.pictures import Fault, PicturePool, Request, read_picture
+from renaissance.data.prepare.image_pool import Fault, ImagePool, Request, read_image
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.prepare.writer import LeftOut, Plan, Row, schema_of, write_files
 
@@ -41,7 +41,7 @@ def write(plans: list[Plan], root: Path, out: Path, **options) -> list[dict]:
 def test_real_photographs_come_back_byte_for_byte(tmp_path: Path):
     folder = Path(skimage_data.__file__).parent
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif"))
-    readable = [name for name in names if not isinstance(read_picture((folder / name).read_bytes()), Fault)]
+    readable = [name for name in names if not isinstance(read_image((folder / name).read_bytes()), Fault)]
     assert len(readable) > 5
     write([plan(readable)], folder, tmp_path, workers=2)
     assert [row["image"] for row in read_rows(tmp_path / "a.arrow")] == [(folder / n).read_bytes() for n in readable]
@@ -191,8 +191,8 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path):
 PROGRAM = """
 import itertools, sys, time
 sys.path[:0] = {path!r}
-from prepare.raw_files import photograph
-from prepare.test_writer import *
+from data.prepare.raw_files import photograph
+from data.prepare.test_writer import *
 def rows():
     for number in itertools.count() if {endless} else range(3000):
         if number == 2000:
@@ -301,7 +301,7 @@ def test_few_requests_are_in_flight(tmp_path: Path):
             asked = number
             yield Request((b"no picture",), number)
 
-    with PicturePool(2) as pool:
+    with ImagePool(2) as pool:
         replies = pool.read(requests())
         assert [next(replies).request.row for _ in range(10)] == list(range(10))
         assert asked < 400

@@ -15,7 +15,7 @@ from data.prepare.raw_files import bad_pictures, encode, odd_pictures, photograp
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import IMAGE, Column
 from renaissance.data.images import decode
-from renaissance.data.prepare.pictures import QUALITY, Fault, read_picture
+from renaissance.data.prepare.image_pool import QUALITY, Fault, read_image
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.prepare.writer import Plan, Row, schema_of, write_files
 
@@ -41,7 +41,7 @@ def reduced(encoded: bytes, short_side: int) -> np.ndarray:
 @pytest.mark.parametrize("short_side", [64, 224, 399])
 def test_real_photographs_look_as_if_they_were_made_smaller_after_reading(name: str, short_side: int):
     encoded = (Path(skimage_data.__file__).parent / name).read_bytes()
-    small = read_picture(encoded, short_side, 100)
+    small = read_image(encoded, short_side, 100)
     expected = reduced(encoded, short_side)
     assert Image.open(io.BytesIO(small)).format == "JPEG"
     # The colours of a JPEG have half the pixels, as those of most photographs: only the brightness is kept as it is.
@@ -55,14 +55,14 @@ def test_a_jpeg_that_is_read_at_a_part_of_its_size_is_not_stretched(side: int):
     """65 pixels are read as 17 of 4 pixels each, the last of which is nearly empty."""
     ramp = np.rint(np.linspace(0, 255, side)).astype(np.uint8)
     encoded = encode(Image.fromarray(np.tile(ramp, (side, 1))), "JPEG", quality=100)
-    small = as_read(read_picture(encoded, 8, 100))[..., 0].astype(float)
+    small = as_read(read_image(encoded, 8, 100))[..., 0].astype(float)
     assert np.abs(small.mean(0) - reduced(encoded, 8)[..., 0].astype(float).mean(0)).max() < 2.5
 
 
 @pytest.mark.parametrize("name", odd_pictures())
 def test_odd_pictures_keep_the_pixels_that_a_reader_sees(name: str):
     encoded = odd_pictures()[name]
-    small = read_picture(encoded, 32, 100)
+    small = read_image(encoded, 32, 100)
     difference = np.abs(as_read(small).astype(float) - reduced(encoded, 32))
     assert as_read(small).shape == reduced(encoded, 32).shape
     assert difference.mean() < 3
@@ -73,14 +73,14 @@ def test_transparent_pixels_lie_over_white():
     colour.paste((255, 0, 0, 0), (0, 0, 32, 64))
     palette = encode(colour.convert("RGB").quantize(16), "PNG", transparency=0)
     for encoded in (encode(colour, "PNG"), palette):
-        assert np.abs(as_read(read_picture(encoded, 32, 100)).astype(float) - reduced(encoded, 32)).mean() < 3
-    assert as_read(read_picture(encode(colour, "PNG"), 32, 100))[:, :12].min() > 250
+        assert np.abs(as_read(read_image(encoded, 32, 100)).astype(float) - reduced(encoded, 32)).mean() < 3
+    assert as_read(read_image(encode(colour, "PNG"), 32, 100))[:, :12].min() > 250
 
 
 @pytest.mark.parametrize("resize", [96, 97, 1000])
 def test_a_picture_that_is_small_enough_keeps_its_bytes(resize: int):
-    assert read_picture(photograph(), resize) == photograph()  # 128 x 96
-    assert read_picture(photograph(), 95) != photograph()
+    assert read_image(photograph(), resize) == photograph()  # 128 x 96
+    assert read_image(photograph(), 95) != photograph()
 
 
 def test_orientation_profile_and_comment_stay_behind_and_nothing_is_turned():
@@ -88,8 +88,8 @@ def test_orientation_profile_and_comment_stay_behind_and_nothing_is_turned():
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     marked = encode(colour, "JPEG", quality=95, exif=exif, comment=b"mine", icc_profile=b"profile" * 9)
-    small = read_picture(marked, 100)
-    assert small == read_picture(encode(colour, "JPEG", quality=95), 100)
+    small = read_image(marked, 100)
+    assert small == read_image(encode(colour, "JPEG", quality=95), 100)
     with Image.open(io.BytesIO(small)) as picture:
         assert (picture.size, dict(picture.getexif())) == ((150, 100), {})
         assert not {"exif", "comment", "icc_profile"} & set(picture.info)
@@ -98,9 +98,9 @@ def test_orientation_profile_and_comment_stay_behind_and_nothing_is_turned():
 @pytest.mark.parametrize("name", [name for name, (content, _) in bad_pictures().items() if content is not None])
 def test_what_cannot_be_read_is_found_when_it_is_made_smaller_too(name: str):
     content, kind = bad_pictures()[name]
-    fault = read_picture(content, 16)
+    fault = read_image(content, 16)
     assert isinstance(fault, Fault)
-    assert fault == read_picture(content)
+    assert fault == read_image(content)
     assert fault.kind == kind
 
 
@@ -115,17 +115,17 @@ def test_what_would_keep_a_reader_waiting_is_left_out(tmp_path: Path):
         (slow, "its 640,000 pixels are coded in 101 or more passes, which takes too long"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-LFS pointer"),
     ):
-        fault = read_picture(source)
+        fault = read_image(source)
         assert isinstance(fault, Fault) and fault.kind == "unreadable" and fault.why.startswith(why)
 
 
 def test_pixels_without_an_agreed_range_are_left_out():
     encoded = encode(Image.fromarray(np.ones((40, 40), np.float32)), "TIFF")
-    assert read_picture(encoded) == Fault("unreadable", "floating-point pixels have no agreed range")
+    assert read_image(encoded) == Fault("unreadable", "floating-point pixels have no agreed range")
 
 
 def test_the_file_and_its_manifest(tmp_path: Path):
-    pictures = {"a.jpg": photograph(1), "b.jpg": read_picture(photograph(2), 30), "c.jpg": photograph(3)}
+    pictures = {"a.jpg": photograph(1), "b.jpg": read_image(photograph(2), 30), "c.jpg": photograph(3)}
     write_pictures(tmp_path, pictures)
 
     def write(**writing) -> dict:
@@ -140,9 +140,9 @@ def test_the_file_and_its_manifest(tmp_path: Path):
         contents.append([(tmp_path / name).read_bytes() for name in ("a.arrow", "a.json")])
     assert contents[0] == contents[1]
     assert [row["image"] for row in read_rows(tmp_path / "a.arrow")] == [
-        read_picture(photograph(1), 30, QUALITY),
+        read_image(photograph(1), 30, QUALITY),
         pictures["b.jpg"],
-        read_picture(photograph(3), 30, QUALITY),
+        read_image(photograph(3), 30, QUALITY),
     ]
     smaller = write(workers=1, resize=30, quality=40)
     assert smaller["options"]["quality"] == 40

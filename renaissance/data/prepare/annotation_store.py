@@ -1,4 +1,4 @@
-"""Annotations on their way into files: taken in any order, given back one picture after the other.
+"""Annotations on their way into files: taken in any order, given back one image after the other.
 
 They are kept in a temporary SQLite database on disk (in TMPDIR; deleted by the system even when the process is killed),
 so memory stays bounded for annotation files of any size, and an annotation file is read to its end, and found whole,
@@ -34,8 +34,8 @@ _ROWS = """
 MOST_TEXT = 1 << 20  # characters; a text of a million is no caption, and a few bytes of a file can stand for it
 
 
-class Spool:
-    """Pictures with their texts, by split, in the order of their first appearance.
+class AnnotationStore:
+    """Images with their texts, by split, in the order of their first appearance.
 
     Args:
         noun: what a text is called where it is counted as left out.
@@ -50,7 +50,7 @@ class Spool:
         self._skipped: dict[str, Skipped] = {}
 
     def add(self, name: str, split: str, captions: Iterable[str], payloads: Iterable[Any] | None = None) -> bool:
-        """Add captions, or other texts, to a picture.
+        """Add captions, or other texts, to an image.
 
         Empty texts, and those that are no Unicode text, are left out and counted.
 
@@ -61,10 +61,10 @@ class Spool:
             payloads: what belongs to each text, given back with it: anything that JSON can say.
 
         Returns:
-            Whether the picture is new.
+            Whether the image is new.
 
         Raises:
-            UserError: the name leaves the root, the picture is in another split already, or the temporary disk is full.
+            UserError: the name leaves the root, the image is in another split already, or the temporary disk is full.
         """
         name = plain_name(name)
         with _database_errors():
@@ -85,20 +85,20 @@ class Spool:
         return old_split is None
 
     def splits(self) -> dict[str, int]:
-        """Return the number of pictures of each split."""
+        """Return the number of images of each split."""
         return dict(self._database.execute("SELECT split, COUNT(*) FROM pictures GROUP BY split ORDER BY MIN(number)"))
 
     def skipped(self, split: str) -> Skipped:
         """Return what was left out of a split so far."""
         return self._skipped.setdefault(split, Skipped())
 
-    def pictures(self, split: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield (name, captions) of every picture of a split; the list is empty where all captions were left out."""
+    def images(self, split: str) -> Iterator[tuple[str, list[str]]]:
+        """Yield (name, captions) of every image of a split; the list is empty where all captions were left out."""
         for name, samples in self.samples(split):
             yield name, [text for text, _ in samples]
 
     def samples(self, split: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-        """Yield (name, [(text, payload)]) of every picture of a split, as `pictures` does."""
+        """Yield (name, [(text, payload)]) of every image of a split, as `images` does."""
         with _database_errors():
             rows = self._database.execute(_ROWS, (split,))
             for name, group in groupby(rows, key=itemgetter(0)):
@@ -120,7 +120,7 @@ class Spool:
 
 
 def plain_name(name: str) -> str:
-    """Return a picture's path below the root without "./" and "//", so that one picture has one name.
+    """Return an image's path below the root without "./" and "//", so that one image has one name.
 
     Raises:
         UserError: the name is empty, absolute, climbs with "..", or is no Unicode text.

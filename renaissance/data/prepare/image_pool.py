@@ -1,6 +1,6 @@
-"""Pictures read and fully checked by all cores, given back in the order they were asked for.
+"""Images read and fully checked by all cores, given back in the order they were asked for.
 
-A picture is decoded once here so that it need not be doubted while training. Its bytes are passed on as they are, or,
+An image is decoded once here so that it need not be doubted while training. Its bytes are passed on as they are, or,
 where `resize` is given and it is larger, as a JPEG file of that size, with the pixels that a reader would see: laid
 over white, scaled from 16 to 8 bits, in the stored orientation whatever EXIF says.
 """
@@ -31,42 +31,42 @@ from renaissance.core.launch import available_cores
 from renaissance.core.untrusted import refuse_lfs
 from renaissance.data.pixels import IMAGE_FORMATS, MAX_PIXELS, refuse_slow, refuse_swelling, to_8_bits
 
-# Of resized pictures, whose colours have half the resolution, as in most photographs: an error of 1.8 levels (43 dB, mean
+# Of resized images, whose colours have half the resolution, as in most photographs: an error of 1.8 levels (43 dB, mean
 # of scikit-image's photographs at short sides of 224 and 288). 90 costs 3 dB for 28 % fewer bytes, 98 wins 3.5 dB for
 # 37 % more.
 QUALITY = 95
-MAX_BYTES = 256 << 20  # of one encoded picture: eight of them still fit the 31-bit offsets of a record batch
-_CHUNK = 16  # pictures a task: spreads the cost of a round trip, about 0.2 ms
-_IN_FLIGHT = 96 << 20  # bytes of pictures that are asked for and not yet given back, whatever the number of workers
+MAX_BYTES = 256 << 20  # of one encoded image: eight of them still fit the 31-bit offsets of a record batch
+_CHUNK = 16  # images a task: spreads the cost of a round trip, about 0.2 ms
+_IN_FLIGHT = 96 << 20  # bytes of images that are asked for and not yet given back, whatever the number of workers
 
 
 class Fault(NamedTuple):
-    """Why a picture cannot be used. Attributes: kind, under which it is counted; why, for people."""
+    """Why an image cannot be used. Attributes: kind, under which it is counted; why, for people."""
 
     kind: str
     why: str
 
 
 class Request(NamedTuple):
-    """The pictures of one row. Attributes: sources, each a file's path or its bytes; row, given back with the reply."""
+    """The images of one row. Attributes: sources, each a file's path or its bytes; row, given back with the reply."""
 
     sources: tuple[str | bytes, ...]
     row: object
 
 
 class Reply(NamedTuple):
-    """Attributes: request, as given; pictures, the bytes or the fault of each of its sources."""
+    """Attributes: request, as given; images, the bytes or the fault of each of its sources."""
 
     request: Request
-    pictures: list[bytes | Fault]
+    images: list[bytes | Fault]
 
 
-class PicturePool:
-    """Processes that read and check pictures. A context manager; with one worker it works in this process.
+class ImagePool:
+    """Processes that read and check images. A context manager; with one worker it works in this process.
 
     Args:
         workers: how many, None = one for every core that this process may use.
-        resize: pixels that the short side of a larger picture is reduced to, None = pictures stay as they are.
+        resize: pixels that the short side of a larger image is reduced to, None = images stay as they are.
         quality: of the JPEG files that resizing makes.
     """
 
@@ -76,7 +76,7 @@ class PicturePool:
         self.workers = available_cores() if workers is None else workers
         self._executor: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> PicturePool:
+    def __enter__(self) -> ImagePool:
         if self.workers > 1:
             # Fork where it is sound: a script without `if __name__ == "__main__"` works, and the workers run no code
             # but Pillow's, so the threads of this process do not matter to them (Python 3.12 warns of them regardless).
@@ -92,7 +92,7 @@ class PicturePool:
             self._executor.shutdown(cancel_futures=True)
 
     def read(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Yield the reply to every request, in their order. At most some 100 MiB of pictures are held at a time."""
+        """Yield the reply to every request, in their order. At most some 100 MiB of images are held at a time."""
         if self._executor is None:
             yield from (Reply(request, self._read_row(request.sources)) for request in requests)
             return
@@ -109,12 +109,12 @@ class PicturePool:
             yield from _replies(*waiting.popleft())
 
 
-def read_picture(source: str | bytes, resize: int | None = None, quality: int | None = QUALITY) -> bytes | Fault:
-    """Return what is to be stored of a picture, after decoding it to its last row, or what is wrong with it.
+def read_image(source: str | bytes, resize: int | None = None, quality: int | None = QUALITY) -> bytes | Fault:
+    """Return what is to be stored of an image, after decoding it to its last row, or what is wrong with it.
 
     Args:
         source: the file's path, or its bytes.
-        resize, quality: as for `PicturePool`.
+        resize, quality: as for `ImagePool`.
     """
     try:
         encoded = source if isinstance(source, bytes) else _file_bytes(source)
@@ -134,18 +134,18 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as picture:
-                width, height = picture.size
+            with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
+                width, height = image.size
                 if width * height > MAX_PIXELS:
                     return Fault("too large", f"{width} x {height} pixels, at most {MAX_PIXELS:,} are accepted")
-                if picture.mode == "F":
+                if image.mode == "F":
                     return Fault("unreadable", "floating-point pixels have no agreed range")
-                refuse_swelling(picture)
+                refuse_swelling(image)
                 if resize is not None and min(width, height) > resize:
-                    return _resized(picture, resize, quality)
+                    return _resized(image, resize, quality)
                 # Reads every coded coefficient all the same, but a JPEG is put together at an eighth of its size.
-                picture.draft(None, (1, 1))
-                picture.load()
+                image.draft(None, (1, 1))
+                image.load()
     except Image.DecompressionBombError:
         return Fault("too large", f"more than {2 * MAX_PIXELS:,} pixels, at most {MAX_PIXELS:,} are accepted")
     except UnidentifiedImageError:
@@ -156,32 +156,32 @@ def read_picture(source: str | bytes, resize: int | None = None, quality: int | 
 
 
 def size_of(source: str | bytes) -> tuple[int, int]:
-    """Return (width, height) of a picture that can be read, from its path or its bytes."""
+    """Return (width, height) of an image that can be read, from its path or its bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS) as picture:
-            return picture.size
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS) as image:
+            return image.size
 
 
-def _resized(picture: Image.Image, short_side: int, quality: int | None) -> bytes:
-    """Encode an opened picture with its short side reduced, by an antialiased bicubic filter."""
-    scale = short_side / min(picture.size)
-    size = tuple(round(side * scale) for side in picture.size)
+def _resized(image: Image.Image, short_side: int, quality: int | None) -> bytes:
+    """Encode an opened image with its short side reduced, by an antialiased bicubic filter."""
+    scale = short_side / min(image.size)
+    size = tuple(round(side * scale) for side in image.size)
     # A JPEG may be put together at 1/2, 1/4 or 1/8 if that is still twice the size. The last pixels of its rows and
-    # columns can then stand for less than a whole one: `box` is where the picture ends.
-    drafted = picture.draft(None, (2 * size[0], 2 * size[1]))
+    # columns can then stand for less than a whole one: `box` is where the image ends.
+    drafted = image.draft(None, (2 * size[0], 2 * size[1]))
     box = drafted[1] if drafted else None
-    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
-        picture = Image.fromarray(to_8_bits(np.asarray(picture)))
-    elif picture.has_transparency_data:
-        layer = picture.convert("RGBA").resize(size, Image.Resampling.BICUBIC)
-        picture = Image.alpha_composite(Image.new("RGBA", size, "white"), layer)
-    if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("RGB")
-    picture = picture.resize(size, Image.Resampling.BICUBIC, box)
-    picture.info = {}  # comments, EXIF and colour profiles, which readers ignore, stay behind
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
+        image = Image.fromarray(to_8_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA").resize(size, Image.Resampling.BICUBIC)
+        image = Image.alpha_composite(Image.new("RGBA", size, "white"), layer)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    image = image.resize(size, Image.Resampling.BICUBIC, box)
+    image.info = {}  # comments, EXIF and colour profiles, which readers ignore, stay behind
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -193,7 +193,7 @@ def _file_bytes(path: str) -> bytes:
 
 
 def _read_row(sources: tuple[str | bytes, ...], resize: int | None, quality: int | None) -> list[bytes | Fault]:
-    return [read_picture(source, resize, quality) for source in sources]
+    return [read_image(source, resize, quality) for source in sources]
 
 
 def _read_rows(
@@ -211,12 +211,12 @@ def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[Reply]:
             f"A process that reads pictures was ended from outside, at or after '{names[0] if names else '?'}', most "
             "likely for want of memory; give fewer workers=."
         ) from None
-    for request, pictures in zip(chunk, read, strict=True):
-        yield Reply(request, pictures)
+    for request, images in zip(chunk, read, strict=True):
+        yield Reply(request, images)
 
 
 def _chunks(requests: Iterable[Request]) -> Iterator[tuple[list[Request], int]]:
-    """Group requests into tasks; each comes with the bytes that its pictures will take."""
+    """Group requests into tasks; each comes with the bytes that its images will take."""
     chunk, size = [], 0
     for request in requests:
         chunk.append(request)
