@@ -87,11 +87,11 @@ def build_model() -> Model:
 def open_loader(folder: str, batch: int, steps: int) -> StepLoader:
     """The product's own loader, in this process, over a file of made-up photographs."""
     pieces = tokenizer()
-    makers = {"mlm": MlmMasker(vocabulary(pieces), 0.15, True, SEED), "itm": FalseImages(SEED, batch, 0)}
+    target_builders = {"mlm": MlmMasker(vocabulary(pieces), 0.15, True, SEED), "itm": FalseImages(SEED, batch, 0)}
     dataset = PairDataset(folder, [("coco", "coco.arrow")], training=True)
     source = Source(dataset, make_transform("vit", 224, patch_size=16, seed=SEED, train=True))
     order = TrainSteps(len(dataset), batch, batch, 0, 1, SEED, 0, steps)
-    return StepLoader(order, Collate(pieces, MAX_TEXT_LEN, batch, makers, source), 0, pin_memory=False)
+    return StepLoader(order, Collate(pieces, MAX_TEXT_LEN, batch, target_builders, source), 0, pin_memory=False)
 
 
 def our_losses(model: Model, batch: Batch, encodings: type[Encodings] = Encodings) -> dict[str, Tensor]:

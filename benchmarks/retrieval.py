@@ -116,7 +116,7 @@ def ready(source: Source) -> Encoded:
     dataset = source.dataset
     _, text = encode(tokenizer(), [dataset.text(number) for number in range(len(dataset))], MAX_TEXT_LEN)
     order = text.attention_mask.sum(1).argsort(stable=True)
-    pictures = [source.pictures(dataset[number], 0)[0] for number in range(len(dataset))]
+    pictures = [source.images(dataset[number], 0)[0] for number in range(len(dataset))]
     return Encoded(TextInput(*(field[order] for field in text)), order.numpy(), ImageInput(torch.stack(pictures)))
 
 

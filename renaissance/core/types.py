@@ -57,9 +57,9 @@ class Example(NamedTuple):
         text: the caption, question or sentence as written.
         text_keys: hashes of all captions of the picture (`data.identity.text_key`).
         image_key: hash of the encoded picture (`data.identity.image_key`); equal pictures have equal hashes.
-        second: the second text of a sentence pair.
+        text_pair: the second text of a sentence pair.
         label: what a task learns of it.
-        facts: what the predictions file tells of it: "id", "target" and what the task's metrics need besides.
+        metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
     """
 
     id: int
@@ -68,9 +68,9 @@ class Example(NamedTuple):
     text: str
     text_keys: frozenset[int] = frozenset()
     image_key: int = 0
-    second: str | None = None
+    text_pair: str | None = None
     label: Any = None
-    facts: Mapping[str, Any] = {}
+    metadata: Mapping[str, Any] = {}
 
 
 class Batch(NamedTuple):
@@ -79,17 +79,17 @@ class Batch(NamedTuple):
     Attributes:
         ids: (B,) int64, `Example.id` of each example.
         text: the texts as they are, nothing masked.
-        images: the own pictures of the first example, of the second and so on, then those that makers added; None where
-            there is no picture.
+        images: those of the first example, of the second and so on, then those that target builders added; None where there
+            is none.
         targets: what each chosen task wants of this micro-batch, by the task's name.
-        owned: how many own pictures each example has; None = one each.
+        image_counts: how many images of its own each example has; None = one each.
     """
 
     ids: Tensor
     text: TextInput
     images: ImageInput | None
     targets: dict[str, Any]
-    owned: tuple[int, ...] | None = None
+    image_counts: tuple[int, ...] | None = None
 
 
 class LabelTargets(NamedTuple):
@@ -97,11 +97,11 @@ class LabelTargets(NamedTuple):
 
     Attributes:
         labels: (B,) int64, -100 where the class is hidden, as in a test split.
-        facts: `Example.facts` of each.
+        metadata: `Example.metadata` of each.
     """
 
     labels: Tensor
-    facts: tuple[Mapping[str, Any], ...]
+    metadata: tuple[Mapping[str, Any], ...]
 
 
 class MlmTargets(NamedTuple):
@@ -126,10 +126,10 @@ class ItmTargets(NamedTuple):
 
 
 class FalseTextTargets(NamedTuple):
-    """Attributes: text, (B * N, L) the N false texts of each of B pictures, in turn; facts, `Example.facts` of each."""
+    """Attributes: text, (B * N, L) the N false texts of each of B pictures, in turn; metadata, `Example.metadata` of each."""
 
     text: TextInput
-    facts: tuple[Mapping[str, Any], ...]
+    metadata: tuple[Mapping[str, Any], ...]
 
 
 class ItcTargets(NamedTuple):

@@ -20,7 +20,7 @@ from renaissance.core.errors import UserError, first_line, printable, shortened
 from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lfs
 
 from .columns import Entries, ValueCheck, expected, fits, plain, starts
-from .dataset_specs import IMAGE, METADATA, PER_SAMPLE, Column
+from .dataset_specs import IMAGE, METADATA_KEY, PER_SAMPLE, Column
 from .file_cache import Stamp, cached, stamp
 from .messages import refuse_claims
 
@@ -86,7 +86,7 @@ class ArrowFile:
         return plain(chunks[part][row - self._row_starts[part]].as_py(), kind)
 
 
-def metadata(path: str) -> dict[str, Any]:
+def schema_metadata(path: str) -> dict[str, Any]:
     """Return what our writers say of a file: dataset, split, and labels, their names in order; {} for other files.
 
     Raises:
@@ -94,8 +94,8 @@ def metadata(path: str) -> dict[str, Any]:
     """
     stamp(path)  # a pipe by this name would never answer
     reader, _, _ = _open(path, ())
-    text = (reader.schema.metadata or {}).get(METADATA, b"{}")
-    name = f"The schema metadata '{METADATA.decode()}' of '{printable(path)}'"
+    text = (reader.schema.metadata or {}).get(METADATA_KEY, b"{}")
+    name = f"The schema metadata '{METADATA_KEY.decode()}' of '{printable(path)}'"
     if len(text) > MOST_BYTES:
         raise UserError(f"{name} has {len(text):,} bytes; at most {MOST_BYTES:,} are read.")
     said = parse_json(text, dict[str, Any], name)
@@ -107,7 +107,7 @@ def metadata(path: str) -> dict[str, Any]:
 def dataset_of(path: str, otherwise: str) -> str:
     """Return which data set a file says that it is of; `otherwise` if it does not say, or cannot be read."""
     try:
-        return metadata(path).get("dataset", otherwise)
+        return schema_metadata(path).get("dataset", otherwise)
     except UserError:
         return otherwise
 
@@ -143,7 +143,7 @@ def _check(path: str, size: int, columns: Sequence[Column], samples: str | None)
     refuse_claims(path, whole)
     values = None
     if samples is not None:
-        names = metadata(path).get("labels")
+        names = schema_metadata(path).get("labels")
         others = [column for column in columns if column.kind != IMAGE.kind]
         values = ValueCheck(path, others, samples, len(names) if isinstance(names, list) else None)
     rows = 0

@@ -1,9 +1,8 @@
 """From the samples of one optimizer step to its micro-batches.
 
-For each micro-batch: the texts are tokenised once, the pictures are stacked, and then each chosen task's *maker* builds
-that task's targets from what is there. A maker is any picklable callable `maker(micro: MicroBatch) -> Targets`; masked
-language modelling (`masking.MlmMasker`) and image-text matching (`negatives.FalseImages`) are two of them, and a task
-or a demo brings its own without a change here.
+For each micro-batch: the texts are tokenised once, the pictures are stacked, and then the *target builder* of each chosen task
+builds its targets. A target builder is any picklable callable `(micro: MicroBatch) -> targets`, such as `masking.MlmMasker`
+and `negatives.FalseImages`; a task or a demo brings its own without a change here.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Source:
             else torch.tensor([round(255 * min(max(value, 0), 1)) for value in blind], dtype=torch.uint8)
         )
 
-    def pictures(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
+    def images(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
         """Decode a sample's pictures, cut out its boxes, and transform what is left: each (3, H, W) uint8.
 
         Raises:
@@ -74,9 +73,9 @@ class Source:
     def example(self, draw: Draw) -> Example:
         """Load one sample of the stream."""
         raw = self.dataset[draw.id]
-        pictures = self.pictures(raw, draw.epoch)
+        images = self.images(raw, draw.epoch)
         return Example(
-            raw.id, draw.epoch, pictures, raw.text, raw.text_keys, raw.image_key, raw.second, raw.label, raw.facts
+            raw.id, draw.epoch, images, raw.text, raw.text_keys, raw.image_key, raw.text_pair, raw.label, raw.metadata
         )
 
 
@@ -97,45 +96,45 @@ def crop(picture: Tensor, box: Sequence[float]) -> Tensor:
 
 @dataclass
 class MicroBatch:
-    """What a maker sees of a micro-batch of B samples.
+    """What a target builder reads of a micro-batch of B samples.
 
     Attributes:
         examples: the B samples, in the order of the stream.
         encoding: what the tokenizer gave for their texts, not padded; `encoding[i]` knows words and offsets of text i
             where the tokenizer is a fast one.
-        text: the same as padded tensors; makers leave them as they are.
-        source: the data set, for makers that want more of it.
-        pictures: the pictures so far: the own ones of each example in turn, then those that makers added.
-        tokenizer, max_text_len, full: for makers that add texts; see `text.encode`.
+        text: the same as padded tensors; target builders do not change them.
+        source: the data set, for target builders that draw from it.
+        images: those so far: the own ones of each example in turn, then those that target builders added.
+        tokenizer, max_text_len, full: for target builders that add texts; see `text.encode`.
     """
 
     examples: Sequence[Example]
     encoding: BatchEncoding
     text: TextInput
     source: Source
-    pictures: list[Tensor]
+    images: list[Tensor]
     tokenizer: PreTrainedTokenizerBase | None = None
     max_text_len: int = 0
     full: bool = False
 
-    def add_picture(self, pixels: Tensor) -> int:
+    def add_image(self, pixels: Tensor) -> int:
         """Append a picture, (3, H, W) uint8, to the micro-batch and return its index among the M pictures."""
-        self.pictures.append(pixels)
-        return len(self.pictures) - 1
+        self.images.append(pixels)
+        return len(self.images) - 1
 
 
-Maker = Callable[[MicroBatch], Any]
+TargetBuilder = Callable[[MicroBatch], Any]
 
 
-class LabelMaker:
-    """The maker of `LabelTargets`: the label of each example, -100 where it is hidden."""
+class LabelTargetBuilder:
+    """Builds `LabelTargets`: the label of each example, -100 where it is hidden."""
 
     def __call__(self, micro: MicroBatch) -> LabelTargets:
         labels = [IGNORED if example.label is None else example.label for example in micro.examples]
-        return LabelTargets(torch.tensor(labels), tuple(example.facts for example in micro.examples))
+        return LabelTargets(torch.tensor(labels), tuple(example.metadata for example in micro.examples))
 
 
-def stack_pictures(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
+def stack_images(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
     """Put pictures of shape (3, h, w) into one (M, 3, H, W) tensor.
 
     Args:
@@ -163,7 +162,7 @@ class Collate:
         tokenizer: any tokenizer of transformers.
         max_text_len: longest text in tokens, special tokens included.
         per_gpu_batchsize: samples of a micro-batch; the last one may be shorter.
-        makers: by the task's name, what builds its targets.
+        target_builders: by the task's name, what builds its targets.
         source: where the samples came from.
         full: pad every text to max_text_len, so that all micro-batches have one shape.
     """
@@ -173,7 +172,7 @@ class Collate:
         tokenizer: PreTrainedTokenizerBase,
         max_text_len: int,
         per_gpu_batchsize: int,
-        makers: Mapping[str, Maker],
+        target_builders: Mapping[str, TargetBuilder],
         source: Source,
         *,
         full: bool = False,
@@ -181,7 +180,7 @@ class Collate:
         self.tokenizer = tokenizer
         self.max_text_len = max_text_len
         self.per_gpu_batchsize = per_gpu_batchsize
-        self.makers = dict(makers)
+        self.target_builders = dict(target_builders)
         self.source = source
         self.full = full
 
@@ -190,7 +189,7 @@ class Collate:
         return [self._batch(examples[start : start + size]) for start in range(0, len(examples), size)]
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
-        texts, seconds = [example.text for example in examples], [example.second for example in examples]
+        texts, seconds = [example.text for example in examples], [example.text_pair for example in examples]
         pairs = None if seconds[0] is None else seconds
         encoding, text = encode(
             self.tokenizer,
@@ -202,7 +201,7 @@ class Collate:
         )
         own = [picture for example in examples for picture in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
-        targets = {task: maker(micro) for task, maker in self.makers.items()}
+        targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}
         ids = torch.tensor([example.id for example in examples])
-        images = stack_pictures(micro.pictures, self.source.transform.keeps_aspect) if micro.pictures else None
+        images = stack_images(micro.images, self.source.transform.keeps_aspect) if micro.images else None
         return Batch(ids, text, images, targets, tuple(len(example.images) for example in examples))

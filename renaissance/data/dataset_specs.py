@@ -23,7 +23,7 @@ PER_SAMPLE = {
     "number lists": "list<list<double>>",
 }
 # Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
-METADATA = b"renaissance"
+METADATA_KEY = b"renaissance"
 LABEL_NAMES = "{labels}"  # the names of labels in a file's metadata, where it has them; no column
 SHARD = "{shard}"  # in the name of a file: any number from 0
 ENTRY_LENGTHS = {"boxes": 4, "text pairs": 2}  # kind -> values in each of its inner lists, where they all have as many

@@ -18,7 +18,7 @@ _SPARE = 16  # draws beyond those that are needed: enough where some texts are t
 
 
 class FalseTexts:
-    """The maker of `FalseTextTargets`; picklable.
+    """Builds `FalseTextTargets`; picklable.
 
     Texts are drawn from the whole data set by (seed, epoch, id). None is a caption of the picture, whatever its case and
     spacing; one may come twice where the data set has few others.
@@ -45,7 +45,7 @@ class FalseTexts:
             for text in self._drawn(micro, example.text_keys, (row * size).astype(int).tolist())
         ]
         _, encoded = encode(micro.tokenizer, texts, micro.max_text_len, full=micro.full)
-        return FalseTextTargets(encoded, tuple(example.facts for example in micro.examples))
+        return FalseTextTargets(encoded, tuple(example.metadata for example in micro.examples))
 
     def _drawn(self, micro: MicroBatch, own: frozenset[int], candidates: list[int]) -> list[str]:
         found: list[str] = []

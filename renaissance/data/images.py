@@ -22,7 +22,7 @@ from torchvision.io import ImageReadMode
 
 from renaissance.core.errors import UserError, first_line, printable
 
-from .pixels import IMAGE_FORMATS, open_picture, refuse_size, refuse_slow, rgb
+from .pixels import IMAGE_FORMATS, open_image, refuse_size, refuse_slow, rgb
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.
@@ -50,7 +50,7 @@ def decode(encoded: bytes, where: str) -> Tensor:
         try:
             size = _jpeg_size(encoded)
             if size is None:
-                return torch.from_numpy(rgb(open_picture(encoded))).permute(2, 0, 1)
+                return torch.from_numpy(rgb(open_image(encoded))).permute(2, 0, 1)
             refuse_size(*size)
             refuse_slow(encoded)
             return _jpeg_pixels(encoded)

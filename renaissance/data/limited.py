@@ -60,17 +60,17 @@ class Limited:
         """Read a caption without its picture."""
         return self._whole.text(index)
 
-    def picture_names(self, indices: Any) -> list[str]:
+    def image_names(self, indices: Any) -> list[str]:
         """Return what the files call the pictures of these samples."""
-        return self._whole.picture_names(indices)
+        return self._whole.image_names(indices)
 
     def describe(self) -> list[FileSummary]:
         """Return what each file gives; those that give nothing are left out."""
         left, found = self._size, []
         for file in self._whole.describe():
             if left:
-                found.append(file._replace(pairs=min(file.pairs, left)))
-                left -= found[-1].pairs
+                found.append(file._replace(samples=min(file.samples, left)))
+                left -= found[-1].samples
         return found
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:

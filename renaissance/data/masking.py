@@ -26,7 +26,7 @@ _MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays as it
 
 
 class MlmMasker:
-    """The maker of `MlmTargets`; picklable.
+    """Builds `MlmTargets`; picklable.
 
     Every word is chosen with probability `mlm_prob`, independently; in a text of which no word was chosen, the one that
     was nearest to it is. Special tokens are never chosen, nor is a word with an unknown piece.

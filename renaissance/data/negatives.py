@@ -23,7 +23,7 @@ _MAX_DRAWS = 16  # from the whole data set: enough for a picture that is unlike,
 
 
 class FalseImages:
-    """The maker of `ItmTargets`; picklable.
+    """Builds `ItmTargets`; picklable.
 
     Matched or not is a coin by (seed, epoch, id). A false picture is never the same picture, nor one that has the same
     caption. A sample for which there is none stays matched, and is marked so.
@@ -80,12 +80,12 @@ class FalseImages:
         for candidate in (draws * len(dataset)).astype(int).tolist():
             pair = dataset[candidate]
             if _is_false(example, key, pair):
-                return micro.add_picture(micro.source.pictures(pair, example.epoch)[0])
+                return micro.add_image(micro.source.images(pair, example.epoch)[0])
         return None
 
 
 class ContrastiveGroups:
-    """The maker of `ItcTargets`; picklable.
+    """Builds `ItcTargets`; picklable.
 
     A text is told apart from the pictures of its group of `group` consecutive samples, so what it learns from does not
     depend on how a step is cut. Left out are pictures that it may be true of: the same picture, or one that shares a

@@ -46,20 +46,20 @@ class PairDataset(ArrowSamples):
         file, number, row, where = self._find(index)
         captions, image = file.entries[CAPTION.name], file.value(IMAGE.name, row)
         texts = frozenset(map(text_key, captions.of_row(row)))
-        facts = {"id": int(index)}
-        return RawSample(int(index), (image,), captions[number], texts, image_key(image), where, facts=facts)
+        metadata = {"id": int(index)}
+        return RawSample(int(index), (image,), captions[number], texts, image_key(image), where, metadata=metadata)
 
     def text(self, index: int) -> str:
         """Read a caption without its picture."""
         file, number, _, _ = self._find(index)
         return file.entries[CAPTION.name][number]
 
-    def picture_names(self, indices: Sequence[int]) -> list[str]:
+    def image_names(self, indices: Sequence[int]) -> list[str]:
         """Return what the files call the pictures of these samples; "file.arrow row 12" where a file has no names."""
         names: dict[int, ArrowFile | None] = {}
-        return [self._picture_name(int(index), names) for index in indices]
+        return [self._image_name(int(index), names) for index in indices]
 
-    def _picture_name(self, index: int, names: dict[int, ArrowFile | None]) -> str:
+    def _image_name(self, index: int, names: dict[int, ArrowFile | None]) -> str:
         place = self._find(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
         if number not in names:

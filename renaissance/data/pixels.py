@@ -25,7 +25,7 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
-def open_picture(encoded: bytes) -> Image.Image:
+def open_image(encoded: bytes) -> Image.Image:
     """Open a picture, its first frame; nothing is decoded yet.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 
 from renaissance.core.errors import UserError
 
-from .arrow import ArrowFile, check_file, metadata
+from .arrow import ArrowFile, check_file, schema_metadata
 from .dataset_specs import IMAGE, Column
 from .file_cache import Stamp, stamp
 from .identity import image_key
@@ -49,9 +49,9 @@ class RawSample(NamedTuple):
         text_keys: hashes of all captions of the picture.
         image_key: hash of the encoded picture.
         where: "file.arrow row 12", for messages.
-        second: the second text of a sentence pair.
+        text_pair: the second text of a sentence pair.
         label: what a task learns of it; None where it is hidden.
-        facts: what the predictions file tells of it: "id", "target" and what the task's metrics need besides.
+        metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
         boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes a picture of its own.
     """
 
@@ -61,9 +61,9 @@ class RawSample(NamedTuple):
     text_keys: frozenset[int] = frozenset()
     image_key: int = 0
     where: str = ""
-    second: str | None = None
+    text_pair: str | None = None
     label: Any = None
-    facts: Mapping[str, Any] = {}
+    metadata: Mapping[str, Any] = {}
     boxes: Sequence[Sequence[float]] | None = None
 
 
@@ -73,16 +73,16 @@ class FileSummary(NamedTuple):
     Attributes:
         dataset: the data set's name.
         file: the file's name.
-        pictures: rows of the file.
-        pairs: samples that are used.
+        rows: of the file.
+        samples: how many are used.
         repeated: captions left out because the same picture has the same caption already (0 in evaluation).
         empty: captions left out because they hold nothing but white space (0 in evaluation).
     """
 
     dataset: str
     file: str
-    pictures: int
-    pairs: int
+    rows: int
+    samples: int
     repeated: int
     empty: int
 
@@ -186,11 +186,11 @@ class ArrowSamples:
 
     def _count(self, file: str) -> tuple[int, ...]:
         path = os.path.join(self._folder, file)
-        now, facts = check_file(path, self._wanted, self._samples)
-        same = self._columns[-1:] == [facts.columns]  # one object for many files: it is pickled once
-        self._columns.append(self._columns[-1] if same else facts.columns)
+        now, checked = check_file(path, self._wanted, self._samples)
+        same = self._columns[-1:] == [checked.columns]  # one object for many files: it is pickled once
+        self._columns.append(self._columns[-1] if same else checked.columns)
         repeated, empty, _ = self._unwanted(path, now)
-        return (*now, facts.rows, facts.samples - repeated - empty, repeated, empty)
+        return (*now, checked.rows, checked.samples - repeated - empty, repeated, empty)
 
     def _unwanted(self, path: str, now: Stamp) -> Unwanted:
         """Which samples of a file are left out."""
@@ -277,9 +277,9 @@ class SampleDataset(ArrowSamples):
         """Columns that hold something in every file."""
         return tuple(column.name for column in self._wanted if all(column.name in there for there in self._columns))
 
-    def metadata(self) -> list[dict[str, Any]]:
-        """Return what our writers say of each file (`arrow.metadata`)."""
-        return [metadata(os.path.join(self._folder, file)) for file in self._files]
+    def schema_metadata(self) -> list[dict[str, Any]]:
+        """Return what our writers say of each file (`arrow.schema_metadata`)."""
+        return [schema_metadata(os.path.join(self._folder, file)) for file in self._files]
 
 
 class ReadSamples:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from renaissance.core.errors import UserError, printable
 
-from .arrow import ArrowFile, check_file, metadata
+from .arrow import ArrowFile, check_file, schema_metadata
 from .dataset_specs import DATASETS, VQA_LABELS
 
 _ROW = DATASETS["vqa"]
@@ -35,7 +35,7 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
     paths = [path for name in names if os.path.exists(path := os.path.join(os.fspath(data_root), name))]
     answer_of: dict[int, str] = {}
     for path in paths:
-        labels = metadata(path).get("labels")
+        labels = schema_metadata(path).get("labels")
         for label, answer in _pairs(path) if labels is None else enumerate(labels):
             if answer_of.setdefault(label, answer) != answer:
                 raise UserError(

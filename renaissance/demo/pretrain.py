@@ -42,7 +42,7 @@ LONGEST_PROBE = 32  # tokens; no caption of the world is cut
 
 
 class ContentWordMasker:
-    """The maker of `MlmTargets` that masks content words only; picklable.
+    """Builds `MlmTargets` that masks content words only; picklable.
 
     Args:
         tokenizer: of the demo, one piece a word. seed: the run's.
@@ -84,7 +84,7 @@ def demo_data(resolved: Resolved) -> Data:
     """The arrow files like any other run, with the demo's masking and order."""
     data = read_data(resolved)
     settings = resolved.settings
-    data.makers["mlm"] = ContentWordMasker(resolved.tokenizer, settings.run.seed)
+    data.target_builders["mlm"] = ContentWordMasker(resolved.tokenizer, settings.run.seed)
     files = [file.file for file in data.samples["train"].describe()]
     scenes = [made for file in files for made, captions in scenes_of(Path(settings.data.data_root) / file, settings.run.seed)
               for _ in captions]  # fmt: skip

@@ -21,7 +21,7 @@ from renaissance.core.checks import expanded, whole
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.types import ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
-from renaissance.data.collate import Source, stack_pictures
+from renaissance.data.collate import Source, stack_images
 from renaissance.data.pixels import MAX_PIXELS
 from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
@@ -234,8 +234,8 @@ class Loaded:
 
     def _image(self, images: list[Picture]) -> Tokens:
         raws = [RawSample(0, (_encoded(image),), "", where=_name(image)) for image in images]
-        pictures = [self._source.pictures(raw, 0)[0] for raw in raws]
-        stacked = stack_pictures(pictures, self._source.transform.keeps_aspect)
+        pictures = [self._source.images(raw, 0)[0] for raw in raws]
+        stacked = stack_images(pictures, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
 
 

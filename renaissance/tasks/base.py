@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
-from renaissance.data.collate import LabelMaker, Maker, Source
+from renaissance.data.collate import LabelTargetBuilder, Source, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import RawSample, ReadSamples, Sample
@@ -62,7 +62,7 @@ class Encodings:
         if index is not None:
             return self._images.select(index)
         hidden, mask = self._images
-        own = len(self.batch.ids) if self.batch.owned is None else sum(self.batch.owned)
+        own = len(self.batch.ids) if self.batch.image_counts is None else sum(self.batch.image_counts)
         return Tokens(hidden[:own], None if mask is None else mask[:own])
 
     def fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str], slot: int | Tensor = 0) -> Fused:
@@ -185,7 +185,7 @@ class Task(nn.Module):
         super().__init__()
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
         """What builds this task's targets out of a `data.collate.MicroBatch`, in a loader process."""
         raise NotImplementedError
 
@@ -276,7 +276,7 @@ class Downstream(Task):
 
     @classmethod
     def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        """What a stored sample is to this task; picklable. `facts` hold "id", and "target" where it is known."""
+        """What a stored sample is to this task; picklable. `metadata` hold "id", and "target" where it is known."""
         raise NotImplementedError
 
     @classmethod
@@ -296,11 +296,11 @@ class Downstream(Task):
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
         """A made-up sample, by which it is traced what the loss depends on."""
-        return RawSample(0, (picture,), "two small pictures", label=0, facts={"id": 0})
+        return RawSample(0, (picture,), "two small pictures", label=0, metadata={"id": 0})
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
-        return LabelMaker()
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
+        return LabelTargetBuilder()
 
     def count(self, targets: LabelTargets) -> Tensor:
         return (targets.labels != IGNORED).sum().float()
@@ -309,18 +309,18 @@ class Downstream(Task):
         """One row an example, for the metrics and the predictions file.
 
         Returns:
-            The example's facts with "prediction" and "score": what it adds to the selecting metric where that is a mean,
+            The example's metadata with "prediction" and "score": what it adds to the selecting metric where that is a mean,
             None where the answer is hidden. Here: the class with the highest logit, and whether it is right, which nothing is
             where a logit is no number.
         """
         return [
             {
-                **facts,
+                **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
             }
-            for facts, label, (guess, number) in zip(
-                targets.facts, output.labels.tolist(), guesses(output.logits), strict=True
+            for metadata, label, (guess, number) in zip(
+                targets.metadata, output.labels.tolist(), guesses(output.logits), strict=True
             )
         ]
 

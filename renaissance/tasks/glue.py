@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
-from renaissance.data.collate import LabelMaker, Maker, MicroBatch
+from renaissance.data.collate import LabelTargetBuilder, MicroBatch, TargetBuilder
 from renaissance.data.columns import clean
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
@@ -34,12 +34,14 @@ DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of 
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
 
 
-class ScoreMaker:
-    """The maker of targets for STS-B: `LabelTargets` whose labels (B,) are float scores, NaN where they are hidden."""
+class ScoreTargetBuilder:
+    """Builds the targets of STS-B: `LabelTargets` whose labels (B,) are float scores, NaN where they are hidden."""
 
     def __call__(self, micro: MicroBatch) -> LabelTargets:
         scores = [math.nan if example.label is None else example.label for example in micro.examples]
-        return LabelTargets(torch.tensor(scores, dtype=torch.float), tuple(example.facts for example in micro.examples))
+        return LabelTargets(
+            torch.tensor(scores, dtype=torch.float), tuple(example.metadata for example in micro.examples)
+        )
 
 
 class Glue(Downstream):
@@ -90,11 +92,11 @@ class Glue(Downstream):
 
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
-        return RawSample(0, (), "two small pictures", label=0, facts={"id": 0})
+        return RawSample(0, (), "two small pictures", label=0, metadata={"id": 0})
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
-        return LabelMaker() if glue_task(Glue.data_name(settings)).labels else ScoreMaker()
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
+        return LabelTargetBuilder() if glue_task(Glue.data_name(settings)).labels else ScoreTargetBuilder()
 
     def count(self, targets: LabelTargets) -> Tensor:
         return _known(targets.labels).sum().float()
@@ -119,8 +121,10 @@ class Glue(Downstream):
         if self.task.labels:
             return super().rows(output, targets)
         return [
-            {**facts, "prediction": guess, "score": None if math.isnan(score) else -((guess - score) ** 2)}
-            for facts, guess, score in zip(targets.facts, output.logits.tolist(), output.labels.tolist(), strict=True)
+            {**metadata, "prediction": guess, "score": None if math.isnan(score) else -((guess - score) ** 2)}
+            for metadata, guess, score in zip(
+                targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True
+            )
         ]
 
     @classmethod
@@ -188,11 +192,13 @@ def _read(name: str, sample: Sample) -> RawSample:
     """A stored sample as the task sees it."""
     labels, values = GLUE[name].labels, sample.values
     label, second = values["label"], values["second"]
-    facts = {"id": values["id"], "task": name}
+    metadata = {"id": values["id"], "task": name}
     if label is not None:
-        facts["target"] = labels[label] if labels else label
+        metadata["target"] = labels[label] if labels else label
     second = None if second is None else clean(second)
-    return RawSample(sample.id, (), clean(values["text"]), where=sample.where, second=second, label=label, facts=facts)
+    return RawSample(
+        sample.id, (), clean(values["text"]), where=sample.where, text_pair=second, label=label, metadata=metadata
+    )
 
 
 def _known(labels: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Images(Downstream):
         found: dict[str, tuple[str, ...]] = {}
         for split in splits:
             dataset = open_samples(name, split, root, sample_kind=cls.sample_kind)
-            for file, said in zip(dataset.describe(), dataset.metadata(), strict=True):
+            for file, said in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
                 if said.get("labels"):
                     found[file.file] = tuple(map(str, said["labels"]))
         for file, labels in found.items():
@@ -119,11 +119,11 @@ class Images(Downstream):
 def _read(labels: Sequence[str], sample: Sample) -> RawSample:
     """A stored sample as the task sees it; a file without labels is one whose classes are hidden."""
     label, name = sample.values["label"], sample.values["image_id"]
-    facts = {"id": sample.id if name is None else name}
+    metadata = {"id": sample.id if name is None else name}
     if label is not None:
         if not 0 <= label < len(labels):
             raise UserError(
                 f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0."
             )
-        facts["target"] = labels[label]
-    return RawSample(sample.id, sample.images, "", where=sample.where, label=label, facts=facts)
+        metadata["target"] = labels[label]
+    return RawSample(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)

@@ -86,14 +86,14 @@ class Irtr(Downstream):
         return super().made_up(picture)._replace(label=None)
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], FalseTextTargets]:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], FalseTextTargets]:
         return FalseTexts(settings.run.seed, settings.objectives.draw_false_text)
 
     def count(self, targets: FalseTextTargets) -> Tensor:
-        return targets.text.attention_mask.new_tensor(len(targets.facts), dtype=torch.float)
+        return targets.text.attention_mask.new_tensor(len(targets.metadata), dtype=torch.float)
 
     def forward(self, encodings: Encodings, targets: FalseTextTargets) -> TaskOutput:
-        images, size = encodings.images(), len(targets.facts)
+        images, size = encodings.images(), len(targets.metadata)
         owner = torch.arange(size, device=images.hidden.device).repeat_interleave(self.false_texts)
         true = encodings.fuse(encodings.text(), images, needs={"pooled"}).pooled
         false = encodings.fuse(encodings.text(targets.text), images.select(owner), needs={"pooled"}).pooled
@@ -112,8 +112,8 @@ class Irtr(Downstream):
         # A tie, and what is no number, counts as wrong: a model that cannot tell texts apart must not look as if it could.
         right = (output.logits[:, :1] > output.logits[:, 1:]).all(-1).tolist()
         return [
-            {**facts, "prediction": guess, "target": 0, "score": float(best), "candidates": 1 + self.false_texts}
-            for facts, guess, best in zip(targets.facts, guesses, right, strict=True)
+            {**metadata, "prediction": guess, "target": 0, "score": float(best), "candidates": 1 + self.false_texts}
+            for metadata, guess, best in zip(targets.metadata, guesses, right, strict=True)
         ]
 
     @classmethod
@@ -194,7 +194,7 @@ def _method(frame: pd.DataFrame, column: str) -> str:
 def _frames(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a text with its best pictures, and a row a picture with its best texts; both are known by their numbers."""
     of_text, pictures = ranked.picture_of_text, len(ranked.picture_ranks)
-    names = np.array(dataset.picture_names(np.searchsorted(of_text, np.arange(pictures))), dtype=object)
+    names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(pictures))), dtype=object)
     words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
     own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, pictures)))
     texts = _table(ranked.text_ranks, ranked.pictures.numbers[:, 0], of_text)

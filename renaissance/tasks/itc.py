@@ -42,7 +42,7 @@ class Itc(Task):
         return bool(self.log_scale != self.log_scale.new_tensor(math.log(FIRST_SCALE)))
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItcTargets]:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItcTargets]:
         return ContrastiveGroups(settings.objectives.negative_group)
 
     def vectors(self, tokens: Tokens, side: str) -> Tensor:

@@ -28,7 +28,7 @@ class Itm(Task):
         self.head = ItmHead(model.pooled_size)
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItmTargets]:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], ItmTargets]:
         objectives = settings.objectives
         return FalseImages(settings.run.seed, objectives.negative_group, objectives.draw_false_image)
 

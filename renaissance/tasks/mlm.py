@@ -29,7 +29,7 @@ class Mlm(Task):
         self.vocab_size = context.vocab_size
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
         objectives = settings.objectives
         return MlmMasker(vocabulary(tokenizer), objectives.mlm_prob, objectives.whole_word_masking, settings.run.seed)
 

@@ -81,7 +81,7 @@ class Nlvr2(Downstream):
 
 
 def read(sample: Sample) -> RawSample:
-    """One sentence with its two pictures; `facts` tell the group that consistency goes by.
+    """One sentence with its two pictures; `metadata` tell the group that consistency goes by.
 
     An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
     without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence
@@ -101,11 +101,11 @@ def read(sample: Sample) -> RawSample:
             "identifiers, and the same without the last part in identifier."
         )
     split, number, _, *sentence = parts
-    facts = {
+    metadata = {
         "id": identifier if sentence else f"{identifier}#{sample.id}",
         "group": "-".join((split, number, *(sentence or [text]))),
     }
     if answer is None:
-        return RawSample(sample.id, sample.images, text, where=sample.where, facts=facts)
-    facts["target"] = answer
-    return RawSample(sample.id, sample.images, text, where=sample.where, label=ANSWERS.index(answer), facts=facts)
+        return RawSample(sample.id, sample.images, text, where=sample.where, metadata=metadata)
+    metadata["target"] = answer
+    return RawSample(sample.id, sample.images, text, where=sample.where, label=ANSWERS.index(answer), metadata=metadata)

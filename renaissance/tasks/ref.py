@@ -51,7 +51,7 @@ class Ref(Downstream):
         return sample._replace(boxes=[[0, 0, 8, 8], [4, 4, 8, 8]])
 
     def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
-        owned, images = encodings.batch.owned, encodings.images()
+        owned, images = encodings.batch.image_counts, encodings.images()
         owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)
         fused = encodings.fuse(encodings.text().select(owner), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
@@ -87,11 +87,11 @@ def read(sample: Sample) -> RawSample:
     boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
     if not all(math.isfinite(side) for box in boxes for side in box):
         raise UserError(f"{sample.where} has a box that is not finite; write the file again without this row.")
-    facts = {
+    metadata = {
         "id": sample.id if reference is None else f"{reference}#{sample.id}",
         "target": label,
         "candidates": len(boxes),
         "group": sample.row,
     }
     text = sample.values["sentences"]
-    return RawSample(sample.id, sample.images, text, where=sample.where, label=label, facts=facts, boxes=boxes)
+    return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata, boxes=boxes)

@@ -73,12 +73,12 @@ def read(sample: Sample) -> RawSample:
     label = sample.values["labels"]
     _, hypothesis = sample.values["sentences"]
     name = sample.values["image_id"]
-    facts = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
+    metadata = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
     if label is not None:
         if not 0 <= label < len(CLASSES):
             named = ", ".join(f"{number} {name}" for name, number in SNLI_LABELS.items())
             raise UserError(
                 f"{sample.where} has the label {label}; those of SNLI-VE are {named}: write the file again."
             )
-        facts["target"] = CLASSES[label]
-    return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, facts=facts)
+        metadata["target"] = CLASSES[label]
+    return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, shortened
 from renaissance.core.types import TaskOutput
 from renaissance.data.answers import official_accuracy, soft_scores
-from renaissance.data.collate import Maker, MicroBatch
+from renaissance.data.collate import MicroBatch, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
@@ -43,18 +43,18 @@ class VqaTargets(NamedTuple):
         question, label: (n,) int64, which question has which answer.
         score: (n,) float, its soft score.
         answered: (B,) bool, whether the question has any; the others teach nothing.
-        facts: of each question.
+        metadata: of each question.
     """
 
     question: Tensor
     label: Tensor
     score: Tensor
     answered: Tensor
-    facts: tuple[Mapping[str, Any], ...]
+    metadata: tuple[Mapping[str, Any], ...]
 
 
 class SoftScores:
-    """The maker of `VqaTargets`; picklable."""
+    """Builds `VqaTargets`; picklable."""
 
     def __call__(self, micro: MicroBatch) -> VqaTargets:
         labels = [example.label or ((), ()) for example in micro.examples]
@@ -67,7 +67,7 @@ class SoftScores:
             torch.tensor(label, dtype=torch.int64),
             torch.tensor(score, dtype=torch.float32),
             torch.tensor([bool(chosen) for chosen, _ in labels]),
-            tuple(example.facts for example in micro.examples),
+            tuple(example.metadata for example in micro.examples),
         )
 
 
@@ -111,7 +111,7 @@ class Vqa(Downstream):
         return super().made_up(picture)._replace(label=((0,), (1.0,)))
 
     @staticmethod
-    def maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Maker:
+    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
         return SoftScores()
 
     def count(self, targets: VqaTargets) -> Tensor:
@@ -128,11 +128,11 @@ class Vqa(Downstream):
         """The answer with the highest logit, and what it is worth; by the official rule where the ten answers are there."""
         return [
             {
-                **facts,
+                **metadata,
                 "prediction": self.labels[label],
-                "score": _answer_score(self.labels[label] if number else None, facts),
+                "score": _answer_score(self.labels[label] if number else None, metadata),
             }
-            for facts, (label, number) in zip(targets.facts, guesses(output.logits), strict=True)
+            for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True)
         ]
 
     @classmethod
@@ -152,8 +152,8 @@ class Vqa(Downstream):
         """The best of all answers to be given always."""
         totals: defaultdict[str, float] = defaultdict(float)
         answered = frame[frame["score"].notna()]
-        for facts in answered.to_dict("records"):
-            for answer, score in _answer_scores(facts).items():
+        for metadata in answered.to_dict("records"):
+            for answer, score in _answer_scores(metadata).items():
                 totals[answer] += score
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
 
@@ -175,10 +175,10 @@ class Vqa(Downstream):
         if "answers" not in dataset.columns:  # the server has them
             official = DATASETS["vqa"].expected
             return [
-                f"the official {each.file} has {official[each.file].texts:,} questions, this one {each.pairs:,}: the server "
+                f"the official {each.file} has {official[each.file].texts:,} questions, this one {each.samples:,}: the server "
                 "refuses a submission that lacks some"
                 for each in dataset.describe()
-                if each.file in official and official[each.file].texts != each.pairs
+                if each.file in official and official[each.file].texts != each.samples
             ]
         if "raw_answers" in dataset.columns:
             return []
@@ -205,7 +205,7 @@ class Reader:
         self.size = size
 
     def __call__(self, sample: Sample) -> RawSample:
-        """One question; `facts` hold what it is scored by.
+        """One question; `metadata` hold what it is scored by.
 
         Raises:
             UserError: a label outside the vocabulary, or an unknown type of answer.
@@ -213,46 +213,48 @@ class Reader:
         values = sample.values
         labels, scores, answers = (values[name] for name in ("answer_labels", "answer_scores", "answers"))
         raw, kind = values["raw_answers"], values["answer_type"]
-        facts: dict[str, Any] = {"id": values["question_id"]}
+        metadata: dict[str, Any] = {"id": values["question_id"]}
         if not raw and not labels:
-            return RawSample(sample.id, sample.images, values["questions"], where=sample.where, facts=facts)
+            return RawSample(sample.id, sample.images, values["questions"], where=sample.where, metadata=metadata)
         if kind is not None:
             if kind not in ANSWER_TYPES:
                 raise UserError(
                     f"{sample.where} has the answer type {kind!r}; VQAv2 knows {', '.join(ANSWER_TYPES)}: write the file again."
                 )
-            facts |= {"answer_type": kind, "question_type": values["question_type"]}
+            metadata |= {"answer_type": kind, "question_type": values["question_type"]}
         labels, scores, answers = labels or (), scores or (), answers or ()
         if outside := [label for label in labels if not 0 <= label < self.size]:
             raise UserError(
                 f"{sample.where} has the label {outside[0]}, and the vocabulary {self.size:,} answers, numbered from 0; prepare "
                 "all files of VQAv2 in one go."
             )
-        facts["in_vocabulary"] = bool(labels)
+        metadata["in_vocabulary"] = bool(labels)
         if raw:
-            facts |= {"raw_answers": tuple(raw), "target": Counter(raw).most_common(1)[0][0]}
+            metadata |= {"raw_answers": tuple(raw), "target": Counter(raw).most_common(1)[0][0]}
         else:
             by_score = dict(zip(answers, scores, strict=True))
-            facts |= {"answers": tuple(answers), "answer_scores": tuple(scores)}
-            facts["target"] = max(by_score, key=by_score.get, default=None)
+            metadata |= {"answers": tuple(answers), "answer_scores": tuple(scores)}
+            metadata["target"] = max(by_score, key=by_score.get, default=None)
         label = (tuple(labels), tuple(scores))
-        return RawSample(sample.id, sample.images, values["questions"], where=sample.where, label=label, facts=facts)
+        return RawSample(
+            sample.id, sample.images, values["questions"], where=sample.where, label=label, metadata=metadata
+        )
 
 
-def _answer_score(answer: str | None, facts: Mapping[str, Any]) -> float | None:
+def _answer_score(answer: str | None, metadata: Mapping[str, Any]) -> float | None:
     """The score of an answer, 0 of none; None where it is hidden."""
     if answer is None:
-        return 0.0 if {"raw_answers", "answers"} & facts.keys() else None
-    if "raw_answers" in facts:
-        return official_accuracy(answer, facts["raw_answers"])
-    return _answer_scores(facts).get(answer, 0.0) if "answers" in facts else None
+        return 0.0 if {"raw_answers", "answers"} & metadata.keys() else None
+    if "raw_answers" in metadata:
+        return official_accuracy(answer, metadata["raw_answers"])
+    return _answer_scores(metadata).get(answer, 0.0) if "answers" in metadata else None
 
 
-def _answer_scores(facts: Mapping[str, Any]) -> dict[str, float]:
+def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
     """What each answer to a question is worth that is worth anything."""
-    raw = facts.get("raw_answers")
+    raw = metadata.get("raw_answers")
     if raw is None:
-        return dict(zip(facts["answers"], facts["answer_scores"], strict=True))
+        return dict(zip(metadata["answers"], metadata["answer_scores"], strict=True))
     # Where all ten agree the official rule compares them as they are (`answers.official_accuracy`).
     return {raw[0]: 1.0} if len(set(raw)) == 1 else soft_scores(raw)
 

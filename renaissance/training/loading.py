@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
-from renaissance.data.collate import Collate, Maker, Samples, Source
+from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
 from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.glue_specs import GLUE
@@ -36,12 +36,12 @@ class Data:
     Attributes:
         samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
             no such split, or the run does not read it.
-        makers: the maker of targets of each task.
+        target_builders: builds the targets of each task.
         train_steps: makes the order of training, with the arguments of `TrainSteps`.
     """
 
     samples: dict[str, Samples | None]
-    makers: dict[str, Maker]
+    target_builders: dict[str, TargetBuilder]
     train_steps: Callable[..., TrainSteps] = TrainSteps
 
     @property
@@ -57,7 +57,7 @@ def read_data(resolved: Resolved) -> Data:
     """
     settings = resolved.settings
     names, limit = settings.objectives.loss_names, settings.data.eval_limit
-    makers = {name: task_class(name).maker(settings, resolved.tokenizer) for name in names}
+    target_builders = {name: task_class(name).target_builder(settings, resolved.tokenizer) for name in names}
     reading = reading_task(names)
     task = None if reading is None else task_class(reading)
     if task is None:
@@ -73,7 +73,7 @@ def read_data(resolved: Resolved) -> Data:
     by_picture = task is not None and task.limited_by_picture
     return Data(
         {split: limited(each, None if split == "train" else limit, by_picture) for split, each in samples.items()},
-        makers,
+        target_builders,
     )
 
 
@@ -195,7 +195,7 @@ class Loaders(LightningDataModule):
 
     def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
         collate = Collate(
-            *(self.tokenizer, self.settings.model.max_text_len, micro, self.data.makers, self.source(split)),
+            *(self.tokenizer, self.settings.model.max_text_len, micro, self.data.target_builders, self.source(split)),
             full=self.settings.machine.compile and split == "train",
         )
         pin = self.trainer.strategy.root_device.type == "cuda"

@@ -83,7 +83,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     rows = [("data", "rows", "samples")]
     for split, dataset in samples.items():
         for file in dataset.describe() if dataset is not None else ():
-            rows.append((f"{split}: {file.file}", f"{file.pictures:,}", f"{file.pairs:,}"))
+            rows.append((f"{split}: {file.file}", f"{file.rows:,}", f"{file.samples:,}"))
     lines = [table(rows, indent="")]
     missing = [file for dataset in samples.values() for file in getattr(dataset, "missing_shards", ())]
     if missing:

@@ -143,7 +143,7 @@ def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], Data], shared
         refuse_finished(start, steps)
     built = build(resolved)
     load_weights(built, resolved)
-    freeze_unused_parameters(built, resolved, data.makers)
+    freeze_unused_parameters(built, resolved, data.target_builders)
     blind = blind_run_of(settings, data.evaluated)
     # Only now: a command that is refused leaves nothing behind.
     folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from renaissance.core.types import Batch
-from renaissance.data.collate import Collate, Maker, Source
+from renaissance.data.collate import Collate, Source, TargetBuilder
 from renaissance.data.sampler import Draw
 from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
@@ -23,7 +23,9 @@ from .assembly import Built
 from .resolution import Resolved
 
 
-def freeze_unused_parameters(built: Built, resolved: Resolved, makers: Mapping[str, Maker]) -> list[str]:
+def freeze_unused_parameters(
+    built: Built, resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
+) -> list[str]:
     """Freezes every trainable parameter that no chosen task's loss depends on.
 
     The losses of two dummy samples are computed once, and their graph is followed to its parameters. The model is
@@ -34,7 +36,7 @@ def freeze_unused_parameters(built: Built, resolved: Resolved, makers: Mapping[s
     """
     built.model.eval()  # in train mode, batch norms would take the dummy pictures into their statistics
     built.heads.eval()
-    encodings = Encodings(built.model, dummy_batch(resolved, makers))
+    encodings = Encodings(built.model, dummy_batch(resolved, target_builders))
     with torch.enable_grad():
         losses = [task(encodings, encodings.batch.targets[name]).loss for name, task in built.heads.items()]
     built.model.train()
@@ -81,7 +83,7 @@ class _DummySamples:
         return self.sample.text
 
 
-def dummy_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
+def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]) -> Batch:
     """Two samples with the same words and grey pictures, through the real reading and collation."""
     model = resolved.settings.model
     grey = io.BytesIO()
@@ -92,5 +94,5 @@ def dummy_batch(resolved: Resolved, makers: Mapping[str, Maker]) -> Batch:
         sample = task_class(reading).made_up(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0, train=False)
     source = Source(_DummySamples(sample), transform)
-    collate = Collate(resolved.tokenizer, model.max_text_len, 2, makers, source)
+    collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source)
     return collate([source.example(Draw(0, index)) for index in range(2)])[0]

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import FixedLength
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
 from renaissance.core.errors import UserError
-from renaissance.data.collate import Collate, MicroBatch, Source, stack_pictures
+from renaissance.data.collate import Collate, MicroBatch, Source, stack_images
 from renaissance.data.loader import StepView
 from renaissance.data.masking import MlmMasker, choose, hide
 from renaissance.data.negatives import FalseImages
@@ -26,8 +26,8 @@ def examples(of: Source, count: int):
     return [of.example(Draw(0, id)) for id in range(count)]
 
 
-def collate(of: Source, makers=None, per_gpu_batchsize=4, max_text_len=30) -> Collate:
-    return Collate(tokenizer_of("word_piece"), max_text_len, per_gpu_batchsize, makers or {}, of)
+def collate(of: Source, target_builders=None, per_gpu_batchsize=4, max_text_len=30) -> Collate:
+    return Collate(tokenizer_of("word_piece"), max_text_len, per_gpu_batchsize, target_builders or {}, of)
 
 
 def test_a_step_is_cut_into_micro_batches_in_order():
@@ -116,11 +116,11 @@ def test_makers_see_one_micro_batch_and_add_their_pictures_one_after_the_other()
 
     def doubles(micro: MicroBatch):
         seen.append([example.id for example in micro.examples])
-        return micro.add_picture(micro.examples[0].images[0]), micro.add_picture(micro.examples[1].images[0])
+        return micro.add_image(micro.examples[0].images[0]), micro.add_image(micro.examples[1].images[0])
 
     data = source()
-    makers = {"first": doubles, "itm": FalseImages(0, 1, 1), "last": doubles}
-    for batch in collate(data, makers)(examples(data, 8)):
+    target_builders = {"first": doubles, "itm": FalseImages(0, 1, 1), "last": doubles}
+    for batch in collate(data, target_builders)(examples(data, 8)):
         pixels = batch.images.pixels
         false = int((batch.targets["itm"].labels == 0).sum())
         assert batch.targets["first"] == (4, 5) and batch.targets["last"] == (6 + false, 7 + false)
@@ -162,6 +162,6 @@ def test_stacking_keeps_values_in_any_memory_layout():
     picture = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
     strided = picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     for keeps_aspect in (True, False):
-        pixels = stack_pictures([picture, strided], keeps_aspect).pixels
+        pixels = stack_images([picture, strided], keeps_aspect).pixels
         assert torch.equal(pixels[0], picture) and torch.equal(pixels[1], picture)
         assert pixels.is_contiguous(memory_format=torch.channels_last)

@@ -156,7 +156,7 @@ def test_a_pair_is_all_that_was_stored(folder: Path):
         frozenset({text_key("two dogs"), text_key("ein hund")}),
         image_key(b"mine.arrow 1"),
         "mine.arrow row 1",
-        facts={"id": 2},
+        metadata={"id": 2},
     )
 
 

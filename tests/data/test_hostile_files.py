@@ -20,7 +20,7 @@ from data.raw_glue import hub_table, rows_of, write_parquet, write_saved, write_
 from renaissance.core.errors import UserError
 from renaissance.data import arrow, file_cache
 from renaissance.data.arrow import check_file
-from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA
+from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA_KEY
 from renaissance.data.datasets import open_pairs
 from renaissance.data.glue import GlueSamples
 from renaissance.data.messages import _BLOCK as BLOCK
@@ -77,7 +77,7 @@ def read(path: str, dataset: str) -> None:
     samples = SampleDataset(os.path.dirname(path), [(dataset, os.path.basename(path))], row.columns, row.samples)
     for number in range(min(len(samples), 3)):
         assert samples[number].images
-    samples.fingerprint(), samples.metadata()
+    samples.fingerprint(), samples.schema_metadata()
 
 
 @pytest.mark.parametrize("dataset", ["coco", "vg", "vqa", "nlvr2", "snli", "refcoco", "images"])
@@ -152,7 +152,7 @@ PLAIN = pa.table({"image": [b"a"], "caption": [["a"]]})
 @pytest.mark.parametrize("said", [b"[]", b"{", b"null", b"[" * 100_000, b'{"labels": {"a": 1}}', b'{"labels": [1]}', b"\xff",
     b'{"dataset": 3}', b'{"split": NaN}', b'{"split": "a", "split": "b"}'])  # fmt: skip
 def test_what_a_file_says_of_itself_is_checked(said: bytes, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.arrow", PLAIN.replace_schema_metadata({METADATA: said}))
+    path = write(tmp_path / "a.arrow", PLAIN.replace_schema_metadata({METADATA_KEY: said}))
     with pytest.raises(UserError, match=r"metadata 'renaissance' of '.*a\.arrow'") as error:
         check_file(path, CAPTION_COLUMNS, "caption")
     assert "\n" not in str(error.value) and arrow.dataset_of(path, "coco") == "coco"
@@ -160,7 +160,7 @@ def test_what_a_file_says_of_itself_is_checked(said: bytes, tmp_path: Path) -> N
 
 def test_pipes_and_pointers(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.arrow")
-    for ask in (lambda path: check_file(path, CAPTION_COLUMNS), arrow.metadata):
+    for ask in (lambda path: check_file(path, CAPTION_COLUMNS), arrow.schema_metadata):
         with pytest.raises(UserError, match="is a pipe, a socket or a device, and no file"):
             ask(str(tmp_path / "mine.arrow"))
     (tmp_path / "lfs.arrow").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")

@@ -23,12 +23,12 @@ TOKENIZER = tokenizer_of("word_piece")
 
 
 def collate(per_gpu_batchsize=4, draw_false_image=0, broken=None) -> Collate:
-    makers = {
+    target_builders = {
         "mlm": MlmMasker(vocabulary(TOKENIZER), 0.15, True, 7),
         "itm": FalseImages(7, 4, draw_false_image),
     }
     source = Source(PairStub(PAIRS, broken), make_transform("clip_randaug", 24, patch_size=8, seed=7, train=True))
-    return Collate(TOKENIZER, 20, per_gpu_batchsize, makers, source)
+    return Collate(TOKENIZER, 20, per_gpu_batchsize, target_builders, source)
 
 
 def steps(first_step=0, rank=0, world_size=1) -> TrainSteps:
@@ -121,7 +121,7 @@ def test_an_unreadable_picture_is_one_sentence_that_names_file_and_row(workers):
 
 def test_defects_of_the_program_keep_their_traceback():
     broken = collate()
-    broken.makers["mlm"] = None
+    broken.target_builders["mlm"] = None
     with pytest.raises(TypeError):
         next(iter(StepLoader(steps(), broken, 1, pin_memory=False)))
     _kill_all()

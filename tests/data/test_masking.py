@@ -115,19 +115,21 @@ def test_shares_are_those_of_bert(tokenizer, whole_words):
 
 
 def test_a_mask_depends_on_seed_epoch_and_sample_alone(tokenizer):
-    maker = masker(tokenizer)
+    target_builder = masker(tokenizer)
     longer = " ".join(CAPTIONS[24:27])  # beside it the others are padded further
-    everything = maker(micro(tokenizer, [*CAPTIONS[:24], longer], max_text_len=256))
+    everything = target_builder(micro(tokenizer, [*CAPTIONS[:24], longer], max_text_len=256))
     some = [17, 3, 20]
-    subset = pickle.loads(pickle.dumps(maker))(micro(tokenizer, [CAPTIONS[i] for i in some], some, max_text_len=256))
+    subset = pickle.loads(pickle.dumps(target_builder))(
+        micro(tokenizer, [CAPTIONS[i] for i in some], some, max_text_len=256)
+    )
     length = subset.labels.shape[1]
     assert length < everything.labels.shape[1]
     assert torch.equal(subset.labels, everything.labels[some, :length])
     assert torch.equal(subset.input_ids, everything.input_ids[some, :length])
     for other in (
-        maker(micro(tokenizer, CAPTIONS[:24], epoch=1)),
+        target_builder(micro(tokenizer, CAPTIONS[:24], epoch=1)),
         masker(tokenizer, seed=4)(micro(tokenizer, CAPTIONS[:24])),
-        maker(micro(tokenizer, CAPTIONS[:24], ids=range(100, 124))),
+        target_builder(micro(tokenizer, CAPTIONS[:24], ids=range(100, 124))),
     ):
         same = (everything.labels[:24, : other.labels.shape[1]] == other.labels).all(dim=1)
         assert same.sum() <= 6

@@ -46,7 +46,7 @@ def micro(world, ids, epoch=0) -> MicroBatch:
     examples = []
     for id in ids:
         pair = world[id]
-        examples.append(Example(id, epoch, source.pictures(pair, epoch), pair.text, pair.text_keys, pair.image_key))
+        examples.append(Example(id, epoch, source.images(pair, epoch), pair.text, pair.text_keys, pair.image_key))
     return MicroBatch(examples, None, None, source, [example.images[0] for example in examples])
 
 
@@ -109,7 +109,7 @@ def test_a_sample_without_a_partner_stays_and_is_marked():
         due = FalseImages(0, 4, 0)(micro(free, range(16))).labels == 0
         assert torch.equal(targets.stayed, due) and due.any() and not due.all()
         assert targets.labels.all() and targets.image_index.tolist() == list(range(16))
-        assert len(batch.pictures) == 16
+        assert len(batch.images) == 16
 
 
 def test_the_same_picture_in_another_row_is_not_a_false_one():
@@ -127,18 +127,18 @@ def test_false_pictures_of_the_data_set_obey_the_rules_and_come_after_the_own():
     targets = FalseImages(1, 1, 1)(batch)
     false = torch.nonzero(targets.labels == 0).flatten().tolist()
     assert 5 < len(false) < 25
-    assert targets.image_index[false].tolist() == list(range(30, 30 + len(false))) and len(batch.pictures) == 30 + len(
+    assert targets.image_index[false].tolist() == list(range(30, 30 + len(false))) and len(batch.images) == 30 + len(
         false
     )
     drawn = set()
     for i in false:
-        picture = int(batch.pictures[targets.image_index[i]][0, 0, 0])  # the red of a picture is its number
+        picture = int(batch.images[targets.image_index[i]][0, 0, 0])  # the red of a picture is its number
         assert allowed(world, batch.examples[i].id, picture * 3)
         drawn.add(picture)
     assert len(drawn) > len(false) / 2
     again = micro(world, range(0, 300, 10))
     assert torch.equal(FalseImages(1, 1, 1)(again).image_index, targets.image_index)
-    assert all(map(torch.equal, again.pictures, batch.pictures))
+    assert all(map(torch.equal, again.images, batch.images))
 
 
 def test_drawing_from_the_data_set_ends_where_all_is_alike():

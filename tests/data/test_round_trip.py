@@ -71,7 +71,7 @@ def test_snli(tmp_path: Path):
     snli.make_arrow(tmp_path / "raw", tmp_path, workers=1)
     for split, name in {"train": "train", "val": "dev", "test": "test"}.items():
         data = open_samples("snli", split, tmp_path, sample_kind=ENTAILMENT)
-        said = data.metadata()[0]["labels"]
+        said = data.schema_metadata()[0]["labels"]
         listed = sorted(
             ([tidy(line["sentence1"]), tidy(line["sentence2"])], said.index(line["gold_label"]))
             for line in raw[name]

@@ -15,8 +15,8 @@ import pytest
 from foreign_files import FOREIGN, TEST_QUESTIONS, WAYS, by_pandas, write
 
 from renaissance.core.errors import UserError
-from renaissance.data.arrow import metadata
-from renaissance.data.dataset_specs import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA, QUESTIONS
+from renaissance.data.arrow import schema_metadata
+from renaissance.data.dataset_specs import BOXES, CLASSES, DATASETS, ENTAILMENT, IMAGE_PAIRS, METADATA_KEY, QUESTIONS
 from renaissance.data.datasets import open_pairs, open_samples, splits_of
 from renaissance.data.vocabulary import vqa_labels
 
@@ -44,7 +44,7 @@ def refusal(call: Callable[..., Any], *args: Any, **options: Any) -> str:
 
 
 def said(**content: Any) -> dict[bytes, bytes]:
-    return {METADATA: json.dumps(content).encode()}
+    return {METADATA_KEY: json.dumps(content).encode()}
 
 
 # -- every data set, as it lies on people's disks --------------------------------------------------------------------
@@ -190,12 +190,12 @@ def test_refcoco_under_its_older_names(folder: Path):
 def test_an_older_name_of_what_we_wrote_for_another_data_set_is_not_taken(folder: Path):
     ours = said(dataset="refcoco", split="train")
     path = write(folder / "refcoco_unc_train.arrow", by_pandas(FOREIGN["refcoco"].rows), metadata=ours)
-    assert metadata(path) == {"dataset": "refcoco", "split": "train"}
+    assert schema_metadata(path) == {"dataset": "refcoco", "split": "train"}
     message = refusal(open_samples, "refcoco+", "train", folder, sample_kind=BOXES)
     assert "needs refcoco+_unc_train.arrow (refcoco_unc_train.arrow is of 'refcoco')" in message
-    assert open_samples("refcoco", "train", folder, sample_kind=BOXES).metadata() == [metadata(path)]
+    assert open_samples("refcoco", "train", folder, sample_kind=BOXES).schema_metadata() == [schema_metadata(path)]
     with pytest.raises(UserError, match=r"schema metadata 'renaissance' of '.*b\.arrow' cannot be read as JSON"):
-        metadata(write(folder / "b.arrow", by_pandas(FOREIGN["refcoco"].rows), metadata={METADATA: b"{"}))
+        schema_metadata(write(folder / "b.arrow", by_pandas(FOREIGN["refcoco"].rows), metadata={METADATA_KEY: b"{"}))
 
 
 # -- values that do not belong together ------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ BROKEN = {
 def test_refuses_a_number_that_leads_nowhere(folder: Path):
     """A label without a name would end a run, or its process on an accelerator, when its sample comes up."""
     rows = [dict(row) for row in FOREIGN["vqa"].rows]
-    names = {METADATA: json.dumps({"labels": ["yes", "no", "2"]})}  # the foreign labels are 0 to 4
+    names = {METADATA_KEY: json.dumps({"labels": ["yes", "no", "2"]})}  # the foreign labels are 0 to 4
     for file in files_of("vqa"):
         write(folder / file, by_pandas(rows), 2, names)
     message = refusal(open_samples, "vqa", "train", folder, sample_kind=QUESTIONS)

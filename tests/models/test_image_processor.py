@@ -59,13 +59,13 @@ def test_pixels_are_those_of_the_familys_own_processor(processor: str, tmp_path:
     kind = PROCESSORS[processor]
     for variant in VARIANTS.values():
         given = {key: value for key, value in variant.items() if value is not None}
-        maker = getattr(transformers, processor)
+        target_builder = getattr(transformers, processor)
         if given.get("do_rescale") is False and processor == "DINOv3ViTImageProcessor":
             continue  # refuses uint8 pixels that it does not rescale
-        sizing = {key: False for key in SIZING if hasattr(maker, key)}
+        sizing = {key: False for key in SIZING if hasattr(target_builder, key)}
         if processor == "Owlv2ImageProcessor":  # only resizes in its own way
             sizing = {"size": {"height": SIDE, "width": SIDE}}
-        theirs = maker(**given)(images=[pixels[0]], return_tensors="pt", **sizing)["pixel_values"].float()
+        theirs = target_builder(**given)(images=[pixels[0]], return_tensors="pt", **sizing)["pixel_values"].float()
         for said in (
             {"image_processor_type": processor},
             {"feature_extractor_type": processor.replace("ImageProcessor", "FeatureExtractor")},

@@ -67,9 +67,9 @@ def head_of_rows(name: str) -> Glue:
 def frame_of(name: str, guesses: list, answers: list) -> pd.DataFrame:
     """The rows that the task makes of these numbers of classes, or scores."""
     labels, head = GLUE[name].labels, head_of_rows(name)
-    facts = [{"id": n, "task": name, "target": labels[a] if labels else a} for n, a in enumerate(answers)]
+    metadata = [{"id": n, "task": name, "target": labels[a] if labels else a} for n, a in enumerate(answers)]
     logits = F.one_hot(torch.tensor(guesses), len(labels)) if labels else torch.tensor(guesses, dtype=torch.double)
-    targets = LabelTargets(torch.tensor(answers), tuple(facts))
+    targets = LabelTargets(torch.tensor(answers), tuple(metadata))
     rows = head.rows(TaskOutput(torch.tensor(0.0), torch.tensor(1.0), logits, targets.labels), targets)
     return pd.DataFrame(rows).assign(position=range(len(rows)))
 
@@ -144,8 +144,8 @@ def test_a_split_of_one_class_is_said(name: str, metric: str | None) -> None:
 def test_rows_tell_prediction_and_score() -> None:
     head = head_of_rows("mnli")
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    facts = ({"id": 4, "task": "mnli", "target": "neutral"}, {"id": 9, "task": "mnli"})
-    targets = LabelTargets(torch.tensor([1, -100]), facts)
+    metadata = ({"id": 4, "task": "mnli", "target": "neutral"}, {"id": 9, "task": "mnli"})
+    targets = LabelTargets(torch.tensor([1, -100]), metadata)
     rows = head.rows(TaskOutput(torch.tensor(0.0), head.count(targets), logits, targets.labels), targets)
     assert rows == [
         {"id": 4, "task": "mnli", "target": "neutral", "prediction": "neutral", "score": 1.0},
@@ -241,8 +241,8 @@ def test_files_become_batches_with_the_tokenizers_own_types(name: str, tmp_path:
     read = Glue.open(settings, "train", Glue.label_names(settings))
     read = pickle.loads(pickle.dumps(read))
     source = Source(read, NoPicture())
-    maker = pickle.loads(pickle.dumps(Glue.maker(settings, TOKENIZER)))
-    collate = Collate(TOKENIZER, MAX_TEXT_LEN, 4, {"glue": maker}, source)
+    target_builder = pickle.loads(pickle.dumps(Glue.target_builder(settings, TOKENIZER)))
+    collate = Collate(TOKENIZER, MAX_TEXT_LEN, 4, {"glue": target_builder}, source)
     (batch,) = collate([source.example(Draw(0, n)) for n in range(4)])
     assert batch.images is None and read.labelled
     given = [[row.texts[side] for row in rows] for side in range(1 if single else 2)]
@@ -254,7 +254,7 @@ def test_files_become_batches_with_the_tokenizers_own_types(name: str, tmp_path:
     assert batch.text.token_type_ids.any() == (not single)
     assert batch.targets["glue"].labels.tolist() == labels
     names = {"rte": ["entailment", "not_entailment"], "sst2": ["negative", "positive"]}.get(name)
-    assert batch.targets["glue"].facts == tuple(
+    assert batch.targets["glue"].metadata == tuple(
         {"id": n, "task": name, "target": names[label] if names else label} for n, label in enumerate(labels)
     )
 
@@ -267,10 +267,12 @@ def test_mnli_has_two_of_each_evaluation_split_and_a_hidden_test(tmp_path: Path)
     for split in Glue.splits(settings):
         read = Glue.open(settings, split, None)
         raw = read[0]
-        assert (raw.text, raw.second, raw.images) == (split, "b", ())
+        assert (raw.text, raw.text_pair, raw.images) == (split, "b", ())
         hidden = split.startswith("test")
         assert (
-            read.labelled == (not hidden) and raw.label == (None if hidden else 2) and ("target" in raw.facts) != hidden
+            read.labelled == (not hidden)
+            and raw.label == (None if hidden else 2)
+            and ("target" in raw.metadata) != hidden
         )
     notes = Glue.notes(pd.DataFrame(), Glue.open(settings, "test_mismatched", None).dataset)
     assert notes == ["the official test_mismatched has 9,847 rows; GLUE's server will refuse the submission"]
@@ -326,4 +328,4 @@ def test_what_is_no_task_of_glue_is_refused() -> None:
     settings = settings_of("cola")
     settings.data.datasets = ("cola", "rte")
     with pytest.raises(UserError, match="this task reads one data set at a time"):
-        Glue.maker(settings, TOKENIZER)
+        Glue.target_builder(settings, TOKENIZER)

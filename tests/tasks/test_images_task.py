@@ -118,8 +118,8 @@ def test_top_1_and_top_5_are_those_of_a_loop(classes: int) -> None:
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(50, classes, generator=generator)
     labels = torch.randint(0, classes, (50,), generator=generator)
-    facts = tuple({"id": n, "target": SEVEN[label]} for n, label in enumerate(labels.tolist()))
-    targets = LabelTargets(labels, facts)
+    metadata = tuple({"id": n, "target": SEVEN[label]} for n, label in enumerate(labels.tolist()))
+    targets = LabelTargets(labels, metadata)
     rows = head.rows(TaskOutput(torch.tensor(0.0), torch.tensor(50.0), logits, labels), targets)
     first = five = 0
     for row, scores, label in zip(rows, logits.tolist(), labels.tolist(), strict=True):
@@ -145,7 +145,7 @@ def test_files_become_samples_with_the_names_of_their_classes(tmp_path: Path) ->
     assert labels == SEVEN and Images.splits(settings) == ("val",)
     raw = Images.open(settings, "val", labels)[0]
     assert (raw.text, raw.label, len(raw.images)) == ("", 6, 1)
-    assert raw.facts == {"id": "val/0.png", "target": "gnu"}
+    assert raw.metadata == {"id": "val/0.png", "target": "gnu"}
     (tmp_path / "images_train.arrow").unlink()
     assert Images.label_names(settings_of(tmp_path, test_only=True)) == SEVEN
 

@@ -147,27 +147,27 @@ def test_reads_what_prepare_wrote(prepared: Path):
     for split, name in names.items():
         data = opened(prepared, split)
         assert data.labelled
-        samples = {sample.facts["id"]: sample for sample in (data[number] for number in range(len(data)))}
+        samples = {sample.metadata["id"]: sample for sample in (data[number] for number in range(len(data)))}
         examples = {example["identifier"]: example for example in as_published()[name]}
         assert samples.keys() == examples.keys()
         for identifier, example in examples.items():
             sample, (left, right) = samples[identifier], raw_nlvr2.pictures(example)
             raw = prepared.parent / "raw"
             assert sample.images == ((raw / left).read_bytes(), (raw / right).read_bytes())
-            assert (sample.text, sample.facts["target"]) == (example["sentence"], example["label"])
+            assert (sample.text, sample.metadata["target"]) == (example["sentence"], example["label"])
             assert ANSWERS[sample.label] == example["label"]
             part = identifier.split("-")
-            assert sample.facts["group"] == f"{part[0]}-{part[1]}-{part[3]}"
+            assert sample.metadata["group"] == f"{part[0]}-{part[1]}-{part[3]}"
 
 
 def test_files_of_older_programs_give_the_same_groups(prepared: Path, tmp_path: Path):
     write(tmp_path / "nlvr2_dev.arrow", by_pandas(older(read_rows(prepared / "nlvr2_dev.arrow"))))
     assert Nlvr2.splits(settings(tmp_path)) == ("val",)
     ours, theirs = opened(prepared, "val"), opened(tmp_path, "val")
-    groups = {(ours[number].facts["group"], theirs[number].facts["group"]) for number in range(len(ours))}
+    groups = {(ours[number].metadata["group"], theirs[number].metadata["group"]) for number in range(len(ours))}
     assert len(groups) == len({new for new, _ in groups}) == len({old for _, old in groups})
     assert 1 < len(groups) < len(ours) == len(theirs)
-    ids = [theirs[number].facts["id"] for number in range(len(theirs))]
+    ids = [theirs[number].metadata["id"] for number in range(len(theirs))]
     assert len(set(ids)) == len(ids) and ids[0] == f"{read_rows(prepared / 'nlvr2_dev.arrow')[0]['identifier']}#0"
     assert Nlvr2.submission(pd.DataFrame({"id": ids, "prediction": "True"}), "val") == {}
 
@@ -175,7 +175,7 @@ def test_files_of_older_programs_give_the_same_groups(prepared: Path, tmp_path: 
 def test_pictures_stay_left_and_right(prepared: Path):
     source = Source(opened(prepared, "val"), make_transform("vit", 32, patch_size=8, seed=0, train=False))
     example = source.example(SimpleNamespace(id=3, epoch=0))
-    alone = [source.pictures(source.dataset[3]._replace(images=(image,)), 0)[0] for image in source.dataset[3].images]
+    alone = [source.images(source.dataset[3]._replace(images=(image,)), 0)[0] for image in source.dataset[3].images]
     assert len(example.images) == 2 and not torch.equal(*example.images)
     assert all(torch.equal(*each) for each in zip(example.images, alone, strict=True))
 
@@ -185,10 +185,10 @@ def test_hidden_answers_are_read_as_hidden(prepared: Path, tmp_path: Path):
     write(tmp_path / "nlvr2_test1.arrow", by_pandas(rows))
     data = opened(tmp_path, "test")
     assert not data.labelled
-    assert data[0].label is None and "target" not in data[0].facts
-    examples = [SimpleNamespace(label=each.label, facts=each.facts) for each in (data[0], data[1])]
-    made = Nlvr2.maker(None, None)(MicroBatch(examples, None, None, None, []))
-    assert made.labels.tolist() == [-100, -100] and made.facts == (data[0].facts, data[1].facts)
+    assert data[0].label is None and "target" not in data[0].metadata
+    examples = [SimpleNamespace(label=each.label, metadata=each.metadata) for each in (data[0], data[1])]
+    made = Nlvr2.target_builder(None, None)(MicroBatch(examples, None, None, None, []))
+    assert made.labels.tolist() == [-100, -100] and made.metadata == (data[0].metadata, data[1].metadata)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_the_numbers_are_those_of_the_published_rule(prepared: Path):
     draw = random.Random(0)
     guesses = [sample.label if draw.random() < 0.7 else 1 - sample.label for sample in samples]
     targets = LabelTargets(
-        torch.tensor([sample.label for sample in samples]), tuple(sample.facts for sample in samples)
+        torch.tensor([sample.label for sample in samples]), tuple(sample.metadata for sample in samples)
     )
     out = TaskOutput(None, None, nn.functional.one_hot(torch.tensor(guesses)).float(), targets.labels)
     frame = pd.DataFrame(task.rows(out, targets))

@@ -203,13 +203,13 @@ def test_reads_what_prepare_wrote(tmp_path: Path, name: str, dataset: str, split
             reference = own[place // 2]
             boxes = {each["id"]: each["bbox"] for each in instances["annotations"]}
             assert sample.boxes[sample.label] == boxes[reference["ann_id"]]
-            assert sample.facts == {
+            assert sample.metadata == {
                 "id": f"{reference['ref_id']}#{place}",
                 "target": sample.label,
                 "candidates": len(raw_refcoco.BOXES),
                 "group": place // 2,
             }
-        frame = pd.DataFrame([dict(sample.facts) for sample in samples])
+        frame = pd.DataFrame([dict(sample.metadata) for sample in samples])
         assert Ref.notes(frame, data.dataset) == [
             "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
         ]
@@ -227,8 +227,8 @@ def test_reads_files_of_older_programs_and_says_what_they_leave_open(tmp_path: P
     assert len(ours) == len(theirs)
     for number in range(len(ours)):
         expected = ours[number]
-        facts = expected.facts | {"id": number}
-        assert theirs[number] == expected._replace(facts=facts, where=theirs[number].where)
+        metadata = expected.metadata | {"id": number}
+        assert theirs[number] == expected._replace(metadata=metadata, where=theirs[number].where)
     said = Ref.notes(None, opened(tmp_path / "old", "refcoco+", "test").dataset)
     assert said[1:] == [
         "refcoco_unc_test.arrow has a name that older programs gave to every variant: only you know that it is refcoco+",

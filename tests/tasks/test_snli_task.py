@@ -55,9 +55,9 @@ def test_the_hypothesis_is_read_and_the_premise_is_not(tmp_path: Path):
         samples = Snli.open(settings(tmp_path / "arrow"), split, CLASSES)
         found = [samples[index] for index in range(len(samples))]
         expected = {(" ".join(line["sentence2"].split()), line["gold_label"]) for line in raw_snli.build()[lines]}
-        assert {(sample.text, sample.facts["target"]) for sample in found} == expected
-        assert all(CLASSES[sample.label] == sample.facts["target"] for sample in found)
-        assert len({sample.facts["id"] for sample in found}) == len(found)
+        assert {(sample.text, sample.metadata["target"]) for sample in found} == expected
+        assert all(CLASSES[sample.label] == sample.metadata["target"] for sample in found)
+        assert len({sample.metadata["id"] for sample in found}) == len(found)
 
 
 def test_old_files_are_read(tmp_path: Path):

@@ -27,8 +27,8 @@ LABELS = ("no", "yes", "2", "blue", "red")
 LENGTHS = (7, 4, 6)
 
 
-def example(label: object, **facts: object) -> Example:
-    return Example(0, 0, (), "what is it", label=label, facts={"id": 1, **facts})
+def example(label: object, **metadata: object) -> Example:
+    return Example(0, 0, (), "what is it", label=label, metadata={"id": 1, **metadata})
 
 
 def targets(*labels: object) -> VqaTargets:
@@ -86,7 +86,7 @@ def test_a_score_is_the_published_one(answers: list[str], predicted: str, worth:
     raw = read(raw_answers=answers, answer_type="other", question_type="what")
     task = Vqa(two_tower(), Context(None, VOCAB, (predicted, "something else")))
     out = TaskOutput(torch.zeros(()), torch.ones(()), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
-    [row] = task.rows(out, SoftScores()(SimpleNamespace(examples=[example(raw.label, **raw.facts)])))
+    [row] = task.rows(out, SoftScores()(SimpleNamespace(examples=[example(raw.label, **raw.metadata)])))
     assert row["prediction"] == predicted and row["target"] == Counter(answers).most_common(1)[0][0]
     assert row["score"] == pytest.approx(published(predicted, answers)) == pytest.approx(worth)
 
@@ -138,19 +138,19 @@ def test_our_files_are_read_as_they_were_annotated(data_root: Path):
     annotated = {entry["question_id"]: entry for questions, entries in raw_vqa.build().values() for entry in entries}
     train, val = (Vqa.open(told, split, labels) for split in ("train", "val"))
     assert all(train[index].label[0] for index in range(len(train)))
-    of_val = {val[index].facts["id"] for index in range(len(val))}
+    of_val = {val[index].metadata["id"] for index in range(len(val))}
     pictures_of_val = {annotated[question]["image_id"] for question in of_val}
     assert of_val == {question for question, entry in annotated.items() if entry["image_id"] in pictures_of_val}
     for samples in (train, val):
         assert samples.labelled
         for sample in (samples[index] for index in range(len(samples))):
-            entry = annotated[sample.facts["id"]]
-            assert sample.facts["raw_answers"] == tuple(answer["answer"] for answer in entry["answers"])
-            assert (sample.facts["answer_type"], sample.facts["question_type"]) == (
+            entry = annotated[sample.metadata["id"]]
+            assert sample.metadata["raw_answers"] == tuple(answer["answer"] for answer in entry["answers"])
+            assert (sample.metadata["answer_type"], sample.metadata["question_type"]) == (
                 entry["answer_type"],
                 entry["question_type"],
             )
-            assert sample.facts["in_vocabulary"] == bool(sample.label[0])
+            assert sample.metadata["in_vocabulary"] == bool(sample.label[0])
     assert Vqa.label_names(settings(data_root, 5)) == labels
     with pytest.raises(UserError, match=r"vqav2_label_size=3129, but the files in .* have 5 answers"):
         Vqa.label_names(settings(data_root, 3129))
@@ -158,10 +158,10 @@ def test_our_files_are_read_as_they_were_annotated(data_root: Path):
 
 def test_a_hidden_split_has_no_answers_and_alone_tells_no_vocabulary(data_root: Path, tmp_path: Path):
     hidden = Vqa.open(settings(data_root), "test", LABELS)
-    assert not hidden.labelled and hidden[0].label is None and hidden[0].facts.keys() == {"id"}
+    assert not hidden.labelled and hidden[0].label is None and hidden[0].metadata.keys() == {"id"}
     write(tmp_path / "vqav2_test.arrow", by_pandas(TEST_QUESTIONS))
     old = Vqa.open(settings(tmp_path), "test", LABELS)
-    assert not old.labelled and old[0].label is None and old[0].facts.keys() == {"id"}
+    assert not old.labelled and old[0].label is None and old[0].metadata.keys() == {"id"}
     assert Vqa.label_names(settings(tmp_path)) is None
 
 
@@ -171,14 +171,14 @@ def test_old_files_are_scored_by_their_labels_and_it_is_said(data_root: Path, tm
     val = Vqa.open(settings(tmp_path), "val", [""] * 100)
     task = Vqa(two_tower(), Context(None, VOCAB, tuple(f"answer {label}" for label in range(100))))
     for sample in (val[index] for index in range(len(val))):
-        assert "raw_answers" not in sample.facts and "answer_type" not in sample.facts
+        assert "raw_answers" not in sample.metadata and "answer_type" not in sample.metadata
         for label, score in zip(*sample.label, strict=True):
             logits = torch.zeros(1, 100)
             logits[0, label] = 1
-            made = SoftScores()(SimpleNamespace(examples=[example(sample.label, **sample.facts)]))
+            made = SoftScores()(SimpleNamespace(examples=[example(sample.label, **sample.metadata)]))
             [row] = task.rows(TaskOutput(torch.zeros(()), torch.ones(()), logits, logits), made)
             assert row["score"] == pytest.approx(score)
-        assert sample.facts["target"] in sample.facts["answers"]
+        assert sample.metadata["target"] in sample.metadata["answers"]
     assert "not the official score" in Vqa.notes(pd.DataFrame(), val.dataset)[0]
     assert Vqa.notes(pd.DataFrame(), Vqa.open(settings(data_root), "val", LABELS).dataset) == []
     assert Vqa.notes(pd.DataFrame(), Vqa.open(settings(data_root), "test", LABELS).dataset) == []

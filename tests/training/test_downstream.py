@@ -152,14 +152,14 @@ def test_a_head_that_was_never_trained_is_not_evaluated(folder: Path, capsys, tm
 
 def test_what_is_no_number_is_not_right():
     """Neither for the class with the highest logit, where NaN is the highest, nor by comparisons, which are all False."""
-    logits, facts = torch.tensor([[0.0, 1.0], [float("nan")] * 2]), SimpleNamespace(facts=[{}, {}])
+    logits, metadata = torch.tensor([[0.0, 1.0], [float("nan")] * 2]), SimpleNamespace(metadata=[{}, {}])
     for label in (0, 1):
         output = TaskOutput(torch.zeros(()), torch.zeros(()), logits, torch.tensor([1, label]))
-        rows = Downstream.rows(SimpleNamespace(labels=("a", "b")), output, facts)
+        rows = Downstream.rows(SimpleNamespace(labels=("a", "b")), output, metadata)
         assert [row["score"] for row in rows] == [1.0, 0.0]
     output = TaskOutput(torch.zeros(()), torch.zeros(()), logits.flip(1), torch.zeros(2, dtype=torch.long))
-    assert [row["score"] for row in Irtr.rows(SimpleNamespace(false_texts=1), output, facts)] == [1.0, 0.0]
-    raw = SimpleNamespace(facts=[{"raw_answers": ("b",) * 10}, {"raw_answers": ("a",) * 10}])
+    assert [row["score"] for row in Irtr.rows(SimpleNamespace(false_texts=1), output, metadata)] == [1.0, 0.0]
+    raw = SimpleNamespace(metadata=[{"raw_answers": ("b",) * 10}, {"raw_answers": ("a",) * 10}])
     assert [
         row["score"] for row in Vqa.rows(SimpleNamespace(labels=("a", "b")), output._replace(logits=logits), raw)
     ] == [1, 0]

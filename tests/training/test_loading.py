@@ -81,7 +81,7 @@ def test_a_limit_takes_the_first_samples_or_pictures_of_evaluation_splits_alone(
     assert not isinstance(data.samples["val"], Limited)  # it has no more than the limit
     part, (whole, _) = data.samples["test"], read(tmp_path, "coco", test_only=False)
     assert [part[index].text for index in range(7)] == [whole.samples["test"][index].text for index in range(7)]
-    assert part.fingerprint() == whole.samples["test"].fingerprint() and part.describe()[0].pairs == 7
+    assert part.fingerprint() == whole.samples["test"].fingerprint() and part.describe()[0].samples == 7
     assert str(part) == "eval_limit=7: the first 7 of 10 samples"
     with pytest.raises(IndexError):
         part[7]

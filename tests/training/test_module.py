@@ -62,7 +62,7 @@ class Bench:
     def build(self) -> Built:
         """The model as the run starts with it; the same each time."""
         built = build(self.resolved)
-        freeze_unused_parameters(built, self.resolved, self.data.makers)
+        freeze_unused_parameters(built, self.resolved, self.data.target_builders)
         return built
 
     def batches(self, step: int, cuts: Sequence[int]) -> list[Batch]:
@@ -73,7 +73,7 @@ class Bench:
         draws = TrainSteps(len(pairs), PAIRS, PAIRS, 0, 1, 0, 0, STEPS).draws(step)
         batches, start = [], 0
         for size in cuts:
-            collate = Collate(self.resolved.tokenizer, model.max_text_len, size, self.data.makers, source)
+            collate = Collate(self.resolved.tokenizer, model.max_text_len, size, self.data.target_builders, source)
             batches += collate([source.example(draw) for draw in draws[start : start + size]])
             start += size
         assert start == PAIRS

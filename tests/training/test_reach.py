@@ -9,7 +9,7 @@ import torch
 from transformers import ResNetConfig
 
 from renaissance.core.types import Batch, Example
-from renaissance.data.collate import Collate, Maker, Source
+from renaissance.data.collate import Collate, Source, TargetBuilder
 from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
@@ -44,8 +44,11 @@ def resolved(name: str, losses: dict[str, int], **given: object) -> Resolved:
     )
 
 
-def makers_of(run: Resolved) -> dict[str, Maker]:
-    return {name: task_class(name).maker(run.settings, run.tokenizer) for name in run.settings.objectives.loss_names}
+def target_builders_of(run: Resolved) -> dict[str, TargetBuilder]:
+    return {
+        name: task_class(name).target_builder(run.settings, run.tokenizer)
+        for name in run.settings.objectives.loss_names
+    }
 
 
 def a_batch(run: Resolved) -> Batch:
@@ -63,7 +66,7 @@ def a_batch(run: Resolved) -> Batch:
         for number in range(8)
     ]
     transform = make_transform("imagenet", SIDE, patch_size=PATCH, seed=0, train=False)
-    return Collate(run.tokenizer, MAX_TEXT_LEN, 8, makers_of(run), Source([], transform))(examples)[0]
+    return Collate(run.tokenizer, MAX_TEXT_LEN, 8, target_builders_of(run), Source([], transform))(examples)[0]
 
 
 def parameters(built: Built) -> dict[str, torch.nn.Parameter]:
@@ -92,7 +95,7 @@ def test_all_that_the_tasks_read_gets_a_gradient_and_all_else_is_frozen(
     run = resolved(name, losses, **given)
     built = build(run)
     before = {path for path, parameter in parameters(built).items() if not parameter.requires_grad}
-    frozen = freeze_unused_parameters(built, run, makers_of(run))
+    frozen = freeze_unused_parameters(built, run, target_builders_of(run))
     batch = a_batch(run)
     encodings = Encodings(built.model, batch)
     sum(task(encodings, batch.targets[task_name]).loss for task_name, task in built.heads.items()).backward()
@@ -113,7 +116,7 @@ def test_the_names_in_a_checkpoint_do_not_depend_on_its_tasks(name: str) -> None
     for losses in (MLM, ITM, BOTH):
         run = resolved(name, losses)
         built = build(run)
-        freeze_unused_parameters(built, run, makers_of(run))
+        freeze_unused_parameters(built, run, target_builders_of(run))
         shapes = {path: tensor.shape for path, tensor in built.model.state_dict().items()}
         heads = {path.split(".")[0] for path in built.heads.state_dict()}
         assert heads == {task for task, weight in losses.items() if weight}
@@ -130,7 +133,7 @@ def test_looking_changes_nothing_but_what_is_frozen() -> None:
     built = build(run)
     state = {path: tensor.clone() for path, tensor in built.model.state_dict().items()}
     assert any("running_mean" in path for path in state)
-    freeze_unused_parameters(built, run, makers_of(run))
+    freeze_unused_parameters(built, run, target_builders_of(run))
     for path, tensor in built.model.state_dict().items():
         assert torch.equal(tensor, state[path]), path
     assert built.model.training and built.heads.training and built.model.image_tower.training

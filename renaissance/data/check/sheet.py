@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from renaissance.core.atomic import write_whole
 from renaissance.data import dataset_specs
-from renaissance.data.arrow import metadata
-from renaissance.data.pixels import open_picture, rgb
+from renaissance.data.arrow import schema_metadata
+from renaissance.data.pixels import open_image, rgb
 
 from .files import Found, Report
 from .scan import batches, pictures_of
@@ -101,7 +101,7 @@ def _decoded(encoded: bytes) -> Image.Image | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # oddities of a file
         try:
-            return Image.fromarray(rgb(open_picture(encoded)))
+            return Image.fromarray(rgb(open_image(encoded)))
         except Exception:  # foreign bytes make Pillow fail in any way they like
             return None
 
@@ -121,7 +121,7 @@ def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None
 def _texts(row: dict[str, Any], found: Found) -> list[str]:
     """Return what is said of a picture, with its labels."""
     if found.row.sample_kind == dataset_specs.CLASSES:
-        names = dict(enumerate(metadata(str(found.path)).get("labels") or ()))
+        names = dict(enumerate(schema_metadata(str(found.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
     texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row[found.row.samples])]
     answers: list[Any] = []

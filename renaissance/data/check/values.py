@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.data import dataset_specs
-from renaissance.data.arrow import metadata
+from renaissance.data.arrow import schema_metadata
 from renaissance.data.identity import image_key
 
 from .files import Report
@@ -86,7 +86,7 @@ class Values:
         self._report, self._measure, self._lengths = report, measure, lengths
         self._row = report.found.row
         self.several = self._row.sample_kind == dataset_specs.BOXES
-        labels = len(metadata(str(report.found.path)).get("labels") or ())
+        labels = len(schema_metadata(str(report.found.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
             dataset_specs.QUESTIONS: {"answer_labels": (0, (labels or dataset_specs.VQA_LABELS) - 1)},
             dataset_specs.ENTAILMENT: {"labels": (0, len(dataset_specs.SNLI_LABELS) - 1)},

@@ -11,7 +11,7 @@ import pytest
 from data.prepare import raw_f30k
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.datasets import open_pairs
 from renaissance.data.prepare.f30k import make_arrow
 
@@ -42,7 +42,7 @@ def test_every_split_has_its_readable_pictures_with_captions_as_written(
         ]
         assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes()
         metadata = pa.ipc.open_file(str(file)).schema.metadata
-        assert json.loads(metadata[METADATA]) == {"dataset": "f30k", "split": split}
+        assert json.loads(metadata[METADATA_KEY]) == {"dataset": "f30k", "split": split}
         data = open_pairs(["f30k"], split, tmp_path / "1")
         distinct = 4 if split == "train" else 5  # a caption that comes twice counts once in training
         assert len(data) == distinct * len(own)

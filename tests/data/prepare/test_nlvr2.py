@@ -13,7 +13,7 @@ import pytest
 
 from data.prepare import raw_nlvr2
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.prepare.nlvr2 import make_arrow
 
 refusal = partial(refused, make_arrow)
@@ -45,7 +45,10 @@ def test_every_file_holds_what_the_raw_files_say(tmp_path: Path):
         file = tmp_path / "arrow" / FILE.format(split)
         rows = expected_rows(tmp_path / "raw", split)
         assert read_rows(file) == rows
-        assert json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA]) == {"dataset": "nlvr2", "split": split}
+        assert json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA_KEY]) == {
+            "dataset": "nlvr2",
+            "split": split,
+        }
         assert (manifest["rows"], manifest["images"]) == (len(rows), 2 * len(rows))
         assert manifest["texts"] == manifest["listed_texts"] == len(raw_nlvr2.build()[split])
     assert len(expected_rows(tmp_path / "raw", "train")[-1]["questions"]) == 3

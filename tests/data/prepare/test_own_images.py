@@ -17,14 +17,14 @@ from PIL import Image
 from data.prepare.raw_files import Payload, bad_pictures, odd_pictures, photograph, read_rows, refused, write_pictures
 from data.prepare.raw_images import CIFAR_CLASSES, CLASSES, pickled, write_cifar, write_folders
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.prepare.images import make_arrow
 
 refusal = partial(refused, make_arrow)
 
 
 def said_of(file: Path) -> dict:
-    return json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA])
+    return json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA_KEY])
 
 
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "validation"), ("train", "valid")], ids=str)

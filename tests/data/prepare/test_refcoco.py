@@ -14,7 +14,7 @@ import pytest
 
 from data.prepare import raw_refcoco
 from data.prepare.raw_files import Payload, bad_pictures, odd_pictures, read_rows, refused
-from renaissance.data.dataset_specs import DATASETS, METADATA
+from renaissance.data.dataset_specs import DATASETS, METADATA_KEY
 from renaissance.data.prepare.refcoco import make_arrow
 
 refusal = partial(refused, make_arrow)
@@ -67,7 +67,7 @@ def test_every_file_holds_what_the_raw_files_say(
         rows = expected_rows(tmp_path / "raw", references, instances, split)
         assert read_rows(file) == rows
         assert len({row["labels"] for row in rows}) > 1
-        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA])
+        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA_KEY])
         assert said == {"dataset": written, "split": split, "split_by": split_by}
         assert manifest["texts"] == manifest["listed_texts"] == 2 * len(rows)
         pictures = len({row["image_id"] for row in rows})

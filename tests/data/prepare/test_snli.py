@@ -12,7 +12,7 @@ import pytest
 
 from data.prepare import raw_snli
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.prepare.snli import make_arrow
 
 refusal = partial(refused, make_arrow)
@@ -43,7 +43,7 @@ def test_every_file_holds_what_the_raw_files_say(tmp_path: Path):
     for (split, lines), manifest in zip(splits.items(), manifests, strict=True):
         file = tmp_path / "arrow" / FILE.format(split)
         assert read_rows(file) == expected_rows(tmp_path / "raw", lines)
-        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA])
+        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA_KEY])
         assert said == {"dataset": "snli", "split": split, "labels": ["contradiction", "neutral", "entailment"]}
         assert manifest["texts"] == manifest["listed_texts"] == len(lines)
     assert [manifest["expected"]["texts"] for manifest in manifests] == [529_527, 17_858, 17_901]

@@ -14,7 +14,7 @@ import pytest
 from data.prepare import raw_vqa
 from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows, refused
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.prepare import vqa
 from renaissance.data.prepare.vqa import make_arrow
 
@@ -74,7 +74,7 @@ def test_every_file_holds_what_the_raw_files_say(tmp_path: Path):
     for name, rows in expected.items():
         file = tmp_path / "arrow" / FILE.format(name)
         assert read_rows(file) == rows
-        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA])
+        said = json.loads(pa.ipc.open_file(str(file)).schema.metadata[METADATA_KEY])
         assert said == {"dataset": "vqa", "split": name, "labels": raw_vqa.LABELS}
     left_out = sum(not any(answers) for row in val[:18] for answers in row["answers"])
     counted = manifests[2]["skipped"]["question none of whose answers is a label"]

@@ -18,7 +18,7 @@ from data.prepare import raw_gcc, raw_sbu
 from data.prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows
 from data.prepare.raw_gcc import Sample
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import METADATA
+from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.datasets import open_pairs
 from renaissance.data.prepare import gcc, sbu, tars, web
 from renaissance.data.prepare.shards import write_shards
@@ -93,7 +93,7 @@ def test_every_layout_gives_the_same_rows(root: Path, tmp_path: Path, layout: st
     assert counts == {"missing": layout != "tars without parquet", "unreadable": 5, "too large": 1}
     assert sum(manifest["skipped"].get("empty caption", {"count": 0})["count"] for manifest in manifests) == 1
     metadata = pa.ipc.open_file(str(tmp_path / "1" / "conceptual_caption_train_0.arrow")).schema.metadata
-    assert json.loads(metadata[METADATA]) == {"dataset": "gcc", "split": "train"}
+    assert json.loads(metadata[METADATA_KEY]) == {"dataset": "gcc", "split": "train"}
     data = open_pairs(["gcc"], "train", tmp_path / "1")
     assert len(data) == len(KEPT)
     assert data[0].text == f"{next(iter(ODD))} ä"

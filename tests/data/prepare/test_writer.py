@@ -20,7 +20,7 @@ from conftest import ROOT
 from data.prepare.raw_files import bad_pictures, odd_pictures, photograph, read_rows, write_pictures
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import DATASETS, METADATA, Expected
+from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, Expected
 from renaissance.data.prepare import writer
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request, read_image
 from renaissance.data.prepare.skipped import Skipped
@@ -123,7 +123,7 @@ def test_a_schema_from_the_table_of_data_sets():
     assert [schema.field(name).type for name in ("image", "image_id", "answer_scores")] == [
         *(pa.binary(), pa.int64(), double)
     ]
-    assert json.loads(schema.metadata[METADATA]) == metadata
+    assert json.loads(schema.metadata[METADATA_KEY]) == metadata
     assert schema_of(DATASETS["refcoco"].columns).field("bboxes").type == double
 
 
