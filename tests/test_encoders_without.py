@@ -15,6 +15,7 @@ from models.families import small_config
 from renaissance.core.errors import UserError
 from renaissance.inference import load
 from renaissance.runs import checkpoint
+from renaissance.runs.start import TrainingState
 from renaissance.training import summary
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.checkpointing import checkpoint_content
@@ -118,7 +119,7 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     row = next(line.split() for line in table.splitlines() if line.startswith("random tower, matrices"))
     assert float(row[3]) == pytest.approx(4 * found.settings.optim.learning_rate)
     path, real = tmp_path / "x.ckpt", build(found)
-    checkpoint.save(path, checkpoint_content(real, found)({"step": 0, "optimizer": None, "best": None}))
+    checkpoint.save(path, checkpoint_content(real, found)(TrainingState()))
     assert load(path).settings.optim.lr_mult_random == 4
     for given, sentence in (({}, "no tower starts from random weights"), ({"load_path": "x"}, "load_path brings")):
         with pytest.raises(UserError, match=sentence):
@@ -136,7 +137,7 @@ def test_reversed_channels_are_in_the_checkpoint(flipped: bool, bert: Path, tmp_
     expected = (images.pixels.flip(1) if flipped else images.pixels) / 255
     torch.testing.assert_close(build(found).model.normalize(images), expected)
     path = tmp_path / "x.ckpt"
-    checkpoint.save(path, checkpoint_content(build(found), found)({"step": 0, "optimizer": None, "best": None}))
+    checkpoint.save(path, checkpoint_content(build(found), found)(TrainingState()))
     again = resolve(resolver(load_path=str(path)), checkpoint.read(path))
     torch.testing.assert_close(build(again, pretrained=False).model.normalize(images), expected)
     assert ("channels" in again.image) is flipped

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Callback
 
 import renaissance
 import small_run
@@ -73,9 +73,11 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     stored = checkpoint.read(path)
     resolver = ConfigResolver({**defaults(), **stored.settings, "load_path": str(path)}, {})
     resolved = train.prepare_run(resolver)
-    trainer = train._trainer(resolved.settings, Callback(), 1, validates=True)
-    loaders = loading.Loaders(resolved, loading.read_data(resolved), trainer, RunFolder(None))
-    batch = next(iter(loaders.evaluation("val")))[0]
+    loaders = loading.Loaders(resolved, loading.read_data(resolved), RunFolder(None))
+    module = SimpleNamespace(batch_tasks=lambda selecting: ["itm"])
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    loaders.trainer = SimpleNamespace(lightning_module=module, strategy=strategy, global_rank=0, world_size=1)
+    batch = next(iter(loaders.val_dataloader()))[0]
     encodings = Encodings(model.model, batch)
     with torch.inference_mode():
         fused = encodings.fuse(encodings.text(), encodings.images(), {"pooled"})

@@ -168,10 +168,10 @@ def test_saves_come_by_the_clock(work: Path, monkeypatch, capsys):
     monkeypatch.setattr(checkpointing.checkpoint, "save", costly)
     words = ("task_mlm", *SMALL, "max_steps=7", "val_check_interval=7", "final_test=False")
     train(capsys, *words, "save_every_minutes=25")
-    assert saved == [4, 7, 7]  # the last before a validation of unknown length and behind it
+    assert saved == [3, 6, 7, 7]  # the last before a validation of unknown length and behind it
     saved.clear()
     train(capsys, *words)
-    assert saved == [2, 5, 7, 7]
+    assert saved == [1, 3, 5, 7, 7]
 
 
 def test_a_full_disk_costs_a_save_and_not_the_run(work: Path, monkeypatch, capsys):
@@ -354,8 +354,8 @@ def test_a_best_checkpoint_that_cannot_be_had_costs_no_results(kind, work: Path,
     fit, run = train_room.Trainer.fit, work / "result" / "mlm" / "version_0"
     best = run / "checkpoints" / "best.ckpt"
 
-    def spoiling(self: object, module: object) -> None:
-        fit(self, module)
+    def spoiling(self: object, *args: object, **options: object) -> None:
+        fit(self, *args, **options)
         stored = read(best)
         best.unlink()
         if kind == "empty":

@@ -18,6 +18,7 @@ from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
 from renaissance.runs.archive import Claim
+from renaissance.runs.start import TrainingState
 from renaissance.runs.stored import check_parts
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
@@ -168,8 +169,7 @@ def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     write_tokenizer(words := tmp_path_factory.mktemp("words"))
     given = small_run.values_of(*small_run.TOWERS, *small_run.FUSION, "image_size=32", f"tokenizer={words}")
     resolved = resolve(resolver(random_init_text_encoder=True, **given))
-    training = {"step": 3, "optimizer": None, "best": 0.5, "best_step": 3, "pending": False, "scaler": None}
-    return checkpoint_content(build(resolved), resolved)(training)._asdict()
+    return checkpoint_content(build(resolved), resolved)(TrainingState(step=3, best=0.5, best_step=3))._asdict()
 
 
 def resolver(**given: Any) -> ConfigResolver:

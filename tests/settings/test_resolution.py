@@ -14,6 +14,7 @@ from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
+from renaissance.runs.start import TrainingState
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build
@@ -41,7 +42,7 @@ def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
 def saved(path: Path, **given: Any) -> tuple[Path, Resolved]:
     resolved = resolve(resolver(**given))
     built = build(resolved)
-    checkpoint.save(path, checkpoint_content(built, resolved)({"step": 3, "optimizer": None, "best": None}))
+    checkpoint.save(path, checkpoint_content(built, resolved)(TrainingState(step=3)))
     return path, resolved
 
 

@@ -27,7 +27,7 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
-from renaissance.runs.start import find_start, open_folder
+from renaissance.runs.start import TrainingState, find_start, open_folder
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
@@ -322,7 +322,7 @@ CHANGES: dict[str, Change] = {
     "eval_limit": Change(3, lambda t: [len(batch.ids) for batch in t.evaluated], [3]),
     "train_transform_keys": Change(["imagenet_randaug"], lambda t: int(t.step[0].images.pixels.long().sum())),
     "val_transform_keys": Change(["pixelbert"], lambda t: t.evaluated[0].images.sizes is not None, True, ONE),
-    "num_workers": Change(2, lambda t: t.loaders.train(0, 1).num_workers, 2),
+    "num_workers": Change(2, lambda t: t.loaders.train_dataloader().num_workers, 2),
     "model_type": refused("one-tower", "needs encoder="),
     "pooler_type": Change("single", lambda t: t.model.pooled_size, 32),
     "tokenizer": Change(
@@ -477,9 +477,7 @@ def stored(folder: Path) -> None:
     os.chdir(folder)
     try:
         trial = Trial({"seed": 1})
-        checkpoint.save(
-            "other.ckpt", checkpoint_content(trial.built, trial.resolved)({"step": 3, "optimizer": None, "best": None})
-        )
+        checkpoint.save("other.ckpt", checkpoint_content(trial.built, trial.resolved)(TrainingState(step=3)))
     finally:
         os.chdir(before)
 

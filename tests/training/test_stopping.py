@@ -31,6 +31,7 @@ from renaissance.tasks.mlm import Mlm
 from renaissance.training import checkpointing
 from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
+from renaissance.training.progress import Progress
 from small_run import SMALL, command, equal_state
 
 VIT = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -59,17 +60,19 @@ def undisturbed(work: Path, capsys, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
-def interrupting(monkeypatch: pytest.MonkeyPatch, method: str, call: int, act: Callable[[], Any]) -> None:
+def interrupting(
+    monkeypatch: pytest.MonkeyPatch, method: str, call: int, act: Callable[[], Any], owner: type = VisionLanguageModule
+) -> None:
     """Acts in the midst of the n-th call, from 1, of a method of the loop, once."""
-    plain, calls = getattr(VisionLanguageModule, method), []
+    plain, calls = getattr(owner, method), []
 
-    def around(self: VisionLanguageModule, *args: Any) -> Any:
+    def around(self: Any, *args: Any) -> Any:
         calls.append(method)
         if len(calls) == call:
             act()
         return plain(self, *args)
 
-    monkeypatch.setattr(VisionLanguageModule, method, around)
+    monkeypatch.setattr(owner, method, around)
 
 
 def kill(number: signal.Signals) -> Callable[[], None]:
@@ -235,7 +238,7 @@ def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch,
         ("_loss", 1, ZeroDivisionError(), 0),  # before anything was done: nothing is saved, and nothing selected
         ("_loss", 6, ZeroDivisionError(), 2),  # in the second micro-batch of the third step
         ("_not_finite", 5, MemoryError(), 4),
-        ("remarks", 5, RuntimeError("CUDA out of memory"), 4),  # behind the fourth step, whose validation is past
+        ("_warn", 5, RuntimeError("CUDA out of memory"), 4),  # behind the fourth step, whose validation is past
         ("validation_step", 1, KeyError("panic"), 3),
         ("test_step", 1, type("PanicException", (BaseException,), {})("of Rust"), 6),
     ],
@@ -251,7 +254,7 @@ def test_a_defect_costs_no_step(
         raise error
 
     with monkeypatch.context() as patch:
-        interrupting(patch, method, call, fail)
+        interrupting(patch, method, call, fail, Progress if method == "_warn" else VisionLanguageModule)
         with pytest.raises(type(error)):
             command(capsys, *words)
     assert not multiprocessing.active_children()
@@ -298,7 +301,7 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
         command(capsys, *WORDS)
     run = work / "result" / "mlm_itm" / "version_0"
     assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3
-    assert "step 4 cannot be saved: it ended in the midst of the step after" in (run / "log.txt").read_text()
+    assert "step 4 cannot be saved: it ended inside the step after" in (run / "log.txt").read_text()
 
 
 def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):

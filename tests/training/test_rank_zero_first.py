@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 import small_run
 from conftest import OFFLINE, ROOT
 from renaissance.core.errors import Stopped, UserError
-from renaissance.training import rank_zero_first as meeting
+from renaissance.training import rank_zero_first
 from small_run import NO_DROPOUT, SMALL
 
 WORDS = ("task_mlm_itm", *SMALL, "batch_size=8", "max_steps=2", "val_check_interval=2", "final_test=False",
@@ -32,20 +32,20 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(small_run.free_port()))
     yield lambda rank: monkeypatch.setenv("NODE_RANK", str(rank))
-    meeting._KEPT.clear()
+    rank_zero_first._KEPT.clear()
 
 
 def first(action: Callable[[dict], None]) -> threading.Thread:
     """A first process, as a thread, that acts before it is ready."""
     store = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=True, wait_for_workers=False)
-    meeting._KEPT.append(store)  # as the first process does
+    rank_zero_first._KEPT.append(store)  # as the first process does
     found = {}
 
     def run() -> None:
         from torch.distributed import PrefixStore
 
         try:
-            for _ in meeting._first(PrefixStore("renaissance/0", store), found, 1):
+            for _ in rank_zero_first._first(PrefixStore("renaissance/0", store), found, 1):
                 action(found)
         except UserError:
             pass
@@ -56,18 +56,18 @@ def first(action: Callable[[dict], None]) -> threading.Thread:
 
 
 def test_one_process_has_nobody_to_meet():
-    with meeting.rank_zero_first(1) as told:
-        assert told == {}
-    assert not meeting._KEPT
+    with rank_zero_first.rank_zero_first(1) as shared:
+        assert shared == {}
+    assert not rank_zero_first._KEPT
 
 
 def test_others_wait_say_so_and_hear_what_the_first_found(by_hand, monkeypatch, capsys):
     by_hand(1)
-    monkeypatch.setattr(meeting, "_TOLD", 0.2)
-    monkeypatch.setattr(meeting, "_LOOK", 0.3)
+    monkeypatch.setattr(rank_zero_first, "_REMIND", 0.2)
+    monkeypatch.setattr(rank_zero_first, "_POLL", 0.3)
     thread = first(lambda found: (time.sleep(1), found.update(resume_from="a/last.ckpt")))
-    with meeting.rank_zero_first(2) as told:
-        assert told == {"resume_from": "a/last.ckpt"}
+    with rank_zero_first.rank_zero_first(2) as shared:
+        assert shared == {"resume_from": "a/last.ckpt"}
     thread.join()
     assert "waits for the first process, which downloads and checks (0 min)\n" in capsys.readouterr().err
 
@@ -79,7 +79,7 @@ def test_a_first_process_that_is_refused_ends_the_others_without_a_word(by_hand)
         raise UserError("no such file")
 
     thread = first(refuse)
-    with pytest.raises(Stopped) as caught, meeting.rank_zero_first(2):
+    with pytest.raises(Stopped) as caught, rank_zero_first.rank_zero_first(2):
         raise AssertionError("went on")
     thread.join(5)
     assert caught.value.status == 0 and not thread.is_alive()  # it has not lingered until its patience ended
@@ -87,19 +87,19 @@ def test_a_first_process_that_is_refused_ends_the_others_without_a_word(by_hand)
 
 def test_a_first_process_that_never_comes_or_is_never_ready_is_one_sentence(by_hand, monkeypatch):
     by_hand(1)
-    monkeypatch.setattr(meeting, "_TO_START", 1)
+    monkeypatch.setattr(rank_zero_first, "_TO_START", 1)
     with (
         pytest.raises(
             UserError, match=r"The meeting point of this run's processes, 127.0.0.1:\d+, was not there within"
         ),
-        meeting.rank_zero_first(2),
+        rank_zero_first.rank_zero_first(2),
     ):
         raise AssertionError("went on")
-    monkeypatch.setattr(meeting, "_TOLD", 0.2)
-    monkeypatch.setattr(meeting, "PATIENCE", 0.5)
+    monkeypatch.setattr(rank_zero_first, "_REMIND", 0.2)
+    monkeypatch.setattr(rank_zero_first, "PATIENCE", 0.5)
     released = threading.Event()
     thread = first(lambda found: released.wait(20))
-    with pytest.raises(UserError, match="was not ready after"), meeting.rank_zero_first(2):
+    with pytest.raises(UserError, match="was not ready after"), rank_zero_first.rank_zero_first(2):
         raise AssertionError("went on")
     released.set()
     thread.join()
@@ -112,7 +112,7 @@ def test_what_only_this_machine_lacks_says_so(by_hand):
         pytest.raises(
             UserError, match=r"no coco\.arrow here\. \(The first process has it: .* a disk that all machines share"
         ),
-        meeting.rank_zero_first(2),
+        rank_zero_first.rank_zero_first(2),
     ):
         raise UserError("no coco.arrow here.")
     thread.join()
