@@ -18,8 +18,8 @@ from renaissance.core.errors import UserError, printable
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.runs.report import table
 
-from .files import Report, find
-from .leaks import shared_pictures
+from .files import CheckedFile, find
+from .leaks import shared_images
 from .lengths import QUANTILES, Lengths, pieces, words
 from .scan import scan_file
 from .sheet import write_sheet
@@ -34,7 +34,7 @@ def check_data(
     tokenizer: str | None = None,
     workers: int | None = None,
     sheet_folder: str | os.PathLike | None = None,
-) -> list[Report]:
+) -> list[CheckedFile]:
     """Check arrow files and print what was found; a damaged file does not keep the others from being checked.
 
     Args:
@@ -42,7 +42,7 @@ def check_data(
         datasets: names as for a run; None = every file in the folder.
         max_text_len: what a run cuts texts to, in tokens.
         tokenizer: Hub id or folder of the tokenizer that measures texts; None = words and punctuation marks.
-        workers: processes that decode pictures, None = one a core.
+        workers: processes that decode images, None = one a core.
         sheet_folder: takes the contact sheets, None = data_root.
 
     Returns:
@@ -57,17 +57,18 @@ def check_data(
     files, problems, notes = find(Path(data_root), datasets)
     measure = words if tokenizer is None else pieces(str(tokenizer))
     lengths = {file.dataset: Lengths() for file in files}
-    reports = [scan_file(file, workers, measure, lengths[file.dataset]) for file in files]
-    say(_files_table(reports))
+    for file in files:
+        scan_file(file, workers, measure, lengths[file.dataset])
+    say(_files_table(files))
     if measured := _lengths_table(lengths, max_text_len, tokenizer):
         say(measured)
-    for sentences, more in zip((problems, notes), shared_pictures(reports), strict=True):
+    for sentences, more in zip((problems, notes), shared_images(files), strict=True):
         sentences += more
-    for report in reports:
-        problems += [*_counted(report, report.problems), *filter(None, [report.damage])]
-        notes += [*_counted(report, report.notes), *_differences(report)]
+    for file in files:
+        problems += [*_counted(file, file.problems), *filter(None, [file.damage])]
+        notes += [*_counted(file, file.notes), *_differences(file)]
     for dataset in lengths:
-        usable = [report for report in reports if report.found.dataset == dataset and report.damage is None]
+        usable = [file for file in files if file.dataset == dataset and file.damage is None]
         try:
             if usable:
                 sheet = write_sheet(dataset, usable, Path(sheet_folder or data_root))
@@ -81,23 +82,18 @@ def check_data(
         several = "\n".join([f"{len(problems)} things are wrong:", *(f"  - {problem}" for problem in problems)])
         raise UserError(problems[0] if len(problems) == 1 else several)
     say("nothing is wrong")
-    return reports
+    return files
 
 
-def _files_table(reports: Sequence[Report]) -> str:
+def _files_table(files: Sequence[CheckedFile]) -> str:
     """Return what is in each file, beside what the official download gives."""
     rows = [("file", "split", "rows", "expected", "pictures", "texts", "expected", "empty", "left out", "problems")]
-    for report in reports:
-        official = ["" if count is None else f"{count:,}" for count in report.found.expected]
-        counts = [
-            f"{count:,}" for count in (report.rows, report.pictures, report.texts, report.notes.count("empty texts"))
-        ]
-        left_out = "" if report.left_out is None else f"{report.left_out:,}"
-        wrong = sum(each["count"] for each in report.problems.as_dict().values()) + (report.damage is not None)
-        name, split = printable(report.found.path.name), report.found.split or "-"
-        rows.append(
-            (name, split, counts[0], official[0], *counts[1:3], official[1], counts[3], left_out, f"{wrong or 'none'}")
-        )
+    for file in files:
+        official, empty = file.expected, file.notes.count("empty texts")
+        counts = (file.rows, official.rows, file.images, file.texts, official.texts, empty, file.left_out)
+        shown = ["" if count is None else f"{count:,}" for count in counts]
+        wrong = sum(each["count"] for each in file.problems.as_dict().values()) + (file.damage is not None)
+        rows.append((printable(file.path.name), file.split or "-", *shown, f"{wrong or 'none'}"))
     return table(rows)
 
 
@@ -110,19 +106,19 @@ def _lengths_table(lengths: dict[str, Lengths], limit: int, tokenizer: str | Non
     return f"\n{title}\n{table([head, *rows])}\n" if rows else ""
 
 
-def _counted(report: Report, kinds: Skipped) -> list[str]:
+def _counted(file: CheckedFile, kinds: Skipped) -> list[str]:
     return [
-        f"{report.found.path.name}: {kind}: {each['count']:,} ({'; '.join(each['first'][:_NAMED])}"
+        f"{file.path.name}: {kind}: {each['count']:,} ({'; '.join(each['first'][:_NAMED])}"
         f"{'; ...' if each['count'] > _NAMED else ''})."
         for kind, each in kinds.as_dict().items()
     ]
 
 
-def _differences(report: Report) -> list[str]:
+def _differences(file: CheckedFile) -> list[str]:
     """Say where a whole file differs from the official download and its manifest does not tell why."""
-    counts = zip(("rows", "texts"), (report.rows, report.texts), report.found.expected, strict=True)
+    counts = zip(("rows", "texts"), (file.rows, file.texts), file.expected, strict=True)
     return [
-        f"{report.found.path.name} has {here:,} {what} where the official download has {official:,}."
+        f"{file.path.name} has {here:,} {what} where the official download has {official:,}."
         for what, here, official in counts
-        if official is not None and report.damage is None and not here <= official <= here + (report.left_out or 0)
+        if official is not None and file.damage is None and not here <= official <= here + (file.left_out or 0)
     ]

@@ -1,7 +1,7 @@
-"""Pictures that are in two splits: a model that is tested on what it was trained on has learnt them by heart.
+"""Images that are in two splits: a model is tested on what it was trained on.
 
-Two rows hold the same picture if their files are equal byte for byte, or if they name the same picture of COCO or
-Flickr30k by its number, however it was resized. The same picture in another encoding under another name is not found.
+Two rows hold the same image if their files are equal byte for byte, or if they name the same image of COCO or
+Flickr30k by its number, however it was resized. The same image in another encoding under another name is not found.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from itertools import combinations
 
 import numpy as np
 
-from .files import Report
+from .files import CheckedFile
 from .values import COLLECTIONS
 
-# Mao et al. divide RefCOCOg's objects, not its pictures, into train and val ("google" split).
+# Mao et al. divide RefCOCOg's objects, not its images, into train and val ("google" split).
 _SHARES_BY_CONSTRUCTION = ("refcocog_google",)
 
 
-def shared_pictures(reports: Iterable[Report]) -> tuple[list[str], list[str]]:
-    """Return what is wrong, a sentence for each two splits of one data set that share pictures, and what is worth
-    knowing: the same for training pictures of one data set in another's validation or test split."""
-    splits: dict[tuple[str, str], list[Report]] = {}
-    for report in reports:
-        if report.found.split:  # files beside those of the splits hold the same pictures by construction
-            splits.setdefault((report.found.dataset, report.found.split), []).append(report)
+def shared_images(files: Iterable[CheckedFile]) -> tuple[list[str], list[str]]:
+    """Find images that are in two splits.
+
+    Returns:
+        What is wrong: a sentence for each two splits of one data set that share images. What is worth knowing: the same
+        for training images of one data set in another's validation or test split.
+    """
+    splits: dict[tuple[str, str], list[CheckedFile]] = {}
+    for file in files:
+        if file.split:  # files beside those of the splits hold the same images by construction
+            splits.setdefault((file.dataset, file.split), []).append(file)
     problems, notes = [], []
     for a, b in combinations(splits, 2):
         roles, same = {_role(a[1]), _role(b[1])}, a[0] == b[0]
@@ -41,14 +45,14 @@ def _role(split: str) -> str:
     return "test" if "test" in split else "train" if split == "train" else "val"
 
 
-def _shared(ours: Sequence[Report], theirs: Sequence[Report]) -> Iterator[tuple[int, str, str]]:
-    """Yield, for each way in which pictures are the same, how many are shared, the way, and the first of them."""
+def _shared(ours: Sequence[CheckedFile], theirs: Sequence[CheckedFile]) -> Iterator[tuple[int, str, str]]:
+    """Yield how many images are shared, by what they are the same, and the first of them."""
     ways = {"keys": "content"}
-    collection, other = (COLLECTIONS.get(reports[0].found.dataset) for reports in (ours, theirs))
-    if collection and collection == other:
+    collection = COLLECTIONS.get(ours[0].dataset)
+    if collection and collection == COLLECTIONS.get(theirs[0].dataset):
         ways["ids"] = f"{collection} number"
     for name, how in ways.items():
-        held = [np.concatenate([getattr(report, name) for report in reports]) for reports in (ours, theirs)]
+        held = [np.concatenate([getattr(file, name) for file in files]) for files in (ours, theirs)]
         both, *places = np.intersect1d(*held, return_indices=True)
         pairs = sorted(zip(*(each[both >= 0].tolist() for each in places), strict=True))
         if pairs:
@@ -56,11 +60,11 @@ def _shared(ours: Sequence[Report], theirs: Sequence[Report]) -> Iterator[tuple[
             yield len(pairs), how, "; ".join(first)
 
 
-def _where(reports: Sequence[Report], name: str, place: int) -> str:
-    """Return file and row of a picture that was counted through all files of a split."""
-    for report in reports:
-        held = len(getattr(report, name))
+def _where(files: Sequence[CheckedFile], name: str, place: int) -> str:
+    """Return file and row of an image that was counted through all files of a split."""
+    for file in files:
+        held = len(getattr(file, name))
         if place < held:
-            return f"{report.found.path.name} row {place // (held // report.rows)}"
+            return f"{file.path.name} row {place // (held // file.rows)}"
         place -= held
     raise IndexError(place)

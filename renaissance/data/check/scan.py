@@ -1,4 +1,4 @@
-"""One file from end to end: format, values, pictures. Record batches are read from the map, pictures by all cores."""
+"""One file from end to end: format, values, images. Record batches are read from the map, images by all cores."""
 
 from __future__ import annotations
 
@@ -14,43 +14,41 @@ from tqdm import tqdm
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file
-from renaissance.data.dataset_specs import IMAGE
+from renaissance.data.dataset_specs import IMAGE, DatasetSpec
 from renaissance.data.identity import image_key
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
 from renaissance.data.prepare.writer import manifest_of
 
-from .files import Found, Report
+from .files import CheckedFile
 from .lengths import Lengths, Measure
 from .values import Values
 
 
-def scan_file(found: Found, workers: int | None, measure: Measure, lengths: Lengths) -> Report:
-    """Check a file.
+def scan_file(file: CheckedFile, workers: int | None, measure: Measure, lengths: Lengths) -> None:
+    """Check a file, and write into it what was found.
 
     Args:
-        found: the file.
-        workers: processes that decode pictures, None = one a core.
+        file: the file.
+        workers: processes that decode images, None = one a core.
         measure: says how long texts are.
         lengths: counts them.
     """
-    report = Report(found)
     try:
-        _, facts = check_file(str(found.path), found.row.columns, found.row.samples)
-        values = Values(report, measure, lengths)
-        _pictures(report, values, workers, facts.rows)
+        _, facts = check_file(str(file.path), file.spec.columns, file.spec.samples)
+        values = Values(file, measure, lengths)
+        _check_images(file, values, workers, facts.rows)
         values.finish()
-        _compare(report)
+        _compare(file)
     except UserError as error:
-        report.damage = str(error)
-    return report
+        file.damage = str(error)
 
 
-def pictures_of(found: Found) -> list[str]:
-    """Return the columns of a row's pictures."""
-    return [column.name for column in found.row.columns if column.kind == IMAGE.kind]
+def image_columns(spec: DatasetSpec) -> list[str]:
+    """Return the columns of a row's images."""
+    return [column.name for column in spec.columns if column.kind == IMAGE.kind]
 
 
-def batches(found: Found) -> Iterator[tuple[int, pa.RecordBatch]]:
+def batches(file: CheckedFile) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the record batches of a file, each validated, with the number of its first row.
 
     Raises:
@@ -58,63 +56,60 @@ def batches(found: Found) -> Iterator[tuple[int, pa.RecordBatch]]:
     """
     first = 0
     try:
-        with pa.memory_map(str(found.path)) as mapped:
+        with pa.memory_map(str(file.path)) as mapped:
             reader = pa.ipc.open_file(mapped)
-            names = [column.name for column in found.row.columns if column.name in reader.schema.names]
+            names = [column.name for column in file.spec.columns if column.name in reader.schema.names]
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number).select(names)
-                # Once more, though `check_file` may remember: a disk that goes bad keeps the time of the last change.
+                # Once more, though `check_file` may have cached it: a disk that goes bad keeps the time of the last change.
                 batch.validate(full=True)
                 yield first, batch
                 first += batch.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"'{found.path}' is damaged ({first_line(error)}); copy it or write it again.") from None
+        raise UserError(f"'{file.path}' is damaged ({first_line(error)}); copy it or write it again.") from None
 
 
-def _pictures(report: Report, values: Values, workers: int | None, rows: int) -> None:
-    """Decode all pictures of a file, and check the values on the way."""
-    names, keys = pictures_of(report.found), array("q")
+def _check_images(file: CheckedFile, values: Values, workers: int | None, rows: int) -> None:
+    """Decode all images of a file, and check the values on the way."""
+    names, keys = image_columns(file.spec), array("q")
 
     def requests() -> Iterator[Request]:
-        for first, batch in batches(report.found):
+        for first, batch in batches(file):
             values.look(batch, first)
             columns = [batch[name] for name in names]
             for row in range(batch.num_rows):
                 yield Request(tuple(column[row].as_py() for column in columns), first + row)
 
     with ImagePool(workers) as pool:
-        title = report.found.path.name
-        for request, read in tqdm(pool.read(requests()), title, rows, unit=" rows", mininterval=0.5, leave=False):
-            report.rows += 1
-            for name, encoded, picture in zip(names, request.sources, read, strict=True):
-                if isinstance(picture, Fault):
-                    report.problems.add(
-                        f"pictures that are {picture.kind} ({name})", f"row {request.row}: {picture.why}"
-                    )
-                keys.append(-1 if isinstance(picture, Fault) else image_key(encoded))
-    report.keys, report.pictures = np.array(keys, np.int64), len(keys)
+        replies = pool.read(requests())
+        for request, read in tqdm(replies, file.path.name, rows, unit=" rows", mininterval=0.5, leave=False):
+            file.rows += 1
+            for name, encoded, image in zip(names, request.sources, read, strict=True):
+                if isinstance(image, Fault):
+                    file.problems.add(f"pictures that are {image.kind} ({name})", f"row {request.row}: {image.why}")
+                keys.append(-1 if isinstance(image, Fault) else image_key(encoded))
+    file.keys, file.images = np.array(keys, np.int64), len(keys)
     if len(names) == 1 and not values.several:
-        _, firsts = np.unique(report.keys, return_index=True)
         repeated = np.ones(len(keys), bool)
-        repeated[firsts] = False
-        for row in np.flatnonzero(repeated & (report.keys >= 0)).tolist():
-            report.notes.add("pictures that occurred before in the file", f"row {row}")
+        repeated[np.unique(file.keys, return_index=True)[1]] = False
+        for row in np.flatnonzero(repeated & (file.keys >= 0)).tolist():
+            file.notes.add("pictures that occurred before in the file", f"row {row}")
 
 
-def _compare(report: Report) -> None:
+def _compare(file: CheckedFile) -> None:
     """Compare a file with its manifest, if one of ours lies beside it."""
-    beside = manifest_of(report.found.path)
+    beside = manifest_of(file.path)
+    if not beside.exists():
+        return
     try:
-        if not beside.exists():
-            return
         manifest = read_json(beside, dict[str, Any])
         skipped = expect(manifest.get("skipped"), dict[str, dict[str, Any]], f"'skipped' of {beside.name}")
-        counts = [expect(each.get("count"), int, f"a count of {beside.name}") for each in skipped.values()]
-        said = {name: expect(manifest.get(name), int, f"'{name}' of {beside.name}") for name in ("rows", "bytes")}
+        counts = expect([each.get("count") for each in skipped.values()], list[int], f"counts of {beside.name}")
+        said = expect({name: manifest.get(name) for name in ("rows", "bytes")}, dict[str, int], beside.name)
     except UserError as error:
-        report.problems.add("manifests that cannot be read", str(error))
+        file.problems.add("manifests that cannot be read", str(error))
         return
-    report.left_out = sum(counts)
-    for name, here in (("rows", report.rows), ("bytes", os.stat(report.found.path).st_size)):
+    file.left_out = sum(counts)
+    for name, here in (("rows", file.rows), ("bytes", os.stat(file.path).st_size)):
         if said[name] != here:
-            report.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")
+            file.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")

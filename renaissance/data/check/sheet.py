@@ -1,4 +1,4 @@
-"""Contact sheets: a grid of pictures with their texts, labels and boxes, because the eye finds what no rule names."""
+"""Contact sheets: a grid of images with their texts, labels and boxes, because the eye finds what no rule names."""
 
 from __future__ import annotations
 
@@ -15,125 +15,118 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from renaissance.core.atomic import write_whole
-from renaissance.data import dataset_specs
 from renaissance.data.arrow import schema_metadata
+from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS, SNLI_LABELS, DatasetSpec
 from renaissance.data.pixels import open_image, rgb
 
-from .files import Found, Report
-from .scan import batches, pictures_of
+from .files import CheckedFile
+from .scan import batches, image_columns
 
 _COLUMNS, _ROWS = 4, 4
-_WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's picture, and between cells
-_LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under a picture; their height and that of the letters, pixels
+_WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's image, and between cells
+_LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under an image; their height and that of the letters, pixels
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
-_OUTSIDE = 10  # pixels by which a box that is larger than its picture is drawn outside it: its edge is not seen
-_LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a picture, that are shown
+_OUTSIDE = 10  # pixels by which a box that is larger than its image is drawn outside it: its edge is not seen
+_LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a row, that are shown
+_LABELS = {
+    QUESTIONS: "answers",
+    IMAGE_PAIRS: "answers",
+    ENTAILMENT: "labels",
+    CLASSES: "label",
+}  # kind of sample -> column
 
 
-def write_sheet(dataset: str, reports: Sequence[Report], folder: Path) -> Path:
+def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Path:
     """Draw some rows of a data set, spread evenly over its files, and write them as PNG; the same rows at every call.
 
     Args:
         dataset: its name.
-        reports: its files, whole and checked.
+        files: its files, whole and checked.
         folder: takes `check_data_<dataset>.png`; made if there is none.
 
     Raises:
         UserError: the sheet cannot be written.
     """
-    total = sum(report.rows for report in reports)
+    total = sum(file.rows for file in files)
     places = np.unique(np.linspace(0, total - 1, _COLUMNS * _ROWS).round().astype(np.int64))
     width, height = _WIDTH + _GAP, _HEIGHT + (_LINES + 1) * _LINE + _GAP  # of a cell
     size = (_COLUMNS * width + _GAP, -(-len(places) // _COLUMNS) * height + 3 * _GAP + _LINE)
     sheet = Image.new("RGB", size, _PAPER)
-    colours = ", the right box in green" if reports[0].found.row.sample_kind == dataset_specs.BOXES else ""
+    colours = ", the right box in green" if files[0].spec.sample_kind == BOXES else ""
     title = f"{dataset}: {len(places):,} of {total:,} rows{colours}"
     ImageDraw.Draw(sheet).text((_GAP, _GAP), title, _INK, _font(_SIZE + 4))
-    for number, (where, row, found) in enumerate(_rows_at(reports, places)):
+    for number, (file, place, row) in enumerate(_rows_at(files, places)):
         cell = Image.new("RGB", (_WIDTH, height), _PAPER)  # what is too wide for it is cut
-        _draw_pictures(cell, row, found)
+        _draw_images(cell, row, file.spec)
         draw = ImageDraw.Draw(cell)
-        draw.text((0, _HEIGHT + 4), where, _PALE, _font(_SIZE - 3))
-        draw.multiline_text((0, _HEIGHT + 2 + _LINE), _wrapped(_texts(row, found)), _INK, _font(_SIZE), spacing=4)
+        draw.text((0, _HEIGHT + 4), f"{file.path.name} row {place}", _PALE, _font(_SIZE - 3))
+        draw.multiline_text((0, _HEIGHT + 2 + _LINE), _wrapped(_texts(row, file)), _INK, _font(_SIZE), spacing=4)
         sheet.paste(cell, (_GAP + number % _COLUMNS * width, 2 * _GAP + _LINE + number // _COLUMNS * height))
-    file = io.BytesIO()
-    sheet.save(file, "PNG", compress_level=1)  # a third of the time for a fifth more bytes
+    content = io.BytesIO()
+    sheet.save(content, "PNG", compress_level=1)  # a third of the time for a fifth more bytes
     target = folder / f"check_data_{dataset}.png"
     with contextlib.suppress(OSError):  # said, with the setting's name, by what writes into it
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(target, file.getvalue(), "sheet_folder")
+    write_whole(target, content.getvalue(), "sheet_folder")
     return target
 
 
-def _rows_at(reports: Sequence[Report], places: np.ndarray) -> Iterator[tuple[str, dict[str, Any], Found]]:
-    """Yield the rows at places that are counted through all files: where it is, column -> value, its file."""
+def _rows_at(files: Sequence[CheckedFile], places: np.ndarray) -> Iterator[tuple[CheckedFile, int, dict[str, Any]]]:
+    """Yield the rows at places that are counted through all files: the file, the row in it, column -> value."""
     start = 0
-    for report in reports:
-        if np.isin(np.arange(start, start + report.rows), places).any():
-            for first, batch in batches(report.found):
-                for row in np.flatnonzero(np.isin(np.arange(batch.num_rows) + start + first, places)).tolist():
-                    values = {name: batch[name][row].as_py() for name in batch.schema.names}
-                    yield f"{report.found.path.name} row {first + row}", values, report.found
-        start += report.rows
+    for file in files:
+        rows = places[(places >= start) & (places < start + file.rows)] - start
+        start += file.rows
+        for first, batch in batches(file) if len(rows) else ():
+            for row in rows[(rows >= first) & (rows < first + batch.num_rows)].tolist():
+                yield file, row, batch.slice(row - first, 1).to_pylist()[0]
 
 
-def _draw_pictures(cell: Image.Image, row: dict[str, Any], found: Found) -> None:
-    """Draw the picture of a row, or its two pictures side by side, in the middle of the place for them."""
-    names = pictures_of(found)
+def _draw_images(cell: Image.Image, row: dict[str, Any], spec: DatasetSpec) -> None:
+    """Draw the images of a row side by side, each in the middle of the place for it."""
+    names = image_columns(spec)
     width = (_WIDTH - (len(names) - 1) * _GAP // 2) // len(names)
     for number, name in enumerate(names):
-        picture = _decoded(row[name])
-        if picture is None:
-            picture = Image.new("RGB", (width, _HEIGHT), _FAULT)
-            ImageDraw.Draw(picture).text((8, 8), "unreadable", _INK, _font(_SIZE))
-        else:
-            whole = picture.width
-            scale = min(width / picture.width, _HEIGHT / picture.height)
-            picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
-            if found.row.sample_kind == dataset_specs.BOXES:
-                _draw_boxes(picture, row, picture.width / whole)
-        left = number * (width + _GAP // 2) + (width - picture.width) // 2
-        cell.paste(picture, (left, (_HEIGHT - picture.height) // 2))
+        image = _decoded(row[name])
+        scale = min(width / image.width, _HEIGHT / image.height)
+        shown = image.resize([max(1, round(side * scale)) for side in image.size])
+        if spec.sample_kind == BOXES:
+            _draw_boxes(shown, row, shown.width / image.width)
+        left = number * (width + _GAP // 2) + (width - shown.width) // 2
+        cell.paste(shown, (left, (_HEIGHT - shown.height) // 2))
 
 
-def _decoded(encoded: bytes) -> Image.Image | None:
-    """A picture as training sees it, None where it cannot be decoded."""
+def _decoded(encoded: bytes) -> Image.Image:
+    """Return an image as training sees it; a plain one where it cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # oddities of a file
         try:
             return Image.fromarray(rgb(open_image(encoded)))
         except Exception:  # foreign bytes make Pillow fail in any way they like
-            return None
+            return Image.new("RGB", (_WIDTH, _HEIGHT), _FAULT)
 
 
-def _draw_boxes(picture: Image.Image, row: dict[str, Any], scale: float) -> None:
+def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
     """Draw every box, the right one last and in another colour."""
-    draw, right = ImageDraw.Draw(picture), row["labels"]
+    draw, right = ImageDraw.Draw(image), row["labels"]
     for number, box in sorted(enumerate(row["bboxes"] or ()), key=lambda item: item[0] == right):
         x, y, width, height = np.nan_to_num([*box, 0, 0, 0, 0][:4], posinf=0, neginf=0) * scale
-        # Pillow draws every pixel of a line, also those outside the picture.
-        x, right_x = np.clip([x, x + max(width, 1)], -_OUTSIDE, picture.width + _OUTSIDE)
-        y, lower_y = np.clip([y, y + max(height, 1)], -_OUTSIDE, picture.height + _OUTSIDE)
+        # Pillow draws every pixel of a line, also those outside the image.
+        x, right_x = np.clip([x, x + max(width, 1)], -_OUTSIDE, image.width + _OUTSIDE)
+        y, lower_y = np.clip([y, y + max(height, 1)], -_OUTSIDE, image.height + _OUTSIDE)
         colour, line = (_RIGHT, 4) if number == right else (_OTHER, 2)
         draw.rectangle((x, y, right_x, lower_y), outline=colour, width=line)
 
 
-def _texts(row: dict[str, Any], found: Found) -> list[str]:
-    """Return what is said of a picture, with its labels."""
-    if found.row.sample_kind == dataset_specs.CLASSES:
-        names = dict(enumerate(schema_metadata(str(found.path)).get("labels") or ()))
-        return [f"label {row['label']} {names.get(row['label'], '')}"]
-    texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row[found.row.samples])]
-    answers: list[Any] = []
-    if found.row.sample_kind == dataset_specs.ENTAILMENT:
-        names = {label: name for name, label in dataset_specs.SNLI_LABELS.items()}
-        answers = [names.get(label) for label in _several(row["labels"])]
-    elif found.row.sample_kind == dataset_specs.IMAGE_PAIRS:
-        answers = _several(row["answers"])
-    elif found.row.sample_kind == dataset_specs.QUESTIONS:
-        scored = zip(row["answers"] or (), row["answer_scores"] or (), strict=False)
-        answers = [", ".join(f"{a} ({score or 0:g})" for a, score in zip(*each, strict=False)) for each in scored]
-    return [f"{text} → {answer}" if answer else text for text, answer in zip_longest(texts, answers[: len(texts)])]
+def _texts(row: dict[str, Any], file: CheckedFile) -> list[str]:
+    """Return the texts of a row, each with its label."""
+    column = _LABELS.get(file.spec.sample_kind)
+    labels = _several(row[column] if column else None)
+    names = list(SNLI_LABELS) if column == "labels" else schema_metadata(str(file.path)).get("labels") or ()
+    named = dict(enumerate(names))
+    shown = [", ".join(str(named.get(label, label)) for label in _several(each)) for each in labels]
+    texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row.get(file.spec.samples, "label"))]
+    return [f"{text} → {label}" if label else text for text, label in zip_longest(texts, shown[: len(texts)])]
 
 
 def _several(value: Any) -> list[Any]:

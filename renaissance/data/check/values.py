@@ -17,7 +17,7 @@ from renaissance.data import dataset_specs
 from renaissance.data.arrow import schema_metadata
 from renaissance.data.identity import image_key
 
-from .files import Report
+from .files import CheckedFile
 from .lengths import Lengths, Measure
 
 _DEPTH = {"text": 0, "integer": 0, "texts": 1, "integers": 1}  # lists around a value; of the other kinds 2
@@ -70,10 +70,10 @@ class Spread:
 
 
 class Values:
-    """Checks the values of one file, and puts what it finds into the report: problems, notes, texts, ids.
+    """Checks the values of one file, and writes what it finds into it: problems, notes, texts, ids.
 
     Args:
-        report: of the file.
+        file: takes what is found.
         measure: says how long texts are.
         lengths: counts them.
 
@@ -82,16 +82,16 @@ class Values:
             column.
     """
 
-    def __init__(self, report: Report, measure: Measure, lengths: Lengths):
-        self._report, self._measure, self._lengths = report, measure, lengths
-        self._row = report.found.row
-        self.several = self._row.sample_kind == dataset_specs.BOXES
-        labels = len(schema_metadata(str(report.found.path)).get("labels") or ())
+    def __init__(self, file: CheckedFile, measure: Measure, lengths: Lengths):
+        self._file, self._measure, self._lengths = file, measure, lengths
+        self._spec = file.spec
+        self.several = self._spec.sample_kind == dataset_specs.BOXES
+        labels = len(schema_metadata(str(file.path)).get("labels") or ())
         self._ranges = {  # column -> least, most
             dataset_specs.QUESTIONS: {"answer_labels": (0, (labels or dataset_specs.VQA_LABELS) - 1)},
             dataset_specs.ENTAILMENT: {"labels": (0, len(dataset_specs.SNLI_LABELS) - 1)},
             dataset_specs.CLASSES: {"label": (0, labels - 1 if labels else math.inf)},
-        }.get(self._row.sample_kind, {})
+        }.get(self._spec.sample_kind, {})
         self._ids: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._numbers: list[np.ndarray] = []
 
@@ -99,15 +99,15 @@ class Values:
         """Check a record batch whose first row has number `first` in the file."""
         spread = {
             column.name: Spread(batch[column.name], column.kind)
-            for column in self._row.columns
+            for column in self._spec.columns
             if column.kind != dataset_specs.IMAGE.kind and column.name in batch.schema.names
         }
         for kind, wrong, rows, there in self._faults(spread):
             for place in np.flatnonzero(wrong).tolist():
-                self._report.problems.add(kind, f"row {first + rows[place]}: {there[place]}")
-        if self._row.samples:
-            self.several |= spread[self._row.samples].plain
-            self._texts(spread[self._row.samples], first)
+                self._file.problems.add(kind, f"row {first + rows[place]}: {there[place]}")
+        if self._spec.samples:
+            self.several |= spread[self._spec.samples].plain
+            self._texts(spread[self._spec.samples], first)
         self._collect(spread, first)
 
     def finish(self) -> None:
@@ -116,17 +116,17 @@ class Values:
             keys, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
             order = np.argsort(keys, kind="stable")
             for place in np.sort(order[1:][np.diff(keys[order]) == 0]).tolist():
-                self._report.problems.add(f"{name} that occurred before", f"row {rows[place]}")
-        self._report.ids = np.concatenate([np.empty(0, np.int64), *self._numbers])
+                self._file.problems.add(f"{name} that occurred before", f"row {rows[place]}")
+        self._file.ids = np.concatenate([np.empty(0, np.int64), *self._numbers])
 
     def _faults(self, spread: dict[str, Spread]) -> Iterator[_Fault]:
         """Yield what every check of a value says."""
-        sample_kind = self._row.sample_kind
+        sample_kind = self._spec.sample_kind
         for name, (least, most) in self._ranges.items():
             numbers = spread[name].numbers()
             wrong = ~((numbers >= least) & (numbers <= most))  # NaN is in no range
             yield f"{name} outside {least} to {most}", wrong, spread[name].rows(), numbers
-        if sample_kind == dataset_specs.QUESTIONS and "test" not in self._report.found.split:
+        if sample_kind == dataset_specs.QUESTIONS and "test" not in self._file.split:
             answers = spread["answers"]
             yield "rows without answers", answers.counts[0] == 0, answers.rows(0), answers.counts[0]
         if sample_kind == dataset_specs.IMAGE_PAIRS:
@@ -142,18 +142,18 @@ class Values:
         finite = np.isfinite(numbers).all(axis=1)
         yield "boxes that are not finite", ~finite, boxes.rows(1), numbers
         for box in numbers[finite & (numbers[:, 2:] <= 0).any(axis=1)].tolist():
-            self._report.notes.add("boxes without width or height", str(box))
+            self._file.notes.add("boxes without width or height", str(box))
 
     def _texts(self, texts: Spread, first: int) -> None:
         """Count the texts, those with nothing in them, and how long they are."""
         strings = pc.fill_null(texts.leaves.cast(pa.large_string()), "")
-        self._report.texts += int(texts.counts[0].sum())
+        self._file.texts += int(texts.counts[0].sum())
         empty = np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(strings)), 0))
         for row in texts.rows()[empty].tolist():
-            self._report.notes.add("empty texts", f"row {first + row}")
+            self._file.notes.add("empty texts", f"row {first + row}")
         for row in np.flatnonzero(texts.counts[0] == 0).tolist():
-            self._report.notes.add(f"rows without {self._row.samples}, which no run reads", f"row {first + row}")
-        if self._row.sample_kind == dataset_specs.ENTAILMENT:
+            self._file.notes.add(f"rows without {self._spec.samples}, which no run reads", f"row {first + row}")
+        if self._spec.sample_kind == dataset_specs.ENTAILMENT:
             strings = strings.take(np.arange(1, len(strings), 2))  # the premise is what the picture stands for
         self._lengths.add(self._measure(strings))
 
@@ -164,7 +164,7 @@ class Values:
                 continue
             there = np.asarray(spread[name].leaves.is_valid())
             self._ids.setdefault(name, []).append((_keys(spread[name].leaves), spread[name].rows()[there] + first))
-        collection = COLLECTIONS.get(self._report.found.dataset)
+        collection = COLLECTIONS.get(self._file.dataset)
         if collection and "image_id" in spread:
             numbers = spread["image_id"].leaves
             if not pa.types.is_integer(numbers.type):

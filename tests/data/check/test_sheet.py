@@ -11,7 +11,7 @@ from arrow_files import files_of, write_columns
 from PIL import Image
 
 from renaissance.core.errors import UserError
-from renaissance.data.check.files import Found, Report
+from renaissance.data.check.files import CheckedFile
 from renaissance.data.check.sheet import write_sheet
 from renaissance.data.dataset_specs import DATASETS
 
@@ -27,10 +27,10 @@ def flat(colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> byte
 def sheet_of(dataset: str, columns: dict, folder: Path) -> np.ndarray:
     name = next(iter(files_of(dataset)))
     write_columns(folder / name, columns)
-    reports = [Report(Found(dataset, "train", folder / name, DATASETS[dataset]), rows=len(columns["image"]))]
-    target = write_sheet(dataset, reports, folder / "sheets")
+    files = [CheckedFile(dataset, "train", folder / name, DATASETS[dataset], rows=len(columns["image"]))]
+    target = write_sheet(dataset, files, folder / "sheets")
     first = target.read_bytes()
-    assert write_sheet(dataset, reports, folder / "sheets").read_bytes() == first
+    assert write_sheet(dataset, files, folder / "sheets").read_bytes() == first
     return np.asarray(Image.open(io.BytesIO(first))).astype(int)
 
 
