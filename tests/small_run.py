@@ -22,6 +22,8 @@ from PIL import Image
 from conftest import OFFLINE, ROOT
 from renaissance.cli.main import main
 from renaissance.runs.checkpoint import read
+from renaissance.settings.declared import defaults
+from renaissance.settings.resolver import ConfigResolver
 
 COCO = "coco_caption_karpathy_{}.arrow"
 COCO_VG = {
@@ -94,6 +96,12 @@ def values_of(*words: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             values[key] = text
     return values
+
+
+def resolver(**given: Any) -> ConfigResolver:
+    """The settings of a command that gives these and trains MLM and ITM for one step."""
+    values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1} | given
+    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 class Ended(NamedTuple):

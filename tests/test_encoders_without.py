@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_resolution import FUSION, resolver
 
+import small_run
 from models.families import small_config
 from renaissance.core.errors import UserError
 from renaissance.inference import load
@@ -21,9 +21,12 @@ from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.optim import parameter_groups, random_towers
 from renaissance.training.resolution import Resolved, resolve
+from small_run import resolver, values_of
 from tiny_models import image_config, pictures, text_config, tokenizer
 
 SIZES = {"image_encoder_hidden_size": 16, "image_encoder_num_heads": 2, "image_encoder_num_layers": 1}
+
+FUSION = values_of(*small_run.FUSION)
 
 
 @pytest.fixture

@@ -22,10 +22,9 @@ from renaissance.core.launch import (
     clean_environment,
     launch_environment,
 )
-from renaissance.settings.declared import defaults
-from renaissance.settings.resolver import ConfigResolver, SettingsError
+from renaissance.settings.resolver import SettingsError
 from renaissance.training import devices, train
-from small_run import NO_DROPOUT, SMALL, curve
+from small_run import NO_DROPOUT, SMALL, curve, resolver
 
 TORCHELASTIC = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -74,18 +73,13 @@ def test_what_is_set_to_nothing_is_not_set(monkeypatch):
     assert not {"MASTER_ADDR", "NODE_RANK"} & os.environ.keys() and os.environ["MASTER_PORT"] == "12345"
 
 
-def resolver(**given: object) -> ConfigResolver:
-    values = defaults() | {"loss_names": {"mlm": 1}, "max_steps": 1, "batch_size": 8} | given
-    return ConfigResolver(values, dict.fromkeys(given, "given"))
-
-
 def test_who_has_started_the_processes_says_how_many(monkeypatch):
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    made = resolver()
+    made = resolver(batch_size=8)
     assert (made["num_gpus"], made["num_nodes"], made["per_gpu_batchsize"]) == (2, 2, 2)
     assert made.sources["num_gpus"] == "srun"
-    assert resolver(num_gpus=2, num_nodes=2)["num_gpus"] == 2
+    assert resolver(num_gpus=2, num_nodes=2, batch_size=8)["num_gpus"] == 2
     with pytest.raises(SettingsError) as caught:
         resolver(num_gpus=8)
     assert str(caught.value) == (

@@ -27,6 +27,7 @@ from renaissance.training import train
 from renaissance.training.assembly import build
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.resolution import resolve
+from small_run import resolver
 
 WRONG = (
     None, True, -1, 0, 10**9, 2**70, 3.5, float("nan"), float("inf"), "", "x", [], [None], [1.0], {}, {"a": 1}, {1: "a"},
@@ -170,11 +171,6 @@ def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     given = small_run.values_of(*small_run.TOWERS, *small_run.FUSION, "image_size=32", f"tokenizer={words}")
     resolved = resolve(resolver(random_init_text_encoder=True, **given))
     return checkpoint_content(build(resolved), resolved)(TrainingState(step=3, best=0.5, best_step=3))._asdict()
-
-
-def resolver(**given: Any) -> ConfigResolver:
-    values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 5} | given
-    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 NO_MODELS = [

@@ -52,7 +52,7 @@ TWO = {
     "loss_names": {"mlm": 1, "itm": 1}, "max_steps": 4, "datasets": ["coco"], "data_root": "arrow", "log_dir": "runs",
     "batch_size": 8, "per_gpu_batchsize": 4, "num_workers": 0, "image_size": 32,
 }  # fmt: skip
-FUSION = {"cross_layer_hidden_size": 32, "num_cross_layers": 1, "num_cross_layer_heads": 2}
+FUSION = small_run.values_of(*small_run.FUSION)
 ONE = {"encoder": DINO}
 IRTR = {"loss_names": {"irtr": 1}, "draw_false_text": 1}
 VQA = {"loss_names": {"vqa": 1}, "datasets": ["vqa"], "data_root": "vqa"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import small_run
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
@@ -20,19 +21,15 @@ from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.resolution import Resolved, resolve
+from small_run import resolver, values_of
 
 DINO, VIT = "facebook/dino-vits16", "google/vit-base-patch16-224"
 DEIT, ELECTRA = "facebook/deit-tiny-patch16-224", "google/electra-small-discriminator"
 BERT = "google-bert/bert-base-uncased"
 IMAGENET, HALF = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5] * 3, [0.5] * 3)
-FUSION = {"cross_layer_hidden_size": 32, "num_cross_layers": 1, "num_cross_layer_heads": 2}
+FUSION = values_of(*small_run.FUSION)
 
 pytestmark = pytest.mark.usefixtures("hub_cache")
-
-
-def resolver(**given: Any) -> ConfigResolver:
-    values = defaults() | {"loss_names": {"mlm": 1, "itm": 1}, "max_steps": 1} | given
-    return ConfigResolver(values, dict.fromkeys(given, "given"))
 
 
 def answers(resolved: Resolved, *keys: str) -> list[tuple[Any, str]]:
