@@ -147,7 +147,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
     scenes = [made for made, _ in scenes_of(data_root / "coco_caption_karpathy_test.arrow", seed)]
     asked = probes(scenes)
     figures = {}
-    for name, attribute in (("mlm", "picture"), ("mlm_wrong_picture", "wrong_picture")):
+    for name, attribute in (("mlm", "image"), ("mlm_wrong_picture", "wrong_image")):
         guesses = _guesses(built.model, built.heads["mlm"], resolved.tokenizer, asked, scenes, attribute)
         figures[name] = accuracy_by_kind(asked, guesses)
     train_files = [data_root / f"coco_caption_karpathy_{split}.arrow" for split in ("train", "restval")]

@@ -8,7 +8,7 @@ model that reads pictures falls to about `text_only_accuracy`, that of the best 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .world import COLOURS, COLUMNS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
@@ -38,14 +38,14 @@ class Probe(NamedTuple):
     Attributes:
         text: the caption, nothing masked.
         target: the word to mask and to find.
-        picture: the caption's scene, as a position in the scenes that the probe was made of.
-        wrong_picture: likewise, a scene of which the caption is false.
+        image: the caption's scene, as a position in the scenes that the probe was made of.
+        wrong_image: likewise, a scene of which the caption is false.
     """
 
     text: str
     target: ContentWord
-    picture: int
-    wrong_picture: int
+    image: int
+    wrong_image: int
 
 
 def content_words(text: str) -> list[ContentWord]:
@@ -73,20 +73,19 @@ def probes(scenes: Sequence[Scene]) -> list[Probe]:
         ValueError: a caption is true of every scene, so it has no wrong picture.
     """
     made = []
-    for picture, scene in enumerate(scenes):
-        told = captions(scene)
-        words = [(caption, word) for caption in told for word in content_words(caption.text)]
+    for place, scene in enumerate(scenes):
+        words = [(caption, word) for caption in captions(scene) for word in content_words(caption.text)]
         for kind in KINDS:
-            # The order of captions is random already; going round by `picture` takes words from everywhere in them.
+            # The order of captions is random already; going round by `place` takes words from everywhere in them.
             candidates = [(caption, word) for caption, word in words if word.kind == kind]
             if not candidates:
                 continue
-            caption, target = candidates[picture % len(candidates)]
-            others = (number % len(scenes) for number in range(picture + 1, picture + len(scenes)))
+            caption, target = candidates[place % len(candidates)]
+            others = (number % len(scenes) for number in range(place + 1, place + len(scenes)))
             wrong = next((other for other in others if not is_true(caption.fact, scenes[other])), None)
             if wrong is None:
                 raise ValueError(f'No scene is a wrong picture for "{caption.text}": give more scenes.')
-            made.append(Probe(caption.text, target, picture, wrong))
+            made.append(Probe(caption.text, target, place, wrong))
     return made
 
 
@@ -114,10 +113,16 @@ def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[st
     Raises:
         ValueError: a kind that is asked for does not occur in the training captions.
     """
-    guess = _TextOnlyGuess(texts)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for text, times in Counter(texts).items():  # many scenes have captions in common; each is taken apart once
+        content = content_words(text)
+        for target in content:
+            for context in _contexts(text, content, target):
+                counts[context][target.word] += times
     found: dict[str, float] = {}
     for level in range(_LEVELS):
-        for kind, accuracy in accuracy_by_kind(probes, [guess(probe, level) for probe in probes]).items():
+        guesses = [_guess(counts, probe, level) for probe in probes]
+        for kind, accuracy in accuracy_by_kind(probes, guesses).items():
             found[kind] = max(accuracy, found.get(kind, 0.0))
     return found
 
@@ -125,25 +130,13 @@ def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[st
 _LEVELS = 4
 
 
-class _TextOnlyGuess:
-    """The most frequent word of the training captions in the same context."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        # Many scenes have captions in common; each is taken apart once.
-        for text, times in Counter(texts).items():
-            content = content_words(text)
-            for target in content:
-                for context in _contexts(text, content, target):
-                    self._counts[context][target.word] += times
-
-    def __call__(self, probe: Probe, level: int) -> str:
-        """The guess of the given level, 0 the narrowest, or of the next wider one whose context was seen."""
-        contexts = _contexts(probe.text, content_words(probe.text), probe.target)[level:]
-        counts = next((self._counts[context] for context in contexts if context in self._counts), None)
-        if counts is None:
-            raise ValueError(f"The training captions hold no word of the kind {probe.target.kind!r}.")
-        return max(sorted(counts), key=counts.__getitem__)
+def _guess(counts: Mapping[str, Counter[str]], probe: Probe, level: int) -> str:
+    """The most frequent word in the context of the given level, 0 the narrowest, or in the next wider one that was seen."""
+    contexts = _contexts(probe.text, content_words(probe.text), probe.target)[level:]
+    seen = next((counts[context] for context in contexts if context in counts), None)
+    if seen is None:
+        raise ValueError(f"The training captions hold no word of the kind {probe.target.kind!r}.")
+    return max(sorted(seen), key=seen.__getitem__)
 
 
 def _contexts(text: str, content: Sequence[ContentWord], target: ContentWord) -> list[str]:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, below, distinct, relation, stream
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, below, distinct, related_pairs, relation, stream
 
 QUESTIONS = 4
 """Questions of a scene; the last one is about a relation where two objects have one."""
@@ -91,7 +91,7 @@ _KINDS: tuple[Ask, ...] = (
 
 def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:
     """A question about how two objects lie to each other, where any two do."""
-    pairs = [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
+    pairs = related_pairs(scene)
     if not pairs:
         return None
     subject, other = pairs[below(draws, len(pairs))]

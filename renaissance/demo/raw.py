@@ -1,6 +1,7 @@
 """The generated world as the official raw downloads, so that the demo starts where a user starts.
 
-The layouts are those that `prepare` reads; nothing here knows what becomes of them.
+The layouts are those that `prepare` reads; nothing here knows what becomes of them. `raw_tasks.py` adds those of the
+downstream tasks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from .world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
 SPLITS = {"train": 80, "restval": 5, "val": 5, "test": 10}
 """Percent of all scene contents that belong to each of Karpathy's splits."""
 
-COCO_FOLDERS = {"train": "train2014", "restval": "val2014", "val": "val2014", "test": "val2014"}
-"""Karpathy's restval, val and test are all cut from COCO's val2014."""
+ENTRY = ("filepath", "sentids", "filename", "imgid", "split", "sentences", "cocoid")
+"""The fields of an image in Karpathy's files, in their order; `filepath` and `cocoid` are COCO's alone."""
 
-JPEG = {"quality": 95, "subsampling": 0}
-"""4:4:4: at 48 pixels, halved colour planes would mix a small object's colour with its background."""
+SAVING = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 1}}
+"""JPEG in 4:4:4: at 48 pixels, halved colour planes would mix a small object's colour with its background.
+PNG with the fastest compression: the pixels are the same at every level."""
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -39,78 +41,82 @@ def split_of(scene: Scene) -> str:
         f"{size} {colour} {shape} {row} {column}" for shape, colour, size, row, column, _ in scene.content
     )
     percent = zlib.crc32(content.encode()) % 100
-    for split, share in SPLITS.items():
-        if percent < share:
-            return split
-        percent -= share
-    raise AssertionError("the shares of SPLITS do not add up to 100")
+    ends = itertools.accumulate(SPLITS.values())
+    return next(split for split, end in zip(SPLITS, ends, strict=True) if percent < end)
 
 
-def write_coco(
-    root: Path,
-    *,
+def scenes(
     seed: int,
-    train: int,
-    restval: int,
-    val: int,
-    test: int,
-    one_object_share: float = OBJECTS_SHARE[0],
-) -> None:
-    """Write a world as COCO captions with the Karpathy file.
+    wanted: Mapping[Any, int],
+    key: Callable[[Scene], Any],
+    objects: Callable[[int], int | None] = lambda index: None,
+) -> Iterator[tuple[Any, Scene]]:
+    """The first scenes of the world, by index, until there are as many of each key as are wanted.
+
+    Args:
+        seed: of the world.
+        wanted: how many scenes of each key; others are left out.
+        key: of a scene.
+        objects: how many objects a scene has, by its index; None = any number.
+    """
+    left = dict(wanted)
+    for index in itertools.count():
+        if not any(left.values()):
+            return
+        made = scene(seed, index, objects=objects(index))
+        if left.get(key(made)):
+            left[key(made)] -= 1
+            yield key(made), made
+
+
+def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE[0], **sizes: int) -> None:
+    """Writes a world as COCO captions with the Karpathy file.
 
     A picture's COCO id is the scene's index: `scene(seed, scene_index_of(filename))` is what the picture shows.
 
     Args:
         root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; made where it is missing.
         seed: which world.
-        train, restval, val, test: pictures of each split.
         one_object_share: share of the pictures of each split that show one object only.
+        sizes: pictures of each of `SPLITS`.
     """
-    sizes = {"train": train, "restval": restval, "val": val, "test": test}
-    for folder in ("train2014", "val2014", "karpathy"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    sentence_ids = itertools.count()
-    images = []
-    for image_id, (split, made) in enumerate(_scenes(seed, sizes, one_object_share)):
-        entry = _karpathy_image(made, split, image_id, sentence_ids)
-        Image.fromarray(render(made)).save(root / entry["filepath"] / entry["filename"], **JPEG)
-        images.append(entry)
-    text = json.dumps({"images": images, "dataset": "coco"})
-    (root / "karpathy" / "dataset_coco.json").write_text(text, encoding="utf-8")
-
-
-def _scenes(seed: int, sizes: dict[str, int], one_object_share: float) -> Iterator[tuple[str, Scene]]:
-    """The first scenes of the world, by index, that fill every split with its share of one-object scenes."""
     wanted = {}
     for split, size in sizes.items():
         wanted[split, True] = round(size * one_object_share)
         wanted[split, False] = size - wanted[split, True]
-    for index in itertools.count():
-        if not any(wanted.values()):
-            return
-        made = scene(seed, index)
-        place = split_of(made), len(made.objects) == 1
-        if wanted[place]:
-            wanted[place] -= 1
-            yield place[0], made
+    images = []
+    for (split, _), made in scenes(seed, wanted, lambda made: (split_of(made), len(made.objects) == 1)):
+        folder = "train2014" if split == "train" else "val2014"  # restval, val and test are all cut from val2014
+        filename = f"COCO_{folder}_{made.index:012d}.jpg"
+        save_image(root / folder / filename, made)
+        images.append((made, {"filepath": folder, "filename": filename, "split": split, "cocoid": made.index}))
+    write_karpathy(root, "coco", images)
 
 
-def _karpathy_image(made: Scene, split: str, image_id: int, sentence_ids: Iterator[int]) -> dict[str, Any]:
-    """One entry of "images", with every field of the official file and in its order."""
-    folder = COCO_FOLDERS[split]
-    sentences = [
-        {"tokens": caption.text.split(), "raw": caption.text, "imgid": image_id, "sentid": next(sentence_ids)}
-        for caption in captions(made)
-    ]
-    return {
-        "filepath": folder,
-        "sentids": [sentence["sentid"] for sentence in sentences],
-        "filename": f"COCO_{folder}_{made.index:012d}.jpg",
-        "imgid": image_id,
-        "split": split,
-        "sentences": sentences,
-        "cocoid": made.index,
-    }
+def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mapping[str, Any]]]) -> None:
+    """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with the fields that their pictures have besides."""
+    entries, numbers = [], itertools.count()
+    for image_id, (made, fields) in enumerate(images):
+        sentences = [
+            {"tokens": caption.text.split(), "raw": caption.text, "imgid": image_id, "sentid": next(numbers)}
+            for caption in captions(made)
+        ]
+        sentence_ids = [sentence["sentid"] for sentence in sentences]
+        entry = {**fields, "imgid": image_id, "sentids": sentence_ids, "sentences": sentences}
+        entries.append({name: entry[name] for name in ENTRY if name in entry})
+    save_text(root / "karpathy" / f"dataset_{dataset}.json", json.dumps({"images": entries, "dataset": dataset}))
+
+
+def save_image(path: Path, made: Scene) -> None:
+    """Writes the picture of a scene, as JPEG or PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(render(made)).save(path, **SAVING[path.suffix])
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a file, and the folder that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def scene_index_of(filename: str) -> int:
@@ -126,7 +132,7 @@ def scene_index_of(filename: str) -> int:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights.
+    """Writes a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights.
 
     Words that only questions and statements have are among them, so that a model pretrained on captions can read those.
     """

@@ -7,24 +7,18 @@ a scene whose like it has been trained or pretrained on. The layouts are those t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import count, islice
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from .questions import questions
-from .raw import JPEG, split_of
-from .statements import entailments, expressions, picture_pairs, sentence, sentence_pair
-from .world import IMAGE_SIZE, SHAPES, Scene, captions, render, scene
+from .raw import save_image, save_text, scenes, split_of, write_karpathy
+from .statements import entailments, expressions, image_pairs, sentence, sentence_pair
+from .world import IMAGE_SIZE, SHAPES, Scene
 
-# Karpathy's splits of the scenes that are trained on, that select a checkpoint, and that are evaluated.
-TRAIN, SELECT, HELD_OUT = ("train", "restval"), ("val",), ("test",)
-SPLITS = {"train": TRAIN, "val": SELECT, "test": HELD_OUT}
-
-PNG = {"compress_level": 1}
-"""The pixels are the same at every level, and this is the fastest."""
+TASK_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+"""Karpathy's splits, as those that a task trains on, selects a checkpoint with, and evaluates."""
 
 POOL = 400
 """Scenes, at least, that the pairs of NLVR2 are made of: each object is in some of them and not in most."""
@@ -38,19 +32,19 @@ class Sizes(NamedTuple):
     test: int
 
 
-def scenes(
-    seed: int, splits: tuple[str, ...], objects: Callable[[int], int | None] = lambda index: None
-) -> Iterator[Scene]:
-    """The scenes of the world that belong to these splits, by index; `objects` says how many a scene has, None = any."""
-    made = (scene(seed, index, objects=objects(index)) for index in count())
-    return (each for each in made if split_of(each) in splits)
+def task_split(made: Scene) -> str:
+    """The split of a task that a scene belongs to."""
+    return TASK_SPLITS[split_of(made)]
 
 
-def _split_scenes(
+def split_scenes(
     seed: int, sizes: Sizes, objects: Callable[[int], int | None] = lambda index: None
 ) -> dict[str, list[Scene]]:
-    """Scenes of train, val and test; those of val are no others' either."""
-    return {split: list(islice(scenes(seed, SPLITS[split], objects), size)) for split, size in sizes._asdict().items()}
+    """The first scenes of train, val and test, by index; `objects` as for `raw.scenes`."""
+    found: dict[str, list[Scene]] = {split: [] for split in sizes._fields}
+    for split, made in scenes(seed, sizes._asdict(), task_split, objects):
+        found[split].append(made)
+    return found
 
 
 def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
@@ -66,65 +60,57 @@ def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
     """
     if sizes.train < 9 * sizes.test + 2:
         raise ValueError(f"{sizes.test} test scenes of VQA need at least {9 * sizes.test + 2} train scenes.")
-    held_out = list(islice(scenes(seed, HELD_OUT), sizes.test))
-    trained = list(islice(scenes(seed, TRAIN), sizes.train))
-    of_val = trained[: 9 * len(held_out)]
-    for name, chosen in (("train2014", trained[len(of_val) :]), ("val2014", [*of_val, *held_out])):
-        asked = [(made, number, each) for made in chosen for number, each in enumerate(questions(made))]
-        listed = [
-            {"image_id": made.index, "question": each.text, "question_id": 100 * made.index + number}
-            for made, number, each in asked
-        ]
-        annotated = [
-            {
-                "question_type": each.question_type,
-                "multiple_choice_answer": each.answer,
-                "answers": [
-                    {"answer": answer, "answer_confidence": "yes", "answer_id": place}
-                    for place, answer in enumerate(each.answers, 1)
-                ],
-                "image_id": entry["image_id"],
-                "answer_type": each.answer_type,
-                "question_id": entry["question_id"],
-            }
-            for entry, (_, _, each) in zip(listed, asked, strict=True)
-        ]
-        _json(root / f"v2_OpenEnded_mscoco_{name}_questions.json", {"questions": listed})
-        _json(root / f"v2_mscoco_{name}_annotations.json", {"annotations": annotated})
+    found = split_scenes(seed, sizes._replace(val=0))
+    trained, held_out = found["train"], found["test"]
+    of_val = 9 * len(held_out)
+    for name, chosen in (("train2014", trained[of_val:]), ("val2014", [*trained[:of_val], *held_out])):
+        listed, annotated = [], []
         for made in chosen:
-            _picture(root / name / f"COCO_{name}_{made.index:012d}.jpg", made)
+            save_image(root / name / f"COCO_{name}_{made.index:012d}.jpg", made)
+            for question_id, each in enumerate(questions(made), 100 * made.index):
+                listed.append({"image_id": made.index, "question": each.text, "question_id": question_id})
+                annotated.append(
+                    {
+                        "question_type": each.question_type,
+                        "multiple_choice_answer": each.answer,
+                        "answers": [
+                            {"answer": answer, "answer_confidence": "yes", "answer_id": place}
+                            for place, answer in enumerate(each.answers, 1)
+                        ],
+                        "image_id": made.index,
+                        "answer_type": each.answer_type,
+                        "question_id": question_id,
+                    }
+                )
+        save_text(root / f"v2_OpenEnded_mscoco_{name}_questions.json", json.dumps({"questions": listed}))
+        save_text(root / f"v2_mscoco_{name}_annotations.json", json.dumps({"annotations": annotated}))
 
 
 def write_nlvr2(root: Path, seed: int, sizes: Sizes) -> None:
     """NLVR2: for each sentence four pairs of pictures, two of which make it true. Arguments as for `write_vqa`."""
-    first = 0
-    for split, shown, size in zip(("train", "dev", "test1"), SPLITS.values(), sizes, strict=True):
-        pool = list(islice(scenes(seed, shown), max(POOL, size)))
+    pools, numbers = split_scenes(seed, Sizes(*(max(POOL, size) for size in sizes))), count()
+    for split, pool, size in zip(("train", "dev", "test1"), pools.values(), sizes, strict=True):
         lines = []
-        for number in range(first, first + size):
-            for pair, (left, right, true) in enumerate(picture_pairs(seed, number, pool)):
-                line = {
-                    "identifier": f"{split}-{number}-{pair}-0",
-                    "sentence": sentence(seed, number).text,
-                    "label": str(true),
-                }
-                folder = split
+        for _, number in zip(range(size), numbers, strict=False):
+            for pair, (left, right, true) in enumerate(image_pairs(seed, number, pool)):
+                name = f"{split}-{number}-{pair}"
+                line = {"identifier": f"{name}-0", "sentence": sentence(seed, number).text, "label": str(true)}
+                folder = root / split
                 if split == "train":
                     line["directory"] = number % 100
-                    folder = f"images/train/{number % 100}"
+                    folder = root / "images" / "train" / str(number % 100)
                 for side, place in enumerate((left, right)):
-                    _picture(root / folder / f"{split}-{number}-{pair}-img{side}.png", pool[place])
+                    save_image(folder / f"{name}-img{side}.png", pool[place])
                 lines.append(line)
-        _lines(root / "nlvr2" / "data" / f"{split}.json", lines)
-        first += size
+        save_text(root / "nlvr2" / "data" / f"{split}.json", _json_lines(lines))
 
 
 def write_snli(root: Path, seed: int, sizes: Sizes) -> None:
     """SNLI-VE: three pairs a scene, one of each label. Arguments as for `write_vqa`."""
-    for split, chosen in _split_scenes(seed, sizes).items():
+    for split, chosen in split_scenes(seed, sizes).items():
         lines = []
         for made in chosen:
-            _picture(root / "Flickr30K" / "images" / f"{made.index}.jpg", made)
+            save_image(root / "Flickr30K" / "images" / f"{made.index}.jpg", made)
             lines += [
                 {
                     "Flickr30K_ID": str(made.index),
@@ -136,25 +122,21 @@ def write_snli(root: Path, seed: int, sizes: Sizes) -> None:
                 }
                 for number, each in enumerate(entailments(made))
             ]
-        _lines(root / f"snli_ve_{'dev' if split == 'val' else split}.jsonl", lines)
+        save_text(root / f"snli_ve_{'dev' if split == 'val' else split}.jsonl", _json_lines(lines))
 
 
 def write_refcoco(root: Path, seed: int, sizes: Sizes) -> None:
     """RefCOCO: every object of scenes of two (one in four) or three. Arguments as for `write_vqa`."""
-    found = _split_scenes(seed, sizes, lambda index: 2 if index % 4 == 0 else 3)
-    half = len(found["test"]) // 2
-    splits = {
-        "train": found["train"],
-        "val": found["val"],
-        "testA": found["test"][:half],
-        "testB": found["test"][half:],
-    }
+    found = split_scenes(seed, sizes, lambda index: 2 if index % 4 == 0 else 3)
+    test = found.pop("test")
+    half = len(test) // 2
     references, images, annotations, sentences = [], [], [], count()
-    for split, chosen in splits.items():
+    for split, chosen in {**found, "testA": test[:half], "testB": test[half:]}.items():
         for made in chosen:
-            name = f"COCO_train2014_{made.index:012d}.jpg"
-            _picture(root / "images" / "mscoco" / "train2014" / name, made)
-            images.append({"id": made.index, "file_name": name, "height": IMAGE_SIZE, "width": IMAGE_SIZE})
+            name = f"COCO_train2014_{made.index:012d}"
+            save_image(root / "images" / "mscoco" / "train2014" / f"{name}.jpg", made)
+            size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+            images.append({"id": made.index, "file_name": f"{name}.jpg", **size})
             for thing, texts in expressions(made):
                 number = len(annotations)
                 annotations.append({"id": number, "image_id": made.index, "bbox": list(thing.box), "category_id": 1})
@@ -170,33 +152,22 @@ def write_refcoco(root: Path, seed: int, sizes: Sizes) -> None:
                         "split": split,
                         "sentences": said,
                         "sent_ids": [each["sent_id"] for each in said],
-                        "file_name": f"{name.removesuffix('.jpg')}_{number}.jpg",
+                        "file_name": f"{name}_{number}.jpg",
                     }
                 )
-    _json(root / "refcoco" / "refs(unc).json", references)
-    _json(root / "refcoco" / "instances.json", {"images": images, "annotations": annotations})
+    save_text(root / "refcoco" / "refs(unc).json", json.dumps(references))
+    save_text(root / "refcoco" / "instances.json", json.dumps({"images": images, "annotations": annotations}))
 
 
 def write_f30k(root: Path, seed: int, sizes: Sizes) -> None:
     """Flickr30k with Karpathy's file: pictures and captions for retrieval. Arguments as for `write_vqa`."""
-    images, sentences = [], count()
-    for split, chosen in _split_scenes(seed, sizes).items():
-        for made in chosen:
-            _picture(root / "flickr30k-images" / f"{made.index}.jpg", made)
-            said = [
-                {"raw": each.text, "tokens": each.text.split(), "imgid": len(images), "sentid": next(sentences)}
-                for each in captions(made)
-            ]
-            images.append(
-                {
-                    "filename": f"{made.index}.jpg",
-                    "imgid": len(images),
-                    "split": split,
-                    "sentids": [each["sentid"] for each in said],
-                    "sentences": said,
-                }
-            )
-    _json(root / "karpathy" / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
+    found = split_scenes(seed, sizes)
+    images = [
+        (made, {"filename": f"{made.index}.jpg", "split": split}) for split, chosen in found.items() for made in chosen
+    ]
+    for made, fields in images:
+        save_image(root / "flickr30k-images" / fields["filename"], made)
+    write_karpathy(root, "flickr30k", images)
 
 
 def write_mrpc(root: Path, seed: int, sizes: Sizes) -> None:
@@ -204,41 +175,27 @@ def write_mrpc(root: Path, seed: int, sizes: Sizes) -> None:
 
     Arguments as for `write_vqa`; val is not written, because the task has one split with labels beside train.
     """
-    folder = root / "MRPC"
-    folder.mkdir(parents=True, exist_ok=True)
-    found = _split_scenes(seed, sizes._replace(val=0))
+    found = split_scenes(seed, sizes._replace(val=0))
     for name, split in (("train", "train"), ("dev", "test")):
-        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
-        for number, made in enumerate(found[split]):
-            pair = sentence_pair(made)
-            lines.append(f"{int(pair.same)}\t{2 * number}\t{2 * number + 1}\t{pair.first}\t{pair.second}")
-        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"]
+        for number, pair in enumerate(map(sentence_pair, found[split])):
+            lines.append(f"{int(pair.same)}\t{2 * number}\t{2 * number + 1}\t{pair.first}\t{pair.second}\n")
+        save_text(root / "MRPC" / f"{name}.tsv", "".join(lines))
 
 
 def write_classes(root: Path, seed: int, sizes: Sizes) -> None:
     """A folder of class folders: scenes of one object by its shape, as many of each. Arguments as for `write_vqa`."""
-    for split, size in sizes._asdict().items():
-        # Left to chance, one shape would be a third of the few contents that are held out.
-        wanted = {shape: len(range(place, size, len(SHAPES))) for place, shape in enumerate(SHAPES)}
-        for made in scenes(seed, SPLITS[split], lambda index: 1):
-            if not any(wanted.values()):
-                break
-            shape = made.objects[0].shape
-            if wanted[shape]:
-                wanted[shape] -= 1
-                _picture(root / split / shape / f"{made.index}.png", made)
+    # Left to chance, one shape would be a third of the few contents that are held out.
+    wanted = {
+        (split, shape): len(range(place, size, len(SHAPES)))
+        for split, size in sizes._asdict().items()
+        for place, shape in enumerate(SHAPES)
+    }
+    for (split, shape), made in scenes(
+        seed, wanted, lambda made: (task_split(made), made.objects[0].shape), lambda index: 1
+    ):
+        save_image(root / split / shape / f"{made.index}.png", made)
 
 
-def _picture(path: Path, made: Scene) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(render(made)).save(path, **(JPEG if path.suffix == ".jpg" else PNG))
-
-
-def _json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _lines(path: Path, entries: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+def _json_lines(entries: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)

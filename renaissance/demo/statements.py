@@ -6,14 +6,24 @@ a model that sees no picture cannot do better than chance. Pairs of sentences ar
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Scene, Thing, below, captions, distinct, stream
-from .world import vocabulary as of_captions
+from .world import (
+    COLOURS,
+    PLACE_TEMPLATES,
+    ROWS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    below,
+    captions,
+    distinct,
+    spoken,
+    stream,
+)
 
 # Streams of random numbers, see `world.stream`.
 _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
@@ -76,7 +86,7 @@ class Sentence(NamedTuple):
         return all(want is None or want == there for want, there in zip(self.wanted, present, strict=True))
 
 
-_TWO_PICTURES = {
+_TWO_IMAGES = {
     "the left picture shows a {colour} {shape}": (True, None),
     "the right picture shows a {colour} {shape}": (None, True),
     "both pictures show a {colour} {shape}": (True, True),
@@ -87,9 +97,9 @@ _TWO_PICTURES = {
 def sentence(seed: int, index: int) -> Sentence:
     """Sentence number `index` of the world about two pictures."""
     draws = stream(seed, index, _SENTENCE)
-    template = tuple(_TWO_PICTURES)[below(draws, len(_TWO_PICTURES))]
+    template = tuple(_TWO_IMAGES)[below(draws, len(_TWO_IMAGES))]
     colour, shape = tuple(COLOURS)[below(draws, len(COLOURS))], SHAPES[below(draws, len(SHAPES))]
-    return Sentence(template.format(colour=colour, shape=shape), colour, shape, _TWO_PICTURES[template])
+    return Sentence(template.format(colour=colour, shape=shape), colour, shape, _TWO_IMAGES[template])
 
 
 def shows(scene: Scene, colour: str, shape: str) -> bool:
@@ -102,7 +112,7 @@ def holds(said: Sentence, left: Scene, right: Scene) -> bool:
     return said.fits(tuple(shows(scene, said.colour, said.shape) for scene in (left, right)))
 
 
-def picture_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[int, int, bool]]:
+def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[int, int, bool]]:
     """Four pairs of pictures for sentence number `index`, two that make it true and two that do not.
 
     Whether the object is in the picture that does not matter is a coin, so one picture alone says no more than it has to.
@@ -123,16 +133,11 @@ def picture_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[
         raise ValueError(f"{len(scenes)} scenes are too few for pairs with and without a {said.colour} {said.shape}.")
     made = []
     for true in (True, False, True, False):
-        left, right = (with_it if present else without for present in _presence(said, true, draws))
+        options = [option for option in product((True, False), repeat=2) if said.fits(option) == true]
+        left, right = (with_it if present else without for present in options[below(draws, len(options))])
         first = left[below(draws, len(left))]
         made.append((first, distinct(draws, [place for place in right if place != first], 1)[0], true))
     return made
-
-
-def _presence(said: Sentence, true: bool, draws: random.Random) -> tuple[bool, bool]:
-    """Whether the object is to be in the left and the right picture."""
-    options = [option for option in product((True, False), repeat=2) if said.fits(option) == true]
-    return options[below(draws, len(options))]
 
 
 _EXPRESSIONS = ("the {colour} {shape}", "the {shape}", "the {colour} shape")
@@ -169,6 +174,5 @@ def sentence_pair(scene: Scene) -> SentencePair:
 
 
 def vocabulary() -> set[str]:
-    """Every word of the statements that captions do not have."""
-    spoken = " ".join(re.sub(r"{\w+}", "", form) for form in (*_SAID.values(), *_TWO_PICTURES, *_EXPRESSIONS))
-    return set(spoken.split()) - set(of_captions())
+    """Every word of the statements beside those that are filled in."""
+    return spoken((*_SAID.values(), *_TWO_IMAGES, *_EXPRESSIONS))

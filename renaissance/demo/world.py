@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -279,6 +279,11 @@ def relation(first: Thing, second: Thing) -> str | None:
     return "below" if down > 0 else "above"
 
 
+def related_pairs(scene: Scene) -> list[tuple[Thing, Thing]]:
+    """The pairs of its objects that stand in a relation."""
+    return [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
+
+
 def is_true(fact: Fact, scene: Scene) -> bool:
     """Whether a caption's claim holds in a scene, be it the caption's own or another."""
     subjects = [thing for thing in scene.objects if fact.subject.fits(thing)]
@@ -291,7 +296,7 @@ def is_true(fact: Fact, scene: Scene) -> bool:
 def captions(scene: Scene) -> list[Caption]:
     """The `CAPTIONS` captions of a scene, no two in the same words; a pure function of the scene's seed and index."""
     draws = stream(scene.seed, scene.index, _CAPTIONS)
-    pairs = [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
+    pairs = related_pairs(scene)
     related = RELATION_CAPTIONS if pairs else 0
     made = []
     for template in distinct(draws, RELATION_TEMPLATES, related):
@@ -306,22 +311,24 @@ def captions(scene: Scene) -> list[Caption]:
 
 def _fill(template: str, subject: Thing, other: Thing | None = None) -> Caption:
     """A caption of a template, with the fact that it states: only what the template names."""
-    named = _fields(template)
-    values = {name: getattr(subject, name) for name in Description._fields}
-    fact = Fact(Description(**{name: value for name, value in values.items() if name in named}))
+
+    def described(thing: Thing, prefix: str) -> Description:
+        words = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
+        return Description(**words)
+
+    fact, words = Fact(described(subject, "")), subject._asdict()
     if other is not None:
-        others = {name: getattr(other, name) for name in Description._fields if f"other_{name}" in named}
-        values |= {f"other_{name}": value for name, value in others.items()} | {"relation": relation(subject, other)}
-        fact = fact._replace(relation=values["relation"], other=Description(**others))
-    return Caption(template.format(**values), fact)
+        fact = Fact(fact.subject, relation(subject, other), described(other, "other_"))
+        words |= {f"other_{name}": word for name, word in other._asdict().items()} | {"relation": fact.relation}
+    return Caption(template.format(**words), fact)
 
 
-@functools.cache
-def _fields(template: str) -> frozenset[str]:
-    return frozenset(re.findall(r"{(\w+)}", template))
+def spoken(templates: Iterable[str]) -> set[str]:
+    """The words of templates, without those that are filled in."""
+    return set(" ".join(re.sub(r"{\w+}", "", template) for template in templates).split())
 
 
 def vocabulary() -> list[str]:
     """Every word that captions use, sorted. Each is one WordPiece of google-bert/bert-base-uncased."""
-    spoken = " ".join(re.sub(r"{\w+}", "", template) for template in PLACE_TEMPLATES + RELATION_TEMPLATES)
-    return sorted({*spoken.split(), *" ".join((*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *RELATIONS)).split()})
+    filled_in = " ".join((*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *RELATIONS)).split()
+    return sorted(spoken(PLACE_TEMPLATES + RELATION_TEMPLATES) | {*filled_in})

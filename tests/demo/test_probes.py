@@ -57,16 +57,16 @@ def test_every_caption_names_content_of_the_right_kinds():
 def test_probes_ask_one_word_of_each_kind_of_each_scene():
     asked = probes(HELD_OUT)
     for picture, made in enumerate(HELD_OUT):
-        mine = [probe for probe in asked if probe.picture == picture]
+        mine = [probe for probe in asked if probe.image == picture]
         texts = [caption.text for caption in captions(made)]
         related = any(word.kind == "relation" for text in texts for word in content_words(text))
         assert [probe.target.kind for probe in mine] == list(KINDS if related else KINDS[:4])
         assert all(probe.text in texts for probe in mine)
     for probe in asked:
         assert probe.text.split()[probe.target.position] == probe.target.word
-        fact = next(c.fact for c in captions(HELD_OUT[probe.picture]) if c.text == probe.text)
-        assert is_true(fact, HELD_OUT[probe.picture])
-        assert not is_true(fact, HELD_OUT[probe.wrong_picture])
+        fact = next(c.fact for c in captions(HELD_OUT[probe.image]) if c.text == probe.text)
+        assert is_true(fact, HELD_OUT[probe.image])
+        assert not is_true(fact, HELD_OUT[probe.wrong_image])
     assert len({probe.target.position for probe in asked if probe.target.kind == "colour"}) > 5
 
 
@@ -79,8 +79,8 @@ def test_probes_are_balanced_in_their_answers():
 
 
 def test_wrong_pictures_go_round_to_the_first():
-    last = [probe for probe in probes(HELD_OUT[:3]) if probe.picture == 2]
-    assert {probe.wrong_picture for probe in last} == {0}
+    last = [probe for probe in probes(HELD_OUT[:3]) if probe.image == 2]
+    assert {probe.wrong_image for probe in last} == {0}
 
 
 def test_a_caption_without_a_wrong_picture_is_refused():

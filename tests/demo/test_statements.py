@@ -8,7 +8,7 @@ import pytest
 
 from renaissance.demo import statements
 from renaissance.demo.raw import split_of
-from renaissance.demo.statements import LABELS, entailments, expressions, holds, picture_pairs, sentence, sentence_pair
+from renaissance.demo.statements import LABELS, entailments, expressions, holds, image_pairs, sentence, sentence_pair
 from renaissance.demo.world import PLACE_TEMPLATES, Scene, captions, scene
 from renaissance.demo.world import vocabulary as of_captions
 
@@ -51,7 +51,7 @@ def test_a_hypothesis_alone_tells_nothing():
 
 def test_sentences_about_two_pictures_are_exactly_balanced():
     for index in range(60):
-        said, found = sentence(0, index), picture_pairs(0, index, SCENES[:400])
+        said, found = sentence(0, index), image_pairs(0, index, SCENES[:400])
         assert [true for *_, true in found] == [True, False, True, False]
         for left, right, true in found:
             assert left != right and holds(said, SCENES[left], SCENES[right]) == true
@@ -62,7 +62,7 @@ def test_sentences_about_two_pictures_are_exactly_balanced():
             meant = {"left": seen[0], "right": seen[1], "both": all(seen), "no": not any(seen)}
             assert meant[words[1] if words[0] == "the" else words[0]] == true, said
     with pytest.raises(ValueError, match="too few"):
-        picture_pairs(0, 0, SCENES[:3])
+        image_pairs(0, 0, SCENES[:3])
 
 
 def test_one_picture_of_a_pair_does_not_tell_the_answer():
@@ -71,7 +71,7 @@ def test_one_picture_of_a_pair_does_not_tell_the_answer():
     for index in range(400):
         said = sentence(0, index)
         if said.wanted == (True, None):
-            for _, right, true in picture_pairs(0, index, SCENES[:400]):
+            for _, right, true in image_pairs(0, index, SCENES[:400]):
                 beside[true, statements.shows(SCENES[right], said.colour, said.shape)] += 1
     for true in (True, False):
         assert 0.35 < beside[true, True] / (beside[true, True] + beside[true, False]) < 0.65
