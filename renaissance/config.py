@@ -23,31 +23,31 @@ NO_LOSS = dict.fromkeys(("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "ir
 class Run:
     """The run"""
 
-    exp_name: run_name().free = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
+    exp_name: run_name.free = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
     seed: whole(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
     log_dir: path("a folder").free = "result"  # folder that holds the run folders
-    load_path: checkpoint().free = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
-    resume_from: checkpoint().free = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
-    test_only: flag().free = False  # True: evaluate load_path on every split that is there, and stop
-    final_test: flag().free = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
-    fast_dev_run: flag_or_steps().free = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    load_path: checkpoint.free = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
+    resume_from: checkpoint.free = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
+    test_only: flag.free = False  # True: evaluate load_path on every split that is there, and stop
+    final_test: flag.free = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
+    fast_dev_run: flag_or_steps.free = False  # True or a number: that many steps of training and of evaluation, nothing kept
     log_every_n_steps: whole(1).free = 50  # steps between two lines of metrics.csv
     max_bad_steps: whole(1).free = 10  # steps in a row whose loss or gradient is not finite, and which are left out, that end the run
     save_every_steps: whole(1).free = None  # steps between two saves, beside those at validations; None = by the clock
     save_every_minutes: number(0.01).free = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
     keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
-    max_time: duration().free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
-    trust_remote_code: flag().free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
-    allow_download: flag().free = True  # False: models come from local folders and the Hub's cache only
+    max_time: duration.free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
+    trust_remote_code: flag.free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
+    allow_download: flag.free = True  # False: models come from local folders and the Hub's cache only
 
 
 class Data:
     """Data"""
 
-    datasets: dataset_names() = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
+    datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
     ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # the data set of referring expressions: one of these
     data_root: path("the folder of the arrow files").free = "data/arrow"  # folder of the arrow files
-    allow_missing_shards: flag().free = False  # True: train without the files of gcc and sbu that are missing between others
+    allow_missing_shards: flag.free = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
     per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
@@ -62,68 +62,68 @@ class Model:
 
     model_type: choice("one-tower", "two-tower") = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
     pooler_type: choice("single", "double") = None  # single: the text's first token; double: the first token of text and of image
-    tokenizer: model() = None  # Hub id or folder; None = the text encoder's own
+    tokenizer: model = None  # Hub id or folder; None = the text encoder's own
     vocab_size: size(1, MOST_PIECES) = None  # pieces of the vocabulary; must agree with the tokenizer
     max_text_len: size(3, MOST_TOKENS) = None  # tokens a text is cut at, [CLS] and [SEP] included; fallback 50
-    image_size: pixels() = None  # side of the square that the transform crops, pixels; None = the vision encoder's
-    original_image_size: pixels() = None  # side that the vision encoder was pretrained at; must agree with the model
+    image_size: pixels(8) = None  # side of the square that the transform crops, pixels; None = the vision encoder's
+    original_image_size: pixels(8) = None  # side that the vision encoder was pretrained at; must agree with the model
     patch_size: pixels(1) = None  # side of a patch, pixels; must agree with the vision encoder
     initializer_range: number(0, above=True) = None  # standard deviation of random weights; None = 1/sqrt(width)
-    freeze_encoder: flag() = False  # one-tower: keep the pretrained blocks and embeddings fixed
-    freeze_image_encoder: flag() = False  # two-tower: keep the image encoder fixed, without dropout
-    freeze_text_encoder: flag() = False  # two-tower: keep the text encoder fixed, without dropout
-    freeze_cross_modal_layers: flag() = False  # two-tower: keep the fusion layers fixed
+    freeze_encoder: flag = False  # one-tower: keep the pretrained blocks and embeddings fixed
+    freeze_image_encoder: flag = False  # two-tower: keep the image encoder fixed, without dropout
+    freeze_text_encoder: flag = False  # two-tower: keep the text encoder fixed, without dropout
+    freeze_cross_modal_layers: flag = False  # two-tower: keep the fusion layers fixed
 
 
 class Encoder(Model):
     """One-tower: the blocks of one encoder over word pieces and patches"""
 
-    encoder: model() = None  # Hub id or folder of a text or a vision model; selects one-tower
-    random_init_encoder: flag() = False  # True: the encoder's sizes, random weights
-    encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
-    hidden_size: width() = None  # width
-    num_heads: heads() = None  # attention heads; must divide the width
-    num_layers: layers() = None  # transformer blocks
+    encoder: model = None  # Hub id or folder of a text or a vision model; selects one-tower
+    random_init_encoder: flag = False  # True: the encoder's sizes, random weights
+    encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
+    hidden_size: width = None  # width
+    num_heads: heads = None  # attention heads; must divide the width
+    num_layers: layers = None  # transformer blocks
     mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
     drop_rate: number(0, 0.999) = None  # dropout probability
-    embedding_size: width() = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
+    embedding_size: width = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
 
 
 class ImageEncoder(Model):
     """Two-tower: image encoder"""
 
-    image_encoder: model() = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
-    random_init_vision_encoder: flag() = False  # True: the encoder's sizes, random weights
-    image_encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
-    image_encoder_hidden_size: width() = None  # width
-    image_encoder_num_heads: heads() = None  # attention heads
-    image_encoder_num_layers: layers() = None  # transformer blocks
+    image_encoder: model = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
+    random_init_vision_encoder: flag = False  # True: the encoder's sizes, random weights
+    image_encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
+    image_encoder_hidden_size: width = None  # width
+    image_encoder_num_heads: heads = None  # attention heads
+    image_encoder_num_layers: layers = None  # transformer blocks
     image_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
     image_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
-    image_encoder_embedding_size: width() = None  # width of the patch embeddings, where the family has one
+    image_encoder_embedding_size: width = None  # width of the patch embeddings, where the family has one
 
 
 class TextEncoder(Model):
     """Two-tower: text encoder"""
 
-    text_encoder: model() = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
-    random_init_text_encoder: flag() = False  # True: the encoder's sizes, random weights
-    text_encoder_manual_configuration: flag() = False  # True: sizes below instead of the encoder's, random weights
-    text_encoder_hidden_size: width() = None  # width
-    text_encoder_num_heads: heads() = None  # attention heads
-    text_encoder_num_layers: layers() = None  # transformer blocks
+    text_encoder: model = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
+    random_init_text_encoder: flag = False  # True: the encoder's sizes, random weights
+    text_encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
+    text_encoder_hidden_size: width = None  # width
+    text_encoder_num_heads: heads = None  # attention heads
+    text_encoder_num_layers: layers = None  # transformer blocks
     text_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
     text_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
-    text_encoder_embedding_size: width() = None  # width of the word embeddings, where the family has one
+    text_encoder_embedding_size: width = None  # width of the word embeddings, where the family has one
 
 
 class Fusion(Model):
     """Two-tower: fusion"""
 
     fusion: choice("shared", "separate", "merged") = None  # one cross-attention for both directions, one for each, or one stack over both
-    cross_layer_hidden_size: width() = None  # width; fallback 256
-    num_cross_layers: layers() = None  # layers; fallback 6
-    num_cross_layer_heads: heads() = None  # attention heads; fallback width / 64
+    cross_layer_hidden_size: width = None  # width; fallback 256
+    num_cross_layers: layers = None  # layers; fallback 6
+    num_cross_layer_heads: heads = None  # attention heads; fallback width / 64
     cross_layer_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width; fallback 4
     cross_layer_drop_rate: number(0, 0.999) = None  # dropout probability; fallback 0.1
 
@@ -133,16 +133,16 @@ class Objectives:
 
     loss_names: loss_weights() = dict(NO_LOSS)  # weight of each objective and task; 0 = off
     mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
-    whole_word_masking: flag() = True  # mask all pieces of a word together
+    whole_word_masking: flag = True  # mask all pieces of a word together
     draw_false_image: whole(0, 1) = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
     negative_group: pairs(1) = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
     draw_false_text: pairs(0) = 0  # retrieval: false texts beside each true one
-    get_recall_metric: flag() = False  # retrieval: True ranks the whole split at each validation and selects by recall
+    get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
     rerank_top_k: whole(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
     vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
-    text_only: flag() = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
-    image_only: flag() = True  # classes of pictures: the same for the image encoder
-    blind: flag() = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
+    text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
+    image_only: flag = True  # classes of pictures: the same for the image encoder
+    blind: flag = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
     blind_run: path("a run folder").free = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
 
@@ -155,7 +155,7 @@ class Optim:
     lr_mult_head: number(0) = 5  # heads: x learning_rate
     lr_mult_random: number(0) = 1  # towers that start from random weights: x learning_rate
     weight_decay: number(0) = 0.01  # of matrices; biases and norms have none
-    decay_power: decay() = 1  # exponent of the polynomial decay, or "cosine"
+    decay_power: decay = 1  # exponent of the polynomial decay, or "cosine"
     warmup_steps: steps_or_share("all steps", 0) = 0.1  # steps (a whole number) or share of all steps (below 1)
     end_lr: number(0) = 0  # learning rate at the last step, before the multipliers
     max_steps: whole(1).free = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
@@ -170,9 +170,9 @@ class Machine:
     num_gpus: processes(1).free = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
     num_nodes: size(1, 1 << 16).free = 1  # machines
     accelerator: choice("auto", "gpu", "cpu").free = "auto"  # auto, gpu (an error without one) or cpu
-    precision: precision_name() = 32  # 32, 16-mixed, bf16-mixed or 64
-    gradient_checkpointing: flag().free = False  # True: layers are computed again in the backward pass: less memory, more time
-    compile: flag().free = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
+    precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64
+    gradient_checkpointing: flag.free = False  # True: layers are computed again in the backward pass: less memory, more time
+    compile: flag.free = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
     strategy: choice("ddp", "ddp_bf16", "zero1").free = "ddp"  # of many processes; ddp_bf16 sends gradients in 16 bits, zero1 shares out optimizer state
     float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # high and medium: TF32 and bf16 matrix products on GPUs
 # fmt: on

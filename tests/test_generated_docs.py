@@ -37,7 +37,7 @@ def test_every_setting_and_preset_stands_in_the_document_once(document, name, kn
 
 
 def test_settings_table():
-    one = Setting("exp_name", "a", flag(), "folder is <log_dir>; a|b", "run", "The run")
+    one = Setting("exp_name", "a", flag, "folder is <log_dir>; a|b", "run", "The run")
     two = one._replace(key="sizes", default={"x": 1}, comment="a * b")
     rows = ["| `exp_name` | `'a'` | folder is &lt;log_dir>; a\\|b |", "| `sizes` | `{'x': 1}` | a \\* b |"]
     header = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]

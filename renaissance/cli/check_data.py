@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from renaissance.core.checks import MOST_TOKENS, dataset_names, model, path, size, whole
+from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, size, whole
 from renaissance.data.check import check_data
 
 
@@ -12,9 +12,9 @@ class CheckData:
     """What is checked, and how"""
 
     data_root: path("a folder of arrow files") = None  # folder of the arrow files
-    datasets: dataset_names(or_one=True) = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
+    datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
     max_text_len: size(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
-    tokenizer: model() = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
+    tokenizer: model = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
     workers: whole(1) = None  # processes that decode pictures; None = one a core
     sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
 # fmt: on

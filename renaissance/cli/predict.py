@@ -17,7 +17,7 @@ class Predict:
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model
     image: path("the path of a picture") = None  # file of a picture; None = fill the masks of the text without one
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
-    trust_remote_code: flag() = False  # True: runs the code that an encoder of the checkpoint brought
+    trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
     top: whole(1) = 5  # how many answers, and how many words for each mask
 # fmt: on
 

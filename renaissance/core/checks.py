@@ -13,10 +13,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, printable
+from .errors import UserError
 
 TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
 # A task is a file in tasks/; its name is the key of its weight in loss_names.
@@ -41,7 +42,6 @@ class Check:
         resumable: a resumed run may have it otherwise; written `.free`.
         optional: None may stand, where it is not the default; written `.or_none`.
         is_path: it names a file or folder, so that `~` is the home folder.
-        many: it names several, with commas between.
     """
 
     allowed: str
@@ -50,7 +50,6 @@ class Check:
     resumable: bool = False
     optional: bool = False
     is_path: bool = False
-    many: bool = False
 
     @property
     def free(self) -> Check:
@@ -62,30 +61,18 @@ class Check:
 
     def expanded(self, key: str, value: Any) -> Any:
         """The value with `~` written out where it names a file or folder. Raises UserError as `expanded`."""
-        if self.many and isinstance(value, str) and "," in value:
-            value = [each.strip() for each in value.split(",")]
         return expanded(key, value) if self.is_path else value
 
     def problem(self, key: str, value: Any) -> str | None:
         """A sentence, or None where the value may stand."""
-        if value is None:
-            return f"{key}=None is not allowed: give {self.allowed}."
-        if isinstance(value, str) and (wrong := _no_name(value)):
-            return (
-                f"{key}={value!r} is not allowed: it holds {wrong}, as no name and no path does; give {self.allowed}."
-            )
-        return None if self.test(value) else f"{key}={value!r} is not allowed: give {self.allowed}."
+        unwritable = isinstance(value, str) and _UNWRITABLE.search(value)
+        if value is not None and not unwritable and self.test(value):
+            return None
+        why = "it holds a NUL or bytes that are no UTF-8, as no name and no path does; " if unwritable else ""
+        return f"{key}={value!r} is not allowed: {why}give {self.allowed}."
 
 
-def _no_name(text: str) -> str | None:
-    """What a text holds that cannot be part of a path, or not be written down; None where there is nothing."""
-    if "\0" in text:
-        return "a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "bytes that are no UTF-8"
-    return None
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are no UTF-8
 
 
 def _is_number(value: Any) -> bool:
@@ -108,27 +95,11 @@ def size(least: int, most: int) -> Check:
     return replace(whole(least, most), allowed=f"a whole number of at least {least}, at most {most:,}")
 
 
-def pairs(least: int) -> Check:
-    return size(least, MOST_PAIRS)
-
-
-def processes(least: int) -> Check:
-    return size(least, MOST_PROCESSES)
-
-
-def pixels(least: int = 8) -> Check:
-    return size(least, MOST_PIXELS)
-
-
-def width() -> Check:
-    return size(1, MOST_WIDTH)
-
-
-heads = width
-
-
-def layers() -> Check:
-    return size(1, MOST_LAYERS)
+pairs = partial(size, most=MOST_PAIRS)
+processes = partial(size, most=MOST_PROCESSES)
+pixels = partial(size, most=MOST_PIXELS)
+width = heads = size(1, MOST_WIDTH)
+layers = size(1, MOST_LAYERS)
 
 
 def number(least: float, most: float | None = None, *, above: bool = False) -> Check:
@@ -137,17 +108,16 @@ def number(least: float, most: float | None = None, *, above: bool = False) -> C
     return Check(span, lambda v: _is_number(v) and (v > least if above else v >= least) and (most is None or v <= most))
 
 
-def flag() -> Check:
-    return Check("True or False", lambda v: isinstance(v, bool))
+flag = Check("True or False", lambda v: isinstance(v, bool))
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     """A text that is not empty; a whole number (exp_name=2024) is one too."""
-    return isinstance(value, str) and bool(value.strip()) or isinstance(value, int) and not isinstance(value, bool)
+    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int) and not isinstance(value, bool)
 
 
 def text(what: str) -> Check:
-    return Check(what, _text, str)
+    return Check(what, _is_text, str)
 
 
 def path(what: str) -> Check:
@@ -157,15 +127,11 @@ def path(what: str) -> Check:
 
 def paths(what: str) -> Check:
     """A list of them, or one text with commas between."""
-    return Check(what, lambda v: bool(v) and (_text(v) or isinstance(v, (list, tuple))), is_path=True, many=True)
+    return Check(what, lambda v: bool(v) and (_is_text(v) or isinstance(v, (list, tuple))))
 
 
-def checkpoint() -> Check:
-    return path("a checkpoint file")
-
-
-def model() -> Check:
-    return path("a Hub id or a folder")
+checkpoint = path("a checkpoint file")
+model = path("a Hub id or a folder")
 
 
 def choice(*names: str) -> Check:
@@ -190,101 +156,72 @@ def steps_or_share(of: str, least: int, *, closed: bool = False) -> Check:
 
 
 _LONGEST = 3650 * 24 * 3600  # seconds; timers of the system hold no time without end
-_TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+_TIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 
 
 def seconds_of(time: str) -> int:
-    """The seconds of a time as [days-]hours:minutes[:seconds], which has been checked."""
-    days, hours, minutes, seconds = (int(part or 0) for part in _TIME.fullmatch(time).groups())
+    """The seconds of a time as [days-]hours:minutes[:seconds]; 0 where it is none."""
+    found = _TIME.fullmatch(time)
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _time(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) < 20
-        and bool(_TIME.fullmatch(value))
-        and 0 < seconds_of(value) <= _LONGEST
-    )
+duration = Check(
+    "hours:minutes, such as 11:30, also [days-]hours:minutes:seconds",
+    lambda v: isinstance(v, str) and 0 < seconds_of(v) <= _LONGEST,
+)
 
 
-def _one_transform(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 1 and value[0] in TRANSFORMS
-
-
-def _folder_name(value: Any) -> bool:
+def _is_folder_name(value: Any) -> bool:
     """A folder of this name shows up in `ls` and in patterns such as result/*, and can be typed."""
     name = str(value)
     plain = name.isprintable() and name == name.strip() and "/" not in name and not name.startswith(".")
-    return _text(value) and plain and len(name) <= 100 and len(name.encode()) <= 255
+    return _is_text(value) and plain and len(name) <= 100 and len(name.encode()) <= 255
 
 
-def _names(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(name, str) and name and not _no_name(name) for name in value)
-    )
+run_name = Check(
+    "a name without /, a dot at its start or spaces at its ends, of at most 100 characters and 255 bytes",
+    _is_folder_name,
+    str,
+)
+flag_or_steps = Check("True, False or a number of steps", lambda v: flag.test(v) or (_is_whole(v) and v >= 0), int)
+decay = Check('a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0))
+precision_name = Check("32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, lambda v: PRECISIONS[str(v)])
+task_list = Check("all, or names of tasks", lambda v: isinstance(v, (str, list, tuple)))
 
 
-def _weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASK_NAMES for n, w in value.items())
+def _are_names(value: Any) -> bool:
+    names = value if isinstance(value, (list, tuple)) else ()
+    return bool(names) and all(isinstance(name, str) and name and not _UNWRITABLE.search(name) for name in names)
 
 
-def run_name() -> Check:
-    what = "a name without /, a dot at its start or spaces at its ends, of at most 100 characters and 255 bytes"
-    return Check(what, _folder_name, str)
-
-
-def duration() -> Check:
-    return Check("hours:minutes, such as 11:30, also [days-]hours:minutes:seconds", _time)
-
-
-def flag_or_steps() -> Check:
-    allowed = "True, False or a number of steps"
-    return Check(allowed, lambda v: isinstance(v, bool) or (_is_whole(v) and v >= 0), int)
-
-
-def dataset_names(*, or_one: bool = False) -> Check:
-    if or_one:
-        return Check('names, such as ["coco","vg"]', lambda v: isinstance(v, str) or _names(v))
-    return Check("a list of data set names, such as ['coco','vg']", _names, list)
+dataset_names = Check("a list of data set names, such as ['coco','vg']", _are_names, list)
+dataset_list = Check('names, such as ["coco","vg"]', lambda v: isinstance(v, str) or _are_names(v))
 
 
 def transform() -> Check:
-    return Check(f"a list of one of {', '.join(TRANSFORMS)}", _one_transform)
+    names = f"a list of one of {', '.join(TRANSFORMS)}"
+    return Check(names, lambda v: isinstance(v, (list, tuple)) and len(v) == 1 and v[0] in TRANSFORMS)
 
 
-def task_list() -> Check:
-    return Check("all, or names of tasks", lambda v: isinstance(v, (str, list, tuple)))
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASK_NAMES for n, w in value.items())
 
 
 def loss_weights() -> Check:
-    return Check(f"weights of at least 0 for {', '.join(TASK_NAMES)}", _weights, dict)
-
-
-def decay() -> Check:
-    return Check('a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0))
-
-
-def precision_name() -> Check:
-    return Check("32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, lambda v: PRECISIONS[str(v)])
+    return Check(f"weights of at least 0 for {', '.join(TASK_NAMES)}", _are_weights, dict)
 
 
 def expanded(key: str, value: Any) -> Any:
-    """A path, or a list of paths, with `~` and `~user` written out, which no shell does behind `key=`.
+    """A path with `~` and `~user` written out, which no shell does behind `key=`.
 
     Raises:
-        UserError: no such user, or a NUL.
+        UserError: no such user.
     """
-    if isinstance(value, (list, tuple)):
-        return [expanded(key, each) for each in value]
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # a folder named 2024
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.startswith("~") or "\0" in value:
         return value
-    if "\0" in value:
-        raise UserError(f"{key}={printable(value)} is not allowed: a path holds no NUL.")
     path = os.path.expanduser(value)
     if path.startswith("~"):
         user = path.split("/")[0]

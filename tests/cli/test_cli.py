@@ -206,7 +206,7 @@ NO_CONFIG = [
     ("a.json", b'{"seed": ' + b"[" * 100_000, "nested too deeply"),
     ("a.json", b'{"loss_names": {"mlm": {"x": 1}}}', "loss_names.mlm has no entries of its own"),
     ("a.json", b'{"loss_names": {"vqa2": 1}}', "loss_names.vqa2 does not exist"),
-    ("a.json", b'{"log_dir": "a\\u0000b"}', "holds no NUL"),
+    ("a.json", b'{"log_dir": "a\\u0000b"}', "holds a NUL or bytes"),
     ("a.yaml", b"", "is empty"),
     ("a.yaml", b"# seed: 1\n", "is empty"),
     ("a.yaml", b"seed: 1\nseed: 2\n", "line 2: the key seed stands there twice"),
@@ -256,7 +256,7 @@ HOMES = [
     (("predict", "with", "load_path=~/a", "text=a", "image=~/b.jpg"), "image={home}/b.jpg cannot be read"),
     (("demo", "with", "root=~/file"), "root={home}/file cannot be written"),
     (("with", *RUN, "data_root=~nobody-here/a"), "~nobody-here is the home folder of nobody here"),
-    (("demo", "with", "root='a\\0b'"), "a path holds no NUL"),
+    (("demo", "with", "root='a\\0b'"), "holds a NUL or bytes"),
 ]
 
 

@@ -137,10 +137,11 @@ def test_refused(key, value, allowed):
 @pytest.mark.parametrize(
     "key", ["exp_name", "log_dir", "load_path", "resume_from", "data_root", "tokenizer", "blind_run"]
 )
-@pytest.mark.parametrize(("value", "what"), [("a\0b", "a NUL character"), ("a\udcffb", "bytes that are no UTF-8")])
-def test_what_no_path_holds_is_refused(key, value, what):
+@pytest.mark.parametrize("value", ["a\0b", "a\udcffb"])
+def test_what_no_path_holds_is_refused(key, value):
     problem = SETTINGS[key].problem(value)
-    assert problem.startswith(f"{key}={value!r} is not allowed: it holds {what}") and problem.isprintable()
+    assert problem.startswith(f"{key}={value!r} is not allowed: it holds a NUL or bytes that are no UTF-8")
+    assert problem.isprintable()
 
 
 GOOD = DEFAULTS | {"loss_names": {"mlm": 1, "itm": 0}, "max_steps": 1}
@@ -209,18 +210,11 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
         "resize",
         "keep_last",
         "quality",
+        "runs",  # each word of it: evaluation/compare/folders.py
     }
     assert named - no_paths <= paths
     monkeypatch.setenv("HOME", "/home/me")
-    assert expanded("log_dir", "~/a/b") == "/home/me/a/b" and expanded("runs", ["~/a", "b"]) == ["/home/me/a", "b"]
+    assert expanded("log_dir", "~/a/b") == "/home/me/a/b"
     for setting in settings:
-        assert setting.key == "runs" or setting.check.expanded(setting.key, "~/a/b") == (
-            "/home/me/a/b" if setting.check.is_path else "~/a/b"
-        )
-    runs = next(setting.check for setting in settings if setting.key == "runs")
-    assert (
-        runs.expanded("runs", "~/a,b/*, ~/c")
-        == ["/home/me/a", "b/*", "/home/me/c"]
-        == runs.expanded("runs", ("~/a", "b/*", "~/c"))
-    )
+        assert setting.check.expanded(setting.key, "~/a/b") == ("/home/me/a/b" if setting.check.is_path else "~/a/b")
     assert expanded("log_dir", "a/~") == "a/~" and expanded("log_dir", 7) == "7" and expanded("log_dir", None) is None

@@ -155,7 +155,7 @@ def test_names_are_no_longer_than_they_must_be():
     [
         ([], "runs=None is not allowed: give run folders or patterns, such as runs='result/a/*,result/b/version_3'."),
         (["runs=[]"], "runs=[] is not allowed: give run folders or patterns"),
-        (["runs=result/vqa/*,"], "runs=['result/vqa/*', ''] is not allowed: give run folders or patterns"),
+        (["runs=result/vqa/*,"], "runs='result/vqa/*,' is not allowed: give run folders or patterns"),
         (["runs=result/mlm/*"], "runs names result/mlm/*, and nothing matches it; give run folders"),
         (["runs=result/*"], "runs names result/*, which matches 2 path(s) and no run folder"),
         (["runs=result/vqa/version_7"], "runs names result/vqa/version_7, which is no run folder (it does not exist)"),
