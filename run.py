@@ -1,4 +1,7 @@
-"""The command line of Renaissance: `python run.py with <task> key=value`; see renaissance/cli/main.py."""
+"""The command line: `python run.py with ...`.
+
+See renaissance/cli/main.py.
+"""
 
 from renaissance.cli.entry import run_program
 

@@ -1,4 +1,6 @@
-"""Every setting with its default, and every preset. This is the file to edit; it holds no logic.
+"""Every setting with its default, and every preset.
+
+This is the file to edit; it holds no logic.
 
     python run.py with <task> [<parts> ...] key=value          one run
     python run.py print_config with ...                        what a command resolves to

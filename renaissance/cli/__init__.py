@@ -1,0 +1,1 @@
+"""One file a sub-command; help, way in and out."""

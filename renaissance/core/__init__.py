@@ -1,0 +1,1 @@
+"""Errors, files, signals: for every room."""

@@ -1,0 +1,1 @@
+"""A generated world, learned in minutes."""

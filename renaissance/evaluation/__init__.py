@@ -1,4 +1,6 @@
-"""Honest numbers: the rows of a whole split, intervals by bootstrap, and what is printed and kept of them.
+"""Rows to numbers, intervals and comparisons.
+
+Honest numbers: the rows of a whole split, intervals by bootstrap, and what is printed and kept of them.
 
     rows of each process -> gather_rows -> frame -> the task's score -> lines, predictions/<task>_<split>.parquet
 

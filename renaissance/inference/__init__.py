@@ -1,4 +1,6 @@
-"""A trained model for one's own pictures and texts: `model = renaissance.load("best.ckpt")`; see `loaded.Loaded`.
+"""A checkpoint for your own images and texts.
+
+A trained model for one's own pictures and texts: `model = renaissance.load("best.ckpt")`; see `loaded.Loaded`.
 
 This file imports no torch, so that `python run.py predict` answers a wrong setting at once.
 """

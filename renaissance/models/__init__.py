@@ -1,0 +1,1 @@
+"""Encoders, fusion and heads; knows no task."""

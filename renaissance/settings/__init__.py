@@ -1,0 +1,1 @@
+"""From flat keys to checked sections."""

@@ -1,4 +1,7 @@
-"""The tasks, found by their file names: `tasks/<name>.py` holds one subclass of `Task`."""
+"""One file an objective or downstream task.
+
+The tasks, found by their file names: `tasks/<name>.py` holds one subclass of `Task`.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from renaissance.core.errors import UserError, shortened
+from renaissance.core.errors import require, shortened
 from renaissance.data.randomness import torch_seed
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
@@ -159,12 +159,12 @@ def load_weights(built: Built, resolved: Resolved) -> None:
     report = checkpoint.load_weights(built.model, built.heads, stored._replace(heads=taken), path)
     built.notes += str(report).splitlines()
     reading = reading_task(list(built.heads))
-    if settings.run.test_only and reading and any(name.startswith(f"{reading}.") for name in report.missing):
-        there = ", ".join(sorted({key.partition(".")[0] for key in stored.heads} - {*other})) or "none"
-        raise UserError(
-            f"load_path={path} has no trained head of {reading} (its heads: {there}), so there is nothing to evaluate; leave "
-            "test_only out to finetune it first."
-        )
+    there = ", ".join(sorted({key.partition(".")[0] for key in stored.heads} - {*other})) or "none"
+    require(
+        not (settings.run.test_only and reading and any(name.startswith(f"{reading}.") for name in report.missing)),
+        f"load_path={path} has no trained head of {reading} (its heads: {there}), so there is nothing to evaluate; leave "
+        "test_only out to finetune it first.",
+    )
     if settings.run.resume_from is None:
         return
     report.refuse_missing("resume_from")

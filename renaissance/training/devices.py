@@ -22,7 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launch_environment
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
@@ -39,12 +39,14 @@ def check_devices(resolver: ConfigResolver) -> None:
     """
     gpus = torch.cuda.device_count()
     wanted = resolver["num_gpus"] or 1
-    if resolver["accelerator"] == "gpu" and not gpus:
-        raise UserError(
-            "accelerator=gpu, but this machine has no GPU that torch can use; leave accelerator out to run on CPU."
-        )
-    if gpus and resolver["accelerator"] != "cpu" and wanted > gpus:
-        raise UserError(f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.")
+    require(
+        gpus or resolver["accelerator"] != "gpu",
+        "accelerator=gpu, but this machine has no GPU that torch can use; leave accelerator out to run on CPU.",
+    )
+    require(
+        not gpus or resolver["accelerator"] == "cpu" or wanted <= gpus,
+        f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.",
+    )
 
 
 def check_start(num_nodes: int) -> None:
@@ -56,11 +58,11 @@ def check_start(num_nodes: int) -> None:
     launch = launch_environment()
     rank_zero_only.rank = 0 if launch.first else max(1, rank_zero_only.rank)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
-    if num_nodes > 1 and launch.by == PYTHON and lacking:
-        raise UserError(
-            f"num_nodes={num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run "
-            "scripts/torchrun.sh on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there."
-        )
+    require(
+        num_nodes == 1 or launch.by != PYTHON or not lacking,
+        f"num_nodes={num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run scripts/torchrun.sh on "
+        "each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there.",
+    )
     if launch.by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0":
         _end_with_parent()
 
@@ -95,9 +97,7 @@ def lost_process_is_one_sentence(processes: int) -> Iterator[None]:
     except RuntimeError as error:  # of gloo; torch has types of its own for NCCL, which are RuntimeErrors too
         if processes == 1 or not any(name in str(error) for name in ("gloo", "NCCL", "Connection", "ProcessGroup")):
             raise
-        reason = re.sub(
-            r"^\[[^\]]*\]\s*|\. .*", "", first_line(error)
-        )  # without places in the source of torch, and jokes
+        reason = re.sub(r"^\[[^\]]*\]\s*|\. .*", "", first_line(error))  # no places in torch's source, no jokes
         raise UserError(f"Another process of this run has ended, so this one ends too ({reason}).") from error
 
 

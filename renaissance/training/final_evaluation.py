@@ -13,7 +13,7 @@ import pandas as pd
 from pytorch_lightning import Trainer
 
 from renaissance import evaluation
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.data.limited import Limited
 from renaissance.evaluation import BlindRun
 from renaissance.runs.report import RunFolder, nested_results
@@ -201,6 +201,5 @@ def blind_run_of(settings: Settings, splits: Iterable[str]) -> BlindRun | None:
     if not settings.objectives.blind_run:
         return None
     reading = reading_task(settings.objectives.loss_names)
-    if reading is None:
-        raise UserError("blind_run= belongs to a downstream task; leave it out of pretraining.")
+    require(reading, "blind_run= belongs to a downstream task; leave it out of pretraining.")
     return evaluation.read_blind_run(settings.objectives.blind_run, reading, splits)

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.models import backbones
 from renaissance.runs.checkpoint import Stored
 from renaissance.settings.keys import (
@@ -44,13 +44,11 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     resolver.fill_defaults("checkpoint", answers, free=free)
     if resumed or evaluated:
         resolver.finalize_batches()
-    if evaluated and resolver["blind"] != stored.settings.get("blind", False):
-        raise SettingsError(
-            [
-                f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: "
-                "pictures hidden or shown at test time only measure something else; leave blind out."
-            ]
-        )
+    require(
+        not evaluated or resolver["blind"] == stored.settings.get("blind", False),
+        f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: pictures "
+        "hidden or shown at test time only measure something else; leave blind out.",
+    )
     return keys - free if resumed else {*MODEL_KEYS}
 
 
@@ -93,12 +91,11 @@ def read_models(
     with naming_checkpoint(resolver["load_path"], resolver["resume_from"]):
         configs = {key: _config(resolver, key, stored) for key in resolver.towers()}
         tokenizer = backbones.tokenizer_from_files(stored.tokenizer)
-        highest = max(tokenizer.get_vocab().values(), default=0)
-        if highest >= stored.settings["vocab_size"]:
-            size = stored.settings["vocab_size"]
-            raise UserError(
-                f"its tokenizer numbers pieces up to {highest}, but its vocab_size is {size}; it is damaged."
-            )
+        highest, size = max(tokenizer.get_vocab().values(), default=0), stored.settings["vocab_size"]
+        require(
+            highest < size,
+            f"its tokenizer numbers pieces up to {highest}, but its vocab_size is {size}; it is damaged.",
+        )
     _refuse_longer_texts(resolver, stored, configs, notes)
     notes += [
         f"{key}={resolver[key]} (the checkpoint has {stored.settings[key]}): the weights are adapted"
@@ -122,13 +119,11 @@ def naming_checkpoint(load_path: str | None, resume_from: str | None = None) -> 
     where = f"load_path={load_path}" if load_path else f"resume_from={resume_from}"
     try:
         yield
-    except UserError as error:
+    except Exception as error:
         if where in str(error) or not (load_path or resume_from):
             raise
-        raise UserError(f"{where}: {error}") from error
-    except Exception as error:
-        if not (load_path or resume_from):
-            raise
+        if isinstance(error, UserError):
+            raise UserError(f"{where}: {error}") from error
         raise UserError(
             f"{where} holds a model that cannot be built ({type(error).__name__}: {first_line(error)}); it is damaged, or was "
             "not written by this program."
@@ -147,18 +142,13 @@ def _config(resolver: ConfigResolver, key: str, stored: Stored) -> PreTrainedCon
 
 def _refuse_longer_texts(resolver: ConfigResolver, stored: Stored, configs: dict[str, Any], notes: list[str]) -> None:
     """Text positions that were never trained cannot be had of a checkpoint; a preset that asks for more gets what it has."""
-    limit = stored.settings["max_text_len"]
-    if resolver["model_type"] == "two-tower" or resolver["max_text_len"] <= limit:
+    limit, asked = stored.settings["max_text_len"], resolver["max_text_len"]
+    untrained = resolver["model_type"] == "one-tower" and backbones.family_of(configs["encoder"]).modality == "image"
+    if not untrained or asked <= limit:
         return
-    if backbones.family_of(configs["encoder"]).modality == "image":
-        if resolver.sources["max_text_len"].startswith("preset"):
-            notes.append(
-                f"max_text_len={limit}: the checkpoint has no more positions for the {resolver['max_text_len']} of the preset"
-            )
-            resolver.values["max_text_len"], resolver.sources["max_text_len"] = limit, "checkpoint"
-            return
-        raise SettingsError(
-            [
-                f"max_text_len={resolver['max_text_len']} is more than the checkpoint's {limit} positions; give {limit} or less."
-            ]
-        )
+    require(
+        resolver.sources["max_text_len"].startswith("preset"),
+        f"max_text_len={asked} is more than the checkpoint's {limit} positions; give {limit} or less.",
+    )
+    notes.append(f"max_text_len={limit}: the checkpoint has no more positions for the {asked} of the preset")
+    resolver.values["max_text_len"], resolver.sources["max_text_len"] = limit, "checkpoint"

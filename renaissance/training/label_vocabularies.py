@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from renaissance.core.errors import UserError, shortened
+from renaissance.core.errors import require, shortened
 from renaissance.runs.checkpoint import Stored
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task, task_class
@@ -27,13 +27,13 @@ def label_vocabularies(
     task = task_class(name)
     known = tuple(stored.labels.get(name, ())) if stored and same_benchmark(name, stored, settings) else ()
     found = task.label_names(settings, known) if reads_data or not task.labels_in_data else None
-    if known and found and known != found:
-        where = settings.run.resume_from or settings.run.load_path
-        raise UserError(
-            f"The answers of {name} differ: the checkpoint {where} has {len(known):,} ({shortened(known)}), "
-            f"data_root={settings.data.data_root} has {len(found):,} ({shortened(found)}); take the data that the checkpoint "
-            "was trained on, or start from a checkpoint of another task."
-        )
+    where = settings.run.resume_from or settings.run.load_path
+    require(
+        not known or not found or known == found,
+        f"The answers of {name} differ: the checkpoint {where} has {len(known):,} ({shortened(known)}), "
+        f"data_root={settings.data.data_root} has {len(found or ()):,} ({shortened(found or ())}); take the data that the "
+        "checkpoint was trained on, or start from a checkpoint of another task.",
+    )
     labels = known if found is None else found
     if not labels and not reads_data and task.labels_in_data:
         labels = tuple(map(str, range(task.labels_in_data)))

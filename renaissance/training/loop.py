@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
-from renaissance.core.errors import Stopped, UserError
+from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import status_of, stopped
 from renaissance.runs.report import RunFolder
 
@@ -128,9 +128,9 @@ class Loop(Callback):
 
 def _refuse_different_starts(module: VisionLanguageModule) -> None:
     steps = gathered(module.step)
-    if len(set(steps)) > 1:
-        found = ", ".join(f"{step} by process {rank}" for rank, step in enumerate(steps))
-        raise UserError(
-            f"The processes of this run would go on from different steps ({found}): log_dir must lie on a disk that all machines "
-            "share, or give resume_from a checkpoint that each of them has."
-        )
+    found = ", ".join(f"{step} by process {rank}" for rank, step in enumerate(steps))
+    require(
+        len(set(steps)) == 1,
+        f"The processes of this run would go on from different steps ({found}): log_dir must lie on a disk that all machines "
+        "share, or give resume_from a checkpoint that each of them has.",
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.settings.sections import Section
 
 _KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}  # of each parameter
@@ -143,11 +143,11 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: s
         number in range(len(parameters)) and _fits(values, _KEPT[kind], parameters[number].shape)
         for number, values in state["state"].items()
     )
-    if not fits:
-        raise UserError(
-            f"{where} holds the state of another optimizer, or of one of other parameters; it is damaged, or was not written by "
-            "this program."
-        )
+    require(
+        fits,
+        f"{where} holds the state of another optimizer, or of one of other parameters; it is damaged, or was not written by this "
+        "program.",
+    )
     numbers = iter(range(len(parameters)))
     groups = [
         {**own, "lr": saved["lr"], "params": [next(numbers) for _ in own["params"]]}

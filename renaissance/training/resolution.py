@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 from renaissance.models import backbones
 from renaissance.runs.checkpoint import Stored
 from renaissance.settings.keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
@@ -118,11 +118,11 @@ def _from_models(
         else:
             image = {key: value for key, value in (processor or image).items() if key != "size"}
             _resolve_image(resolver, dims, tower.random)
-            configs[key] = _picture_sizes(config, resolver) if tower.random else config
-    if resolver["original_image_size"] and all(resolver.tower(key).name == text_name for key in configs):
-        raise SettingsError(
-            [f"original_image_size={resolver['original_image_size']}: {text_name} reads text; leave it out."]
-        )
+            configs[key] = _with_image_sizes(config, resolver) if tower.random else config
+    require(
+        not resolver["original_image_size"] or any(resolver.tower(key).name != text_name for key in configs),
+        f"original_image_size={resolver['original_image_size']}: {text_name} reads text; leave it out.",
+    )
     if resolver["tokenizer"] is None:
         resolver.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
         resolver.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
@@ -140,31 +140,27 @@ def _from_models(
 
 
 def _resolve_text(resolver: ConfigResolver, dims: backbones.EncoderDimensions) -> None:
-    limit = dims.max_text_len
-    if limit is None:
-        return
-    if resolver["max_text_len"] is None and limit < 50:
+    limit, given = dims.max_text_len, resolver["max_text_len"]
+    if limit is not None and given is None and limit < 50:
         resolver.fill_defaults(f"model {dims.name}", {"max_text_len": limit})
-    elif (resolver["max_text_len"] or 0) > limit:
-        raise SettingsError(
-            [
-                f"max_text_len={resolver['max_text_len']} is more than {dims.name} has positions for; give {limit} or less."
-            ]
-        )
+    require(
+        limit is None or (given or 0) <= limit,
+        f"max_text_len={given} is more than {dims.name} has positions for; give {limit} or less.",
+    )
 
 
 def _resolve_image(resolver: ConfigResolver, dims: backbones.EncoderDimensions, scratch: bool) -> None:
-    """Picture sizes: a pretrained encoder's own answer, one with random weights takes what is given."""
+    """Image and patch size: those of a pretrained encoder; one with random weights takes what is given."""
     answers = {"image_size": dims.image_size, "original_image_size": dims.image_size, "patch_size": dims.patch_size}
-    if resolver["patch_size"] and not dims.patch_size:
-        raise SettingsError([f"patch_size={resolver['patch_size']}: {dims.name} has no patches; leave it out."])
+    patch = resolver["patch_size"]
+    require(dims.patch_size or not patch, f"patch_size={patch}: {dims.name} has no patches; leave it out.")
     resolver.fill_defaults(
         f"model {dims.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",)
     )
 
 
-def _picture_sizes(config: PreTrainedConfig, resolver: ConfigResolver) -> PreTrainedConfig:
-    """The configuration with the picture sizes that were settled; those that the family does not have stay out."""
+def _with_image_sizes(config: PreTrainedConfig, resolver: ConfigResolver) -> PreTrainedConfig:
+    """The configuration with the resolved image sizes; those that the family does not have stay out."""
     dims = backbones.encoder_dimensions(config, config.model_type)
     sizes = {name: resolver[name] for name in ("image_size", "patch_size") if getattr(dims, name) is not None}
     return backbones.override_dimensions(config, **sizes)
@@ -179,10 +175,8 @@ def _same_vocabulary(
         why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
         notes.append(f"tokenizer={resolver['tokenizer']}: not compared with that of {text_name}, which {why}")
         return
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise SettingsError(
-            [
-                f"tokenizer={resolver['tokenizer']} has another vocabulary than {text_name} was pretrained with; leave tokenizer "
-                "out, or train the text encoder from random weights."
-            ]
-        )
+    require(
+        own.get_vocab() == tokenizer.get_vocab(),
+        f"tokenizer={resolver['tokenizer']} has another vocabulary than {text_name} was pretrained with; leave tokenizer out, or "
+        "train the text encoder from random weights.",
+    )

@@ -18,7 +18,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from renaissance.core.checks import seconds_of
-from renaissance.core.errors import Stopped, UserError, is_defect
+from renaissance.core.errors import Stopped, UserError, is_defect, require
 from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
 from renaissance.evaluation import BlindRun
@@ -133,11 +133,11 @@ def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], Data], shared
     start, resolved = _prepare(resolver, shared)
     settings = resolved.settings
     data = data_of(resolved)
-    if settings.run.test_only and not data.evaluated:
-        raise UserError(
-            f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
-            f"data_root={settings.data.data_root}."
-        )
+    require(
+        data.evaluated or not settings.run.test_only,
+        f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
+        f"data_root={settings.data.data_root}.",
+    )
     steps = _steps(settings, len(data.samples["train"] or ()))
     if not settings.run.test_only:
         refuse_finished(start, steps)

@@ -1,4 +1,6 @@
-"""Arrow files checked to their last pixel: `python run.py check_data with data_root=...`.
+"""Arrow files checked to the last pixel.
+
+Arrow files checked to their last pixel: `python run.py check_data with data_root=...`.
 
     folder -> files of which data set -> each file: format, values, pictures -> tables
                                       -> all files: pictures in two splits   -> sentences

@@ -1,4 +1,6 @@
-"""Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
+"""Raw downloads to arrow files.
+
+Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
 
 A data set is one row of `dataset_specs.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
 one writer. `root` is the folder of the raw download, `dataset_root` the folder to write to, `writing` are `WriteOptions`;
