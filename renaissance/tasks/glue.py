@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
-from renaissance.data.collate import LabelTargetBuilder, MicroBatch, TargetBuilder
+from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.columns import clean
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
@@ -32,16 +32,6 @@ from .base import Context, Downstream, Encodings, MetricDetails
 
 DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
-
-
-class ScoreTargetBuilder:
-    """Builds the targets of STS-B: `LabelTargets` whose labels (B,) are float scores, NaN where they are hidden."""
-
-    def __call__(self, micro: MicroBatch) -> LabelTargets:
-        scores = [math.nan if example.label is None else example.label for example in micro.examples]
-        return LabelTargets(
-            torch.tensor(scores, dtype=torch.float), tuple(example.metadata for example in micro.examples)
-        )
 
 
 class Glue(Downstream):
@@ -96,7 +86,9 @@ class Glue(Downstream):
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
-        return LabelTargetBuilder() if glue_task(Glue.data_name(settings)).labels else ScoreTargetBuilder()
+        return (
+            LabelTargetBuilder() if glue_task(Glue.data_name(settings)).labels else LabelTargetBuilder(hidden=math.nan)
+        )
 
     def count(self, targets: LabelTargets) -> Tensor:
         return _known(targets.labels).sum().float()
