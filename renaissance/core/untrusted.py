@@ -7,16 +7,16 @@ this module: it bounds size and depth, and checks types before a value is used.
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from .errors import UserError, first_line, printable
+from .errors import UserError, first_line, printable, require
 
 MOST_BYTES = 64 << 20  # of a JSON or text file: tokenizer.json of a large vocabulary has about 20 MB
 MOST_DEPTH = 64
@@ -91,17 +91,13 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
         nan_is_null: for what Python programs write: a number that is none (NaN, Infinity) is read as null.
 
     Raises:
-        UserError: no JSON, NaN or an infinite number, one key twice, too deep, or of another type than `hint`.
+        UserError: no JSON, NaN or Infinity, one key twice, too deep, or of another type than `hint`.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        value = json.loads(
-            text.removeprefix("\ufeff"),
-            parse_constant=(lambda _: None) if nan_is_null else _no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
-        )
+        constant = (lambda _: None) if nan_is_null else _no_constant
+        value = json.loads(text.removeprefix("\ufeff"), parse_constant=constant, object_pairs_hook=_unique)
         _refuse_deep(value)
     except RecursionError:
         raise UserError(f"{name} is nested too deeply; at most {MOST_DEPTH} levels are read.") from None
@@ -118,9 +114,8 @@ def expect(value: Any, hint: Any, name: str) -> Any:
     Raises:
         UserError: naming the part that is something else.
     """
-    problem = _problem(value, hint, "")
-    if problem is not None:
-        raise UserError(f"{name}{problem}.")
+    problem = _problem(value, hint)
+    require(problem is None, f"{name}{problem}.")
     return value
 
 
@@ -129,71 +124,60 @@ def finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _problem(value: Any, hint: Any, where: str) -> str | None:
-    """The end of a sentence where a value is not of a type, else None."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
+def _problem(value: Any, hint: Any) -> str | None:
+    """The end of a sentence where a value is not of a type, else None; it begins with the part that is not."""
+    if hint is Any or (hint in (str, int, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
         return None
+    origin, inner = get_origin(hint), get_args(hint)
+    fixed = origin is tuple and inner[-1] is not ...
     if origin in (Union, types.UnionType):
-        found = [_problem(value, each, where) for each in inner]
-        fitting = [problem for problem, each in zip(found, inner, strict=True) if _is(value, get_origin(each) or each)]
-        return None if None in found else next(iter(fitting), _unlike(value, hint, where))
-    if not _is(value, origin or hint):
-        return _unlike(value, hint, where)
-    if origin in (list, set, frozenset) or (origin is tuple and inner[-1:] == (...,)):
-        if _are(value, inner[0]):
+        found = [_problem(value, each) for each in inner]
+        if None in found:
             return None
-        return _first(_problem(each, inner[0], f"{where}[{number}]") for number, each in enumerate(value))
-    if origin is tuple:
-        if len(value) != len(inner):
-            return _unlike(value, hint, where)
-        pairs = enumerate(zip(value, inner, strict=True))
-        return _first(_problem(each, kind, f"{where}[{number}]") for number, (each, kind) in pairs)
+        if inside := [problem for problem in found if not problem.startswith(" is ")]:
+            return inside[0]
+    elif _is(value, origin or hint) and not (fixed and len(value) != len(inner)):
+        return _problem_inside(value, origin, inner)
+    return f" is {short(value)}, but has to be {_words(hint)}"
+
+
+def _problem_inside(value: Any, origin: Any, inner: tuple[Any, ...]) -> str | None:
     if origin in (dict, Mapping):
-        if _are(value, inner[0]) and _are(value.values(), inner[1]):
-            return None
-        return _first(_problem(key, inner[0], f"{where} (a key)") for key in value) or _first(
-            _problem(each, inner[1], f"{where}[{short(key)}]") for key, each in value.items()
-        )
+        for key, each in value.items():
+            if problem := _problem(key, inner[0]):
+                return f" (a key){problem}"
+            if problem := _problem(each, inner[1]):
+                return f"[{short(key)}]{problem}"
+    elif origin is not None:
+        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
+        for number, (each, kind) in enumerate(zip(value, kinds, strict=True)):
+            if problem := _problem(each, kind):
+                return f"[{number}]{problem}"
     return None
 
 
-def _are(values: Iterable[Any], hint: Any) -> bool:
-    """Whether all are just of a plain type, which Python tells quickly: a vocabulary has 100,000 pieces."""
-    return hint is Any or (hint in (str, int, bool) and set(map(type, values)) <= {hint})
-
-
-def _first(problems: Any) -> str | None:
-    return next((problem for problem in problems if problem is not None), None)
-
-
 def _is(value: Any, kind: Any) -> bool:
-    if kind in (None, type(None)):
-        return value is None
     if kind is float:
         return finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _unlike(value: Any, hint: Any, where: str) -> str:
-    return f"{where} is {short(value)}, but has to be {_words(hint)}"
+    return isinstance(value, kind or type(None))
 
 
 def _words(hint: Any) -> str:
     """A type hint as a reader of JSON knows it."""
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(each) for each in inner)
+        return " or ".join(map(_words, inner))
     if origin is tuple and inner[-1:] != (...,):
         return f"a list of {len(inner)} values"
-    if (origin or hint) in (list, tuple, set, frozenset):
+    if origin in (list, tuple, set, frozenset):
         return f"a list (of {_words(inner[0])})" if inner else "a list"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-    return names.get(hint) or (
-        "an object" if (origin or hint) in (dict, Mapping) else getattr(hint, "__name__", str(hint))
-    )
+    return _WORDS.get(origin) or getattr(origin, "__name__", str(origin))
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null",
+          dict: "an object", Mapping: "an object"}  # fmt: skip
 
 
 def short(value: Any) -> str:
@@ -206,18 +190,10 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large")
-    return value
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {short(twice)} stands there twice")
     return found
 
