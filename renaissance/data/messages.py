@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, first_line
 
 _MAGIC, _CONTINUED = b"ARROW1", b"\xff\xff\xff\xff"
 _BLOCK = struct.Struct("<qi4xq")  # of a footer: place, bytes of the message, bytes of the body
 # Numbers of the fields in Arrow's Message.fbs and File.fbs.
 _DICTIONARIES, _BATCHES = 2, 3  # of Footer
-_HEADER_TYPE, _HEADER, _BODY = 1, 2, 3  # of Message
+_HEADER_TYPE, _HEADER = 1, 2  # of Message
 _DICTIONARY, _BATCH = 2, 3  # values of _HEADER_TYPE
 _DATA, _COMPRESSION = 1, 3  # of DictionaryBatch, of RecordBatch
 
@@ -34,52 +34,46 @@ def refuse_claims(path: str, whole: pa.Buffer, *, stream: bool = False) -> None:
     Raises:
         UserError: that, or a file that cannot be read.
     """
-    content = memoryview(whole).cast("B")
-    total = 0
     try:
-        for start, message, body in _streamed(content) if stream else _listed(content):
-            total += message + body
-            if min(start, message, body) < 0 or start + message + body > len(content) or total > len(content):
-                raise UserError(
-                    f"'{path}' is damaged (its batches claim more than its {len(content):,} bytes); copy it or write it again."
-                )
-            if _compressed(content[start : start + message]):
+        for message in _streamed(whole) if stream else _listed(memoryview(whole).cast("B")):
+            if _compressed(message):
                 raise UserError(
                     f"'{path}' is compressed, so it cannot be memory-mapped: write it again without compression."
                 )
-    except (struct.error, IndexError, ValueError, OverflowError):
-        raise UserError(f"'{path}' is damaged (a message cannot be read); copy it or write it again.") from None
+    except (struct.error, IndexError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise UserError(f"'{path}' is damaged ({first_line(error)}); copy it or write it again.") from None
 
 
-def _listed(content: memoryview) -> Iterator[tuple[int, int, int]]:
+def _streamed(whole: pa.Buffer) -> Iterator[memoryview]:
+    """The messages of an Arrow stream."""
+    for message in pa.ipc.MessageReader.open_stream(whole):
+        yield memoryview(message.metadata)
+
+
+def _listed(content: memoryview) -> Iterator[memoryview]:
+    """The messages that an Arrow file's footer lists; ValueError where their batches are larger than the file."""
+    total = 0
+    for start, message, body in blocks(content):
+        total += message + body
+        if min(start, message, body) < 0 or start + message + body > len(content) or total > len(content):
+            raise ValueError(f"its batches claim more than its {len(content):,} bytes")
+        prefix = 8 if content[start : start + 4] == _CONTINUED else 4  # 4 before Arrow 0.15
+        yield content[start + prefix : start + message]
+
+
+def blocks(content: memoryview) -> Iterator[tuple[int, int, int]]:
     """The place, the bytes of the message and those of the body of every batch that an Arrow file's footer lists."""
     end = len(content) - len(_MAGIC) - 4
     size = struct.unpack_from("<i", content, end)[0]
     if not 0 < size <= end:
-        raise ValueError(size)
+        raise ValueError("its footer cannot be read")
     footer = _Table.root(content[end - size : end])
     for field in (_DICTIONARIES, _BATCHES):
         yield from footer.structs(field, _BLOCK)
 
 
-def _streamed(content: memoryview) -> Iterator[tuple[int, int, int]]:
-    """The same of every message of an Arrow stream."""
-    at = 0
-    while at + 4 <= len(content):
-        prefix = 8 if content[at : at + 4] == _CONTINUED else 4  # without it before Arrow 0.15
-        size = struct.unpack_from("<i", content, at + prefix - 4)[0]
-        if size == 0:
-            return
-        if size < 0 or at + prefix + size > len(content):
-            raise ValueError(size)
-        body = _Table.root(content[at + prefix : at + prefix + size]).number(_BODY, "<q")
-        yield at, prefix + size, body
-        at += prefix + size + body
-
-
 def _compressed(message: memoryview) -> bool:
-    prefix = 8 if message[:4] == _CONTINUED else 4
-    found = _Table.root(message[prefix:])
+    found = _Table.root(message)
     kind, header = found.number(_HEADER_TYPE, "<B"), found.table(_HEADER)
     if kind == _DICTIONARY and header is not None:
         header = header.table(_DATA)

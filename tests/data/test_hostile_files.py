@@ -24,7 +24,7 @@ from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA_K
 from renaissance.data.datasets import open_pairs
 from renaissance.data.glue import GlueSamples
 from renaissance.data.messages import _BLOCK as BLOCK
-from renaissance.data.messages import _listed
+from renaissance.data.messages import blocks
 from renaissance.data.pairs import unwanted
 from renaissance.data.samples import SampleDataset
 
@@ -122,7 +122,7 @@ def claims(path: Path, case: str) -> str:
         lists = pa.ListArray.from_arrays(pa.array([0, 1, count], pa.int32()), inner)
         return write(path, pa.table({"image": [b"a"] * 2, "sentences": lists}))
     content = Path(write(path, table)).read_bytes()
-    ((start, message, body),) = _listed(memoryview(content))
+    ((start, message, body),) = blocks(memoryview(content))
     larger = content.replace(BLOCK.pack(start, message, body), BLOCK.pack(start, message, 1 << 40))
     assert larger != content
     path.write_bytes(larger)
