@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from data import raw_glue
 from data.prepare import raw_f30k, raw_files, raw_images, raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
 from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
+from renaissance.evaluation.metrics import MetricDetails
 
 SMALL = (
     "cross_layer_hidden_size=32",
@@ -112,3 +113,8 @@ def words(task: str, folder: Path, kind: str = "two-tower", log: Path | None = N
     small = [word for word in SMALL if kind == "two-tower" or not word.startswith(("cross_", "num_cross"))]
     places = [f"data_root={arrows(task, folder)}", f"log_dir={log or folder / 'runs'}"]
     return [TASKS[task].preset, *TOWERS[kind], *small, *places, *TASKS[task].words]
+
+
+def values(metrics: Mapping[str, MetricDetails]) -> dict[str, float]:
+    """The values of metrics."""
+    return {name: each.value for name, each in metrics.items()}

@@ -1,19 +1,45 @@
-"""Metrics of benchmarks that torchmetrics lacks, over the rows of a whole split."""
+"""The metrics of a downstream task on a split, each with how it was found."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .intervals import GROUP
 
-def consistency(groups: Sequence[Hashable], right: Sequence[bool]) -> float:
-    """The share of groups whose examples are all right: NLVR2's, where a group is a sentence with all its picture pairs.
 
-    Args:
-        groups: (n,) which group each example is of. right: (n,) whether it is right.
+class MetricDetails(NamedTuple):
+    """A metric on a split.
 
-    Returns:
-        0..1; NaN without an example. Source: `nlvr2/eval/metrics.py` of lil-lab/nlvr (Suhr et al., ACL 2019).
+    Attributes:
+        value: NaN where no example counts.
+        frames: whose mean of the column "score" it is, examples of one `group` drawn together; of several frames the mean of
+            their means, drawn by groups that they share; () where it has no interval.
+        statistic: of the one frame, where it is no mean.
+        baseline: what a model that sees nothing gets: ("majority", "chance" or "random", value). None of the selecting metric
+            means `Downstream.baseline`, which may take seconds.
+        method: how it was found. exact: whether that is what the benchmark asks for.
+        candidates: among how many the right one is to be found, on average; None where it is no matter of candidates.
     """
-    return float(pd.Series(list(right), dtype=bool).groupby(list(groups)).all().mean())
+
+    value: float
+    frames: tuple[pd.DataFrame, ...] = ()
+    statistic: Callable[[pd.DataFrame], float] | None = None
+    baseline: tuple[str, float] | None = None
+    method: str = "each example once"
+    candidates: float | None = None
+    exact: bool = True
+
+    @property
+    def examples(self) -> int:
+        """How many have an answer."""
+        return int(self.frames[0]["score"].notna().sum())
+
+
+def mean_score(frame: pd.DataFrame, score: Any = None, **details: Any) -> MetricDetails:
+    """The mean of the column "score", or of other scores of the rows, NaN where they do not count; details: fields."""
+    scores = frame["score"] if score is None else pd.Series(score, frame.index).astype(float)
+    groups = {GROUP: frame[GROUP]} if GROUP in frame else {}
+    return MetricDetails(float(scores.mean()), (pd.DataFrame({"score": scores, **groups}),), **details)

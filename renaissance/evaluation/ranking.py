@@ -1,20 +1,19 @@
-"""Every picture with every text, and where the right ones stand.
+"""Every image with every text, and where the right ones stand.
 
-    pictures, texts -> each through its encoder once -> pairs, in batches, through the fusion alone -> scores -> ranks
+    images, texts -> each through its encoder once -> pairs, in batches, through the fusion -> scores -> ranks
 
-Processes share the pictures: each encodes its own, and all texts, which cost little, and scores them with one another.
-What is brought together are a few numbers a text and a picture, not scores a pair. Kept in memory are the tokens of a
-process's pictures and of all texts, and its scores: of COCO's 5,000 pictures and 25,010 texts with a DeiT-tiny and a fusion
-of 256, 0.9, 0.4 and 0.5 GiB.
+Processes share the images: each encodes its own, and all texts, which cost little, and scores them with one another. The
+scores of all processes are gathered, and each process ranks them. Kept in memory are the tokens of a process's images and of
+all texts, and all scores: of COCO's 5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB.
 
-A tie counts against the right one, whatever its place: a model that tells nothing apart finds nothing. Scores that are closer
-than rounding makes them are tied, or equal texts of two pictures would stand in an order that depends on the batches.
+A tie counts against the right one, whatever its place: a model that cannot tell anything apart finds nothing. Scores that are
+closer than rounding makes them are tied, or equal texts of two images would stand in an order that depends on the batches.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,347 +21,297 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.console import say
 from renaissance.core.types import ImageInput, TextInput, Tokens
-from renaissance.data.collate import Collate, Source
+from renaissance.data.collate import Collate
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
 from renaissance.data.text import encode
 
 AT = (1, 5, 10)
-FIRST = 10  # best ones of each text, and of each picture, that are kept
-ITC_PREFIX = "itc_"  # what the names of recalls begin with where the contrastive vectors alone rank
-FOLD = 1_000  # pictures of a fold of COCO's 1K protocol
+FIRST = 10  # best ones of each text, and of each image, that are kept
+FOLD = 1_000  # images of a fold of COCO's 1K protocol
 TIED = 1e-5  # scores that are no further apart are equal
-_TIED_COSINES = 1e-6  # the same of products of vectors of length 1
+TIED_COSINES = 1e-6  # the same of products of vectors of length 1
 _BLOCK = 1 << 22  # scores that are sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens that one call of the fusion takes, by kind of device
 _MORE_TOKENS = 1 << 18  # the same on any other device
-_MEASURED = 3  # batches that are timed before the estimate, after one that warms up
+_MEASURED = 3  # batches that are timed for the estimate, after one that warms up
+
+
+def _gather_one(value: Any) -> list[Any]:
+    """`FullSplit.gather` of a single process."""
+    return [value]
+
+
+class FullSplit(NamedTuple):
+    """A split that is evaluated as a whole, by one process or several.
+
+    Attributes:
+        collate: makes batches of its samples, `collate.source`, with as many of them as go through an encoder at once.
+        num_workers: loader processes.
+        rank, world_size: this process and the number of processes.
+        gather: returns one object of each process, in the order of ranks; every process must call it.
+        say: prints a line, on the first process only.
+    """
+
+    collate: Collate
+    num_workers: int
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[Any], list[Any]] = _gather_one
+    say: Callable[[str], None] = say
 
 
 class Best(NamedTuple):
-    """The best ones of each of n, best first. Attributes: numbers, (n, up to 10); scores, NaN where the fusion gave none."""
+    """The best ones of each of n, best first. Attributes: ids, (n, up to 10); scores, NaN where the fusion gave none."""
 
-    numbers: np.ndarray
+    ids: np.ndarray
     scores: np.ndarray
 
 
 class Ranked(NamedTuple):
-    """Where the right ones stand, from 0. T texts, P pictures.
+    """Where the right ones stand, from 0. T texts, P images.
 
     Attributes:
-        picture_of_text: (T,) number of the picture that a text belongs to.
-        text_ranks: (T,) pictures that match a text at least as well as its own one does.
-        picture_ranks: (P,) texts of other pictures that match a picture at least as well as the best of its own does.
-        pictures, texts: the best pictures of each text, and the best texts of each picture.
-        folds: the same ranks within folds of 1,000 consecutive pictures, (text_ranks, picture_ranks); None where there
-            are less than two folds.
+        image_of_text: (T,) number of the image that a text belongs to.
+        text_ranks: (T,) images that match a text at least as well as its own one does.
+        image_ranks: (P,) texts of other images that match an image at least as well as the best of its own does.
+        best_images, best_texts: of each text, and of each image.
+        folds: the same ranks, (text_ranks, image_ranks), within each fold of 1,000 consecutive images; none where there are
+            less than two.
         contrastive: the ranks by the contrastive vectors alone, where they chose the candidates of these; else None.
     """
 
-    picture_of_text: np.ndarray
+    image_of_text: np.ndarray
     text_ranks: np.ndarray
-    picture_ranks: np.ndarray
-    pictures: Best
-    texts: Best
-    folds: tuple[np.ndarray, np.ndarray] | None
+    image_ranks: np.ndarray
+    best_images: Best
+    best_texts: Best
+    folds: list[tuple[np.ndarray, np.ndarray]]
     contrastive: Ranked | None = None
 
 
-def recalls(ranked: Ranked, start: str = "") -> dict[str, float]:
-    """Recall at 1, 5 and 10 both ways, their mean, and the same with "_1k" behind it, over folds of 1,000 pictures.
-
-    Args:
-        start: what each name begins with. Each recall before the fusion, "itc_...", stands behind the one after it.
-    """
-    after = {f"{start}{name}": value for name, value in _all_recalls(ranked).items()}
-    if ranked.contrastive is None:
-        return after
-    before = recalls(ranked.contrastive, ITC_PREFIX)
-    return {each: values[each] for name in after for each, values in ((name, after), (ITC_PREFIX + name, before))}
-
-
-def _all_recalls(ranked: Ranked) -> dict[str, float]:
-    found = _recalls(ranked.text_ranks, ranked.picture_ranks, "")
+def recalls(ranked: Ranked) -> dict[str, float]:
+    """Recall at 1, 5 and 10 both ways, their mean, and the same with "_1k" behind it: the means over folds of 1,000 images."""
+    found = _recalls(ranked.text_ranks, ranked.image_ranks)
     found["recall_mean"] = sum(found.values()) / len(found)
-    if ranked.folds is not None:
-        texts, pictures = ranked.folds
-        fold_of_text, fold_of_picture = ranked.picture_of_text // FOLD, np.arange(len(pictures)) // FOLD
-        whole = [fold for fold in np.unique(fold_of_picture) if (fold_of_picture == fold).sum() == FOLD]
-        each = [_recalls(texts[fold_of_text == fold], pictures[fold_of_picture == fold], "_1k") for fold in whole]
-        found |= {name: float(np.mean([fold[name] for fold in each])) for name in each[0]}
-    return found
+    folds = [_recalls(*fold) for fold in ranked.folds]
+    return found | {f"{name}_1k": float(np.mean([fold[name] for fold in folds])) for fold in folds[:1] for name in fold}
 
 
-def _recalls(text_ranks: np.ndarray, picture_ranks: np.ndarray, ending: str) -> dict[str, float]:
-    both = (("text_to_image", text_ranks), ("image_to_text", picture_ranks))
-    return {f"{way}_r{k}{ending}": float((ranks < k).mean()) for way, ranks in both for k in AT}
+def _recalls(text_ranks: np.ndarray, image_ranks: np.ndarray) -> dict[str, float]:
+    both = {"text_to_image": text_ranks, "image_to_text": image_ranks}
+    return {f"{way}_r{k}": float((ranks < k).mean()) for way, ranks in both.items() for k in AT}
 
 
-class Ranking:
-    """Ranks the pictures and texts of a data set of captions.
+def rank(scores: np.ndarray, image_of_text: np.ndarray, tied: float = TIED, lowest: float = -np.inf) -> Ranked:
+    """Ranks by (T,P) scores.
 
     Args:
-        model: with the three parts of every model.
-        match: pooled vectors (n,Dp) -> (n,) how well each pair matches.
-        source: the pairs with the transform of their pictures.
-        tokenizer, max_text_len: of the texts.
-        batch_size: pictures, and texts, that go through an encoder at once.
-        num_workers: processes that decode pictures.
-        device: where the model is.
-        rank, world: this process and the number of processes.
-        gather: brings one object of each process together.
-        say: prints a line.
+        image_of_text: (T,) ascending.
+        tied: scores that are no further apart are equal.
+        lowest: what is below is no score of the fusion.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        match: Callable[[Tensor], Tensor],
-        source: Source,
-        tokenizer: PreTrainedTokenizerBase,
-        max_text_len: int,
-        batch_size: int,
-        num_workers: int,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        gather: Callable[[Any], list[Any]] = lambda value: [value],
-        say: Callable[[str], None] = say,
-    ):
-        self.model, self.match, self.source = model, match, source
-        self.tokenizer, self.max_text_len = tokenizer, max_text_len
-        self.batch_size, self.num_workers, self.device = batch_size, num_workers, device
-        self.rank, self.world, self.gather, self.say = rank, world, gather, say
-        rows = source.dataset.rows()
-        _, self.first, self.picture_of_text = np.unique(rows, return_index=True, return_inverse=True)
-        self.own = np.arange(len(self.first))[rank::world]  # numbers of this process's pictures
-
-    def run(self, top: int | None = None, vectors: Callable[[Tokens, str], Tensor] | None = None) -> Ranked:
-        """Ranks everything.
-
-        Args:
-            top: candidates a text, and a picture, that go through the fusion; None = all, 0 = none: the vectors rank.
-            vectors: unimodal tokens and their side -> vectors of length 1, whose products choose the candidates.
-        """
-        texts = self._texts()
-        pictures = self._pictures()
-        if top is None or top >= len(self.first):
-            return self._ranked(self._scores(texts, pictures, None))
-        close = self._similarities(texts, pictures, vectors)
-        contrastive = self._ranked(close[:, self.rank :: self.world].numpy(), _TIED_COSINES)
-        if top == 0:
-            return contrastive
-        candidates = _candidates(close, self.picture_of_text, self.own, top)
-        scores = self._scores(texts, pictures, candidates)
-        return self._ranked(*self._with_others(scores, candidates, close))._replace(contrastive=contrastive)
-
-    def _texts(self) -> list[tuple[np.ndarray, Tokens]]:
-        """All texts, embedded, as groups of one length: their numbers, and their tokens (n,L,D)."""
-        dataset, groups = self.source.dataset, {}
-        for start in range(0, len(dataset), self.batch_size * 64):
-            numbers = np.arange(start, min(len(dataset), start + self.batch_size * 64))
-            _, text = encode(self.tokenizer, [dataset.text(int(number)) for number in numbers], self.max_text_len)
-            lengths = -(-text.attention_mask.sum(1) // 4) * 4  # few lengths, little padding
-            for length in lengths.unique().tolist():
-                chosen = (lengths == length).nonzero().flatten()
-                part = TextInput(*(field[chosen, :length] for field in text))
-                found = groups.setdefault(length, ([], []))
-                found[0].append(numbers[chosen.numpy()])
-                found[1].append(part)
-        made = []
-        for length in sorted(groups, reverse=True):  # so neither the estimate nor the memory is exceeded later
-            numbers, parts = groups[length]
-            whole = TextInput(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
-            starts = range(0, len(whole.input_ids), self.batch_size)
-            batches = (TextInput(*(f[at : at + self.batch_size].to(self.device) for f in whole)) for at in starts)
-            embedded = _collected(map(self.model.embed_text, batches), len(whole.input_ids))
-            made.append((np.concatenate(numbers), embedded))
-        return made
-
-    def _pictures(self) -> Tokens:
-        """This process's pictures, embedded: (P/world,N,D)."""
-        draws = [Draw(0, int(index)) for index in self.first[self.own]]
-        steps = [draws[at : at + self.batch_size] for at in range(0, len(draws), self.batch_size)]
-        collate = Collate(self.tokenizer, self.max_text_len, self.batch_size, {}, self.source)
-        loader = StepLoader(steps, collate, self.num_workers, pin_memory=False)
-        bar = tqdm(loader, desc="encoding pictures", unit="batch", disable=self.rank > 0, dynamic_ncols=True)
-        images = (
-            ImageInput(*(None if part is None else part.to(self.device) for part in batch.images)) for [batch] in bar
-        )
-        if not draws:  # more processes than pictures
-            return Tokens(torch.zeros(0, 1, self.model.width, device=self.device), None)
-        return _collected(map(self.model.embed_image, images), len(draws))
-
-    def _similarities(
-        self, texts: list[tuple[np.ndarray, Tokens]], pictures: Tokens, vectors: Callable[[Tokens, str], Tensor]
-    ) -> Tensor:
-        """(T,P) products of the contrastive vectors, the same on every process."""
-        size = self.batch_size
-        of_texts = torch.empty(0)
-        for numbers, tokens in texts:
-            parts = [vectors(self.model.unimodal(_part(tokens, at, size), "text"), "text").float().cpu()
-                     for at in range(0, len(numbers), size)]  # fmt: skip
-            found = torch.cat(parts)
-            if not len(of_texts):
-                of_texts = found.new_empty(len(self.picture_of_text), found.shape[1])
-            of_texts[torch.from_numpy(numbers)] = found
-        parts = [vectors(self.model.unimodal(_part(pictures, at, size), "image"), "image").float().cpu()
-                 for at in range(0, len(self.own), size)]  # fmt: skip
-        of_pictures = of_texts.new_empty(len(self.first), of_texts.shape[1])
-        for rank, found in enumerate(self.gather(torch.cat(parts) if parts else of_texts[:0])):
-            of_pictures[rank :: self.world] = found
-        return of_texts @ of_pictures.T
-
-    def _scores(
-        self, texts: list[tuple[np.ndarray, Tokens]], pictures: Tokens, candidates: np.ndarray | None
-    ) -> np.ndarray:
-        """(T, P/world) how well each text matches each of this process's pictures; -inf where that is no number."""
-        scores = np.full((len(self.picture_of_text), len(self.own)), -np.inf, np.float32)
-        total = scores.size if candidates is None else int(candidates.sum())
-        bar = tqdm(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.rank > 0, dynamic_ncols=True)
-        began, measured, batches = 0.0, 0, 0
-        for numbers, tokens in texts:
-            for rows, columns in self._pairs(numbers, tokens, pictures, candidates):
-                text, image = (
-                    _select(side, index, self.device) for side, index in ((tokens, rows), (pictures, columns))
-                )
-                pooled = self.model.fuse(text, image, needs={"pooled"}).pooled
-                found = self.match(pooled).float().cpu().numpy()
-                scores[numbers[rows], columns] = np.where(np.isnan(found), -np.inf, found)
-                bar.update(len(rows))
-                batches += 1
-                if batches == 1:
-                    began = time.perf_counter()
-                elif batches <= 1 + _MEASURED:
-                    measured += len(rows)
-                if batches == 1 + _MEASURED:
-                    seconds = total * (time.perf_counter() - began) / measured
-                    kept = [pictures.hidden, *(tokens.hidden for _, tokens in texts), scores]
-                    self.say(self._cost(total, seconds, sum(each.nbytes for each in kept), candidates is None))
-        bar.close()
-        return scores
-
-    def _pairs(
-        self, numbers: np.ndarray, tokens: Tokens, pictures: Tokens, candidates: np.ndarray | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of pairs of a group's texts and this process's pictures: places of both."""
-        most = TOKENS.get(self.device.type, _MORE_TOKENS)
-        size = max(1, most // (tokens.hidden.shape[1] + pictures.hidden.shape[1]))
-        if candidates is None:
-            for start in range(0, len(numbers) * len(self.own), size):
-                pair = np.arange(start, min(start + size, len(numbers) * len(self.own)))
-                yield pair % len(numbers), pair // len(numbers)
-            return
-        rows, columns = np.nonzero(candidates[numbers])
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size], columns[start : start + size]
-
-    def _cost(self, total: int, seconds: float, kept: int, exact: bool) -> str:
-        """What the ranking costs, as its first batches tell."""
-        minutes = seconds / 60
-        spoken = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
-        on = " on this process" if self.world > 1 else ""
-        advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and minutes > 60 else ""
-        return (
-            f"ranking {len(self.picture_of_text):,} texts and {len(self.first):,} pictures: {total:,} pairs{on}, about "
-            f"{spoken}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
-        )
-
-    def _with_others(
-        self, scores: np.ndarray, candidates: np.ndarray, close: Tensor
-    ) -> tuple[np.ndarray, float, float]:
-        """The scores, with the pairs that are no candidates behind all that are, in the order of their similarity.
-
-        Returns:
-            They, what they tie by, and the lowest of a candidate.
-        """
-        lowest = min(self.gather(float(scores[np.isfinite(scores)].min(initial=0.0))))
-        behind = close[:, self.rank :: self.world].numpy() - 2 + lowest
-        return np.where(candidates, scores, behind), TIED, lowest
-
-    def _ranked(self, scores: np.ndarray, tied: float = TIED, lowest: float = -np.inf) -> Ranked:
-        """Ranks by the (T, P/world) scores of each process, brought together.
-
-        Args:
-            tied: scores that are no further apart are equal. lowest: what is below has no score of its own.
-        """
-        column_of = np.full(len(self.first), -1)
-        column_of[self.own] = np.arange(len(self.own))
-        column = column_of[self.picture_of_text]  # of each text's own picture, -1 where another process has it
-        here = np.flatnonzero(column >= 0)
-        true = np.full(len(column), -np.inf, np.float32)
-        true[here] = scores[here, column[here]]
-        true = np.max(self.gather(true), axis=0)
-        fold = np.arange(len(self.first)) // FOLD
-        within = {"all": None}
-        if len(self.first) >= 2 * FOLD:
-            within["fold"] = fold[self.picture_of_text][:, None] == fold[self.own]
-        better = scores >= true[:, None] - tied
-        better[here, column[here]] = False
-        texts = {name: (better if mask is None else better & mask).sum(1) for name, mask in within.items()}
-        pictures = {name: self._of_pictures(scores, tied, mask) for name, mask in within.items()}
-        best = _best(scores, self.own), _best(scores.T, np.arange(len(scores)))
-        return _together(self.gather((texts, pictures, best, self.own)), self.picture_of_text, lowest)
-
-    def _of_pictures(self, scores: np.ndarray, tied: float, within: np.ndarray | None) -> np.ndarray:
-        """(P/world,) how many texts of other pictures match a picture at least as well as the best of its own."""
-        ranks = np.zeros(len(self.own), np.int64)
-        for place, number in enumerate(self.own):
-            own, column = self.picture_of_text == number, scores[:, place]
-            others = ~own if within is None else ~own & within[:, place]
-            ranks[place] = (column[others] >= column[own].max() - tied).sum()
-        return ranks
+    folds = []
+    if scores.shape[1] >= 2 * FOLD:
+        for start in range(0, scores.shape[1] - FOLD + 1, FOLD):
+            texts = slice(*np.searchsorted(image_of_text, (start, start + FOLD)))
+            folds.append(_ranks(scores[texts, start : start + FOLD], image_of_text[texts] - start, tied))
+    best = _best(scores, lowest), _best(scores.T, lowest)
+    return Ranked(image_of_text, *_ranks(scores, image_of_text, tied), *best, folds)
 
 
-def _candidates(close: Tensor, picture_of_text: np.ndarray, own: np.ndarray, top: int) -> np.ndarray:
-    """(T, P/world) bool: the `top` pictures closest to each text, and the `top` texts closest to each picture."""
-    chosen = torch.zeros(close.shape, dtype=torch.bool)
-    chosen.scatter_(1, close.topk(top, dim=1).indices, True)
-    chosen.scatter_(0, close.topk(min(top, len(close)), dim=0).indices, True)
-    return chosen[:, torch.from_numpy(own)].numpy()
+def _ranks(scores: np.ndarray, image_of_text: np.ndarray, tied: float) -> tuple[np.ndarray, np.ndarray]:
+    """`Ranked.text_ranks` and `Ranked.image_ranks`."""
+    matched = np.arange(len(scores)), image_of_text
+    of_texts = scores[matched]
+    of_images = np.full(scores.shape[1], -np.inf, scores.dtype)
+    np.maximum.at(of_images, image_of_text, of_texts)
+    ranks = []
+    for axis, right in ((1, of_texts[:, None]), (0, of_images)):
+        before = scores >= right - tied
+        before[matched] = False
+        ranks.append(before.sum(axis))
+    return ranks[0], ranks[1]
 
 
-def _best(scores: np.ndarray, numbers: np.ndarray) -> Best:
-    """The best of each row of scores (n,m), of equal ones the first; `numbers` (m,) are those of the columns, ascending."""
-    count = min(FIRST, scores.shape[1])
-    places = np.empty((len(scores), count), np.int64)
-    rows = max(1, _BLOCK // max(1, scores.shape[1]))
+def _best(scores: np.ndarray, lowest: float) -> Best:
+    """The best of each row of scores, of equal ones the first; those that are below `lowest` or not finite are NaN."""
+    count, rows = min(FIRST, scores.shape[1]), max(1, _BLOCK // scores.shape[1])
+    ids = np.empty((len(scores), count), np.int64)
     for start in range(0, len(scores), rows):
         # Floats as whole numbers of the same order, with the place behind: no two are equal, so there is one answer.
         bits = (np.asarray(scores[start : start + rows], np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
         keys = ((bits ^ ((bits >> 31) & 0x7FFF_FFFF)) << 32) - np.arange(scores.shape[1])
-        places[start : start + rows] = torch.from_numpy(keys).topk(count, dim=1).indices.numpy()
-    return Best(numbers[places], np.take_along_axis(scores, places, 1))
+        ids[start : start + rows] = torch.from_numpy(keys).topk(count, dim=1).indices.numpy()
+    best = np.take_along_axis(scores, ids, 1)
+    return Best(ids, np.where(np.isfinite(best) & (best >= lowest), best, np.nan))
 
 
-def _together(parts: Sequence[Any], picture_of_text: np.ndarray, lowest: float) -> Ranked:
-    """The ranks of all processes as those of one; a score below `lowest` is none."""
-    names, pictures = parts[0][0].keys(), sum(len(own) for *_, own in parts)
-    of_texts = {name: sum(texts[name] for texts, *_ in parts) for name in names}
-    of_pictures = {name: np.zeros(pictures, np.int64) for name in names}
-    for _, found, _, own in parts:
-        for name in names:
-            of_pictures[name][own] = found[name]
-    numbers, scores = (np.concatenate([best[0][field] for _, _, best, _ in parts], axis=1) for field in (0, 1))
-    order = np.lexsort((numbers, -scores), axis=1)[:, :FIRST]
-    best_pictures = Best(*(np.take_along_axis(field, order, 1) for field in (numbers, scores)))
-    best_texts = Best(*(np.empty((pictures, field.shape[1]), field.dtype) for field in parts[0][2][1]))
-    for _, _, (_, found), own in parts:
-        best_texts.numbers[own], best_texts.scores[own] = found
-    best = [
-        each._replace(scores=np.where(np.isfinite(each.scores) & (each.scores >= lowest), each.scores, np.nan))
-        for each in (best_pictures, best_texts)
-    ]
-    folds = (of_texts["fold"], of_pictures["fold"]) if "fold" in names else None
-    return Ranked(picture_of_text, of_texts["all"], of_pictures["all"], *best, folds)
+class Ranking:
+    """Ranks the images and texts of a data set of captions.
+
+    Args:
+        model: a `TwoTower` or `OneTower`.
+        match: pooled vectors (n,Dp) -> (n,) how well each pair matches.
+        split: the pairs.
+    """
+
+    def __init__(self, model: nn.Module, match: Callable[[Tensor], Tensor], split: FullSplit):
+        self.model, self.match, self.split = model, match, split
+        self.device = next(model.parameters()).device
+        self.dataset, self.batch_size = split.collate.source.dataset, split.collate.per_gpu_batchsize
+        _, self.first, self.image_of_text = np.unique(self.dataset.rows(), return_index=True, return_inverse=True)
+        self.own = np.arange(len(self.first))[split.rank :: split.world_size]  # numbers of this process's images
+
+    def run(self, top: int | None = None, vectors: Callable[[Tokens, str], Tensor] | None = None) -> Ranked:
+        """Ranks everything; the result is the same on every process.
+
+        Args:
+            top: candidates a text, and an image, that go through the fusion; None = all, 0 = none: the vectors rank.
+            vectors: unimodal tokens and their side -> vectors of length 1, whose products choose the candidates.
+        """
+        texts, images = self._embed_texts(), self._embed_images()
+        if top is None or top >= len(self.first):
+            return rank(self._scores(texts, images), self.image_of_text)
+        similarities = self._similarities(texts, images, vectors)
+        contrastive = rank(similarities.numpy(), self.image_of_text, TIED_COSINES)
+        if top == 0:
+            return contrastive
+        candidates = choose_candidates(similarities, top)
+        scores = self._scores(texts, images, candidates[:, self.own])
+        ranked = rank_candidates(scores, candidates, similarities.numpy(), self.image_of_text)
+        return ranked._replace(contrastive=contrastive)
+
+    def _embed_texts(self) -> list[tuple[np.ndarray, Tokens]]:
+        """All texts, embedded in groups of one length, the longest first: their numbers, and their tokens (n,L,D)."""
+        collate, parts = self.split.collate, []
+        for start in range(0, len(self.dataset), self.batch_size * 64):
+            numbers = range(start, min(len(self.dataset), start + self.batch_size * 64))
+            words = [self.dataset.text(number) for number in numbers]
+            parts.append(encode(collate.tokenizer, words, collate.max_text_len, full=True)[1])
+        text = TextInput(*map(torch.cat, zip(*parts, strict=True)))
+        lengths = -(-text.attention_mask.sum(1) // 4) * 4  # few lengths, little padding
+        groups = []
+        for length in lengths.unique().flip(0).tolist():  # so neither the estimate nor the memory is exceeded later
+            numbers = (lengths == length).nonzero().flatten()
+            batches = (
+                TextInput(*(field[batch, :length].to(self.device) for field in text))
+                for batch in numbers.split(self.batch_size)
+            )
+            groups.append((numbers.numpy(), _concatenated(map(self.model.embed_text, batches), len(numbers))))
+        return groups
+
+    def _embed_images(self) -> Tokens:
+        """This process's images, embedded: (P/world_size,N,D)."""
+        draws = [Draw(0, int(index)) for index in self.first[self.own]]
+        if not draws:  # more processes than images
+            return Tokens(torch.zeros(0, 1, self.model.width, device=self.device), None)
+        steps = [draws[at : at + self.batch_size] for at in range(0, len(draws), self.batch_size)]
+        loader = StepLoader(steps, self.split.collate, self.split.num_workers, pin_memory=False)
+        bar = tqdm(loader, desc="encoding pictures", unit="batch", disable=self.split.rank > 0, dynamic_ncols=True)
+        images = (
+            ImageInput(*(None if part is None else part.to(self.device) for part in batch.images)) for [batch] in bar
+        )
+        return _concatenated(map(self.model.embed_image, images), len(draws))
+
+    def _similarities(
+        self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, vectors: Callable[[Tokens, str], Tensor]
+    ) -> Tensor:
+        """(T,P) products of the contrastive vectors, the same on every process."""
+
+        def vectors_of(tokens: Tokens, side: str) -> Tensor:
+            parts = (
+                Tokens(*(None if field is None else field[at : at + self.batch_size] for field in tokens))
+                for at in range(0, max(1, len(tokens.hidden)), self.batch_size)
+            )
+            return torch.cat([vectors(self.model.unimodal(part, side), side).float().cpu() for part in parts])
+
+        of_texts = torch.cat([vectors_of(tokens, "text") for _, tokens in texts])
+        of_texts = of_texts[np.argsort(np.concatenate([numbers for numbers, _ in texts]))]
+        of_images = of_texts.new_empty(len(self.first), of_texts.shape[1])
+        for number, found in enumerate(self.split.gather(vectors_of(images, "image"))):
+            of_images[number :: self.split.world_size] = found
+        return of_texts @ of_images.T
+
+    def _scores(
+        self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(T,P) how well each text matches each image, the same on every process; -inf where that is NaN or not computed.
+
+        Args:
+            candidates: (T,P/world_size) bool, the pairs that are computed; None = all.
+        """
+        scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
+        total, done = scores.size if candidates is None else int(candidates.sum()), 0
+        hide = self.split.rank > 0
+        bar = tqdm(total=total, desc="ranking", unit="pair", unit_scale=True, disable=hide, dynamic_ncols=True)
+        for batch, (numbers, tokens, rows, columns) in enumerate(self._pairs(texts, images, candidates)):
+            if batch == 1:
+                began, warm = time.perf_counter(), done
+            elif batch == 1 + _MEASURED:
+                seconds = total * (time.perf_counter() - began) / (done - warm)
+                kept = images.hidden.nbytes + sum(tokens.hidden.nbytes for _, tokens in texts) + scores.nbytes
+                self.split.say(self._cost(total, seconds, kept, candidates is None))
+            text, image = (
+                side.select(torch.from_numpy(index).to(self.device))
+                for side, index in ((tokens, rows), (images, columns))
+            )
+            found = self.match(self.model.fuse(text, image, needs={"pooled"}).pooled).float().cpu().numpy()
+            scores[numbers[rows], columns] = np.where(np.isnan(found), -np.inf, found)
+            bar.update(len(rows))
+            done += len(rows)
+        bar.close()
+        gathered = np.empty((len(scores), len(self.first)), np.float32)
+        for number, part in enumerate(self.split.gather(scores)):
+            gathered[:, number :: self.split.world_size] = part
+        return gathered
+
+    def _pairs(
+        self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
+        """Batches of pairs: a group of texts, and the places in it and among this process's images."""
+        most = TOKENS.get(self.device.type, _MORE_TOKENS)
+        for numbers, tokens in texts:
+            size = max(1, most // (tokens.hidden.shape[1] + images.hidden.shape[1]))
+            every = range(len(numbers) * len(self.own))
+            pairs = every if candidates is None else np.flatnonzero(candidates[numbers].T)
+            for start in range(0, len(pairs), size):
+                columns, rows = np.divmod(pairs[start : start + size], len(numbers))
+                yield numbers, tokens, rows, columns
+
+    def _cost(self, total: int, seconds: float, kept: int, exact: bool) -> str:
+        """What the ranking costs, by the time of its first batches."""
+        minutes = seconds / 60
+        duration = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
+        on = " on this process" if self.split.world_size > 1 else ""
+        advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and minutes > 60 else ""
+        return (
+            f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} pictures: {total:,} pairs{on}, about "
+            f"{duration}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
+        )
 
 
-def _collected(parts: Iterable[Tokens], count: int) -> Tokens:
-    """The tokens of several batches in memory that is taken once; those of pictures of different sizes are padded."""
+def choose_candidates(similarities: Tensor, top: int) -> np.ndarray:
+    """(T,P) bool: the `top` images closest to each text, and the `top` texts closest to each image."""
+    chosen = torch.zeros(similarities.shape, dtype=torch.bool)
+    chosen.scatter_(1, similarities.topk(top, dim=1).indices, True)
+    chosen.scatter_(0, similarities.topk(min(top, len(similarities)), dim=0).indices, True)
+    return chosen.numpy()
+
+
+def rank_candidates(
+    scores: np.ndarray, candidates: np.ndarray, similarities: np.ndarray, image_of_text: np.ndarray
+) -> Ranked:
+    """Ranks by the scores of candidates; all other pairs stand behind them, in the order of their similarity; all (T,P)."""
+    lowest = float(scores[np.isfinite(scores)].min(initial=0.0))
+    return rank(np.where(candidates, scores, similarities - 2 + lowest), image_of_text, TIED, lowest)
+
+
+def _concatenated(parts: Iterable[Tokens], count: int) -> Tokens:
+    """The tokens of several batches in memory that is taken once; those of images of different sizes are padded."""
     hidden = mask = None
     at = 0
     for part in parts:
@@ -376,11 +325,3 @@ def _collected(parts: Iterable[Tokens], count: int) -> Tokens:
         mask[at : at + size, :length] = True if part.mask is None else part.mask
         at += size
     return Tokens(hidden, None if mask.all() else mask)
-
-
-def _part(tokens: Tokens, start: int, size: int) -> Tokens:
-    return Tokens(*(None if field is None else field[start : start + size] for field in tokens))
-
-
-def _select(tokens: Tokens, index: np.ndarray, device: torch.device) -> Tokens:
-    return tokens.select(torch.from_numpy(index).to(device))

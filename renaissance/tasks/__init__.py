@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from renaissance.core.checks import TASK_NAMES
 from renaissance.core.errors import UserError
 
-from .base import Context, Downstream, Encodings, FullSplit, MetricDetails, Task
+from .base import Context, Downstream, Encodings, Task
 
-__all__ = ["Context", "Downstream", "Encodings", "Task", "FullSplit", "MetricDetails", "reading_task", "task_class"]
+__all__ = ["Context", "Downstream", "Encodings", "Task", "reading_task", "task_class"]
 
 
 def task_class(name: str) -> type[Task]:

@@ -15,17 +15,18 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
-from renaissance.data.collate import LabelTargetBuilder, Source, TargetBuilder
+from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.evaluation.metrics import MetricDetails, mean_score
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.settings.sections import Settings
 
 
@@ -101,67 +102,6 @@ class Context(NamedTuple):
     labels: tuple[str, ...] | None = None
 
 
-class FullSplit(NamedTuple):
-    """What a task may ask for to evaluate a whole split at once.
-
-    Attributes:
-        model, heads: on `device`, in eval mode; heads by task.
-        source: the samples with the transform of their pictures.
-        tokenizer, max_text_len, batch_size, num_workers: of the evaluation.
-        rank, world: this process and the number of processes.
-        gather: brings one object of each process together, in the order of ranks; every process must call it.
-        say: prints a line, on the first process only.
-        name: of the split.
-        selecting: whether the result selects the best checkpoint while training goes on.
-    """
-
-    model: nn.Module
-    heads: nn.ModuleDict
-    source: Source
-    tokenizer: PreTrainedTokenizerBase
-    max_text_len: int
-    batch_size: int
-    num_workers: int
-    device: torch.device
-    rank: int
-    world: int
-    gather: Callable[[Any], list[Any]]
-    say: Callable[[str], None]
-    name: str
-    selecting: bool
-
-
-class MetricDetails(NamedTuple):
-    """What a metric of a downstream task is worth.
-
-    Attributes:
-        frames: whose mean of the column "score" it is, examples of one `group` drawn together; of several frames the mean of
-            their means, drawn by groups that they share.
-        statistic: of the one frame, where it is no mean.
-        baseline: see `Downstream.baseline`; None where there is none.
-        method: how it was found. exact: whether that is what the benchmark asks for.
-        candidates: among how many the right one is to be found, on average; None where it is no matter of candidates.
-    """
-
-    frames: tuple[pd.DataFrame, ...]
-    statistic: Callable[[pd.DataFrame], float] | None = None
-    baseline: tuple[str, float] | None = None
-    method: str = "each example once"
-    candidates: float | None = None
-    exact: bool = True
-
-    @property
-    def examples(self) -> int:
-        """How many have an answer."""
-        return int(self.frames[0]["score"].notna().sum())
-
-
-def scored(frame: pd.DataFrame, score: Any) -> pd.DataFrame:
-    """What an interval needs of a frame: a "score" of each row, NaN where it does not count, and its `group`."""
-    groups = {"group": frame["group"]} if "group" in frame else {}
-    return pd.DataFrame({"score": pd.Series(score, frame.index).astype(float), **groups})
-
-
 class Task(nn.Module):
     """One objective or downstream task with its head.
 
@@ -215,7 +155,7 @@ class Task(nn.Module):
         """Refuses, with a `UserError`, an evaluation that these heads, as they are now, cannot give a number for."""
 
     def needs_batches(self, selecting: bool) -> bool:
-        """Whether a split's batches are evaluated; not where `evaluate_full_split` finds its own rows for all of it.
+        """Whether a split's batches are evaluated; not where `evaluate_full_split` does it.
 
         Args:
             selecting: whether the result selects the best checkpoint while training goes on.
@@ -324,23 +264,14 @@ class Downstream(Task):
             )
         ]
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Every metric of a labelled split, from its rows."""
-        return {"accuracy": float(frame["score"].mean())}
+        return {"accuracy": mean_score(frame)}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        """What a model that sees nothing gets: here the most frequent answer of the split, always."""
+        """What a model that sees nothing gets in the selecting metric: here the most frequent answer, always."""
         return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
-
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """What the metrics of a labelled split are worth; those that are missing here have neither interval nor baseline."""
-        return {"accuracy": MetricDetails((scored(frame, frame["score"]),), baseline=self.baseline(frame))}
-
-    def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """What predictions/ keeps of a split, by what the names of the files end with."""
-        return {"": frame}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
@@ -352,9 +283,15 @@ class Downstream(Task):
         """The files that the benchmark's server accepts, by name; none where it has no server for this split."""
         return {}
 
-    def evaluate_full_split(self, split: FullSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
-        """What is evaluated over the split as a whole: further metrics, and rows in the place of those of the batches."""
-        return {}, None
+    def evaluate_full_split(
+        self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
+        """Evaluates a split of which `needs_batches` needs none; all modules are in eval mode.
+
+        Returns:
+            What predictions/ keeps, by what the names of the files end with ("": the rows), and the metrics.
+        """
+        raise NotImplementedError
 
 
 def guesses(logits: Tensor) -> list[tuple[int, bool]]:

@@ -25,10 +25,11 @@ from renaissance.data.columns import clean
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
 from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import Pooler
 from renaissance.settings.sections import Section, Settings
 
-from .base import Context, Downstream, Encodings, MetricDetails
+from .base import Context, Downstream, Encodings
 
 DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
@@ -119,19 +120,18 @@ class Glue(Downstream):
             )
         ]
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """The metrics of the task, and the mean of two.
 
         A correlation with predictions that are all the same is NaN, as it is undefined; Matthews' and F1 are then 0, as
         scikit-learn has them.
         """
-        row = GLUE[frame["task"].iloc[0]]
-        guesses, answers = (_numbers(frame[column], row.labels) for column in ("prediction", "target"))
-        values = {name: _METRICS[name](guesses, answers) for name in row.metrics}
-        if len(values) > 1:
-            values = {"_and_".join(values): sum(values.values()) / len(values), **values}
-        return values
+        return {
+            name: MetricDetails(
+                value, (frame,), None if name == "accuracy" else lambda rows, name=name: _values(rows)[name]
+            )
+            for name, value in _values(frame).items()
+        }
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
@@ -139,16 +139,7 @@ class Glue(Downstream):
         if not GLUE[frame["task"].iloc[0]].labels:
             return "random", 0.0
         frequent = frame["target"].value_counts().sort_index().idxmax()
-        return "majority", next(iter(cls.score(frame.assign(prediction=frequent)).values()))
-
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        found = {
-            name: MetricDetails(
-                (frame,), None if name == "accuracy" else lambda rows, name=name: self.score(rows)[name]
-            )
-            for name in self.score(frame)
-        }
-        return found | {self.selecting: found[self.selecting]._replace(baseline=self.baseline(frame))}
+        return "majority", next(iter(_values(frame.assign(prediction=frequent)).values()))
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
@@ -191,6 +182,13 @@ def _read(name: str, sample: Sample) -> RawSample:
     return RawSample(
         sample.id, (), clean(values["text"]), where=sample.where, text_pair=second, label=label, metadata=metadata
     )
+
+
+def _values(frame: pd.DataFrame) -> dict[str, float]:
+    row = GLUE[frame["task"].iloc[0]]
+    guesses, answers = (_numbers(frame[column], row.labels) for column in ("prediction", "target"))
+    values = {name: _METRICS[name](guesses, answers) for name in row.metrics}
+    return values if len(values) == 1 else {"_and_".join(values): sum(values.values()) / len(values), **values}
 
 
 def _known(labels: Tensor) -> Tensor:

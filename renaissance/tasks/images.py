@@ -19,10 +19,11 @@ from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
 from renaissance.data.samples import RawSample, Sample
+from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import pick
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, MetricDetails, scored
+from .base import Context, Downstream, Encodings
 
 TOP = 5  # with more classes than these, whether the right one is among so many is a metric too
 
@@ -101,19 +102,14 @@ class Images(Downstream):
             rows = [{**row, "top_5": hit} for row, hit in zip(rows, hits, strict=True)]
         return rows
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, which is also called top-1, and top-5 accuracy."""
-        top = {"accuracy_top_5": float(frame["top_5"].mean())} if "top_5" in frame else {}
-        return {**super().score(frame), **top}
-
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        found = super().metric_details(frame)
+        candidates = len(self.labels)
+        found = {"accuracy": mean_score(frame, candidates=candidates)}
         if "top_5" in frame:
-            frequent = float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
-            top = MetricDetails((scored(frame, frame["top_5"]),), baseline=("majority", frequent))
-            found |= {"accuracy_top_5": top}
-        return {name: each._replace(candidates=len(self.labels)) for name, each in found.items()}
+            majority = "majority", float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
+            found["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
+        return found
 
 
 def _read(labels: Sequence[str], sample: Sample) -> RawSample:

@@ -25,12 +25,14 @@ from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
-from renaissance.evaluation.ranking import AT, ITC_PREFIX, Best, Ranked, Ranking, recalls
+from renaissance.evaluation.metrics import MetricDetails, mean_score
+from renaissance.evaluation.ranking import AT, Best, FullSplit, Ranked, Ranking, recalls
 from renaissance.models.heads import ItmHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, FullSplit, MetricDetails, Task, scored
+from .base import Context, Downstream, Encodings, Task
 
+ITC_PREFIX = "itc_"  # of the names of recalls where the contrastive vectors alone rank
 _EVALUATED = tuple(split for split in OWN_SPLITS if split != "train")
 
 
@@ -38,15 +40,11 @@ class Irtr(Downstream):
     """Cross-entropy of a picture's own text among N false ones; while training, the share that is told apart selects.
 
     With `get_recall_metric` each validation ranks the whole split instead, and the mean of the six recalls selects.
-
-    Attributes:
-        images: of the split that was ranked last, a row a picture with its best texts.
     """
 
     sample_kind = CAPTIONS
     starts_from = {"head": "itm.head"}
     limited_by_picture = True
-    images: pd.DataFrame
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -116,40 +114,25 @@ class Irtr(Downstream):
             for metadata, guess, best in zip(targets.metadata, guesses, right, strict=True)
         ]
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
-        name = f"{_start(frame)}text_to_image_r1" if "rank" in frame else "accuracy"
-        return {name: float(frame["score"].mean())}
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
+        return {"accuracy": mean_score(frame, candidates=float(frame["candidates"].iloc[0]))}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         choices = frame["target"].nunique() if "rank" in frame else frame["candidates"].iloc[0]
         return "chance", 1 / float(choices)
 
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        if "rank" not in frame:
-            candidates = float(frame["candidates"].iloc[0])
-            return {"accuracy": super().metric_details(frame)["accuracy"]._replace(candidates=candidates)}
-        found = {}
-        for start, column in (("", "rank"), (ITC_PREFIX, "itc_rank")):
-            if column in frame:
-                found |= _recall_details(frame, self.images, column, start or _start(frame), _method(frame, column))
-        return found
-
-    def tables(self, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Texts with their best pictures; and pictures with their best texts."""
-        return {"": frame} if "rank" not in frame else {"": frame, "_image_to_text": self.images}
-
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
         if "rank" not in frame:
             return []
-        pictures, method = frame["target"].nunique(), _method(frame, "rank")
+        pictures, top = frame["target"].nunique(), frame.get("rerank_top_k", default=[None])[0]
         notes = [f"each text ranks {pictures:,} pictures, each picture {len(frame):,} texts; a tie counts as wrong"]
-        if _start(frame):
+        if top == 0:
             notes.append("itc_...: ITC alone ranks; no pair went through the fusion")
-        elif "rerank_top_k" in frame:
-            notes.append(f"not exact: {method}, of each text and of each picture; itc_...: the same before the fusion")
+        elif top is not None:
+            how = f"{_method(top)}, of each text and of each picture"
+            notes.append(f"not exact: {how}; itc_...: the same before the fusion")
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
@@ -164,90 +147,77 @@ class Irtr(Downstream):
         return selecting and not self.ranks_always
 
     @torch.no_grad()
-    def evaluate_full_split(self, split: FullSplit) -> tuple[dict[str, float], pd.DataFrame | None]:
-        """Ranks the split; the rows are the texts, each with its best picture."""
-        if self.needs_batches(split.selecting):
-            return {}, None
-        ranking = Ranking(
-            *(split.model, self.match, split.source, split.tokenizer, split.max_text_len, split.batch_size),
-            *(split.num_workers, split.device, split.rank, split.world, split.gather, split.say),
-        )
-        ranked = ranking.run(self.top, None if self.top is None else split.heads["itc"].vectors)
-        frame, self.images = _frames(ranked, split.source.dataset)
-        if self.top is not None and self.top < len(ranked.picture_ranks):
-            frame["rerank_top_k"] = self.top
-        return recalls(ranked, _start(frame)), frame
+    def evaluate_full_split(
+        self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
+        """Ranks the split: a row a text with its best images, and a row an image with its best texts."""
+        ranked = Ranking(model, self.match, split).run(self.top, None if self.top is None else heads["itc"].vectors)
+        top = self.top if self.top is not None and self.top < len(ranked.image_ranks) else None
+        texts, images = _tables(ranked, split.collate.source.dataset)
+        metrics = _metrics(ranked, texts, images, top)
+        if ranked.contrastive is not None:
+            texts["itc_rank"], images["itc_rank"] = ranked.contrastive.text_ranks, ranked.contrastive.image_ranks
+            before = _metrics(ranked.contrastive, texts, images, 0)
+            metrics = {name: each for both in zip(metrics.items(), before.items(), strict=True) for name, each in both}
+        if top is not None:
+            texts["rerank_top_k"] = top
+        return {"": texts, "_image_to_text": images}, metrics
 
 
-def _start(frame: pd.DataFrame) -> str:
-    """What the names of the recalls begin with that a frame's ranks give."""
-    return ITC_PREFIX if "rerank_top_k" in frame and frame["rerank_top_k"].iloc[0] == 0 else ""
-
-
-def _method(frame: pd.DataFrame, column: str) -> str:
-    if column == "itc_rank" or _start(frame):
+def _method(top: int | None) -> str:
+    if top == 0:
         return "ITC alone"
-    top = frame["rerank_top_k"].iloc[0] if "rerank_top_k" in frame else None
     return "every pair through the fusion" if top is None else f"best {top} of ITC through the fusion"
 
 
-def _frames(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a text with its best pictures, and a row a picture with its best texts; both are known by their numbers."""
-    of_text, pictures = ranked.picture_of_text, len(ranked.picture_ranks)
-    names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(pictures))), dtype=object)
+def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a text with its best images, and a row an image with its best texts; both are known by their numbers."""
+    of_text, count = ranked.image_of_text, len(ranked.image_ranks)
+    names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(count))), dtype=object)
     words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
-    own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, pictures)))
-    texts = _table(ranked.text_ranks, ranked.pictures.numbers[:, 0], of_text)
-    texts |= {"group": of_text, "text": words, "image": names[of_text]}  # a picture's texts are no independent examples
-    texts |= _firsts(ranked.pictures, "images", names)
-    images = _table(ranked.picture_ranks, ranked.texts.numbers[:, 0], [part.tolist() for part in own])
-    images |= {"group": np.arange(pictures), "image": names, "texts": [words[part].tolist() for part in own]}
-    images |= _firsts(ranked.texts, "texts", words)
-    if ranked.contrastive is not None:
-        texts["itc_rank"], images["itc_rank"] = ranked.contrastive.text_ranks, ranked.contrastive.picture_ranks
+    own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, count)))
+    texts = _table(ranked.text_ranks, ranked.best_images, of_text)
+    texts |= {"group": of_text, "text": words, "image": names[of_text]}  # an image's texts are no independent examples
+    texts |= _best(ranked.best_images, "images", names)
+    images = _table(ranked.image_ranks, ranked.best_texts, [part.tolist() for part in own])
+    images |= {"group": np.arange(count), "image": names, "texts": [words[part].tolist() for part in own]}
+    images |= _best(ranked.best_texts, "texts", words)
     return pd.DataFrame(texts), pd.DataFrame(images)
 
 
-def _table(ranks: np.ndarray, first: np.ndarray, target: Any) -> dict[str, Any]:
-    places = np.arange(len(ranks))
-    return {
-        "position": places,
-        "id": places,
-        "prediction": first,
-        "target": target,
-        "score": (ranks == 0).astype(float),
-        "rank": ranks,
-    }
+def _table(ranks: np.ndarray, best: Best, target: Any) -> dict[str, Any]:
+    numbers, score = np.arange(len(ranks)), (ranks == 0).astype(float)
+    columns = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target}
+    return columns | {"score": score, "rank": ranks}
 
 
-def _firsts(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
+def _best(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
     """The first ten: their numbers, what they are, and their scores."""
-    return {
-        "first_ids": best.numbers.tolist(),
-        f"first_{what}": [names[row].tolist() for row in best.numbers],
-        "first_scores": best.scores.tolist(),
-    }
+    first = {f"first_{what}": [names[row].tolist() for row in best.ids], "first_scores": best.scores.tolist()}
+    return {"first_ids": best.ids.tolist()} | first
 
 
-def _recall_details(
-    texts: pd.DataFrame, images: pd.DataFrame, column: str, start: str, method: str
-) -> dict[str, MetricDetails]:
-    """What the recalls by the ranks of a column are worth, and their mean."""
-    found: dict[str, MetricDetails] = {}
-    exact = column == "rank" and "rerank_top_k" not in texts
-    sizes = np.bincount(texts["target"])
-    for way, frame, of in (("text_to_image", texts, len(images)), ("image_to_text", images, len(texts))):
+def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
+    """Recalls both ways, their mean, and those of folds; the names of those of ITC alone begin with "itc_"."""
+    found = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
+    how = {"method": _method(top), "exact": top is None}
+    details, sizes = [], np.bincount(ranked.image_of_text)
+    for way, frame, ranks, of in (
+        ("text_to_image", texts, ranked.text_ranks, len(images)),
+        ("image_to_text", images, ranked.image_ranks, len(texts)),
+    ):
         for k in AT:
             chance = min(1.0, k / of) if frame is texts else _chance_of_any(sizes, of, k)
-            rows = scored(frame, frame[column] < k)
-            found[f"{start}{way}_r{k}"] = MetricDetails((rows,), None, ("chance", chance), method, of, exact)
-    chance = sum(each.baseline[1] for each in found.values()) / len(found)
-    joined = tuple(frame for each in found.values() for frame in each.frames)
-    return {**found, f"{start}recall_mean": MetricDetails(joined, None, ("chance", chance), method, None, exact)}
+            details.append(mean_score(frame, ranks < k, baseline=("chance", chance), candidates=of, **how))
+            found[f"{way}_r{k}"] = details[-1]
+    chance = sum(each.baseline[1] for each in details) / len(details)
+    frames = tuple(frame for each in details for frame in each.frames)
+    found["recall_mean"] = MetricDetails(found["recall_mean"].value, frames, baseline=("chance", chance), **how)
+    return {f"{ITC_PREFIX if top == 0 else ''}{name}": each for name, each in found.items()}
 
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
-    """How often one of a picture's own texts is among the first k of all, in an order drawn by lot; mean over pictures."""
+    """How often one of an image's own texts is among the first k of all, in a random order; mean over images."""
     missed = np.ones(len(sizes))
     for place in range(min(k, of)):
         missed *= np.maximum(of - sizes - place, 0) / (of - place)

@@ -18,11 +18,11 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import IMAGE_PAIRS
 from renaissance.data.samples import RawSample, Sample
-from renaissance.evaluation.metrics import consistency
+from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, MetricDetails
+from .base import Context, Downstream, Encodings
 
 ANSWERS = ("False", "True")  # as the annotations write them, in the order of their labels
 _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that of the benchmark's file
@@ -59,17 +59,13 @@ class Nlvr2(Downstream):
         loss = F.cross_entropy(logits, targets.labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
-        known = frame[frame["score"].notna()]  # a hidden answer is no wrong one
-        return super().score(frame) | {"consistency": consistency(known["group"], known["score"] == 1)}
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
+        """Accuracy, and consistency: the share of groups whose examples are all right; a hidden answer is no wrong one.
 
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """Consistency is the mean over groups, each of which counts once."""
-        right = frame[frame["score"].notna()].groupby("group")["score"].min().reset_index()
-        return super().metric_details(frame) | {
-            "consistency": MetricDetails((right,), method="each sentence with all its pairs")
-        }
+        Source: `nlvr2/eval/metrics.py` of lil-lab/nlvr.
+        """
+        groups = frame[frame["score"].notna()].groupby("group")["score"].min().reset_index()
+        return super().score(frame) | {"consistency": mean_score(groups, method="each sentence with all its pairs")}
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:

@@ -26,8 +26,9 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
+from renaissance.evaluation.metrics import MetricDetails, mean_score
 
-from .base import Context, Downstream, Encodings, MetricDetails
+from .base import Context, Downstream, Encodings
 
 _BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
 
@@ -64,9 +65,8 @@ class Ref(Downstream):
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         return "chance", float((1 / frame["candidates"])[frame["target"].notna()].mean())
 
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        candidates = float(frame["candidates"][frame["target"].notna()].mean())
-        return {"accuracy": super().metric_details(frame)["accuracy"]._replace(candidates=candidates)}
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
+        return {"accuracy": mean_score(frame, candidates=float(frame["candidates"][frame["target"].notna()].mean()))}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

@@ -15,6 +15,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import ENTAILMENT, SNLI_LABELS
 from renaissance.data.samples import RawSample, Sample
+from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
@@ -46,14 +47,14 @@ class Snli(Downstream):
         loss = F.cross_entropy(logits, targets.labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and how many pairs of each class were taken for which: "<class>_as_<prediction>"."""
         counts = frame.groupby(["target", "prediction"]).size()
-        confusion = {
-            f"{right}_as_{guess}": float(counts.get((right, guess), 0)) for right in CLASSES for guess in CLASSES
+        return super().score(frame) | {
+            f"{right}_as_{guess}": MetricDetails(float(counts.get((right, guess), 0)))
+            for right in CLASSES
+            for guess in CLASSES
         }
-        return super().score(frame) | confusion
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: object) -> list[str]:

@@ -26,10 +26,11 @@ from renaissance.data.collate import MicroBatch, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
+from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, MetricDetails, guesses, scored
+from .base import Context, Downstream, Encodings, guesses
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -135,17 +136,16 @@ class Vqa(Downstream):
             for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True)
         ]
 
-    @classmethod
-    def score(cls, frame: pd.DataFrame) -> dict[str, float]:
+    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """The mean score of all questions, of those with an answer in the vocabulary, and of each type of answer."""
+        official = "raw_answers" in frame
+        method = "the official score" if official else "by the labels of the vocabulary, not the official score"
         known = frame["in_vocabulary"].eq(True)
-        values = {"vqa_score": float(frame["score"].mean()), "in_vocabulary": float(frame["score"][known].mean())}
+        chosen = {"vqa_score": known | True, "in_vocabulary": known}
         if "answer_type" in frame:
-            for annotated, name in ANSWER_TYPES.items():
-                chosen = frame["answer_type"] == annotated
-                if chosen.any():
-                    values[f"vqa_score_{name}"] = float(frame["score"][chosen].mean())
-        return values
+            by_type = {name: frame["answer_type"] == annotated for annotated, name in ANSWER_TYPES.items()}
+            chosen |= {f"vqa_score_{name}": rows for name, rows in by_type.items() if rows.any()}
+        return {name: mean_score(frame[rows], method=method, exact=official) for name, rows in chosen.items()}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
@@ -156,19 +156,6 @@ class Vqa(Downstream):
             for answer, score in _answer_scores(metadata).items():
                 totals[answer] += score
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
-
-    def metric_details(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        official = "raw_answers" in frame
-        method = "the official score" if official else "by the labels of the vocabulary, not the official score"
-        known = frame["in_vocabulary"].eq(True)
-        chosen = {"vqa_score": known | True, "in_vocabulary": known}
-        if "answer_type" in frame:
-            chosen |= {f"vqa_score_{name}": frame["answer_type"] == kind for kind, name in ANSWER_TYPES.items()}
-        found = {
-            name: MetricDetails((scored(frame, frame["score"].where(rows)),), method=method, exact=official)
-            for name, rows in chosen.items()
-        }
-        return found | {"vqa_score": found["vqa_score"]._replace(baseline=self.baseline(frame))}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

@@ -16,9 +16,10 @@ from renaissance import evaluation
 from renaissance.core.errors import require
 from renaissance.data.limited import Limited
 from renaissance.evaluation import BlindRun
+from renaissance.evaluation.metrics import MetricDetails
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
-from renaissance.tasks import Downstream, MetricDetails, reading_task
+from renaissance.tasks import Downstream, reading_task
 
 from .loading import Loaders
 from .loop import Loop
@@ -75,9 +76,9 @@ class FinalEvaluation:
         """Prints, and writes down, what an evaluation has found."""
         details = self._plain(result)
         if self.folder.speaks:
-            for name, frame in result.frames.items():
-                self._report_task(name, frame, result, details)
-            if not result.frames and (part := self._part(result.split)):
+            for name in result.tables:
+                self._report_task(name, result, details)
+            if not result.tables and (part := self._part(result.split)):
                 self.folder.say(f"note: {result.split}: {part}")
         return SplitReport(result, details)
 
@@ -112,27 +113,25 @@ class FinalEvaluation:
         nested = nested_results(result.values).get(result.split, {})
         return {name: {metric: dict(plain) for metric in metrics} for name, metrics in nested.items()}
 
-    def _report_task(
-        self, name: str, frame: pd.DataFrame, result: SplitResult, details: dict[str, dict[str, dict[str, Any]]]
-    ) -> None:
+    def _report_task(self, name: str, result: SplitResult, details: dict[str, dict[str, dict[str, Any]]]) -> None:
         """Prints and writes a downstream task's rows, and completes the details of its numbers."""
-        split, task = result.split, self.module.heads[name]
-        values = {
-            key.rpartition("/")[2]: value for key, value in result.values.items() if key.startswith(f"{name}/{split}/")
-        }
+        split, task, frame = result.split, self.module.heads[name], result.tables[name][""]
+        prefix, metrics = f"{name}/{split}/", dict(result.metrics[name])
+        values = {key.removeprefix(prefix): value for key, value in result.values.items() if key.startswith(prefix)}
         samples: Any = self.loaders.data.samples[split]
-        for ending, rows in task.tables(frame).items():
+        for ending, rows in result.tables[name].items():
             evaluation.write_predictions(self.folder, name, f"{split}{ending}", rows)
         notes = [*task.notes(frame, getattr(samples, "dataset", samples)), *self._write_submissions(task, split, frame)]
         intervals, baseline, headline = {}, None, None
-        if values:
-            worth = {metric: each for metric, each in task.metric_details(frame).items() if metric in values}
-            for metric, each in worth.items():
-                bounds = evaluation.interval(each.frames, each.statistic)
-                details[name][metric] |= _details(each, bounds)
-                intervals |= {metric: bounds} if bounds else {}
-            headline = task.selecting if task.selecting in worth else next(iter(worth))
-            baseline = worth[headline].baseline
+        if metrics:
+            headline = task.selecting if task.selecting in metrics else next(iter(metrics))
+            baseline = metrics[headline].baseline or task.baseline(frame)
+            metrics[headline] = metrics[headline]._replace(baseline=baseline)
+            for metric, each in metrics.items():
+                if each.frames:
+                    bounds = evaluation.interval(each.frames, each.statistic)
+                    details[name][metric] |= _details(each, bounds)
+                    intervals |= {metric: bounds} if bounds else {}
             if headline not in intervals and not math.isnan(values[headline]):
                 notes.append(
                     "so few examples, or groups of them, do not tell how sure the number is: it has no interval"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 
 from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
 from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
@@ -20,12 +20,12 @@ from renaissance.data.pairs import PairDataset
 from renaissance.data.sampler import EvalBatches, TrainSteps
 from renaissance.data.transforms import make_transform
 from renaissance.data.workers import remove_socket_folder
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Settings
-from renaissance.tasks import FullSplit, reading_task, task_class
+from renaissance.tasks import reading_task, task_class
 
 from .devices import gathered
-from .module import VisionLanguageModule
 from .resolution import Resolved
 
 
@@ -173,17 +173,11 @@ class Loaders(LightningDataModule):
         """Whether a split has the right answers."""
         return self.data.samples[split].labelled
 
-    def full_split(self, split: str, module: VisionLanguageModule, *, selecting: bool) -> FullSplit | None:
-        """What evaluates a split as a whole; None with fast_dev_run, which sees only some batches of it."""
-        if self.settings.run.fast_dev_run:
-            return None
-        data, trainer = self.settings.data, module.trainer
-        return FullSplit(
-            *(module.model, module.heads, self.source(split), self.tokenizer, self.settings.model.max_text_len),
-            *(data.eval_batch_size, data.num_workers, trainer.strategy.root_device),
-            *(trainer.global_rank, trainer.world_size, gathered, self.folder.say),
-            *(split, selecting),
-        )
+    def full_split(self, split: str, trainer: Trainer) -> FullSplit:
+        """A split for tasks that evaluate it as a whole."""
+        collate = self._collate(split, self.settings.data.eval_batch_size, {})
+        workers, say = self.settings.data.num_workers, self.folder.say
+        return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, gathered, say)
 
     def source(self, split: str) -> Source:
         """The samples of a split with the transform of their pictures."""
@@ -193,11 +187,12 @@ class Loaders(LightningDataModule):
         transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
         return Source(self.data.samples[split], transform, self.blind)
 
+    def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:
+        full = self.settings.machine.compile and split == "train"
+        return Collate(self.tokenizer, self.settings.model.max_text_len, micro, builders, self.source(split), full=full)
+
     def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
-        collate = Collate(
-            *(self.tokenizer, self.settings.model.max_text_len, micro, self.data.target_builders, self.source(split)),
-            full=self.settings.machine.compile and split == "train",
-        )
+        collate = self._collate(split, micro, self.data.target_builders)
         pin = self.trainer.strategy.root_device.type == "cuda"
         workers = self.settings.data.num_workers
         self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, asked=self.asked))

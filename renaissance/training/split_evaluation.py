@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from renaissance.core.errors import UserError
 from renaissance.evaluation import SELECTING, gather_rows
+from renaissance.evaluation.metrics import MetricDetails
 from renaissance.tasks import Downstream
 
 from .devices import gathered
@@ -25,13 +26,15 @@ class SplitResult(NamedTuple):
     Attributes:
         split: its name.
         values: {"<task>/<split>/<metric>": value, "<split>/the_metric": sum of the selecting metrics}.
-        frames: of each downstream task its rows, one an example in the order of the data set.
+        tables: of each downstream task what predictions/ keeps, by what the names of the files end with; "": a row an example.
+        metrics: of each downstream task its metrics; none where the answers are hidden.
         data_error: why the data cannot be read, on this process or another; then there is nothing else.
     """
 
     split: str
     values: dict[str, float] = {}
-    frames: dict[str, pd.DataFrame] = {}
+    tables: dict[str, dict[str, pd.DataFrame]] = {}
+    metrics: dict[str, dict[str, MetricDetails]] = {}
     data_error: UserError | None = None
 
     @property
@@ -72,7 +75,7 @@ class SplitEvaluation:
     """
 
     def __init__(self, module: VisionLanguageModule, loaders: Loaders, split: str, *, selecting: bool):
-        self.module, self.loaders, self.split, self.selecting = module, loaders, split, selecting
+        self.module, self.loaders, self.split = module, loaders, split
         names = module.batch_tasks(selecting=selecting)
         self.metrics: dict[str, dict[str, Metric]] = {
             name: {
@@ -104,29 +107,33 @@ class SplitEvaluation:
         failed = float(self.module.summed([float(self.data_error is not None)]))
         if (error := data_error_of_any(self.data_error, failed)) is not None:
             return SplitResult(self.split, data_error=error)
+        heads, labelled = self.module.heads, self.loaders.labelled(self.split)
         values: dict[str, float] = {}
-        frames: dict[str, pd.DataFrame] = {}
-        heads = self.module.heads
+        tables: dict[str, dict[str, pd.DataFrame]] = {}
+        metrics: dict[str, dict[str, MetricDetails]] = {}
         for name, task in heads.items():
             found = {key: _computed(metric) for key, metric in self.metrics.get(name, {}).items()}
             if task.reads:
-                frames[name], more = self._frame(name, task)
-                found = found | task.score(frames[name]) | more if self.loaders.labelled(self.split) else {}
+                tables[name], metrics[name] = self._score(name, task, labelled=labelled)
+                found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
             values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}
         selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in heads.items()]
         if all(name in values for name in selecting):
             values[f"{self.split}/{SELECTING}"] = sum(values[name] for name in selecting)
-        return SplitResult(self.split, values, frames)
+        return SplitResult(self.split, values, tables, metrics)
 
-    def _frame(self, name: str, task: Downstream) -> tuple[pd.DataFrame, dict[str, float]]:
-        """The rows of a downstream task over all processes, and the metrics that it finds in the split as a whole."""
-        full = self.loaders.full_split(self.split, self.module, selecting=self.selecting)
-        with self.module.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
-            found, frame = task.evaluate_full_split(full) if full is not None else ({}, None)
-        if frame is None:
-            count = None if full is None else len(full.source.dataset)
-            frame = gather_rows(self.rows.get(name, []), gathered, count)
-        return frame, found
+    def _score(
+        self, name: str, task: Downstream, *, labelled: bool
+    ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
+        """The rows of a downstream task over all processes, and its metrics where the answers are there."""
+        if name not in self.rows:
+            with self.module.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
+                full = self.loaders.full_split(self.split, self.module.trainer)
+                return task.evaluate_full_split(self.module.model, self.module.heads, full)
+        partial = self.module.settings.run.fast_dev_run
+        count = None if partial else len(self.loaders.data.samples[self.split])
+        frame = gather_rows(self.rows[name], gathered, count)
+        return {"": frame}, task.score(frame) if labelled else {}
 
 
 def _computed(metric: Metric) -> float:

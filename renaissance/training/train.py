@@ -191,7 +191,7 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
         values = all_values(reports)
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
-        folder.say(summary.closing(values, {name for report in reports for name in report.result.frames}, folder.path))
+        folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.to_go_on()}", stop.status, alone=stop.alone) from None
     except UserError as error:

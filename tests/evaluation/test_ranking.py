@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from renaissance.core.types import ImageInput
-from renaissance.data.collate import Source
+from renaissance.data.collate import Collate, Source
 from renaissance.data.images import decode
 from renaissance.data.limited import Limited
 from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.evaluation import ranking
-from renaissance.evaluation.ranking import Ranked, Ranking, recalls
+from renaissance.evaluation.ranking import FullSplit, Ranked, Ranking, rank, rank_candidates, recalls
 from renaissance.models.heads import ItmHead
 from renaissance.tasks.base import Context
 from renaissance.tasks.itc import Itc
@@ -65,7 +65,7 @@ def write(folder: Path, twins: tuple[tuple[int, int], ...]) -> PairDataset:
     return PairDataset(str(folder), [("mine", "one.arrow"), ("mine", "two.arrow")], training=False)
 
 
-def picture_of_text() -> np.ndarray:
+def image_of_text() -> np.ndarray:
     return np.repeat(np.arange(len(CAPTIONS)), CAPTIONS)
 
 
@@ -78,6 +78,10 @@ def parts(kind: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Itc]:
 
 def source_of(dataset: PairDataset, key: str = "imagenet") -> Source:
     return Source(dataset, make_transform(key, SIDE, patch_size=PATCH, seed=0, train=False))
+
+
+def split_of(dataset: PairDataset, key: str = "imagenet") -> FullSplit:
+    return FullSplit(Collate(tokenizer(), MAX_TEXT_LEN, 3, {}, source_of(dataset, key)), 0)
 
 
 def together(world: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
@@ -112,11 +116,8 @@ def rankings(dataset: PairDataset, kind: str, world: int, key: str = "imagenet",
 
     @torch.no_grad()
     def work(rank: int, gather: Callable[[Any], list[Any]]) -> Ranked:
-        made = Ranking(
-            *(model, match, source_of(dataset, key), tokenizer(), MAX_TEXT_LEN, 3, 0, torch.device("cpu")),
-            *(rank, world, gather, options.get("say", lambda line: None)),
-        )
-        return made.run(options.get("top"), itc.vectors)
+        split = split_of(dataset, key)._replace(rank=rank, world_size=world, gather=gather)
+        return Ranking(model, match, split._replace(say=options.get("say", print))).run(options.get("top"), itc.vectors)
 
     return together(world, work)
 
@@ -126,7 +127,7 @@ def pairwise(dataset: PairDataset, kind: str, key: str = "imagenet") -> tuple[np
     """(T,P) matches and (T,P) similarities, each pair by the whole model, alone and without padding."""
     model, match, itc = parts(kind)
     source = source_of(dataset, key)
-    first = [int(np.flatnonzero(picture_of_text() == number)[0]) for number in range(len(CAPTIONS))]
+    first = [int(np.flatnonzero(image_of_text() == number)[0]) for number in range(len(CAPTIONS))]
     matches, close = (np.zeros((len(dataset), len(first))) for _ in range(2))
     for t in range(len(dataset)):
         encoding, _ = encode(tokenizer(), [dataset[t].text], MAX_TEXT_LEN)
@@ -144,14 +145,14 @@ def pairwise(dataset: PairDataset, kind: str, key: str = "imagenet") -> tuple[np
     return matches, close
 
 
-def counted(scores: np.ndarray, picture_of_text: np.ndarray, slack: float = 1e-5) -> tuple[list[int], list[int]]:
+def counted(scores: np.ndarray, image_of_text: np.ndarray, slack: float = 1e-5) -> tuple[list[int], list[int]]:
     """Ranks of texts and of pictures, counted one by one; whatever ties with the right one stands before it."""
     texts, pictures = [], []
-    for t, own in enumerate(picture_of_text):
+    for t, own in enumerate(image_of_text):
         texts.append(sum(scores[t, p] >= scores[t, own] - slack for p in range(scores.shape[1]) if p != own))
     for p in range(scores.shape[1]):
-        best = max(scores[t, p] for t, own in enumerate(picture_of_text) if own == p)
-        pictures.append(sum(scores[t, p] >= best - slack for t, own in enumerate(picture_of_text) if own != p))
+        best = max(scores[t, p] for t, own in enumerate(image_of_text) if own == p)
+        pictures.append(sum(scores[t, p] >= best - slack for t, own in enumerate(image_of_text) if own != p))
     return texts, pictures
 
 
@@ -159,20 +160,20 @@ def counted(scores: np.ndarray, picture_of_text: np.ndarray, slack: float = 1e-5
 def test_exact_ranking_is_pairwise_encoding(kind: str, dataset: PairDataset):
     [ranked] = rankings(dataset, kind, 1)
     matches, _ = pairwise(dataset, kind)
-    texts, pictures = counted(matches, picture_of_text())
-    assert ranked.picture_of_text.tolist() == picture_of_text().tolist()
-    assert ranked.text_ranks.tolist() == texts and ranked.picture_ranks.tolist() == pictures
-    assert len(set(texts)) > 3 and ranked.folds is None and ranked.contrastive is None  # the example tells ranks apart
-    for best, scores in ((ranked.pictures, matches), (ranked.texts, matches.T)):  # of 14 texts ten are kept
-        assert best.numbers.shape == best.scores.shape == (len(scores), min(10, scores.shape[1]))
+    texts, pictures = counted(matches, image_of_text())
+    assert ranked.image_of_text.tolist() == image_of_text().tolist()
+    assert ranked.text_ranks.tolist() == texts and ranked.image_ranks.tolist() == pictures
+    assert len(set(texts)) > 3 and not ranked.folds and ranked.contrastive is None  # the example tells ranks apart
+    for best, scores in ((ranked.best_images, matches), (ranked.best_texts, matches.T)):  # of 14 texts ten are kept
+        assert best.ids.shape == best.scores.shape == (len(scores), min(10, scores.shape[1]))
         assert np.allclose(best.scores, -np.sort(-scores, axis=1)[:, :10], atol=1e-5)
-        assert np.allclose(best.scores, np.take_along_axis(scores, best.numbers, 1), atol=1e-5)
+        assert np.allclose(best.scores, np.take_along_axis(scores, best.ids, 1), atol=1e-5)
 
 
 def test_pictures_that_keep_their_aspect_are_padded_in_vain(dataset: PairDataset):
     [ranked] = rankings(dataset, "one-tower", 1, "pixelbert")
     matches, _ = pairwise(dataset, "one-tower", "pixelbert")
-    assert (ranked.text_ranks.tolist(), ranked.picture_ranks.tolist()) == counted(matches, picture_of_text())
+    assert (ranked.text_ranks.tolist(), ranked.image_ranks.tolist()) == counted(matches, image_of_text())
 
 
 @pytest.mark.parametrize("top", [0, 1, 3])
@@ -182,25 +183,23 @@ def test_only_the_closest_go_through_the_fusion(kind: str, top: int, distinct: P
     [ranked] = rankings(distinct, kind, 1, top=top)
     matches, close = pairwise(distinct, kind)
     alone = ranked if top == 0 else ranked.contrastive
-    assert (alone.text_ranks.tolist(), alone.picture_ranks.tolist()) == counted(close, picture_of_text(), 1e-6)
-    assert np.allclose(alone.pictures.scores, -np.sort(-close, axis=1)[:, :10], atol=1e-5)
+    assert (alone.text_ranks.tolist(), alone.image_ranks.tolist()) == counted(close, image_of_text(), 1e-6)
+    assert np.allclose(alone.best_images.scores, -np.sort(-close, axis=1)[:, :10], atol=1e-5)
     names = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)] + ["recall_mean"]
-    beside = [each for name in names for each in (name, f"itc_{name}")]
-    assert list(recalls(ranked)) == (beside if top else names)
+    assert list(recalls(ranked)) == names
     if top == 0:
         assert ranked.contrastive is None
         return
-    assert [recalls(ranked)[f"itc_{name}"] for name in names] == [recalls(alone)[name] for name in names]
     chosen = np.zeros(close.shape, bool)
     for t in range(len(close)):
         chosen[t, np.argsort(-close[t])[:top]] = True
     for p in range(close.shape[1]):
         chosen[np.argsort(-close[:, p])[:top], p] = True
     assert 0 < chosen.sum() < chosen.size
-    texts, pictures = counted(np.where(chosen, matches, close - 1000), picture_of_text())
-    assert ranked.text_ranks.tolist() == texts and ranked.picture_ranks.tolist() == pictures
-    went = chosen[np.arange(len(close))[:, None], ranked.pictures.numbers]
-    assert np.array_equal(np.isnan(ranked.pictures.scores), ~went)  # what did not go through the fusion has no score
+    texts, pictures = counted(np.where(chosen, matches, close - 1000), image_of_text())
+    assert ranked.text_ranks.tolist() == texts and ranked.image_ranks.tolist() == pictures
+    went = chosen[np.arange(len(close))[:, None], ranked.best_images.ids]
+    assert np.array_equal(np.isnan(ranked.best_images.scores), ~went)  # what did not go through the fusion has no score
 
 
 @pytest.mark.parametrize("top", [None, 0, 2, 100])
@@ -212,13 +211,13 @@ def test_several_processes_find_what_one_finds(
     data = dataset if top is None else distinct
     [alone] = rankings(data, "two-tower", 1, top=top)
     for ranked in rankings(data, "two-tower", world, top=top):
-        for field in ("picture_of_text", "text_ranks", "picture_ranks"):
+        for field in ("image_of_text", "text_ranks", "image_ranks"):
             assert getattr(ranked, field).tolist() == getattr(alone, field).tolist(), field
-        for field in ("pictures", "texts"):
+        for field in ("best_images", "best_texts"):
             one, other = getattr(ranked, field), getattr(alone, field)
             # Of twins it may be rounding that tells which stands first.
             assert np.allclose(one.scores, other.scores, atol=1e-5, equal_nan=True), field
-            assert top is None or one.numbers.tolist() == other.numbers.tolist(), field
+            assert top is None or one.ids.tolist() == other.ids.tolist(), field
 
 
 def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDataset):
@@ -227,8 +226,8 @@ def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDatase
     assert len(part) == sum(CAPTIONS[:4])
     for world in (1, 2):
         for ranked in rankings(part, "two-tower", world):
-            expected = counted(matches[: len(part), :4], picture_of_text()[: len(part)])
-            assert (ranked.text_ranks.tolist(), ranked.picture_ranks.tolist()) == expected
+            expected = counted(matches[: len(part), :4], image_of_text()[: len(part)])
+            assert (ranked.text_ranks.tolist(), ranked.image_ranks.tolist()) == expected
 
 
 def test_each_picture_and_each_text_is_encoded_once(dataset: PairDataset, monkeypatch: pytest.MonkeyPatch):
@@ -244,38 +243,26 @@ def test_each_picture_and_each_text_is_encoded_once(dataset: PairDataset, monkey
         model, "fuse", lambda t, i, **more: seen.update(fuse=seen["fuse"] + len(t.hidden)) or fuse(t, i, **more)
     )
     with torch.no_grad():
-        Ranking(model, match, source_of(dataset), tokenizer(), MAX_TEXT_LEN, 3, 0, torch.device("cpu")).run()
+        Ranking(model, match, split_of(dataset)).run()
     texts, pictures = len(dataset), len(CAPTIONS)
     assert seen == {"embed_text": texts, "embed_image": pictures, "fuse": texts * pictures}
 
 
-def stub(owners: list[int], *process: Any) -> Ranking:
-    """The ranking of a data set of which only the owners of its texts are known. process: rank, world, gather."""
-    dataset = SimpleNamespace(rows=lambda: np.array(owners))
-    return Ranking(None, None, SimpleNamespace(dataset=dataset), None, 0, 1, 0, torch.device("cpu"), *process)
-
-
-def test_what_is_no_candidate_stands_behind_the_candidates_of_all_processes():
-    """The first process's scores are far below the second's, whose picture is no candidate of the first text."""
-    scores, close = np.array([[-100, 0], [-101, 5]], np.float32), torch.tensor([[0.9, 0.8], [0.1, 0.2]])
-    candidates = np.array([[True, False], [True, True]])
-
-    def work(rank: int, gather: Callable[[Any], list[Any]]) -> Ranked:
-        made, own = stub([0, 1], rank, 2, gather), slice(rank, rank + 1)
-        return made._ranked(*made._with_others(scores[:, own], candidates[:, own], close))
-
-    for ranked in together(2, work):
-        assert ranked.text_ranks.tolist() == [0, 0] and ranked.pictures.numbers.tolist() == [[0, 1], [1, 0]]
-        assert np.isnan(ranked.pictures.scores).tolist() == [[False, True], [False, False]]
+def test_what_is_no_candidate_stands_behind_all_candidates():
+    """The first image's scores are far below the second's, which is no candidate of the first text."""
+    scores, close = np.array([[-100, -np.inf], [-101, 5]], np.float32), np.array([[0.9, 0.8], [0.1, 0.2]], np.float32)
+    ranked = rank_candidates(scores, np.isfinite(scores), close, np.arange(2))
+    assert ranked.text_ranks.tolist() == [0, 0] and ranked.best_images.ids.tolist() == [[0, 1], [1, 0]]
+    assert np.isnan(ranked.best_images.scores).tolist() == [[False, True], [False, False]]
 
 
 def test_ranks_by_hand():
     """Two texts of picture 0, one of picture 1; ties stand before the right one, other captions of a picture do not."""
     scores = np.array([[0.9, 0.1], [0.5, 0.5 - 1e-6], [0.9, 0.8]], np.float32)  # rounding unties nothing
-    ranked = stub([0, 0, 1])._ranked(scores)
+    ranked = rank(scores, np.array([0, 0, 1]))
     assert ranked.text_ranks.tolist() == [0, 1, 1]
-    assert ranked.picture_ranks.tolist() == [1, 0]
-    assert ranked.pictures.numbers.tolist() == [[0, 1]] * 3 and ranked.texts.numbers.tolist() == [[0, 2, 1], [2, 1, 0]]
+    assert ranked.image_ranks.tolist() == [1, 0]
+    assert ranked.best_images.ids.tolist() == [[0, 1]] * 3 and ranked.best_texts.ids.tolist() == [[0, 2, 1], [2, 1, 0]]
     found = recalls(ranked)
     assert found["text_to_image_r1"] == pytest.approx(1 / 3) and found["image_to_text_r1"] == 0.5
     assert found["text_to_image_r5"] == found["image_to_text_r10"] == 1.0
@@ -289,9 +276,9 @@ def test_a_model_that_tells_nothing_apart_finds_nothing(value: float, dataset: P
     """Nor does one that has diverged: a comparison with what is no number is never true."""
     model, _, _ = parts("two-tower")
     match: Callable[[Tensor], Tensor] = lambda pooled: pooled.new_full((len(pooled),), value)  # noqa: E731
-    ranked = Ranking(model, match, source_of(dataset), tokenizer(), MAX_TEXT_LEN, 3, 0, torch.device("cpu")).run()
+    ranked = Ranking(model, match, split_of(dataset)).run()
     assert ranked.text_ranks.tolist() == [len(CAPTIONS) - 1] * len(dataset)
-    assert ranked.picture_ranks.tolist() == [len(dataset) - count for count in CAPTIONS]
+    assert ranked.image_ranks.tolist() == [len(dataset) - count for count in CAPTIONS]
 
 
 @pytest.mark.parametrize("pictures", [7, 8, 11])
@@ -302,7 +289,7 @@ def test_recalls_are_those_of_a_naive_count_and_folds_are_consecutive(pictures: 
     owners = np.sort(np.concatenate([np.arange(pictures), draw.integers(0, pictures, 9)]))
     scores = draw.integers(0, 12, (len(owners), pictures)).astype(np.float32)  # many ties
     scores[np.arange(len(owners)), owners] += 4
-    ranked = stub(owners.tolist())._ranked(scores)
+    ranked = rank(scores, owners)
     found = recalls(ranked)
 
     def naive(chosen: range) -> list[float]:

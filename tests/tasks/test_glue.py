@@ -27,6 +27,7 @@ from renaissance.data.glue_specs import GLUE
 from renaissance.data.sampler import Draw
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.glue import Glue
+from small_tasks import values
 from tiny_models import MAX_TEXT_LEN, VOCAB, WORDS, one_tower, same, stirred, texts, two_tower
 
 # Word pieces and special tokens of BERT, with its pairs: [CLS] first [SEP] second [SEP], types 0 and 1.
@@ -105,14 +106,14 @@ def cases(name: str) -> list[tuple[list, list]]:
 @pytest.mark.parametrize("name", GLUE)
 def test_metrics_are_those_of_scikit_learn_and_scipy(name: str) -> None:
     for guesses, answers in cases(name):
-        values, expected = Glue.score(frame_of(name, guesses, answers)), reference(name, guesses, answers)
-        assert values == pytest.approx(expected, nan_ok=True, abs=1e-12), (guesses, answers)
-        assert next(iter(values)) == head_of_rows(name).selecting
+        found, expected = values(Glue.score(None, frame_of(name, guesses, answers))), reference(name, guesses, answers)
+        assert found == pytest.approx(expected, nan_ok=True, abs=1e-12), (guesses, answers)
+        assert next(iter(found)) == head_of_rows(name).selecting
 
 
 def test_predictions_that_are_no_numbers_correlate_with_nothing() -> None:
-    values = Glue.score(frame_of("stsb", [1.0, math.nan, 3.0], [1.0, 2.0, 3.0]))
-    assert all(math.isnan(value) for value in values.values())
+    found = Glue.score(None, frame_of("stsb", [1.0, math.nan, 3.0], [1.0, 2.0, 3.0]))
+    assert all(math.isnan(value) for value in values(found).values())
 
 
 @pytest.mark.parametrize("name", GLUE)
@@ -126,12 +127,11 @@ def test_the_baseline_is_the_most_frequent_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GLUE)
-def test_what_a_metric_is_worth_is_drawn_by_the_metric_itself(name: str) -> None:
+def test_an_interval_is_drawn_by_the_metric_itself(name: str) -> None:
     rows = frame_of(name, [1, 0, 1], [1, 1, 0]).assign(score=[1.0, 0.0, 0.0])
-    worth, values = head_of_rows(name).metric_details(rows), Glue.score(rows)
-    found = {key: each.statistic(rows) if each.statistic else rows["score"].mean() for key, each in worth.items()}
-    assert found == pytest.approx(values, nan_ok=True) and list(found) == list(values)
-    assert [key for key, each in worth.items() if each.baseline] == [next(iter(values))]
+    metrics = Glue.score(None, rows)
+    found = {key: each.statistic(rows) if each.statistic else rows["score"].mean() for key, each in metrics.items()}
+    assert found == pytest.approx(values(metrics), nan_ok=True)
 
 
 @pytest.mark.parametrize(("name", "metric"), [("cola", "matthews"), ("mrpc", "f1"), ("sst2", None), ("stsb", None)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,6 +26,7 @@ from renaissance.data.samples import ReadSamples
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.nlvr2 import ANSWERS, Nlvr2
+from small_tasks import values
 from tiny_models import MODELS, VOCAB, counted_parts, every_model, pictures, same, stirred, texts, two_tower
 
 LENGTHS = (7, 4, 6)
@@ -251,14 +254,29 @@ def test_the_numbers_are_those_of_the_published_rule(prepared: Path):
     assert list(files) == ["nlvr2_dev.csv"]
     accuracy, consistency = published(files["nlvr2_dev.csv"].decode(), as_published()["dev"])
     assert 0 < consistency < accuracy < 1
-    assert Nlvr2.score(frame) == pytest.approx({"accuracy": accuracy, "consistency": consistency})
+    assert values(task.score(frame)) == pytest.approx({"accuracy": accuracy, "consistency": consistency})
     assert list(Nlvr2.submission(frame, "balanced_dev")) == ["nlvr2_balanced_dev.csv"]
     labels = Counter(example["label"] for example in as_published()["dev"])
     assert Nlvr2.baseline(frame) == ("majority", pytest.approx(max(labels.values()) / len(frame)))
 
     hidden = frame.assign(score=frame["score"].mask(frame.index == 0))
     rest = frame[frame.index != 0]
-    assert Nlvr2.score(hidden) == Nlvr2.score(rest)  # a hidden answer is no wrong one
-    assert {name: each.frames[0]["score"].mean() for name, each in task.metric_details(hidden).items()} == Nlvr2.score(
-        rest
-    )
+    assert values(task.score(hidden)) == values(task.score(rest))  # a hidden answer is no wrong one
+    assert all(each.frames[0]["score"].mean() == each.value for each in task.score(hidden).values())
+
+
+@pytest.mark.parametrize(
+    ("groups", "right", "expected"),
+    [
+        ("aab", [1, 1, 1], 1.0),
+        ("aab", [1, 0, 1], 0.5),
+        ("aab", [0, 1, 0], 0.0),
+        ("abac", [1, 1, 0, 1], 2 / 3),  # a group need not stand together
+        ("a", [1], 1.0),
+        ("abcd", [1, 0, 0, 0], 0.25),  # groups of one: the accuracy
+        ("", [], math.nan),
+    ],
+)
+def test_a_group_counts_when_all_of_it_is_right(groups: str, right: list[int], expected: float):
+    frame = pd.DataFrame({"group": list(groups), "score": np.array(right, float)})
+    assert task_for(two_tower()).score(frame)["consistency"].value == pytest.approx(expected, nan_ok=True)

@@ -20,6 +20,7 @@ from renaissance.data.prepare.snli import make_arrow
 from renaissance.data.samples import Sample
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.snli import CLASSES, Snli, read
+from small_tasks import values
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
 
@@ -89,9 +90,9 @@ def test_the_confusion_matrix_is_scikit_learns():
     )  # one class is never predicted
     frame = pd.DataFrame({"target": right, "prediction": guesses})
     frame["score"] = (frame["target"] == frame["prediction"]).astype(float)
-    values = Snli.score(frame)
+    found = values(Snli(two_tower(), Context(None, VOCAB, CLASSES)).score(frame))
     expected = confusion_matrix(right, guesses, labels=CLASSES)
     for row, target in enumerate(CLASSES):
-        assert [values[f"{target}_as_{guess}"] for guess in CLASSES] == expected[row].tolist()
-    assert values["accuracy"] == pytest.approx(expected.trace() / 200)
+        assert [found[f"{target}_as_{guess}"] for guess in CLASSES] == expected[row].tolist()
+    assert found["accuracy"] == pytest.approx(expected.trace() / 200)
     assert Snli.baseline(frame) == ("majority", max(right.count(name) for name in CLASSES) / 200)

@@ -21,6 +21,7 @@ from renaissance.data.prepare.vqa import make_arrow
 from renaissance.data.samples import Sample
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.vqa import Reader, SoftScores, Vqa, VqaTargets, validate_submission
+from small_tasks import values
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
 LABELS = ("no", "yes", "2", "blue", "red")
@@ -205,8 +206,7 @@ def frame() -> pd.DataFrame:
 
 
 def test_scores_of_all_questions_and_of_each_type():
-    values = Vqa.score(frame())
-    assert values == pytest.approx(
+    assert values(Vqa.score(None, frame())) == pytest.approx(
         {
             "vqa_score": (1 + 1 + 0 + 0.6 + 0) / 5,
             "in_vocabulary": (1 + 1 + 0 + 0.6) / 4,
@@ -217,18 +217,16 @@ def test_scores_of_all_questions_and_of_each_type():
     )
 
 
-def test_what_a_metric_is_worth_comes_from_the_rows_that_it_is_the_mean_of():
+def test_a_metric_is_the_mean_of_its_rows():
     """Also where some questions have no answer."""
     hidden = {"id": 5, "prediction": "blue", "answer_type": None, "in_vocabulary": None}
     rows = pd.concat([frame().astype(object), pd.DataFrame([hidden], dtype=object)], ignore_index=True)
     rows["score"] = rows["score"].astype(float)
-    assert Vqa.score(rows) == pytest.approx(Vqa.score(frame()))
-    worth = Vqa.metric_details(SimpleNamespace(baseline=lambda rows: ("majority", 0.5)), rows)
-    assert {name: each.frames[0]["score"].mean() for name, each in worth.items()} == pytest.approx(Vqa.score(frame()))
-    assert [each.examples for each in worth.values()] == [5, 4, 2, 1, 2] and worth["vqa_score"].exact
-    assert not Vqa.metric_details(SimpleNamespace(baseline=lambda rows: None), rows.drop(columns="raw_answers"))[
-        "vqa_score"
-    ].exact
+    metrics = Vqa.score(None, rows)
+    assert values(metrics) == pytest.approx(values(Vqa.score(None, frame())))
+    assert {name: each.frames[0]["score"].mean() for name, each in metrics.items()} == values(metrics)
+    assert [each.examples for each in metrics.values()] == [5, 4, 2, 1, 2] and metrics["vqa_score"].exact
+    assert not Vqa.score(None, rows.drop(columns="raw_answers"))["vqa_score"].exact
 
 
 def test_the_baseline_is_the_best_constant_answer():
