@@ -152,6 +152,14 @@ def test_named_settings_exist(path: Path):
     assert named_settings(path.read_text(encoding="utf-8")) <= ALL_SETTINGS
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_named_files_exist(path: Path):
+    """`settings/resolver.py` is a file of the package, `tests/cli/` one of the repository."""
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/<>-])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|svg|sh|sbatch)|tests/[a-z_/]*(?=`))", text)
+    assert not {name for name in named if not ((ROOT / name).exists() or (ROOT / "renaissance" / name).exists())}
+
+
 def test_extraction():
     markdown = """
 Text with `seed=3` and `a == b`.

@@ -111,7 +111,8 @@ def _store(launch: Launch) -> Store:
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = TCPStore(
-            *(host, port),
+            host,
+            port,
             is_master=launch.first and not agent,
             timeout=timedelta(seconds=_TO_START),
             wait_for_workers=False,
