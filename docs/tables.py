@@ -58,7 +58,8 @@ def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> s
     Args:
         measured: {transformers version: {family: {"tower", "one_tower"}}}, each "yes" or the reason why not.
     """
-    from renaissance.models.backbones.families import FAMILIES, REFUSED, TEXT
+    from renaissance.models.backbones.families import FAMILIES, TEXT
+    from renaissance.models.backbones.refused import REFUSED
 
     versions = sorted(measured, reverse=True)
     columns = [f"{what}, {version}" for what in ("tower", "one-tower") for version in versions]
@@ -79,6 +80,8 @@ def families_table(measured: Mapping[str, Mapping[str, Mapping[str, str]]]) -> s
     lines += [f"{number}. {_cell(reason)}" for reason, number in reasons.items()]
     lines += ["", "### Refused", "", "| Family | It |", "| --- | --- |"]
     lines += [f"| {kind} | {_cell(reason)} |" for kind, reason in sorted(REFUSED.items())]
+    lines += ["| others with a `...ForCausalLM` (gpt2, llama ...) | is causal: its tokens see only those before them |"]
+    lines += ["| others with a `...ForVideoClassification` (videomae, vivit ...) | reads videos |"]
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from models.families import small_config
 from renaissance.core.types import ImageInput, TextInput
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
-from renaissance.models.fusion import make_fusion
+from renaissance.models.fusion import FusionStack
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 
@@ -54,7 +54,7 @@ def two_tower(
     text_tower = backbones.build_text_tower(text_config(), weights=None)
     image_tower = backbones.build_vision_tower(image or image_config(), weights=None, image_size=image_size)
     text_tower.pooling = pooling
-    stack = make_fusion(fusion, num_layers, FUSED, 2, 2, 0.1)
+    stack = FusionStack(fusion, num_layers, FUSED, 2, 2, 0.1)
     model = TwoTower(text_tower, image_tower, stack, FUSED, pooler_type, Normalize(HALF, HALF))
     return stirred(model)
 

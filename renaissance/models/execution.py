@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import backbones
-from .fusion import CrossStack, MergedStack
+from .fusion import FusionStack
 
 _REASON = 200  # characters of a compiler's page that a sentence repeats
 MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two pictures an example, are fewer
@@ -28,7 +28,7 @@ recomputed = partial(checkpoint, use_reentrant=False)
 
 def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The parts of a model that are stacks of layers, towers, blocks and fusion, by their names."""
-    kinds = backbones.TextTower | backbones.VisionTower | backbones.Blocks | CrossStack | MergedStack
+    kinds = backbones.Tower | backbones.Blocks | FusionStack
     return ((name, part) for name, part in model.named_children() if isinstance(part, kinds))
 
 
@@ -42,7 +42,7 @@ def recompute_layers(model: nn.Module) -> dict[str, int]:
     for name, part in stacks(model):
         if not any(parameter.requires_grad for parameter in part.parameters()):
             continue
-        if isinstance(part, CrossStack | MergedStack):
+        if isinstance(part, FusionStack):
             part.around_layer = recomputed
             counts[name] = len(part.layers)
         else:

@@ -8,10 +8,9 @@ Three kinds, all post-norm transformer layers of width D with GELU feed-forward 
               feed-forward.
 * `merged`    METER's merged attention: one transformer stack over both token sequences, joined.
 
-Each stack is called as `stack(text, image, needed)` with `Tokens` or None for either side. Where one side is None its
-cross-attention is skipped, not masked: a softmax over nothing but masked keys still leaks. `needed` says what will be
-read of each side, "all" tokens, the "first" one only, or None; the last layer of `shared` and `separate` computes no
-more than that.
+A stack is called as `stack(text, image, needed)` with `Tokens` or None for either side. Where one side is None,
+cross-attention to it is skipped, not masked: a softmax over masked keys alone still leaks. `needed` says which tokens of
+each side will be read: "all", the "first" one only, or None; the last layer of `shared` and `separate` computes no more.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ from renaissance.core.types import Tokens
 
 from .attention import Attention, Residual
 
+TextAndImage = tuple[Tensor | None, Tensor | None]  # hidden states (B,N,D) of text and image
+
 
 class NeededTokens(NamedTuple):
-    """What will be read of the last layer. Attributes: text, image: "all", "first" or None."""
+    """Which tokens of the last layer will be read. Attributes: text, image: "all", "first" or None."""
 
     text: str | None = "all"
     image: str | None = "all"
@@ -68,9 +69,7 @@ class SharedLayer(nn.Module):
         self.cross = Attention(width, heads, drop_rate)
         self.text, self.image = (Side(width, heads, mlp_ratio, drop_rate) for _ in range(2))
 
-    def forward(
-        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
         text_hidden, image_hidden = _hidden(text), _hidden(image)
         if text is not None and image is not None:
             text_hidden = self.cross.cross(text.hidden, image) if needed.text else None
@@ -91,9 +90,7 @@ class SeparateLayer(nn.Module):
             setattr(self, f"{side}_cross", Attention(width, heads, drop_rate))
             setattr(self, f"{side}_feed_forward", FeedForward(width, mlp_ratio, drop_rate))
 
-    def forward(
-        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
         return self._side("text", text, image, needed.text), self._side("image", image, text, needed.image)
 
     def _side(self, name: str, own: Tokens | None, other: Tokens | None, needed: str | None) -> Tensor | None:
@@ -105,67 +102,46 @@ class SeparateLayer(nn.Module):
         return getattr(self, f"{name}_feed_forward")(hidden)
 
 
+LAYERS = {"shared": SharedLayer, "separate": SeparateLayer, "merged": Side}
+
+
 class FusionStack(nn.Module):
-    """Layers, one after the other. `around_layer(layer, *inputs)` runs one while training, where it is set."""
+    """Layers of one kind, each reading both sides of the layer before.
+
+    Args:
+        kind: "shared", "separate" or "merged".
+        num_layers, width, heads, mlp_ratio, drop_rate: sizes of the layers; `heads` must divide `width`.
+
+    Attributes:
+        around_layer: `around_layer(layer, *inputs)` runs each layer while training, where it is set.
+    """
 
     around_layer: Callable[..., Any] | None = None
+
+    def __init__(self, kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
+        super().__init__()
+        self.kind, layer = kind, LAYERS[kind]
+        self.layers = nn.ModuleList(layer(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
+
+    def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
+        """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) where only the first token is needed, or None."""
+        if self.kind == "merged":
+            joined = join(text, image)
+            hidden = joined.hidden
+            for layer in self.layers:
+                hidden = self._run(layer, hidden, joined.mask, "all")
+            return split(hidden, text, image)
+        for layer in self.layers:
+            needed_here = needed if layer is self.layers[-1] else NeededTokens()
+            text_hidden, image_hidden = self._run(layer, text, image, needed_here)
+            text = None if text_hidden is None else Tokens(text_hidden, text.mask)
+            image = None if image_hidden is None else Tokens(image_hidden, image.mask)
+        return _hidden(text), _hidden(image)
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Any:
         if self.around_layer is not None and self.training and torch.is_grad_enabled():
             return self.around_layer(layer, *inputs)
         return layer(*inputs)
-
-
-class CrossStack(FusionStack):
-    """Layers of one kind, each reading both sides of the layer before.
-
-    Args:
-        kind: "shared" or "separate".
-        num_layers, width, heads, mlp_ratio, drop_rate: sizes of the layers; `heads` must divide `width`.
-    """
-
-    KINDS = {"shared": SharedLayer, "separate": SeparateLayer}
-
-    def __init__(self, kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
-        super().__init__()
-        make = self.KINDS[kind]
-        self.layers = nn.ModuleList(make(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
-
-    def forward(
-        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) where only the first was wanted, or None."""
-        text_out, image_out = _hidden(text), _hidden(image)
-        for layer in self.layers:
-            wanted = needed if layer is self.layers[-1] else NeededTokens()
-            text_out, image_out = self._run(layer, text, image, wanted)
-            text = None if text is None or text_out is None else Tokens(text_out, text.mask)
-            image = None if image is None or image_out is None else Tokens(image_out, image.mask)
-        return text_out, image_out
-
-
-class MergedStack(FusionStack):
-    """One transformer stack over the joined sequences. Arguments as in `CrossStack`."""
-
-    def __init__(self, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
-        super().__init__()
-        self.layers = nn.ModuleList(Side(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
-
-    def forward(
-        self, text: Tokens | None, image: Tokens | None, needed: NeededTokens
-    ) -> tuple[Tensor | None, Tensor | None]:
-        joined = join(text, image)
-        hidden = joined.hidden
-        for layer in self.layers:
-            hidden = self._run(layer, hidden, joined.mask, "all")
-        return split(hidden, text, image)
-
-
-def make_fusion(kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float) -> nn.Module:
-    """The fusion stack named by the setting `fusion`: shared, separate or merged."""
-    if kind == "merged":
-        return MergedStack(num_layers, width, heads, mlp_ratio, drop_rate)
-    return CrossStack(kind, num_layers, width, heads, mlp_ratio, drop_rate)
 
 
 def join(text: Tokens | None, image: Tokens | None) -> Tokens:
@@ -182,7 +158,7 @@ def join(text: Tokens | None, image: Tokens | None) -> Tokens:
     return Tokens(hidden, torch.cat(masks, dim=1))
 
 
-def split(hidden: Tensor, text: Tokens | None, image: Tokens | None) -> tuple[Tensor | None, Tensor | None]:
+def split(hidden: Tensor, text: Tokens | None, image: Tokens | None) -> TextAndImage:
     """The reverse of `join`: (B, L+P, D) into (B,L,D) and (B,P,D)."""
     length = 0 if text is None else text.hidden.shape[1]
     return (None if text is None else hidden[:, :length]), (None if image is None else hidden[:, length:])

@@ -7,7 +7,7 @@ by the tensors that are made while the model is built without memory (on the met
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -32,45 +32,40 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
     Raises:
         UserError: its weights take more than the memory of this machine, or are more tensors than any encoder has.
     """
-    memory = memory_of_machine()
-    most = memory if held is None else min(memory, 2 * held + _NEW)
-
-    def check(parts: int, _: int, size: int) -> None:
-        if most < min(size, memory):
-            raise UserError(
-                f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, and the file holds "
-                f"{(held or 0) / _GB:,.1f} GB; it is damaged, or was not written by this program."
-            )
-        if size > memory:
-            raise UserError(
-                f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "
-                "(width, layers, vocabulary, positions), or another encoder."
-            )
-        if parts > MOST_PARTS:
-            raise UserError(f"The model has more than {MOST_PARTS:,} modules and weights: give fewer layers.")
-
-    with counted(check):
+    most = memory = memory_of_machine()
+    sentence = (
+        f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "
+        "(width, layers, vocabulary, positions), or another encoder."
+    )
+    if held is not None and 2 * held + _NEW < memory:
+        most = 2 * held + _NEW
+        sentence = (
+            f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, and the file holds "
+            f"{held / _GB:,.1f} GB; it is damaged, or was not written by this program."
+        )
+    with bounded(most, sentence):
         yield
 
 
 @contextmanager
-def counted(check: Callable[[int, int, int], None]) -> Iterator[None]:
-    """Around the building of a model: counts what it has so far, so that it need not be built to its end.
+def bounded(most: int, sentence: str) -> Iterator[None]:
+    """Around the building of a model: one of more than `most` bytes of weights and buffers is not built to its end.
 
-    Args:
-        check: gets the modules, parameters and buffers, the numbers in them, and their bytes; it raises to end the building.
+    Raises:
+        UserError: it has more bytes, says `sentence`; or more modules and tensors than any encoder has.
     """
     from torch.nn.modules import module as registration
 
-    parts = numbers = size = 0
+    parts = size = 0
 
     def count(_module: Any, _name: str, part: Any) -> None:
-        nonlocal parts, numbers, size
-        if part is not None:
-            parts += 1
-        if hasattr(part, "element_size"):
-            numbers, size = numbers + part.numel(), size + part.numel() * part.element_size()
-        check(parts, numbers, size)
+        nonlocal parts, size
+        parts += part is not None
+        size += part.numel() * part.element_size() if hasattr(part, "element_size") else 0
+        if size > most:
+            raise UserError(sentence)
+        if parts > MOST_PARTS:
+            raise UserError(f"The model has more than {MOST_PARTS:,} modules and weights: give fewer layers.")
 
     with ExitStack() as stack:
         for kind in ("module", "parameter", "buffer"):

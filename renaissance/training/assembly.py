@@ -13,7 +13,7 @@ from renaissance.data.randomness import torch_seed
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
 from renaissance.models.execution import recompute_layers
-from renaissance.models.fusion import make_fusion
+from renaissance.models.fusion import FusionStack
 from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
@@ -91,7 +91,7 @@ def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTow
         if weights is None and resolved.stored is None:
             initialize(tower, model.initializer_range)
     fusion = model.fusion
-    stack = make_fusion(
+    stack = FusionStack(
         fusion.kind, fusion.num_layers, fusion.hidden_size, fusion.num_heads, fusion.mlp_ratio, fusion.drop_rate
     )
     built = TwoTower(text, image, stack, fusion.hidden_size, model.pooler_type, _normalize(resolved))

@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from renaissance.core.types import Tokens
-from renaissance.models.fusion import NeededTokens, SharedLayer, Side, make_fusion
+from renaissance.models.fusion import FusionStack, NeededTokens, SharedLayer, Side
 from tiny_models import FUSIONS, same, stirred
 
 WIDTH, HEADS, RATIO = 32, 4, 2
@@ -80,7 +80,7 @@ def test_a_shared_layer_is_lxmerts() -> None:
 
 @torch.no_grad()
 def test_separate_layers_are_berts_decoder_layers_each_reading_the_other_side_of_the_layer_before() -> None:
-    ours = make_fusion("separate", 2, WIDTH, HEADS, RATIO, 0.1).eval()
+    ours = FusionStack("separate", 2, WIDTH, HEADS, RATIO, 0.1).eval()
     theirs = [{"text": bert_layer(layer, True), "image": bert_layer(layer + 10, True)} for layer in range(2)]
     for layer, sides in zip(ours.layers, theirs, strict=True):
         for name, bert in sides.items():
@@ -104,7 +104,7 @@ def test_separate_layers_are_berts_decoder_layers_each_reading_the_other_side_of
 @torch.no_grad()
 @pytest.mark.parametrize("absent", [None, "text", "image"])
 def test_a_merged_stack_is_berts_layers_over_both_sequences(absent: str | None) -> None:
-    ours = make_fusion("merged", 2, WIDTH, HEADS, RATIO, 0.1).eval()
+    ours = FusionStack("merged", 2, WIDTH, HEADS, RATIO, 0.1).eval()
     theirs = [bert_layer(seed, False) for seed in range(2)]
     for layer, bert in zip(ours.layers, theirs, strict=True):
         copy_attention(layer.attention, bert.attention.self, bert.attention.output)
@@ -122,7 +122,7 @@ def test_a_merged_stack_is_berts_layers_over_both_sequences(absent: str | None) 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_a_part_that_is_wanted_is_the_part_of_everything(kind: str) -> None:
-    stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
+    stack = stirred(FusionStack(kind, 2, WIDTH, HEADS, RATIO, 0.1))
     whole = stack(TEXT, IMAGE, NeededTokens())
     for want in product(("all", "first", None), repeat=2):
         for part, side, wanted in zip(stack(TEXT, IMAGE, NeededTokens(*want)), whole, want, strict=True):
@@ -134,7 +134,7 @@ def test_a_part_that_is_wanted_is_the_part_of_everything(kind: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_the_last_layer_does_not_compute_what_is_not_wanted(kind: str) -> None:
-    stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
+    stack = stirred(FusionStack(kind, 2, WIDTH, HEADS, RATIO, 0.1))
     text, image = stack(TEXT, IMAGE, NeededTokens("first", None))
     assert text.shape == (2, 1, WIDTH)
     assert image is None
@@ -143,7 +143,7 @@ def test_the_last_layer_does_not_compute_what_is_not_wanted(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 @pytest.mark.parametrize("absent", ["text", "image"])
 def test_without_one_side_its_cross_attention_is_skipped(kind: str, absent: str) -> None:
-    stack = stirred(make_fusion(kind, 2, WIDTH, HEADS, RATIO, 0.1))
+    stack = stirred(FusionStack(kind, 2, WIDTH, HEADS, RATIO, 0.1))
     text, image = (None, IMAGE) if absent == "text" else (TEXT, None)
     present, other = ("image", "text") if absent == "text" else ("text", "image")
     output = dict(zip(("text", "image"), stack(text, image, NeededTokens()), strict=True))
@@ -168,8 +168,8 @@ def test_without_one_side_its_cross_attention_is_skipped(kind: str, absent: str)
 @torch.no_grad()
 @pytest.mark.parametrize("kind", FUSIONS)
 def test_dropout_acts_in_training_alone(kind: str) -> None:
-    stack = stirred(make_fusion(kind, 1, WIDTH, HEADS, RATIO, 0.3))
+    stack = stirred(FusionStack(kind, 1, WIDTH, HEADS, RATIO, 0.3))
     evaluated, dropped = stack(TEXT, IMAGE, NeededTokens()), stack.train()(TEXT, IMAGE, NeededTokens())
     assert not torch.allclose(evaluated[0], dropped[0], atol=1e-3)
-    without = stirred(make_fusion(kind, 1, WIDTH, HEADS, RATIO, 0.0))
+    without = stirred(FusionStack(kind, 1, WIDTH, HEADS, RATIO, 0.0))
     same(without.train()(TEXT, IMAGE, NeededTokens())[1], evaluated[1], 1e-6)

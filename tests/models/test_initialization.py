@@ -11,7 +11,7 @@ from transformers import ModernBertConfig, ModernBertModel
 
 from renaissance.models import backbones
 from renaissance.models.embeddings import PatchEmbeddings
-from renaissance.models.fusion import make_fusion
+from renaissance.models.fusion import FusionStack
 from renaissance.models.initialization import initialize
 from tiny_models import image_config
 
@@ -75,7 +75,7 @@ def test_initializer_range_is_one_deviation_for_all() -> None:
 
 
 def test_what_layers_add_to_a_residual_stream_is_as_much_together_as_one_would_be() -> None:
-    stack = make_fusion("merged", 2, WIDTH, 4, 4, 0.0)
+    stack = FusionStack("merged", 2, WIDTH, 4, 4, 0.0)
     for given, scale in ((None, 4**-0.5), (0.02, None)):  # two layers, each with attention and feed-forward
         initialize(stack, given)
         for name, parameter in stack.named_parameters():

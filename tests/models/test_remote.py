@@ -130,9 +130,9 @@ def test_code_is_run_at_a_commit_only(revision: str, strange: Strange, work: Pat
 
 
 def test_code_of_another_repository_is_refused(strange: Strange):
-    values = {"AutoModel": "other/repo--modeling.Model"}
+    values = {"auto_map": {"AutoModel": "other/repo--modeling.Model"}}
     with pytest.raises(UserError, match=r"lies in another repository \(other/repo\), whose commit nothing pins"):
-        remote.trust(strange.pinned, values, allow_download=False)
+        remote.trusted_config(strange.pinned, values, "text", allow_download=False)
     assert not strange.ran.exists()
 
 

@@ -4,9 +4,9 @@ hub.py        files and configurations, from the Hub, its cache or a folder
 configs.py    which of a configuration's fields are taken
 image_processor.py  how a model wants its pixels
 weights.py    files of weights
-family.py     the form of a family's row; families.py, text_families.py, vision_families.py hold the rows
+family.py     the form of a family's row; text_families.py, vision_families.py hold the rows, refused.py the reasons
+families.py   a configuration's family, and whether it can serve
 dimensions.py what a model says of its sizes; manual dimensions
-bounds.py     how large a model may be
 build.py      a model by its family's row, random or pretrained
 resize.py     position tables for another picture size
 towers.py     text and vision towers
@@ -16,17 +16,11 @@ tokenizer.py  tokenizers; tokenizer_data.py, what is taken of their files
 
 from .blocks import Blocks, OneTowerParts, build_blocks
 from .build import recompute
-from .dimensions import (
-    EncoderDimensions,
-    check_modality,
-    config_from_dict,
-    encoder_dimensions,
-    family_of,
-    override_dimensions,
-)
+from .dimensions import EncoderDimensions, config_from_dict, encoder_dimensions, override_dimensions
+from .families import check_modality, family_of
 from .hub import BringsCodeError, is_family, read_config
 from .image_processor import read_image_processor
 from .resize import resize_position
 from .tokenizer import NoTokenizerError, load_tokenizer, tokenizer_files, tokenizer_from_files, vocabulary_rows
-from .towers import TextTower, VisionTower, build_text_tower, build_vision_tower
+from .towers import TextTower, Tower, VisionTower, build_text_tower, build_vision_tower
 from .weights import check_weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,10 +11,9 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
 
-from .build import Dropped, build_model
-from .dimensions import check_modality, encoder_dimensions
+from .build import build_encoder, drop_module
+from .dimensions import encoder_dimensions
 from .family import TEXT
-from .towers import check_text_len
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,43 +120,13 @@ class FamilyPatchEmbeddings(nn.Module):
         return hidden
 
 
-def build_blocks(
-    config: PreTrainedConfig,
-    *,
-    weights: str | None,
-    allow_download: bool = True,
-    image_size: int | None = None,
-    vocab_size: int | None = None,
-    max_text_len: int | None = None,
-    attention: str = "sdpa",
-) -> OneTowerParts:
-    """Takes the blocks and embeddings out of one text or vision model.
-
-    Args:
-        config: of a family whose row names its blocks.
-        weights: id or folder of the pretrained weights; None leaves them random.
-        image_size: pixels, of a vision family.
-        vocab_size, max_text_len: of a text family, as in `build_text_tower`.
-
-    Raises:
-        UserError: the family cannot be a one-tower model, with the reason and families that can.
-    """
-    family = check_modality(config, weights or config.model_type, "encoder")
+def build_blocks(config: PreTrainedConfig, **options: Any) -> OneTowerParts:
+    """Takes the blocks and embeddings out of one text or image model. Arguments and errors as of `build_encoder`."""
+    model, config, family, unused = build_encoder(config, "encoder", **options)
     stack, is_text = family.one_tower, family.modality == TEXT
-    if is_text:
-        check_text_len(config, weights, max_text_len)
-    model, config, unused = build_model(
-        config,
-        weights=weights,
-        allow_download=allow_download,
-        attention=attention,
-        image_size=None if is_text else image_size,
-        vocab_size=vocab_size if is_text else None,
-        keep=(stack.norm,),
-    )
-    front = [_taken(model, path) for path in stack.front if _has(model, path)]
+    front = [module for path in stack.front if (module := _take(model, path)) is not None]
     norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
-    dims = encoder_dimensions(config, weights or config.model_type)
+    dims = encoder_dimensions(config, config.model_type)
     return OneTowerParts(
         blocks=Blocks(model.get_submodule(stack.layers), norm, model.config),
         text_embeddings=FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
@@ -168,14 +137,9 @@ def build_blocks(
     )
 
 
-def _has(model: nn.Module, path: str) -> bool:
+def _take(model: nn.Module, path: str) -> nn.Module | None:
+    """Takes a module out of a model, which hands its input through from there on; None where it has no such module."""
     parent, _, name = path.rpartition(".")
-    return hasattr(model.get_submodule(parent), name)
-
-
-def _taken(model: nn.Module, path: str) -> nn.Module:
-    """Takes a module out of a model, which hands its input through from there on."""
-    parent, _, name = path.rpartition(".")
-    module = model.get_submodule(path)
-    setattr(model.get_submodule(parent), name, Dropped())
+    if (module := getattr(model.get_submodule(parent), name, None)) is not None:
+        drop_module(model, path)
     return module

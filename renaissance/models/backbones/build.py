@@ -6,16 +6,18 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.settings.bounds import bounded
 
-from .bounds import bounded
-from .dimensions import class_of, family_of, like, set_vocabulary, vocabulary_of
+from .dimensions import attribute_of, encoder_dimensions, like
+from .families import check_modality, class_of
+from .family import TEXT, Family
 from .hub import quiet
 from .resize import carry_weights
 from .weights import read_weights
@@ -23,7 +25,7 @@ from .weights import read_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from .families import Family
+_MOST_BYTES = 2**38  # of the weights of one encoder
 
 
 class Dropped(nn.Module):
@@ -34,76 +36,103 @@ class Dropped(nn.Module):
         return hidden
 
 
-def build_model(
+def drop_module(model: nn.Module, path: str) -> None:
+    """Puts a module that hands its input through in the place of one of a model's."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, Dropped())
+
+
+class Encoder(NamedTuple):
+    """A transformers model that was built by its family's row.
+
+    Attributes:
+        model: in fp32, in training mode.
+        config: builds it again; with the sizes that were given.
+        family: its row.
+        unused: names of the pretrained weights that it leaves out.
+    """
+
+    model: nn.Module
+    config: PreTrainedConfig
+    family: Family
+    unused: tuple[str, ...]
+
+
+def build_encoder(
     config: PreTrainedConfig,
+    setting: str,
     *,
     weights: str | None,
-    allow_download: bool,
-    attention: str,
+    allow_download: bool = True,
     image_size: int | None = None,
     vocab_size: int | None = None,
-    keep: tuple[str, ...] = (),
-) -> tuple[nn.Module, PreTrainedConfig, tuple[str, ...]]:
-    """Builds a family's encoder in fp32.
+    max_text_len: int | None = None,
+) -> Encoder:
+    """Builds a family's encoder.
 
     Args:
         config: of one tower. It is not changed.
+        setting: what it is for, "text_encoder", "image_encoder" or "encoder" (the blocks of a one-tower model).
         weights: id or folder of the pretrained weights; None leaves them random.
-        attention: "sdpa" or "eager"; families without sdpa are built eager.
-        image_size: pixels; position tables of the pretrained model are resized to it.
-        vocab_size: pieces of the tokenizer; a larger one than the model's grows the word embeddings.
-        keep: modules of the row's `drop` that are wanted after all.
-
-    Returns:
-        The encoder, its configuration (with what was overridden), and the pretrained weights that it leaves out.
+        image_size: pixels, of an image family; position tables of the pretrained model are resized to it.
+        vocab_size: rows that the tokenizer needs, of a text family; more than the model's grow the word embeddings.
+        max_text_len: most tokens of a text, of a text family; must fit the model's position table.
 
     Raises:
-        UserError: the family cannot serve, or the weights lack something that the encoder needs.
+        UserError: the family cannot serve, not with these sizes, or the weights lack something that the encoder needs.
     """
-    family = family_of(config, weights)
+    name = weights or config.model_type
+    family = check_modality(config, name, setting)
     old = copy.deepcopy(config)
-    for name, value in family.settings.items():
-        setattr(old, name, value)
+    for key, value in family.settings.items():
+        setattr(old, key, value)
     new = copy.deepcopy(old)
-    if image_size is not None and family.set_size is not None:
-        family.set_size(new, image_size)
-    elif image_size is not None and not family.any_size:
-        new.image_size = like(new.image_size, image_size)
-    if vocab_size is not None and weights is None:
-        set_vocabulary(new, family, max(vocab_size, vocabulary_of(new, family)))
+    if family.modality == TEXT:
+        limit = encoder_dimensions(config, name).max_text_len
+        require(
+            None in (max_text_len, limit) or max_text_len <= limit,
+            f"max_text_len={max_text_len} is more than the {limit} tokens that {name} has positions for: give {limit} or less.",
+        )
+        rows = attribute_of(config, family, "vocab_size")
+        vocab_size = max(vocab_size or 0, getattr(config, rows))
+        if weights is None:
+            setattr(new, rows, vocab_size)
+    elif image_size is not None:
+        _set_image_size(new, family, image_size)
     model_class = class_of(family, config)
-    attention = attention if attention == "eager" or getattr(model_class, "_supports_sdpa", False) else "eager"
     unused: tuple[str, ...] = ()
     if weights is None:
-        model = _random(model_class, new, attention)
+        model = _random(model_class, new)
     else:
-        options = _options(model_class) | ({"key_mapping": {family.within: ""}} if family.within else {})
-        model, info = read_weights(
-            model_class, weights, old, allow_download=allow_download, attention=attention, **options
-        )
+        options = _options(model_class) | {"attn_implementation": _attention(model_class)}
+        options |= {"key_mapping": {family.within: ""}} if family.within else {}
+        model, info = read_weights(model_class, weights, old, allow_download=allow_download, **options)
         unused = _check_loaded(info, weights, family)
         if new.to_dict() != old.to_dict():
-            resized = _random(model_class, new, attention)
+            resized = _random(model_class, new)
             with torch.no_grad():
                 carry_weights(model, resized, family)
             model = resized
-    if vocab_size is not None and vocab_size > vocabulary_of(new, family):
-        grow_vocabulary(model, vocab_size)
-        set_vocabulary(new, family, vocab_size)
-    return _trimmed(model, family, keep).train(), new, unused
+        if family.modality == TEXT and vocab_size > getattr(new, rows):
+            _grow_vocabulary(model, vocab_size)
+            setattr(new, rows, vocab_size)
+    kept = family.one_tower.norm if setting == "encoder" else None
+    return Encoder(_trimmed(model, family, kept).train(), new, family, unused)
 
 
-def grow_vocabulary(model: PreTrainedModel, size: int) -> None:
-    """Grows the word embeddings to `size` rows; a new row is the mean of the old ones.
+def _set_image_size(config: PreTrainedConfig, family: Family, image_size: int) -> None:
+    if family.set_size is not None:
+        family.set_size(config, image_size)
+    elif not family.any_size:
+        config.image_size = like(config.image_size, image_size)
 
-    Raises:
-        UserError: the family fixes its vocabulary.
-    """
-    if "mean_resizing" not in inspect.signature(model.resize_token_embeddings).parameters:
-        raise UserError(
-            f"A {model.config.model_type} model cannot take the {size} pieces of this tokenizer: its vocabulary is "
-            "fixed."
-        )
+
+def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
+    """Grows the word embeddings to `size` rows; a new row is the mean of the old ones."""
+    require(
+        "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters,
+        f"A {model.config.model_type} model cannot take the {size} pieces of this tokenizer: its vocabulary is fixed.",
+    )
     old_size = model.get_input_embeddings().weight.shape[0]
     table = model.resize_token_embeddings(size, mean_resizing=False).weight
     with torch.no_grad():
@@ -115,26 +144,29 @@ def _options(model_class: type) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-def _random(model_class: type, config: PreTrainedConfig, attention: str) -> Any:
-    config._attn_implementation = attention
-    what = f"A {config.model_type} model"
+def _attention(model_class: type) -> str:
+    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+def _random(model_class: type, config: PreTrainedConfig) -> Any:
+    config._attn_implementation = _attention(model_class)
+    failed = f"A {config.model_type} model cannot be built with these dimensions"
     try:
-        with quiet(), bounded(what):
+        with quiet(), bounded(_MOST_BYTES, f"{failed}: its weights take more than {_MOST_BYTES / 1e9:,.0f} GB."):
             return model_class(config, **_options(model_class))
     except UserError:
         raise
     except Exception as error:  # a class may trip over any value of a configuration that others wrote
-        raise UserError(f"{what} cannot be built with these dimensions: {first_line(error)}") from error
+        raise UserError(f"{failed}: {first_line(error)}") from error
 
 
-def _trimmed(model: nn.Module, family: Family, keep: tuple[str, ...]) -> nn.Module:
+def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
     """Takes the row's part of a model, without the modules that nobody reads; freezes what no output depends on."""
     if family.part:
         model = model.get_submodule(family.part)
     for path in family.drop:
-        if path not in keep:
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, Dropped())
+        if path != kept:
+            drop_module(model, path)
     for name, parameter in model.named_parameters():
         if any(re.search(pattern, name) for pattern in family.unreached):
             parameter.requires_grad_(False)
@@ -144,19 +176,16 @@ def _trimmed(model: nn.Module, family: Family, keep: tuple[str, ...]) -> nn.Modu
 def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[str, ...]:
     """Raises where the encoder misses a weight; returns the names of those that it leaves out."""
     prefix = family.part + "." if family.part else ""
-    ignored = tuple(path + "." for path in family.drop)
+    ignored = tuple(f"{prefix}{path}." for path in family.drop)
     missing = [
-        name.removeprefix(prefix)
-        for name in sorted(info["missing_keys"])
-        if name.startswith(prefix) and not name.removeprefix(prefix).startswith(ignored)
+        name for name in sorted(info["missing_keys"]) if name.startswith(prefix) and not name.startswith(ignored)
     ]
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
     for what, names in (("lack", missing), ("have another shape in", mismatched)):
-        kind = family.model or "encoder"
         if names:
             raise UserError(
-                f"The weights of {weights} {what} {len(names)} of the {kind}'s parameters ({names[0]} ...): "
-                "they are not weights of this model."
+                f"The weights of {weights} {what} {len(names)} of the {family.model or 'encoder'}'s parameters "
+                f"({names[0].removeprefix(prefix)} ...): they are not weights of this model."
             )
     return tuple(sorted(info["unexpected_keys"]))
 

@@ -69,19 +69,6 @@ def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], na
         raise UserError(f"The configuration of {name} cannot be read: {reason or type(error).__name__}") from error
 
 
-def unsaid(values: dict[str, Any], config: PreTrainedConfig, names: dict[str, tuple[str, ...]]) -> list[str]:
-    """The sizes that a config.json leaves to the defaults of transformers' class, as `name=value`."""
-    said = {config.attribute_map.get(key, key) for key in values}
-    found = []
-    for candidates in names.values():
-        real = next((name for name in candidates if hasattr(config, name)), None)
-        if real is not None and config.attribute_map.get(real, real) not in said:
-            value = getattr(config, real)
-            if isinstance(value, (int, list, tuple)):
-                found.append(f"{config.attribute_map.get(real, real)}={value}")
-    return found
-
-
 def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name: str) -> dict[str, Any]:
     if values.get("quantization_config"):
         raise UserError(

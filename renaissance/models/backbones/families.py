@@ -1,30 +1,121 @@
-"""What differs between Hugging Face families, as data: one row a model type.
+"""Which family a configuration is of, and whether it can serve.
 
-A row says which transformers class builds the tower, which of its parts are kept, and, where the family can be a
-one-tower model, where its blocks are. The code in the sibling files knows no family by name; a new family is a new row.
+What differs between Hugging Face families is data: one row a model type (`family.py`). A row says which transformers class
+builds the encoder, which of its parts are kept, and, where the family can be a one-tower model, where its blocks are. The
+code in the sibling files knows no family by name; a new family is a new row.
 """
 
 from __future__ import annotations
 
-from .family import IMAGE, TEXT, Family, Stack
-from .text_families import REFUSED_TEXT, TEXT_FAMILIES
-from .vision_families import REFUSED_VISION, VISION_FAMILIES
+import copy
+from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["DUAL", "FAMILIES", "IMAGE", "REFUSED", "TEXT", "Family", "Stack"]
+import transformers
+from packaging.version import Version
+
+from renaissance.core.errors import UserError, printable, require
+
+from . import remote
+from .family import IMAGE, TEXT, Family, Stack
+from .refused import refusal
+from .text_families import TEXT_FAMILIES
+from .vision_families import VISION_FAMILIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 FAMILIES: dict[str, Family] = TEXT_FAMILIES | VISION_FAMILIES
-REFUSED: dict[str, str] = REFUSED_TEXT | REFUSED_VISION
 
 _HALVES = {TEXT: "text_config", IMAGE: "vision_config"}
-# Models of two halves: where their configurations keep each. A half is a family of its own above.
+# Text-and-image models: where their configurations keep each half. A half is a family of its own above.
 DUAL: dict[str, dict[str, str]] = {
     **dict.fromkeys(("align", "blip", "chinese_clip", "clip", "clipseg", "groupvit"), _HALVES),
     **dict.fromkeys(("metaclip_2", "owlv2", "owlvit", "siglip", "siglip2", "tipsv2", "xclip"), _HALVES),
-    "aimv2": {IMAGE: "vision_config"},
-    "blip-2": {IMAGE: "vision_config"},
+    **dict.fromkeys(("aimv2", "blip-2", "git", "idefics3", "internvl", "smolvlm"), {IMAGE: "vision_config"}),
     "flava": {TEXT: "text_config", IMAGE: "image_config"},
-    "git": {IMAGE: "vision_config"},
-    "idefics3": {IMAGE: "vision_config"},
-    "internvl": {IMAGE: "vision_config"},
-    "smolvlm": {IMAGE: "vision_config"},
 }
+
+# Some that can be one-tower models, too.
+_ABLE = (
+    "families that can: bert, roberta, electra, distilbert, albert (text), vit, deit, dinov2, clip_vision_model, "
+    "siglip_vision_model (image); CONFIGURING_MODELS.md lists all"
+)
+
+
+def family_of(config: PreTrainedConfig, name: str | None = None) -> Family:
+    """The row of a configuration's family.
+
+    Raises:
+        UserError: the family cannot serve; the sentence gives the reason and families that can.
+    """
+    row = remote.row_of(config) or FAMILIES.get(config.model_type)
+    return row or refuse_family(config.model_type, name)
+
+
+def refuse_family(kind: str | None, name: str | None) -> NoReturn:
+    """Says why models of a type cannot serve, and which can."""
+    kind = printable(kind or "none: its config.json names no model_type")
+    raise UserError(f"{name or 'A model'} (model type {kind}) cannot be a tower: it {refusal(kind)}; {_ABLE}.")
+
+
+def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
+    """Refuses a model that cannot serve where it was given.
+
+    Args:
+        config: of one tower (after `read_config` took the half).
+        setting: "text_encoder", "image_encoder" or "encoder" (one-tower).
+
+    Returns:
+        The family's row.
+
+    Raises:
+        UserError: the family cannot serve at all, is of the other modality, or has no blocks for a one-tower model; the
+            sentence names families that can.
+    """
+    family = family_of(config, name)
+    what, installed = f"{setting}={name} (model type {config.model_type})", transformers.__version__
+    if setting == "encoder":
+        blocks = family.one_tower
+        require(isinstance(blocks, Stack), f"{what} cannot be a one-tower encoder: {blocks}; {_ABLE}.")
+        require(
+            Version(installed) >= Version(blocks.since),
+            f"{what} cannot be a one-tower encoder with transformers {installed}, whose blocks of this family take no mask: "
+            f"install transformers>={blocks.since}.",
+        )
+    elif setting != f"{family.modality}_encoder":
+        raise UserError(f"{what} is a {family.modality} model: give it as {family.modality}_encoder.")
+    return family
+
+
+def class_of(family: Family, config: PreTrainedConfig | None = None) -> type[PreTrainedModel]:
+    """The class of a family's model.
+
+    Args:
+        config: of the model, which says where it brings code of its own; None where it does not.
+
+    Raises:
+        UserError: the installed transformers does not have it.
+    """
+    if config is not None and remote.row_of(config) is not None:
+        return remote.class_of_code(config)
+    model_class = getattr(transformers, family.model, None)
+    require(model_class, f"transformers {transformers.__version__} has no {family.model}: install a newer version.")
+    return model_class
+
+
+def half_of(config: PreTrainedConfig, name: str, modality: str | None) -> PreTrainedConfig:
+    """The needed half of a text-and-image model's configuration (CLIP, SigLIP ...); any other one as it is.
+
+    Args:
+        modality: "text" or "image"; None takes the image half, the one that a one-tower model can be made of.
+
+    Raises:
+        UserError: the model has no half of this modality that can serve.
+    """
+    if (halves := DUAL.get(config.model_type)) is None:
+        return config
+    attribute = halves.get(modality or IMAGE)
+    require(attribute, f"{name} (model type {config.model_type}) brings no {modality} encoder, only one for images.")
+    half = copy.deepcopy(getattr(config, attribute))
+    half.architectures = half.architectures or config.architectures
+    return half

@@ -21,13 +21,13 @@ class Stack:
         front: paths of the modules that lead from the input to the first block, in order; one that a model does not
             have (a projection between equal widths) is left out.
         norm: path of the norm after the last block; "" where the family has none.
-        since: the transformers version from which the blocks take a mask; "" where they do in 5.17, our oldest.
+        since: the transformers version from which the blocks take a mask; 5.17 is our oldest.
     """
 
     layers: str
     front: tuple[str, ...] = ("embeddings",)
     norm: str = ""
-    since: str = ""
+    since: str = "5.17"
 
 
 @dataclass(frozen=True)

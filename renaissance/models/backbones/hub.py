@@ -21,13 +21,14 @@ from transformers import CONFIG_MAPPING
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.untrusted import expect, read_json
 
-from .configs import make_config, unsaid
-from .dimensions import NAMES, class_of_transformers, half_of, refuse_family, refuse_impossible
-from .families import DUAL, FAMILIES, IMAGE, TEXT
-from .remote import brings_code, mark, place, trusted_config
+from .configs import make_config
+from .dimensions import refuse_impossible, unsaid_dimensions
+from .families import DUAL, FAMILIES, class_of, half_of, refuse_family
+from .family import IMAGE, TEXT
+from .remote import place, trusted_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def found(name: str, file: str, *, allow_download: bool, required: bool = False)
         UserError: the model is unknown, or `required` and it cannot be had.
     """
     where = place(name)
-    with quiet(), explained(name, allow_download):
+    with explained(name, allow_download):
         path = cached_file(
             where.name,
             file,
@@ -94,35 +95,28 @@ def read_config(
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
     """
     if is_family(name):
-        if untrained:
-            return class_of_transformers(FAMILIES[name]).config_class()
-        raise UserError(
+        require(
+            untrained,
             f"{name} is the name of a family, which has no weights: give a Hub id or a folder, or ask for random weights "
-            "(random_init_... or ..._manual_configuration)."
+            "(random_init_... or ..._manual_configuration).",
         )
+        return class_of(FAMILIES[name]).config_class()
     path = found(name, "config.json", allow_download=allow_download, required=True)
     values = read_json(path, dict[str, Any], f"config.json of {name}")
     if "model_type" not in values and isinstance(values.get("pretrained_cfg"), dict):
         values["model_type"] = "timm_wrapper"  # the Hub's timm models say it so
-    if brings_code(values):
-        if trust_remote_code:
-            return mark(trusted_config(name, values, allow_download=allow_download), name, modality or TEXT)
-        if values.get("model_type") not in CONFIG_MAPPING:
-            raise UserError(_brings_code(name))
     kind = expect(values.get("model_type"), str | None, f"model_type in config.json of {name}")
+    if "AutoModel" in (values.get("auto_map") or {}) and (trust_remote_code or kind not in CONFIG_MAPPING):
+        require(trust_remote_code, _brings_code(name))
+        return trusted_config(name, values, modality or TEXT, allow_download=allow_download)
     if kind not in FAMILIES and kind not in DUAL:
         refuse_family(kind, name)
-    config_class = (
-        CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else class_of_transformers(FAMILIES[kind]).config_class
-    )
+    config_class = class_of(FAMILIES[kind]).config_class if kind in FAMILIES else CONFIG_MAPPING[kind]
     config = half_of(make_config(values, config_class, name), name, modality)
     refuse_impossible(config, name)
-    if notes is not None:
-        said = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
-        if assumed := unsaid(said, config, NAMES):
-            notes.append(
-                f"config.json of {name} does not say {', '.join(assumed)}: the defaults of transformers are taken"
-            )
+    said = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
+    if notes is not None and (assumed := unsaid_dimensions(config, said)):
+        notes.append(f"config.json of {name} does not say {', '.join(assumed)}: the defaults of transformers are taken")
     return config
 
 
@@ -130,67 +124,57 @@ class BringsCodeError(UserError):
     """Something cannot be read without code of its own, which is never run."""
 
 
-def offline(allow_download: bool) -> bool:
-    """True where nothing may be asked of the network."""
-    return constants.HF_HUB_OFFLINE or not allow_download
-
-
 @contextmanager
 def explained(name: str, allow_download: bool, hide: str = "") -> Iterator[None]:
     """Turns what transformers and huggingface_hub raise about `name` into one sentence.
+
+    What transformers prints meanwhile is not shown.
 
     Args:
         hide: a folder of our own, which stands in the sentence for `name`.
     """
     try:
-        yield
+        with quiet():
+            yield
     except UserError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        sentence = _sentence(name, error, offline(allow_download))
+        sentence = _sentence(name, error, offline=constants.HF_HUB_OFFLINE or not allow_download)
         raise UserError(sentence.replace(hide, name) if hide else sentence) from error
 
 
-def _sentence(name: str, error: BaseException, is_offline: bool) -> str:
-    chain = _chain(error)
-    if "custom code" in str(error):
-        return _brings_code(name)
-    if any(isinstance(link, UnpicklingError) for link in chain):
+def _sentence(name: str, error: BaseException, offline: bool) -> str:
+    def caused_by(kind: type[BaseException]) -> bool:
+        return any(isinstance(link, kind) for link in _chain(error))
+
+    cache = f"in the Hugging Face cache ({constants.HF_HUB_CACHE})"
+    if caused_by(UnpicklingError):
         return (
             f"The weights of {name} hold more than tensors, which could run code: they are not read; give safetensors."
         )
     if Path(name).is_dir():
         files = ", ".join(sorted(path.name for path in Path(name).iterdir())[:12]) or "nothing"
         return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {first_line(error)}"
-    if any(isinstance(link, GatedRepoError) for link in chain):
+    if caused_by(GatedRepoError):
         return f"{name} on the Hugging Face Hub asks for an agreement: accept it on its page, then run `hf auth login`."
-    if any(isinstance(link, HFValidationError) for link in chain):
+    if caused_by(HFValidationError):
         return f"{name!r} is neither a folder that exists nor a Hugging Face id of the form owner/name."
-    if is_offline and any(isinstance(link, LocalEntryNotFoundError | OSError) for link in chain):
-        return (
-            f"{name} is neither a local folder nor in the Hugging Face cache ({constants.HF_HUB_CACHE}), and downloads "
-            "are off (HF_HUB_OFFLINE or allow_download=False): download it once, or give a local folder."
-        )
-    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+    if offline and caused_by(OSError):
+        why = "downloads are off (HF_HUB_OFFLINE or allow_download=False): download it once, or give a local folder."
+        return f"{name} is neither a local folder nor {cache}, and {why}"
+    if caused_by(RepositoryNotFoundError):
         return f"{name} is neither a local folder nor a model on the Hugging Face Hub: check its spelling."
     if isinstance(error, ImportError):
         return f"{name} needs a package that is not installed: {first_line(error)}"
-    if any(isinstance(link, LocalEntryNotFoundError) or "connect" in type(link).__name__.lower() for link in chain):
-        return (
-            f"{name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}) and the Hub cannot be reached: check "
-            "the connection, or give a local folder."
-        )
+    if caused_by(LocalEntryNotFoundError):
+        return f"{name} is not {cache} and the Hub cannot be reached: check the connection, or give a local folder."
     return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
 
 
 def _brings_code(name: str) -> str:
-    pin = (
-        ""
-        if Path(name).is_dir()
-        else f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
-    )
+    pin = f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
     asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
-    return f"{name} brings code of its own, {asked}{pin}."
+    return f"{name} brings code of its own, {asked}{'' if Path(name).is_dir() else pin}."
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

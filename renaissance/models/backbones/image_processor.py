@@ -10,8 +10,8 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from renaissance.core.errors import UserError, printable
 from renaissance.core.untrusted import expect, finite, read_json
 
-from .dimensions import family_of
-from .families import DUAL, IMAGE
+from .families import DUAL, family_of
+from .family import IMAGE
 from .hub import found, is_family
 
 if TYPE_CHECKING:

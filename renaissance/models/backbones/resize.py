@@ -17,7 +17,7 @@ from renaissance.core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .families import Family
+    from .family import Family
 
 
 def carry_weights(source: nn.Module, target: nn.Module, family: Family) -> None:

@@ -1,4 +1,4 @@
-"""The text families, one row a model type, and the reasons why others are refused."""
+"""The text families, one row a model type."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ _ENCODER_DECODER = "it is the encoder of an encoder-decoder, whose embeddings an
 _NOT_SPLIT = "its model class does not run its blocks apart from its embeddings"
 
 _HALF = r"^text_model\."
-_FLAVA = r"^(?:flava\.)?text_model\."
 _BERT = Stack("encoder.layer")
 _PROJECTED = Stack("encoder.layer", front=("embeddings", "embeddings_project"))
+_MAPPED_IN = ("embeddings", "encoder.embedding_hidden_mapping_in")
 _SINUSOIDS = (r"embed_positions\.weight$",)
 _CLIP = {"pooling": "last", "causal": True, "one_tower": _CAUSAL}
+_SIGLIP = Stack("encoder.layers", norm="final_layer_norm")
 
 
 def _text(model: str, one_tower: Stack | str = _BERT, **rest: Any) -> Family:
@@ -28,32 +29,22 @@ def _roberta(model: str, one_tower: Stack | str = _BERT, **rest: Any) -> Family:
     return _text(model, one_tower, spare_positions=2, **rest)
 
 
-def _encoder(
-    model: str, names: dict[str, str] | None = None, unreached: tuple[str, ...] = (), **settings: Any
-) -> Family:
+def _encoder(model: str, settings: dict[str, Any] | None = None, **rest: Any) -> Family:
     """The encoder of an encoder-decoder, built with a decoder of no layers.
 
     LayerDrop is off: a step would leave some parameters without a gradient, which data-parallel training refuses.
     """
-    return Family(
-        TEXT,
-        model,
-        part="encoder",
-        pooling="mean",
-        settings={"encoder_layerdrop": 0.0, **(settings or {"decoder_layers": 0})},
-        names=names or {},
-        unreached=unreached,
-        one_tower=_ENCODER_DECODER,
-    )
+    settings = {"encoder_layerdrop": 0.0, **(settings or {"decoder_layers": 0})}
+    return _text(model, _ENCODER_DECODER, part="encoder", pooling="mean", settings=settings, **rest)
 
 
 def _t5(model: str) -> Family:
-    return Family(TEXT, model, pooling="mean", one_tower=_RELATIVE)
+    return _text(model, _RELATIVE, pooling="mean")
 
 
 TEXT_FAMILIES: dict[str, Family] = {
     # BERT and its kin: a CLS token, learned absolute positions.
-    "albert": _text("AlbertModel", Stack("encoder", front=("embeddings", "encoder.embedding_hidden_mapping_in"))),
+    "albert": _text("AlbertModel", Stack("encoder", front=_MAPPED_IN)),
     "align_text_model": _text("AlignTextModel", within=_HALF),
     "bert": _text("BertModel"),
     "bert-generation": _text("BertGenerationEncoder"),
@@ -69,7 +60,7 @@ TEXT_FAMILIES: dict[str, Family] = {
         "FlavaTextModel",
         Stack("encoder.layer", norm="layernorm"),
         drop=("pooler",),
-        within=_FLAVA,
+        within=r"^(?:flava\.)?text_model\.",
     ),
     "ibert": _roberta("IBertModel", _NOT_SPLIT, settings={"quant_mode": False}),
     "layoutlm": _text("LayoutLMModel", "its embeddings read where each word stands on a page", drop=("pooler",)),
@@ -80,9 +71,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "markuplm": _roberta("MarkupLMModel", unreached=(r"\.xpath_unitseq2_embeddings\.",)),
     "megatron-bert": _text("MegatronBertModel", Stack("encoder.layer", norm="encoder.ln")),
     "rembert": _text(
-        "RemBertModel",
-        Stack("encoder.layer", front=("embeddings", "encoder.embedding_hidden_mapping_in")),
-        names={"embedding_size": "input_embedding_size"},
+        "RemBertModel", Stack("encoder.layer", front=_MAPPED_IN), names={"embedding_size": "input_embedding_size"}
     ),
     "roberta": _roberta("RobertaModel"),
     "roberta-prelayernorm": _roberta("RobertaPreLayerNormModel", Stack("encoder.layer", norm="LayerNorm")),
@@ -115,7 +104,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "xlm": _text("XLMModel", _NOT_SPLIT),
     # Encoders of encoder-decoders.
     "bart": _encoder("BartModel"),
-    "bigbird_pegasus": _encoder("BigBirdPegasusModel", decoder_layers=0, attention_type="original_full"),
+    "bigbird_pegasus": _encoder("BigBirdPegasusModel", {"decoder_layers": 0, "attention_type": "original_full"}),
     "blenderbot": _encoder("BlenderbotModel"),
     "blenderbot-small": _encoder("BlenderbotSmallModel"),
     "fsmt": _encoder("FSMTModel", names={"vocab_size": "src_vocab_size"}),
@@ -125,7 +114,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "mvp": _encoder("MvpModel"),
     "pegasus": _encoder("PegasusModel", unreached=_SINUSOIDS),
     "plbart": _encoder("PLBartModel"),
-    "prophetnet": _encoder("ProphetNetModel", names={"num_layers": "num_encoder_layers"}, num_decoder_layers=1),
+    "prophetnet": _encoder("ProphetNetModel", {"num_decoder_layers": 1}, names={"num_layers": "num_encoder_layers"}),
     "longt5": _t5("LongT5EncoderModel"),
     "mt5": _t5("MT5EncoderModel"),
     "switch_transformers": _t5("SwitchTransformersEncoderModel"),
@@ -139,40 +128,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "owlv2_text_model": _text("Owlv2TextModel", **_CLIP),
     "owlvit_text_model": _text("OwlViTTextModel", **_CLIP),
     "xclip_text_model": _text("XCLIPTextModel", within=_HALF, **_CLIP),
-    "siglip_text_model": _text(
-        "SiglipTextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="last", drop=("head",)
-    ),
-    "siglip2_text_model": _text(
-        "Siglip2TextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="last", drop=("head",)
-    ),
-    "tipsv2_text_model": _text("Tipsv2TextModel", Stack("encoder.layers", norm="final_layer_norm"), pooling="mean"),
-}
-
-# fmt: off
-DECODERS = (
-    "bloom", "codegen", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo",
-    "gpt_neox", "gptj", "llama", "mamba", "mamba2", "mistral", "mixtral", "mpt", "openai-gpt", "opt", "olmo", "olmo2",
-    "phi", "phi3", "qwen2", "qwen3", "rwkv", "stablelm", "starcoder2", "xglm",
-)
-# fmt: on
-_READS_PADDING = "reads padding, so that the same text gives other numbers in a longer batch"
-_DECODER = "is causal: its tokens see only those before them"
-
-REFUSED_TEXT: dict[str, str] = {
-    "aimv2_text_model": "drops its causal mask in batches without padding, so that padding changes its numbers",
-    "bros": "needs the box of every word on a page",
-    "canine": f"{_READS_PADDING} (its characters are merged by strided convolutions)",
-    "convbert": f"{_READS_PADDING} (its convolutions do not know the mask)",
-    "fnet": f"{_READS_PADDING} (its Fourier transform takes no mask)",
-    "funnel": f"{_READS_PADDING} (it pools neighbouring tokens)",
-    "lilt": "needs the box of every word on a page",
-    "led": "lets most tokens see only a window of the text unless some are named global",
-    "mobilebert": f"{_READS_PADDING} (each embedding is joined with its neighbours')",
-    "mra": "needs a CUDA kernel and returns zeros without it",
-    "nystromformer": f"{_READS_PADDING} (its landmarks are means over all positions)",
-    "perceiver": "turns a text into latent vectors: no token of the text is left",
-    "reformer": "takes texts of one length only (its positions are a grid of axes)",
-    "udop": "needs the box of every word on a page",
-    "yoso": f"{_READS_PADDING} (its hashing counts all positions)",
-    **dict.fromkeys(DECODERS, _DECODER),
+    "siglip_text_model": _text("SiglipTextModel", _SIGLIP, pooling="last", drop=("head",)),
+    "siglip2_text_model": _text("Siglip2TextModel", _SIGLIP, pooling="last", drop=("head",)),
+    "tipsv2_text_model": _text("Tipsv2TextModel", _SIGLIP, pooling="mean"),
 }

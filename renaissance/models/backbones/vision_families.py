@@ -1,4 +1,4 @@
-"""The vision families, one row a model type, and the reasons why others are refused."""
+"""The vision families, one row a model type."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ _VIT = Stack("layers", norm="layernorm")
 _DINO = Stack("encoder.layer", norm="layernorm", since="5.18")
 _CLIP = Stack("encoder.layers", front=("embeddings", "pre_layrnorm"), norm="post_layernorm")
 _SIGLIP = Stack("encoder.layers", norm="post_layernorm")
+_OWL = Stack("encoder.layers", front=("embeddings", "pre_layernorm"), norm="post_layernorm")
+_FLAVA = Stack("encoder.layer", norm="layernorm")
 # What checkpoints of whole models write before the names of a half.
 _HALF, _MODEL, _GIT = r"^vision_model\.", r"^(?:model\.)?vision_model\.", r"^(?:git\.)?image_encoder\."
 _PARAMETER, _TABLE = r"position_embeddings?$", r"position_embedding\.weight$"
+_MASK_TOKEN = (r"mask_token$",)
 
 
 def _flat(model: str, one_tower: Stack | str, prefix: int = 1, pattern: str = _PARAMETER, **rest: Any) -> Family:
@@ -31,14 +34,9 @@ def _flat(model: str, one_tower: Stack | str, prefix: int = 1, pattern: str = _P
     return Family(IMAGE, model, grids={pattern: prefix}, one_tower=one_tower, **{"pooling": pooling} | rest)
 
 
-def _clip(model: str, one_tower: Stack | str = _CLIP, part: str = "", **rest: Any) -> Family:
+def _clip(model: str, one_tower: Stack | str = _CLIP, **rest: Any) -> Family:
     """CLIP's picture half: the norm after the blocks is for the pooled token; a tower drops it, as AutoModel does."""
-    return _flat(model, one_tower, pattern=_TABLE, drop=("post_layernorm",), part=part, **rest)
-
-
-def _owlvit(model: str) -> Family:
-    stack = Stack("encoder.layers", front=("embeddings", "pre_layernorm"), norm="post_layernorm")
-    return _clip(model, stack, part="vision_model")
+    return _flat(model, one_tower, pattern=_TABLE, drop=("post_layernorm",), **rest)
 
 
 def _rotary(model: str, **rest: Any) -> Family:
@@ -49,12 +47,16 @@ def _rotary(model: str, **rest: Any) -> Family:
 _LISTS = dict.fromkeys(("hidden_size", "num_heads", "num_layers", "mlp_ratio", "patch_size"), "")
 
 
-def _map(
-    model: str, one_tower: str = _CONVOLUTIONS, width: Any = "hidden_sizes", any_size: bool = True, **rest: Any
-) -> Family:
+def _map(model: str, one_tower: str = _CONVOLUTIONS, width: Any = "hidden_sizes", **rest: Any) -> Family:
     """A family whose output is a feature map, mean-pooled."""
-    rest = {"pooling": "mean", "names": _LISTS, "width": width, "any_size": any_size} | rest
-    return Family(IMAGE, model, one_tower=one_tower, **rest)
+    rest = {"pooling": "mean", "names": _LISTS, "any_size": True} | rest
+    return Family(IMAGE, model, width=width, one_tower=one_tower, **rest)
+
+
+def _divisible(width: float, divisor: int, least: int) -> int:
+    """The width as a multiple of `divisor` that loses at most a tenth (make_divisible of MobileNet and EfficientNet)."""
+    rounded = max(least, int(width + divisor / 2) // divisor * divisor)
+    return int(rounded + divisor if rounded < 0.9 * width else rounded)
 
 
 def _mobilenet_v1_width(config: PreTrainedConfig) -> int:
@@ -64,18 +66,12 @@ def _mobilenet_v1_width(config: PreTrainedConfig) -> int:
 def _mobilenet_v2_width(config: PreTrainedConfig) -> int:
     if config.finegrained_output and config.depth_multiplier < 1.0:
         return 1280
-    # modeling_mobilenet_v2.apply_depth_multiplier: to a multiple of 8 that loses no more than a tenth.
-    wanted = round(1280 * config.depth_multiplier)
-    rounded = max(config.min_depth, int(wanted + config.depth_divisible_by / 2) // 8 * 8)
-    return rounded + (8 if rounded < 0.9 * wanted else 0)
+    return _divisible(round(1280 * config.depth_multiplier), config.depth_divisible_by, config.min_depth)
 
 
 def _efficientnet_width(config: PreTrainedConfig) -> int:
-    """modeling_align.round_filters of the last stage: to a multiple of depth_divisor that loses at most a tenth."""
-    wanted = config.out_channels[-1] * config.width_coefficient
-    step = config.depth_divisor
-    rounded = max(step, int(wanted + step / 2) // step * step)
-    return int(rounded + step if rounded < 0.9 * wanted else rounded)
+    width = config.out_channels[-1] * config.width_coefficient
+    return _divisible(width, config.depth_divisor, config.depth_divisor)
 
 
 def _timm_model(config: PreTrainedConfig) -> Any:
@@ -110,31 +106,22 @@ def _timm_size(config: PreTrainedConfig, image_size: int) -> None:
 VISION_FAMILIES: dict[str, Family] = {
     # Flat transformers with learned absolute positions.
     "deit": _flat("DeiTModel", _VIT, prefix=2),
-    "dinov2": _flat("Dinov2Model", _DINO, unreached=(r"mask_token$",)),
-    "dinov2_with_registers": _flat("Dinov2WithRegistersModel", _DINO, unreached=(r"mask_token$",)),
+    "dinov2": _flat("Dinov2Model", _DINO, unreached=_MASK_TOKEN),
+    "dinov2_with_registers": _flat("Dinov2WithRegistersModel", _DINO, unreached=_MASK_TOKEN),
     "dpt": _flat("DPTModel", _NO_MASK),
     "flava_image_model": _flat(
-        "FlavaImageModel",
-        Stack("encoder.layer", norm="layernorm"),
-        drop=("pooler",),
-        unreached=(r"mask_token$",),
-        within=r"^(?:flava\.)?image_model\.",
+        "FlavaImageModel", _FLAVA, drop=("pooler",), unreached=_MASK_TOKEN, within=r"^(?:flava\.)?image_model\."
     ),
     "ijepa": _flat("IJepaModel", _VIT, prefix=0),
     "internvl_vision": _flat("InternVLVisionModel", _NO_MASK, within=r"^(?:model\.)?vision_tower\."),
     "pixio": _flat("PixioModel", _VIT, prefix=8),
-    "tipsv2_vision_model": _flat("Tipsv2VisionModel", _DINO, unreached=(r"mask_token$",)),
+    "tipsv2_vision_model": _flat("Tipsv2VisionModel", _DINO, unreached=_MASK_TOKEN),
     "vit": _flat("ViTModel", _VIT),
     "vit_msn": _flat("ViTMSNModel", _VIT),
     "yolos": Family(IMAGE, "YolosModel", any_size=True, one_tower="it adds positions inside its blocks"),
     # Picture halves of CLIP and its kin.
     "aimv2_vision_model": _flat(
-        "Aimv2VisionModel",
-        "its positions are of one picture size",
-        prefix=0,
-        pattern=_TABLE,
-        drop=("head",),
-        within=_HALF,
+        "Aimv2VisionModel", "its positions are of one picture size", 0, _TABLE, drop=("head",), within=_HALF
     ),
     "blip_vision_model": _flat("BlipVisionModel", _NO_MASK, within=_HALF),
     "blip_2_vision_model": _flat("Blip2VisionModel", _NO_MASK, within=_HALF),
@@ -146,15 +133,15 @@ VISION_FAMILIES: dict[str, Family] = {
     "idefics3_vision": _flat("Idefics3VisionTransformer", _NO_MASK, prefix=0, pattern=_TABLE, within=_MODEL),
     "metaclip_2_vision_model": _clip("MetaClip2VisionModel"),
     "mlcd_vision_model": _rotary("MLCDVisionModel", drop=("post_layernorm",)),
-    "owlv2_vision_model": _owlvit("Owlv2VisionModel"),
-    "owlvit_vision_model": _owlvit("OwlViTVisionModel"),
+    "owlv2_vision_model": _clip("Owlv2VisionModel", _OWL, part="vision_model"),
+    "owlvit_vision_model": _clip("OwlViTVisionModel", _OWL, part="vision_model"),
     "siglip_vision_model": _flat("SiglipVisionModel", _SIGLIP, prefix=0, pattern=_TABLE, drop=("head",)),
     "smolvlm_vision": _flat("SmolVLMVisionTransformer", _NO_MASK, prefix=0, pattern=_TABLE, within=_MODEL),
     # Flat transformers with relative or rotary positions.
     "beit": _flat("BeitModel", _RELATIVE, tables={r"relative_position_bias_table$": 3}),
     "data2vec-vision": _flat("Data2VecVisionModel", _RELATIVE, tables={r"relative_position_bias_table$": 3}),
-    "dinov3_vit": _rotary("DINOv3ViTModel", unreached=(r"mask_token$",)),
-    "sapiens2": _rotary("Sapiens2Model", unreached=(r"mask_token$",)),
+    "dinov3_vit": _rotary("DINOv3ViTModel", unreached=_MASK_TOKEN),
+    "sapiens2": _rotary("Sapiens2Model", unreached=_MASK_TOKEN),
     # Hierarchical transformers.
     "cvt": _map("CvtModel", _NOT_FLAT, "embed_dim"),
     "donut-swin": _map("DonutSwinModel", _NOT_FLAT, "hidden_size"),
@@ -169,13 +156,8 @@ VISION_FAMILIES: dict[str, Family] = {
     "pvt": _map("PvtModel", _NOT_FLAT, any_size=False, grids={r"\.3\.position_embeddings$": 1, _PARAMETER: 0}),
     "pvt_v2": _map("PvtV2Model", _NOT_FLAT),
     "segformer": _map("SegformerModel", _NOT_FLAT),
-    "swiftformer": _map(
-        # w_g weighs tokens by a norm over one number, which is always 1: no gradient.
-        "SwiftFormerModel",
-        _NOT_FLAT,
-        "embed_dims",
-        unreached=(r"\.w_g$",),
-    ),
+    # w_g weighs tokens by a norm over one number, which is always 1: no gradient.
+    "swiftformer": _map("SwiftFormerModel", _NOT_FLAT, "embed_dims", unreached=(r"\.w_g$",)),
     "swin": _map("SwinModel", _NOT_FLAT, "hidden_size"),
     "swinv2": _map("Swinv2Model", _NOT_FLAT, "hidden_size"),
     # Convolutional networks.
@@ -191,22 +173,4 @@ VISION_FAMILIES: dict[str, Family] = {
     "resnet": _map("ResNetModel"),
     "textnet": _map("TextNetModel"),
     "timm_wrapper": _map("TimmWrapperModel", width=_timm_width, set_size=_timm_size, settings={"do_pooling": False}),
-}
-
-_VIDEO = "reads videos"
-
-REFUSED_VISION: dict[str, str] = {
-    "altclip": "stores its halves under other names than their own classes read",
-    "dinat": "needs the natten package's CUDA kernels",
-    "hgnet_v2": "is a backbone of detectors without a model class of its own",
-    "pixtral": "reads a list of pictures of several sizes as one sequence",
-    "sam_vision_model": "keeps a feature map for segmentation at 1024 pixels",
-    "siglip2_vision_model": "reads cut patches with their grid instead of pixels",
-    "swin2sr": "gives a picture, not tokens",
-    "timesformer": _VIDEO,
-    "videomae": _VIDEO,
-    "vivit": _VIDEO,
-    "vjepa2": _VIDEO,
-    "vit_mae": "drops three patches of four at random and shuffles the rest",
-    "xclip_vision_model": _VIDEO,
 }

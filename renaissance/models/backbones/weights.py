@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from renaissance.core.errors import UserError, first_line, printable
-from renaissance.core.untrusted import read_json, refuse_lfs, refuse_special
+from renaissance.core.errors import UserError, first_line, printable, require
+from renaissance.core.untrusted import expect, read_json, refuse_lfs, refuse_special
+from renaissance.settings.bounds import bounded
 
-from .bounds import bounded
-from .hub import explained, found, quiet
+from .hub import explained, found
 from .remote import place
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # In transformers' order; the first that is there counts.
 WHOLE, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
-_START = 64  # bytes that tell what a file is
 
 
 def check_weights(name: str, random_setting: str) -> None:
@@ -34,12 +33,11 @@ def check_weights(name: str, random_setting: str) -> None:
         UserError: a folder without weights, git-LFS pointers, files cut short, parts that are missing.
     """
     files = weight_files(name, allow_download=False)
-    if not files and Path(name).is_dir():
-        raise UserError(
-            f"The folder {name} holds no weights ({' or '.join(WHOLE)}): give {random_setting}=True to start from random ones."
-        )
-    for file in files.values():
-        _check(file, f"{file.name} of {name}")
+    require(
+        files or not Path(name).is_dir(),
+        f"The folder {name} holds no weights ({' or '.join(WHOLE)}): give {random_setting}=True to start from random ones.",
+    )
+    _check(files, name)
 
 
 def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
@@ -54,47 +52,47 @@ def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
         index = whole + INDEX
         if (path := found(name, index, allow_download=allow_download)) is None:
             continue
-        parts = read_json(path, dict[str, Any], f"{index} of {name}").get("weight_map")
-        if not isinstance(parts, dict) or not parts or not all(isinstance(each, str) for each in parts.values()):
-            raise UserError(f"{index} of {name} has no weight_map of tensors to files.")
+        what = f"{index} of {name}"
+        parts = expect(read_json(path, dict[str, Any], what).get("weight_map"), dict[str, str], f"weight_map in {what}")
+        require(parts, f"{what} has an empty weight_map.")
         files = {index: path}
         for part in sorted(set(parts.values())):
-            if Path(part).name != part or Path(part).suffix not in (".safetensors", ".bin"):
-                raise UserError(f"{index} of {name} names {printable(part)!r}, which is no file of weights beside it.")
+            beside = Path(part).name == part and Path(part).suffix in (".safetensors", ".bin")
+            require(beside, f"{what} names {printable(part)!r}, which is no file of weights beside it.")
             where = found(name, part, allow_download=allow_download)
             if where is not None:
                 files[part] = where
             elif allow_download or Path(name).is_dir():
-                raise UserError(f"{index} of {name} names {part}, which is not there: the model is not whole.")
+                raise UserError(f"{what} names {part}, which is not there: the model is not whole.")
         return files
     return {}
 
 
-def _check(path: Path, name: str) -> None:
+def _check(files: dict[str, Path], name: str) -> None:
     """Refuses a file that is a pointer, cut short, or claims more than it holds."""
-    size = refuse_special(path, name).st_size
-    with path.open("rb") as file:
-        start = file.read(_START)
-    refuse_lfs(start, name)
-    if path.name.endswith(INDEX):
-        return
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt"):
-                pass
-        elif start.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                claimed = sum(member.file_size for member in archive.infolist())
-            if claimed > size:
-                raise zipfile.BadZipFile(f"{claimed:,} bytes packed into {size:,}")
-        elif not start.startswith(b"\x80"):
-            raise zipfile.BadZipFile("no file of torch.save")
-    except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{name} is cut short or damaged ({first_line(error)}): download it again.") from error
+    for file, path in files.items():
+        what = f"{file} of {name}"
+        size = refuse_special(path, what).st_size
+        with path.open("rb") as opened:
+            start = opened.read(64)
+        refuse_lfs(start, what)
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif start.startswith(b"PK"):
+                with zipfile.ZipFile(path) as archive:
+                    claimed = sum(member.file_size for member in archive.infolist())
+                if claimed > size:
+                    raise zipfile.BadZipFile(f"{claimed:,} bytes packed into {size:,}")
+            elif path.suffix == ".bin" and not start.startswith(b"\x80"):
+                raise zipfile.BadZipFile("no file of torch.save")
+        except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
+            raise UserError(f"{what} is cut short or damaged ({first_line(error)}): download it again.") from error
 
 
 def read_weights(
-    model_class: type, name: str, config: PreTrainedConfig, *, allow_download: bool, attention: str, **options: Any
+    model_class: type, name: str, config: PreTrainedConfig, *, allow_download: bool, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Loads a pretrained model in fp32.
 
@@ -104,34 +102,24 @@ def read_weights(
     Raises:
         UserError: there are no weights under this name, or they cannot be read.
     """
-    options |= {
-        "config": config,
-        "dtype": "float32",
-        "attn_implementation": attention,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # they are in the loading info, and refused in a sentence
-        "weights_only": True,
-    }
+    options |= {"config": config, "dtype": "float32", "output_loading_info": True, "weights_only": True}
+    options |= {"ignore_mismatched_sizes": True}  # they are in the loading info, and refused in a sentence
     if getattr(config, "remote_code", None):  # may read files of its own
         where = place(name)
-        with quiet(), explained(name, allow_download):
-            revision = where.revision or "main"
-            return model_class.from_pretrained(
-                where.name, revision=revision, local_files_only=not allow_download, **options
-            )
+        options |= {"revision": where.revision or "main", "local_files_only": not allow_download}
+        with explained(name, allow_download):
+            return model_class.from_pretrained(where.name, **options)
     files = weight_files(name, allow_download=allow_download)
     if not files:  # says why
         found(name, WHOLE[0], allow_download=allow_download, required=True)
-    for path in files.values():
-        _check(path, f"{path.name} of {name}")
-    # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
+    _check(files, name)
     size = sum(path.stat().st_size for path in files.values())
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        quiet(),
-        explained(name, allow_download, hide=folder),
-        bounded(f"The model of {name}", size),
-    ):
+    # Two numbers a byte, for reading registers each parameter twice; and those that no file holds, such as positions.
+    bound = bounded(
+        2**26 + 8 * size, f"The configuration of {name} asks for more than its weights of {size:,} bytes hold."
+    )
+    # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
+    with tempfile.TemporaryDirectory() as folder, explained(name, allow_download, hide=folder), bound:
         for file, path in files.items():
             (Path(folder) / file).symlink_to(path.resolve())
         return model_class.from_pretrained(folder, local_files_only=True, **options)
