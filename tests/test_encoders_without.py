@@ -116,8 +116,8 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     image = {id(parameter) for parameter in built.model.image_tower.parameters()}
     text = {id(parameter) for parameter in built.model.text_tower.parameters()}
     for group in groups:
-        members = {id(parameter) for parameter in group.parameters}
-        assert (group.multiplier == 4) == (members <= image) and not (members & text and group.multiplier != 1)
+        members = {id(parameter) for parameter in group["params"]}
+        assert (group["multiplier"] == 4) == (members <= image) and not (members & text and group["multiplier"] != 1)
     table = "\n".join(summary._optimization_lines(built, found.settings, 10, 1, 0))
     row = next(line.split() for line in table.splitlines() if line.startswith("random tower, matrices"))
     assert float(row[3]) == pytest.approx(4 * found.settings.optim.learning_rate)

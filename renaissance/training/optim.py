@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -14,52 +13,39 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from renaissance.core.errors import require
 from renaissance.settings.sections import Section
 
+ROLES = ("text tower", "image tower", "encoder", "fusion", "head")
 _KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}}  # of each parameter
 
 
-@dataclass(frozen=True)
-class Group:
-    """Parameters that share a learning rate and a weight decay.
-
-    Attributes:
-        role: "tower" (pretrained), "random tower" (where it has a learning rate of its own), "fusion" (all that is new between
-            towers and heads) or "head".
-        decays: matrices decay; biases, norms and other vectors do not.
-        multiplier: of the learning rate.
-    """
-
-    role: str
-    decays: bool
-    multiplier: float
-    parameters: tuple[nn.Parameter, ...]
-
-    @property
-    def count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters)
-
-
-def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """Each parameter once, with its role and name: (role, name, parameter)."""
+def role_of(model: nn.Module, heads: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter once, with its role: (one of ROLES, parameter). All that is new between towers and heads is fusion."""
     fresh = {id(parameter) for module in model.fresh_modules() for parameter in module.parameters()}
     for name, parameter in model.named_parameters():
-        yield ("fusion" if id(parameter) in fresh else "tower"), name, parameter
-    for name, parameter in heads.named_parameters():
-        yield "head", name, parameter
+        tower = {"text_tower": "text tower", "image_tower": "image tower"}.get(name.partition(".")[0], "encoder")
+        yield ("fusion" if id(parameter) in fresh else tower), parameter
+    yield from (("head", parameter) for parameter in heads.parameters())
 
 
-def random_towers(model: Section) -> tuple[str, ...]:
-    """What the names of the parameters begin with of the towers that start from random weights."""
-    prefixes = {"encoder": "", "image_encoder": "image_tower.", "text_encoder": "text_tower."}
-    towers = {key: getattr(model, key) for key in prefixes}
-    return tuple(prefixes[key] for key, tower in towers.items() if tower is not None and tower.random)
+def random_towers(model: Section) -> set[str]:
+    """The roles of the towers that start from random weights."""
+    towers = {"encoder": model.encoder, "image tower": model.image_encoder, "text tower": model.text_encoder}
+    return {role for role, tower in towers.items() if tower is not None and tower.random}
 
 
-def parameter_groups(model: nn.Module, heads: nn.Module, optim: Section, random: tuple[str, ...] = ()) -> list[Group]:
-    """Trainable parameters by (role, decays), in a fixed order; frozen ones are in none.
+def parameter_groups(
+    model: nn.Module, heads: nn.Module, optim: Section, random: Set[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Trainable parameters by role and shape, in a fixed order, as an optimizer takes them; frozen ones are in none.
+
+    Matrices decay; biases, norms and other vectors do not.
 
     Args:
         random: of `random_towers`; they are groups of their own only where their rate is, as in checkpoints from before there was
             one.
+
+    Returns:
+        {"name": "tower", "random tower", "fusion" or "head", and "matrices" or "vectors"; "params"; "weight_decay";
+        "multiplier" of the learning rate} each.
     """
     multipliers = {
         "tower": 1.0,
@@ -67,21 +53,21 @@ def parameter_groups(model: nn.Module, heads: nn.Module, optim: Section, random:
         "fusion": optim.lr_mult_cross_modal,
         "head": optim.lr_mult_head,
     }
-    found: dict[tuple[str, bool], list[nn.Parameter]] = {(role, d): [] for role in multipliers for d in (True, False)}
-    for role, name, parameter in role_of(model, heads):
-        if role == "tower" and optim.lr_mult_random != 1 and name.startswith(random):
-            role = "random tower"
+    groups = {
+        (kind, ndim): {"name": f"{kind}, {ndim}", "params": [], "weight_decay": decay, "multiplier": multiplier}
+        for kind, multiplier in multipliers.items()
+        for ndim, decay in (("matrices", optim.weight_decay), ("vectors", 0.0))
+    }
+    for role, parameter in role_of(model, heads):
+        tower = "random tower" if role in random and optim.lr_mult_random != 1 else "tower"
         if parameter.requires_grad:
-            found[role, parameter.ndim > 1].append(parameter)
-    return [
-        Group(role, decays, multipliers[role], tuple(parameters))
-        for (role, decays), parameters in found.items()
-        if parameters
-    ]
+            kind = role if role in multipliers else tower
+            groups[kind, "matrices" if parameter.ndim > 1 else "vectors"]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
 
 
 def make_optimizer(
-    groups: Iterable[Group], optim: Section, *, fused: bool, shared: bool = False
+    groups: list[dict[str, Any]], optim: Section, *, fused: bool, shared: bool = False
 ) -> torch.optim.Optimizer:
     """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
 
@@ -90,23 +76,15 @@ def make_optimizer(
         fused: one kernel for all parameters of a device; not with the gradient scaler of 16-mixed.
         shared: each process holds and updates its share, and hands out the new weights (ZeRO stage 1, Rajbhandari et al. 2020).
     """
-    options = [
-        {
-            "params": list(group.parameters),
-            "weight_decay": optim.weight_decay if group.decays else 0.0,
-            "multiplier": group.multiplier,
-        }
-        for group in groups
-    ]
     kind, more = {
         "sgd": (torch.optim.SGD, {"momentum": 0.9}),
         "adam": (torch.optim.Adam, {"betas": (0.9, 0.98), "eps": 1e-8}),
         "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-8}),
     }[optim.optim_type]
     # A shared one keeps its step counters on the CPU when it is loaded, where a fused kernel of a GPU does not find them.
-    fused = fused and not (shared and any(parameter.is_cuda for group in options for parameter in group["params"]))
+    fused = fused and not (shared and any(parameter.is_cuda for group in groups for parameter in group["params"]))
     more |= {"lr": optim.learning_rate, "fused": fused}
-    return ZeroRedundancyOptimizer(options, optimizer_class=kind, **more) if shared else kind(options, **more)
+    return ZeroRedundancyOptimizer(groups, optimizer_class=kind, **more) if shared else kind(groups, **more)
 
 
 def is_shared(optimizer: torch.optim.Optimizer) -> bool:

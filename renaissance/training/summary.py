@@ -15,28 +15,19 @@ from renaissance.tasks import reading_task
 
 from .assembly import Built
 from .devices import on_gpu
-from .optim import parameter_groups, random_towers, role_of, steps_of, validation_interval
+from .optim import ROLES, parameter_groups, random_towers, role_of, steps_of, validation_interval
 from .resolution import Resolved
-
-ROLES = ("text tower", "image tower", "encoder", "fusion", "head")
 
 
 def parameters(built: Built) -> dict[str, dict[str, int]]:
     """{role: {"total", "trainable", "frozen"}} and the same for "all"; numbers of parameters."""
     counts: dict[str, dict[str, int]] = {}
-    for role, name, parameter in role_of(built.model, built.heads):
-        part = _part(role, name)
-        for key in (part, "all"):
+    for role, parameter in role_of(built.model, built.heads):
+        for key in (role, "all"):
             of = counts.setdefault(key, {"total": 0, "trainable": 0, "frozen": 0})
             of["total"] += parameter.numel()
             of["trainable" if parameter.requires_grad else "frozen"] += parameter.numel()
-    return {part: counts[part] for part in (*ROLES, "all") if part in counts}
-
-
-def _part(role: str, name: str) -> str:
-    if role != "tower":
-        return role
-    return {"text_tower": "text tower", "image_tower": "image tower"}.get(name.partition(".")[0], "encoder")
+    return {role: counts[role] for role in (*ROLES, "all") if role in counts}
 
 
 def parameter_table(built: Built) -> str:
@@ -114,10 +105,8 @@ def _optimization_lines(built: Built, settings: Settings, samples: int, steps: i
     ]
     rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]
     for group in parameter_groups(built.model, built.heads, optim, random_towers(settings.model)):
-        decay = optim.weight_decay if group.decays else 0
-        rate = optim.learning_rate * group.multiplier
-        name = f"{group.role}, {'matrices' if group.decays else 'vectors'}"
-        rows.append((name, f"{rate:g}", f"{decay:g}", millions(group.count)))
+        rate, count = optim.learning_rate * group["multiplier"], sum(each.numel() for each in group["params"])
+        rows.append((group["name"], f"{rate:g}", f"{group['weight_decay']:g}", millions(count)))
     lines.append(table(rows, indent=""))
     return [*lines, *device_lines(settings)]
 

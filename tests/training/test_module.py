@@ -126,10 +126,7 @@ def plain_training(bench: Bench, steps: int = STEPS) -> tuple[Built, list[dict[s
     """The same training as a page of PyTorch: one batch a step, each loss a mean over it."""
     built, optim = bench.build(), bench.resolved.settings.optim
     groups = parameter_groups(built.model, built.heads, optim)
-    optimizer = torch.optim.AdamW(
-        [{"params": group.parameters, "weight_decay": optim.weight_decay if group.decays else 0.0} for group in groups],
-        betas=(0.9, 0.98),
-    )
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     built.model.train()
     found = []
     for step in range(steps):
@@ -140,7 +137,7 @@ def plain_training(bench: Bench, steps: int = STEPS) -> tuple[Built, list[dict[s
             out = task(encodings, batch.targets[name])
             losses[name] = torch.nn.functional.cross_entropy(out.logits, out.labels)
         for group, made in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = made.multiplier * learning_rate(step, steps, optim)
+            group["lr"] = made["multiplier"] * learning_rate(step, steps, optim)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
