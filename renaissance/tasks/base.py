@@ -11,11 +11,13 @@ the same for any number of processes and any size of batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
@@ -131,10 +133,17 @@ class Task(nn.Module):
 
     def count(self, targets: Any) -> Tensor:
         """() float, how many items the loss of these targets sums over; known before anything is computed."""
+        return (targets.labels != IGNORED).sum().float()
+
+    def logits(self, encodings: Encodings, targets: Any) -> Tensor:
+        """(B,classes) logits of `targets.labels`, for the default `forward`."""
         raise NotImplementedError
 
     def forward(self, encodings: Encodings, targets: Any) -> TaskOutput:
-        raise NotImplementedError
+        """The cross-entropy of `logits`."""
+        logits = self.logits(encodings, targets)
+        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
+        return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
     def metrics(self) -> dict[str, Metric]:
         """New metrics by name; each is updated with (output, targets) through `update_metrics`."""
@@ -169,6 +178,7 @@ class Downstream(Task):
     Attributes:
         sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
         answer: the column without which a split is unlabelled.
+        classes: the vocabulary of answers where it is always the same.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
         limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
         labels: the vocabulary of answers, None where there is none.
@@ -177,6 +187,7 @@ class Downstream(Task):
     reads = True
     sample_kind: ClassVar[str]
     answer: ClassVar[str] = ""
+    classes: ClassVar[tuple[str, ...]] = ()
     labels_in_data: ClassVar[int] = 0
     limited_by_picture: ClassVar[bool] = False
 
@@ -212,11 +223,15 @@ class Downstream(Task):
         name, data = cls.data_name(settings), settings.data
         dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind, training=split == "train")
         hidden = name in DATASETS and split in DATASETS[name].hidden
-        return ReadSamples(dataset, cls.reader(labels), cls.answer, hidden=hidden)
+        return ReadSamples(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        """What a stored sample is to this task; picklable. `metadata` hold "id", and "target" where it is known."""
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """What a stored sample is to this task. `metadata` hold "id", and "target" where it is known.
+
+        Raises:
+            UserError: the sample holds what no file of the data set does.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -226,7 +241,7 @@ class Downstream(Task):
         Args:
             settings: of the run. known: the vocabulary of its checkpoint, for what the data leave open.
         """
-        return ()
+        return cls.classes
 
     @classmethod
     def variant(cls, datasets: Sequence[str]) -> str:
@@ -241,9 +256,6 @@ class Downstream(Task):
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
         return LabelTargetBuilder()
-
-    def count(self, targets: LabelTargets) -> Tensor:
-        return (targets.labels != IGNORED).sum().float()
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """One row an example, for the metrics and the predictions file.

@@ -6,15 +6,13 @@ through the fusion too, which then sees no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from renaissance.core.errors import UserError, shortened
+from renaissance.core.errors import require, shortened
 from renaissance.core.types import LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
@@ -31,33 +29,39 @@ TOP = 5  # with more classes than these, whether the right one is among so many 
 class Images(Downstream):
     """Cross-entropy over the classes: a linear layer on the vector that the image encoder sums a picture up in."""
 
-    sample_kind = CLASSES
-    answer = "label"
-    labels_in_data = 10  # CIFAR-10's
+    sample_kind, answer, labels_in_data = CLASSES, "label", 10  # CIFAR-10's
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         settings = context.settings
         others = [name for name in settings.objectives.loss_names if name != "images"]
-        if others:
-            raise UserError(f"loss_names: {', '.join(others)} cannot run beside images, whose pictures have no text.")
-        if not self.labels:
-            raise UserError(
-                f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
-                "`python run.py prepare with dataset=images`."
-            )
+        require(not others, f"loss_names: {', '.join(others)} cannot run beside images, whose pictures have no text.")
+        require(
+            self.labels,
+            f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
+            "`python run.py prepare with dataset=images`.",
+        )
         self.alone = settings.objectives.image_only
-        if not self.alone and settings.model.fusion and model.image_pooler is None:
-            raise UserError(
-                "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
-                "pooler_type=double, or image_only=True."
-            )
+        require(
+            self.alone or not settings.model.fusion or model.image_pooler is not None,
+            "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
+            "pooler_type=double, or image_only=True.",
+        )
         self.pooling = model.unimodal_pooling["image"]
         self.classifier = nn.Linear(model.unimodal_size["image"] if self.alone else model.pooled_size, len(self.labels))
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        return partial(_read, tuple(labels or ()))
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """One picture; a file without labels is one whose classes are hidden."""
+        label, name = sample.values["label"], sample.values["image_id"]
+        metadata = {"id": sample.id if name is None else name}
+        if label is not None:
+            require(
+                0 <= label < len(labels),
+                f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0.",
+            )
+            metadata["target"] = labels[label]
+        return RawSample(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -74,32 +78,30 @@ class Images(Downstream):
             for file, said in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
                 if said.get("labels"):
                     found[file.file] = tuple(map(str, said["labels"]))
+        first, expected = next(iter(found.items()), (None, None))
         for file, labels in found.items():
-            first, expected = next(iter(found.items()))
-            if labels != expected:
-                raise UserError(
-                    f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected, 5)}; "
-                    "prepare all splits in one go."
-                )
-        return next(iter(found.values()), None)
+            require(
+                labels == expected,
+                f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected or (), 5)}; "
+                "prepare all splits in one go.",
+            )
+        return expected
 
-    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
-        logits = self.classifier(self._pooled(encodings)).float()
-        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
-        return TaskOutput(loss, self.count(targets), logits, targets.labels)
-
-    def _pooled(self, encodings: Encodings) -> Tensor:
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         if self.alone:
-            return pick(*encodings.alone("image"), self.pooling)
-        return encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
+            pooled = pick(*encodings.alone("image"), self.pooling)
+        else:
+            pooled = encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
+        return self.classifier(pooled).float()
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As `Downstream.rows`, with "top_5": whether the right class is among the five likeliest of more than five."""
         rows = super().rows(output, targets)
         if len(self.labels) > TOP:
             among = (output.logits.topk(TOP).indices == output.labels[:, None]).any(-1).tolist()
-            hits = (None if row["score"] is None else hit for row, hit in zip(rows, among, strict=True))
-            rows = [{**row, "top_5": hit} for row, hit in zip(rows, hits, strict=True)]
+            rows = [
+                {**row, "top_5": None if row["score"] is None else hit} for row, hit in zip(rows, among, strict=True)
+            ]
         return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
@@ -110,16 +112,3 @@ class Images(Downstream):
             majority = "majority", float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
             found["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
         return found
-
-
-def _read(labels: Sequence[str], sample: Sample) -> RawSample:
-    """A stored sample as the task sees it; a file without labels is one whose classes are hidden."""
-    label, name = sample.values["label"], sample.values["image_id"]
-    metadata = {"id": sample.id if name is None else name}
-    if label is not None:
-        if not 0 <= label < len(labels):
-            raise UserError(
-                f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0."
-            )
-        metadata["target"] = labels[label]
-    return RawSample(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)

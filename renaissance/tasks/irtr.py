@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.types import FalseTextTargets, TaskOutput
-from renaissance.data.dataset_specs import CAPTIONS, OWN_SPLITS
-from renaissance.data.datasets import open_pairs, splits_of
+from renaissance.data.dataset_specs import CAPTIONS
+from renaissance.data.datasets import open_pairs
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
 from renaissance.data.samples import RawSample
@@ -33,7 +33,6 @@ from renaissance.settings.sections import Settings
 from .base import Context, Downstream, Encodings, Task
 
 ITC_PREFIX = "itc_"  # of the names of recalls where the contrastive vectors alone rank
-_EVALUATED = tuple(split for split in OWN_SPLITS if split != "train")
 
 
 class Irtr(Downstream):
@@ -49,15 +48,15 @@ class Irtr(Downstream):
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         objectives = context.settings.objectives
-        if not objectives.draw_false_text:
-            raise UserError(
-                "draw_false_text=0 leaves retrieval nothing to tell a text from; give 1 or more (ViLT: 15)."
-            )
-        if objectives.rerank_top_k is not None and not objectives.loss_names.get("itc"):
-            raise UserError(
-                f"rerank_top_k={objectives.rerank_top_k} takes its candidates from the contrastive head: give loss_names.itc=1, "
-                "and a load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair."
-            )
+        require(
+            objectives.draw_false_text,
+            "draw_false_text=0 leaves retrieval nothing to tell a text from; give 1 or more (ViLT: 15).",
+        )
+        require(
+            objectives.rerank_top_k is None or objectives.loss_names.get("itc"),
+            f"rerank_top_k={objectives.rerank_top_k} takes its candidates from the contrastive head: give loss_names.itc=1, "
+            "and a load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair.",
+        )
         self.head = ItmHead(model.pooled_size)
         self.false_texts, self.top = objectives.draw_false_text, objectives.rerank_top_k
         self.ranks_always = objectives.get_recall_metric
@@ -66,17 +65,12 @@ class Irtr(Downstream):
         self.selects_by_less = not self.ranks_always
 
     @classmethod
-    def splits(cls, settings: Settings) -> tuple[str, ...]:
-        there = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
-        return tuple(split for split in _EVALUATED if split in there)
-
-    @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> PairDataset:
         pairs = open_pairs([cls.data_name(settings)], split, settings.data.data_root)
-        if pairs is None:
-            raise UserError(
-                f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}."
-            )
+        require(
+            pairs is not None,
+            f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}.",
+        )
         return pairs
 
     @classmethod
@@ -137,11 +131,11 @@ class Irtr(Downstream):
 
     def check(self, heads: Mapping[str, Task]) -> None:
         """The candidates must not be those of a contrastive head that nothing has trained."""
-        if self.top is not None and not heads["itc"].trained:
-            raise UserError(
-                f"rerank_top_k={self.top} takes its candidates from the contrastive head, which is untrained here: give a "
-                "load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair."
-            )
+        require(
+            self.top is None or heads["itc"].trained,
+            f"rerank_top_k={self.top} takes its candidates from the contrastive head, which is untrained here: give a "
+            "load_path that was trained with it (task_mlm_itm_itc); or leave rerank_top_k out to rank every pair.",
+        )
 
     def needs_batches(self, selecting: bool) -> bool:
         return selecting and not self.ranks_always

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
@@ -32,15 +31,9 @@ class Itm(Task):
         objectives = settings.objectives
         return FalseImages(settings.run.seed, objectives.negative_group, objectives.draw_false_image)
 
-    def count(self, targets: ItmTargets) -> Tensor:
-        return targets.labels.new_tensor(len(targets.labels)).float()
-
-    def forward(self, encodings: Encodings, targets: ItmTargets) -> TaskOutput:
+    def logits(self, encodings: Encodings, targets: ItmTargets) -> Tensor:
         images = encodings.images(targets.image_index)
-        fused = encodings.fuse(encodings.text(), images, needs={"pooled"})
-        logits = self.head(fused.pooled)
-        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
-        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+        return self.head(encodings.fuse(encodings.text(), images, needs={"pooled"}).pooled)
 
     def metrics(self) -> dict[str, Metric]:
         names = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -32,9 +32,6 @@ class Mlm(Task):
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
         objectives = settings.objectives
         return MlmMasker(vocabulary(tokenizer), objectives.mlm_prob, objectives.whole_word_masking, settings.run.seed)
-
-    def count(self, targets: MlmTargets) -> Tensor:
-        return (targets.labels != IGNORED).sum().float()
 
     def forward(self, encodings: Encodings, targets: MlmTargets) -> TaskOutput:
         text = encodings.text(targets.input_ids)

@@ -7,20 +7,18 @@ the first. What is pooled of the two pairs goes side by side into the classifier
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from renaissance.core.errors import UserError
-from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.core.errors import require
+from renaissance.core.types import LabelTargets
 from renaissance.data.dataset_specs import IMAGE_PAIRS
 from renaissance.data.samples import RawSample, Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
-from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
 
@@ -31,33 +29,52 @@ _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that o
 class Nlvr2(Downstream):
     """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency stands beside it."""
 
-    sample_kind, answer, pictures = IMAGE_PAIRS, "answers", 2
+    sample_kind, answer, pictures, classes = IMAGE_PAIRS, "answers", 2, ANSWERS
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         self.head = ClassifierHead(2 * model.pooled_size, 2 * model.width, len(ANSWERS))
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        return read
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """One sentence with its two pictures; `metadata` hold the group that consistency goes by.
 
-    @classmethod
-    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...]:
-        return ANSWERS
+        An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
+        without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence
+        stand for its number, which gives the same groups.
+        """
+        answer, text, of_sentence, of_pair = (
+            sample.values[name] for name in ("answers", "questions", "identifiers", "identifier")
+        )
+        require(
+            answer in (None, *ANSWERS),
+            f"{sample.where} has the answer {answer!r}; NLVR2 knows True and False: write the file again.",
+        )
+        identifier = of_sentence or of_pair
+        parts = (identifier or "").split("-")
+        require(
+            len(parts) == (4 if of_sentence else 3),
+            f"{sample.where} has the identifier {identifier!r}; those of NLVR2 are <split>-<set>-<pair>-<sentence> in "
+            "identifiers, and the same without the last part in identifier.",
+        )
+        split, number, _, sentence = parts if of_sentence else (*parts, text)
+        metadata = {"id": of_sentence or f"{of_pair}#{sample.id}", "group": f"{split}-{number}-{sentence}"}
+        if answer is not None:
+            metadata["target"] = answer
+        label = None if answer is None else ANSWERS.index(answer)
+        return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
         sample = super().made_up(picture)
         return sample._replace(images=(picture, picture))
 
-    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         images = encodings.images()  # of the first example the left and the right one, then of the second ...
         pair = torch.arange(len(images.hidden), device=images.hidden.device)
         text = encodings.text().select(pair // 2)
         fused = encodings.fuse(text, images, needs={"pooled"}, slot=pair % 2)
-        logits = self.head(fused.pooled.reshape(len(pair) // 2, -1))
-        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
-        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+        return self.head(fused.pooled.reshape(len(pair) // 2, -1))
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and consistency: the share of groups whose examples are all right; a hidden answer is no wrong one.
@@ -74,34 +91,3 @@ class Nlvr2(Downstream):
             return {}
         lines = "".join(f"{id},{answer}\n" for id, answer in zip(frame["id"], frame["prediction"], strict=True))
         return {f"nlvr2_{_SUBMITTED_AS.get(split, split)}.csv": lines.encode()}
-
-
-def read(sample: Sample) -> RawSample:
-    """One sentence with its two pictures; `metadata` tell the group that consistency goes by.
-
-    An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
-    without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence
-    stand for its number, which gives the same groups.
-
-    Raises:
-        UserError: an answer that is neither True nor False, or an identifier of another form.
-    """
-    answer, text = sample.values["answers"], sample.values["questions"]
-    if answer is not None and answer not in ANSWERS:
-        raise UserError(f"{sample.where} has the answer {answer!r}; NLVR2 knows True and False: write the file again.")
-    identifier = sample.values["identifiers"] or sample.values["identifier"]
-    parts = (identifier or "").split("-")
-    if len(parts) != (4 if sample.values["identifiers"] else 3):
-        raise UserError(
-            f"{sample.where} has the identifier {identifier!r}; those of NLVR2 are <split>-<set>-<pair>-<sentence> in "
-            "identifiers, and the same without the last part in identifier."
-        )
-    split, number, _, *sentence = parts
-    metadata = {
-        "id": identifier if sentence else f"{identifier}#{sample.id}",
-        "group": "-".join((split, number, *(sentence or [text]))),
-    }
-    if answer is None:
-        return RawSample(sample.id, sample.images, text, where=sample.where, metadata=metadata)
-    metadata["target"] = answer
-    return RawSample(sample.id, sample.images, text, where=sample.where, label=ANSWERS.index(answer), metadata=metadata)

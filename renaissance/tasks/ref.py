@@ -14,16 +14,15 @@ evaluation needs a small part of what training does, and training would have to 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from renaissance.core.errors import UserError
-from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.core.errors import require
+from renaissance.core.types import LabelTargets
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
@@ -43,23 +42,34 @@ class Ref(Downstream):
         self.head = nn.Linear(model.pooled_size, 1)
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        return read
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """One expression with its boxes; expressions of one object are one group, as they are no independent examples."""
+        boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
+        require(
+            all(math.isfinite(side) for box in boxes for side in box),
+            f"{sample.where} has a box that is not finite; write the file again without this row.",
+        )
+        metadata = {
+            "id": sample.id if reference is None else f"{reference}#{sample.id}",
+            "target": label,
+            "candidates": len(boxes),
+            "group": sample.row,
+        }
+        shown = {"text": sample.values["sentences"], "label": label, "boxes": boxes}
+        return RawSample(sample.id, sample.images, where=sample.where, metadata=metadata, **shown)
 
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
         sample = super().made_up(picture)
         return sample._replace(boxes=[[0, 0, 8, 8], [4, 4, 8, 8]])
 
-    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         owned, images = encodings.batch.image_counts, encodings.images()
         owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)
         fused = encodings.fuse(encodings.text().select(owner), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
         # Side by side in (B, most candidates); what an expression has not can never be chosen and takes no share.
-        logits = pad_sequence(scores.split(owned), batch_first=True, padding_value=-math.inf)
-        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
-        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+        return pad_sequence(scores.split(owned), batch_first=True, padding_value=-math.inf)
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
@@ -76,22 +86,3 @@ class Ref(Downstream):
             if file.endswith("_unc_test.arrow"):
                 said.append("it merges testA (people) and testB (objects), which are reported apart; prepare them anew")
         return said
-
-
-def read(sample: Sample) -> RawSample:
-    """One expression with its boxes; the expressions of one object are one group, because they are no independent examples.
-
-    Raises:
-        UserError: a box that is not finite.
-    """
-    boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
-    if not all(math.isfinite(side) for box in boxes for side in box):
-        raise UserError(f"{sample.where} has a box that is not finite; write the file again without this row.")
-    metadata = {
-        "id": sample.id if reference is None else f"{reference}#{sample.id}",
-        "target": label,
-        "candidates": len(boxes),
-        "group": sample.row,
-    }
-    text = sample.values["sentences"]
-    return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata, boxes=boxes)

@@ -5,19 +5,17 @@ The sentence is the hypothesis; the picture stands in the place of the premise, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from renaissance.core.errors import UserError
-from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.core.errors import require
+from renaissance.core.types import LabelTargets
 from renaissance.data.dataset_specs import ENTAILMENT, SNLI_LABELS
 from renaissance.data.samples import RawSample, Sample
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import ClassifierHead
-from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
 
@@ -27,25 +25,28 @@ CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
 class Snli(Downstream):
     """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix stands beside it."""
 
-    sample_kind = ENTAILMENT
-    answer = "labels"
+    sample_kind, answer, classes = ENTAILMENT, "labels", CLASSES
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(CLASSES))
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        return read
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """One hypothesis with its picture."""
+        label, (_, hypothesis), name = (sample.values[column] for column in ("labels", "sentences", "image_id"))
+        metadata = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
+        if label is not None:
+            named = ", ".join(f"{number} {name}" for name, number in SNLI_LABELS.items())
+            require(
+                0 <= label < len(CLASSES),
+                f"{sample.where} has the label {label}; those of SNLI-VE are {named}: write the file again.",
+            )
+            metadata["target"] = CLASSES[label]
+        return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
 
-    @classmethod
-    def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...]:
-        return CLASSES
-
-    def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
-        logits = self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
-        loss = F.cross_entropy(logits, targets.labels, reduction="sum")
-        return TaskOutput(loss, self.count(targets), logits, targets.labels)
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
+        return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and how many pairs of each class were taken for which: "<class>_as_<prediction>"."""
@@ -58,28 +59,5 @@ class Snli(Downstream):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: object) -> list[str]:
-        return (
-            ["<class>_as_<prediction> are numbers of pairs: the confusion matrix"]
-            if frame["target"].notna().any()
-            else []
-        )
-
-
-def read(sample: Sample) -> RawSample:
-    """One hypothesis with its picture.
-
-    Raises:
-        UserError: a label that is no class.
-    """
-    label = sample.values["labels"]
-    _, hypothesis = sample.values["sentences"]
-    name = sample.values["image_id"]
-    metadata = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
-    if label is not None:
-        if not 0 <= label < len(CLASSES):
-            named = ", ".join(f"{number} {name}" for name, number in SNLI_LABELS.items())
-            raise UserError(
-                f"{sample.where} has the label {label}; those of SNLI-VE are {named}: write the file again."
-            )
-        metadata["target"] = CLASSES[label]
-    return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
+        known = frame["target"].notna().any()
+        return ["<class>_as_<prediction> are numbers of pairs: the confusion matrix"] if known else []

@@ -8,8 +8,8 @@ gave. Files of older programs lack the ten answers; what they can be scored by i
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError, shortened
+from renaissance.core.errors import require, shortened
 from renaissance.core.types import TaskOutput
 from renaissance.data.answers import official_accuracy, soft_scores
 from renaissance.data.collate import MicroBatch, TargetBuilder
@@ -34,7 +34,6 @@ from .base import Context, Downstream, Encodings, guesses
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
-_NAMED = 3  # question ids that a sentence names
 
 
 class VqaTargets(NamedTuple):
@@ -62,11 +61,11 @@ class SoftScores:
         entries = [
             (place, label, score) for place, pair in enumerate(labels) for label, score in zip(*pair, strict=True)
         ]
-        question, label, score = (list(column) for column in zip(*entries, strict=True)) if entries else ([], [], [])
+        question, label, score = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3).T
         return VqaTargets(
-            torch.tensor(question, dtype=torch.int64),
-            torch.tensor(label, dtype=torch.int64),
-            torch.tensor(score, dtype=torch.float32),
+            question.long(),
+            label.long(),
+            score.float(),
             torch.tensor([bool(chosen) for chosen, _ in labels]),
             tuple(example.metadata for example in micro.examples),
         )
@@ -75,10 +74,7 @@ class SoftScores:
 class Vqa(Downstream):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
-    selecting = "vqa_score"
-    sample_kind = QUESTIONS
-    answer = "answers"
-    labels_in_data = VQA_LABELS
+    sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -96,16 +92,39 @@ class Vqa(Downstream):
         if not any(Path(root, file).exists() for file in annotated):
             return None
         labels, wanted = tuple(vqa_labels(root, known)), settings.objectives.vqav2_label_size
-        if wanted not in (None, len(labels)):
-            raise UserError(
-                f"vqav2_label_size={wanted}, but the files in data_root={root} have {len(labels):,} answers; leave "
-                "vqav2_label_size out."
-            )
+        require(
+            wanted in (None, len(labels)),
+            f"vqav2_label_size={wanted}, but the files in data_root={root} have {len(labels):,} answers; leave "
+            "vqav2_label_size out.",
+        )
         return labels
 
     @classmethod
-    def reader(cls, labels: Sequence[str] | None) -> Callable[[Sample], RawSample]:
-        return Reader(len(labels or ()))
+    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+        """One question; `metadata` hold what it is scored by."""
+        values, metadata, label = sample.values, {"id": sample.values["question_id"]}, None
+        own, scores, answers, raw = (
+            tuple(values[name] or ()) for name in ("answer_labels", "answer_scores", "answers", "raw_answers")
+        )
+        if raw or own:
+            if (kind := values["answer_type"]) is not None:
+                require(
+                    kind in ANSWER_TYPES,
+                    f"{sample.where} has the answer type {kind!r}; VQAv2 knows {', '.join(ANSWER_TYPES)}: write the file again.",
+                )
+                metadata |= {"answer_type": kind, "question_type": values["question_type"]}
+            outside = next((each for each in own if not 0 <= each < len(labels)), None)
+            require(
+                outside is None,
+                f"{sample.where} has the label {outside}, and the vocabulary {len(labels):,} answers, numbered from 0; "
+                "prepare all files of VQAv2 in one go.",
+            )
+            label, metadata["in_vocabulary"] = (own, scores), bool(own)
+            metadata |= {"raw_answers": raw} if raw else {"answers": answers, "answer_scores": scores}
+            by_answer = Counter(raw) if raw else dict(zip(answers, scores, strict=True))
+            metadata["target"] = max(by_answer, key=by_answer.get, default=None)
+        text = values["questions"]
+        return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
@@ -150,11 +169,9 @@ class Vqa(Downstream):
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         """The best of all answers to be given always."""
-        totals: defaultdict[str, float] = defaultdict(float)
-        answered = frame[frame["score"].notna()]
+        totals, answered = Counter(), frame[frame["score"].notna()]
         for metadata in answered.to_dict("records"):
-            for answer, score in _answer_scores(metadata).items():
-                totals[answer] += score
+            totals.update(_answer_scores(metadata))
         return "majority", max(totals.values(), default=0.0) / max(1, len(answered))
 
     @classmethod
@@ -179,62 +196,25 @@ class Vqa(Downstream):
         """The JSON of the VQA challenge's server: every question of the split once."""
         if split not in _SUBMITTED:
             return {}
+        require(
+            frame["id"].is_unique,
+            f"{shortened(frame['id'][frame['id'].duplicated()])}: the files of {split} ask a question twice, which the server "
+            "refuses; prepare them anew.",
+        )
         pairs = zip(frame["id"], frame["prediction"], strict=True)
         entries = [{"question_id": int(question), "answer": answer} for question, answer in pairs]
-        validate_submission(entries, frame["id"])
         return {f"vqa_{split}.json": json.dumps(entries, ensure_ascii=False).encode()}
-
-
-class Reader:
-    """What a stored question is to the task; picklable. Args: size, of the vocabulary."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __call__(self, sample: Sample) -> RawSample:
-        """One question; `metadata` hold what it is scored by.
-
-        Raises:
-            UserError: a label outside the vocabulary, or an unknown type of answer.
-        """
-        values = sample.values
-        labels, scores, answers = (values[name] for name in ("answer_labels", "answer_scores", "answers"))
-        raw, kind = values["raw_answers"], values["answer_type"]
-        metadata: dict[str, Any] = {"id": values["question_id"]}
-        if not raw and not labels:
-            return RawSample(sample.id, sample.images, values["questions"], where=sample.where, metadata=metadata)
-        if kind is not None:
-            if kind not in ANSWER_TYPES:
-                raise UserError(
-                    f"{sample.where} has the answer type {kind!r}; VQAv2 knows {', '.join(ANSWER_TYPES)}: write the file again."
-                )
-            metadata |= {"answer_type": kind, "question_type": values["question_type"]}
-        labels, scores, answers = labels or (), scores or (), answers or ()
-        if outside := [label for label in labels if not 0 <= label < self.size]:
-            raise UserError(
-                f"{sample.where} has the label {outside[0]}, and the vocabulary {self.size:,} answers, numbered from 0; prepare "
-                "all files of VQAv2 in one go."
-            )
-        metadata["in_vocabulary"] = bool(labels)
-        if raw:
-            metadata |= {"raw_answers": tuple(raw), "target": Counter(raw).most_common(1)[0][0]}
-        else:
-            by_score = dict(zip(answers, scores, strict=True))
-            metadata |= {"answers": tuple(answers), "answer_scores": tuple(scores)}
-            metadata["target"] = max(by_score, key=by_score.get, default=None)
-        label = (tuple(labels), tuple(scores))
-        return RawSample(
-            sample.id, sample.images, values["questions"], where=sample.where, label=label, metadata=metadata
-        )
 
 
 def _answer_score(answer: str | None, metadata: Mapping[str, Any]) -> float | None:
     """The score of an answer, 0 of none; None where it is hidden."""
+    if not {"raw_answers", "answers"} & metadata.keys():
+        return None
     if answer is None:
-        return 0.0 if {"raw_answers", "answers"} & metadata.keys() else None
+        return 0.0
     if "raw_answers" in metadata:
         return official_accuracy(answer, metadata["raw_answers"])
-    return _answer_scores(metadata).get(answer, 0.0) if "answers" in metadata else None
+    return _answer_scores(metadata).get(answer, 0.0)
 
 
 def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
@@ -244,32 +224,3 @@ def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
         return dict(zip(metadata["answers"], metadata["answer_scores"], strict=True))
     # Where all ten agree the official rule compares them as they are (`answers.official_accuracy`).
     return {raw[0]: 1.0} if len(set(raw)) == 1 else soft_scores(raw)
-
-
-def validate_submission(entries: Sequence[Mapping[str, Any]], question_ids: Iterable[int]) -> None:
-    """Refuses what the server would refuse, or score as wrong.
-
-    Args:
-        entries: {"question_id": int, "answer": str} each. question_ids: of the split.
-
-    Raises:
-        UserError: an entry of another form; a question that is missing, unknown, or answered twice.
-    """
-    for place, entry in enumerate(entries):
-        fine = isinstance(entry, Mapping) and set(entry) == {"question_id", "answer"}
-        if not fine or not isinstance(entry["question_id"], int) or not isinstance(entry["answer"], str):
-            raise UserError(
-                f"Entry {place} of the submission is {entry!r}; each needs a whole number as question_id and a text as answer."
-            )
-    counts, wanted = Counter(entry["question_id"] for entry in entries), set(map(int, question_ids))
-    for ids, what in (
-        (wanted - counts.keys(), "has no answer to"),
-        (counts.keys() - wanted, "answers, though the split does not ask,"),
-        ({question for question, count in counts.items() if count > 1}, "answers twice"),
-    ):
-        if ids:
-            raise UserError(
-                f"The submission {what} {len(ids):,} question{'s' if len(ids) > 1 else ''} "
-                f"({shortened(sorted(ids), _NAMED)}); every question of the split has to be answered once: evaluate the whole "
-                "split again."
-            )

@@ -19,7 +19,7 @@ from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.prepare.snli import make_arrow
 from renaissance.data.samples import Sample
 from renaissance.tasks.base import Context, Encodings
-from renaissance.tasks.snli import CLASSES, Snli, read
+from renaissance.tasks.snli import CLASSES, Snli
 from small_tasks import values
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
@@ -80,7 +80,7 @@ def test_a_label_that_is_no_class_is_refused(label: int):
     with pytest.raises(
         UserError, match=f"snli_dev.arrow row 4 has the label {label}; those of SNLI-VE are contradiction|0"
     ):
-        read(sample)
+        Snli.read(CLASSES, sample)
 
 
 def test_the_confusion_matrix_is_scikit_learns():

@@ -20,7 +20,7 @@ from renaissance.data.answers import normalise_answer
 from renaissance.data.prepare.vqa import make_arrow
 from renaissance.data.samples import Sample
 from renaissance.tasks.base import Context, Encodings
-from renaissance.tasks.vqa import Reader, SoftScores, Vqa, VqaTargets, validate_submission
+from renaissance.tasks.vqa import SoftScores, Vqa, VqaTargets
 from small_tasks import values
 from tiny_models import VOCAB, one_tower, pictures, stirred, texts, two_tower
 
@@ -95,7 +95,7 @@ def test_a_score_is_the_published_one(answers: list[str], predicted: str, worth:
 def read(size: int = 5, **values: object) -> object:
     absent = dict.fromkeys(("answers", "answer_labels", "answer_scores", "raw_answers", "answer_type", "question_type"))
     stored = {"question_id": 7, "questions": "what is it", **absent, **values}
-    return Reader(size)(Sample(3, 1, (b"",), stored, "vqav2_train.arrow row 1"))
+    return Vqa.read(LABELS[:size], Sample(3, 1, (b"",), stored, "vqav2_train.arrow row 1"))
 
 
 @pytest.mark.parametrize(
@@ -249,19 +249,5 @@ def test_the_submission_is_what_the_server_reads():
         {"question_id": 10, "answer": "2"},
     ]
     assert Vqa.submission(rows, "val") == {} and list(Vqa.submission(rows, "test")) == ["vqa_test.json"]
-
-
-@pytest.mark.parametrize(
-    ("entries", "sentence"),
-    [
-        ([(1, "a"), (2, "b")], "The submission has no answer to 1 question (3)"),
-        ([(1, "a"), (2, "b"), (3, "c"), (3, "d")], "The submission answers twice 1 question (3)"),
-        ([(1, "a"), (2, "b"), (3, "c"), (4, "d")], "answers, though the split does not ask, 1 question (4)"),
-        ([(1, "a"), (2, 5), (3, "c")], "Entry 1 of the submission is"),
-        ([("1", "a"), (2, "b"), (3, "c")], "Entry 0 of the submission is"),
-    ],
-)
-def test_a_submission_that_the_server_would_refuse(entries: list, sentence: str):
-    with pytest.raises(UserError) as caught:
-        validate_submission([{"question_id": id, "answer": answer} for id, answer in entries], [1, 2, 3])
-    assert sentence in str(caught.value)
+    with pytest.raises(UserError, match="30: the files of test ask a question twice"):
+        Vqa.submission(pd.DataFrame({"id": [30, 10, 30], "prediction": "yes"}), "test")
