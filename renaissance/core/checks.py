@@ -187,7 +187,6 @@ run_name = Check(
 flag_or_steps = Check("True, False or a number of steps", lambda v: flag.test(v) or (_is_whole(v) and v >= 0), int)
 decay = Check('a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0))
 precision_name = Check("32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, lambda v: PRECISIONS[str(v)])
-task_list = Check("all, or names of tasks", lambda v: isinstance(v, (str, list, tuple)))
 
 
 def _are_names(value: Any) -> bool:
@@ -197,6 +196,7 @@ def _are_names(value: Any) -> bool:
 
 dataset_names = Check("a list of data set names, such as ['coco','vg']", _are_names, list)
 dataset_list = Check('names, such as ["coco","vg"]', lambda v: isinstance(v, str) or _are_names(v))
+task_list = replace(dataset_list, allowed="all, or names of tasks")
 
 
 def transform() -> Check:

@@ -15,17 +15,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from renaissance.core.errors import UserError, suggest
+from renaissance.core.errors import require, suggest
 from renaissance.data.datasets import open_pairs
 from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
-from renaissance.runs.report import table
-from renaissance.settings.declared import defaults
-from renaissance.settings.presets import presets
 from renaissance.settings.resolver import ConfigResolver
 
 from . import raw_tasks
 from .questions import is_relation
 from .raw_tasks import Sizes
+from .settings import demo_settings
 from .world import RELATIONS
 
 
@@ -117,17 +115,15 @@ def chosen(demo_tasks: Any) -> list[str]:
     Raises:
         UserError: it names something else.
     """
-    if demo_tasks is None:
-        return []
     if demo_tasks == "all":
         return list(TASKS)
-    names = demo_tasks.split(",") if isinstance(demo_tasks, str) else demo_tasks
-    for name in names if isinstance(names, (list, tuple)) else [names]:
-        if not isinstance(name, str) or name not in TASKS:
-            raise UserError(
-                f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{suggest(str(name), TASKS)}; "
-                f"give all, or some of {', '.join(TASKS)}."
-            )
+    names = demo_tasks.split(",") if isinstance(demo_tasks, str) else demo_tasks or ()
+    for name in names:
+        require(
+            name in TASKS,
+            f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{suggest(name, TASKS)}; "
+            f"give all, or some of {', '.join(TASKS)}.",
+        )
     return list(dict.fromkeys(names))
 
 
@@ -160,54 +156,29 @@ def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
     return sorted(made, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
 
 
-def resolver(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> ConfigResolver:
-    """The settings of a run: its preset, the demo's part, and where its files are.
+def run_settings(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> ConfigResolver:
+    """The settings of a run: its preset and the demo's part.
 
     Args:
         checkpoints: best.ckpt of "two_tower" and "one_tower".
     """
-    task = TASKS[run.task]
-    given: dict[str, Any] = {
-        "exp_name": run.name,
-        "seed": seed,
-        "max_steps": run.steps,
-        "val_check_interval": -(-run.steps // 3),
-        "data_root": str(folder / "arrow"),
-        "log_dir": str(folder / "runs"),
-        **task.given,
-    }
-    model: tuple[str, ...] = ()
-    if run.kind == "scratch":
-        model = ("demo_run", "demo_two")
-        given |= {key: str(folder / key) for key in ("tokenizer", "image_encoder", "text_encoder")}
-    else:
+    task, model = TASKS[run.task], ("demo_run", "demo_two") if run.kind == "scratch" else ()
+    given = {"exp_name": run.name, "seed": seed, "max_steps": run.steps, "val_check_interval": -(-run.steps // 3)}
+    if run.kind != "scratch":
         given["load_path"] = checkpoints["one_tower" if run.kind == "one_tower" else "two_tower"]
     if run.kind == "blind":
         given["blind"] = True
     if run.kind == "two_tower" and "blind" in task.kinds:
         given["blind_run"] = str(newest(folder, run.task, "blind"))
-    known, values = presets(), defaults()
-    sources: dict[str, str] = {}
-    for name in (*model, task.preset, "demo_finetuning"):
-        values |= known[name]
-        sources |= dict.fromkeys(known[name], f"preset {name}")
-    return ConfigResolver({**values, **given}, {**sources, **dict.fromkeys(given, "given")})
+    return demo_settings(folder, (*model, task.preset, "demo_finetuning"), {**given, **task.given})
 
 
-def finetune(waiting: Any, folder: str, seed: int, checkpoints: Mapping[str, str], threads: int) -> None:
-    """Does the blocks that are waiting, one after the other.
-
-    Args:
-        waiting: a queue of blocks that other processes take from too; None ends it.
-    """
-    import torch
-
+def finetune(block: Sequence[FinetuneRun], folder: Path, seed: int, checkpoints: Mapping[str, str]) -> None:
+    """Does the runs of a block, one after the other."""
     from renaissance.training.train import run as train
 
-    torch.set_num_threads(threads)
-    for block in iter(waiting.get, None):
-        for run in block:
-            train(resolver(run, Path(folder), seed, checkpoints))
+    for run in block:
+        train(run_settings(run, folder, seed, checkpoints))
 
 
 def newest(folder: Path, task: str, kind: str) -> Path:
@@ -249,18 +220,3 @@ def _about_relations(frame: pd.DataFrame, folder: Path) -> pd.Series:
         return frame["question_type"].map(is_relation)
     pairs = open_pairs(["f30k"], "test", folder / "arrow")
     return frame["position"].map(lambda place: any(relation in pairs.text(int(place)) for relation in RELATIONS))
-
-
-def results_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a metric; a column for each kind of run, and one for chance or the most frequent answer."""
-    columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
-    head = ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")
-    rows: list[tuple[str, ...]] = [head]
-    for name, of_task in found.items():
-        for metric in TASKS[name].metrics:
-            values = (of_task.get(column, {}).get(metric) for column in columns)
-            first = metric == TASKS[name].metrics[0]
-            label = f"  {metric.replace('_', ' ')}" if metric in APART else f"{name} {metric}"
-            rows.append((label, f"{of_task['examples']:,}" if first else "",
-                         *("" if value is None else f"{value:.3f}" for value in values)))  # fmt: skip
-    return table(rows, indent="")

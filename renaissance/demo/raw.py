@@ -131,13 +131,17 @@ def scene_index_of(filename: str) -> int:
     return int(found[1])
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> int:
     """Writes a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights.
 
     Words that only questions and statements have are among them, so that a model pretrained on captions can read those.
+
+    Returns:
+        The size of its vocabulary.
     """
     from transformers import BertTokenizerFast  # here, because pictures are written without it and it takes seconds
 
     spoken = set(vocabulary())
     pieces = (*SPECIAL_TOKENS, *sorted(spoken), *sorted((questions.vocabulary() | statements.vocabulary()) - spoken))
     BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)}).save_pretrained(folder)
+    return len(pieces)

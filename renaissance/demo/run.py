@@ -15,13 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from renaissance.core.console import say
-from renaissance.core.errors import Stopped, UserError
+from renaissance.core.errors import UserError, is_defect
 from renaissance.core.launch import available_cores
 from renaissance.data.prepare.coco import make_arrow
-from renaissance.runs.report import sound_rows, table
+from renaissance.runs.report import sound_rows
 
-from .probes import KINDS
 from .raw import write_coco, write_tokenizer
+from .tables import finetuning_table, pretraining_table
 from .world import render, scene
 
 VAL, TEST = 200, 500  # held-out pictures
@@ -46,19 +46,16 @@ def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> d
     write_world(folder, seed, pictures)
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
-    tables = [results_table(figures)]
+    tables = [pretraining_table(figures)]
+    say(tables[0])
     if tasks:
-        say(tables[0])
-        from .finetune import results_table as table_of_tasks
-
-        found = _finetune(folder, seed, steps, tasks, runs)
-        tables.append(table_of_tasks(found))
-        figures["tasks"] = found
+        figures["tasks"] = _finetune(folder, seed, steps, tasks, runs)
+        tables.append(finetuning_table(figures["tasks"]))
+        say(tables[1])
     (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     took = f"seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes on {available_cores()} cores"
     written = "\n".join(f"```text\n{each}\n```\n" for each in tables)
     (folder / "results.md").write_text(f"# The demo\n\n{took}\n\n{written}", encoding="utf-8")
-    say(tables[-1])
     say(f"\n{took}\nfigures: {folder / 'demo.json'}, tables: {folder / 'results.md'}")
     for name, content in runs.items():
         say(f"{name}: {content['run_folder']}")
@@ -82,10 +79,8 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
         ) from error
     make_arrow(folder / "raw", folder / "arrow")
     write_tokenizer(folder / "tokenizer")
-    write_tokenizer(folder / "text_encoder")
-    BertConfig(vocab_size=_pieces(folder / "tokenizer"), max_position_embeddings=64).save_pretrained(
-        folder / "text_encoder"
-    )
+    pieces = write_tokenizer(folder / "text_encoder")
+    BertConfig(vocab_size=pieces, max_position_embeddings=64).save_pretrained(folder / "text_encoder")
     ViTConfig(image_size=48, patch_size=16).save_pretrained(folder / "image_encoder")
     statistics = json.dumps(pixel_statistics(seed))
     (folder / "image_encoder" / "preprocessor_config.json").write_text(statistics + "\n", encoding="utf-8")
@@ -97,17 +92,12 @@ def pixel_statistics(seed: int, scenes: int = 500) -> dict[str, list[float]]:
     return {"image_mean": pixels.mean(0).round(4).tolist(), "image_std": pixels.std(0).round(4).tolist()}
 
 
-def _pieces(folder: Path) -> int:
-    return len(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
-
-
 def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Both models at once, each in a process of its own with half of the cores."""
+    """Both models at once: the content of the files that `pretrain` writes, by model."""
     from .pretrain import pretrain
 
-    threads = available_cores(len(RECIPES))
-    work = {name: (pretrain, recipe, str(folder), seed, steps, threads) for name, recipe in RECIPES.items()}
-    _side_by_side(folder, work, dict.fromkeys(RECIPES, steps), "pretraining both models")
+    jobs = [(pretrain, recipe, folder, seed, steps) for recipe in RECIPES.values()]
+    _side_by_side(folder, "pretraining", jobs, dict.fromkeys(RECIPES, steps))
     return {
         name: json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8")) for name, recipe in RECIPES.items()
     }
@@ -116,64 +106,62 @@ def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, A
 def _finetune(
     folder: Path, seed: int, steps: int, names: list[str], runs: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """The downstream tasks, a process a core; a process that is through takes what is waiting next."""
+    """The downstream tasks: the figures of each."""
     from . import finetune
 
     say(f"writing the downloads of {', '.join(names)}")
     finetune.write_tasks(folder, seed, names)
     checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}
     blocks = finetune.blocks(names, steps)
-    workers = min(len(blocks), available_cores())
-    waiting = _CONTEXT.Queue()
-    for block in (*blocks, *[None] * workers):
-        waiting.put(block)
-    work = (finetune.finetune, waiting, str(folder), seed, checkpoints, available_cores(workers))
-    followed = {run.name: run.steps for block in blocks for run in block}
-    processes = {f"finetuning_{number}": work for number in range(workers)}
-    _side_by_side(folder, processes, followed, f"{len(followed)} finetuning runs")
+    jobs = [(finetune.finetune, block, folder, seed, checkpoints) for block in blocks]
+    _side_by_side(folder, "finetuning", jobs, {run.name: run.steps for block in blocks for run in block})
     return finetune.figures(folder, names)
 
 
-def _side_by_side(folder: Path, work: dict[str, tuple[Any, ...]], followed: dict[str, int], title: str) -> None:
-    """Does each piece of work in a process of its own, with one progress bar over all of them.
+def _side_by_side(folder: Path, name: str, jobs: list[tuple[Any, ...]], followed: dict[str, int]) -> None:
+    """Does jobs in processes of their own, one a core, each taking what is waiting next; with one progress bar over all runs.
 
     Args:
-        folder: of the demo; a process writes to `<its name>.log` in it.
-        work: function and arguments, by the process's name.
-        followed: the runs that the processes do, by name, with their steps.
-        title: of the bar.
+        folder: of the demo.
+        name: of the processes; number 0 writes to `<name>_0.log` in the folder.
+        jobs: function and arguments of each.
+        followed: the runs that the jobs do, by name, with their steps.
     """
-    processes = {
-        name: _CONTEXT.Process(target=_in_log, args=(call, str(folder / f"{name}.log"), *arguments), name=name)
-        for name, (call, *arguments) in work.items()
-    }
+    workers = min(len(jobs), available_cores())
+    waiting = _CONTEXT.Queue()
+    for job in (*jobs, *[None] * workers):
+        waiting.put(job)
+    logs = [folder / f"{name}_{number}.log" for number in range(workers)]
+    processes = {log: _CONTEXT.Process(target=_do_jobs, args=(waiting, log, available_cores(workers))) for log in logs}
     began = time.time()
     for process in processes.values():
         process.start()
     try:
-        _watch(processes, folder / "runs", followed, began, title)
+        _watch(processes, folder / "runs", followed, began, f"{name}, {len(followed)} runs")
     finally:
         for process in processes.values():
             process.terminate()
             process.join()
 
 
-def _in_log(work: Any, log: str, *arguments: Any) -> None:
-    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            work(*arguments)
-        except Stopped as stop:
-            say(str(stop))
-            sys.exit(stop.status)
-        except Exception as error:
-            if not isinstance(error, UserError):
-                traceback.print_exc(file=file)
-            say(f"{type(error).__name__}: {error}")
+            for call, *arguments in iter(waiting.get, None):
+                call(*arguments)
+        except BaseException as error:
+            if is_defect(error):
+                traceback.print_exc()
+            else:
+                say(f"{type(error).__name__}: {error}")
             sys.exit(1)
 
 
-def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], began: float, title: str) -> None:
-    """One progress bar over all runs, fed by their metrics.csv.
+def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], began: float, title: str) -> None:
+    """One progress bar over all runs, fed by their metrics.csv, until the processes, by their logs, are through.
 
     Raises:
         UserError: a process failed; its log is named.
@@ -189,11 +177,10 @@ def _watch(processes: dict[str, Any], runs: Path, followed: dict[str, int], bega
             losses = {f"{name} {key.partition('/')[0]}": value[:5] for name, row in unfinished.items()
                       for key, value in row.items() if key.endswith("/train/loss") and value}  # fmt: skip
             bar.set_postfix(losses, refresh=seen)
-            for name, process in processes.items():
+            for log, process in processes.items():
                 if process.exitcode not in (None, 0):
-                    log = runs.parent / f"{name}.log"
                     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
-                    raise UserError(f"the demo's {name} stopped: {last} (whole log: {log})")
+                    raise UserError(f"the demo's {log.stem} stopped: {last} (whole log: {log})")
             if not alive:
                 return
             time.sleep(1)
@@ -204,29 +191,3 @@ def _last_row(runs: Path, began: float) -> dict[str, str] | None:
     files = [file for file in runs.glob("version_*/metrics.csv") if file.stat().st_mtime >= began]
     rows = sound_rows(max(files, key=lambda file: file.stat().st_mtime))[1] if files else []
     return next((row for row in reversed(rows) if row.get("learning_rate")), None)
-
-
-def results_table(figures: dict[str, Any]) -> str:
-    """The demo's one table: both models, image-text matching and masked words by kind."""
-    rows = [("held-out scenes", *figures, "chance or text alone")]
-    for key, label in (("itm", "ITM accuracy"), ("itm_matched", "  matched"), ("itm_mismatched", "  mismatched")):
-        rows.append((label, *(_percent(of[key]) for of in figures.values()), _percent(0.5)))
-    text_only = next(iter(figures.values()))["mlm_text_only"]
-    for key, label in (("mlm", "MLM, right picture"), ("mlm_wrong_picture", "MLM, wrong picture")):
-        rows.append((label, *("" for _ in figures), ""))
-        for kind in KINDS:
-            values = (_percent(of[key][kind]) for of in figures.values())
-            rows.append((f"  {kind}", *values, _percent(text_only[kind])))
-        means = (_percent(mean_of_kinds(of[key])) for of in figures.values())
-        rows.append(("  mean without relation", *means, _percent(mean_of_kinds(text_only))))
-    return table(rows, indent="")
-
-
-def mean_of_kinds(accuracies: dict[str, float]) -> float:
-    """Mean over colour, shape, size and place; relation words are reported apart."""
-    kinds = [kind for kind in KINDS if kind != "relation"]
-    return sum(accuracies[kind] for kind in kinds) / len(kinds)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.3f}"

@@ -10,20 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import (
-    COLOURS,
-    PLACE_TEMPLATES,
-    ROWS,
-    SHAPES,
-    SIZES,
-    Scene,
-    Thing,
-    below,
-    captions,
-    distinct,
-    spoken,
-    stream,
-)
+from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Scene, Thing, below, captions, distinct, stream, words
 
 # Streams of random numbers, see `world.stream`.
 _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
@@ -175,4 +162,4 @@ def sentence_pair(scene: Scene) -> SentencePair:
 
 def vocabulary() -> set[str]:
     """Every word of the statements beside those that are filled in."""
-    return spoken((*_SAID.values(), *_TWO_IMAGES, *_EXPRESSIONS))
+    return words((*_SAID.values(), *_TWO_IMAGES, *_EXPRESSIONS))

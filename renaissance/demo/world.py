@@ -313,17 +313,17 @@ def _fill(template: str, subject: Thing, other: Thing | None = None) -> Caption:
     """A caption of a template, with the fact that it states: only what the template names."""
 
     def described(thing: Thing, prefix: str) -> Description:
-        words = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
-        return Description(**words)
+        said = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
+        return Description(**said)
 
-    fact, words = Fact(described(subject, "")), subject._asdict()
+    fact, values = Fact(described(subject, "")), subject._asdict()
     if other is not None:
         fact = Fact(fact.subject, relation(subject, other), described(other, "other_"))
-        words |= {f"other_{name}": word for name, word in other._asdict().items()} | {"relation": fact.relation}
-    return Caption(template.format(**words), fact)
+        values |= {f"other_{name}": word for name, word in other._asdict().items()} | {"relation": fact.relation}
+    return Caption(template.format(**values), fact)
 
 
-def spoken(templates: Iterable[str]) -> set[str]:
+def words(templates: Iterable[str]) -> set[str]:
     """The words of templates, without those that are filled in."""
     return set(" ".join(re.sub(r"{\w+}", "", template) for template in templates).split())
 
@@ -331,4 +331,4 @@ def spoken(templates: Iterable[str]) -> set[str]:
 def vocabulary() -> list[str]:
     """Every word that captions use, sorted. Each is one WordPiece of google-bert/bert-base-uncased."""
     filled_in = " ".join((*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *RELATIONS)).split()
-    return sorted(spoken(PLACE_TEMPLATES + RELATION_TEMPLATES) | {*filled_in})
+    return sorted(words(PLACE_TEMPLATES + RELATION_TEMPLATES) | {*filled_in})

@@ -184,7 +184,7 @@ WORDS = [
     (("demo", "with", "root=True"), "root=True is not allowed"),
     (("demo", "with", "seed=1e30"), "seed=1e+30 is not allowed"),
     (("demo", "with", "steps=9"), "steps=9 is not allowed: give a whole number of at least 10"),
-    (("demo", "with", "demo_tasks=[[1]]"), "the demo has no task [1]"),
+    (("demo", "with", "demo_tasks=[[1]]"), "demo_tasks=[[1]] is not allowed"),
     (("demo", "with", "sede=1"), "There is no setting 'sede' (nearest: seed)"),
     (("demo", "with", "seed=a"), "seed='a' is not allowed"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from renaissance.demo.probes import KINDS
-from renaissance.demo.run import mean_of_kinds
+from renaissance.demo.tables import mean_of_kinds
 
 MODELS = ("two_tower", "one_tower")
 

@@ -1,0 +1,51 @@
+"""The demo's figures as tables of words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from renaissance.runs.report import table
+
+from .finetune import APART, TASKS
+from .probes import KINDS
+
+
+def pretraining_table(figures: Mapping[str, Any]) -> str:
+    """Both models, image-text matching and masked words by kind; beside them chance, or the best guess from the text."""
+    models = figures.values()
+    text_only = next(iter(models))["mlm_text_only"]
+    rows: list[tuple[Any, ...]] = [("held-out scenes", *figures, "chance or text alone")]
+    for key, label in (("itm", "ITM accuracy"), ("itm_matched", "  matched"), ("itm_mismatched", "  mismatched")):
+        rows.append((label, *(of[key] for of in models), 0.5))
+    for key, label in (("mlm", "MLM, right picture"), ("mlm_wrong_picture", "MLM, wrong picture")):
+        columns = [*(of[key] for of in models), text_only]
+        rows.append((label, *("" for _ in columns)))
+        rows += [(f"  {kind}", *(column[kind] for column in columns)) for kind in KINDS]
+        rows.append(("  mean without relation", *map(mean_of_kinds, columns)))
+    return _aligned(rows)
+
+
+def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
+    """Mean over colour, shape, size and place; relation words are reported apart."""
+    kinds = [kind for kind in KINDS if kind != "relation"]
+    return sum(accuracies[kind] for kind in kinds) / len(kinds)
+
+
+def finetuning_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a metric; a column for each kind of run, and one for chance or the most frequent answer."""
+    columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
+    rows: list[tuple[Any, ...]] = [
+        ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")
+    ]
+    for name, of_task in found.items():
+        for metric in TASKS[name].metrics:
+            label = f"  {metric.replace('_', ' ')}" if metric in APART else f"{name} {metric}"
+            examples = f"{of_task['examples']:,}" if metric == TASKS[name].metrics[0] else ""
+            rows.append((label, examples, *(of_task.get(column, {}).get(metric, "") for column in columns)))
+    return _aligned(rows)
+
+
+def _aligned(rows: Iterable[tuple[Any, ...]]) -> str:
+    """Rows whose numbers have three decimals."""
+    return table([tuple(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row) for row in rows], indent="")
