@@ -13,8 +13,9 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import UserError, first_line, printable, require
 
@@ -109,6 +110,8 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
 def expect(value: Any, hint: Any, name: str) -> Any:
     """The value, where it has the type that a hint says: `dict[str, list[float]]`, `int | None`, `tuple[int, ...]` ...
 
+    A TypedDict names the keys that an object has to have among others; one that is not there counts as None.
+
     A whole number passes for float, no bool for a number; floats have to be finite.
 
     Raises:
@@ -128,7 +131,7 @@ def _problem(value: Any, hint: Any) -> str | None:
     """The end of a sentence where a value is not of a type, else None; it begins with the part that is not."""
     if hint is Any or (hint in (str, int, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
         return None
-    origin, inner = get_origin(hint), get_args(hint)
+    origin, inner = dict if is_typeddict(hint) else get_origin(hint), get_args(hint)
     fixed = origin is tuple and inner[-1] is not ...
     if origin in (Union, types.UnionType):
         found = [_problem(value, each) for each in inner]
@@ -137,23 +140,21 @@ def _problem(value: Any, hint: Any) -> str | None:
         if inside := [problem for problem in found if not problem.startswith(" is ")]:
             return inside[0]
     elif _is(value, origin or hint) and not (fixed and len(value) != len(inner)):
-        return _problem_inside(value, origin, inner)
+        return _problem_inside(value, hint, origin, inner) if origin else None
     return f" is {short(value)}, but has to be {_words(hint)}"
 
 
-def _problem_inside(value: Any, origin: Any, inner: tuple[Any, ...]) -> str | None:
-    if origin in (dict, Mapping):
-        for key, each in value.items():
-            if problem := _problem(key, inner[0]):
-                return f" (a key){problem}"
-            if problem := _problem(each, inner[1]):
-                return f"[{short(key)}]{problem}"
-    elif origin is not None:
-        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
-        for number, (each, kind) in enumerate(zip(value, kinds, strict=True)):
-            if problem := _problem(each, kind):
-                return f"[{number}]{problem}"
-    return None
+def _problem_inside(value: Any, hint: Any, origin: Any, inner: tuple[Any, ...]) -> str | None:
+    if is_typeddict(hint):
+        parts = ((key, value.get(key), kind) for key, kind in get_type_hints(hint).items())
+    elif origin in (dict, Mapping):
+        if problem := next(filter(None, (_problem(key, inner[0]) for key in value)), None):
+            return f" (a key){problem}"
+        parts = ((key, each, inner[1]) for key, each in value.items())
+    else:
+        parts = zip(count(), value, inner if len(inner) == len(value) else inner[:1] * len(value), strict=False)
+    found = ((key, _problem(each, kind)) for key, each, kind in parts)
+    return next((f"[{short(key)}]{problem}" for key, problem in found if problem), None)
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -166,14 +167,14 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _words(hint: Any) -> str:
     """A type hint as a reader of JSON knows it."""
-    origin, inner = get_origin(hint) or hint, get_args(hint)
+    origin, inner = dict if is_typeddict(hint) else get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(map(_words, inner))
     if origin is tuple and inner[-1:] != (...,):
         return f"a list of {len(inner)} values"
     if origin in (list, tuple, set, frozenset):
         return f"a list (of {_words(inner[0])})" if inner else "a list"
-    return _WORDS.get(origin) or getattr(origin, "__name__", str(origin))
+    return _WORDS.get(origin) or getattr(origin, "called", origin.__name__)
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null",

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import zipfile
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from renaissance.core.plain_pickle import plain_values
+from renaissance.core.plain_pickle import PlainUnpickler
 from renaissance.core.untrusted import MOST_BYTES
 
 MOST_VALUES = 2 * MOST_BYTES  # bytes of data.pkl: a tokenizer's files are in it, the names of tensors, the settings
@@ -24,7 +24,6 @@ _MOST_LISTING = 32 << 20  # bytes of the archive's table: 300,000 members
 _MOST_INSTRUCTIONS = 10_000_000  # of the pickle; a tensor takes about thirty
 _SMALL = 4096  # bytes of a member that is neither values nor a tensor: a version, a byte order
 _SHARED = 4  # times the bytes of the file: a tensor may be there under several names
-_END, _END64, _LOCATOR64 = (struct.Struct(form) for form in ("<4s4H2LH", "<4sQ2H2L4Q", "<4sLQL"))
 _ITEM = {
     "FloatStorage": ("float32", 4), "DoubleStorage": ("float64", 8), "HalfStorage": ("float16", 2),
     "BFloat16Storage": ("bfloat16", 2), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4),
@@ -32,9 +31,11 @@ _ITEM = {
 }  # fmt: skip
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True)
+class Claim:
     """A dense tensor as a file claims it: `dtype` by its name in torch."""
 
+    called: ClassVar[str] = "a tensor"  # in sentences of `expect`
     dtype: str
     shape: tuple[int, ...]
 
@@ -53,49 +54,38 @@ def refuse_swelling(path: str | os.PathLike) -> None:
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        _refuse_long_listing(file, size)
+        end = zipfile._EndRecData(file)  # ZipFile reads the table of members whole: its size is looked at before
+        _require(end and end[zipfile._ECD_LOCATION] + zipfile.sizeEndCentDir == size, "File is not a zip file")
+        _require(end[zipfile._ECD_SIZE] <= _MOST_LISTING, "its list of members is longer than any checkpoint's")
         with zipfile.ZipFile(file) as archive:
             _refuse_members(archive)
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+            damaged = archive.testzip()
+            _require(damaged is None, f"the checksum of {damaged} is wrong")
 
 
-def _refuse_long_listing(file: BinaryIO, size: int) -> None:
-    """zipfile reads the table of members whole: its size, which stands at the end of the file, is looked at before."""
-    tail = _LOCATOR64.size + _END.size
-    file.seek(max(0, size - tail))
-    end = file.read(tail)
-    if end[-_END.size :][:4] != b"PK\5\6":
-        raise zipfile.BadZipFile("File is not a zip file")
-    listings = [_END.unpack(end[-_END.size :])[5]]
-    if end[: -_END.size][:4] == b"PK\6\7":
-        file.seek(_LOCATOR64.unpack(end[: _LOCATOR64.size])[2])
-        listings = [_END64.unpack(file.read(_END64.size))[8]]
-    if listings[0] > min(_MOST_LISTING, size):
-        raise zipfile.BadZipFile("its list of members is longer than any checkpoint's")
+def _require(condition: object, sentence: str) -> None:
+    if not condition:
+        raise zipfile.BadZipFile(sentence)
 
 
 def _refuse_members(archive: zipfile.ZipFile) -> None:
     """Members are stored, lie one behind the other within the file, and each name is there once."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     # torch's reader takes names for equal whose letters differ in case only.
-    if len({member.filename.lower() for member in members}) < len(members) or not members:
-        raise zipfile.BadZipFile("it holds two members of one name, or none")
-    if members[0].header_offset != 0:
-        raise zipfile.BadZipFile("something stands before its first member")
+    names = {member.filename.lower() for member in members}
+    _require(0 < len(members) == len(names), "it holds two members of one name, or none")
+    _require(members[0].header_offset == 0, "something stands before its first member")
     folder = members[0].filename.partition("/")[0]
     ends = [member.header_offset for member in members[1:]] + [archive.start_dir]
     for member, end in zip(members, ends, strict=True):
-        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise zipfile.BadZipFile("it holds compressed members, which torch.save does not write")
-        if member.header_offset + 30 + len(member.filename.encode()) + member.file_size > end:
-            raise zipfile.BadZipFile("a member claims more bytes than it has")
+        stored = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
+        _require(stored, "it holds compressed members, which torch.save does not write")
+        begin = member.header_offset + zipfile.sizeFileHeader + len(member.filename.encode())
+        _require(begin + member.file_size <= end, "a member claims more bytes than it has")
         name = member.filename.removeprefix(f"{folder}/")
-        if name == member.filename:
-            raise zipfile.BadZipFile("its members lie in several folders")
+        _require(name != member.filename, "its members lie in several folders")
         most = MOST_VALUES if name == "data.pkl" else math.inf if name.startswith("data/") else _SMALL
-        if member.file_size > most:
-            raise zipfile.BadZipFile(f"its {name} has {member.file_size:,} bytes; at most {most:,} are read")
+        _require(member.file_size <= most, f"its {name} has {member.file_size:,} bytes; at most {most:,} are read")
 
 
 def claims(path: str | os.PathLike) -> Any:
@@ -106,16 +96,14 @@ def claims(path: str | os.PathLike) -> Any:
     """
     with zipfile.ZipFile(path) as archive:
         folder = archive.namelist()[0].partition("/")[0]
-        sizes = {
-            member.filename.removeprefix(f"{folder}/data/"): member.file_size
-            for member in archive.infolist()
-            if member.filename.startswith(f"{folder}/data/")
-        }
+        sizes = {member.filename.removeprefix(f"{folder}/data/"): member.file_size for member in archive.infolist()}
         content = archive.read(f"{folder}/data.pkl")
     reader = _Claims(sizes, _SHARED * Path(path).stat().st_size)
     names = {("torch", name): name for name in _ITEM}
     names |= {("collections", "OrderedDict"): _ordered, ("torch._utils", "_rebuild_tensor_v2"): reader.tensor}
-    return plain_values(content, names, reader.storage, _MOST_INSTRUCTIONS)
+    unpickler = PlainUnpickler(content, names, most=_MOST_INSTRUCTIONS)
+    unpickler.persistent_load = reader.storage
+    return unpickler.load()
 
 
 def _ordered() -> OrderedDict[Any, Any]:
@@ -136,32 +124,32 @@ class _Claims:
 
     def storage(self, number: Any) -> _Storage:
         what, kind, key, _place, items = number
-        if what != "storage" or not _whole(items):
-            raise ValueError("it refers to something that is no storage")
+        _require(what == "storage" and _is_size(items), "it refers to something that is no storage")
         dtype, size = _ITEM[kind]
         found = _Storage(dtype, size, items)
-        if self.sizes[key] != size * items or self.storages.setdefault(key, found) != found:
-            raise ValueError(f"the storage {key} claims {size * items:,} bytes and has {self.sizes[key]:,}")
+        same = self.sizes[key] == size * items and self.storages.setdefault(key, found) == found
+        _require(same, f"the storage {key} claims {size * items:,} bytes and has {self.sizes[key]:,}")
         return found
 
     def tensor(
         self, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
     ) -> Claim:
-        numbers = (offset, *shape, *strides)
         plain = isinstance(storage, _Storage) and type(shape) is tuple and len(shape) == len(strides) <= 16
-        if not plain or not all(map(_whole, numbers)) or hooks or metadata or type(requires_grad) is not bool:
-            raise ValueError("it holds a tensor that is no plain one")
+        plain = plain and all(map(_is_size, (offset, *shape, *strides)))
+        _require(
+            plain and not hooks and not metadata and type(requires_grad) is bool,
+            "it holds a tensor that is no plain one",
+        )
         count = math.prod(shape)
         last = (
             offset + sum((each - 1) * stride for each, stride in zip(shape, strides, strict=True)) if count else offset
         )
+        fits = last + bool(count) <= storage.items and count <= storage.items and max(shape, default=0) < 1 << 40
+        _require(fits, f"a tensor claims the shape {shape}, and its storage has {storage.items:,} items")
         self.left -= count * storage.size
-        if last + bool(count) > storage.items or count > storage.items or max(shape, default=0) >= 1 << 40:
-            raise ValueError(f"a tensor claims the shape {shape}, and its storage has {storage.items:,} items")
-        if self.left < 0:
-            raise ValueError("its tensors claim several times the bytes of the file")
+        _require(self.left >= 0, "its tensors claim several times the bytes of the file")
         return Claim(storage.dtype, shape)
 
 
-def _whole(value: Any) -> bool:
+def _is_size(value: Any) -> bool:
     return type(value) is int and value >= 0

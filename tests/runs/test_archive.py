@@ -161,7 +161,7 @@ def test_a_tensor_that_is_no_plain_one_is_refused(what: str, tmp_path: Path, ref
 
 @pytest.mark.parametrize("what", VALUES)
 def test_values_that_swell_are_refused(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal):
-    monkeypatch.setattr(renaissance.runs.stored, "_MOST_PARTS", 100_000)
+    monkeypatch.setattr(renaissance.runs.stored, "_MOST", 3_000_000)
     refusal(saved(tmp_path / "a.ckpt", towers={"encoder": {"model_type": "bert", "more": VALUES[what]()}}))
 
 

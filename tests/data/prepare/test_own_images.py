@@ -158,7 +158,7 @@ NOT_PICTURES = "test_batch' does not hold pictures of 32 x 32 with their labels 
         ({"data": np.zeros((12, 5), np.uint8)}, NOT_PICTURES),
         ({"data": np.zeros((11, 3072), np.uint8)}, NOT_PICTURES),
         ({"data": [1, 2]}, NOT_PICTURES),
-        ({"data": np.zeros((12, 3072), np.int16)}, "is cut short or is not a pickle"),
+        ({"data": np.zeros((12, 3072), np.int16)}, "is not a pickle of plain values, is cut short or damaged"),
         ({"labels": [3] * 12}, NOT_PICTURES),
         ({"labels": 5}, NOT_PICTURES),
         ({"filenames": [1] * 12}, NOT_PICTURES),
@@ -176,8 +176,9 @@ def test_a_batch_with_a_payload_is_refused(tmp_path: Path, protocol: int):
     write_cifar(tmp_path)
     content = pickle.dumps({"data": Payload(tmp_path / "made"), "labels": [], "filenames": []}, protocol)
     (tmp_path / "test_batch").write_bytes(content)
-    assert f"test_batch' is not a pickle of plain values, or is damaged: the name '{os.name}.mkdir'." in refusal(
-        tmp_path
+    assert (
+        f"test_batch' is not a pickle of plain values, is cut short or damaged (it holds the name '{os.name}.mkdir')"
+        in refusal(tmp_path)
     )
     assert not (tmp_path / "made").exists()
 
@@ -187,7 +188,7 @@ def test_refuses_cifar_10_that_is_incomplete_or_damaged(tmp_path: Path):
     meta, batch = tmp_path / "batches.meta", tmp_path / "data_batch_5"
     for file, content, sentence in (
         (batch, b"\x80\x02" + pickled({"data": "", "labels": []}) + b".", "lacks data, labels, filenames; is it CIFAR"),
-        (batch, batch.read_bytes()[:-9000], "data_batch_5' is cut short or is not a pickle"),
+        (batch, batch.read_bytes()[:-9000], "data_batch_5' is not a pickle of plain values, is cut short or damaged"),
         (batch, None, "data_batch_5' cannot be read (No such file or directory)"),
         (meta, b"\x80\x02" + pickled({"label_names": "cat"}) + b".", "does not list the names of the classes"),
         (meta, b"\x80\x02" + pickled({"label_names": [1]}) + b".", "does not list the names of the classes"),
@@ -316,4 +317,7 @@ def test_a_user_prepares_them_with_one_command(run_cli, tmp_path: Path):
     (tmp_path / "raw" / "cifar-10-batches-py" / "test_batch").write_bytes(b"cos\nsystem\n(S'x'\ntR.")
     done = run_cli("prepare", "with", "dataset=images", "root=raw", "data_root=arrow")
     assert (done.code, done.stderr.count("\n"), "Traceback" in done.stderr) == (1, 1, False)
-    assert "test_batch' is not a pickle of plain values, or is damaged: the name 'os.system'." in done.stderr
+    assert (
+        "test_batch' is not a pickle of plain values, is cut short or damaged (it holds the name 'os.system')"
+        in done.stderr
+    )

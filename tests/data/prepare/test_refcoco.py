@@ -182,8 +182,9 @@ def test_a_refs_file_with_a_payload_is_refused(tmp_path: Path, protocol: int):
     raw_refcoco.write(tmp_path, references, instances)
     content = pickle.dumps([*references, Payload(tmp_path / "made")], protocol)
     (tmp_path / "refcoco" / "refs(unc).p").write_bytes(content)
-    assert f"refs(unc).p' is not a pickle of plain values, or is damaged: the name '{os.name}.mkdir'." in refusal(
-        tmp_path
+    assert (
+        f"refs(unc).p' is not a pickle of plain values, is cut short or damaged (it holds the name '{os.name}.mkdir')"
+        in refusal(tmp_path)
     )
     assert not (tmp_path / "made").exists()
 
@@ -268,7 +269,7 @@ def test_refuses_options_and_files_that_are_not_there(tmp_path: Path):
     assert "instances.json' cannot be read (No such file" in refusal(tmp_path)
     refs = tmp_path / "refcoco" / "refs(unc).p"
     refs.write_bytes(refs.read_bytes()[:-20])
-    assert "refs(unc).p' is not a pickle of plain values, or is damaged: " in refusal(tmp_path)
+    assert "refs(unc).p' is not a pickle of plain values, is cut short or damaged " in refusal(tmp_path)
 
 
 def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):
