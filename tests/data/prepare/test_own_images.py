@@ -177,7 +177,7 @@ def test_a_batch_with_a_payload_is_refused(tmp_path: Path, protocol: int):
     content = pickle.dumps({"data": Payload(tmp_path / "made"), "labels": [], "filenames": []}, protocol)
     (tmp_path / "test_batch").write_bytes(content)
     assert (
-        f"test_batch' is not a pickle of plain values, is cut short or damaged (it holds the name '{os.name}.mkdir')"
+        f"test_batch' is not a pickle of plain values, is cut short or damaged (it holds the name '{os.name}."
         in refusal(tmp_path)
     )
     assert not (tmp_path / "made").exists()
