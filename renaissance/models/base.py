@@ -47,7 +47,7 @@ class VisionLanguageModel(nn.Module):
         """One or two, the text side's first."""
         return [self.text_pooler] + ([self.image_pooler] if self.image_pooler is not None else [])
 
-    def _freeze(self, parts: Iterable[str]) -> None:
+    def freeze(self, parts: Iterable[str]) -> None:
         """Fixes the named parts for good: no gradient, and eval mode (no dropout) whatever mode the model is in."""
         self.frozen = tuple(getattr(self, name) for name in parts)
         for part in self.frozen:

@@ -44,10 +44,6 @@ class OneTower(VisionLanguageModel):
         self.pretrained = pretrained
         self.unimodal_size = {"text": width, "image": width}
 
-    def freeze(self, *, encoder: bool = False) -> None:
-        """Fixes what the encoder brought: no gradient, and eval mode (no dropout) whatever mode the model is in."""
-        self._freeze(self.pretrained if encoder else ())
-
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that the encoder does not bring."""
         embeddings = [getattr(self, n) for n in ("text_embeddings", "image_embeddings") if n not in self.pretrained]

@@ -43,11 +43,6 @@ class TwoTower(VisionLanguageModel):
         self.text_projection = nn.Linear(text_tower.hidden_size, width)
         self.image_projection = nn.Linear(image_tower.hidden_size, width)
 
-    def freeze(self, *, text_tower: bool = False, image_tower: bool = False, fusion: bool = False) -> None:
-        """Fixes parts for good: no gradient, and eval mode (no dropout) whatever mode the model is in."""
-        chosen = {"text_tower": text_tower, "image_tower": image_tower, "fusion": fusion}
-        self._freeze(name for name, frozen in chosen.items() if frozen)
-
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that no pretrained encoder brings."""
         return [self.text_projection, self.image_projection, self.token_types, self.fusion, *self.poolers]

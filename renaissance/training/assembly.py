@@ -70,45 +70,34 @@ def _weights(resolved: Resolved, key: str, pretrained: bool) -> str | None:
     return tower.name if pretrained and not tower.random else None
 
 
+def _options(resolved: Resolved, key: str, pretrained: bool) -> dict[str, Any]:
+    """The keyword arguments of `backbones.build_...` for one encoder."""
+    settings = resolved.settings
+    sizes = {name: getattr(settings.model, name) for name in ("image_size", "vocab_size", "max_text_len")}
+    return {"weights": _weights(resolved, key, pretrained), "allow_download": settings.run.allow_download, **sizes}
+
+
 def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTower:
-    model, allow = resolved.settings.model, resolved.settings.run.allow_download
-    text_weights, image_weights = (_weights(resolved, key, pretrained) for key in ("text_encoder", "image_encoder"))
-    text = backbones.build_text_tower(
-        resolved.configs["text_encoder"],
-        weights=text_weights,
-        allow_download=allow,
-        max_text_len=model.max_text_len,
-        vocab_size=model.vocab_size,
-    )
-    image = backbones.build_vision_tower(
-        resolved.configs["image_encoder"], weights=image_weights, allow_download=allow, image_size=model.image_size
-    )
-    for tower, weights, settings in (
-        (text, text_weights, model.text_encoder),
-        (image, image_weights, model.image_encoder),
-    ):
-        _note(notes, tower.unused, settings, weights)
-        if weights is None and resolved.stored is None:
+    model, configs = resolved.settings.model, resolved.configs
+    text = backbones.build_text_tower(configs["text_encoder"], **_options(resolved, "text_encoder", pretrained))
+    image = backbones.build_vision_tower(configs["image_encoder"], **_options(resolved, "image_encoder", pretrained))
+    for key, tower in (("text_encoder", text), ("image_encoder", image)):
+        _note(notes, tower.unused, getattr(model, key).name)
+        if _weights(resolved, key, pretrained) is None and resolved.stored is None:
             initialize(tower, model.initializer_range)
     fusion = model.fusion
     stack = FusionStack(
         fusion.kind, fusion.num_layers, fusion.hidden_size, fusion.num_heads, fusion.mlp_ratio, fusion.drop_rate
     )
     built = TwoTower(text, image, stack, fusion.hidden_size, model.pooler_type, _normalize(resolved))
-    built.freeze(text_tower=model.text_encoder.frozen, image_tower=model.image_encoder.frozen, fusion=fusion.frozen)
+    parts = {"text_tower": model.text_encoder, "image_tower": model.image_encoder, "fusion": fusion}
+    built.freeze(part for part, settings in parts.items() if settings.frozen)
     return built
 
 
 def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTower:
-    model, allow = resolved.settings.model, resolved.settings.run.allow_download
-    weights = _weights(resolved, "encoder", pretrained)
-    parts = backbones.build_blocks(
-        resolved.configs["encoder"],
-        weights=weights,
-        allow_download=allow,
-        image_size=model.image_size,
-        vocab_size=model.vocab_size,
-    )
+    model = resolved.settings.model
+    parts = backbones.build_blocks(resolved.configs["encoder"], **_options(resolved, "encoder", pretrained))
     drop_rate = model.encoder.drop_rate or 0.0
     text, image, brought = parts.text_embeddings, parts.patch_embeddings, ["blocks"]
     brought += ["text_embeddings"] if text is not None else ["image_embeddings"]
@@ -116,14 +105,14 @@ def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTow
         text = TextEmbeddings(model.vocab_size, parts.hidden_size, model.max_text_len, drop_rate)
     if image is None:
         image = PatchEmbeddings(parts.hidden_size, model.image_size, model.patch_size, drop_rate)
-    _note(notes, parts.unused, model.encoder, weights)
+    _note(notes, parts.unused, model.encoder.name)
     built = OneTower(
         parts.blocks, text, image, parts.hidden_size, model.pooler_type, _normalize(resolved), tuple(brought)
     )
-    if weights is None and resolved.stored is None:
+    if _weights(resolved, "encoder", pretrained) is None and resolved.stored is None:
         for name in brought:
             initialize(getattr(built, name), model.initializer_range)
-    built.freeze(encoder=model.encoder.frozen)
+    built.freeze(brought if model.encoder.frozen else ())
     return built
 
 
@@ -131,9 +120,9 @@ def _normalize(resolved: Resolved) -> Normalize:
     return Normalize(resolved.image["mean"], resolved.image["std"], resolved.image.get("channels"))
 
 
-def _note(notes: list[str], unused: tuple[str, ...], tower: Any, weights: str | None) -> None:
-    if weights is not None and unused:
-        notes.append(f"{tower.name}: {len(unused)} pretrained tensors are not used ({shortened(unused)})")
+def _note(notes: list[str], unused: tuple[str, ...], name: str) -> None:
+    if unused:
+        notes.append(f"{name}: {len(unused)} pretrained tensors are not used ({shortened(unused)})")
 
 
 def build_on_meta(resolved: Resolved) -> Built:

@@ -283,7 +283,7 @@ FROZEN = [
 @pytest.mark.parametrize(("name", "part", "prefixes"), FROZEN)
 def test_frozen_parts_get_no_gradient_and_no_dropout_and_all_else_does(name: str, part: str, prefixes: tuple) -> None:
     model = MODELS[name]()
-    model.freeze(**{part: True})
+    model.freeze(model.pretrained if part == "encoder" else [part])
     model.train()
     modes = {path: module.training for path, module in model.named_modules() if path}
     assert modes == {path: not f"{path}.".startswith(prefixes) for path in modes}
@@ -302,7 +302,7 @@ def test_frozen_parts_get_no_gradient_and_no_dropout_and_all_else_does(name: str
 
 def test_a_frozen_tower_runs_without_a_graph() -> None:
     model = two_tower()
-    model.freeze(text_tower=True)
+    model.freeze(["text_tower"])
     watched: dict[str, bool] = {}
     for name in ("text_tower", "image_tower"):
         getattr(model, name).register_forward_hook(

@@ -149,7 +149,7 @@ def test_every_trainable_parameter_is_in_the_one_group_of_its_role_and_shape(nam
 )
 def test_frozen_parts_are_in_no_group(name: str, part: str, prefix: str) -> None:
     model, heads = model_and_heads(name)
-    model.freeze(**{part: True})
+    model.freeze(model.pretrained if part == "encoder" else [part])
     grouped = {id(p) for group in parameter_groups(model, heads, SETTINGS) for p in group["params"]}
     frozen = {path for path, parameter in model.named_parameters() if id(parameter) not in grouped}
     assert any(path.startswith(prefix) for path in frozen)
