@@ -11,14 +11,15 @@ import atexit
 import math
 import os
 import pickle
-import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from renaissance.core.errors import UserError, first_line
@@ -32,8 +33,9 @@ _PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more wou
 _LOOK = 2  # seconds between two looks at workers that deliver nothing
 _GRACE = 20  # seconds that a run which was asked to stop waits for a step
 _PATIENCE = 1800  # seconds without a step after which no more comes
-_TIMED_OUT = "timed out"  # of torch's RuntimeError
 
+# torch would raise where a worker dies: in the midst of an optimizer's step, say. Who waits for a worker finds it dead.
+torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = True
 
 _LOADERS: weakref.WeakSet[StepLoader] = weakref.WeakSet()
 
@@ -42,10 +44,6 @@ _LOADERS: weakref.WeakSet[StepLoader] = weakref.WeakSet()
 def _kill_all() -> None:
     for loader in list(_LOADERS):
         loader.kill()
-
-
-class _StuckError(Exception):
-    """Raised in the main thread where a worker lives, but does not hand over what it has announced."""
 
 
 class StepView(Dataset[list[Batch] | UserError]):
@@ -91,8 +89,6 @@ class StepLoader(DataLoader):
         asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.raises, self.asked = raises, asked
-        self._waits_since: float | None = None  # when the wait for the next item began
-        self._watcher: threading.Thread | None = None
         folder = socket_folder() if num_workers else ""
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
@@ -108,7 +104,6 @@ class StepLoader(DataLoader):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
-            timeout=_LOOK if num_workers else 0,
             worker_init_fn=partial(start_worker, folder),
             multiprocessing_context=start_method() if num_workers else None,
         )
@@ -135,72 +130,48 @@ class StepLoader(DataLoader):
             yield from super().__iter__()
             return
         try:
-            items = self._workers_at_work()
-            while (item := self._next(items)) is not None:
+            items = self._start()
+            while (item := self._wait_for(partial(next, items, None), _PATIENCE)) is not None:
                 yield item
+        except UserError as error:
+            yield error
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             if not self._lost_a_worker():
                 raise
             yield self._why(error)
 
-    def _workers_at_work(self) -> Iterator[list[Batch] | UserError]:
-        """The iterator of torch; workers of the last one that do not answer within `_LOOK` seconds are replaced."""
-        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        try:
+    def _start(self) -> Iterator[list[Batch] | UserError]:
+        """Return torch's iterator; workers of the last pass that live and do not answer are replaced."""
+        if self._iterator is not None:
             try:
-                items = super().__iter__()
-            except RuntimeError as error:
-                if _TIMED_OUT not in str(error):
-                    raise
+                return self._wait_for(super().__iter__, 3 * _LOOK)
+            except UserError:
                 self.kill()
-                items = super().__iter__()
-        finally:
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                # torch raises from a handler of its own, in the midst of an optimizer's step, say; it also looks when it waits.
-                signal.signal(signal.SIGCHLD, handler)
-        if hasattr(signal, "pthread_kill") and (self._watcher is None or not self._watcher.is_alive()):
-            self._watcher = threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True, name="loader-watch")
-            self._watcher.start()
-        return items
+        return super().__iter__()
 
-    def _next(self, items: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
-        """The next item, or why it does not come; None behind the last."""
-        wakes = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-        began, asked = time.monotonic(), None
-        self._waits_since = began
-        before = signal.signal(signal.SIGCHLD, self._wake) if wakes else None
-        try:
-            while True:
-                stuck = False
-                try:
-                    return next(items, None)
-                except _StuckError:
-                    stuck = True
-                except RuntimeError as error:
-                    if _TIMED_OUT not in str(error):
-                        raise
-                now = time.monotonic()
-                asked = (asked or now) if self.asked() else None
-                if stuck or now - began > _PATIENCE or (asked is not None and now - asked > _GRACE):
-                    return UserError(
-                        f"num_workers={self.num_workers}: the loader processes have delivered nothing for {now - began:.0f} "
-                        "seconds. Is the disk of data_root there? num_workers=0 shows what they are waiting for."
-                    )
-        finally:
-            self._waits_since = None
-            if wakes:
-                signal.signal(signal.SIGCHLD, before)
+    def _wait_for(self, call: Callable[[], Any], patience: float) -> Any:
+        """Return what a call returns that reads from the workers.
 
-    def _waits_in_vain(self) -> bool:
-        """Whether the main thread has waited for some time, and a worker is gone, or the run was asked to stop."""
-        waited = time.monotonic() - (self._waits_since or math.inf)
-        return (waited > 2 * _LOOK and not _all_alive(self._iterator)) or (waited > 2 * _GRACE and self.asked())
+        It is made in a thread: half a message of a worker that was killed would block this one for ever.
 
-    def _wake(self, *_: Any) -> None:
-        if self._waits_in_vain():
-            if _all_alive(self._iterator):
-                raise _StuckError
-            raise ConnectionResetError("a loader process has ended while it sent a step")
+        Raises:
+            UserError: the workers deliver nothing for `patience` seconds, or `_GRACE` seconds after the run was asked to stop.
+            ConnectionResetError: one of them has died.
+        """
+        answer: Future[Any] = Future()
+        threading.Thread(target=_answer, args=(call, answer), daemon=True).start()
+        began, asked = time.monotonic(), math.inf
+        while not wait([answer], _LOOK).done:
+            now = time.monotonic()
+            waited, asked = now - began, min(asked, now if self.asked() else math.inf)
+            if waited > 2 * _LOOK and not _all_alive(self._iterator):
+                raise ConnectionResetError("a loader process has ended while it sent a step")
+            if waited > patience or now - asked > _GRACE:
+                raise UserError(
+                    f"num_workers={self.num_workers}: the loader processes have delivered nothing for {waited:.0f} "
+                    "seconds. Is the disk of data_root there? num_workers=0 shows what they are waiting for."
+                )
+        return answer.result()
 
     def _lost_a_worker(self) -> bool:
         """Whether a worker has died; what comes from it breaks a moment before."""
@@ -223,13 +194,11 @@ class StepLoader(DataLoader):
         )
 
 
-def _watch(reference: weakref.ref[StepLoader]) -> None:
-    """Wakes the main thread where a worker was killed in the midst of a message, whose end it would await for ever."""
-    while (loader := reference()) is not None and loader._iterator is not None:
-        if loader._waits_in_vain():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGCHLD)
-        del loader  # else it would live on for this thread
-        time.sleep(_LOOK)
+def _answer(call: Callable[[], Any], answer: Future[Any]) -> None:
+    try:
+        answer.set_result(call())
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 def _all_alive(items: Any) -> bool:

@@ -10,7 +10,7 @@ from pair_stub import PairStub
 from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
 from renaissance.core.errors import UserError
-from renaissance.data.collate import Collate, Source
+from renaissance.data.collate import Collate, MicroBatch, Source
 from renaissance.data.loader import StepLoader, _kill_all
 from renaissance.data.masking import MlmMasker
 from renaissance.data.negatives import FalseImages
@@ -55,12 +55,12 @@ def test_the_number_of_workers_changes_nothing(draw_false_image):
     assert flat(again) == flat(alone)
 
 
-def test_a_loader_that_is_passed_over_often_has_one_thread_that_watches():
+def test_a_loader_that_is_passed_over_often_leaves_no_threads():
     before = threading.active_count()
     loader = StepLoader(EvalBatches(4, 4, 0, 1), collate(), 1, pin_memory=False)
     for _ in range(4):
         list(loader)
-    assert threading.active_count() <= before + 2  # and the thread that feeds the workers
+    assert threading.active_count() <= before + 1  # the thread that feeds the workers
     loader.kill()
 
 
@@ -125,6 +125,24 @@ def test_defects_of_the_program_keep_their_traceback():
     with pytest.raises(TypeError):
         next(iter(StepLoader(steps(), broken, 1, pin_memory=False)))
     _kill_all()
+
+
+def ten_megabytes(micro: MicroBatch) -> bytes:
+    return bytes(10 << 20)
+
+
+def test_half_a_message_of_a_killed_worker_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    """The rest would never come, and who reads it would wait for ever."""
+    monkeypatch.setattr("renaissance.data.loader._LOOK", 0.2)
+    large = collate()
+    large.target_builders["mlm"] = ten_megabytes
+    loader = StepLoader(steps(), large, 1, pin_memory=False)
+    items = loader._start()
+    assert items._worker_result_queue._reader.poll(60)  # a pipe holds 64 kB, so the worker is still writing
+    items._workers[0].kill()
+    with pytest.raises(UserError, match="num_workers=1: a loader process has died"):
+        list(loader)
+    loader.kill()
 
 
 def test_what_a_worker_needs_can_be_sent_to_it():
