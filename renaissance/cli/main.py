@@ -1,7 +1,7 @@
 """The command line: picks the command by the first word, screens the words, and hands them to Sacred.
 
-Sacred runs code that a `py/` key of a JSON config names, unpickles `.pickle` configs, answers an unknown key with a
-page and a wrong type with a warning; so the words are screened, and config files read, before Sacred sees their values.
+Sacred runs code that a `py/` key of a JSON file names, unpickles `.pickle` files, answers an unknown key with a page and a
+wrong type with a warning. So the words are screened, and config files are read, before Sacred sees their values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.presets import (
     CONFIG_FILES,
-    PICKLES,
     merge,
     presets,
     read_config_file,
@@ -37,6 +36,10 @@ from renaissance.settings.resolver import ConfigResolver, SettingsError
 
 sacred.SETTINGS.CAPTURE_MODE = "no"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+# Keys of any form are left to our checks, which answer in a sentence; nothing is stored, so nothing can be read back as code.
+sacred.SETTINGS.CONFIG.ENFORCE_KEYS_MONGO_COMPATIBLE = False
+sacred.SETTINGS.CONFIG.ENFORCE_KEYS_JSONPICKLE_COMPATIBLE = False
+sacred.SETTINGS.CONFIG.ENFORCE_KEYS_NO_EQUALS = False
 sacred.SETTINGS.DISCOVER_SOURCES = "none"
 sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
@@ -91,12 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not words or words[0] in HELP:
             say(OVERVIEW)
-        elif {*words[1:]} & {*HELP[1:]}:
-            say(_help(words[0]))
-        elif words[0] in SUBCOMMANDS:
-            _run_command(words[0], words[1:])
         else:
-            _run(words)
+            _command(*words)
     except (UserError, SacredError) as error:
         if launch_environment().first or getattr(error, "each", False):
             say(f"error: {str(error).strip()}", error=True)
@@ -112,17 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if words and words[0] in WORKS else unread_status()
 
 
-def _help(name: str) -> str:
-    """What a command is for, and its settings."""
-    _refuse_unknown(name)
-    if name not in SUBCOMMANDS:
-        settings, what = SETTINGS, USAGE
-    else:
-        module = importlib.import_module(SUBCOMMANDS[name])
-        settings, what = declared(module), f"usage: {module.__doc__.replace('`', '')}"
-    return f"{what}\n\n{with_comments(settings, defaults(settings), {})}"
-
-
 def unread_status() -> int:
     """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
     error = lost()
@@ -131,87 +119,67 @@ def unread_status() -> int:
     return 0 if error is None else 1
 
 
-def _run(words: list[str]) -> None:
-    """The main experiment: a run, or a question about one."""
-    _refuse_unknown(words[0])
-    name = "run" if words[0] == "with" else words[0]
-    updates = _updates(words if name == "run" else words[1:], "" if name == "run" else name)
-
-    def act(values: dict[str, Any], sources: dict[str, str]) -> None:
-        if name.startswith("print"):
-            say(QUERIES[name](values, sources))
-            return
-        resolver = ConfigResolver(
-            values, sources
-        )  # a wrong setting is said before torch is imported, which takes seconds
-        if name == "run":
-            from renaissance.training.train import run as work
-        else:
-            from .check import check as work
-        try:
-            work(resolver)
-        except UserError as error:
-            error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
-            raise
-
-    _through_sacred("renaissance", SETTINGS, act, updates, presets())
-
-
-def _refuse_unknown(name: str) -> None:
+def _command(name: str, *words: str) -> None:
+    """Does a command, or prints its help."""
     known = ("with", "check", *QUERIES, *SUBCOMMANDS)
     if name not in known:
         run = f"write `python run.py with {name} ...` for a run, or"
         hint = run if "=" in name or name in presets() else "the commands are"
         raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
-
-
-def _updates(words: list[str], after: str) -> list[str]:
-    """What stands behind `with`."""
-    if words and words[0] != "with":
-        command = f"{after} with" if after else "with"
-        raise UserError(f"{words[0]!r} is not understood here; write `python run.py {command} key=value ...`.")
-    return words[1:]
-
-
-def _run_command(name: str, words: list[str]) -> None:
-    """A command with settings of its own."""
-    module = importlib.import_module(SUBCOMMANDS[name])
-    settings = declared(module)
-
-    def act(values: dict[str, Any], _: dict[str, str]) -> None:
+    module = importlib.import_module(SUBCOMMANDS[name]) if name in SUBCOMMANDS else None
+    settings = declared(module) if module else SETTINGS
+    if {*words} & {*HELP[1:]}:
+        usage = f"usage: {module.__doc__.replace('`', '')}" if module else USAGE
+        say(f"{usage}\n\n{with_comments(settings, defaults(settings), {})}")
+        return
+    if name != "with" and words[:1] not in ((), ("with",)):
+        raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
+    updates = words if name == "with" else words[1:]
+    values, sources = _configured(settings, {} if module else presets(), updates)
+    if module:
         values, problems = converted(settings, values)
         if problems:
             raise SettingsError(problems)
         module.main(values)
+    elif name in QUERIES:
+        say(QUERIES[name](values, sources))
+    else:
+        # A wrong setting is said before torch is imported, which takes seconds.
+        _run(name, ConfigResolver(values, sources))
 
-    _through_sacred(name, settings, act, _updates(words, name), {})
+
+def _run(name: str, resolver: ConfigResolver) -> None:
+    """The main experiment: a run, or what one would build."""
+    if name == "check":
+        from .check import check as work
+    else:
+        from renaissance.training.train import run as work
+    try:
+        work(resolver)
+    except UserError as error:
+        error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
+        raise
 
 
-def _through_sacred(
-    name: str,
-    settings: Mapping[str, Setting],
-    act: Callable[[dict[str, Any], dict[str, str]], None],
-    updates: list[str],
-    named: Mapping[str, Any],
-) -> None:
-    """Lets Sacred put defaults and updates together, and acts on the result."""
-    values, sources = screen(updates, settings, named)
+def _configured(settings: Mapping[str, Setting], named: Mapping[str, Any], updates: Sequence[str]) -> Words:
+    """Defaults and updates as Sacred puts them together, with `~` written out."""
+    words = screen(updates, settings, named)
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
-    seed = {"seed": values.pop("seed")} if "seed" in values else {}
-    ex = Experiment(name, save_git_info=False)
-    ex.add_config(defaults(settings))
+    seed = {"seed": words.values.pop("seed")} if "seed" in words.values else {}
+    experiment = Experiment("renaissance", save_git_info=False)
+    experiment.add_config(defaults(settings))
 
-    @ex.main
-    def main(_config: dict[str, Any]) -> None:
-        flat = {**{key: _config[key] for key in settings}, **seed}
-        given = {key: None if value == "" else value for key, value in flat.items()}
-        act({key: settings[key].check.expanded(key, value) for key, value in given.items()}, sources)
+    @experiment.main
+    def configuration(_config: dict[str, Any]) -> dict[str, Any]:
+        return dict(_config)
 
-    ex.run("main", config_updates=values, options={"--loglevel": "CRITICAL"})
+    config = experiment.run(config_updates=words.values, options={"--loglevel": "CRITICAL"}).result | seed
+    given = {key: None if config[key] == "" else config[key] for key in settings}
+    return Words({key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources)
 
 
 def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
-    """Turns updates into values, and refuses what Sacred would execute, misread or answer with a page.
+    """Turns updates into values, and refuses what Sacred would misread or answer with a page.
 
     Args:
         updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
@@ -234,15 +202,14 @@ def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mappi
         except UserError as error:
             problems.append(str(error))
     if problems:
-        several = "\n".join([f"{len(problems)} words are wrong:", *(f"  - {problem}" for problem in problems)])
-        raise UserError(problems[0] if len(problems) == 1 else several)
+        raise SettingsError(problems, "words")
     merge(words.values, given)
     words.sources.update(dict.fromkeys(given, "given"))
     return words
 
 
 def _is_config_file(word: str) -> bool:
-    return Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES) and os.path.exists(os.path.expanduser(word))
+    return Path(word).suffix.lower() in CONFIG_FILES and os.path.exists(os.path.expanduser(word))
 
 
 def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
@@ -281,7 +248,7 @@ def _named(
     """Where a word without = comes from, and what it sets; `before` is the word before it."""
     if word in named:
         return f"preset {word}", named[word]
-    if Path(word).suffix.lower() in (*CONFIG_FILES, *PICKLES):
+    if Path(word).suffix.lower() in CONFIG_FILES:
         content: dict[str, Any] = {}
         for key, value in read_config_file(Path(os.path.expanduser(word))).items():
             _set(content, str(key), value, settings, named)
@@ -310,29 +277,14 @@ def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Sett
     if base not in settings:
         near = suggest(base, [*settings, *named])
         raise UserError(f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
-    if rest and not (isinstance(settings[base].default, dict) and len(rest) == 1 and rest[0] in settings[base].default):
-        known = ", ".join(settings[base].default) if isinstance(settings[base].default, dict) else "none"
-        raise UserError(f"{key} does not exist: {base} has the entries {known}.")
-    for each in _keys(value):
-        if str(each).startswith("py/"):
-            raise UserError(f"{key} holds the key {each!r}, which Sacred would run as code; it is refused.")
-        if not isinstance(each, str):
-            raise UserError(f"{key}={value!r} is not allowed: {each!r} is no name.")
+    entries = settings[base].default if isinstance(settings[base].default, dict) else {}
+    if rest and ".".join(rest) not in entries:
+        raise UserError(f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")
     if isinstance(value, Mapping):
-        if rest or not isinstance(settings[base].default, dict):
+        if rest or not entries:
             raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
         for name, each in value.items():
             _set({}, f"{key}.{name}", each, settings, named)
     if rest and not isinstance(into.get(base, {}), dict):
         raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
     set_by_dotted_path(into, key, value)
-
-
-def _keys(value: Any) -> Iterator[Any]:
-    """Every key of every dictionary in a value."""
-    if isinstance(value, Mapping):
-        yield from value
-        value = list(value.values())
-    if isinstance(value, (list, tuple, set)):
-        for each in value:
-            yield from _keys(each)

@@ -16,7 +16,6 @@ from renaissance.core.errors import UserError, first_line, printable
 from renaissance.core.untrusted import read_json, read_text
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
-PICKLES = (".pickle", ".pkl")
 _MOST_BYTES = 256 << 10  # of a config file; all settings with their comments are a twentieth of it
 
 
@@ -44,11 +43,9 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     """The settings of a JSON or YAML file, as plain values.
 
     Raises:
-        UserError: a pickle, no such file, or none that holds settings by name.
+        UserError: no such file, or none that holds settings by name.
     """
     name = printable(str(path))
-    if path.suffix.lower() in PICKLES:
-        raise UserError(f"{name} is a pickle, which can run code; give the settings as JSON.")
     if not os.path.exists(path):  # False, too, of a name that is too long
         raise UserError(f"The config file {name} does not exist.")
     if path.suffix.lower() == ".json":

@@ -22,11 +22,11 @@ from .sections import FusionSettings, Section, Settings, TowerSettings
 
 
 class SettingsError(UserError):
-    """One or several settings are wrong; the message lists every problem at once."""
+    """One or several settings, or words, are wrong; the message lists every problem at once."""
 
-    def __init__(self, problems: list[str]):
+    def __init__(self, problems: list[str], what: str = "settings"):
         self.problems = problems
-        several = f"{len(problems)} settings are wrong:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        several = f"{len(problems)} {what} are wrong:\n" + "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(problems[0] if len(problems) == 1 else several)
 
 

@@ -145,10 +145,14 @@ HOSTILE = {
 def test_a_config_file_runs_no_code(name: str, refused, monkeypatch):
     Path(name).write_text(HOSTILE[name], encoding="utf-8")
     monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
-    sentence = refused("print_config", "with", name)
-    assert {"a": "There is no setting 'py/object'", "d": "cannot be read", "e": "is a pickle", "f": "is a pickle"}.get(
-        name[0], "would run as code; it is refused"
-    ) in sentence
+    sentence = refused("with", *RUN, name)
+    expected = {
+        "a": "There is no setting 'py/object'",
+        "b": "seed has no entries of its own",
+        "c": "give a list of data set",
+    }
+    expected |= {"d": "cannot be read", "e": "a config file ends in .json", "f": "a config file ends in .json"}
+    assert expected[name[0]] in sentence
 
 
 WORDS = [
@@ -158,9 +162,9 @@ WORDS = [
     (("with", "task_mlm=1"), "There is no setting 'task_mlm'"),
     (("with", "loss_names.vqa2=1"), "loss_names.vqa2 does not exist: loss_names has the entries mlm, itm, itc, vqa, "),
     (("with", "seed.x=1"), "seed.x does not exist: seed has the entries none."),
-    (("with", "loss_names={'py/object': 'os.system'}"), "holds the key 'py/object'"),
-    (("with", "loss_names={'p\\x79/object': 'os.system'}"), "holds the key 'py/object'"),
-    (("with", "loss_names={1: 2}"), "1 is no name"),
+    (("with", "loss_names={'py/object': 'os.system'}"), "loss_names.py/object does not exist"),
+    (("with", "loss_names={'p\\x79/object': 'os.system'}"), "loss_names.py/object does not exist"),
+    (("with", "loss_names={1: 2}"), "loss_names.1 does not exist"),
     (("with", "nowhere.json"), "The config file nowhere.json does not exist."),
     (("wiht", "task_mlm"), "There is no command 'wiht' (nearest: with)"),
     (("task_mlm",), "There is no command 'task_mlm'"),
