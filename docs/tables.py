@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from renaissance import config  # noqa: E402
 from renaissance.cli import check_data as checking  # noqa: E402
 from renaissance.cli import prepare as command  # noqa: E402
-from renaissance.data.dataset_specs import DATASETS, PER_ROW, PER_SAMPLE, Column, DatasetSpec  # noqa: E402
+from renaissance.data.dataset_specs import DATASETS, Column, DatasetSpec  # noqa: E402
 from renaissance.settings.declared import SETTINGS, Setting, declared, groups  # noqa: E402
 
 _HEADER = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
@@ -113,9 +113,8 @@ def columns_table(datasets: Mapping[str, DatasetSpec]) -> str:
     for columns, names in layouts.items():
         lines += ["", f"**{', '.join(names)}**", "", "| Column | Type | What it holds |", "| --- | --- | --- |"]
         for column in columns:
-            kind = (PER_ROW | PER_SAMPLE)[column.kind]
             optional = "" if column.needed else "; not in every older file"
-            lines.append(f"| `{column.name}` | {kind} | {_cell(column.meaning)}{optional} |")
+            lines.append(f"| `{column.name}` | {column.type} | {_cell(column.meaning)}{optional} |")
     return "\n".join(lines).strip()
 
 

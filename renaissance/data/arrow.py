@@ -9,30 +9,30 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from renaissance.core.errors import UserError, first_line, printable, shortened
+from renaissance.core.errors import UserError, first_line, printable, require, shortened
 from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lfs
 
-from .columns import Entries, ValueCheck, expected, fits, plain, starts
-from .dataset_specs import IMAGE, METADATA_KEY, PER_SAMPLE, Column
+from .columns import Flat, first_fault, fits, is_list, plain
+from .dataset_specs import METADATA_KEY, Column
 from .file_cache import Stamp, cached, stamp
 from .messages import refuse_claims
 
 MAGIC = b"ARROW1"
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
 _START = 64  # bytes that tell what a file is
-_STREAM_START = b"\xff\xff\xff\xff"
 _SAID = {"dataset": str, "split": str, "labels": list[str]}  # in the metadata of our writers
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
-class Facts(NamedTuple):
+class FileContents(NamedTuple):
     """What the check of a file found.
 
     Attributes:
@@ -43,47 +43,74 @@ class Facts(NamedTuple):
 
     rows: int
     samples: int
-    columns: tuple[str, ...]
+    columns: list[str]
 
 
 class ArrowFile:
     """An open file that was checked before. It keeps no file descriptor, so a thousand can be open.
 
+    Samples are numbered through from 0 in file order. The numbering is searched for in the file's own offsets.
+
     Args:
         path: the file.
         columns: the columns to read; all are there.
+        samples: the column whose lists number the samples, "" where each row is one.
 
     Attributes:
         rows: how many there are.
-        names: of the columns.
-        entries: the columns that have an entry for each sample, by name.
 
     Raises:
         UserError: the file is not what it was when it was checked.
     """
 
-    def __init__(self, path: str, columns: Sequence[Column]):
-        reader, _, _ = _open(path, columns)
+    def __init__(self, path: str, columns: Sequence[Column], samples: str = ""):
+        reader, _, _ = open_file(path, columns)
+        self._columns, self._samples = {column.name: column for column in columns}, samples
         try:
-            table = reader.read_all().select([column.name for column in columns])
+            self._batches = [reader.get_batch(n).select([*self._columns]) for n in range(reader.num_record_batches)]
         except _READ_ERRORS as error:
             raise _damaged(path, error) from None
-        self.rows = table.num_rows
-        self.names = frozenset(table.column_names)
-        self.entries: dict[str, Entries] = {}
-        self._values: dict[str, tuple[str, list[pa.Array]]] = {}
-        for name, kind, *_ in columns:
-            if kind in PER_SAMPLE:
-                self.entries[name] = Entries(table[name].chunks, kind)
-            else:
-                self._values[name] = kind, table[name].chunks
-        self._row_starts = starts([len(chunk) for chunk in table.column(0).chunks])
+        self._arrays = {name: [batch[name] for batch in self._batches] for name in self._columns}
+        self._row_starts = _starts([batch.num_rows for batch in self._batches])
+        self.rows = self._row_starts[-1]
+        self._listed = samples and is_list(reader.schema.field(samples).type)
+        self._offsets = [_offsets(array) for array in self._arrays.get(samples, ()) if self._listed]
+        self._sample_starts = _starts([int(offsets[-1] - offsets[0]) for offsets in self._offsets])
 
-    def value(self, name: str, row: int) -> Any:
-        """Return the value of a row in a column that has one a row, copied out of the map: a picture's encoded bytes."""
+    def locate(self, number: int) -> tuple[int, int]:
+        """Return the row of a sample, and which of the row's samples it is."""
+        if not self._listed:
+            return number, 0
+        part = bisect.bisect_right(self._sample_starts, number) - 1
+        offsets = self._offsets[part]
+        # The searched value needs the offsets' own type: numpy would convert the whole array, not the one number.
+        place = offsets.dtype.type(number - self._sample_starts[part] + int(offsets[0]))
+        row = int(np.searchsorted(offsets, place, side="right")) - 1
+        return self._row_starts[part] + row, int(place - offsets[row])
+
+    def value(self, name: str, row: int, entry: int | None = None) -> Any:
+        """Return a row's value, copied out of the map.
+
+        Args:
+            name: the column.
+            row: the row.
+            entry: which entry of the row, in a column that has one for each sample; None = a list of all.
+        """
         part = bisect.bisect_right(self._row_starts, row) - 1
-        kind, chunks = self._values[name]
-        return plain(chunks[part][row - self._row_starts[part]].as_py(), kind)
+        column, scalar = self._columns[name], self._arrays[name][part][row - self._row_starts[part]]
+        cleaned = name == self._samples
+        if not column.per_sample:
+            return plain(scalar.as_py(), column, cleaned=cleaned)
+        listed = is_list(scalar.type)
+        if entry is not None:
+            return plain((scalar.values[entry] if listed else scalar).as_py(), column, cleaned=cleaned)
+        entries = (scalar.as_py() or []) if listed else [scalar.as_py()]
+        return [plain(each, column, cleaned=cleaned) for each in entries]
+
+    def slices(self, rows: int = 4096) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in record batches of at most `rows`."""
+        for batch in self._batches:
+            yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
 
 
 def schema_metadata(path: str) -> dict[str, Any]:
@@ -93,11 +120,10 @@ def schema_metadata(path: str) -> dict[str, Any]:
         UserError: the file cannot be read, or says something that our writers never say.
     """
     stamp(path)  # a pipe by this name would never answer
-    reader, _, _ = _open(path, ())
+    reader, _, _ = open_file(path, ())
     text = (reader.schema.metadata or {}).get(METADATA_KEY, b"{}")
     name = f"The schema metadata '{METADATA_KEY.decode()}' of '{printable(path)}'"
-    if len(text) > MOST_BYTES:
-        raise UserError(f"{name} has {len(text):,} bytes; at most {MOST_BYTES:,} are read.")
+    require(len(text) <= MOST_BYTES, f"{name} has {len(text):,} bytes; at most {MOST_BYTES:,} are read.")
     said = parse_json(text, dict[str, Any], name)
     for key, hint in _SAID.items():
         expect(said.get(key), hint | None, f"'{key}' of {name[0].lower()}{name[1:]}")
@@ -112,14 +138,13 @@ def dataset_of(path: str, otherwise: str) -> str:
         return otherwise
 
 
-def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, Facts]:
-    """Check a file from end to end, or recall that this was done since its last change.
+def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, FileContents]:
+    """Check a file from end to end, or look up that this was done since its last change.
 
     Checked are: magic numbers at both ends; the columns and their types; that nothing is compressed or claims to be larger
-    than the file, before anything is read; every offset and every string (Arrow's full validation); rows at all; a picture
-    of at least one byte in every row. With `samples` also: lists that belong together are equally long, no number is null
-    or out of its column's range, and none that is a place in a list leads out of it (`columns.ValueCheck`). Not decoded:
-    the pictures (the writer does, and `check_data`).
+    than the file, before anything is read; every offset and every string (Arrow's full validation); rows at all. With
+    `samples` also the values that columns declare (`columns.first_fault`). Not decoded: the pictures (the writer does, and
+    `check_data`).
 
     Args:
         path: the file.
@@ -133,85 +158,55 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
     asked = json.dumps([[column._replace(meaning="") for column in columns], samples])
     what = f"check-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"
     hints = {"rows": int, "samples": int, "columns": list[str]}
-    known = cached(path, now, what, hints, lambda: _check(path, now.size, columns, samples)._asdict())
-    return now, Facts(known["rows"], known["samples"], tuple(known["columns"]))
+    return now, FileContents(**cached(path, now, what, hints, lambda: _check(path, columns, samples)))
 
 
-def _check(path: str, size: int, columns: Sequence[Column], samples: str | None) -> Facts:
-    _check_ends(path, size)
-    reader, whole, columns = _open(path, columns)
+def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[str, Any]:
+    reader, whole, columns = open_file(path, columns)
     refuse_claims(path, whole)
-    values = None
-    if samples is not None:
-        names = schema_metadata(path).get("labels")
-        others = [column for column in columns if column.kind != IMAGE.kind]
-        values = ValueCheck(path, others, samples, len(names) if isinstance(names, list) else None)
-    rows = 0
+    batches = [*valid_batches(path, reader, columns)]
+    rows = sum(batch.num_rows for batch in batches)
+    require(rows, f"'{path}' has no rows; expected at least one picture.")
+    counts = {
+        column.name: sum(int(Flat(batch[column.name], 1).lengths[0].sum()) for batch in batches)
+        for column in columns
+        if column.per_sample
+    }
+    columns = [column for column in columns if counts.get(column.name, 1)]
+    names = None if samples is None else schema_metadata(path).get("labels")
+    starts = _starts([batch.num_rows for batch in batches])
+    for start, batch in zip(starts, batches if samples is not None else (), strict=False):
+        fault = first_fault(batch, columns, samples, None if names is None else len(names))
+        if fault:
+            raise UserError(f"'{path}' row {start + fault[0]} {fault[1]}: write the file again.")
+    return FileContents(rows, counts.get(samples, rows), [column.name for column in columns])._asdict()
+
+
+def valid_batches(
+    path: str, reader: pa.ipc.RecordBatchFileReader, columns: Sequence[Column]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of an open file with these columns, each fully validated by Arrow.
+
+    Raises:
+        UserError: an offset or a string is wrong, or lists have more values than the file has bits: nulls or empty lists,
+            for which it holds nothing.
+    """
+    most = 8 * os.path.getsize(path)
     for number in range(reader.num_record_batches):
         try:
             batch = reader.get_batch(number).select([column.name for column in columns])
-            if not _inside(batch, whole):
-                raise UserError(f"'{path}' has the byte order of another machine, so it cannot be memory-mapped.")
             batch.validate(full=True)
         except _READ_ERRORS as error:
             raise _damaged(path, error) from None
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            _refuse_hollow(path, name, column, 8 * size)
-        for column in columns:
-            if column.kind == IMAGE.kind:
-                _check_pictures(path, column.name, batch[column.name], rows)
-        if values:
-            values.look(batch, rows)
-        rows += batch.num_rows
-    if rows == 0:
-        raise UserError(f"'{path}' has no rows; expected at least one picture.")
-    counts = values.finish() if values else {}
-    there = tuple(column.name for column in columns if counts.get(column.name, 1))
-    return Facts(rows, counts.get(samples, rows), there)
+        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+            while values is not None:
+                sentence = f"'{path}' claims {len(values):,} values in column '{name}', more than it can hold."
+                require(len(values) <= most, sentence)
+                values = getattr(values, "values", None)
+        yield batch
 
 
-def _check_ends(path: str, size: int) -> None:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(_START)
-            file.seek(max(size - len(MAGIC), 0))
-            tail = file.read()
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}).") from None
-    refuse_lfs(start, f"'{printable(path)}'")
-    head = start[: len(MAGIC)]
-    if head.startswith(_STREAM_START[: max(len(head), 1)]):
-        raise UserError(f"'{path}' is an Arrow *stream*; expected the Arrow IPC *file* format (pyarrow.ipc.new_file).")
-    if head != MAGIC:
-        found = f"it begins with {head!r}" if head else "it is empty (0 bytes)"
-        raise UserError(f"'{path}' is not an Arrow file: {found}, expected {MAGIC!r}.")
-    if tail != MAGIC or size < 4 * len(MAGIC):
-        raise UserError(
-            f"'{path}' was cut short: an Arrow file ends in {MAGIC!r}, this one of {size:,} bytes does not; "
-            "copy it or write it again."
-        )
-
-
-def _refuse_hollow(path: str, name: str, values: pa.Array | None, most: int) -> None:
-    """Refuse lists of more values than a file has bits: of nulls or of empty lists, for which it holds nothing."""
-    while values is not None:
-        if len(values) > most:
-            raise UserError(f"'{path}' claims {len(values):,} values in column '{name}', more than it can hold.")
-        values = getattr(values, "values", None)
-
-
-def _check_pictures(path: str, name: str, pictures: pa.Array, first_row: int) -> None:
-    missing = np.asarray(pictures.is_null()) if pictures.null_count else np.zeros(len(pictures), bool)
-    empty = np.asarray(pc.fill_null(pc.equal(pc.binary_length(pictures), 0), True)) | missing
-    if empty.any():
-        row = first_row + int(empty.argmax())
-        raise UserError(
-            f"'{path}' row {row} has no picture in column '{name}' ({int(empty.sum())} such rows in its record batch); "
-            "write the file again without these rows."
-        )
-
-
-def _open(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchFileReader, pa.Buffer, tuple[Column, ...]]:
+def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchFileReader, pa.Buffer, list[Column]]:
     """Map the file and read its schema; the descriptor is closed again, the map lives as long as its buffer.
 
     Returns:
@@ -220,12 +215,23 @@ def _open(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchFileR
     try:
         with pa.memory_map(path) as mapped:
             whole = mapped.read_buffer()
+        _check_ends(path, whole)
         # All columns, though few are wanted: with `included_fields` Arrow copies what it reads out of the map.
         reader = pa.ipc.open_file(pa.BufferReader(whole))
-        there = tuple(column for column in columns if _is_there(path, reader.schema, column))
+        return reader, whole, [column for column in columns if _is_there(path, reader.schema, column)]
     except _READ_ERRORS as error:
         raise _damaged(path, error) from None
-    return reader, whole, there
+
+
+def _check_ends(path: str, whole: pa.Buffer) -> None:
+    start, end = whole[:_START].to_pybytes(), whole[-len(MAGIC) :].to_pybytes()
+    refuse_lfs(start, f"'{printable(path)}'")
+    head = start[: len(MAGIC)]
+    require(
+        head == MAGIC == end,
+        f"'{path}' is not a whole Arrow file: it begins with {head!r} and ends in {end!r}, expected {MAGIC!r} (the Arrow "
+        "IPC *file* format, pyarrow.ipc.new_file); copy it or write it again.",
+    )
 
 
 def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
@@ -235,20 +241,29 @@ def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
         raise UserError(f"'{path}' needs one column '{column.name}'; its columns are {some(schema.names) or 'none'}.")
     if index < 0 or (pa.types.is_null(schema.field(index).type) and not column.needed):
         return False
-    if not fits(schema.field(index).type, column.kind):
-        kind = printable(str(schema.field(index).type))[:_LONGEST_TYPE]
-        raise UserError(f"'{path}' column '{column.name}' is {kind}; expected {expected(column.kind)}.")
+    found = schema.field(index).type
+    if not fits(found, column):
+        kind = printable(str(found))[:_LONGEST_TYPE]
+        raise UserError(f"'{path}' column '{column.name}' is {kind}; expected {column.type}.")
     return True
 
 
-def _inside(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
-    """Whether all data lies in the map; swapped bytes do not."""
-    buffers = (buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size)
-    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
+def _starts(counts: Sequence[int]) -> list[int]:
+    """Return where each part begins, and the total behind: one number a record batch."""
+    return [0, *np.cumsum(counts, dtype=np.int64).tolist()]
+
+
+def _offsets(lists: pa.Array) -> np.ndarray:
+    """Return where each row's entries start and end, from the map; computed only where rows are null."""
+    if lists.null_count:
+        return np.array(_starts(np.asarray(pc.fill_null(pc.list_value_length(lists), 0))), np.int64)
+    offsets = lists.offsets.to_numpy(zero_copy_only=True)
+    return offsets if len(offsets) else np.zeros(1, np.int32)
 
 
 def _damaged(path: str, error: BaseException) -> UserError:
-    return UserError(f"'{path}' is damaged ({first_line(error)}); copy it or write it again.")
+    what = "cannot be read" if getattr(error, "errno", None) else "is damaged"
+    return UserError(f"'{path}' {what} ({first_line(error)}); copy it or write it again.")
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:

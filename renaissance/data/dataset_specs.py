@@ -11,22 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# Kind of a column -> its type in the files that we write. Readers take lists and numbers of any width, and one string
-# or number where a list of them is expected.
-PER_ROW = {"picture": "binary", "text": "string", "integer": "int64", "boxes": "list<list<double>>"}
-PER_SAMPLE = {
-    "texts": "list<string>",
-    "integers": "list<int64>",
-    "text lists": "list<list<string>>",
-    "text pairs": "list<list<string>>",
-    "integer lists": "list<list<int64>>",
-    "number lists": "list<list<double>>",
-}
 # Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
 METADATA_KEY = b"renaissance"
 LABEL_NAMES = "{labels}"  # the names of labels in a file's metadata, where it has them; no column
 SHARD = "{shard}"  # in the name of a file: any number from 0
-ENTRY_LENGTHS = {"boxes": 4, "text pairs": 2}  # kind -> values in each of its inner lists, where they all have as many
 
 
 class Column(NamedTuple):
@@ -34,21 +22,45 @@ class Column(NamedTuple):
 
     Attributes:
         name: its name in the file.
-        kind: a key of `PER_ROW` (one value a row) or of `PER_SAMPLE` (a list, one entry a sample of the row).
+        type: in the files that we write, as Arrow spells it. Readers take lists and numbers of any width.
         meaning: for people.
         needed: whether a file without it cannot be used; False where older programs did not write it.
+        per_row: whether a list is one value of its row; else it has an entry for each sample of the row.
+        length: values in each of its inner lists, 0 = any number.
         beside: the column whose inner lists are as long as this one's, "" = none.
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
-        most: each of its numbers is one of 0 to this; None = any.
+        bounds: least and most of its numbers; None = any.
     """
 
     name: str
-    kind: str
+    type: str
     meaning: str = ""
     needed: bool = True
+    per_row: bool = False
+    length: int = 0
     beside: str = ""
     indexes: str = ""
-    most: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many lists are around a value."""
+        return self.type.count("<")
+
+    @property
+    def leaf(self) -> str:
+        """The type of what is in all lists."""
+        return self.type.rstrip(">").rpartition("<")[2]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it holds encoded image files."""
+        return self.type == "binary"
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether it has an entry for each sample of a row."""
+        return self.depth > 0 and not self.per_row
 
 
 class Expected(NamedTuple):
@@ -107,10 +119,10 @@ CAPTIONS, QUESTIONS, IMAGE_PAIRS, ENTAILMENT, BOXES, CLASSES = (
     "classes",
 )
 
-IMAGE = Column("image", "picture", "the encoded picture file, as it was or resized")
-CAPTION = Column("caption", "texts", "its captions")
-IMAGE_ID = Column("image_id", "text", "file name of the picture", needed=False)
-SPLIT = Column("split", "text", "the split it belongs to", needed=False)
+IMAGE = Column("image", "binary", "the encoded picture file, as it was or resized")
+CAPTION = Column("caption", "list<string>", "its captions")
+IMAGE_ID = Column("image_id", "string", "file name of the picture", needed=False)
+SPLIT = Column("split", "string", "the split it belongs to", needed=False)
 CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
 _CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
 
@@ -156,11 +168,18 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
     older = OLD_REFCOCO_FILE.replace("{split_by}", split_by)
     columns = (
         IMAGE,
-        Column("sentences", "texts", "referring expressions of one object"),
-        Column("bboxes", "boxes", "[x, y, width, height] in pixels of every annotated object of the picture"),
-        Column("labels", "integer", "index of the right box", indexes="bboxes"),
-        Column("image_id", "integer", "COCO's number of the picture", needed=False),
-        Column("ref_id", "integer", "number of the reference in the refs file", needed=False),
+        Column("sentences", "list<string>", "referring expressions of one object"),
+        Column(
+            "bboxes",
+            "list<list<double>>",
+            "[x, y, width, height] in pixels of every annotated object of the picture",
+            per_row=True,
+            length=4,
+            bounds=(-1e9, 1e9),
+        ),
+        Column("labels", "int64", "index of the right box", indexes="bboxes"),
+        Column("image_id", "int64", "COCO's number of the picture", needed=False),
+        Column("ref_id", "int64", "number of the reference in the refs file", needed=False),
     )
     return DatasetSpec(
         sample_kind=BOXES,
@@ -199,9 +218,9 @@ DATASETS: dict[str, DatasetSpec] = {
         samples=CAPTION.name,
         columns=(
             IMAGE,
-            Column("caption", "texts", "phrases, each about a region"),
+            Column("caption", "list<string>", "phrases, each about a region"),
             *(
-                Column(name, "integers", f"{what} of each region, pixels", needed=False)
+                Column(name, "list<int64>", f"{what} of each region, pixels", needed=False)
                 for name, what in (
                     ("width", "width"),
                     ("height", "height"),
@@ -239,16 +258,18 @@ DATASETS: dict[str, DatasetSpec] = {
         samples="questions",
         columns=(
             IMAGE,
-            Column("questions", "texts", "its questions"),
-            Column("answers", "text lists", "distinct normalised answers to each question that are labels"),
-            Column("answer_labels", "integer lists", "their labels", beside="answers", indexes=LABEL_NAMES),
-            Column("answer_scores", "number lists", "their soft scores, 0.3 to 1", beside="answers", most=1.0),
-            Column("image_id", "integer", "COCO's number of the picture"),
-            Column("question_id", "integers", "number of each question"),
+            Column("questions", "list<string>", "its questions"),
+            Column("answers", "list<list<string>>", "distinct normalised answers to each question that are labels"),
+            Column("answer_labels", "list<list<int64>>", "their labels", beside="answers", indexes=LABEL_NAMES),
+            Column(
+                "answer_scores", "list<list<double>>", "their soft scores, 0.3 to 1", beside="answers", bounds=(0, 1)
+            ),
+            Column("image_id", "int64", "COCO's number of the picture"),
+            Column("question_id", "list<int64>", "number of each question"),
             SPLIT,
-            Column("raw_answers", "text lists", "the ten answers to each question, as given", needed=False),
-            Column("answer_type", "texts", "yes/no, number or other", needed=False),
-            Column("question_type", "texts", "first words of the question, as VQAv2 groups them", needed=False),
+            Column("raw_answers", "list<list<string>>", "the ten answers to each question, as given", needed=False),
+            Column("answer_type", "list<string>", "yes/no, number or other", needed=False),
+            Column("question_type", "list<string>", "first words of the question, as VQAv2 groups them", needed=False),
         ),
         expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
         writer="vqa",
@@ -264,12 +285,12 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         samples="questions",
         columns=(
-            Column("image_0", "picture", "the left picture"),
-            Column("image_1", "picture", "the right picture"),
-            Column("questions", "texts", "sentences about the pair"),
-            Column("answers", "texts", '"True" or "False", of each sentence'),
-            Column("identifier", "text", "the pair: identifier of its sentences without the last part"),
-            Column("identifiers", "texts", "identifier of each sentence", needed=False),
+            Column("image_0", "binary", "the left picture"),
+            Column("image_1", "binary", "the right picture"),
+            Column("questions", "list<string>", "sentences about the pair"),
+            Column("answers", "list<string>", '"True" or "False", of each sentence'),
+            Column("identifier", "string", "the pair: identifier of its sentences without the last part"),
+            Column("identifiers", "list<string>", "identifier of each sentence", needed=False),
         ),
         expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
         writer="nlvr2",
@@ -280,8 +301,8 @@ DATASETS: dict[str, DatasetSpec] = {
         samples="sentences",
         columns=(
             IMAGE,
-            Column("sentences", "text pairs", "[premise, hypothesis] of each pair"),
-            Column("labels", "integers", "contradiction 0, neutral 1, entailment 2"),
+            Column("sentences", "list<list<string>>", "[premise, hypothesis] of each pair", length=2),
+            Column("labels", "list<int64>", "contradiction 0, neutral 1, entailment 2", bounds=(0, 2)),
             IMAGE_ID,
         ),
         expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
@@ -313,7 +334,7 @@ DATASETS: dict[str, DatasetSpec] = {
         sample_kind=CLASSES,
         splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
         samples="",
-        columns=(IMAGE, Column("label", "integer", "its class"), IMAGE_ID, SPLIT),
+        columns=(IMAGE, Column("label", "int64", "its class", indexes=LABEL_NAMES), IMAGE_ID, SPLIT),
         expected={},
         writer="images",
     ),

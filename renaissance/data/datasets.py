@@ -111,8 +111,8 @@ def open_samples(
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     training = split == "train" if training is None else training
     files = [(name, file) for file in part.files]
-    samples = SampleDataset(folder, files, row.columns, row.samples, training=training, older=part.older)
-    samples.missing_shards = tuple(part.missing)
+    samples = SampleDataset(folder, files, row.columns, row.samples, training=training)
+    samples.missing_shards, samples.older = tuple(part.missing), tuple(part.older)
     return samples
 
 

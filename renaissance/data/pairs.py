@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,17 +11,17 @@ import pyarrow.compute as pc
 from renaissance.core.errors import UserError
 
 from .arrow import ArrowFile, check_file
-from .columns import Entries
+from .columns import Flat
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 from .file_cache import Stamp, cached
 from .identity import image_key, text_key
-from .samples import ArrowSamples, RawSample, Unwanted
+from .samples import RawSample, SampleDataset, Unwanted
 
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
 _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
 
 
-class PairDataset(ArrowSamples):
+class PairDataset(SampleDataset):
     """Pairs of several files, one after the other. A map-style data set.
 
     In training, identical captions of one picture (one row) count once and empty ones not at all; the order is kept. In
@@ -33,50 +32,52 @@ class PairDataset(ArrowSamples):
         files: (data set's name, file name) of each file, in order.
         training: whether repeated and empty captions are left out.
 
+    Attributes:
+        labelled: True: captions are their own labels.
+
     Raises:
         UserError: a file cannot be used, or no caption is left.
     """
 
+    labelled = True
+
     def __init__(self, folder: str, files: Sequence[tuple[str, str]], *, training: bool):
-        self._training = training
+        self._kept_once = training
         super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
 
     def __getitem__(self, index: int) -> RawSample:
         """Read one pair. Raises IndexError outside 0 <= index < len."""
-        file, number, row, where = self._find(index)
-        captions, image = file.entries[CAPTION.name], file.value(IMAGE.name, row)
-        texts = frozenset(map(text_key, captions.of_row(row)))
+        place = self._find(index)
+        captions, image = (place.file.value(name, place.row) for name in (CAPTION.name, IMAGE.name))
+        texts = frozenset(map(text_key, captions))
         metadata = {"id": int(index)}
-        return RawSample(int(index), (image,), captions[number], texts, image_key(image), where, metadata=metadata)
+        return RawSample(
+            int(index), (image,), captions[place.entry], texts, image_key(image), place.where, metadata=metadata
+        )
 
     def text(self, index: int) -> str:
         """Read a caption without its picture."""
-        file, number, _, _ = self._find(index)
-        return file.entries[CAPTION.name][number]
+        place = self._find(index)
+        return place.file.value(CAPTION.name, place.row, place.entry)
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
         """Return what the files call the pictures of these samples; "file.arrow row 12" where a file has no names."""
-        names: dict[int, ArrowFile | None] = {}
-        return [self._image_name(int(index), names) for index in indices]
+        places = [self._find(int(index)) for index in indices]
+        files = {number: self._with_names(number) for number in {place.number for place in places}}
+        return [
+            (files[place.number] and files[place.number].value(IMAGE_ID.name, place.row)) or place.where
+            for place in places
+        ]
 
-    def _image_name(self, index: int, names: dict[int, ArrowFile | None]) -> str:
-        place = self._find(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        if number not in names:
-            path = os.path.join(self._folder, self._files[number])
-            try:  # a column that nobody needs: what is wrong with it is no fault of the file
-                names[number] = ArrowFile(path, [IMAGE_ID]) if check_file(path, [IMAGE_ID])[1].columns else None
-            except UserError:
-                names[number] = None
-        return (names[number] and names[number].value(IMAGE_ID.name, place.row)) or place.where
-
-    @property
-    def labelled(self) -> bool:
-        """Captions are their own labels."""
-        return True
+    def _with_names(self, number: int) -> ArrowFile | None:
+        path = self._path(number)
+        try:  # a column that nobody needs: what is wrong with it is no fault of the file
+            return ArrowFile(path, [IMAGE_ID]) if check_file(path, [IMAGE_ID])[1].columns else None
+        except UserError:
+            return None
 
     def _unwanted(self, path: str, now: Stamp) -> Unwanted:
-        return unwanted(path, now) if self._training else Unwanted()
+        return unwanted(path, now) if self._kept_once else Unwanted()
 
 
 def unwanted(path: str, now: Stamp) -> Unwanted:
@@ -93,26 +94,26 @@ def unwanted(path: str, now: Stamp) -> Unwanted:
 
 
 def _find_unwanted(path: str) -> Unwanted:
-    repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS).entries[CAPTION.name])
+    repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS))
     left_out = np.sort(np.concatenate([repeated, empty]))
     return Unwanted(len(repeated), len(empty), (left_out - np.arange(len(left_out))).tolist())
 
 
-def find_unwanted(texts: Entries) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ascending numbers of repeated and of empty texts; of equal texts of a row the first is kept."""
-    repeated, empty = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for first, rows, strings in texts.blocks():
-        strings = clean_all(strings)
+def find_unwanted(file: ArrowFile) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ascending numbers of repeated and of empty captions; of equal captions of a row the first is kept."""
+    repeated, empty, first = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for batch in file.slices():
+        captions = Flat(batch[CAPTION.name], CAPTION.depth)
+        rows, strings = captions.rows(), clean_all(captions.values)
         is_empty = np.asarray(pc.equal(pc.binary_length(strings), 0))
         is_repeated = ~is_empty
-        if len(rows) > 1 and (np.diff(rows) == 0).any():
+        if len(rows):
             codes = strings.dictionary_encode().indices.to_numpy().astype(np.int64)
-            _, firsts = np.unique((rows - rows[0]) * (codes.max() + 1) + codes, return_index=True)
+            _, firsts = np.unique(rows * (codes.max() + 1) + codes, return_index=True)
             is_repeated[firsts] = False
-        else:
-            is_repeated[:] = False
         empty.append(first + np.flatnonzero(is_empty))
         repeated.append(first + np.flatnonzero(is_repeated))
+        first += len(rows)
     return np.concatenate(repeated), np.concatenate(empty)
 
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 
 from .arrow import ArrowFile, check_file, schema_metadata
-from .dataset_specs import IMAGE, Column
+from .dataset_specs import Column
 from .file_cache import Stamp, stamp
 from .identity import image_key
 
@@ -96,50 +96,83 @@ class Unwanted(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a sample is. Attributes: file; number of the sample in it; row; where, for messages."""
+    """Where a sample is. Attributes: file; number of the file; row; entry of the row; where, for messages."""
 
     file: ArrowFile
     number: int
     row: int
+    entry: int
     where: str
 
 
-class ArrowSamples:
-    """Several files, their samples numbered through. It pickles small and opens a file when it is first asked for.
+class SampleDataset:
+    """Samples of several files, numbered through, with their pictures and all their values. A map-style data set.
+
+    It pickles small and opens a file when it is first asked for.
 
     Args:
         folder: where the files are.
         files: (data set's name, file name) of each file, in order.
         columns: the columns that are read.
         samples: the column that numbers the samples, "" where each row is one.
+        training: whether a file that lacks what a model learns from is refused.
 
     Attributes:
         missing_shards: names of files between the others that are not there, where that is allowed.
+        older: files that go by the name of an older program, which is not always that of their data set.
 
     Raises:
         UserError: a file cannot be used, or there is no sample.
     """
 
     missing_shards: tuple[str, ...] = ()
+    older: tuple[str, ...] = ()
 
-    def __init__(self, folder: str, files: Sequence[tuple[str, str]], columns: Sequence[Column], samples: str):
-        self._folder, self._wanted, self._samples = str(folder), tuple(columns), samples
+    def __init__(
+        self,
+        folder: str,
+        files: Sequence[tuple[str, str]],
+        columns: Sequence[Column],
+        samples: str,
+        *,
+        training: bool = False,
+    ):
+        self._folder, self._wanted, self._samples, self._training = str(folder), tuple(columns), samples, training
         self._datasets = [dataset for dataset, _ in files]
         self._files = [file for _, file in files]
-        self._columns: list[tuple[str, ...]] = []  # of each file, those that hold something
+        self._columns: list[list[str]] = []  # of each file, those that hold something
         # One row a file: size, mtime_ns, rows, samples, repeated, empty.
-        self._counts = np.array([self._count(file) for file in self._files], np.int64).reshape(-1, 6)
+        self._counts = np.array([self._count(number) for number in range(len(files))], np.int64).reshape(-1, 6)
         self._ends = np.cumsum(self._counts[:, 3])
         self._open: dict[int, tuple[ArrowFile, np.ndarray | None]] = {}
-        if not len(self):
-            what, there = samples or "row", ", ".join(self._files) or "no file"
-            raise UserError(f"No {what} in {there} of '{folder}' can be used: all are empty.")
+        what, there = samples or "row", ", ".join(self._files) or "no file"
+        require(len(self), f"No {what} in {there} of '{folder}' can be used: all are empty.")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
+
+    def __getitem__(self, index: int) -> Any:
+        """Read one sample. Raises IndexError outside 0 <= index < len."""
+        file, number, row, entry, where = self._find(index)
+        images = tuple(file.value(column.name, row) for column in self._wanted if column.is_image)
+        values = {
+            column.name: file.value(column.name, row, entry) if column.name in self._columns[number] else None
+            for column in self._wanted
+            if not column.is_image
+        }
+        return Sample(int(index), row, images, values, where)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that hold something in every file."""
+        return tuple(column.name for column in self._wanted if all(column.name in there for there in self._columns))
+
+    def schema_metadata(self) -> list[dict[str, Any]]:
+        """Return what our writers say of each file (`arrow.schema_metadata`)."""
+        return [schema_metadata(self._path(number)) for number in range(len(self._files))]
 
     def describe(self) -> list[FileSummary]:
         """Return what each file gives, in order."""
@@ -154,13 +187,13 @@ class ArrowSamples:
         """
         prints = {}
         for number, (file, counts) in enumerate(zip(self._files, self._counts.tolist(), strict=True)):
-            size, mtime_ns, pictures, pairs, *_ = counts
-            ends = image_key(b"".join(self._row_bytes(number, row) for row in (0, pictures - 1)))
+            size, mtime_ns, rows, samples, *_ = counts
+            ends = image_key(b"".join(self._row_bytes(number, row) for row in (0, rows - 1)))
             prints[file] = {
                 "bytes": size,
                 "mtime_ns": mtime_ns,
-                "pictures": pictures,
-                "pairs": pairs,
+                "pictures": rows,
+                "pairs": samples,
                 "ends": f"{ends:016x}",
             }
         return prints
@@ -168,8 +201,13 @@ class ArrowSamples:
     def rows(self) -> np.ndarray:
         """Return (len,) int64, the row of each sample, numbered through over all files."""
         first = np.cumsum(self._counts[:, 2]) - self._counts[:, 2]
-        files = np.searchsorted(self._ends, np.arange(len(self)), side="right")
-        return np.array([first[file] + self._find(index).row for index, file in enumerate(files)], np.int64)
+        places = map(self._find, range(len(self)))
+        return np.array([first[place.number] + place.row for place in places], np.int64)
+
+    def refuse_changed(self) -> None:
+        """Raises UserError where a file is not any more what it was when this data set was made."""
+        for number in range(len(self._files)):
+            self._refuse_changed(number)
 
     def _find(self, index: int) -> Place:
         """Find a sample. Raises IndexError outside 0 <= index < len."""
@@ -181,16 +219,22 @@ class ArrowSamples:
         place = int(index - (self._ends[number] - self._counts[number, 3]))
         if gaps is not None:
             place += int(np.searchsorted(gaps, place, side="right"))
-        row = file.entries[self._samples].row(place) if self._samples else place
-        return Place(file, place, row, f"{self._files[number]} row {row}")
+        row, entry = file.locate(place)
+        return Place(file, number, row, entry, f"{self._files[number]} row {row}")
 
-    def _count(self, file: str) -> tuple[int, ...]:
-        path = os.path.join(self._folder, file)
-        now, checked = check_file(path, self._wanted, self._samples)
-        same = self._columns[-1:] == [checked.columns]  # one object for many files: it is pickled once
-        self._columns.append(self._columns[-1] if same else checked.columns)
+    def _path(self, number: int) -> str:
+        return os.path.join(self._folder, self._files[number])
+
+    def _count(self, number: int) -> tuple[int, ...]:
+        path = self._path(number)
+        now, found = check_file(path, self._wanted, self._samples)
+        lacking = [column.name for column in self._wanted if column.needed and column.name not in found.columns]
+        if self._training and lacking:
+            raise UserError(f"'{path}' cannot be trained on: its {', '.join(lacking)} are empty in every row.")
+        same = self._columns[-1:] == [found.columns]  # one object for many files: it is pickled once
+        self._columns.append(self._columns[-1] if same else found.columns)
         repeated, empty, _ = self._unwanted(path, now)
-        return (*now, checked.rows, checked.samples - repeated - empty, repeated, empty)
+        return (*now, found.rows, found.samples - repeated - empty, repeated, empty)
 
     def _unwanted(self, path: str, now: Stamp) -> Unwanted:
         """Which samples of a file are left out."""
@@ -198,21 +242,15 @@ class ArrowSamples:
 
     def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray | None]:
         if number not in self._open:
-            path = os.path.join(self._folder, self._files[number])
-            now = self._refuse_changed(number)
+            path, now = self._path(number), self._refuse_changed(number)
             gaps = self._unwanted(path, now).gaps if self._counts[number, 4:].any() else None
             there = [column for column in self._wanted if column.name in self._columns[number]]
-            self._open[number] = ArrowFile(path, there), gaps
+            self._open[number] = ArrowFile(path, there, self._samples), gaps
         return self._open[number]
-
-    def refuse_changed(self) -> None:
-        """Raises UserError where a file is not any more what it was when this data set was made."""
-        for number in range(len(self._files)):
-            self._refuse_changed(number)
 
     def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
         """Asked for each sample: reading what was cut off of a mapped file ends the process. Takes a microsecond or two."""
-        path = os.path.join(self._folder, self._files[number])
+        path = self._path(number)
         now = stamp(path)
         if list(now) != self._counts[number, :2].tolist():
             sample = "" if index is None else f", before sample {index} was read"
@@ -224,62 +262,9 @@ class ArrowSamples:
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)
         there = [column for column in self._wanted if column.name in self._columns[number]]
-        pictures = [file.value(column.name, row) for column in there if column.kind == IMAGE.kind]
-        entries = "\n".join(str(entry) for column in file.entries.values() for entry in column.of_row(row))
-        return b"".join(pictures) + entries.encode("utf-8", "surrogatepass")
-
-
-class SampleDataset(ArrowSamples):
-    """Samples with their pictures and all their values. A map-style data set.
-
-    Args:
-        folder, files, columns, samples: see `ArrowSamples`.
-        training: whether a file that lacks what a model learns from is refused.
-        older: files that go by the name of an older program, which is not always that of their data set.
-
-    Attributes:
-        older: the same.
-
-    Raises:
-        UserError: a file cannot be used, or there is no sample.
-    """
-
-    def __init__(
-        self,
-        folder: str,
-        files: Sequence[tuple[str, str]],
-        columns: Sequence[Column],
-        samples: str,
-        *,
-        training: bool = False,
-        older: Sequence[str] = (),
-    ):
-        super().__init__(folder, files, columns, samples)
-        self.older = tuple(older)
-        for file, there in zip(self._files, self._columns, strict=True):
-            lacking = [column.name for column in columns if column.needed and column.name not in there]
-            if training and lacking:
-                raise UserError(
-                    f"'{os.path.join(folder, file)}' cannot be trained on: its {', '.join(lacking)} are empty in every row."
-                )
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample. Raises IndexError outside 0 <= index < len."""
-        file, number, row, where = self._find(index)
-        images = tuple(file.value(column.name, row) for column in self._wanted if column.kind == IMAGE.kind)
-        values = dict.fromkeys(column.name for column in self._wanted if column.kind != IMAGE.kind)
-        for name in values.keys() & file.names:
-            values[name] = file.entries[name][number] if name in file.entries else file.value(name, row)
-        return Sample(int(index), row, images, values, where)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that hold something in every file."""
-        return tuple(column.name for column in self._wanted if all(column.name in there for there in self._columns))
-
-    def schema_metadata(self) -> list[dict[str, Any]]:
-        """Return what our writers say of each file (`arrow.schema_metadata`)."""
-        return [schema_metadata(os.path.join(self._folder, file)) for file in self._files]
+        images = b"".join(file.value(column.name, row) for column in there if column.is_image)
+        entries = [str(entry) for column in there if column.per_sample for entry in file.value(column.name, row)]
+        return images + "\n".join(entries).encode("utf-8", "surrogatepass")
 
 
 class ReadSamples:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from renaissance.core.errors import UserError, printable
 
 from .arrow import ArrowFile, check_file, schema_metadata
+from .columns import Flat
 from .dataset_specs import DATASETS, VQA_LABELS
 
 _ROW = DATASETS["vqa"]
@@ -60,22 +61,17 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
 
 def _pairs(path: str) -> list[tuple[int, str]]:
     """Return the different (label, answer) of a file."""
-    _, facts = check_file(path, _COLUMNS, _ROW.samples)
-    if not {"answers", "answer_labels"} <= set(facts.columns):
+    _, found = check_file(path, _COLUMNS, _ROW.samples)
+    if not {"answers", "answer_labels"} <= {*found.columns}:
         return []
-    file, pairs = ArrowFile(path, _COLUMNS), set()
-    blocks = zip(*(file.entries[name].blocks() for name in ("answer_labels", "answers")), strict=True)
-    for labels, answers in blocks:
-        texts = _flat(answers.entries).cast(pa.large_string()).fill_null("").dictionary_encode()
-        numbers = np.asarray(_flat(labels.entries)).astype(np.int64)
-        both = np.unique(np.stack([numbers, texts.indices.to_numpy()]), axis=1).T.tolist()
+    pairs = set()
+    for batch in ArrowFile(path, _COLUMNS).slices():
+        labels, answers = (Flat(batch[name], 2) for name in ("answer_labels", "answers"))
+        texts = answers.values.cast(pa.large_string()).fill_null("").dictionary_encode()
+        both = np.unique(np.stack([labels.numbers().astype(np.int64), texts.indices.to_numpy()]), axis=1).T.tolist()
         pairs |= {(label, texts.dictionary[code].as_py()) for label, code in both}
     return sorted(pairs)
 
 
 def _shown(answer: str) -> str:
     return printable(answer)[:60]
-
-
-def _flat(entries: pa.Array) -> pa.Array:
-    return entries.flatten() if hasattr(entries.type, "value_type") else entries

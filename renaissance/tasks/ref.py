@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from renaissance.core.errors import require
 from renaissance.core.types import LabelTargets
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import RawSample, Sample, SampleDataset
@@ -45,10 +44,6 @@ class Ref(Downstream):
     def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
         """One expression with its boxes; expressions of one object are one group, as they are no independent examples."""
         boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
-        require(
-            all(math.isfinite(side) for box in boxes for side in box),
-            f"{sample.where} has a box that is not finite; write the file again without this row.",
-        )
         metadata = {
             "id": sample.id if reference is None else f"{reference}#{sample.id}",
             "target": label,

@@ -203,34 +203,36 @@ def test_an_older_name_of_what_we_wrote_for_another_data_set_is_not_taken(folder
 BROKEN = {
     "snli lists of other lengths": (
         ("snli", ENTAILMENT, {"labels": [0, 1, 2]}),
-        "row 3 has 3 entries in 'labels' and 1 in 'sentences'",
+        "row 3 has 3 in 'labels'; expected as many entries as in 'sentences'",
     ),
     "snli without a hypothesis": (
         ("snli", ENTAILMENT, {"sentences": [["premise"]]}),
-        "row 3 has 1 values in an entry of 'sentences', expected 2:",
+        "row 3 has 1 in 'sentences'; expected 2 values in each entry:",
     ),
     "refcoco with half a box": (
         ("refcoco", BOXES, {"bboxes": [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0]]}),
-        "row 3 has 2 values in an entry of 'bboxes', expected 4:",
+        "row 3 has 2 in 'bboxes'; expected 4 values in each entry:",
     ),
     "refcoco without a label": (("refcoco", BOXES, {"labels": None}), "column 'labels' is double"),
     "refcoco with a label that is no box": (
         ("refcoco", BOXES, {"bboxes": [[0.0] * 4] * 2, "labels": 2}),
-        "row 3 has 2 in 'labels', which counts the 2 entries of its 'bboxes' from 0;",
+        "row 3 has 2 in 'labels'; expected a place in 'bboxes', counted from 0:",
     ),
-    "refcoco with a label below 0": (("refcoco", BOXES, {"labels": -1}), "row 3 has -1 in 'labels', which counts the 3"),
-    "refcoco without boxes": (("refcoco", BOXES, {"bboxes": []}), "row 3 has 1 in 'labels', which counts the 0 entries"),
-    "a box with a hole": (("refcoco", BOXES, {"bboxes": [[1.0, None, 3.0, 4.0]]}), "row 3 has no value (null) in column"),
+    "refcoco with a label below 0": (("refcoco", BOXES, {"labels": -1}), "row 3 has -1 in 'labels'; expected a place"),
+    "refcoco without boxes": (("refcoco", BOXES, {"bboxes": []}), "row 3 has 1 in 'labels'; expected a place in 'bboxes'"),
+    "a box with a hole": (("refcoco", BOXES, {"bboxes": [[1.0, None, 3.0, 4.0]]}), "row 3 has null in 'bboxes'; expected"),
     "vqa with a label too many": (
         ("vqa", QUESTIONS, {"answer_labels": [[1, 2]]}),
-        "row 3 has 2 values in an entry of 'answer_labels', expected 1 as in 'answers':",
+        "row 3 has 2 in 'answer_labels'; expected as many values in each entry as in 'answers':",
     ),
     "vqa with null for a label": (
         ("vqa", QUESTIONS, {"answer_labels": [[None]]}),
-        "row 3 has no value (null) in column 'answer_labels'",
+        "row 3 has null in 'answer_labels'; expected a number",
     ),
-    "vqa without a row's answers": (("vqa", QUESTIONS, {"answers": None}), "row 3 has 0 entries in 'answers' and 1 in"),
-    "numbers for words": (("nlvr2", IMAGE_PAIRS, None), "column 'answers' is list<item: int64>; expected a list of strings"),
+    "vqa without a row's answers": (("vqa", QUESTIONS, {"answers": None}), "row 3 has 0 in 'answers'; expected as many entries"),
+    "snli with a label that is no class": (("snli", ENTAILMENT, {"labels": [3]}), "row 3 has 3 in 'labels'; expected 0 to 2:"),
+    "a box that is not finite": (("refcoco", BOXES, {"bboxes": [[1.0, float("inf"), 3.0, 4.0]] * 3}), "row 3 has inf in"),
+    "numbers for words": (("nlvr2", IMAGE_PAIRS, None), "column 'answers' is list<item: int64>; expected list<string>"),
     "no boxes": (("refcoco", BOXES, {}), "needs one column 'bboxes'"),
 }  # fmt: skip
 
@@ -242,7 +244,10 @@ def test_refuses_a_number_that_leads_nowhere(folder: Path):
     for file in files_of("vqa"):
         write(folder / file, by_pandas(rows), 2, names)
     message = refusal(open_samples, "vqa", "train", folder, sample_kind=QUESTIONS)
-    assert f"'{folder / files_of('vqa')[0]}' row 2 has 3 in 'answer_labels', which counts the 3 label names" in message
+    assert (
+        f"'{folder / files_of('vqa')[0]}' row 2 has 3 in 'answer_labels'; expected 0 to 2, which have label names"
+        in message
+    )
 
 
 @pytest.mark.parametrize("rows_per_batch", [None, 2])
@@ -356,11 +361,14 @@ for name, row in DATASETS.items():
                             refused += wild
                         else:
                             assert not wild, (name, column.name, place, wrong)
-                            file = ArrowFile(damaged, columns)
-                            [file.value(each.name, n) for each in columns if each.name not in file.entries for n in range(7)]
-                            for each in file.entries.values():
-                                of_rows = [entry for n in range(7) for entry in each.of_row(n)]
-                                assert list(map(each.__getitem__, range(len(each)))) == of_rows, (name, place, wrong)
+                            file = ArrowFile(damaged, columns, row.samples)
+                            of_rows = {{each.name: [file.value(each.name, n) for n in range(7)] for each in columns}}
+                            for number in range(sum(map(len, of_rows[row.samples])) if row.samples else 7):
+                                found, entry = file.locate(number)
+                                for each in columns:
+                                    if each.per_sample:
+                                        of_row = of_rows[each.name][found]
+                                        assert file.value(each.name, found, entry) == of_row[entry], (name, place, wrong)
                         Path(damaged).unlink()
 print(count, refused)
 """

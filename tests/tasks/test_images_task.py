@@ -160,6 +160,11 @@ def test_classes_that_differ_are_refused(tmp_path: Path) -> None:
 
 def test_a_label_out_of_range_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", SEVEN, (0, 7))
+    with pytest.raises(
+        UserError, match=r"images_train\.arrow' row 1 has 7 in 'label'; expected 0 to 6, which have label"
+    ):
+        Images.open(settings_of(tmp_path), "train", SEVEN)
+    write(tmp_path, "train", None, (0, 7))
     read = Images.open(settings_of(tmp_path), "train", SEVEN)
     with pytest.raises(UserError, match=r"images_train\.arrow row 1 has the label 7; the 7 classes ant, .* and 2 more"):
         read[1]

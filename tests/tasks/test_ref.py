@@ -241,8 +241,8 @@ def test_reads_files_of_older_programs_and_says_what_they_leave_open(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"bboxes": [[-math.inf, 0.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]]}, "row 2 has a box that is not finite"),
-        ({"bboxes": [[0.0, 0.0, 1.0, 1.0], [1.0, 2.0, math.inf, 4.0]]}, "row 2 has a box that is not finite"),
+        ({"bboxes": [[-math.inf, 0.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]]}, "row 2 has -inf in 'bboxes'"),
+        ({"bboxes": [[0.0, 0.0, 1.0, 1.0], [1.0, 2.0, math.inf, 4.0]]}, "row 2 has inf in 'bboxes'"),
         ({"image": b"<html>"}, "The picture of refcoco_unc_val.arrow row 2 cannot be decoded"),
     ],
 )
@@ -253,13 +253,13 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
     ]
     write(tmp_path / "refcoco_unc_val.arrow", by_pandas(rows[:2] + [rows[2] | change] + rows[3:]))
     transform = make_transform("vit", 32, patch_size=8, seed=0, train=False)
-    source = Source(opened(tmp_path, "refcoco", "val"), transform)
     with pytest.raises(UserError) as error:
+        source = Source(opened(tmp_path, "refcoco", "val"), transform)
         for place in range(4):
             source.example(SimpleNamespace(id=place, epoch=0))
     assert sentence in str(error.value) and "refcoco_unc_val.arrow" in str(error.value)
     assert "\n" not in str(error.value)
-    for place in (0, 1, 3):
+    for place in (0, 1, 3) if "image" in change else ():
         assert len(source.example(SimpleNamespace(id=place, epoch=0)).images) == 2
 
 

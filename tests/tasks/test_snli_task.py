@@ -14,10 +14,8 @@ from torch.nn import functional as F
 
 from data.foreign_files import FOREIGN, by_pandas, write
 from data.prepare import raw_snli
-from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.prepare.snli import make_arrow
-from renaissance.data.samples import Sample
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.snli import CLASSES, Snli
 from small_tasks import values
@@ -70,17 +68,6 @@ def test_old_files_are_read(tmp_path: Path):
         for pair, label in zip(row["sentences"], row["labels"], strict=True)
     ]
     assert [(samples[index].text, samples[index].label) for index in range(len(samples))] == stored
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_is_no_class_is_refused(label: int):
-    sample = Sample(
-        0, 4, (b"",), {"sentences": ["a", "b"], "labels": label, "image_id": "1.jpg"}, "snli_dev.arrow row 4"
-    )
-    with pytest.raises(
-        UserError, match=f"snli_dev.arrow row 4 has the label {label}; those of SNLI-VE are contradiction|0"
-    ):
-        Snli.read(CLASSES, sample)
 
 
 def test_the_confusion_matrix_is_scikit_learns():

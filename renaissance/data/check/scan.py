@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError
 from renaissance.core.untrusted import expect, read_json
-from renaissance.data.arrow import check_file
-from renaissance.data.dataset_specs import IMAGE, DatasetSpec
+from renaissance.data.arrow import check_file, open_file, valid_batches
+from renaissance.data.dataset_specs import DatasetSpec
 from renaissance.data.identity import image_key
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
 from renaissance.data.prepare.writer import manifest_of
@@ -34,9 +34,9 @@ def scan_file(file: CheckedFile, workers: int | None, measure: Measure, lengths:
         lengths: counts them.
     """
     try:
-        _, facts = check_file(str(file.path), file.spec.columns, file.spec.samples)
+        _, contents = check_file(str(file.path), file.spec.columns, file.spec.samples)
         values = Values(file, measure, lengths)
-        _check_images(file, values, workers, facts.rows)
+        _check_images(file, values, workers, contents.rows)
         values.finish()
         _compare(file)
     except UserError as error:
@@ -45,7 +45,7 @@ def scan_file(file: CheckedFile, workers: int | None, measure: Measure, lengths:
 
 def image_columns(spec: DatasetSpec) -> list[str]:
     """Return the columns of a row's images."""
-    return [column.name for column in spec.columns if column.kind == IMAGE.kind]
+    return [column.name for column in spec.columns if column.is_image]
 
 
 def batches(file: CheckedFile) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -54,19 +54,12 @@ def batches(file: CheckedFile) -> Iterator[tuple[int, pa.RecordBatch]]:
     Raises:
         UserError: the file is damaged.
     """
+    # Validated once more, though `check_file` may have cached it: a disk that goes bad keeps the time of the last change.
+    reader, _, columns = open_file(str(file.path), file.spec.columns)
     first = 0
-    try:
-        with pa.memory_map(str(file.path)) as mapped:
-            reader = pa.ipc.open_file(mapped)
-            names = [column.name for column in file.spec.columns if column.name in reader.schema.names]
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number).select(names)
-                # Once more, though `check_file` may have cached it: a disk that goes bad keeps the time of the last change.
-                batch.validate(full=True)
-                yield first, batch
-                first += batch.num_rows
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"'{file.path}' is damaged ({first_line(error)}); copy it or write it again.") from None
+    for batch in valid_batches(str(file.path), reader, columns):
+        yield first, batch
+        first += batch.num_rows
 
 
 def _check_images(file: CheckedFile, values: Values, workers: int | None, rows: int) -> None:

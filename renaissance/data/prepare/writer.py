@@ -21,7 +21,7 @@ import pyarrow as pa
 from renaissance import __version__
 from renaissance.core.atomic import AtomicFile, write_whole
 from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import METADATA_KEY, PER_ROW, PER_SAMPLE, Column, Expected
+from renaissance.data.dataset_specs import METADATA_KEY, Column, Expected
 
 from .entries import EntryIterator, LeftOut, Row, read_entries
 from .image_pool import QUALITY, ImagePool
@@ -85,8 +85,7 @@ def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = No
         columns: of a row of `dataset_specs.DATASETS`.
         metadata: what the file says of itself under `dataset_specs.METADATA_KEY`: dataset, split, labels.
     """
-    kinds = PER_ROW | PER_SAMPLE
-    fields = [(column.name, _arrow_type(kinds[column.kind])) for column in columns]
+    fields = [(column.name, _arrow_type(column.type)) for column in columns]
     return pa.schema(fields, metadata and {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
 
 

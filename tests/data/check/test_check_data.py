@@ -73,26 +73,26 @@ DEFECTS = {
     "no picture": ("coco", "coco_caption_karpathy_val", put("image", b"junk", 3), r"unreadable \(image\): 1 \(row 3: "),
     "half a picture": ("vg", "vg", put("image", JPEG[: len(JPEG) // 2], 4), r"unreadable \(image\): 1 \(row 4: "),
     "second picture": ("nlvr2", "nlvr2_dev", put("image_1", b"GIF89a", 1), r"unreadable \(image_1\): 1 \(row 1: "),
-    "empty picture": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), r"row 2 has no picture"),
+    "empty picture": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), "row 2 has 0 in 'image'"),
     "image_id twice": ("sbu", "sbu_1", put("image_id", "5101.jpg", 4), r"image_id that occurred before: 1 \(row 4\)"),
     "no caption column": ("coco", "coco_caption_karpathy_val", lambda columns: columns.pop("caption"), "'caption'"),
-    "fewer x": ("vg", "vg", put("x", [1], 2), r"row 2 has 1 entries in 'x' and 2 in 'caption'"),
-    "fewer answers": ("vqa", "vqav2_train", put("answers", [["yes"]], 1), r"row 1 has 1 entries in 'answers'"),
-    "fewer labels": ("vqa", "vqav2_train", put("answer_labels", [7], 1, 1), r"row 1 has 1 values in an entry of 'answer_l"),
-    "label": ("vqa", "vqav2_train", put("answer_labels", 3129, 4, 1, 0), r"answer_labels outside 0 to 3128: 1 \(row 4: 3129"),
+    "fewer x": ("vg", "vg", put("x", [1], 2), "row 2 has 1 in 'x'; expected as many entries as in 'caption'"),
+    "fewer answers": ("vqa", "vqav2_train", put("answers", [["yes"]], 1), "row 1 has 1 in 'answers'; expected as many entries"),
+    "fewer labels": ("vqa", "vqav2_train", put("answer_labels", [7], 1, 1), "row 1 has 1 in 'answer_labels'; expected as many"),
+    "label": ("vqa", "vqav2_train", put("answer_labels", -1, 4, 1, 0), "row 4 has -1 in 'answer_labels'; expected 0 to inf"),
     "score": ("vqa", "vqav2_val", put("answer_scores", 1.5, 3, 0, 0), r"row 3 has 1.5 in 'answer_scores'; expected"),
     "no score": ("vqa", "vqav2_train", put("answer_scores", float("nan"), 0, 0, 0), r"row 0 has nan in 'answer_scores'"),
     "question_id twice": ("vqa", "vqav2_train", put("question_id", 60004, 3, 1), r"question_id that occurred before: 1 "),
     "truth": ("nlvr2", "nlvr2_train", put("answers", "true", 2, 0), r"neither True nor False: 1 \(row 2: true\)"),
     "identifier twice": ("nlvr2", "nlvr2_test1", put("identifiers", "train-72-0-1", 4, 0), "identifiers that occurred"),
     "pair twice": ("nlvr2", "nlvr2_test1", put("identifier", "train-72-0", 4), r"identifier that occurred before: 1 \(row 4"),
-    "gold label": ("snli", "snli_dev", put("labels", -1, 3, 1), r"labels outside 0 to 2: 1 \(row 3: -1"),
-    "no hypothesis": ("snli", "snli_dev", put("sentences", ["alone"], 3, 1), r"row 3 has 1 values in an entry of 'sentences'"),
-    "no such box": ("refcoco", "refcoco_unc_testA", put("labels", 2, 4), "row 4 has 2 in 'labels', which counts the 2"),
-    "three numbers": ("refcoco+", "refcoco+_unc_val", put("bboxes", [1.0, 2.0, 3.0], 0, 1), r"row 0 has 3 values in an entry"),
-    "no number": ("refcocog", "refcocog_umd_val", put("bboxes", float("inf"), 2, 1, 3), r"not finite: 1 \(row 2"),
+    "gold label": ("snli", "snli_dev", put("labels", -1, 3, 1), "row 3 has -1 in 'labels'; expected 0 to 2"),
+    "no hypothesis": ("snli", "snli_dev", put("sentences", ["alone"], 3, 1), "row 3 has 1 in 'sentences'; expected 2 values"),
+    "no such box": ("refcoco", "refcoco_unc_testA", put("labels", 2, 4), "row 4 has 2 in 'labels'; expected a place in 'bboxes'"),
+    "three numbers": ("refcoco+", "refcoco+_unc_val", put("bboxes", [1.0, 2.0, 3.0], 0, 1), "row 0 has 3 in 'bboxes'; expected"),
+    "no number": ("refcocog", "refcocog_umd_val", put("bboxes", float("inf"), 2, 1, 3), "row 2 has inf in 'bboxes'"),
     "ref_id twice": ("refcocog_google", "refcocog_google_val", put("ref_id", 12100, 1), r"ref_id that occurred before: 1 "),
-    "negative class": ("images", "images_val", put("label", -1, 1), r"label outside 0 to inf: 1 \(row 1: -1"),
+    "negative class": ("images", "images_val", put("label", -1, 1), "row 1 has -1 in 'label'; expected 0 to inf"),
     "picture in train and val": ("f30k", "f30k_caption_karpathy_val", put("image", picture(20, 1), 2),
         r"1 pictures are both in f30k train and in f30k val, by content \(f30k_caption_karpathy_train.arrow row 1 is "
         r"f30k_caption_karpathy_val.arrow row 2\)"),
@@ -127,7 +127,10 @@ def test_label_without_a_name(check: Check, tmp_path: Path):
     columns = files_of("images")["images_val.arrow"]
     write_columns(tmp_path / "arrow" / "images_val.arrow", columns, metadata=metadata)
     status, _, err = check()
-    assert status == 1 and "images_val.arrow: label outside 0 to 0: 2 (row 1: 1.0; row 3: 1.0)" in err
+    assert (
+        status == 1
+        and "images_val.arrow' row 1 has 1 in 'label'; expected 0 to 0, which have label names in the file" in err
+    )
 
 
 def test_damaged_files_do_not_stop_the_others(check: Check, tmp_path: Path):
@@ -149,7 +152,11 @@ def test_damaged_files_do_not_stop_the_others(check: Check, tmp_path: Path):
     write_columns(test, columns)
     status, out, err = check()
     assert status == 1 and err.startswith("error: 4 things are wrong:\n")
-    for sentence in ("_train.arrow' was cut short", "_restval.arrow' is damaged", "_val.arrow' is not an Arrow file"):
+    for sentence in (
+        "_train.arrow' is not a whole Arrow file",
+        "_restval.arrow' is damaged",
+        "_val.arrow' is not a whole Arrow file",
+    ):
         assert sentence in err
     assert "test.arrow: pictures that are unreadable (image): 1 (row 0: " in err
     assert (tmp_path / "sheets" / "check_data_coco.png").is_file()
@@ -159,7 +166,7 @@ def test_answers_that_are_missing_in_a_split_that_needs_them(check: Check, tmp_p
     arrow_files.write(tmp_path / "arrow", "vqa")
     write_columns(tmp_path / "arrow" / "vqav2_rest_val.arrow", files_of("vqa")["vqav2_test.arrow"])
     status, _, err = check()
-    assert status == 1 and "vqav2_rest_val.arrow: rows without answers: 5 (row 0: 0; row 1: 0; row 2: 0; ...)" in err
+    assert status == 1 and "vqav2_rest_val.arrow: rows without answers: 5 (row 0; row 1; row 2; ...)" in err
 
 
 def test_manifest_of_another_file(check: Check, tmp_path: Path):

@@ -159,7 +159,9 @@ def test_values_in_pixels_follow_the_picture(tmp_path: Path):
 
     def boxes(**writing) -> list:
         rows = [Row({"image": picture}, {"bboxes": [[0.0, 10, 201, 80]]}, rescale) for picture in ("wide.png", small)]
-        plan = Plan("a.arrow", schema_of([IMAGE, Column("bboxes", "boxes")]), rows, 2, Skipped(), ())
+        plan = Plan(
+            "a.arrow", schema_of([IMAGE, Column("bboxes", "list<list<double>>", per_row=True)]), rows, 2, Skipped(), ()
+        )
         write_files([plan], tmp_path, tmp_path, source={}, options={}, **writing)
         return [row["bboxes"] for row in read_rows(tmp_path / "a.arrow")]
 
