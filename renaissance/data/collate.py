@@ -49,11 +49,7 @@ class Source:
     def __init__(self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None) -> None:
         self.dataset = dataset
         self.transform = transform
-        self.blind = (
-            None
-            if blind is None
-            else torch.tensor([round(255 * min(max(value, 0), 1)) for value in blind], dtype=torch.uint8)
-        )
+        self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
     def images(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
         """Decode a sample's pictures, cut out its boxes, and transform what is left: each (3, H, W) uint8.
@@ -158,6 +154,7 @@ def stack_images(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
     return ImageInput(pixels, sizes)
 
 
+@dataclass
 class Collate:
     """Cut the samples of one step into micro-batches and build each of them; picklable.
 
@@ -170,22 +167,12 @@ class Collate:
         full: pad every text to max_text_len, so that all micro-batches have one shape.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_text_len: int,
-        per_gpu_batchsize: int,
-        target_builders: Mapping[str, TargetBuilder],
-        source: Source,
-        *,
-        full: bool = False,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.max_text_len = max_text_len
-        self.per_gpu_batchsize = per_gpu_batchsize
-        self.target_builders = dict(target_builders)
-        self.source = source
-        self.full = full
+    tokenizer: PreTrainedTokenizerBase
+    max_text_len: int
+    per_gpu_batchsize: int
+    target_builders: Mapping[str, TargetBuilder]
+    source: Source
+    full: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> list[Batch]:
         size = self.per_gpu_batchsize

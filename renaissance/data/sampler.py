@@ -12,6 +12,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,7 @@ def permuted(seed: int, epochs: NDArray[np.int64], places: NDArray[np.int64], nu
     return x.astype(np.int64)
 
 
+@dataclass(eq=False)
 class TrainSteps(Sampler[list[Draw]]):
     """The samples of this process, one list a step, for the steps first_step <= s < last_step.
 
@@ -87,28 +89,20 @@ class TrainSteps(Sampler[list[Draw]]):
         last_step: number of steps of the whole run.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        per_gpu_batchsize: int,
-        rank: int,
-        world_size: int,
-        seed: int,
-        first_step: int,
-        last_step: int,
-    ) -> None:
-        if num_samples < 1:
-            raise ValueError("there is no sample to draw from")
-        if batch_size % (per_gpu_batchsize * world_size):
-            raise ValueError(f"{batch_size} is no multiple of {per_gpu_batchsize} x {world_size} processes")
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.share = batch_size // world_size
-        self.rank = rank
-        self.seed = seed
-        self.first_step = first_step
-        self.last_step = last_step
+    num_samples: int
+    batch_size: int
+    per_gpu_batchsize: int
+    rank: int
+    world_size: int
+    seed: int
+    first_step: int
+    last_step: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.per_gpu_batchsize * self.world_size):
+            raise ValueError(
+                f"{self.batch_size} is no multiple of {self.per_gpu_batchsize} x {self.world_size} processes"
+            )
 
     def __len__(self) -> int:
         return max(0, self.last_step - self.first_step)
@@ -119,8 +113,9 @@ class TrainSteps(Sampler[list[Draw]]):
 
     def draws(self, step: int) -> list[Draw]:
         """Return this process's batch_size / world_size samples of one step, in order."""
-        start = step * self.batch_size + self.rank * self.share
-        epochs, places = np.divmod(np.arange(start, start + self.share, dtype=np.int64), self.num_samples)
+        share = self.batch_size // self.world_size
+        start = step * self.batch_size + self.rank * share
+        epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), self.num_samples)
         ids = permuted(self.seed, epochs, places, self.num_samples)
         return [Draw(epoch, id) for epoch, id in zip(epochs.tolist(), ids.tolist(), strict=True)]
 

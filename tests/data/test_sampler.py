@@ -67,10 +67,9 @@ def test_a_resumed_run_continues_the_stream():
     assert len(TrainSteps(29, 12, 2, 0, 1, seed=5, first_step=4, last_step=9)) == 5
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 12), (29, 13)])
-def test_impossible_streams_are_refused(num_samples, batch_size):
-    with pytest.raises(ValueError):
-        TrainSteps(num_samples, batch_size, 2, 0, 3, seed=5, first_step=0, last_step=9)
+def test_impossible_streams_are_refused():
+    with pytest.raises(ValueError, match="13 is no multiple of 2 x 3 processes"):
+        TrainSteps(29, 13, 2, 0, 3, seed=5, first_step=0, last_step=9)
 
 
 @pytest.mark.parametrize("num_samples", [1, 8, 29, 32])
