@@ -49,7 +49,7 @@ from renaissance.data.transforms import make_transform  # noqa: E402
 SIZE = 224
 # The least speed-up as downloaded and as `resize` stores, levels that pixels may differ, how much faster than the step.
 SPEED_BAR, STORED_BAR, PIXEL_BAR, LOADER_BAR = 1.7, 10, 1, 20
-to_model = make_transform("vit", SIZE, patch_size=16, seed=SEED, train=False)
+to_model = make_transform("vit", SIZE, patch_size=16, seed=SEED)
 
 
 def ours(encoded: bytes) -> Tensor:

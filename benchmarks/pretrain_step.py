@@ -47,7 +47,7 @@ from renaissance.data.transforms import make_transform  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.attention import Attention, Dropout  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
-from renaissance.models.fusion import make_fusion  # noqa: E402
+from renaissance.models.fusion import FusionStack  # noqa: E402
 from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import EVERYTHING, TwoTower  # noqa: E402
 from renaissance.tasks import Context, Encodings, task_class  # noqa: E402
@@ -75,7 +75,7 @@ def build_model() -> Model:
     text = backbones.build_text_tower(ElectraConfig(), weights=None, vocab_size=VOCAB_SIZE)
     deit_tiny = DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     image = backbones.build_vision_tower(deit_tiny, weights=None)
-    fusion = make_fusion("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
+    fusion = FusionStack("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
     model = TwoTower(text, image, fusion, 256, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     initialize(model)
     model.token_types.copy_image_row()
@@ -89,7 +89,7 @@ def open_loader(folder: str, batch: int, steps: int) -> StepLoader:
     pieces = tokenizer()
     target_builders = {"mlm": MlmMasker(vocabulary(pieces), 0.15, True, SEED), "itm": FalseImages(SEED, batch, 0)}
     dataset = PairDataset(folder, [("coco", "coco.arrow")], training=True)
-    source = Source(dataset, make_transform("vit", 224, patch_size=16, seed=SEED, train=True))
+    source = Source(dataset, make_transform("vit", 224, patch_size=16, seed=SEED))
     order = TrainSteps(len(dataset), batch, batch, 0, 1, SEED, 0, steps)
     return StepLoader(order, Collate(pieces, MAX_TEXT_LEN, batch, target_builders, source), 0, pin_memory=False)
 

@@ -47,7 +47,7 @@ from renaissance.data.transforms import make_transform  # noqa: E402
 from renaissance.evaluation.ranking import TIED, TOKENS, Ranked, Ranking, recalls  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
-from renaissance.models.fusion import make_fusion  # noqa: E402
+from renaissance.models.fusion import FusionStack  # noqa: E402
 from renaissance.models.heads import ItmHead  # noqa: E402
 from renaissance.models.initialization import initialize  # noqa: E402
 from renaissance.models.two_tower import TwoTower  # noqa: E402
@@ -72,7 +72,7 @@ def build(image_size: int) -> Parts:
     text = backbones.build_text_tower(ElectraConfig(), weights=None, vocab_size=VOCAB_SIZE)
     deit_tiny = DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     image = backbones.build_vision_tower(deit_tiny, weights=None, image_size=image_size)
-    fusion = make_fusion("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
+    fusion = FusionStack("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
     model = TwoTower(text, image, fusion, 256, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     head, itc = ItmHead(model.pooled_size), Itc(model, Context(None, VOCAB_SIZE))
     for part in (model, head, itc):
@@ -216,7 +216,7 @@ def processor_name() -> str:
 
 def open_source(folder: str, file: str, image_size: int) -> Source:
     dataset = PairDataset(folder, [("coco", file)], training=False)
-    return Source(dataset, make_transform("vit", image_size, patch_size=16, seed=SEED, train=False))
+    return Source(dataset, make_transform("vit", image_size, patch_size=16, seed=SEED))
 
 
 @torch.no_grad()

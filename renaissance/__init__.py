@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 # Sacred imports pkg_resources, and setuptools < 81 says so each time; nobody who imports this package can act on it.
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str, device: Any = "cpu") -> Loaded:
-    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.Loaded`."""
+def load(path: str, device: Any = "cpu", *, plugins: Sequence[str] = ()) -> Loaded:
+    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.Loaded`.
+
+    Args:
+        plugins: that it was trained with, modules and files as the setting of this name has them.
+    """
     from . import inference  # here, because it imports torch
+    from .core.plugins import load_plugins
+
+    load_plugins(plugins)
 
     return inference.load(path, device)

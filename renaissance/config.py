@@ -17,9 +17,6 @@ otherwise. A setting whose default is None may be None.
 
 from renaissance.core.checks import *  # what a setting may be
 
-# Objectives and tasks, each a file of tasks/, all off.
-NO_LOSS = dict.fromkeys(("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images"), 0)
-
 
 # fmt: off
 class Run:
@@ -40,6 +37,7 @@ class Run:
     keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
     max_time: duration.free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
     trust_remote_code: flag.free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
+    plugins: plugin_names.free = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
     allow_download: flag.free = True  # False: models come from local folders and the Hub's cache only
 
 
@@ -54,8 +52,8 @@ class Data:
     per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
     eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
-    train_transform_keys: transform() = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
-    val_transform_keys: transform() = ["imagenet"]  # the same, without _randaug
+    train_transform_keys: transform = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
+    val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
     num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 
@@ -122,7 +120,7 @@ class TextEncoder(Model):
 class Fusion(Model):
     """Two-tower: fusion"""
 
-    fusion: choice("shared", "separate", "merged") = None  # one cross-attention for both directions, one for each, or one stack over both
+    fusion: fusion_kind = None  # one cross-attention for both directions, one for each, or one stack over both
     cross_layer_hidden_size: width = None  # width; fallback 256
     num_cross_layers: layers = None  # layers; fallback 6
     num_cross_layer_heads: heads = None  # attention heads; fallback width / 64
@@ -133,7 +131,7 @@ class Fusion(Model):
 class Objectives:
     """Objectives"""
 
-    loss_names: loss_weights() = dict(NO_LOSS)  # weight of each objective and task; 0 = off
+    loss_names: loss_weights = no_losses  # weight of each objective and task; 0 = off
     mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
     whole_word_masking: flag = True  # mask all pieces of a word together
     draw_false_image: whole(0, 1) = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
@@ -180,7 +178,7 @@ class Machine:
 # fmt: on
 
 
-# Tasks: what is trained on what. Dictionaries merge key by key, so a task names every objective.
+# Tasks: what is trained on what. What loss_names leaves out is off.
 # What finetunings have in common, as ViLT has it; heads are new and learn faster.
 FINETUNING = {"max_epoch": 10, "lr_mult_head": 10}
 VQA = {**FINETUNING, "datasets": ["vqa"], "batch_size": 512, "learning_rate": 5e-6, "lr_mult_head": 50}
@@ -194,29 +192,29 @@ REF = {
     "lr_mult_head": 1,
     "lr_mult_cross_modal": 1,
 }
-IRTR = {**FINETUNING, "draw_false_text": 15, "loss_names": {**NO_LOSS, "irtr": 1}}
+IRTR = {**FINETUNING, "draw_false_text": 15, "loss_names": {"irtr": 1}}
 GLUE = {
     "max_epoch": 3, "batch_size": 32, "learning_rate": 2e-5, "lr_mult_head": 1, "max_text_len": 128,
-    "loss_names": {**NO_LOSS, "glue": 1},
+    "loss_names": {"glue": 1},
 }  # fmt: skip
-IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {**NO_LOSS, "images": 1}}
+IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {"images": 1}}
 TASKS = {
     # Masked language modelling and image-text matching, together.
-    "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {**NO_LOSS, "mlm": 1, "itm": 1}},
+    "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {"mlm": 1, "itm": 1}},
     # Masked language modelling alone.
-    "task_mlm": {"exp_name": "mlm", "loss_names": {**NO_LOSS, "mlm": 1}},
+    "task_mlm": {"exp_name": "mlm", "loss_names": {"mlm": 1}},
     # Image-text matching alone.
-    "task_itm": {"exp_name": "itm", "loss_names": {**NO_LOSS, "itm": 1}},
+    "task_itm": {"exp_name": "itm", "loss_names": {"itm": 1}},
     # Both, and the contrastive objective that rerank_top_k takes its candidates from.
-    "task_mlm_itm_itc": {"exp_name": "mlm_itm_itc", "loss_names": {**NO_LOSS, "mlm": 1, "itm": 1, "itc": 1}},
+    "task_mlm_itm_itc": {"exp_name": "mlm_itm_itc", "loss_names": {"mlm": 1, "itm": 1, "itc": 1}},
     # Questions about pictures (VQAv2).
-    "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {**NO_LOSS, "vqa": 1}},
+    "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {"vqa": 1}},
     # Is the sentence true of the two pictures? (NLVR2)
-    "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {**NO_LOSS, "nlvr2": 1}},
+    "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {"nlvr2": 1}},
     # Does the picture entail the sentence? (SNLI-VE)
-    "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {**NO_LOSS, "snli": 1}},
+    "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {"snli": 1}},
     # Which box does the expression mean? (RefCOCO, RefCOCO+, RefCOCOg, by ref_dataset)
-    "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {**NO_LOSS, "ref": 1}},
+    "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {"ref": 1}},
     # Which picture belongs to the text, which text to the picture? (retrieval)
     "task_finetune_irtr_coco": {**IRTR, "exp_name": "finetune_irtr_coco", "datasets": ["coco"]},
     "task_finetune_irtr_f30k": {**IRTR, "exp_name": "finetune_irtr_f30k", "datasets": ["f30k"]},

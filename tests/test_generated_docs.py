@@ -11,6 +11,7 @@ from docs import tables
 from renaissance.cli import check_data as checking
 from renaissance.cli import prepare as command
 from renaissance.core.checks import flag
+from renaissance.core.errors import UserError
 from renaissance.settings.declared import Setting, declared, defaults
 from renaissance.settings.presets import presets
 
@@ -38,7 +39,7 @@ def test_every_setting_and_preset_stands_in_the_document_once(document, name, kn
 
 def test_settings_table():
     one = Setting("exp_name", "a", flag, "folder is <log_dir>; a|b", "run", "The run")
-    two = one._replace(key="sizes", default={"x": 1}, comment="a * b")
+    two = one._replace(key="sizes", declared={"x": 1}, comment="a * b")
     rows = ["| `exp_name` | `'a'` | folder is &lt;log_dir>; a\\|b |", "| `sizes` | `{'x': 1}` | a \\* b |"]
     header = ["| Setting | Default | Meaning |", "| --- | --- | --- |"]
     assert tables.settings_table({"exp_name": one, "sizes": two}).splitlines() == [*header, *rows]
@@ -50,7 +51,7 @@ def test_settings_table():
 def test_a_setting_without_a_comment_is_refused(tmp_path, monkeypatch):
     (tmp_path / "undocumented.py").write_text("class Run:\n    seed: int = 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(KeyError, match="seed"):
+    with pytest.raises(UserError, match="'seed' has no comment"):
         declared(importlib.import_module("undocumented"))
 
 

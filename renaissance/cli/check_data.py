@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, size, whole
+from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, plugin_names, size, whole
 from renaissance.data.check import check_data
 
 
@@ -11,6 +11,7 @@ from renaissance.data.check import check_data
 class CheckData:
     """What is checked, and how"""
 
+    plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     data_root: path("a folder of arrow files") = None  # folder of the arrow files
     datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
     max_text_len: size(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it

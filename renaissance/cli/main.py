@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, suggest
 from renaissance.core.launch import clean_environment, launch_environment
+from renaissance.core.plugins import load_plugins
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.presets import (
@@ -135,11 +137,13 @@ def _command(name: str, *words: str) -> None:
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
     updates = words if name == "with" else words[1:]
+    _load_plugins(settings, {} if module else presets(), updates)
     values, sources = _configured(settings, {} if module else presets(), updates)
     if module:
         values, problems = converted(settings, values)
         if problems:
             raise SettingsError(problems)
+        values.pop("plugins", None)  # they are loaded
         module.main(values)
     elif name in QUERIES:
         say(QUERIES[name](values, sources))
@@ -159,6 +163,27 @@ def _run(name: str, resolver: ConfigResolver) -> None:
     except UserError as error:
         error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
         raise
+
+
+def _load_plugins(settings: Mapping[str, Setting], named: Mapping[str, Any], updates: Sequence[str]) -> None:
+    """Imports what the words set `plugins` to, before they are screened: a plugin brings presets and settings.
+
+    Raises:
+        UserError: as `load_plugins`. What is wrong with a word is left to `screen`, and with the value to its check.
+    """
+    others, given = None, None
+    for word in updates:
+        key, _, text = word.partition("=")
+        with suppress(UserError):
+            if word in named or _is_config_file(word):
+                content = named[word] if word in named else read_config_file(Path(os.path.expanduser(word)))
+                others = content.get("plugins", others)
+            elif key.strip() == "plugins":
+                given = literal(text.strip())
+    plugins = others if given is None else given
+    if plugins and "plugins" in settings and not settings["plugins"].problem(plugins):
+        check = settings["plugins"].check
+        load_plugins(check.convert(check.expanded("plugins", plugins)))
 
 
 def _configured(settings: Mapping[str, Setting], named: Mapping[str, Any], updates: Sequence[str]) -> Words:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from renaissance.core.checks import flag, path, whole
+from renaissance.core.checks import flag, path, plugin_names, whole
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable
@@ -15,6 +15,7 @@ class Predict:
     """What is asked"""
 
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model
+    plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
     image: path("the path of a picture") = None  # file of a picture; None = fill the masks of the text without one
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
     trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought

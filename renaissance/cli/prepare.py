@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from renaissance.core.checks import choice, number, path, text, whole
+from renaissance.core.checks import choice, number, path, plugin_names, text, whole
 from renaissance.data.prepare import prepare
 
 
@@ -12,6 +12,7 @@ class Prepare:
     """What is prepared, from where to where, and how"""
 
     dataset: text("the name of a data set") = None  # coco, f30k, vg, gcc, sbu, vqa, nlvr2, snli, refcoco, refcoco+, refcocog, captions or images
+    plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     root: path("a folder") = None  # folder of the raw download
     data_root: path("a folder") = None  # folder that takes the arrow files
     workers: whole(1) = None  # processes that read pictures; None = one a core

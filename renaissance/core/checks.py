@@ -11,24 +11,34 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .registry import FUSIONS, TASKS, TRANSFORMS
 
-TRANSFORMS = tuple(name + suffix for name in ("imagenet", "vit", "clip", "pixelbert") for suffix in ("", "_randaug"))
-# A task is a file in tasks/; its name is the key of its weight in loss_names.
-TASK_NAMES = tuple(
-    sorted(path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py") if path.stem != "base")
-)
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
 MOST_WIDTH, MOST_LAYERS, MOST_PIECES, MOST_TOKENS, MOST_PIXELS = 1 << 20, 1024, 1 << 24, 1 << 20, 1 << 14
 MOST_PAIRS, MOST_PROCESSES = 1 << 24, 1 << 12
 PRECISIONS = {"32": "32-true", "32-true": "32-true", "16": "16-mixed", "16-mixed": "16-mixed", "bf16": "bf16-mixed",
               "bf16-mixed": "bf16-mixed", "64": "64-true", "64-true": "64-true"}  # fmt: skip
+
+
+RANDAUG = "_randaug"  # behind the name of a transform: with augmentation
+
+
+@dataclass(frozen=True)
+class NamesNow:
+    """A sentence's end that lists the names of a table when it is printed, those of plugins among them."""
+
+    start: str
+    names: Callable[[], Iterable[str]]
+    between: str = ", "
+
+    def __str__(self) -> str:
+        return self.start + self.between.join(self.names())
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Check:
         is_path: it names a file or folder, so that `~` is the home folder.
     """
 
-    allowed: str
+    allowed: str | NamesNow
     test: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
     resumable: bool = False
@@ -172,6 +182,11 @@ duration = Check(
 )
 
 
+def transform_keys() -> list[str]:
+    """The values of train_transform_keys."""
+    return [name + suffix for name in TRANSFORMS for suffix in ("", RANDAUG)]
+
+
 def _is_folder_name(value: Any) -> bool:
     """A folder of this name shows up in `ls` and in patterns such as result/*, and can be typed."""
     name = str(value)
@@ -199,17 +214,29 @@ dataset_list = Check('names, such as ["coco","vg"]', lambda v: isinstance(v, str
 task_list = replace(dataset_list, allowed="all, or names of tasks")
 
 
-def transform() -> Check:
-    names = f"a list of one of {', '.join(TRANSFORMS)}"
-    return Check(names, lambda v: isinstance(v, (list, tuple)) and len(v) == 1 and v[0] in TRANSFORMS)
+plugin_names = Check(
+    'modules and files, such as ["my_lab.gqa", "path/to/file.py"]',
+    lambda v: isinstance(v, str) and bool(v) or _are_names(v),
+    lambda v: [v] if isinstance(v, str) else list(v),
+    is_path=True,
+)
+transform = Check(
+    NamesNow("a list of one of ", transform_keys),
+    lambda v: isinstance(v, (list, tuple)) and len(v) == 1 and v[0] in transform_keys(),
+)
+fusion_kind = Check(NamesNow("", lambda: FUSIONS, " or "), lambda v: v in [*FUSIONS])
+
+
+def no_losses() -> dict[str, int]:
+    """Every task with weight 0."""
+    return dict.fromkeys(TASKS, 0)
 
 
 def _are_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASK_NAMES for n, w in value.items())
+    return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASKS for n, w in value.items())
 
 
-def loss_weights() -> Check:
-    return Check(f"weights of at least 0 for {', '.join(TASK_NAMES)}", _are_weights, dict)
+loss_weights = Check(NamesNow("weights of at least 0 for ", lambda: TASKS), _are_weights, dict)
 
 
 def expanded(key: str, value: Any) -> Any:

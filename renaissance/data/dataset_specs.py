@@ -2,7 +2,8 @@
 
 Plain constants, and which names are whose. Layouts are those that users of ViLT, METER and the first Renaissance have on disk
 (one Arrow IPC *file* a split or a shard); the counts are those of the official downloads. A data set is one row of
-`DATASETS`; if its raw download has to be converted, `writer` names the file of `renaissance/data/prepare` that does it.
+`DATASETS`; if its raw download has to be converted, `writer` names an entry of `WRITERS`, for ours the file of
+`renaissance/data/prepare` that does it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from renaissance.core.registry import DATASETS, WRITERS
 
 # Entry of a file's schema metadata: JSON with "dataset", "split", and "labels" (names in the order of their numbers).
 METADATA_KEY = b"renaissance"
@@ -83,10 +86,11 @@ class DatasetSpec(NamedTuple):
         samples: the column whose lists number the samples; "" where each row is one.
         columns: all that our writer writes.
         expected: file -> what the official download gives.
-        writer: module of `renaissance.data.prepare` that converts the raw download.
+        writer: the name in `WRITERS` of what converts the raw download.
         also: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
         older: split -> file as the older programs called it, where that is not the name above.
         hidden: splits whose answers only the benchmark's server knows.
+        collection: its images have a number that is the same in every data set of this collection; "" = they have none.
     """
 
     sample_kind: str
@@ -98,6 +102,7 @@ class DatasetSpec(NamedTuple):
     also: tuple[str, ...] = ()
     older: Mapping[str, str] = {}
     hidden: tuple[str, ...] = ()
+    collection: str = ""
 
     def owns(self, file: str) -> bool:
         """Whether a file of this name is one of its own, by its present or its older name."""
@@ -188,11 +193,12 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
         columns=columns,
         expected=_expected(template, "rows", refs),
         writer="refcoco",
+        collection="COCO",
         older={split: older.replace("{split}", split) for split in old},
     )
 
 
-DATASETS: dict[str, DatasetSpec] = {
+_ROWS: dict[str, DatasetSpec] = {
     "coco": DatasetSpec(
         sample_kind=CAPTIONS,
         splits={
@@ -203,6 +209,7 @@ DATASETS: dict[str, DatasetSpec] = {
         columns=_CAPTIONED,
         expected=_expected(COCO_FILE, "rows", COCO_PICTURES),
         writer="coco",
+        collection="COCO",
     ),
     "f30k": DatasetSpec(
         sample_kind=CAPTIONS,
@@ -211,6 +218,7 @@ DATASETS: dict[str, DatasetSpec] = {
         columns=_CAPTIONED,
         expected=_expected(F30K_FILE, "rows", F30K_PICTURES),
         writer="f30k",
+        collection="Flickr30k",
     ),
     "vg": DatasetSpec(
         sample_kind=CAPTIONS,
@@ -273,6 +281,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
         writer="vqa",
+        collection="COCO",
         also=(VQA_FILE.replace("{split}", "val"),),
         hidden=("test-dev", "test"),
     ),
@@ -307,6 +316,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
         writer="snli",
+        collection="Flickr30k",
     ),
     "refcoco": _refcoco(
         "refcoco",
@@ -339,3 +349,7 @@ DATASETS: dict[str, DatasetSpec] = {
         writer="images",
     ),
 }
+for _name, _row in _ROWS.items():
+    DATASETS.add(_name, _row)
+for _writer in dict.fromkeys(row.writer for row in _ROWS.values()):
+    WRITERS.add(_writer, f"renaissance.data.prepare.{_writer}:make_arrow")

@@ -32,7 +32,6 @@ from .samples import SampleDataset
 
 SPLITS = OWN_SPLITS
 _OWN = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
-_TABLE = {name: row for name, row in DATASETS.items() if row not in _OWN.values()}
 
 
 def open_pairs(
@@ -164,9 +163,9 @@ class _Part(NamedTuple):
 
 def _row(name: str, sample_kind: str) -> DatasetSpec:
     """Return the row of a data set, or the layout that own data of this kind have."""
-    row = _TABLE.get(name) or _OWN.get(sample_kind)
+    row = _table().get(name) or _OWN.get(sample_kind)
     if row is None:
-        near = suggest(name, _TABLE)
+        near = suggest(name, _table())
         raise UserError(
             f"datasets names '{name}'{near}, which does not offer {sample_kind}; give {_those_of(sample_kind)}."
         )
@@ -178,8 +177,13 @@ def _row(name: str, sample_kind: str) -> DatasetSpec:
     return row
 
 
+def _table() -> dict[str, DatasetSpec]:
+    """All but the layouts of own data, which no name stands for."""
+    return {name: row for name, row in DATASETS.items() if row not in _OWN.values()}
+
+
 def _those_of(sample_kind: str) -> str:
-    return ", ".join(name for name, row in _TABLE.items() if row.sample_kind == sample_kind)
+    return ", ".join(name for name, row in _table().items() if row.sample_kind == sample_kind)
 
 
 def _listing(folder: str, names: Sequence[str]) -> set[str]:
@@ -194,14 +198,14 @@ def _listing(folder: str, names: Sequence[str]) -> set[str]:
 
 
 def _templates(name: str, split: str) -> tuple[str, ...]:
-    if name in _TABLE:
-        return _TABLE[name].splits.get(split, ())
+    if name in _table():
+        return _table()[name].splits.get(split, ())
     return (OWN_FILE.format(name=name, split=split),)
 
 
 def _files(name: str, row: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
     """Return the existing files of one data set and split; or raise."""
-    if name not in _TABLE:
+    if name not in _table():
         return _Part(_own_files(name, row.sample_kind, split, folder, found))
     older, whose = _older(name, row, split, folder, found)
     if split not in row.splits:
@@ -242,7 +246,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
     if own["train"] not in found and f"{name}.arrow" in found:
         own["train"] = f"{name}.arrow"
     if split == "train" and own["train"] not in found or not found.intersection(own.values()):
-        known = [*(each for each, row in _TABLE.items() if row.sample_kind == sample_kind), OWN_NAME]
+        known = [*(each for each, row in _table().items() if row.sample_kind == sample_kind), OWN_NAME]
         raise _missing(name, f"{own['train']} or {name}.arrow", folder, found, suggest(name, known))
     return [own[split]] if own.get(split) in found else []
 
@@ -251,7 +255,7 @@ def _refuse_parts(name: str, found: set[str]) -> None:
     """Refuse a name that reaches for one file of a data set: it would train on validation or test pictures."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
-    key = next((key for key, row in _TABLE.items() if row.owns(f"{name}.arrow")), None)
+    key = next((key for key, row in _table().items() if row.owns(f"{name}.arrow")), None)
     if key:
         raise UserError(f"datasets names '{name}', one file of the data set '{key}'; give datasets=[\"{key}\"].")
     base, _, split = name.rpartition("_")

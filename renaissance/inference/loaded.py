@@ -74,7 +74,7 @@ class Loaded:
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         model, data = self.settings.model, self.settings.data
         transform = make_transform(
-            data.val_transform_keys[0], model.image_size, patch_size=model.patch_size or 1, seed=0, train=False
+            data.val_transform_keys[0], model.image_size, patch_size=model.patch_size or 1, seed=0
         )
         self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renaissance.core.registry import FUSIONS
 from renaissance.core.types import Tokens
 
 from .attention import Attention, Residual
@@ -102,14 +103,11 @@ class SeparateLayer(nn.Module):
         return getattr(self, f"{name}_feed_forward")(hidden)
 
 
-LAYERS = {"shared": SharedLayer, "separate": SeparateLayer, "merged": Side}
-
-
 class FusionStack(nn.Module):
     """Layers of one kind, each reading both sides of the layer before.
 
     Args:
-        kind: "shared", "separate" or "merged".
+        kind: a name of `FUSIONS`, such as "shared".
         num_layers, width, heads, mlp_ratio, drop_rate: sizes of the layers; `heads` must divide `width`.
 
     Attributes:
@@ -120,7 +118,7 @@ class FusionStack(nn.Module):
 
     def __init__(self, kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
-        self.kind, layer = kind, LAYERS[kind]
+        self.kind, layer = kind, FUSIONS[kind]
         self.layers = nn.ModuleList(layer(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
 
     def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:

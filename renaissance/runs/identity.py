@@ -11,12 +11,12 @@ from typing import Any
 
 from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
+from renaissance.core.registry import FIRST_TASKS
 from renaissance.core.untrusted import expect, read_json
 from renaissance.settings.declared import SETTINGS, defaults
-from renaissance.settings.keys import RESUMABLE, YOUNGER
+from renaissance.settings.keys import YOUNGER, resumable
 
 JOB = "SLURM_JOB_ID"
-_FREE = RESUMABLE - {"load_path"}  # another load_path is another run
 _PATHS = ("load_path", "tokenizer", "encoder", "image_encoder", "text_encoder")  # of those that are not free
 
 
@@ -31,12 +31,12 @@ def identity(values: Mapping[str, Any]) -> str:
     """
     canonical, usual = _canonical(values), _canonical(defaults())
     changed = (key for key, value in canonical.items() if _json(value) != _json(usual.get(key)))  # 1 is not 1.0
-    return _hash({key: canonical[key] for key in changed if key not in _FREE})
+    return _hash({key: canonical[key] for key in changed if key not in _free()})
 
 
 def former_identity(values: Mapping[str, Any]) -> str:
     """The identity as earlier versions computed it: of the values as they are written."""
-    return _hash({key: value for key, value in values.items() if key not in _FREE | YOUNGER})
+    return _hash({key: value for key, value in values.items() if key not in _free() | YOUNGER})
 
 
 def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
@@ -67,6 +67,10 @@ def read_identity(run: Path) -> dict[str, Any]:
     return expect(known, dict[str, str | None], f"'{path}': ")
 
 
+def _free() -> frozenset[str]:
+    return resumable() - {"load_path"}  # another load_path is another run
+
+
 def _hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
 
@@ -82,7 +86,7 @@ def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
         if key in _PATHS and value is not None:
             canonical[key] = plain_path(value)
         elif key == "loss_names":
-            canonical[key] = {name: _number(weight) for name, weight in value.items()}
+            canonical[key] = {name: _number(weight) for name, weight in value.items() if weight or name in FIRST_TASKS}
         elif key != "val_check_interval":  # there 1 is a step, and 1.0 an epoch
             canonical[key] = _number(value)
     return canonical

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, get_type_hints
 
 from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.plain_pickle import leaves
+from renaissance.core.plugins import MissingPluginError, refuse_missing
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
 from renaissance.settings.keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
@@ -79,6 +80,8 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             _check_leaf(value)
         for part, hint in get_type_hints(_Parts).items():
             expect(content[part], hint, part)
+        plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
+        refuse_missing(plugins or (), where)
         settings = _settings(content["settings"])
         wanted = _TOWERS[settings["model_type"]]
         found = shortened(content["towers"], 5) or "none"
@@ -89,6 +92,8 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             once = 0 < len(names) == len(set(names))
             require(once, f"labels[{short(task)}] has to name each answer once, and at least one.")
         _training(content["training"])
+    except MissingPluginError:
+        raise
     except (UserError, ValueError) as error:
         raise UserError(f"{where} is not as this program writes a checkpoint: {error}") from error
     return settings

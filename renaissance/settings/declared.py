@@ -13,13 +13,15 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from renaissance import config
 from renaissance.core.checks import Check
+from renaissance.core.errors import require
+from renaissance.core.registry import Registry
 
 
 class Setting(NamedTuple):
@@ -27,7 +29,7 @@ class Setting(NamedTuple):
 
     Attributes:
         key: its name.
-        default: its value where nobody gives another; where it is None, None may be given, too.
+        declared: its default, or a function that returns it.
         check: what it may be.
         comment: its documentation.
         section: the section of `Settings` that has it, such as "run".
@@ -35,11 +37,16 @@ class Setting(NamedTuple):
     """
 
     key: str
-    default: Any
+    declared: Any
     check: Check
     comment: str
     section: str
     heading: str
+
+    @property
+    def default(self) -> Any:
+        """Its value where nobody gives another; where it is None, None may be given, too."""
+        return self.declared() if callable(self.declared) else copy.deepcopy(self.declared)
 
     def problem(self, value: Any) -> str | None:
         """A sentence, or None where the value may stand."""
@@ -52,15 +59,23 @@ class Setting(NamedTuple):
         return None if value is None else self.check.convert(value)
 
 
-def declared(module: ModuleType) -> dict[str, Setting]:
-    """The settings that a module declares, by key, in their order."""
+def declared(module: ModuleType, groups: Sequence[type] = ()) -> dict[str, Setting]:
+    """The settings that the classes of a module declare, or these of them, by key, in their order.
+
+    Raises:
+        UserError: one has no comment.
+    """
     comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE))
-    groups = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
-    return {
-        key: Setting(key, vars(group)[key], check, comments[key], group.__mro__[-2].__name__.lower(), group.__doc__)
-        for group in groups
-        for key, check in inspect.get_annotations(group).items()
-    }
+    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    settings = {}
+    for group in groups or classes:
+        for key, check in inspect.get_annotations(group, eval_str=True).items():
+            require(
+                key in comments, f"the setting {key!r} has no comment; write `{key}: <check> = <default>  # <comment>`."
+            )
+            section = group.__mro__[-2].__name__.lower()
+            settings[key] = Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
+    return settings
 
 
 def groups(settings: Mapping[str, Setting]) -> list[tuple[str, list[Setting]]]:
@@ -75,9 +90,29 @@ def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tup
     return forms, [*problems.values()]
 
 
-SETTINGS = declared(config)
+SETTINGS = Registry("setting")
+
+
+def add_settings(module: ModuleType, *groups: type) -> None:
+    """Adds the settings of all classes of a module, or of these.
+
+    Args:
+        groups: of a plugin, each derived from the class of config.py whose section of `Settings` gets its values.
+
+    Raises:
+        UserError: a class is derived from none of them, or a setting has no comment or a name that is taken.
+    """
+    for key, setting in declared(module, groups).items():
+        known = module is config or setting.section in {each.section for each in SETTINGS.values()}
+        require(
+            known, f"the setting {key!r} is of no section; derive its class from one of config.py, such as Objectives."
+        )
+        SETTINGS.add(key, setting)
+
+
+add_settings(config)
 
 
 def defaults(settings: Mapping[str, Setting] = SETTINGS) -> dict[str, Any]:
     """The default of each setting."""
-    return {key: copy.deepcopy(setting.default) for key, setting in settings.items()}
+    return {key: setting.default for key, setting in settings.items()}

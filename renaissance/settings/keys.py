@@ -16,12 +16,6 @@ FUSION_KEYS = (
     "fusion", "cross_layer_hidden_size", "num_cross_layers", "num_cross_layer_heads", "cross_layer_mlp_ratio",
     "cross_layer_drop_rate",
 )  # fmt: skip
-# What a checkpoint fixes for a run that starts from it by load_path; resume_from fixes every setting.
-MODEL_KEYS = tuple(
-    key
-    for key, setting in SETTINGS.items()
-    if setting.section == "model" and not key.startswith("freeze_") and key != "initializer_range"
-)
 # What a command may ask otherwise than the checkpoint or model has it: the weights are adapted, and the report says so.
 ADAPTABLE = frozenset(
     [
@@ -38,11 +32,11 @@ EVALUATION_KEYS = frozenset(
 )
 AUTO = "auto"  # resume_from: the newest run of the same command
 # How a command starts, and what it may fetch and run, which no checkpoint answers.
-START_KEYS = frozenset(["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code", "allow_download"])
+START_KEYS = frozenset(
+    ["resume_from", "load_path", "test_only", "fast_dev_run", "trust_remote_code", "allow_download", "plugins"]
+)
 # Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
 PLACE_KEYS = frozenset(["log_dir", "exp_name"])
-# What a resumed run may have otherwise; everything else must be as it was.
-RESUMABLE = frozenset(key for key, setting in SETTINGS.items() if setting.check.resumable)
 # Settings that came after runs had an identity (resuming.py); what resume_from=auto finds must not depend on them.
 YOUNGER = frozenset(["eval_limit", "lr_mult_random", "max_time"])
 FALLBACK_TOWERS = {
@@ -80,3 +74,17 @@ HEADS = (
     *((f"{prefix}hidden_size", f"{prefix}num_heads") for prefix, _, _ in TOWER_KEYS.values()),
     ("cross_layer_hidden_size", "num_cross_layer_heads"),
 )
+
+
+def model_keys() -> tuple[str, ...]:
+    """What a checkpoint fixes for a run that starts from it by load_path; resume_from fixes every setting."""
+    return tuple(
+        key
+        for key, setting in SETTINGS.items()
+        if setting.section == "model" and not key.startswith("freeze_") and key != "initializer_range"
+    )
+
+
+def resumable() -> frozenset[str]:
+    """What a resumed run may have otherwise; everything else must be as it was."""
+    return frozenset(key for key, setting in SETTINGS.items() if setting.check.resumable)

@@ -12,21 +12,40 @@ from typing import Any
 import yaml
 
 from renaissance import config
+from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.registry import FIRST_TASKS, PRESETS, TASKS
 from renaissance.core.untrusted import read_json, read_text
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
 _MOST_BYTES = 256 << 10  # of a config file; all settings with their comments are a twentieth of it
 
 
+for _name, _content in (config.TASKS | config.PARTS | config.RECIPES).items():
+    PRESETS.add(_name, _content)
+
+
+def preset_tables() -> dict[str, dict[str, Any]]:
+    """Tasks, parts and recipes, as config.py and plugins write them; the task <name> of neither has the preset task_<name>."""
+    own = {f"task_{name}": {"exp_name": name, "loss_names": {name: 1}} for name in TASKS if name not in FIRST_TASKS}
+    tables: dict[str, dict[str, Any]] = {"tasks": {}, "parts": {}, "recipes": {}}
+    for name, content in (own | dict(PRESETS)).items():
+        kind = "recipes" if isinstance(content, str) else "tasks" if name.startswith("task_") else "parts"
+        tables[kind][name] = content
+    return tables
+
+
 def presets() -> dict[str, dict[str, Any]]:
-    """Every task, part and recipe of config.py, each as the dictionary that it sets."""
-    known = {**config.TASKS, **config.PARTS}
-    for name, joined in config.RECIPES.items():
-        merged: dict[str, Any] = {}
+    """Every preset as the dictionary that it sets; its `loss_names` name every task, so that those of another are off."""
+    known: dict[str, dict[str, Any]] = {}
+    tables = preset_tables()
+    for name, content in (tables["tasks"] | tables["parts"]).items():
+        losses = {"loss_names": no_losses() | content["loss_names"]} if "loss_names" in content else {}
+        known[name] = content | losses
+    for name, joined in tables["recipes"].items():
+        known[name] = {}
         for part in joined.split():
-            merge(merged, known[part])
-        known[name] = merged
+            merge(known[name], known[part])
     return known
 
 

@@ -6,9 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from renaissance import config
-
 from .declared import SETTINGS, Setting, groups
+from .presets import preset_tables
 
 WIDTH = 44
 
@@ -37,13 +36,12 @@ def with_comments(settings: Mapping[str, Setting], values: Mapping[str, Any], so
 def print_named_configs(*_: Mapping[str, Any]) -> str:
     """Every preset with what it sets: tasks, parts, and recipes by what they join."""
     lines = []
-    for title, table in (("tasks", config.TASKS), ("parts", config.PARTS)):
+    for title, table in preset_tables().items():
         lines += ["", f"{title}:"]
         for name, content in table.items():
-            lines += _entry(name, "  ".join(f"{key}={_short(value)}" for key, value in content.items()))
-    lines += ["", "recipes:"]
-    for name, joined in config.RECIPES.items():
-        lines += _entry(name, joined)
+            joined = isinstance(content, str)
+            text = content if joined else "  ".join(f"{key}={_short(value)}" for key, value in content.items())
+            lines += _entry(name, text)
     return "\n".join(lines[1:])
 
 

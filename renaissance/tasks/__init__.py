@@ -1,15 +1,11 @@
-"""One file an objective or downstream task.
-
-The tasks, found by their file names: `tasks/<name>.py` holds one subclass of `Task`.
-"""
+"""Objectives and downstream tasks, one file each: `tasks/<name>.py` holds the subclass `<Name>` of `Task`."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 
-from renaissance.core.checks import TASK_NAMES
 from renaissance.core.errors import UserError
+from renaissance.core.registry import TASKS
 
 from .base import Context, Downstream, Encodings, Task
 
@@ -17,14 +13,8 @@ __all__ = ["Context", "Downstream", "Encodings", "Task", "reading_task", "task_c
 
 
 def task_class(name: str) -> type[Task]:
-    """The `Task` of the file `tasks/<name>.py`; `name` is one of `rules.TASK_NAMES`."""
-    assert name in TASK_NAMES, name
-    module = importlib.import_module(f"{__name__}.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
-    )
+    """The task that `loss_names` calls so."""
+    return TASKS[name]
 
 
 def reading_task(names: Iterable[str]) -> str | None:

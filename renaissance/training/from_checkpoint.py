@@ -18,11 +18,11 @@ from renaissance.runs.checkpoint import Stored
 from renaissance.settings.keys import (
     ADAPTABLE,
     EVALUATION_KEYS,
-    MODEL_KEYS,
     PLACE_KEYS,
-    RESUMABLE,
     START_KEYS,
     TOWER_KEYS,
+    model_keys,
+    resumable,
 )
 from renaissance.settings.resolver import ConfigResolver, SettingsError
 
@@ -38,9 +38,9 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     """
     resumed = resolver["resume_from"] is not None
     evaluated = EVALUATION_KEYS if resolver["test_only"] else frozenset()
-    keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*MODEL_KEYS, *evaluated}
+    keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*model_keys(), *evaluated}
     answers = {key: stored.settings[key] for key in keys if key in stored.settings}
-    free = RESUMABLE if resumed else ADAPTABLE | evaluated
+    free = resumable() if resumed else ADAPTABLE | evaluated
     resolver.fill_defaults("checkpoint", answers, free=free)
     if resumed or evaluated:
         resolver.finalize_batches()
@@ -49,7 +49,7 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
         f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: pictures "
         "hidden or shown at test time only measure something else; leave blind out.",
     )
-    return keys - free if resumed else {*MODEL_KEYS}
+    return keys - free if resumed else {*model_keys()}
 
 
 def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) -> None:

@@ -184,7 +184,7 @@ class Loaders(LightningDataModule):
         model, data, train = self.settings.model, self.settings.data, split == "train"
         key = data.train_transform_keys[0] if train else data.val_transform_keys[0]
         seed, patch = self.settings.run.seed, model.patch_size or 1
-        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed, train=train)
+        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed)
         return Source(self.data.samples[split], transform, self.blind)
 
     def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:

@@ -92,7 +92,7 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
     sample = RawSample(0, (grey.getvalue(),), "two small pictures")
     if reading is not None:
         sample = task_class(reading).made_up(grey.getvalue())
-    transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0, train=False)
+    transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)
     source = Source(_DummySamples(sample), transform)
     collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source)
     return collate([source.example(Draw(0, index)) for index in range(2)])[0]

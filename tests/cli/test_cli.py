@@ -22,6 +22,7 @@ import torch
 from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import QUERIES, SUBCOMMANDS, literal, main, screen
+from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError
 from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
@@ -76,7 +77,7 @@ def test_later_words_count_before_earlier_ones_and_values_before_presets():
     )
     assert words.values == {
         "exp_name": "a=b",
-        "loss_names": config.NO_LOSS | {"itm": 2},
+        "loss_names": no_losses() | {"itm": 2},
         "image_encoder": "facebook/deit-tiny-patch16-224",
         "seed": 3,
     }
@@ -93,8 +94,7 @@ def test_a_config_file_is_read_as_plain_values(work: Path):
     Path("mine.yaml").write_text("datasets: [mine]\nseed: 5\n", encoding="utf-8")
     words = screen(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], SETTINGS, PRESETS)
     assert (
-        words.values["loss_names"] == config.NO_LOSS | {"mlm": 2, "itm": 1}
-        and words.values["data_root"] == "copy/arrow"
+        words.values["loss_names"] == no_losses() | {"mlm": 2, "itm": 1} and words.values["data_root"] == "copy/arrow"
     )
     assert (words.values["seed"], words.sources["seed"]) == (5, "file mine.yaml")
     assert words.sources["data_root"] == "file mine.json"

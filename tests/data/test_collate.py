@@ -19,7 +19,7 @@ from renaissance.data.transforms import make_transform
 
 
 def source(key="vit", captions=CAPTIONS):
-    return Source(PairStub(captions), make_transform(key, 32, patch_size=8, seed=0, train=True))
+    return Source(PairStub(captions), make_transform(key, 32, patch_size=8, seed=0))
 
 
 def examples(of: Source, count: int):

@@ -27,7 +27,7 @@ def collate(per_gpu_batchsize=4, draw_false_image=0, broken=None) -> Collate:
         "mlm": MlmMasker(vocabulary(TOKENIZER), 0.15, True, 7),
         "itm": FalseImages(7, 4, draw_false_image),
     }
-    source = Source(PairStub(PAIRS, broken), make_transform("clip_randaug", 24, patch_size=8, seed=7, train=True))
+    source = Source(PairStub(PAIRS, broken), make_transform("clip_randaug", 24, patch_size=8, seed=7))
     return Collate(TOKENIZER, 20, per_gpu_batchsize, target_builders, source)
 
 

@@ -42,7 +42,7 @@ def crowded(size=60):
 
 
 def micro(world, ids, epoch=0) -> MicroBatch:
-    source = Source(world, make_transform("vit", 8, patch_size=4, seed=0, train=True))
+    source = Source(world, make_transform("vit", 8, patch_size=4, seed=0))
     examples = []
     for id in ids:
         pair = world[id]

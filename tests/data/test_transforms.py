@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from renaissance.core.errors import UserError
-from renaissance.data.transforms import KEYS, aspect_size, make_transform
+from renaissance.data.transforms import aspect_size, make_transform
 
 
 def photograph(height: int, width: int) -> torch.Tensor:
@@ -29,7 +28,7 @@ def pillow_crop(pixels: torch.Tensor, size: int) -> np.ndarray:
 
 
 def crop(pixels: torch.Tensor, size: int, key: str = "vit") -> torch.Tensor:
-    result = make_transform(key, size, patch_size=16, seed=0, train=False)(pixels, 0, 0)
+    result = make_transform(key, size, patch_size=16, seed=0)(pixels, 0, 0)
     assert result.dtype == torch.uint8 and result.shape == (3, size, size)
     return result
 
@@ -83,8 +82,8 @@ def test_a_strip_is_cut_out_of_its_middle(shape):
 
 @pytest.mark.parametrize("shape", [(4, 20_000), (20_000, 4)])
 def test_a_strip_does_not_fill_the_memory(shape):
-    transform = make_transform("vit", 64, patch_size=16, seed=0, train=True)
-    assert transform._resize(photograph(*shape)).numel() <= 3 * 64 * 64 * 8
+    transform = make_transform("vit", 64, patch_size=16, seed=0)
+    assert transform.resize(photograph(*shape)).numel() <= 3 * 64 * 64 * 8
     assert transform(photograph(*shape), 0, 0).shape == (3, 64, 64)
 
 
@@ -99,7 +98,7 @@ def test_pixelbert_sizes_are_those_of_vilt():
 
 def test_pixelbert_keeps_the_whole_picture():
     pixels = photograph(120, 200)
-    result = make_transform("pixelbert", 64, patch_size=16, seed=0, train=False)(pixels, 0, 0)
+    result = make_transform("pixelbert", 64, patch_size=16, seed=0)(pixels, 0, 0)
     assert result.shape == (3, 64, 96)  # 200 * 64 / 120 = 106.7 > 1333 / 800 * 64 = 106
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((96, 64), Image.Resampling.BICUBIC)
     assert levels(result, np.array(picture)).max() <= 1
@@ -108,15 +107,15 @@ def test_pixelbert_keeps_the_whole_picture():
 @pytest.mark.parametrize("key", ["vit_randaug", "pixelbert_randaug"])
 def test_augmentation_is_a_function_of_seed_epoch_and_sample(key):
     pixels = photograph(100, 90)
-    transform = make_transform(key, 48, patch_size=16, seed=1, train=True)
-    plain = make_transform(key.removesuffix("_randaug"), 48, patch_size=16, seed=1, train=True)(pixels, 0, 0)
+    transform = make_transform(key, 48, patch_size=16, seed=1)
+    plain = make_transform(key.removesuffix("_randaug"), 48, patch_size=16, seed=1)(pixels, 0, 0)
     views = [transform(pixels, epoch, id) for epoch in range(3) for id in range(5)]
     torch.manual_seed(99)
     again = [pickle.loads(pickle.dumps(transform))(pixels, epoch, id) for epoch in range(3) for id in range(5)]
     assert all(map(torch.equal, views, again))
     assert len({view.numpy().tobytes() for view in views}) >= 12  # a pair of identities may repeat the picture
     assert sum(torch.equal(view, plain) for view in views) <= 2
-    other = make_transform(key, 48, patch_size=16, seed=2, train=True)
+    other = make_transform(key, 48, patch_size=16, seed=2)
     assert sum(map(torch.equal, views, [other(pixels, e, i) for e in range(3) for i in range(5)])) <= 2
     assert all(view.shape == plain.shape and view.dtype == torch.uint8 for view in views)
 
@@ -124,24 +123,10 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample(key):
 def test_augmentation_leaves_the_global_random_state_alone():
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    make_transform("clip_randaug", 32, patch_size=16, seed=0, train=True)(photograph(40, 50), 3, 4)
+    make_transform("clip_randaug", 32, patch_size=16, seed=0)(photograph(40, 50), 3, 4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_augmentation_neither_inverts_nor_cuts_out():
-    space = make_transform("vit_randaug", 32, patch_size=16, seed=0, train=True)._augment._AUGMENTATION_SPACE
+    space = make_transform("vit_randaug", 32, patch_size=16, seed=0)._augment._AUGMENTATION_SPACE
     assert len(space) == 14 and not {name.lower() for name in space} & {"invert", "cutout", "erase"}
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_an_unknown_key_is_answered_with_the_allowed_ones(train):
-    with pytest.raises(UserError) as caught:
-        make_transform("vitt", 32, patch_size=16, seed=0, train=train)
-    assert str(caught.value).startswith("train_transform_keys:" if train else "val_transform_keys:")
-    assert all(key in str(caught.value) for key in ("'vitt'", "imagenet", "vit", "clip", "pixelbert"))
-
-
-def test_augmenting_an_evaluation_is_refused():
-    assert len(KEYS) == 8
-    with pytest.raises(UserError, match="val_transform_keys: 'clip_randaug' augments"):
-        make_transform("clip_randaug", 32, patch_size=16, seed=0, train=False)

@@ -77,7 +77,7 @@ def parts(kind: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Itc]:
 
 
 def source_of(dataset: PairDataset, key: str = "imagenet") -> Source:
-    return Source(dataset, make_transform(key, SIDE, patch_size=PATCH, seed=0, train=False))
+    return Source(dataset, make_transform(key, SIDE, patch_size=PATCH, seed=0))
 
 
 def split_of(dataset: PairDataset, key: str = "imagenet") -> FullSplit:

@@ -19,7 +19,7 @@ import pytest
 
 import small_run
 from conftest import OFFLINE, ROOT
-from renaissance import config
+from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError
 from renaissance.runs import checkpoint, start
 from renaissance.runs.checkpoint_folder import CheckpointFolder
@@ -28,7 +28,7 @@ from renaissance.settings import keys
 from renaissance.settings.declared import defaults
 from small_run import SMALL, command, train
 
-DEFAULTS = defaults() | {"loss_names": config.NO_LOSS | {"mlm": 1}, "max_steps": 6, "exp_name": "mlm"}
+DEFAULTS = defaults() | {"loss_names": no_losses() | {"mlm": 1}, "max_steps": 6, "exp_name": "mlm"}
 WORDS = ("task_mlm", *SMALL, "max_steps=2", "final_test=False", "resume_from=auto")
 
 
@@ -112,7 +112,7 @@ def test_what_looks_alike_is_not_the_same():
 
 def test_runs_of_earlier_versions_are_found_and_get_the_new_identity(place, trained):
     """A setting that is new goes into `keys.YOUNGER`, or no run that began before it would be found."""
-    counted = sorted(DEFAULTS.keys() - (keys.RESUMABLE - {"load_path"}) - keys.YOUNGER)
+    counted = sorted(DEFAULTS.keys() - (keys.resumable() - {"load_path"}) - keys.YOUNGER)
     assert hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16] == "43ad9858e2e10229"
     values = DEFAULTS | {"load_path": "./x"}
     fixed = {key: values[key] for key in counted}
@@ -208,7 +208,7 @@ def test_a_run_of_which_it_cannot_be_said_whose_it_is_is_never_passed_over(kind,
     with pytest.raises(UserError, match=rf"version_0/settings.json'.*the same command and resume_from={last}, or move"):
         start.newest(DEFAULTS)
     assert identity_record(DEFAULTS, run)["identity"] == identity(DEFAULTS)  # as it says
-    nothing = DEFAULTS | {"loss_names": config.NO_LOSS, "resume_from": last}
+    nothing = DEFAULTS | {"loss_names": no_losses(), "resume_from": last}
     assert identity_record(nothing, run)["identity"] is None
     made(place / "version_2", trained, 1)
     (path, _), damaged = start.newest(DEFAULTS)
@@ -283,7 +283,7 @@ def test_a_run_of_this_job_is_not_kept_out_by_that_of_another(place, trained, mo
 def test_the_same_command_refuses_while_it_starts(work: Path, capsys):
     """And a command that is refused leaves nothing of its start."""
     values = small_run.values_of(*(word for word in WORDS if "=" in word))
-    loss = config.NO_LOSS | {"mlm": 1}
+    loss = no_losses() | {"mlm": 1}
     place = work / "result" / "mlm"
     place.mkdir(parents=True)
     with another(place, f".{identity(defaults() | values | {'loss_names': loss})}.lock"):

@@ -307,6 +307,7 @@ CHANGES: dict[str, Change] = {
     "keep_last": Change(1, saved_steps, 1, {"max_steps": 3, "final_test": False, "save_every_steps": 1}),
     "trust_remote_code": Change(True, runs_code, True),
     "allow_download": Change(False, asked_locally, {True}),
+    "plugins": Change(["lab"], lambda t: t.settings.run.plugins, ["lab"]),  # test_plugins.py imports them
     "ref_dataset": Change("refcoco", lambda t: t.resolver["datasets"], ["refcoco"]),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.samples["train"].describe()], ["vg.arrow"]),
     "data_root": Change("fewer", lambda t: len(t.data.samples["train"]), 2 * 3),

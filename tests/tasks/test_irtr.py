@@ -41,7 +41,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory):
 
 
 def collate(pairs, count: int = 3, seed: int = 0) -> Collate:
-    source = Source(pairs, make_transform("vit", SIDE, patch_size=PATCH, seed=0, train=False))
+    source = Source(pairs, make_transform("vit", SIDE, patch_size=PATCH, seed=0))
     return Collate(tokenizer(), MAX_TEXT_LEN, 32, {"irtr": FalseTexts(seed, count)}, source)
 
 

@@ -176,7 +176,7 @@ def test_files_of_older_programs_give_the_same_groups(prepared: Path, tmp_path: 
 
 
 def test_pictures_stay_left_and_right(prepared: Path):
-    source = Source(opened(prepared, "val"), make_transform("vit", 32, patch_size=8, seed=0, train=False))
+    source = Source(opened(prepared, "val"), make_transform("vit", 32, patch_size=8, seed=0))
     example = source.example(SimpleNamespace(id=3, epoch=0))
     alone = [source.images(source.dataset[3]._replace(images=(image,)), 0)[0] for image in source.dataset[3].images]
     assert len(example.images) == 2 and not torch.equal(*example.images)
@@ -214,7 +214,7 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
     ]
     write(tmp_path / "nlvr2_dev.arrow", by_pandas(rows[:2] + [rows[2] | change] + rows[3:]))
     with pytest.raises(UserError) as error:
-        source = Source(opened(tmp_path, "val"), make_transform("vit", 32, patch_size=8, seed=0, train=False))
+        source = Source(opened(tmp_path, "val"), make_transform("vit", 32, patch_size=8, seed=0))
         for place in range(4):
             source.example(SimpleNamespace(id=place, epoch=0))
     assert sentence in str(error.value) and "nlvr2_dev.arrow" in str(error.value)

@@ -153,7 +153,7 @@ def test_a_candidate_is_what_of_its_box_lies_in_the_picture(box: list[float], se
 def test_every_box_becomes_a_picture_of_the_models_size():
     boxes = raw_refcoco.BOXES + [box for box, _ in FURTHER]
     raw = RawSample(7, (photograph(),), "the red one", boxes=boxes)
-    transform = make_transform("vit", 32, patch_size=8, seed=0, train=False)
+    transform = make_transform("vit", 32, patch_size=8, seed=0)
     found = Source([raw], transform).example(SimpleNamespace(id=0, epoch=0)).images
     assert [picture.shape for picture in found] == [(3, 32, 32)] * len(boxes)
     picture = decode(photograph(), "")
@@ -252,7 +252,7 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
         {"image": photograph(number), "sentences": ["the red one"], "bboxes": boxes, "labels": 1} for number in range(4)
     ]
     write(tmp_path / "refcoco_unc_val.arrow", by_pandas(rows[:2] + [rows[2] | change] + rows[3:]))
-    transform = make_transform("vit", 32, patch_size=8, seed=0, train=False)
+    transform = make_transform("vit", 32, patch_size=8, seed=0)
     with pytest.raises(UserError) as error:
         source = Source(opened(tmp_path, "refcoco", "val"), transform)
         for place in range(4):

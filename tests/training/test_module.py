@@ -68,7 +68,7 @@ class Bench:
     def batches(self, step: int, cuts: Sequence[int]) -> list[Batch]:
         """The pairs of a step in micro-batches of the given sizes."""
         model, pairs = self.resolved.settings.model, self.data.samples["train"]
-        transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size, seed=0, train=True)
+        transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size, seed=0)
         source = Source(pairs, transform)
         draws = TrainSteps(len(pairs), PAIRS, PAIRS, 0, 1, 0, 0, STEPS).draws(step)
         batches, start = [], 0

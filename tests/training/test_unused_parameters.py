@@ -65,7 +65,7 @@ def a_batch(run: Resolved) -> Batch:
         )
         for number in range(8)
     ]
-    transform = make_transform("imagenet", SIDE, patch_size=PATCH, seed=0, train=False)
+    transform = make_transform("imagenet", SIDE, patch_size=PATCH, seed=0)
     return Collate(run.tokenizer, MAX_TEXT_LEN, 8, target_builders_of(run), Source([], transform))(examples)[0]
 
 

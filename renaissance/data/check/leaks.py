@@ -12,7 +12,6 @@ from itertools import combinations
 import numpy as np
 
 from .files import CheckedFile
-from .values import COLLECTIONS
 
 # Mao et al. divide RefCOCOg's objects, not its images, into train and val ("google" split).
 _SHARES_BY_CONSTRUCTION = ("refcocog_google",)
@@ -48,8 +47,8 @@ def _role(split: str) -> str:
 def _shared(ours: Sequence[CheckedFile], theirs: Sequence[CheckedFile]) -> Iterator[tuple[int, str, str]]:
     """Yield how many images are shared, by what they are the same, and the first of them."""
     ways = {"keys": "content"}
-    collection = COLLECTIONS.get(ours[0].dataset)
-    if collection and collection == COLLECTIONS.get(theirs[0].dataset):
+    collection = ours[0].spec.collection
+    if collection and collection == theirs[0].spec.collection:
         ways["ids"] = f"{collection} number"
     for name, how in ways.items():
         held = [np.concatenate([getattr(file, name) for file in files]) for files in (ours, theirs)]

@@ -18,16 +18,8 @@ from .files import CheckedFile
 from .lengths import Lengths, Measure
 
 _ONCE = ("image_id", "question_id", "ref_id", "identifier", "identifiers")
-# Pictures of these have a number that is the same in every data set made of them.
-COLLECTIONS = {
-    **dict.fromkeys(("coco", "vqa", "refcoco", "refcoco+", "refcocog", "refcocog_google"), "COCO"),
-    **dict.fromkeys(("f30k", "snli"), "Flickr30k"),
-}
-# How a collection names its files, in any folder and of any format: other names, such as NLVR's, hold other numbers.
-_NAMES = {
-    "COCO": r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$",
-    "Flickr30k": r"^(?:.*/)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$",
-}
+# How collections name their files, in any folder and of any format: other names, such as NLVR's, hold other numbers.
+_NUMBERED = r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$"
 
 
 class Values:
@@ -104,12 +96,11 @@ class Values:
                 continue
             there = np.asarray(flat[name].values.is_valid())
             self._ids.setdefault(name, []).append((_keys(flat[name].values), flat[name].rows()[there] + first))
-        collection = COLLECTIONS.get(self._file.dataset)
-        if collection and "image_id" in flat:
+        if self._file.spec.collection and "image_id" in flat:
             numbers = flat["image_id"].values
             if not pa.types.is_integer(numbers.type):
                 names = numbers.cast(pa.large_string())
-                numbers = pc.struct_field(pc.extract_regex(names, _NAMES[collection]), "number")
+                numbers = pc.struct_field(pc.extract_regex(names, _NUMBERED), "number")
             self._numbers.append(np.asarray(pc.fill_null(numbers.cast(pa.int64()), -1)))
 
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, suggest
-from renaissance.data.dataset_specs import DATASETS
+from renaissance.data.dataset_specs import DATASETS, WRITERS
 
 from .writer import WriteOptions
 
@@ -49,7 +48,7 @@ def prepare(
             raise UserError(
                 f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files."
             )
-    make_arrow = import_module(f"renaissance.data.prepare.{DATASETS[dataset].writer}").make_arrow
+    make_arrow = WRITERS[DATASETS[dataset].writer]
     options = {name: value for name, value in options.items() if value is not None}
     known = options_of(make_arrow)
     unknown = [name for name in options if name not in known]

@@ -14,6 +14,7 @@ import transformers
 from packaging.version import Version
 
 from renaissance.core.errors import UserError, printable, require
+from renaissance.core.registry import FAMILIES
 
 from . import remote
 from .family import IMAGE, TEXT, Family, Stack
@@ -24,7 +25,8 @@ from .vision_families import VISION_FAMILIES
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-FAMILIES: dict[str, Family] = TEXT_FAMILIES | VISION_FAMILIES
+for _kind, _row in (TEXT_FAMILIES | VISION_FAMILIES).items():
+    FAMILIES.add(_kind, _row)
 
 _HALVES = {TEXT: "text_config", IMAGE: "vision_config"}
 # Text-and-image models: where their configurations keep each half. A half is a family of its own above.
@@ -98,7 +100,7 @@ def class_of(family: Family, config: PreTrainedConfig | None = None) -> type[Pre
     """
     if config is not None and remote.row_of(config) is not None:
         return remote.class_of_code(config)
-    model_class = getattr(transformers, family.model, None)
+    model_class = getattr(transformers, family.model, None) if isinstance(family.model, str) else family.model
     require(model_class, f"transformers {transformers.__version__} has no {family.model}: install a newer version.")
     return model_class
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 TEXT, IMAGE = "text", "image"
 
@@ -36,7 +36,7 @@ class Family:
 
     Attributes:
         modality: "text" or "image".
-        model: name of the transformers class that is built.
+        model: name of the transformers class that is built, or the class of a plugin.
         within: regular expression of what a whole model's checkpoint writes before the names of this half's weights,
             where transformers does not take it off by itself.
         part: path of the module that is kept of it, "" for all: the encoder of an encoder-decoder.
@@ -56,7 +56,7 @@ class Family:
     """
 
     modality: str
-    model: str
+    model: str | type[PreTrainedModel]
     within: str = ""
     part: str = ""
     pooling: str = "first"

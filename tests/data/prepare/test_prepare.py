@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -12,22 +11,21 @@ import pytest
 from renaissance.cli import prepare as command
 from renaissance.core.errors import UserError
 from renaissance.data import prepare
-from renaissance.data.dataset_specs import DATASETS
+from renaissance.data.dataset_specs import DATASETS, WRITERS
 from renaissance.settings.declared import declared, defaults
 
-ARGUMENTS = {"dataset", "root", "data_root"}
+ARGUMENTS = {"dataset", "root", "data_root", "plugins"}
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_option_of_a_data_set_is_a_setting(dataset: str):
-    options = prepare.options_of(import_module(f"renaissance.data.prepare.{DATASETS[dataset].writer}").make_arrow)
+    options = prepare.options_of(WRITERS[DATASETS[dataset].writer])
     assert set(options) <= set(defaults(declared(command))) - ARGUMENTS
     assert options[-4:] == ["workers", "max_unreadable", "resize", "quality"]
 
 
 def test_every_setting_is_an_option_of_a_data_set():
-    modules = {row.writer: import_module(f"renaissance.data.prepare.{row.writer}") for row in DATASETS.values()}
-    options = {name for module in modules.values() for name in prepare.options_of(module.make_arrow)}
+    options = {name for row in DATASETS.values() for name in prepare.options_of(WRITERS[row.writer])}
     assert options == set(defaults(declared(command))) - ARGUMENTS
     assert set(re.findall(r"[\w+]+", declared(command)["dataset"].comment)) - {"or"} == set(DATASETS) - {
         "refcocog_google"

@@ -1,0 +1,71 @@
+"""Modules of users that add tasks, data sets and more to the tables of `registry`; the setting `plugins` names them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from .errors import UserError, first_line, printable, require
+
+LOADED: set[str] = set()  # names of the plugins that were imported
+
+
+def plugin_name(plugin: str) -> str:
+    """The name by which a checkpoint knows a plugin, wherever it lies: `gqa` of my_lab.gqa, my_lab/gqa and my_lab/gqa.py."""
+    return Path(plugin).name.removesuffix(".py").rpartition(".")[2]
+
+
+def load_plugins(plugins: Sequence[str]) -> None:
+    """Imports plugins, each a dotted name of a module or the path of a file or package.
+
+    Raises:
+        UserError: one is missing, fails, or registers a name that is taken.
+    """
+    for plugin in plugins:
+        path = Path(plugin).expanduser().resolve()
+        by_path = path.suffix == ".py" or os.sep in plugin
+        require(path.exists() or not by_path, f"plugins: there is no {plugin!r}; give a module or the path of a file.")
+        module, folder = (path.stem, str(path.parent)) if by_path else (plugin, os.getcwd())
+        if folder not in sys.path:
+            sys.path.append(folder)  # for loader processes, too
+        try:
+            file = import_module(module).__file__
+        except UserError as error:
+            raise UserError(f"plugins: {plugin!r}: {error}") from error
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = "" if "importlib" in place.filename else f", {place.filename}:{place.lineno}"
+            raise UserError(
+                f"plugins: {plugin!r} cannot be imported ({type(error).__name__}: {first_line(error)}{where})."
+            ) from error
+        found = Path(file or path).resolve()
+        require(
+            not by_path or found in (path, path / "__init__.py"),
+            f"plugins: {plugin!r} has the name of another module, {found}; rename it.",
+        )
+        LOADED.add(plugin_name(plugin))
+
+
+class MissingPluginError(UserError):
+    """A checkpoint was made with a plugin that is not loaded."""
+
+
+def refuse_missing(plugins: Iterable[str], where: str) -> None:
+    """Refuses a checkpoint that was made with plugins which were not loaded: no file names code to run.
+
+    Args:
+        where: what the sentence begins with, such as "load_path=a.ckpt".
+
+    Raises:
+        MissingPluginError: naming them.
+    """
+    if missing := [printable(plugin) for plugin in plugins if plugin_name(plugin) not in LOADED]:
+        given = json.dumps(missing, ensure_ascii=False)
+        raise MissingPluginError(
+            f"{where} was made with the plugin {missing[0]}; if you trust it, give plugins='{given}'."
+        )

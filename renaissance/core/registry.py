@@ -1,0 +1,81 @@
+"""What a name in a setting stands for: one table a kind, which the package and plugins fill by the same call.
+
+    TASKS.add("gqa", "my_lab.gqa.task:Gqa")
+
+An entry "module:attribute" is imported when it is first asked for, so that settings are checked by names alone, without torch.
+Nothing here imports what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .errors import require
+
+
+class Registry(Mapping[str, Any]):
+    """Entries by name, in the order in which they were added.
+
+    Args:
+        what: is registered, for sentences.
+    """
+
+    def __init__(self, what: str):
+        self.what = what
+        self._entries: dict[str, Any] = {}
+
+    def add(self, name: str, entry: Any) -> None:
+        """Adds an entry, or "module:attribute" where it is to be found.
+
+        Raises:
+            UserError: the name is taken, or is none that can be typed.
+        """
+        require(
+            isinstance(name, str) and name and name == "".join(name.split()), f"{name!r} is no name of a {self.what}."
+        )
+        require(name not in self._entries, f"there is a {self.what} {name!r} already; give this one another name.")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> Any:
+        entry = self._entries[name]
+        if isinstance(entry, str) and ":" in entry:
+            module, _, attribute = entry.partition(":")
+            return getattr(import_module(module), attribute)
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without importing the entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+TASKS = Registry("task")  # name -> subclass of tasks.base.Task
+DATASETS = Registry("data set")  # name -> data.dataset_specs.DatasetSpec
+WRITERS = Registry("writer")  # name -> make_arrow(root, data_root, *, ..., **writing), see data.prepare
+TRANSFORMS = Registry("transform")  # name -> subclass of data.transforms.Transform
+FUSIONS = Registry("fusion kind")  # name -> class of a layer, as models.fusion.SharedLayer
+FAMILIES = Registry("encoder family")  # model type -> models.backbones.family.Family
+PRESETS = Registry("preset")  # name -> the settings that it sets, or the names of the presets that it joins
+
+# The order of losses in their sum. A new file of tasks/ comes behind them, and is left out of a run's identity where it is off.
+FIRST_TASKS = ("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images")
+_FILES = {path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py")} - {"base"}
+# A task is a file of tasks/: mlm.py holds the class Mlm.
+for _name in (*FIRST_TASKS, *sorted(_FILES.difference(FIRST_TASKS))):
+    TASKS.add(_name, f"renaissance.tasks.{_name}:{_name.title().replace('_', '')}")
+for _name, _class in (
+    ("imagenet", "CenterCrop"),
+    ("vit", "CenterCrop"),
+    ("clip", "CenterCrop"),
+    ("pixelbert", "KeepAspect"),
+):
+    TRANSFORMS.add(_name, f"renaissance.data.transforms:{_class}")
+for _name, _class in (("shared", "SharedLayer"), ("separate", "SeparateLayer"), ("merged", "Side")):
+    FUSIONS.add(_name, f"renaissance.models.fusion:{_class}")
