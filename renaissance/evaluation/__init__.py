@@ -9,7 +9,7 @@ A *frame* has one row an example, sorted by `position` (in the data set): `id`, 
 shows with one sentence) are no independent examples: the bootstrap then draws groups.
 """
 
-from .frames import gather_rows, write_predictions, write_submissions
+from .frames import gather_rows, write_predictions
 from .intervals import Paired, bootstrap, interval, paired_bootstrap
 from .runs import BlindRun, FinishedRun, is_run, read_blind_run, read_run
 from .sheet import lines, nan_sentence
@@ -31,5 +31,4 @@ __all__ = [
     "read_blind_run",
     "read_run",
     "write_predictions",
-    "write_submissions",
 ]

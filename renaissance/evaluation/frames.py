@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.core.atomic import write_whole
-from renaissance.core.errors import UserError
 from renaissance.runs.report import RunFolder
 
 FIRST = ("id", "prediction", "target", "score", "position")
@@ -35,21 +32,15 @@ def gather_rows(
     Raises:
         RuntimeError: an example is missing.
     """
-    by_position: dict[int, Mapping[str, Any]] = {}
-    for row in (row for part in gather(list(rows)) for row in part):
-        by_position.setdefault(row["position"], row)
+    by_position = {row["position"]: row for part in gather(list(rows)) for row in part}
     if expected is not None and len(by_position) != expected:
         raise RuntimeError(f"{len(by_position):,} examples came together of a split that has {expected:,}")
     ordered = [by_position[position] for position in sorted(by_position)]
-    names = dict.fromkeys(name for row in ({name: None for name in FIRST}, *ordered) for name in row)
-    return pd.DataFrame({name: _series(name, [row.get(name) for row in ordered]) for name in names})
-
-
-def _series(name: str, values: list[Any]) -> pd.Series:
-    if name == "score":
-        return pd.Series(values, dtype=float)
+    names = dict.fromkeys([*FIRST, *(name for row in ordered for name in row)])
+    columns = {name: [row.get(name) for row in ordered] for name in names}
     # Beside a hidden value pandas would turn whole numbers into fractions.
-    return pd.Series(values, dtype=object if None in values or not values else None)
+    types = {name: object for name, values in columns.items() if None in values or not values} | {"score": float}
+    return pd.DataFrame({name: pd.Series(values, dtype=types.get(name)) for name, values in columns.items()})
 
 
 def predictions_file(task: str, split: str) -> str:
@@ -68,13 +59,7 @@ def write_predictions(folder: RunFolder, task: str, split: str, frame: pd.DataFr
         columns["target"] = columns["target"].cast(columns["prediction"].type)
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
-    _write(folder, predictions_file(task, split), content.getvalue())
-
-
-def write_submissions(folder: RunFolder, files: Mapping[str, bytes]) -> None:
-    """Write the files for a benchmark's server below submissions/."""
-    for name, content in files.items():
-        _write(folder, f"submissions/{name}", content)
+    folder.write(predictions_file(task, split), content.getvalue())
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
@@ -83,23 +68,8 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         # A prediction that is not a number is no hidden one.
         return pa.array(values, pa.float64() if name == "score" else None, from_pandas=name != "prediction")
     except (pa.ArrowException, OverflowError):
-        return pa.array([None if _hidden(value) else _text(value) for value in values], pa.string())
-
-
-def _hidden(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+        return pa.array([None if value is None or value != value else _text(value) for value in values], pa.string())
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
-
-
-def _write(folder: RunFolder, name: str, content: bytes) -> None:
-    if folder.path is None:
-        return
-    path = folder.path / name
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"'{path.parent}' cannot be written ({error.strerror}); give another log_dir.") from None
-    write_whole(path, content, "log_dir")

@@ -134,15 +134,12 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     groups = second.loc[differences.index].get(GROUP)
     units = differences if groups is None else differences.groupby(groups.to_numpy()).sum()
     if len(units) < 2:
-        raise UserError(
-            "The predictions are of one example, or one group of them, which tells nothing of a difference."
-        )
+        raise UserError("The predictions are of one example, or one group of them: no difference can be measured.")
     # Seen from the other run, the same draws with the other sign: the order of two runs changes no digit.
     leading = differences[differences != 0].head(1)
     sign = np.sign(leading.iloc[0]) if len(leading) else 1.0
-    means = (
-        sign * _means(sign * differences.to_numpy(), groups, resamples, np.random.default_rng(seed)) + 0.0
-    )  # no -0.0
+    means = _means(sign * differences.to_numpy(), groups, resamples, np.random.default_rng(seed))
+    means = sign * means + 0.0  # no -0.0
     tail = min((means <= 0).sum(), (means >= 0).sum())
     p = min(1.0, max(2 * (1 + tail) / (1 + len(means)), 2.0 ** (1 - int((units != 0).sum()))))
     return Paired(float(differences.mean()), *_interval(means), float(p), len(differences))

@@ -48,26 +48,22 @@ def lines(
     said = [f"{task_name}, {split}: {len(frame):,} examples of {', '.join(files)}"]
     notes = list(notes)
     hidden = int(frame["score"].isna().sum())
-    if values and 0 < hidden < len(frame):
-        notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
-    if values:
-        rows = [(selecting, _number(values[selecting]), _between(intervals.get(selecting), frame))]
+    if not values:
+        notes.insert(0, "the answers of this split are hidden: there are predictions, and no number")
+    else:
+        if 0 < hidden < len(frame):
+            notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
+        rows = [(selecting, f"{values[selecting]:.4f}", _between(intervals.get(selecting), frame))]
         if baseline is not None:
-            rows.append((baseline[0], _number(baseline[1]), _BASELINES.get(baseline[0], "")))
+            rows.append((baseline[0], f"{baseline[1]:.4f}", _BASELINES.get(baseline[0], "")))
         if blind is not None:
             more, problems = _blind_rows(blind, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems
-        others = {name: value for name, value in values.items() if name != selecting}
-        rows += [(name, _number(value), _span(intervals.get(name))) for name, value in others.items()]
+        others = [name for name in values if name != selecting]
+        rows += [(name, f"{values[name]:.4f}", _span(intervals.get(name))) for name in others]
         width = max(len(row[2]) for row in rows)
         said += table([(name, value, remark.ljust(width)) for name, value, remark in rows]).splitlines()
-    else:
-        notes.insert(0, "the answers of this split are hidden: there are predictions, and no number")
     return [*said, *(f"  note: {note}" for note in notes)]
-
-
-def _number(value: float | None) -> str:
-    return "nan" if value is None else f"{value:.4f}"
 
 
 def _between(bounds: tuple[float, float] | None, frame: pd.DataFrame, sign: str = "") -> str:
@@ -90,8 +86,8 @@ def _blind_rows(
         return [], [f"the blind run {blind.run.path} has no {selecting} on {split}"]
     theirs = blind.run.predictions(blind.task, split)
     if theirs is None or not (is_mean(theirs, value) and is_mean(frame, values[selecting])):
-        return [("blind run", _number(value), str(blind.run.path))], []
-    rows = [("blind run", _number(value), f"{_between(bootstrap(theirs), theirs)}, {blind.run.path}")]
+        return [("blind run", f"{value:.4f}", str(blind.run.path))], []
+    rows = [("blind run", f"{value:.4f}", f"{_between(bootstrap(theirs), theirs)}, {blind.run.path}")]
     try:
         gain = paired_bootstrap(theirs, frame)
     except UserError as error:

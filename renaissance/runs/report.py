@@ -143,12 +143,14 @@ class RunFolder:
         with contextlib.suppress(OSError), open(self.path / "log.txt", "a", encoding="utf-8") as file:
             file.write(line)
 
+    def write(self, name: str, content: bytes) -> None:
+        """Writes `<name>` whole or not at all, below a folder that is made where there is none."""
+        if self.path is not None:
+            write_whole(self.path / name, content, "log_dir")
+
     def write_json(self, name: str, content: Any) -> None:
-        """Writes `<name>` whole or not at all."""
-        if self.path is None:
-            return
-        text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-        write_whole(self.path / name, text.encode(), "log_dir")
+        """Writes a value as JSON."""
+        self.write(name, (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.csv and one point a value in TensorBoard, at an optimizer step."""

@@ -161,7 +161,10 @@ def test_names_are_no_longer_than_they_must_be():
         (["runs=result/vqa/version_7"], "runs names result/vqa/version_7, which is no run folder (it does not exist)"),
         (["runs=result"], "runs names result, which is no run folder (it holds no settings.json)"),
         (["runs=result/vqa/version_1"], "vqa/version_1 has no results.json yet; let a run end first."),
-        (["runs=result/vqa/version_0", "output=file"], "output=file cannot be written (File exists)"),
+        (
+            ["runs=result/vqa/version_0", "output=file"],
+            "'file/compare.md' cannot be written (Not a directory); give another output",
+        ),
         (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' is list, but has to be an object"),
     ],
 )

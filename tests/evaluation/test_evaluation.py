@@ -24,7 +24,6 @@ from renaissance.evaluation import (
     paired_bootstrap,
     read_blind_run,
     write_predictions,
-    write_submissions,
 )
 from renaissance.runs.report import RunFolder
 
@@ -248,12 +247,11 @@ def test_hidden_and_mixed_columns_have_a_type(tmp_path: Path):
     assert [list(boxes) for boxes in read["boxes"]] == [[1], [2, 3], []]
 
 
-def test_files_for_a_server_and_folders_that_cannot_be(tmp_path: Path):
-    write_submissions(RunFolder(tmp_path), {"vqa.json": b"[]", "vqa_std.json": b"[1]"})
-    assert (tmp_path / "submissions" / "vqa_std.json").read_bytes() == b"[1]"
-    write_submissions(RunFolder(None), {"vqa.json": b"[]"})
+def test_folders_that_cannot_be(tmp_path: Path):
     (tmp_path / "predictions").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"predictions' cannot be written \(File exists\); give another log_dir"):
+    with pytest.raises(
+        UserError, match=r"vqa_val.parquet' cannot be written \(Not a directory\); give another log_dir"
+    ):
         write_predictions(RunFolder(tmp_path), "vqa", "val", answered(id=[1, 2, 3], score=1.0))
 
 

@@ -8,20 +8,18 @@ Printed in 120 columns, and written as Markdown; as CSV with a row a run, for pr
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
-from renaissance.core.errors import UserError, printable
-from renaissance.evaluation import SELECTING, Paired, paired_bootstrap
+from renaissance.core.errors import UserError, printable, require
+from renaissance.evaluation import SELECTING, FinishedRun, Paired, paired_bootstrap
 
-from .folders import Named, find, logged
+from .folders import find, logged
 from .screen import screen
 
 FILE = "compare"  # the name of what is written, without its ending
@@ -32,6 +30,7 @@ _NOISE = (
 )
 # Predictions that a run may have of a split: what their names end with, and what they are.
 _PREDICTIONS = {"": "", "_image_to_text": ", image to text"}
+_Runs = Mapping[str, FinishedRun]  # by name
 
 
 class Difference(NamedTuple):
@@ -55,61 +54,38 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
     Raises:
         UserError: a pattern that nothing matches, a folder that is none of a run, damaged files, or no finished run.
     """
-    if output is not None and not (isinstance(output, str) and output.strip()):
-        raise UserError(f"output={output!r} is not allowed: give a folder, or None.")
+    require(
+        output is None or (isinstance(output, str) and output.strip()),
+        f"output={output!r} is not allowed: give a folder, or None.",
+    )
     named, notes = find(runs)
-    differing = _differing({run.name: _flat(run.run.settings) for run in named})
-    records = [
-        {"run": run.name} | {key: of[run.name] for key, of in differing.items() if run.name in of} | _row(run, notes)
-        for run in named
-    ]
+    settings = {name: _flat(run.settings) for name, run in named.items()}
+    differing = _differing(settings)
+    records = {
+        name: {"run": name} | {key: settings[name][key] for key in differing if key in settings[name]} for name in named
+    }
+    for name, run in named.items():
+        rows, problem = logged(run.path)
+        notes += [f"{name}: {problem}"] if problem else []
+        records[name] |= _training(run, rows) | _numbers(run)
     differences, problems = _differences(named)
     notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
     lines = _lines(named, records, differing)
+    title = f"mean score minus that of {next(iter(named))}, on the same examples (paired bootstrap)"
     say(screen(lines))
     if differences:
-        say(f"\n{screen([_title(named)])}\n{screen(_difference_lines(differences), indent='  ')}")
+        say(f"\n{screen([title])}\n{screen(_difference_lines(differences), indent='  ')}")
     for note in notes:
         say(screen([f"note: {note}"]))
-    for each in differences:
-        record = next(record for record in records if record["run"] == each.run)
-        record |= {f"{each.what}/{key}": value for key, value in _named_difference(each.paired).items()}
+    for run, what, paired in differences:
+        records[run] |= {f"{what}/{key}": getattr(paired, key) for key in ("difference", "low", "high", "p")}
     if output is not None:
-        _write(Path(output.strip()).expanduser(), _markdown(lines, differences, _title(named), notes), _csv(records))
-    return records
-
-
-def _row(run: Named, notes: list[str]) -> dict[str, Any]:
-    """Parameters, steps and metrics of a run, with what results_details.json says of them."""
-    counts = run.run.record.get("parameters", {}).get("all", {})
-    row: dict[str, Any] = {f"parameters, {kind}": counts[kind] for kind in ("total", "trainable") if kind in counts}
-    rows, problem = logged(run.run.path)
-    notes += [f"{run.name}: {problem}"] if problem else []
-    row |= {"steps": int(rows[-1]["step"])} if rows else {}
-    row |= {"best step": best} if (best := _best_step(rows)) is not None else {}
-    for split, tasks in run.run.results.items():
-        for task, metrics in tasks.items():
-            details = run.run.details.get(split, {}).get(task, {})
-            for metric, value in metrics.items():
-                row[f"{task}/{split}/{metric}"] = value
-                bounds = details.get(metric, {}).get("interval") or ()
-                row |= dict(
-                    zip((f"{task}/{split}/{metric}/low", f"{task}/{split}/{metric}/high"), bounds, strict=False)
-                )
-            for key in ("examples", "method"):
-                if (found := next((each.get(key) for each in details.values()), None)) is not None:
-                    row[f"{task}/{split}/{key}"] = found
-    return row
-
-
-def _best_step(rows: Sequence[Mapping[str, str]]) -> int | None:
-    """The first step at which the selecting metric is best, which is that of best.ckpt; None without validation."""
-    found: list[tuple[float, int]] = []
-    for row in rows:
-        with contextlib.suppress(ValueError):  # what is no number is none
-            found.append((float(row.get(f"val/{SELECTING}") or "nan"), -int(row["step"])))
-    defined = [each for each in found if not math.isnan(each[0])]
-    return -max(defined)[1] if defined else None
+        folder = Path(output.strip()).expanduser()
+        table = pd.DataFrame(records.values(), dtype=object).to_csv(index=False, lineterminator="\r\n")
+        for ending, text in ((".md", _markdown(lines, differences, title, notes)), (".csv", table)):
+            write_whole(folder / f"{FILE}{ending}", text.encode(), "output")
+        say(f"written to the folder {folder}: {FILE}.md, {FILE}.csv")
+    return list(records.values())
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,83 +99,100 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings that are not the same in all runs, {key: {run: value}}, without the runs that have none."""
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The settings that are not the same in all runs, or that some do not have."""
+    absent = object()
     keys = dict.fromkeys(key for each in settings.values() for key in each)
-    by_key = {key: {run: each[key] for run, each in settings.items() if key in each} for key in keys}
-    return {
-        key: of
-        for key, of in by_key.items()
-        if len(of) < len(settings) or any(value != next(iter(of.values())) for value in of.values())
-    }
+    values = {key: [each.get(key, absent) for each in settings.values()] for key in keys}
+    return [key for key, each in values.items() if any(value != each[0] for value in each)]
 
 
-def _marks(named: Sequence[Named]) -> list[str]:
+def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """Parameters, the last step, and the first one at which the selecting metric is best, which is that of best.ckpt."""
+    counts = run.record.get("parameters", {}).get("all", {})
+    found = {f"parameters, {kind}": counts[kind] for kind in ("total", "trainable") if kind in counts}
+    values = pd.to_numeric(pd.Series([row.get(f"val/{SELECTING}") for row in rows], dtype=object), errors="coerce")
+    found |= {"steps": int(rows[-1]["step"])} if rows else {}
+    return found | ({"best step": int(rows[values.idxmax()]["step"])} if values.notna().any() else {})
+
+
+def _splits(run: FinishedRun) -> Iterator[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]]:
+    """Of each split and task: their names, the values of its metrics, and the details of each."""
+    for split, tasks in run.results.items():
+        for task, values in tasks.items():
+            yield split, task, values, run.details.get(split, {}).get(task, {})
+
+
+def _numbers(run: FinishedRun) -> dict[str, Any]:
+    """Metrics of a run, with what results_details.json says of them."""
+    row: dict[str, Any] = {}
+    for split, task, values, details in _splits(run):
+        for metric, value in values.items():
+            key, bounds = f"{task}/{split}/{metric}", details.get(metric, {}).get("interval") or ()
+            row |= {key: value, **dict(zip((f"{key}/low", f"{key}/high"), bounds, strict=False))}
+        for key in ("examples", "method"):
+            known = [each[key] for each in details.values() if each.get(key) is not None]
+            row |= {f"{task}/{split}/{key}": known[0]} if known else {}
+    return row
+
+
+def _marks(named: _Runs) -> list[str]:
     """What the stars of the table stand for: a sentence for each split with numbers that are not exact, or of a part of it."""
     said = []
-    for run in named:
-        for split, tasks in run.run.results.items():
-            for task in tasks:
-                details = run.run.details.get(split, {}).get(task, {}).values()
-                methods = dict.fromkeys(each["method"] for each in details if each.get("exact") is False)
-                parts = [
-                    f"eval_limit={limit.get('limit')}, not the whole split of {limit.get('of'):,} samples"
-                    for limit in (each["eval_limit"] for each in details if each.get("eval_limit"))
-                ][:1]
-                if why := [*map(str, methods), *parts]:
-                    said.append(f"* {run.name}, {task}/{split}: {'; '.join(why)}")
-    if without := [run.name for run in named if not run.run.details]:
+    for name, run in named.items():
+        for split, task, _, details in _splits(run):
+            why = [str(each.get("method")) for each in details.values() if each.get("exact") is False]
+            why += [
+                f"eval_limit={limit.get('limit')}, not the whole split of {limit.get('of'):,} samples"
+                for each in details.values()
+                if (limit := each.get("eval_limit"))
+            ]
+            said += [f"* {name}, {task}/{split}: {'; '.join(dict.fromkeys(why))}"] if why else []
+    if without := [name for name, run in named.items() if not run.details]:
         said.append(f"{', '.join(without)}: no results_details.json, so methods, intervals and examples are not known.")
     return said
 
 
-def _tasks(run: Named) -> set[str]:
-    return {task for tasks in run.run.results.values() for task in tasks}
+def _tasks(run: FinishedRun) -> set[str]:
+    return {task for _, task, *_ in _splits(run)}
 
 
-def _other_tasks(named: Sequence[Named]) -> list[str]:
+def _other_tasks(named: _Runs) -> list[str]:
     """A sentence where a run has no task in common with the first."""
-    if all(_tasks(run) & _tasks(named[0]) for run in named[1:]):
+    first, *others = map(_tasks, named.values())
+    if all(first & other for other in others):
         return []
-    told = "; ".join(f"{run.name}: {', '.join(sorted(_tasks(run)))}" for run in named)
-    return [f"the runs are of different tasks ({told})."]
+    by_run = "; ".join(f"{name}: {', '.join(sorted(_tasks(run)))}" for name, run in named.items())
+    return [f"the runs are of different tasks ({by_run})."]
 
 
-def _other_data(named: Sequence[Named]) -> list[str]:
+def _other_data(named: _Runs) -> list[str]:
     """A sentence for each split whose files are not those of the first run; when they were written does not matter."""
-    first, *others = named
-    others = [other for other in others if _tasks(other) & _tasks(first)]
+    (name, first), *others = named.items()
     return [
-        f"the {split} data of {other.name} are not those of {first.name} ({', '.join(files)})."
-        for other in others
-        for split, files in other.run.data.items()
-        if files != first.run.data.get(split, files)
+        f"the {split} data of {other} are not those of {name} ({', '.join(files)})."
+        for other, run in others
+        if _tasks(run) & _tasks(first)
+        for split, files in run.data.items()
+        if files != first.data.get(split, files)
     ]
 
 
-def _differences(named: Sequence[Named]) -> tuple[list[Difference], list[str]]:
+def _differences(named: _Runs) -> tuple[list[Difference], list[str]]:
     """Each run against the first, on every split of which both have predictions; and why not, where that cannot be."""
     found, problems = [], []
-    first, *others = named
-    for other in others:
-        for split, tasks in first.run.results.items():
-            for task, (ending, what) in ((task, each) for task in tasks for each in _PREDICTIONS.items()):
-                frames = [run.run.predictions(task, split + ending) for run in (first, other)]
+    (name, first), *others = named.items()
+    for other, run in others:
+        for split, task, *_ in _splits(first):
+            for ending, what in _PREDICTIONS.items():
+                frames = [each.predictions(task, split + ending) for each in (first, run)]
                 if any(frame is None for frame in frames):
                     continue
                 try:
-                    found.append(Difference(other.name, f"{task}/{split}{what}", paired_bootstrap(*frames)))
+                    found.append(Difference(other, f"{task}/{split}{what}", paired_bootstrap(*frames)))
                 except UserError as error:
-                    problems.append(f"{first.name} and {other.name}, {task}/{split}{what}: {error}")
+                    problems.append(f"{name} and {other}, {task}/{split}{what}: {error}")
     return found, problems
-
-
-def _title(named: Sequence[Named]) -> str:
-    return f"mean score minus that of {named[0].name}, on the same examples (paired bootstrap)"
-
-
-def _named_difference(paired: Paired) -> dict[str, float | int]:
-    return {"difference": paired.difference, "low": paired.low, "high": paired.high, "p": paired.p}
 
 
 def _difference_lines(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
@@ -210,20 +203,17 @@ def _difference_lines(differences: Sequence[Difference]) -> list[tuple[str, ...]
     return lines
 
 
-def _lines(
-    named: Sequence[Named], records: Sequence[Mapping[str, Any]], settings: Collection[str]
-) -> list[tuple[str, ...]]:
+def _lines(named: _Runs, records: Mapping[str, Mapping[str, Any]], settings: Sequence[str]) -> list[tuple[str, ...]]:
     """The table with a column a run; settings as they are written, numbers as they are read, with their intervals."""
-    beside = ("low", "high", "method")
-    keys = dict.fromkeys(("run", *settings, *(key for record in records for key in record)))
+    keys = dict.fromkeys(("run", *settings, *(key for record in records.values() for key in record)))
     return [
-        (key, *(_cell(run, record, key, key in settings) for run, record in zip(named, records, strict=True)))
+        (key, *(_cell(named[name], record, key, key in settings) for name, record in records.items()))
         for key in keys
-        if key in settings or key.count("/") < 2 or key.rpartition("/")[2] not in beside
+        if key in settings or key.count("/") < 2 or key.rpartition("/")[2] not in ("low", "high", "method")
     ]
 
 
-def _cell(run: Named, record: Mapping[str, Any], key: str, as_written: bool) -> str:
+def _cell(run: FinishedRun, record: Mapping[str, Any], key: str, as_written: bool) -> str:
     value = record.get(key, "")
     if as_written:
         return str(value)
@@ -233,7 +223,7 @@ def _cell(run: Named, record: Mapping[str, Any], key: str, as_written: bool) -> 
     if key.count("/") != 2 or not text:
         return text
     task, split, metric = key.split("/")
-    detail = run.run.details.get(split, {}).get(task, {}).get(metric, {})
+    detail = run.details.get(split, {}).get(task, {}).get(metric, {})
     mark = "*" if detail.get("exact") is False or detail.get("eval_limit") else ""
     low, high = (record.get(f"{key}/{end}") for end in ("low", "high"))
     return f"{text}{mark}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
@@ -251,21 +241,3 @@ def _markdown(
 def _markdown_table(lines: Sequence[tuple[str, ...]]) -> str:
     head, *rest = [f"| {' | '.join(printable(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
     return "\n".join([head, f"| --- |{' ---: |' * (len(lines[0]) - 1)}", *rest])
-
-
-def _csv(records: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, dict.fromkeys(key for record in records for key in record), restval="")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
-def _write(folder: Path, markdown: str, rows: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={folder} cannot be written ({error.strerror}); give another folder.") from None
-    for ending, text in ((".md", markdown), (".csv", rows)):
-        write_whole(folder / f"{FILE}{ending}", text.encode(), "output")
-    say(f"written to the folder {folder}: {FILE}.md, {FILE}.csv")

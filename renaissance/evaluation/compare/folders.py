@@ -1,4 +1,4 @@
-"""Which runs a command names: folders and patterns, in order, each by the shortest name that tells it from the others."""
+"""Which runs a command names: folders and patterns, in order, each by the shortest name that no other has."""
 
 from __future__ import annotations
 
@@ -7,35 +7,24 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 from renaissance.evaluation import FinishedRun, is_run, read_run
 from renaissance.runs.report import sound_rows
 
 
-class Named(NamedTuple):
-    """A finished run. Attributes: name, "<experiment>/version_N", with more before it where two have that; run."""
-
-    name: str
-    run: FinishedRun
-
-
-def find(runs: Sequence[str] | str | None) -> tuple[list[Named], list[str]]:
-    """The finished runs among those named, each once, and a sentence for each that is left out.
+def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list[str]]:
+    """The finished runs among those named, by the shortest name of each, and a sentence for each that is left out.
 
     Raises:
         UserError: nothing matches a pattern, a folder is none of a run, a file is damaged, or no run is finished.
     """
     paths, notes = _matching(_words(runs))
-    found = [read_run(path, "runs") for path in paths]
-    names = shortest_names(paths)
-    unfinished = [name for name, run in zip(names, found, strict=True) if run.results is None]
-    finished = [Named(name, run) for name, run in zip(names, found, strict=True) if run.results is not None]
-    if not finished:
-        raise UserError(f"runs={runs!r}: {', '.join(unfinished)} has no results.json yet; let a run end first.")
-    for name, run in zip(names, found, strict=True):
-        if run.results is None:
+    found = {name: read_run(path, "runs") for name, path in zip(shortest_names(paths), paths, strict=True)}
+    finished = {name: run for name, run in found.items() if run.results is not None}
+    require(finished, f"runs={runs!r}: {', '.join(found)} has no results.json yet; let a run end first.")
+    for name, run in found.items():
+        if name not in finished:
             last = [row["step"] for row in logged(run.path)[0]][-1:] or ["none"]
             notes.append(f"{name} is unfinished (no results.json; last step logged: {last[0]}), left out.")
     return finished, notes
@@ -53,10 +42,10 @@ def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
 def _words(runs: Sequence[str] | str | None) -> list[str]:
     words = runs.split(",") if isinstance(runs, str) else list(runs) if isinstance(runs, list | tuple) else []
     words = [os.path.expanduser(word.strip()) if isinstance(word, str) else "" for word in words]
-    if not words or "" in words:
-        raise UserError(
-            f"runs={runs!r} is not allowed: give run folders or patterns, such as runs='result/a/*,result/b/version_3'."
-        )
+    require(
+        words and "" not in words,
+        f"runs={runs!r} is not allowed: give run folders or patterns, such as runs='result/a/*,result/b/version_3'.",
+    )
     return words
 
 
@@ -69,13 +58,12 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
             paths.setdefault(Path(os.path.realpath(word)), Path(word))
             continue
         matches = sorted((Path(match) for match in glob.glob(word, recursive=True)), key=_natural)
-        if not matches:
-            raise UserError(f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
+        require(matches, f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
         folders = [match for match in matches if is_run(match)]
-        if not folders:
-            raise UserError(
-                f"runs names {word}, which matches {len(matches)} path(s) and no run folder (one holds settings.json)."
-            )
+        require(
+            folders,
+            f"runs names {word}, which matches {len(matches)} path(s) and no run folder (one holds settings.json).",
+        )
         if strays := [str(match) for match in matches if match not in folders]:
             notes.append(f"no run folders, left out: {', '.join(strays)}.")
         for match in folders:
@@ -90,13 +78,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def shortest_names(paths: Sequence[Path]) -> list[str]:
     """For each path the shortest end that no other of them has: the experiment and the version, or more."""
-    whole = [Path(os.path.realpath(path)).parts for path in paths]
-
-    def ends(length: int) -> list[tuple[str, ...]]:
-        return [parts[-length:] for parts in whole]
-
+    every = [Path(os.path.realpath(path)).parts for path in paths]
     names = []
-    for place, parts in enumerate(whole):
-        length = next(n for n in range(min(2, len(parts)), len(parts) + 1) if ends(n).count(ends(n)[place]) == 1)
+    for parts in every:
+        lengths = range(min(2, len(parts)), len(parts) + 1)
+        length = next(n for n in lengths if sum(other[-n:] == parts[-n:] for other in every) == 1)
         names.append(Path(*parts[-length:]).as_posix())
     return names
