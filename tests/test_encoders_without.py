@@ -77,7 +77,7 @@ def test_missing_weights_and_pointers_are_refused_before_anything_is_read(tower:
 def test_what_is_assumed_is_said(bert: Path, vit: Path) -> None:
     notes = resolved(vit, bert).notes
     assert [note.split(" does ")[1] for note in notes if " does " in note] == [
-        "not say how it wants its pictures: mean and deviation 0.5 are taken"
+        "not say how it wants its images: mean and deviation 0.5 are taken"
     ]
     values = json.loads((vit / "config.json").read_text())
     del values["num_attention_heads"]

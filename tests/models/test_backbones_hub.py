@@ -140,8 +140,8 @@ def test_a_tokenizer_without_mask_and_padding_gets_both_and_the_tower_follows(
 ) -> None:
     tokenizer, report = backbones.load_tokenizer(str(tokenizer_folder))
     assert [line.split(" had no ")[1] for line in report] == [
-        "mask_token: [MASK] was added, piece 10",
         "pad_token: [PAD] was added, piece 11",
+        "mask_token: [MASK] was added, piece 10",
     ]
     batch = tokenizer(["a red circle", "blue [MASK]"], padding=True)
     assert batch.input_ids == [[0, 3, 4, 5, 1], [0, 8, 10, 1, 11]]  # padded on the right, whatever the file says

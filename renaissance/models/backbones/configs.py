@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from renaissance.core.errors import UserError, printable
-from renaissance.core.untrusted import expect
+from renaissance.core.errors import UserError, printable, require
+from renaissance.core.untrusted import expect, short
 
 from .families import DUAL
 
@@ -70,23 +70,21 @@ def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], na
 
 
 def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name: str) -> dict[str, Any]:
-    if values.get("quantization_config"):
-        raise UserError(
-            f"{name} is quantised (quantization_config), which cannot be trained: give the model it was made of."
-        )
+    quantised = f"{name} is quantised (quantization_config), which cannot be trained: give the model it was made of."
+    require(not values.get("quantization_config"), quantised)
     common = {each.name for each in dataclasses.fields(PreTrainedConfig)}
     declared = {each.name for each in dataclasses.fields(config_class)} - common
     allowed = declared | _COMMON | _FORMER | UNDECLARED | set(config_class.attribute_map)
     halves = set(DUAL.get(config_class.model_type, {}).values())
     kept: dict[str, Any] = {}
     for key, value in values.items():
-        if key in halves or key.removesuffix("_dict") in halves:
+        if key.removesuffix("_dict") in halves:
             kept[key] = _half(value, key, config_class, name)
         elif key in allowed and (not isinstance(value, dict) or key in _NESTED):
-            _refuse_extreme(key, value, name)
+            _refuse_extreme(key, value, f"The configuration of {name}")
             kept[key] = value
     if config_class.model_type == "timm_wrapper":
-        kept |= _timm(values, name)
+        kept |= _timm(values, f"The configuration of {name}")
     return kept
 
 
@@ -96,49 +94,40 @@ def _half(value: Any, key: str, config_class: type[PreTrainedConfig], name: str)
     expect(value, dict[str, Any], f"{key} in the configuration of {name}")
     half_class = config_class.sub_configs[key.removesuffix("_dict")]
     if half_class is AutoConfig:
-        half_class = (
-            CONFIG_MAPPING[value["model_type"]] if value.get("model_type") in CONFIG_MAPPING else PreTrainedConfig
-        )
+        known = value.get("model_type") in [*CONFIG_MAPPING]
+        half_class = CONFIG_MAPPING[value["model_type"]] if known else PreTrainedConfig
     return _declared(value, half_class, name)
 
 
-def _refuse_extreme(key: str, value: Any, name: str) -> None:
+def _refuse_extreme(key: str, value: Any, what: str) -> None:
     """Refuses numbers that no model has, before a class makes lists or modules of them."""
+    most = MOST_LAYERS if _COUNTS.search(key) and not _NO_COUNTS.search(key) else MOST
     for each in _numbers(value):
-        counts = _COUNTS.search(key) and not _NO_COUNTS.search(key)
-        if not abs(each) <= (MOST_LAYERS if counts else MOST):  # NaN is not
-            raise UserError(f"The configuration of {name} has {printable(key)}={each}, which is no size of a model.")
+        fits = abs(each) <= most  # NaN does not
+        require(fits, f"{what} has {printable(key)}={each}, which is no size of a model.")
 
 
 def _numbers(value: Any) -> list[int | float]:
-    if isinstance(value, (list, tuple)):
-        if len(value) > MOST_LAYERS and any(isinstance(each, (int, float)) for each in value):
-            return [math.inf]
-        return [number for each in value for number in _numbers(each)]
     if isinstance(value, dict):
-        return [number for each in value.values() for number in _numbers(each)]
+        value = [*value.values()]
+    if isinstance(value, (list, tuple)):
+        return [math.inf] if len(value) > MOST_LAYERS else [number for each in value for number in _numbers(each)]
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
-def _timm(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _timm(values: dict[str, Any], what: str) -> dict[str, Any]:
     """The fields that reach `timm.create_model`, whose name may be an address and whose keywords may name files."""
     architecture = values.get("architecture", "resnet50")
-    if not isinstance(architecture, str) or not _TIMM_NAME.fullmatch(architecture):
-        raise UserError(
-            f"The configuration of {name} has architecture={printable(repr(architecture))}, which is no name of a timm model."
-        )
-    arguments = expect(values.get("model_args") or {}, dict[str, Any], f"model_args in the configuration of {name}")
-    if unknown := sorted(set(arguments) - TIMM_ARGUMENTS):
-        raise UserError(
-            f"The configuration of {name} has model_args {printable(', '.join(unknown))}, which this program hands to no model; "
-            "only sizes, switches and names of layers are."
-        )
+    named = isinstance(architecture, str) and _TIMM_NAME.fullmatch(architecture)
+    require(named, f"{what} has architecture={short(architecture)}, which is no name of a timm model.")
+    arguments = expect(values.get("model_args") or {}, dict[str, Any], f"{what}: model_args")
+    unknown = printable(", ".join(sorted(set(arguments) - TIMM_ARGUMENTS)))
+    allowed = "only sizes, switches and names of layers are"
+    require(not unknown, f"{what} has model_args {unknown}, which this program hands to no model; {allowed}.")
     for key, value in arguments.items():
-        parts = value if isinstance(value, list) else [value]
-        text = isinstance(value, str) and _TIMM_NAME.fullmatch(value)
-        if not text and not all(each is None or isinstance(each, (int, float)) for each in parts):
-            raise UserError(
-                f"model_args in the configuration of {name}: {printable(f'{key}={value!r}')} is no value of a timm model."
-            )
-        _refuse_extreme(key, value, name)
+        numbers = value if isinstance(value, list) else [value]
+        plain = all(each is None or isinstance(each, (int, float)) for each in numbers)
+        plain = plain or (isinstance(value, str) and _TIMM_NAME.fullmatch(value))
+        require(plain, f"{what}: model_args {key}={short(value)} is no value of a timm model.")
+        _refuse_extreme(key, value, what)
     return {"architecture": architecture, "model_args": arguments or None}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from renaissance.core.errors import UserError, printable
-from renaissance.core.untrusted import expect, finite, read_json
+from renaissance.core.errors import require
+from renaissance.core.untrusted import expect, finite, read_json, short
 
 from .families import DUAL, family_of
 from .family import IMAGE
@@ -35,16 +35,16 @@ def read_image_processor(
     allow_download: bool = True,
     notes: list[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Reads how a model wants its pictures.
+    """Reads how a model wants its images.
 
     Args:
         name: as for `read_config`.
         config: of the model, whose family answers for what the file leaves out.
-        notes: gets a line where nothing says how the model wants its pictures.
+        notes: gets a line where nothing says how the model wants its images.
 
     Returns:
         {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None} for RGB pixels in 0..1, and
-        {"channels": [2, 1, 0]} where the model wants them in another order; None for a model of texts, and where the model brings
+        {"channels": [2, 1, 0]} where the model wants them in another order; None for a text model, and where the model brings
         no such file, or neither the file nor the family says a mean.
 
     Raises:
@@ -54,20 +54,18 @@ def read_image_processor(
         return None
     pixels = _of_timm if config is not None and config.model_type == "timm_wrapper" else _of_files
     if (said := pixels(name, config, allow_download)) is None and notes is not None:
-        notes.append(f"{name} does not say how it wants its pictures: mean and deviation 0.5 are taken")
+        notes.append(f"{name} does not say how it wants its images: mean and deviation 0.5 are taken")
     return said
 
 
 def _of_files(name: str, config: PreTrainedConfig | None, allow_download: bool) -> dict[str, Any] | None:
     for file in IMAGE_PROCESSOR_FILES:
-        path = found(name, file, allow_download=allow_download)
-        if path is None:
+        if (path := found(name, file, allow_download=allow_download)) is None:
             continue
         what = f"{file} of {name}"
         values = read_json(path, dict[str, Any], what)
         values = expect(values.get("image_processor", values), dict[str, Any], f"image_processor in {what}")
-        pixels = _pixels(values, _processor_class(values, config), what)
-        if pixels is not None:
+        if (pixels := _pixels(values, _processor_class(values, config), what)) is not None:
             return pixels | {"size": _side(values.get("crop_size"), what) or _side(values.get("size"), what)}
     return None
 
@@ -92,6 +90,12 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
             return getattr(processor, key, None if processor is not None else _DEFAULTS.get(key))
         return expect(values[key], _TYPES[key], f"{key} in {what}")
 
+    def of_channels(key: str) -> list[float]:
+        """One number for each channel; a single one is that of all, as in torchvision."""
+        numbers = of(key) if isinstance(of(key), list) else [of(key)]
+        require(len(numbers) in (1, 3), f"{key} in {what} has {len(numbers)} numbers; images have 3 channels.")
+        return [float(each) for each in numbers] * (3 // len(numbers))
+
     factor = of("rescale_factor") if of("do_rescale") else 1.0
     factor = 1 / 255 if factor is None else factor
     offset = 1.0 if of("do_rescale") and hasattr(processor, "rescale_offset") and of("rescale_offset") else 0.0
@@ -99,60 +103,43 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
     # Only MobileViT's reverses channels, and it normalises nothing whatever its file says.
     flips = processor is not None and processor.__name__.startswith("MobileViT")
     reverse = of("do_flip_channel_order") and (processor is None or hasattr(processor, "do_flip_channel_order"))
-    if reverse and not flips:
-        raise UserError(f"{what} has do_flip_channel_order, which is applied for MobileViT alone: give another model.")
+    require(flips or not reverse, f"{what} has do_flip_channel_order, which is applied for MobileViT alone.")
     if of("do_normalize") and not flips:
         if of("image_mean") is None or of("image_std") is None:
             return None
-        mean, std = _three(of("image_mean"), "image_mean", what), _three(of("image_std"), "image_std", what)
+        mean, std = of_channels("image_mean"), of_channels("image_std")
     elif processor is None and "do_normalize" not in values:
         return None
     if hasattr(processor, "include_top") and of("include_top"):  # EfficientNet divides once more
-        std = [one * other for one, other in zip(std, _three(of("image_std"), "image_std", what), strict=True)]
+        std = [one * other for one, other in zip(std, of_channels("image_std"), strict=True)]
     scale = 255 * max(factor, 1e-12)
     mean, std = [(each + offset) / scale for each in mean], [each / scale for each in std]
-    if factor <= 0 or not all(1e-6 < each < 1e6 for each in std) or not all(abs(each) < 1e6 for each in mean):
-        raise UserError(
-            f"{what} has rescale_factor={factor:g} and image_std={of('image_std')}, which makes no pixels: give a model with "
-            "deviations above 0."
-        )
+    require(
+        factor > 0 and all(1e-6 < each < 1e6 for each in std) and all(abs(each) < 1e6 for each in mean),
+        f"{what} has rescale_factor={factor:g} and image_std={of('image_std')}, which makes no pixels: both have to be above 0.",
+    )
     return {"mean": mean, "std": std} | ({"channels": [2, 1, 0]} if reverse else {})
 
 
 def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict[str, Any] | None:
-    """What the config.json of a timm model says of its pictures."""
+    """What the config.json of a timm model says of its images."""
     path = found(name, "config.json", allow_download=allow_download)
     values = {} if path is None else read_json(path, dict[str, Any], f"config.json of {name}")
     what = f"pretrained_cfg in config.json of {name}"
     said = expect(values.get("pretrained_cfg") or {}, dict[str, Any], what)
     if not {"mean", "std"} <= said.keys():
         return None
-    size = expect(said.get("input_size") or [3], list[int], f"input_size in {what}")
-    if size[0] != 3:
-        raise UserError(
-            f"{name} reads pictures of another number of channels ({size[0]}) than the 3 of RGB, which this program has."
-        )
-    return _pixels({"image_mean": said["mean"], "image_std": said["std"]}, None, what) | {"size": _side(size[1:], what)}
-
-
-def _three(values: float | list[float], key: str, what: str) -> list[float]:
-    """One number for each channel; one alone is that of all, as in torchvision."""
-    listed = values if isinstance(values, list) else [values]
-    if len(listed) not in (1, 3):
-        raise UserError(f"{key} in {what} has {len(listed)} numbers; pictures have 3 channels.")
-    return [float(each) for each in listed] * (3 // len(listed))
+    channels, *sides = expect(said.get("input_size") or [3], list[int], f"input_size in {what}")
+    require(channels == 3, f"{name} reads images of another number of channels ({channels}) than the 3 of RGB.")
+    return _pixels({"image_mean": said["mean"], "image_std": said["std"]}, None, what) | {"size": _side(sides, what)}
 
 
 def _side(size: Any, what: str) -> int | None:
     """Pixels of a square side from the forms that image processors write it in."""
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
-    elif isinstance(size, (list, tuple)):
+    elif isinstance(size, list):
         size = size[0] if size else None
-    if not size:
-        return None
-    if not finite(size) or not 1 <= size <= MOST_PIXELS:
-        raise UserError(
-            f"{what} has a size of {printable(repr(size))[:60]}; give a model for pictures of 1 to {MOST_PIXELS} pixels."
-        )
-    return int(size)
+    allowed = f"give a model for images of 1 to {MOST_PIXELS} pixels"
+    require(not size or (finite(size) and 1 <= size <= MOST_PIXELS), f"{what} has a size of {short(size)}; {allowed}.")
+    return int(size) if size else None

@@ -9,22 +9,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from renaissance.core.errors import Stopped, UserError, first_line, printable
+from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
 
 from .hub import BringsCodeError, found, is_family, quiet
-from .tokenizer_data import CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
+from .tokenizer_data import ADDED, CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_DATA = (".json", ".txt", ".jinja", ".model")  # ends of names of a tokenizer's files
 MASK, PAD = "[MASK]", "[PAD]"
 _PROBE = "Two dogs, 3 cats: a photo of the café."
 
@@ -49,25 +49,23 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     if "auto_map" in settings:
         raise BringsCodeError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
     _refuse_slow(getattr(transformers, settings.get("tokenizer_class", ""), None), name)
-    if not any(file in kept for file in (FAST, *VOCABULARIES)):
+    if not kept.keys() & {FAST, *VOCABULARIES}:
         raise NoTokenizerError(
             f"{name} brings no tokenizer (no {FAST}, vocab.txt or other vocabulary): give tokenizer=<a model with the same "
             "vocabulary>."
         )
     pieces = next((file for file in kept if file.endswith((".model", ".spm"))), None)
-    if FAST not in kept and pieces is not None and not importlib.util.find_spec("sentencepiece"):
-        raise UserError(
-            f"{name} brings its tokenizer as {pieces}, which takes two packages to read: pip install sentencepiece protobuf."
-        )
+    require(
+        FAST in kept or pieces is None or importlib.util.find_spec("sentencepiece"),
+        f"{name} brings its tokenizer as {pieces}, which takes two packages to read: pip install sentencepiece protobuf.",
+    )
     tokenizer = _made(kept, f"The tokenizer of {name}")
     _refuse_slow(type(tokenizer), name)
-    report = []
     for role, token in (("mask_token", MASK), ("pad_token", PAD)):
         if getattr(tokenizer, role) is None:
             tokenizer.add_special_tokens({role: token})
-    for role in dict.fromkeys(
-        ("mask_token", "pad_token", *transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES)
-    ):
+    report = []
+    for role in transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES:
         token = getattr(tokenizer, role, None)
         if isinstance(token, str) and not any(_spelt(token, content) for content in kept.values()):
             number = tokenizer.convert_tokens_to_ids(token)
@@ -96,8 +94,8 @@ def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
     """
     what = "the checkpoint's tokenizer"
     for name in files:
-        if not name.endswith(_DATA):
-            raise UserError(f"{what} brings {printable(Path(name).name)!r}, which is no file of a tokenizer.")
+        is_data = name.endswith((".json", ".txt", ".jinja", ".model"))
+        require(is_data, f"{what} brings {printable(Path(name).name)!r}, which is no file of a tokenizer.")
     kept = clean({Path(name).name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}, what)
     tokenizer = _made(kept, what)
     _refuse_useless(tokenizer, what)
@@ -111,25 +109,29 @@ def _files(name: str, allow_download: bool) -> dict[str, bytes]:
         paths = {file: found(name, file, allow_download=allow_download) for file in wanted}
         return {file: read_bytes(path, f"{file} of {name}") for file, path in paths.items() if path is not None}
 
-    files = read((FAST, SETTINGS, SPECIAL, "added_tokens.json", CONFIG))
+    files = read((FAST, SETTINGS, SPECIAL, ADDED, CONFIG))
     return files if FAST in files else files | read(VOCABULARIES)
 
 
 def _made(files: dict[str, bytes], what: str) -> PreTrainedTokenizerFast:
     """A tokenizer of these files alone."""
+    with _refusing(f"{what} cannot be read"), tempfile.TemporaryDirectory() as folder, quiet():
+        for file, content in files.items():
+            (Path(folder) / file).write_bytes(content)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+@contextmanager
+def _refusing(sentence: str) -> Iterator[None]:
+    """Ends in a sentence whatever tokenizers raises: it panics with an exception that is no `Exception`."""
     try:
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            for file, content in files.items():
-                (Path(folder) / file).write_bytes(content)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            tokenizer.padding_side = tokenizer.truncation_side = "right"
-    except BaseException as error:  # tokenizers panics with an exception of its own
+        yield
+    except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UserError(f"{what} cannot be read: {first_line(error)}") from error
-    return tokenizer
+        raise UserError(f"{sentence} ({first_line(error)}); give tokenizer=.") from error
 
 
 def _refuse_slow(kind: Any, name: str) -> None:
@@ -145,20 +147,16 @@ def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     for part in (tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.decoder):
         if part is not None:
             refuse_growth(json.loads(part.__getstate__()), what)
-    vocabulary = tokenizer.get_vocab()
-    if not set(vocabulary) - set(tokenizer.all_special_tokens):
-        raise UserError(f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
-    refuse_sparse(vocabulary_rows(tokenizer) - 1, len(vocabulary), what)
-    try:
+    vocabulary, rows = tokenizer.get_vocab(), vocabulary_rows(tokenizer)
+    useful = set(vocabulary) - set(tokenizer.all_special_tokens)
+    require(useful, f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
+    refuse_sparse(rows - 1, len(vocabulary), what)
+    with _refusing(f"{what} cannot cut a short sentence"):  # a vocabulary without the piece for what is unknown, say
         numbers = tokenizer(_PROBE)["input_ids"]
-    except BaseException as error:  # of Rust: a vocabulary without the piece for what is unknown, say
-        if isinstance(error, (KeyboardInterrupt, Stopped)):
-            raise
-        raise UserError(f"{what} cannot cut a short sentence ({first_line(error)}); give tokenizer=.") from error
-    if len(numbers) > 1000 or max(numbers, default=0) >= vocabulary_rows(tokenizer):
-        raise UserError(
-            f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=."
-        )
+    require(
+        len(numbers) <= 1000 and max(numbers, default=0) < rows,
+        f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=.",
+    )
 
 
 def _spelt(token: str, content: bytes) -> bool:
