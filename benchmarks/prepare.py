@@ -29,9 +29,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from renaissance.data.prepare.arrow_file import Plan  # noqa: E402
+from renaissance.data.prepare.entries import Row  # noqa: E402
 from renaissance.data.prepare.image_pool import available_cores  # noqa: E402
 from renaissance.data.prepare.skipped import Skipped  # noqa: E402
-from renaissance.data.prepare.writer import Plan, Row, write_files  # noqa: E402
+from renaissance.data.prepare.writer import Download, arrow_writer  # noqa: E402
 
 BYTES, FILES, SEED = 60_000, 500, 1
 SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string()))])
@@ -71,7 +73,8 @@ def write(folder: Path, pictures: int, workers: int, resize: int | None) -> dict
 
     plan = Plan("out.arrow", SCHEMA, rows(), pictures, Skipped(), ("caption",))
     begun = time.perf_counter()
-    (manifest,) = write_files([plan], folder, folder, source={}, options={}, workers=workers, resize=resize)
+    make_arrow = arrow_writer(lambda _: Download("benchmark", [plan]))
+    (manifest,) = make_arrow(folder, folder, workers=workers, resize=resize)
     seconds = time.perf_counter() - begun
     return {
         "rows": manifest["rows"],

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from data import raw_glue
 from data.prepare import raw_f30k, raw_files, raw_images, raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
-from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
+from renaissance.data.prepare import images, karpathy, nlvr2, refcoco, snli, vqa
 from renaissance.evaluation.metrics import MetricDetails
 
 SMALL = (
@@ -72,7 +72,7 @@ def _ref(raw: Path, arrows: Path) -> None:
 
 def _f30k(raw: Path, arrows: Path) -> None:
     raw_f30k.write(raw, {f"{number}.jpg": raw_files.photograph(number) for number in range(12)})
-    f30k.make_arrow(raw, arrows, workers=1)
+    karpathy.make_arrow(raw, arrows, dataset="f30k", workers=1)
 
 
 def _images(raw: Path, arrows: Path) -> None:

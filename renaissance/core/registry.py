@@ -58,7 +58,7 @@ class Registry(Mapping[str, Any]):
 
 TASKS = Registry("task")  # name -> subclass of tasks.base.Task
 DATASETS = Registry("data set")  # name -> data.dataset_specs.DatasetSpec
-WRITERS = Registry("writer")  # name -> make_arrow(root, data_root, *, ..., **writing), see data.prepare
+WRITERS = Registry("writer")  # name -> make_arrow(root, data_root, ...), see data.prepare.writer.arrow_writer
 TRANSFORMS = Registry("transform")  # name -> subclass of data.transforms.Transform
 FUSIONS = Registry("fusion kind")  # name -> class of a layer, as models.fusion.SharedLayer
 FAMILIES = Registry("encoder family")  # model type -> models.backbones.family.Family

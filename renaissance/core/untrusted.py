@@ -6,6 +6,7 @@ this module: it bounds size and depth, and checks types before a value is used.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -15,12 +16,13 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NewType, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import UserError, first_line, printable, require
 
 MOST_BYTES = 64 << 20  # of a JSON or text file: tokenizer.json of a large vocabulary has about 20 MB
 MOST_DEPTH = 64
+INT64 = NewType("INT64", int)  # as a type hint: a whole number that an arrow file can hold
 _LFS = b"version https://git-lfs"
 
 
@@ -129,7 +131,7 @@ def finite(value: Any) -> bool:
 
 def _problem(value: Any, hint: Any) -> str | None:
     """The end of a sentence where a value is not of a type, else None; it begins with the part that is not."""
-    if hint is Any or (hint in (str, int, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
+    if hint is Any or (hint in (str, int, INT64, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
         return None
     origin, inner = dict if is_typeddict(hint) else get_origin(hint), get_args(hint)
     fixed = origin is tuple and inner[-1] is not ...
@@ -146,22 +148,22 @@ def _problem(value: Any, hint: Any) -> str | None:
 
 def _problem_inside(value: Any, hint: Any, origin: Any, inner: tuple[Any, ...]) -> str | None:
     if is_typeddict(hint):
-        parts = ((key, value.get(key), kind) for key, kind in get_type_hints(hint).items())
+        parts = ((key, value.get(key), kind) for key, kind in _keys_of(hint).items())
     elif origin in (dict, Mapping):
         if problem := next(filter(None, (_problem(key, inner[0]) for key in value)), None):
             return f" (a key){problem}"
         parts = ((key, each, inner[1]) for key, each in value.items())
     else:
         parts = zip(count(), value, inner if len(inner) == len(value) else inner[:1] * len(value), strict=False)
-    found = ((key, _problem(each, kind)) for key, each, kind in parts)
+    found = ((key, _problem(each, kind)) for key, each, kind in parts if type(each) is not kind or kind is float)
     return next((f"[{short(key)}]{problem}" for key, problem in found if problem), None)
 
 
 def _is(value: Any, kind: Any) -> bool:
     if kind is float:
         return finite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (int, INT64):
+        return isinstance(value, int) and not isinstance(value, bool) and (kind is int or -(1 << 63) <= value < 1 << 63)
     return isinstance(value, kind or type(None))
 
 
@@ -177,8 +179,9 @@ def _words(hint: Any) -> str:
     return _WORDS.get(origin) or getattr(origin, "called", origin.__name__)
 
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null",
-          dict: "an object", Mapping: "an object"}  # fmt: skip
+_keys_of = functools.cache(get_type_hints)  # of a TypedDict
+_WORDS = {str: "text", int: "a whole number", INT64: "a whole number of 64 bits", float: "a number", bool: "true or false",
+          type(None): "null", dict: "an object", Mapping: "an object"}  # fmt: skip
 
 
 def short(value: Any) -> str:

@@ -208,7 +208,7 @@ _ROWS: dict[str, DatasetSpec] = {
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected=_expected(COCO_FILE, "rows", COCO_PICTURES),
-        writer="coco",
+        writer="karpathy",
         collection="COCO",
     ),
     "f30k": DatasetSpec(
@@ -217,7 +217,7 @@ _ROWS: dict[str, DatasetSpec] = {
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected=_expected(F30K_FILE, "rows", F30K_PICTURES),
-        writer="f30k",
+        writer="karpathy",
         collection="Flickr30k",
     ),
     "vg": DatasetSpec(
@@ -247,7 +247,7 @@ _ROWS: dict[str, DatasetSpec] = {
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected={},
-        writer="gcc",
+        writer="web",
     ),
     "sbu": DatasetSpec(
         sample_kind=CAPTIONS,
@@ -255,7 +255,7 @@ _ROWS: dict[str, DatasetSpec] = {
         samples=CAPTION.name,
         columns=_CAPTIONED,
         expected={},
-        writer="sbu",
+        writer="web",
     ),
     "vqa": DatasetSpec(
         sample_kind=QUESTIONS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import pandas as pd
 
 from renaissance.core.errors import require, suggest
 from renaissance.data.datasets import open_pairs
-from renaissance.data.prepare import f30k, images, nlvr2, refcoco, snli, vqa
+from renaissance.data.prepare import images, karpathy, nlvr2, refcoco, snli, vqa
 from renaissance.settings.resolver import ConfigResolver
 
 from . import raw_tasks
@@ -80,7 +81,8 @@ TASKS = {
     ),
     "irtr": DemoTask(
         preset="task_finetune_irtr_f30k", task="irtr", share=0.3, cost=4,
-        write=raw_tasks.write_f30k, make=f30k.make_arrow, sizes=Sizes(train=2700, val=50, test=100),
+        write=raw_tasks.write_f30k, make=partial(karpathy.make_arrow, dataset="f30k"),
+        sizes=Sizes(train=2700, val=50, test=100),
         split="test", kinds=("two_tower", "one_tower"), given={"batch_size": 16, "draw_false_text": 5},
         metrics=("text_to_image_r1", *APART, "text_to_image_r5", "image_to_text_r1", "image_to_text_r5"),
     ),

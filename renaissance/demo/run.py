@@ -17,7 +17,7 @@ from tqdm import tqdm
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, is_defect
 from renaissance.core.launch import available_cores
-from renaissance.data.prepare.coco import make_arrow
+from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.runs.report import sound_rows
 
 from .raw import write_coco, write_tokenizer

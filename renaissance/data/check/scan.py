@@ -16,8 +16,8 @@ from renaissance.core.untrusted import expect, read_json
 from renaissance.data.arrow import check_file, open_file, valid_batches
 from renaissance.data.dataset_specs import DatasetSpec
 from renaissance.data.identity import image_key
+from renaissance.data.prepare.arrow_file import manifest_of
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
-from renaissance.data.prepare.writer import manifest_of
 
 from .files import CheckedFile
 from .lengths import Lengths, Measure

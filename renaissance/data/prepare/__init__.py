@@ -1,11 +1,7 @@
 """Raw downloads to arrow files.
 
-Raw downloads -> arrow files: `python run.py prepare with dataset=... root=... data_root=...`.
-
-A data set is one row of `dataset_specs.DATASETS` and one file with `make_arrow(root, dataset_root, *, ..., **writing)`; all share
-one writer. `root` is the folder of the raw download, `dataset_root` the folder to write to, `writing` are `WriteOptions`;
-every `make_arrow` returns the manifests of the files and refuses bad options before it reads anything. Nothing here imports
-torch or transformers.
+`python run.py prepare with dataset=... root=... data_root=...` calls `prepare`. A data set is one row of `dataset_specs.DATASETS` and, in the module that the row names, `make_arrow(root, dataset_root, ...)`
+(see `writer.arrow_writer`). Nothing here imports torch or transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, suggest
 from renaissance.data.dataset_specs import DATASETS, WRITERS
 
-from .writer import WriteOptions
+from .writer import WRITE_OPTIONS
 
 
 def prepare(
@@ -66,10 +62,10 @@ def prepare(
 
 
 def options_of(make_arrow: Callable[..., Any]) -> list[str]:
-    """Return the names of what a data set can be told: its own options, then those of `WriteOptions`."""
+    """Return the names of what a data set can be told: its own options, then `WRITE_OPTIONS`."""
     own = inspect.signature(make_arrow).parameters.values()
     names = [each.name for each in own if each.kind == each.KEYWORD_ONLY and each.name != "dataset"]
-    return list(dict.fromkeys([*names, *WriteOptions.__annotations__]))
+    return list(dict.fromkeys([*names, *WRITE_OPTIONS]))
 
 
 def _summary(manifest: dict[str, Any]) -> str:

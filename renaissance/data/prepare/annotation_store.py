@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby, repeat
 from operator import itemgetter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
+from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
+from .entries import LeftOut, Row
 from .skipped import Skipped
 
 _SCHEMA = """
     PRAGMA journal_mode = OFF;
     PRAGMA synchronous = OFF;
     PRAGMA cache_size = -65536;
-    CREATE TABLE pictures (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, split TEXT NOT NULL);
-    CREATE TABLE texts (picture INTEGER, place INTEGER, samples TEXT, PRIMARY KEY (picture, place)) WITHOUT ROWID;
+    CREATE TABLE images (number INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, split TEXT NOT NULL);
+    CREATE TABLE texts (image INTEGER, place INTEGER, samples TEXT, PRIMARY KEY (image, place)) WITHOUT ROWID;
 """
-_ROWS = """
-    SELECT name, samples FROM pictures LEFT JOIN texts ON picture = number WHERE split = ? ORDER BY number, place
-"""
-
+_ROWS = "SELECT name, samples FROM images LEFT JOIN texts ON image = number WHERE split = ? ORDER BY number, place"
+NO_CAPTION = "picture without a caption"
 MOST_TEXT = 1 << 20  # characters; a text of a million is no caption, and a few bytes of a file can stand for it
 
 
@@ -39,74 +40,94 @@ class AnnotationStore:
 
     Args:
         noun: what a text is called where it is counted as left out.
+        without: what an image without a usable text is counted as; None = "picture without a <noun>".
+
+    Attributes:
+        skipped: split -> what was left out of it so far.
     """
 
-    def __init__(self, noun: str = "caption") -> None:
-        self._noun = noun
+    def __init__(self, noun: str = "caption", without: str | None = None) -> None:
+        self._noun, self._without = noun, without or f"picture without a {noun}"
         self._database = sqlite3.connect("", isolation_level=None)  # "" = on disk, without a name
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
-        self._adds = 0
-        self._skipped: dict[str, Skipped] = {}
+        self.skipped: dict[str, Skipped] = defaultdict(Skipped)
 
-    def add(self, name: str, split: str, captions: Iterable[str], payloads: Iterable[Any] | None = None) -> bool:
+    def add(
+        self,
+        name: str,
+        split: str,
+        texts: Iterable[str],
+        payloads: Iterable[Any] | None = None,
+        *,
+        once_in: Path | None = None,
+    ) -> None:
         """Add captions, or other texts, to an image.
 
         Empty texts, and those that are no Unicode text, are left out and counted.
 
         Args:
             name: its path below the root, as in the annotations.
-            split: the split it belongs to; the same for all its captions.
-            captions: in order; they come after those that it already has.
+            split: the split it belongs to; the same for all its texts.
+            texts: in order; they come after those that it already has.
             payloads: what belongs to each text, given back with it: anything that JSON can say.
-
-        Returns:
-            Whether the image is new.
+            once_in: the annotation file, where an image must not come twice in it.
 
         Raises:
-            UserError: the name leaves the root, the image is in another split already, or the temporary disk is full.
+            UserError: the name leaves the root, the image is there already (in another split), or the temporary disk is
+                full.
         """
         name = plain_name(name)
+        samples = list(self._usable(name, split, texts, payloads))
         with _database_errors():
-            number, old_split = self._find(name)
-            if number is None:
-                number = self._database.execute(
-                    "INSERT INTO pictures(name, split) VALUES (?, ?)", (name, split)
-                ).lastrowid
-            elif split != old_split:
-                raise UserError(
-                    f"Picture '{name}' is listed in split '{old_split}' and in '{split}'; it can be in one only."
-                )
-            samples = list(self._usable(name, split, captions, payloads))
+            found = self._database.execute("SELECT number, split FROM images WHERE name = ?", (name,)).fetchone()
+            number, known = found or (None, split)
+            require(
+                split == known,
+                f"Picture '{name}' is listed in split '{known}' and in '{split}'; it can be in one only.",
+            )
+            require(
+                found is None or once_in is None, f"'{once_in}' lists '{name}' twice; every picture stands there once."
+            )
+            if found is None:
+                insert = "INSERT INTO images(name, split) VALUES (?, ?)"
+                number = self._database.execute(insert, (name, split)).lastrowid
             if samples:  # together: 5.4 million texts are then 108,000 rows
-                said = json.dumps(samples)
-                self._database.execute("INSERT INTO texts VALUES (?, ?, ?)", (number, self._adds, said))
-                self._adds += 1
-        return old_split is None
+                row = (number, self._database.total_changes, json.dumps(samples))
+                self._database.execute("INSERT INTO texts VALUES (?, ?, ?)", row)
 
     def splits(self) -> dict[str, int]:
         """Return the number of images of each split."""
-        return dict(self._database.execute("SELECT split, COUNT(*) FROM pictures GROUP BY split ORDER BY MIN(number)"))
-
-    def skipped(self, split: str) -> Skipped:
-        """Return what was left out of a split so far."""
-        return self._skipped.setdefault(split, Skipped())
-
-    def images(self, split: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield (name, captions) of every image of a split; the list is empty where all captions were left out."""
-        for name, samples in self.samples(split):
-            yield name, [text for text, _ in samples]
+        return dict(self._database.execute("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY MIN(number)"))
 
     def samples(self, split: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-        """Yield (name, [(text, payload)]) of every image of a split, as `images` does."""
+        """Yield (name, [(text, payload)]) of every image of a split; the list is empty where all texts were left out."""
         with _database_errors():
             rows = self._database.execute(_ROWS, (split,))
             for name, group in groupby(rows, key=itemgetter(0)):
                 yield name, [tuple(sample) for _, said in group if said is not None for sample in json.loads(said)]
 
-    def _find(self, name: str) -> tuple[int | None, str | None]:
-        found = self._database.execute("SELECT number, split FROM pictures WHERE name = ?", (name,)).fetchone()
-        return found or (None, None)
+    def rows(self, split: str, row: Callable[[str, list[tuple[str, Any]]], Row | None]) -> Iterator[Row | LeftOut]:
+        """Yield `row(name, samples)` of every image of a split; an image without samples, or a row, is left out."""
+        for name, samples in self.samples(split):
+            yield (row(name, samples) if samples else None) or LeftOut(self._without, name)
+
+    def caption_rows(
+        self, split: str, image_id: Callable[[str], str] = str, below: str = ""
+    ) -> Iterator[Row | LeftOut]:
+        """Yield the row of every image of a split, with all its captions.
+
+        Args:
+            split: which.
+            image_id: what an image's path below the root is called in the file.
+            below: the folder below root that the names start from.
+        """
+
+        def row(name: str, samples: list[tuple[str, Any]]) -> Row:
+            values = {CAPTION.name: [text for text, _ in samples], IMAGE_ID.name: image_id(name), SPLIT.name: split}
+            return Row({IMAGE.name: below + name}, values)
+
+        return self.rows(split, row)
 
     def _usable(
         self, name: str, split: str, texts: Iterable[str], payloads: Iterable[Any] | None
@@ -116,7 +137,7 @@ class AnnotationStore:
             if fault is None:
                 yield text, payload
             else:
-                self.skipped(split).add(fault, name)
+                self.skipped[split].add(fault, name)
 
 
 def plain_name(name: str) -> str:
@@ -125,11 +146,15 @@ def plain_name(name: str) -> str:
     Raises:
         UserError: the name is empty, absolute, climbs with "..", or is no Unicode text.
     """
-    if not name or "\0" in name or not is_unicode(name):
-        raise UserError(f"Picture name {name!r} is not a path below root; give one such as 'images/1.jpg'.")
+    require(
+        name and "\0" not in name and is_unicode(name),
+        f"Picture name {name!r} is not a path below root; give one such as 'images/1.jpg'.",
+    )
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or name[1:3] in (":\\", ":/"):
-        raise UserError(f"Picture name '{name}' leads out of root; names are paths below root, without '..'.")
+    require(
+        not path.is_absolute() and ".." not in path.parts and name[1:3] not in (":\\", ":/"),
+        f"Picture name '{name}' leads out of root; names are paths below root, without '..'.",
+    )
     return str(PurePosixPath(name))
 
 

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import ijson
 import numpy as np
 
-from renaissance.core.errors import UserError, first_line
-from renaissance.core.untrusted import MOST_DEPTH, parse_json, refuse_lfs, refuse_special
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import MOST_DEPTH, expect, parse_json, refuse_lfs, refuse_special
 
 from .annotation_store import is_unicode
 
@@ -28,10 +28,8 @@ def folder_of(root: str | os.PathLike, contains: str) -> Path:
     Raises:
         UserError: it is not a folder; the sentence says what it should contain.
     """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise UserError(f"root='{root}' is not a folder; expected one that contains {contains}.")
-    return folder
+    require(Path(root).is_dir(), f"root='{root}' is not a folder; expected one that contains {contains}.")
+    return Path(root)
 
 
 def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
@@ -44,11 +42,11 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
     folder = folder_of(root, ", ".join(names))
     found = [name for name in names if (folder / name).exists()]
     missing = [name for name in needed if name not in found]
-    if missing:
-        raise UserError(
-            f"root='{root}' lacks {', '.join(missing)}; expected there are {', '.join(names)}, found "
-            f"{', '.join(found) or 'none of them'}."
-        )
+    require(
+        not missing,
+        f"root='{root}' lacks {', '.join(missing)}; expected there are {', '.join(names)}, found "
+        f"{', '.join(found) or 'none of them'}.",
+    )
     return found
 
 
@@ -88,9 +86,11 @@ class _Shallow:
         outside = b"".join(parts[self._in_text :: 2])
         self._in_text ^= len(parts) % 2 == 0
         steps = np.frombuffer(outside.translate(_STEPS, _NO_BRACKETS), np.int8).cumsum(dtype=np.int64)
-        if steps.size and self._depth + steps.max() > MOST_DEPTH:
-            raise UserError(f"'{self._path}' is nested too deeply; at most {MOST_DEPTH} levels are read.")
-        self._depth += int(steps[-1]) if steps.size else 0
+        require(
+            self._depth + steps.max(initial=0) <= MOST_DEPTH,
+            f"'{self._path}' is nested too deeply; at most {MOST_DEPTH} levels are read.",
+        )
+        self._depth += int(steps[-1:].sum())
         return block
 
 
@@ -113,8 +113,7 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
                 yield item
     except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
         raise UserError(f"'{path}' is cut short or is not JSON ({first_line(error)}); download it again.") from None
-    if not found:
-        raise UserError(f"'{path}' holds no entry at '{prefix}'; is it the official annotation file?")
+    require(found, f"'{path}' holds no entry at '{prefix}'; is it the official annotation file?")
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -125,8 +124,9 @@ def text_lines(path: Path) -> Iterator[str]:
     """
     with opened(path) as file:
         while line := file.readline(_MOST_LINE):
-            if len(line) == _MOST_LINE:
-                raise UserError(f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it a text file?")
+            require(
+                len(line) < _MOST_LINE, f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it a text file?"
+            )
             try:
                 yield line.decode()
             except UnicodeDecodeError as error:
@@ -145,13 +145,19 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, parse_json(text, dict, f"'{path}' line {number}", nan_is_null=True)
 
 
-def texts_of(path: Path, number: int, entry: dict[str, Any], *names: str) -> list[str]:
-    """Return the values of a JSON line under these names.
+def fields(entry: Any, where: str, **hints: Any) -> list[Any]:
+    """Return the values of an object of an annotation file, in the order of the hints.
+
+    Args:
+        entry: what is there.
+        where: file and place, for the sentence.
+        hints: key -> the type of its value; see `untrusted.expect`.
 
     Raises:
-        UserError: one is not there, or is not Unicode text.
+        UserError: it is no object, lacks a key, or a value is of another type or a text that is not Unicode.
     """
-    texts = [entry.get(name) for name in names]
-    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
-        raise UserError(f"'{path}' line {number} needs {', '.join(names)}, all of them text.")
-    return texts
+    expect(entry, dict, where)
+    values = [expect(entry.get(name), hint, f"{where}[{name!r}]") for name, hint in hints.items()]
+    for name, value in zip(hints, values, strict=True):
+        require(not isinstance(value, str) or is_unicode(value), f"{where}[{name!r}] is not Unicode text.")
+    return values

@@ -16,37 +16,27 @@ Several files are read together if the name of each says a split.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Unpack
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .captioned import caption_plan
 from .names import is_litter, split_of
-from .own import check_name, check_val_share, is_validation, refuse_leftovers
+from .own import check_name, check_val_share, is_validation, leftovers
 from .tables import SUFFIXES, Line, lines_of
-from .writer import WriteOptions, check_options, write_files
+from .writer import Download, arrow_writer, plan_stored
 
 _KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
-def make_arrow(
-    root: str | os.PathLike,
-    dataset_root: str | os.PathLike,
-    *,
-    name: str = OWN_NAME,
-    annotations: str | None = None,
-    val_share: float = 0.0,
-    **writing: Unpack[WriteOptions],
-) -> list[dict[str, Any]]:
+@arrow_writer
+def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = None, val_share: float = 0.0) -> Download:
     """Write one file for each split that has images.
 
     Args:
-        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
+        root: as for every `make_arrow`.
         name: the data set's name, as later given to `datasets=[...]`.
         annotations: the annotation file, below root; None = the only file of its kinds directly in root.
         val_share: share of the images, chosen by a hash of their paths, that goes to val instead of train where the
@@ -54,9 +44,8 @@ def make_arrow(
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
-            `write_files`.
+            `arrow_writer`.
     """
-    check_options(**writing)
     check_val_share(val_share)
     check_name(name, OWN_NAME)
     listings = _annotation_files(folder_of(root, "pictures and captions.jsonl, .csv or .parquet"), annotations)
@@ -65,53 +54,44 @@ def make_arrow(
         number = 0
         for number, line in enumerate(lines_of(listing), 1):  # noqa: B007 (0 stays where there is no line)
             read_from.setdefault(_add(store, listing, line, val_share), {})[listing.name] = True
-        if not number:
-            raise UserError(f"'{listing}' has no captions; expected one (path, caption) a line.")
+        require(number, f"'{listing}' has no captions; expected one (path, caption) a line.")
     splits = [split for split in OWN_SPLITS if split in store.splits()]
-    refuse_leftovers(Path(dataset_root), name, splits)
-    return write_files(
-        (
-            caption_plan(store, split, OWN_FILE.format(name=name, split=split), dataset=name)._replace(
-                notes=[f"Read from {', '.join(read_from[split])}."]
-            )
-            for split in splits
-        ),
-        root,
-        dataset_root,
-        source={
-            "dataset": OWN_NAME,
-            "root": os.fspath(root),
-            "annotations": ", ".join(listing.name for listing in listings),
-        },
+    plans = []
+    for split in splits:
+        file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(read_from[split])}."]
+        plans.append(plan_stored(store, OWN_NAME, file, split, store.caption_rows(split), name=name, notes=notes))
+    return Download(
+        OWN_NAME,
+        plans,
+        source={"annotations": ", ".join(listing.name for listing in listings)},
         options={"name": name, "val_share": val_share},
-        **writing,
+        leftovers=leftovers(name, splits),
     )
 
 
 def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
     if annotations is not None:
         known = isinstance(annotations, str) and Path(annotations).suffix in SUFFIXES
-        if not known or not (folder / annotations).is_file():
-            raise UserError(f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.")
+        require(
+            known and (folder / annotations).is_file(),
+            f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.",
+        )
         return [folder / annotations]
     there = (path for path in folder.iterdir() if path.suffix in SUFFIXES and not is_litter(path.name))
     found = sorted(path for path in there if not path.is_dir())
-    if len(found) != 1 and not (found and all(split_of(path.stem) for path in found)):
-        names = ", ".join(path.name for path in found) or "none"
-        raise UserError(
-            f"root='{folder}' needs one {_KINDS} file, or one for each split with train, val or test in its name, found "
-            f"{names}; choose with annotations=<file>."
-        )
+    names = ", ".join(path.name for path in found) or "none"
+    require(
+        len(found) == 1 or (found and all(split_of(path.stem) for path in found)),
+        f"root='{folder}' needs one {_KINDS} file, or one for each split with train, val or test in its name, found "
+        f"{names}; choose with annotations=<file>.",
+    )
     return found
 
 
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Return the split that the line belongs to."""
     split = split_of(line.split, whole=True) if line.split else split_of(listing.stem) or "train"
-    if split is None:
-        raise UserError(
-            f"'{listing}' line {line.number} has split '{line.split}'; the splits are {', '.join(OWN_SPLITS)}."
-        )
+    require(split, f"'{listing}' line {line.number} has split '{line.split}'; the splits are {', '.join(OWN_SPLITS)}.")
     if not line.split and split == "train" and is_validation(plain_name(line.path), val_share):
         split = "val"
     store.add(line.path, split, line.captions)

@@ -1,85 +1,67 @@
-"""Images with captions in the splits of Karpathy and Fei-Fei (CVPR 2015): what coco and f30k have in common."""
+"""Captions in the splits of Karpathy and Fei-Fei (CVPR 2015): COCO and Flickr30k.
+
+Raw layout below `root`, files:
+
+    coco  train2014/*.jpg, val2014/*.jpg, karpathy/dataset_coco.json  -> coco_caption_karpathy_{train,restval,val,test}.arrow
+    f30k  flickr30k-images/*.jpg, karpathy/dataset_flickr30k.json     -> f30k_caption_karpathy_{train,val,test}.arrow
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Unpack
+from typing import NamedTuple, TypedDict
 
-from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import DATASETS
+from renaissance.core.errors import require
+from renaissance.data.dataset_specs import COCO_FILE, COCO_PICTURES, F30K_FILE, F30K_PICTURES
 
 from .annotation_store import AnnotationStore
-from .annotations import folder_of, json_items
-from .captioned import caption_plan
-from .writer import WriteOptions, check_options, write_files
+from .annotations import fields, folder_of, json_items
+from .writer import Download, arrow_writer, plan_stored
 
 
-def write_karpathy(
-    dataset: str,
-    template: str,
-    splits: tuple[str, ...],
-    annotations: str,
-    images: str | None,
-    root: str | os.PathLike,
-    dataset_root: str | os.PathLike,
-    **writing: Unpack[WriteOptions],
-) -> list[dict[str, Any]]:
-    """Write one file a split.
+class _Layout(NamedTuple):
+    """Attributes: file, name with "{split}"; splits; annotations, below root; images, None = each entry names its folder."""
 
-    Args:
-        dataset: key of `dataset_specs.DATASETS`.
-        template: the files' name with "{split}".
-        splits: all of which the annotations must list.
-        annotations: Karpathy's file, below root.
-        images: the folder of the images, below root; None = each entry names its own, as "filepath".
-        root, dataset_root, writing: as for every `make_arrow`.
+    file: str
+    splits: tuple[str, ...]
+    annotations: str
+    images: str | None
+
+
+class _Sentence(TypedDict):
+    raw: str
+
+
+_LAYOUTS = {
+    "coco": _Layout(COCO_FILE, tuple(COCO_PICTURES), "karpathy/dataset_coco.json", None),
+    "f30k": _Layout(F30K_FILE, tuple(F30K_PICTURES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
+}
+
+
+@arrow_writer
+def make_arrow(root: Path, *, dataset: str = "coco") -> Download:
+    """Write one file a split, of which the annotations must list all.
 
     Raises:
-        UserError: a bad option, a missing or damaged annotation file, or one of the refusals of `write_files`.
+        UserError: a missing or damaged annotation file, or one of the refusals of `arrow_writer`.
     """
-    check_options(**writing)
-    path = folder_of(root, f"{images or 'train2014/, val2014'}/ and {annotations}") / annotations
+    layout = _LAYOUTS[dataset]
+    path = folder_of(root, f"{layout.images or 'train2014/, val2014'}/ and {layout.annotations}") / layout.annotations
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "images.item")):
-        _add(store, path, number, entry, images, splits)
+        where = f"'{path}' image {number}"
+        name, split, sentences = fields(entry, where, filename=str, split=str, sentences=list[_Sentence])
+        folder = layout.images or fields(entry, where, filepath=str)[0]
+        known = ", ".join(layout.splits)
+        require(split in layout.splits, f"{where}, '{name}', is in split '{split}'; the splits are {known}.")
+        store.add(f"{folder}/{name}", split, [sentence["raw"] for sentence in sentences], once_in=path)
     listed = store.splits()
-    lacking = [split for split in splits if split not in listed]
-    if lacking:
-        counts = ", ".join(f"{split} {count:,}" for split, count in listed.items())
-        raise UserError(f"'{path}' lists no picture of split {', '.join(lacking)}; pictures listed: {counts}.")
-    files = {split: template.format(split=split) for split in splits}
-    expected = DATASETS[dataset].expected
-    return write_files(
-        (
-            caption_plan(store, split, file, dataset=dataset, image_id=os.path.basename, expected=expected[file])
-            for split, file in files.items()
-        ),
-        root,
-        dataset_root,
-        source={"dataset": dataset, "root": os.fspath(root), "annotations": annotations},
-        options={},
-        **writing,
+    lacking = [split for split in layout.splits if split not in listed]
+    counts = ", ".join(f"{split} {count:,}" for split, count in listed.items())
+    require(not lacking, f"'{path}' lists no picture of split {', '.join(lacking)}; pictures listed: {counts}.")
+    plans = (
+        plan_stored(store, dataset, layout.file.format(split=split), split, store.caption_rows(split, os.path.basename))
+        for split in layout.splits
     )
-
-
-def _add(
-    store: AnnotationStore, path: Path, number: int, entry: Any, images: str | None, splits: tuple[str, ...]
-) -> None:
-    try:
-        folder, name = entry["filepath"] if images is None else images, entry["filename"]
-        split, captions = entry["split"], [sentence["raw"] for sentence in entry["sentences"]]
-        well_formed = all(isinstance(text, str) for text in (folder, name, split, *captions))
-    except (KeyError, TypeError):
-        well_formed = False
-    if not well_formed:
-        needed = "filename, split" if images else "filepath, filename, split"
-        raise UserError(
-            f"'{path}' image {number} is not in Karpathy's form: it needs {needed} and sentences with raw, all of them "
-            "text."
-        )
-    name = f"{folder}/{name}"
-    if split not in splits:
-        raise UserError(f"'{path}' puts '{name}' into split '{split}'; the splits are {', '.join(splits)}.")
-    if not store.add(name, split, captions):
-        raise UserError(f"'{path}' lists '{name}' twice; every picture stands there once.")
+    return Download(dataset, plans, source={"annotations": layout.annotations})

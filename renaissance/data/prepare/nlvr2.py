@@ -7,17 +7,17 @@ Raw layout below `root`: `images/train/<directory>/`, `dev/`, `test1/` (or `imag
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
-from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import DATASETS, NLVR2_FILE, UNKNOWN
+from renaissance.core.errors import require
+from renaissance.data.dataset_specs import NLVR2_FILE
 
 from .annotation_store import AnnotationStore
-from .annotations import json_lines, require_files, texts_of
-from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
+from .annotations import fields, json_lines, require_files
+from .arrow_file import Plan
+from .entries import Row
+from .writer import Download, arrow_writer, plan_stored
 
 _NEEDED = {split: f"nlvr2/data/{split}.json" for split in ("train", "dev", "test1")}
 _OPTIONAL = {
@@ -27,77 +27,51 @@ _OPTIONAL = {
 }
 
 
-def make_arrow(
-    root: str | os.PathLike, dataset_root: str | os.PathLike, **writing: Unpack[WriteOptions]
-) -> list[dict[str, Any]]:
+@arrow_writer
+def make_arrow(root: Path) -> Download:
     """Write the seven files, or as many as there are annotations for.
 
     A row is a pair of images with all sentences about it, in the order of the annotations.
 
-    Args:
-        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
-
     Raises:
-        UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
-            `write_files`.
+        UserError: a missing or malformed annotation file (with the line), or one of the refusals of `arrow_writer`.
     """
-    check_options(**writing)
     found = require_files(root, list(_NEEDED.values()), list(_OPTIONAL.values()))
     absent = [
         f"'{file}' is not there, so its file was not written." for file in _OPTIONAL.values() if file not in found
     ]
-    plans = [_plan(Path(root), split, file) for split, file in (_NEEDED | _OPTIONAL).items() if file in found]
+    plans = [_plan(root, split, file) for split, file in (_NEEDED | _OPTIONAL).items() if file in found]
     plans[0] = plans[0]._replace(notes=absent)
-    source = {"dataset": "nlvr2", "root": os.fspath(root), "annotations": found}
-    return write_files(plans, root, dataset_root, source=source, options={}, **writing)
+    return Download("nlvr2", plans, source={"annotations": found})
 
 
 def _plan(root: Path, split: str, file: str) -> Plan:
-    store, name = AnnotationStore("sentence"), NLVR2_FILE.format(split=split)
-    listed = _read(root, store, split, root / file)
-    if not listed:
-        raise UserError(f"'{root / file}' lists no sentence; download it again.")
-    return Plan(
-        name=name,
-        schema=schema_of(DATASETS["nlvr2"].columns, {"dataset": "nlvr2", "split": split}),
-        rows=_rows(store, split),
-        listed=store.splits()[split],
-        skipped=store.skipped(split),
-        texts=("questions",),
-        expected=DATASETS["nlvr2"].expected.get(name, UNKNOWN),
-        listed_texts=listed,
-    )
-
-
-def _read(root: Path, store: AnnotationStore, split: str, path: Path) -> int:
-    """Fill the annotation store with pairs, each under the beginning of its images' paths; return the number of sentences."""
-    base, seen = split.rpartition("_")[2], set()
+    """Read the annotations of a split into a store, each pair under the beginning of its images' paths."""
+    store, seen, path = AnnotationStore("sentence", "picture pair without a sentence"), set(), root / file
+    base = split.rpartition("_")[2]
     folder = base if base != "train" and (root / base).is_dir() else f"images/{base}"
     for number, entry in json_lines(path):
-        identifier, sentence, label = texts_of(path, number, entry, "identifier", "sentence", "label")
+        where = f"'{path}' line {number}"
+        identifier, sentence, label = fields(entry, where, identifier=str, sentence=str, label=str)
         pair = identifier.rpartition("-")[0]
-        where, directory = folder, entry.get("directory")
-        if not pair.startswith(f"{base}-") or label not in ("True", "False") or identifier in seen:
-            raise UserError(
-                f"'{path}' line {number} has identifier '{identifier}' and label '{label}'; identifiers are "
-                f"'{base}-<number>-<number>-<number>', each once, and labels 'True' or 'False'."
-            )
-        if base == "train":
-            if not isinstance(directory, int | str):
-                raise UserError(f"'{path}' line {number} needs directory, the folder of its pictures in '{folder}'.")
-            where = f"{folder}/{directory}"
+        require(
+            pair.startswith(f"{base}-") and label in ("True", "False") and identifier not in seen,
+            f"{where} has identifier '{identifier}' and label '{label}'; identifiers are "
+            f"'{base}-<number>-<number>-<number>', each once, and labels 'True' or 'False'.",
+        )
+        place = f"{folder}/{fields(entry, where, directory=int | str)[0]}" if base == "train" else folder
         seen.add(identifier)
-        store.add(f"{where}/{pair}", split, [sentence], [[identifier, label]])
-    return len(seen)
+        store.add(f"{place}/{pair}", split, [sentence], [[identifier, label]])
+    require(seen, f"'{path}' lists no sentence; download it again.")
+    name = NLVR2_FILE.format(split=split)
+    return plan_stored(store, "nlvr2", name, split, store.rows(split, _row), listed_texts=len(seen))
 
 
-def _rows(store: AnnotationStore, split: str) -> Iterator[Row | LeftOut]:
-    for name, samples in store.samples(split):
-        values = {
-            "questions": [sentence for sentence, _ in samples],
-            "answers": [label for _, (_, label) in samples],
-            "identifier": name.rpartition("/")[2],
-            "identifiers": [identifier for _, (identifier, _) in samples],
-        }
-        images = {f"image_{side}": f"{name}-img{side}.png" for side in (0, 1)}
-        yield Row(images, values) if samples else LeftOut("picture pair without a sentence", name)
+def _row(name: str, samples: list[tuple[str, Any]]) -> Row:
+    values = {
+        "questions": [sentence for sentence, _ in samples],
+        "answers": [label for _, (_, label) in samples],
+        "identifier": name.rpartition("/")[2],
+        "identifiers": [identifier for _, (identifier, _) in samples],
+    }
+    return Row({f"image_{side}": f"{name}-img{side}.png" for side in (0, 1)}, values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from renaissance.core.errors import UserError
+from renaissance.core.checks import number
+from renaissance.core.errors import require
 from renaissance.data.dataset_specs import DATASETS, OWN_FILE, OWN_SPLITS
-
-from .writer import is_share
 
 
 def check_name(name: object, own: str) -> str:
@@ -23,15 +23,14 @@ def check_name(name: object, own: str) -> str:
     """
     plain = isinstance(name, str) and name and Path(name).name == name and not name.startswith(".")
     others = [dataset for dataset in DATASETS if dataset != own]
-    if not plain or name in others:
-        raise UserError(
-            f"name={name!r} must be a plain name such as '{own}' (the files are {OWN_FILE}), and none of "
-            f"{', '.join(others)}, which mean other data."
-        )
-    files = [f"{name}.arrow", *(OWN_FILE.format(name=name, split=split) for split in OWN_SPLITS)]
-    taken = [(file, dataset) for file in files for dataset, row in DATASETS.items() if row.owns(file)]
-    if taken:
-        raise UserError(f"name='{name}' stands for {taken[0][0]}, a file of '{taken[0][1]}'; give another name.")
+    require(
+        plain and name not in others,
+        f"name={name!r} must be a plain name such as '{own}' (the files are {OWN_FILE}), and none of "
+        f"{', '.join(others)}, which mean other data.",
+    )
+    taken = [(file, dataset) for file in _files(name) for dataset, row in DATASETS.items() if row.owns(file)]
+    file, dataset = taken[0] if taken else ("", "")
+    require(not taken, f"name='{name}' stands for {file}, a file of '{dataset}'; give another name.")
     return name
 
 
@@ -41,8 +40,8 @@ def check_val_share(share: object) -> None:
     Raises:
         UserError: it is none.
     """
-    if not is_share(share) or share == 1:
-        raise UserError(f"val_share={share!r} must be a share of at least 0 and less than 1.")
+    fits = number(0, 1).problem("val_share", share) is None and share != 1
+    require(fits, f"val_share={share!r} must be a share of at least 0 and less than 1.")
 
 
 def is_validation(path: str, val_share: float) -> bool:
@@ -51,19 +50,10 @@ def is_validation(path: str, val_share: float) -> bool:
     return int.from_bytes(digest, "big") / 2**64 < val_share
 
 
-def refuse_leftovers(folder: Path, name: str, splits: list[str]) -> None:
-    """Refuse to leave files of an earlier run beside new ones: an image could then be in two splits.
+def leftovers(name: str, splits: Iterable[str]) -> list[str]:
+    """Return the files that an earlier run may have left and a run that writes these splits does not replace."""
+    return [file for file in _files(name) if file not in {OWN_FILE.format(name=name, split=split) for split in splits}]
 
-    Args:
-        folder: where the files go. name: of the data set. splits: those that will be written.
 
-    Raises:
-        UserError: there are such files.
-    """
-    files = [f"{name}.arrow"] + [OWN_FILE.format(name=name, split=split) for split in OWN_SPLITS if split not in splits]
-    left = [file for file in files if (folder / file).exists()]
-    if left:
-        raise UserError(
-            f"data_root='{folder}' holds {', '.join(left)}, which this run would not replace and which may share "
-            f"pictures with what it writes; remove it, or give another name= than '{name}'."
-        )
+def _files(name: str) -> list[str]:
+    return [f"{name}.arrow", *(OWN_FILE.format(name=name, split=split) for split in OWN_SPLITS)]

@@ -10,19 +10,21 @@ ground truth, none is detected. Its texts are the refs' "sent", the lower-case f
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, TypedDict
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.plain_pickle import read_plain_pickle
-from renaissance.data.dataset_specs import DATASETS, REFCOCO_FILE, UNKNOWN
+from renaissance.core.untrusted import INT64, expect
+from renaissance.data.dataset_specs import REFCOCO_FILE
 
 from .annotation_store import plain_name, text_fault
-from .annotations import folder_of, json_items
+from .annotations import fields, folder_of, json_items
+from .arrow_file import Plan
+from .entries import LeftOut, Row
 from .skipped import Skipped
-from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
+from .writer import Download, arrow_writer, plan_file
 
 IMAGES = "images/mscoco/train2014"
 # Who split each variant, the usual one first; refcocog_google is a data set of its own when it is read.
@@ -38,6 +40,11 @@ _SPLITS = {
     "google": ("train", "val", "test"),
 }
 
+
+class _Expression(TypedDict):
+    sent: str
+
+
 Box = tuple[float, ...]  # x, y, width, height in pixels
 
 
@@ -47,7 +54,7 @@ class _Reference(NamedTuple):
     ref_id: int
     ann_id: int
     image_id: int
-    sentences: tuple[str, ...]
+    sentences: list[str]
 
 
 class _Image(NamedTuple):
@@ -64,133 +71,100 @@ class _Image(NamedTuple):
         return min(x + width, self.width) > max(x, 0) and min(y + height, self.height) > max(y, 0)
 
 
-def make_arrow(
-    root: str | os.PathLike,
-    dataset_root: str | os.PathLike,
-    *,
-    dataset: str = "refcoco",
-    split_by: str | None = None,
-    **writing: Unpack[WriteOptions],
-) -> list[dict[str, Any]]:
+@arrow_writer
+def make_arrow(root: Path, *, dataset: str = "refcoco", split_by: str | None = None) -> Download:
     """Write a file for each split of one variant, references in the order of the refs file.
 
     Boxes are kept as the annotations have them, over the border or thinner than a pixel, because every candidate counts
     in the metric. A reference is left out if nothing of its own box is inside the image.
 
     Args:
-        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
+        root: as for every `make_arrow`.
         dataset: the variant, refcoco, refcoco+ or refcocog.
         split_by: who split it; None = unc, for refcocog umd.
 
     Raises:
         UserError: a bad option; a missing, damaged or malformed file; a reference, image or object twice; an unknown
-            split; or one of the refusals of `write_files`.
+            split; or one of the refusals of `arrow_writer`.
     """
-    check_options(**writing)
-    if dataset not in SPLIT_BY:
-        raise UserError(f"dataset='{dataset}' is no variant of RefCOCO; the variants are {', '.join(SPLIT_BY)}.")
+    require(
+        dataset in SPLIT_BY, f"dataset='{dataset}' is no variant of RefCOCO; the variants are {', '.join(SPLIT_BY)}."
+    )
     split_by = split_by or SPLIT_BY[dataset][0]
-    if split_by not in SPLIT_BY[dataset]:
-        raise UserError(f"split_by='{split_by}' does not exist for {dataset}; give {' or '.join(SPLIT_BY[dataset])}.")
+    allowed = " or ".join(SPLIT_BY[dataset])
+    require(split_by in SPLIT_BY[dataset], f"split_by='{split_by}' does not exist for {dataset}; give {allowed}.")
     variant = dataset.removesuffix("_google")
     folder = folder_of(root, f"{variant}/ and {IMAGES}/") / variant
     refs = _refs_file(folder, split_by)
     references = _references(refs, _SPLITS[split_by])
     images = _images(folder / "instances.json", {each.image_id for of in references.values() for each in of})
     plans = [_plan(variant, split_by, split, of, images) for split, of in references.items()]
-    source = {"dataset": variant, "root": os.fspath(root), "annotations": f"{variant}/{refs.name}"}
-    return write_files(plans, root, dataset_root, source=source, options={"split_by": split_by}, **writing)
+    return Download(variant, plans, source={"annotations": f"{variant}/{refs.name}"}, options={"split_by": split_by})
 
 
 def _refs_file(folder: Path, split_by: str) -> Path:
     names = [f"refs({split_by}).p", f"refs({split_by}).json"]
     found = [folder / name for name in names if (folder / name).exists()]
-    if not found:
-        there = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
-        raise UserError(f"'{folder}' needs {' or '.join(names)}, found {there}.")
+    there = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
+    require(found, f"'{folder}' needs {' or '.join(names)}, found {there}.")
     return found[0]
 
 
 def _references(path: Path, splits: tuple[str, ...]) -> dict[str, list[_Reference]]:
     """Return the references of each split that there is."""
-    entries = read_plain_pickle(path) if path.suffix == ".p" else json_items(path, "item")
-    if not isinstance(entries, Iterable):
-        raise UserError(f"'{path}' is not a list of references; is it the official file?")
+    entries = expect(read_plain_pickle(path), list, f"'{path}'") if path.suffix == ".p" else json_items(path, "item")
     references: dict[str, list[_Reference]] = {split: [] for split in splits}
     seen: set[int] = set()
     for number, entry in enumerate(entries):
-        try:
-            sentences = tuple(sentence["sent"] for sentence in entry["sentences"])
-            reference = _Reference(*(_id(entry[key]) for key in ("ref_id", "ann_id", "image_id")), sentences)
-            split = entry["split"]
-            if not all(isinstance(text, str) for text in (split, *sentences)):
-                raise TypeError
-        except (KeyError, TypeError):
-            raise UserError(
-                f"'{path}' reference {number} needs ref_id, ann_id and image_id, whole numbers, split, a text, and "
-                "sentences, each with a text sent."
-            ) from None
-        if split not in references:
-            raise UserError(f"'{path}' reference {number} has split {split!r}; the splits are {', '.join(splits)}.")
-        if reference.ref_id in seen:
-            raise UserError(f"'{path}' lists reference {reference.ref_id} twice; download it again.")
-        seen.add(reference.ref_id)
-        references[split].append(reference)
-    if not seen:
-        raise UserError(f"'{path}' lists no reference; download it again.")
+        where = f"'{path}' reference {number}"
+        ref_id, ann_id, image_id, split, sentences = fields(
+            entry, where, ref_id=INT64, ann_id=INT64, image_id=INT64, split=str, sentences=list[_Expression]
+        )
+        require(split in references, f"{where} has split {split!r}; the splits are {', '.join(splits)}.")
+        require(ref_id not in seen, f"'{path}' lists reference {ref_id} twice; download it again.")
+        seen.add(ref_id)
+        references[split].append(_Reference(ref_id, ann_id, image_id, [sentence["sent"] for sentence in sentences]))
+    require(seen, f"'{path}' lists no reference; download it again.")
     return {split: of for split, of in references.items() if of}
-
-
-def _id(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise TypeError
-    return value
 
 
 def _images(path: Path, wanted: set[int]) -> dict[int, _Image]:
     """Read what instances.json says of the images that are referred to."""
     images: dict[int, _Image] = {}
-    try:
-        for entry in json_items(path, "images.item"):
-            if _new(entry["id"], images, path) in wanted:
-                size = (float(entry.get(side, math.inf)) for side in ("width", "height"))
-                images[entry["id"]] = _Image(plain_name(entry["file_name"]), *size, {})
-        for entry in json_items(path, "annotations.item"):
-            if entry["image_id"] in images:
-                box = tuple(map(float, entry["bbox"]))
-                if len(box) != 4 or not all(map(math.isfinite, box)):
-                    raise ValueError
-                boxes = images[entry["image_id"]].boxes
-                boxes[_new(entry["id"], boxes, path)] = box
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-        raise UserError(
-            f"'{path}' is not in COCO's form: images need id and file_name, annotations id, image_id and bbox, "
-            "[x, y, width, height]."
-        ) from None
+    for number, entry in enumerate(json_items(path, "images.item")):
+        where = f"'{path}' image {number}"
+        image_id, file = fields(entry, where, id=INT64, file_name=str)
+        require(image_id not in images, f"'{path}' lists image {image_id} twice; download it again.")
+        if image_id in wanted:
+            size = [expect(entry.get(side), float | None, f"{where}, {side},") for side in ("width", "height")]
+            width, height = (math.inf if side is None else side for side in size)
+            images[image_id] = _Image(plain_name(file), width, height, {})
+    for number, entry in enumerate(json_items(path, "annotations.item")):
+        where = f"'{path}' annotation {number}"
+        box_id, image_id, box = fields(entry, where, id=INT64, image_id=INT64, bbox=list[float])
+        if image_id in images:
+            require(len(box) == 4, f"{where} has a bbox of {len(box)} numbers, and not [x, y, width, height].")
+            boxes = images[image_id].boxes
+            require(box_id not in boxes, f"'{path}' lists object {box_id} twice; download it again.")
+            boxes[box_id] = tuple(map(float, box))
     return images
 
 
-def _new(value: object, known: dict[int, Any], path: Path) -> int:
-    if _id(value) in known:
-        raise UserError(f"'{path}' lists a picture or an object with id {value} twice; download it again.")
-    return value
-
-
 def _plan(variant: str, split_by: str, split: str, references: list[_Reference], images: dict[int, _Image]) -> Plan:
-    name, skipped = REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split), Skipped()
+    skipped = Skipped()
     shown = (images[image_id] for image_id in {each.image_id for each in references} & images.keys())
     odd = sum(min(box[2:]) < 1 or not image.shows(box) for image in shown for box in image.boxes.values())
-    return Plan(
-        name=name,
-        schema=schema_of(DATASETS[variant].columns, {"dataset": variant, "split": split, "split_by": split_by}),
+    note = f"{odd:,} boxes are thinner than a pixel or outside of their picture; they stay candidates."
+    return plan_file(
+        variant,
+        REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split),
+        split,
         rows=_rows(references, images, skipped),
         listed=len(references),
         skipped=skipped,
-        texts=("sentences",),
-        expected=next((row.expected[name] for row in DATASETS.values() if name in row.expected), UNKNOWN),
+        metadata={"split_by": split_by},
         listed_texts=sum(len(each.sentences) for each in references),
-        notes=[f"{odd:,} boxes are thinner than a pixel or outside of their picture; they stay candidates."]
-        * (odd > 0),
+        notes=[note] * (odd > 0),
     )
 
 

@@ -6,84 +6,63 @@ Raw layout below `root`: `snli_ve_{train,dev,test}.jsonl` (Xie et al., arXiv:190
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
-from renaissance.core.errors import UserError
-from renaissance.data.dataset_specs import DATASETS, SNLI_FILE, SNLI_LABELS
+from renaissance.core.errors import require
+from renaissance.data.dataset_specs import SNLI_FILE, SNLI_LABELS
 
 from .annotation_store import AnnotationStore
-from .annotations import json_lines, require_files, texts_of
-from .writer import LeftOut, Plan, Row, WriteOptions, check_options, schema_of, write_files
+from .annotations import fields, json_lines, require_files
+from .arrow_file import Plan
+from .entries import Row
+from .writer import Download, arrow_writer, plan_stored
 
 _ANNOTATIONS = {split: f"snli_ve_{split}.jsonl" for split in ("train", "dev", "test")}
 _UNDECIDED = "-"  # the gold label where no three of five annotators agree
-_IN_LINE = ("Flickr30K_ID", "sentence1", "sentence2", "gold_label")
 
 
-def make_arrow(
-    root: str | os.PathLike, dataset_root: str | os.PathLike, **writing: Unpack[WriteOptions]
-) -> list[dict[str, Any]]:
+@arrow_writer
+def make_arrow(root: Path) -> Download:
     """Write the three files: a row an image, with all its pairs in the order of the annotations.
 
-    Args:
-        root, dataset_root, writing: as for every `make_arrow`, which returns the manifests.
-
     Raises:
-        UserError: a bad option, a missing or malformed annotation file (with the line), an image in two splits, or
-            one of the refusals of `write_files`.
+        UserError: a missing or malformed annotation file (with the line), an image in two splits, or one of the refusals
+            of `arrow_writer`.
     """
-    check_options(**writing)
     found = require_files(root, list(_ANNOTATIONS.values()))
-    store = AnnotationStore("hypothesis")
-    listed = {split: _read(store, split, Path(root) / file) for split, file in _ANNOTATIONS.items()}
-    plans = (_plan(store, split, count) for split, count in listed.items())
-    source = {"dataset": "snli", "root": os.fspath(root), "annotations": found}
-    return write_files(plans, root, dataset_root, source=source, options={}, **writing)
+    store = AnnotationStore("hypothesis", "picture without a pair")
+    plans = [_plan(store, split, root / file) for split, file in _ANNOTATIONS.items()]
+    return Download("snli", plans, source={"annotations": found})
 
 
-def _read(store: AnnotationStore, split: str, path: Path) -> int:
-    """Return the number of lines."""
+def _plan(store: AnnotationStore, split: str, path: Path) -> Plan:
     listed = 0
     for number, entry in json_lines(path):
+        where = f"'{path}' line {number}"
+        image, premise, hypothesis, label = fields(
+            entry, where, Flickr30K_ID=str, sentence1=str, sentence2=str, gold_label=str
+        )
         listed += 1
-        image, premise, hypothesis, label = texts_of(path, number, entry, *_IN_LINE)
-        if label not in SNLI_LABELS and label != _UNDECIDED:
-            raise UserError(
-                f"'{path}' line {number} has gold_label '{label}'; the labels are {', '.join(SNLI_LABELS)}, and "
-                f"'{_UNDECIDED}' for none."
-            )
-        pairs = [] if label == _UNDECIDED else [(hypothesis, [premise, SNLI_LABELS[label]])]
-        if not pairs:
-            store.skipped(split).add("pair without a gold label", f"line {number}")
+        require(
+            label in SNLI_LABELS or label == _UNDECIDED,
+            f"{where} has gold_label '{label}'; the labels are {', '.join(SNLI_LABELS)}, and '{_UNDECIDED}' for none.",
+        )
         name = f"Flickr30K/images/{image.removesuffix('.jpg')}.jpg"
-        store.add(name, split, [text for text, _ in pairs], [payload for _, payload in pairs])
-    if not listed:
-        raise UserError(f"'{path}' lists no pair; download it again.")
-    return listed
+        if label == _UNDECIDED:
+            store.skipped[split].add("pair without a gold label", f"line {number}")
+            store.add(name, split, [])
+        else:
+            store.add(name, split, [hypothesis], [[premise, SNLI_LABELS[label]]])
+    require(listed, f"'{path}' lists no pair; download it again.")
+    rows, labels = store.rows(split, _row), {"labels": list(SNLI_LABELS)}
+    return plan_stored(store, "snli", SNLI_FILE.format(split=split), split, rows, metadata=labels, listed_texts=listed)
 
 
-def _plan(store: AnnotationStore, split: str, listed: int) -> Plan:
-    name = SNLI_FILE.format(split=split)
-    return Plan(
-        name=name,
-        schema=schema_of(DATASETS["snli"].columns, {"dataset": "snli", "split": split, "labels": list(SNLI_LABELS)}),
-        rows=_rows(store, split),
-        listed=store.splits()[split],
-        skipped=store.skipped(split),
-        texts=("sentences",),
-        expected=DATASETS["snli"].expected[name],
-        listed_texts=listed,
-    )
-
-
-def _rows(store: AnnotationStore, split: str) -> Iterator[Row | LeftOut]:
-    for name, samples in store.samples(split):
-        values = {
-            "sentences": [[premise, hypothesis] for hypothesis, (premise, _) in samples],
-            "labels": [label for _, (_, label) in samples],
-            "image_id": name.rpartition("/")[2],
-        }
-        yield Row({"image": name}, values) if samples else LeftOut("picture without a pair", name)
+def _row(name: str, samples: list[tuple[str, Any]]) -> Row:
+    values = {
+        "sentences": [[premise, hypothesis] for hypothesis, (premise, _) in samples],
+        "labels": [label for _, (_, label) in samples],
+        "image_id": name.rpartition("/")[2],
+    }
+    return Row({"image": name}, values)

@@ -17,13 +17,12 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.core.untrusted import parse_json
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
-from .annotation_store import plain_name, text_fault
+from .annotation_store import NO_CAPTION, plain_name, text_fault
 from .annotations import opened
-from .captioned import NO_CAPTION
+from .entries import LeftOut, Row
 from .image_pool import MAX_BYTES
 from .names import IMAGE_SUFFIXES, is_litter
 from .tables import columns_of, records_of
-from .writer import LeftOut, Row
 
 _END = bytes(1024)  # two empty blocks end a tar file (POSIX.1-1988, ustar)
 _TAIL = 1 << 16  # bytes of which only such blocks are expected, more than any writer's padding

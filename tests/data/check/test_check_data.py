@@ -16,7 +16,7 @@ from arrow_files import Columns, files_of, picture, write_columns
 from conftest import ROOT
 from renaissance.cli.main import main
 from renaissance.data.dataset_specs import DATASETS
-from renaissance.data.prepare.writer import manifest_of
+from renaissance.data.prepare.arrow_file import manifest_of
 
 Check = Callable[..., tuple[int, str, str]]
 

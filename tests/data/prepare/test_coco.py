@@ -11,7 +11,7 @@ import pytest
 from data.prepare.raw_files import read_rows, write_karpathy
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_pairs
-from renaissance.data.prepare.coco import make_arrow
+from renaissance.data.prepare.karpathy import make_arrow
 
 FILE = "coco_caption_karpathy_{}.arrow"
 
@@ -68,10 +68,10 @@ def test_captions_that_cannot_be_used_are_counted(tmp_path: Path):
         ({"filename": "../../secret.jpg"}, "leads out of root"),
         ({"filename": "/etc/picture.jpg", "filepath": ""}, "leads out of root"),
         ({"filepath": "C:\\train2014"}, "leads out of root"),
-        ({"split": "trian"}, "into split 'trian'; the splits are train, restval, val, test"),
-        ({"sentences": [{"tokens": ["a"]}]}, "image 0 is not in Karpathy's form"),
-        ({"sentences": [{"raw": 3}]}, "image 0 is not in Karpathy's form"),
-        ({"sentences": None}, "image 0 is not in Karpathy's form"),
+        ({"split": "trian"}, "is in split 'trian'; the splits are train, restval, val, test"),
+        ({"sentences": [{"tokens": ["a"]}]}, "image 0['sentences'][0]['raw'] is None"),
+        ({"sentences": [{"raw": 3}]}, "image 0['sentences'][0]['raw'] is 3, but has to be text"),
+        ({"sentences": None}, "image 0['sentences'] is None, but has to be a list"),
         ({"filepath": "val2014", "filename": "COCO_val2014_000000000001.jpg", "split": "restval"}, "twice"),
         ({"filepath": "val2014", "filename": "COCO_val2014_000000000001.jpg"}, "in split 'train' and in 'restval'"),
     ],
@@ -102,7 +102,8 @@ def test_refuses_annotations_that_are_damaged_missing_or_partial(tmp_path: Path)
     assert "holds no entry at 'images.item'" in refusal()
     for change in ({"filename": None}, {"filepath": 3}, {"split": ["train"]}, {"sentences": {"raw": "a"}}):
         write_karpathy(tmp_path, **change)
-        assert "image 0 is not in Karpathy's form: it needs filepath, filename, split and sentences" in refusal()
+        (key,) = change
+        assert f"dataset_coco.json' image 0['{key}'] is " in refusal()
     write_karpathy(tmp_path, {"train": 3, "val": 1, "test": 1})
     assert "lists no picture of split restval; pictures listed: train 3, val 1, test 1" in refusal()
     with pytest.raises(UserError, match="is not a folder; expected one that contains train2014/"):

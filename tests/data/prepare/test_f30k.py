@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,9 @@ from data.prepare.raw_files import bad_pictures, odd_pictures, read_rows
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.datasets import open_pairs
-from renaissance.data.prepare.f30k import make_arrow
+from renaissance.data.prepare import karpathy
 
+make_arrow = partial(karpathy.make_arrow, dataset="f30k")
 FILE = "f30k_caption_karpathy_{}.arrow"
 
 
@@ -53,8 +55,8 @@ def test_every_split_has_its_readable_pictures_with_captions_as_written(
     ("changes", "sentence"),
     [
         ({"filename": "../secret.jpg"}, "leads out of root"),
-        ({"split": "restval"}, "into split 'restval'; the splits are train, val, test"),
-        ({"filename": 3, "sentences": None}, "it needs filename, split and sentences with raw"),
+        ({"split": "restval"}, "is in split 'restval'; the splits are train, val, test"),
+        ({"filename": 3, "sentences": None}, "image 0['filename'] is 3, but has to be text"),
         ({"filename": "cmyk.jpg"}, "in split 'train' and in 'val'"),
         ({"filename": "deep.png"}, "lists 'flickr30k-images/deep.png' twice"),
         (None, "is cut short or is not JSON"),

@@ -24,6 +24,7 @@ from data.prepare.raw_gcc import Sample
 from renaissance.core.errors import UserError
 from renaissance.core.plain_pickle import read_plain_pickle
 from renaissance.data.prepare import images
+from renaissance.data.prepare import writer as writer_module
 from renaissance.data.prepare.entries import LeftOut
 
 GONE = object()  # the field is not there
@@ -64,15 +65,18 @@ class Format(NamedTuple):
 
 SAMPLES = [Sample(photograph(n), f"a {n}") for n in range(3)]
 FORMATS = {
-    "coco": Format("coco", write_karpathy, "karpathy/dataset_coco.json"),
+    "coco": Format("karpathy", write_karpathy, "karpathy/dataset_coco.json"),
     "f30k": Format(
-        "f30k", lambda root: raw_f30k.write(root, dict.fromkeys("abcdef")), "karpathy/dataset_flickr30k.json"
+        "karpathy",
+        lambda root: raw_f30k.write(root, dict.fromkeys("abcdef")),
+        "karpathy/dataset_flickr30k.json",
+        {"dataset": "f30k"},
     ),
     "vg": Format(
         "vg", lambda root: raw_vg.write(root, dict.fromkeys(range(1, 4))), "annotations/region_descriptions.json"
     ),
-    "gcc": Format("gcc", lambda root: raw_gcc.write_list(root, SAMPLES), "train_annot.json"),
-    "sbu": Format("sbu", lambda root: raw_sbu.write(root, SAMPLES), "annot.json"),
+    "gcc": Format("web", lambda root: raw_gcc.write_list(root, SAMPLES), "train_annot.json"),
+    "sbu": Format("web", lambda root: raw_sbu.write(root, SAMPLES), "annot.json", {"dataset": "sbu"}),
     "questions": Format(
         "vqa", lambda root: raw_vqa.write(root, raw_vqa.build(), False), raw_vqa.question_file("train")
     ),
@@ -108,26 +112,14 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path, dict], in
                     pa.array([value], schema.field(name).type)
                 rows.append(row)
 
-    def write_files(plans, *_, **__):
-        for plan in plans:
-            take(plan.rows, plan.schema)
-        return []
-
-    def write_shards(_, rows_from, *__, schema, **___):
-        take(rows_from(0), schema)
+    def write_plan(plan, *_):
+        take((row() if callable(row) else row for row in plan.rows), plan.schema)
         return []
 
     def run(writer: str, root: Path, options: dict) -> int:
-        module = import_module(f"renaissance.data.prepare.{writer}")
-        for place, name, instead in (
-            (module, "write_files", write_files),
-            (import_module("renaissance.data.prepare.karpathy"), "write_files", write_files),
-            (import_module("renaissance.data.prepare.web"), "write_shards", write_shards),
-        ):
-            if hasattr(place, name):
-                monkeypatch.setattr(place, name, instead)
+        monkeypatch.setattr(writer_module, "_write_plan", write_plan)
         rows.clear()
-        module.make_arrow(root, root / "arrow", workers=1, **options)
+        import_module(f"renaissance.data.prepare.{writer}").make_arrow(root, root / "arrow", workers=1, **options)
         return len(rows)
 
     return run
@@ -199,10 +191,10 @@ def test_depth_is_bounded_where_a_file_is_read(tmp_path: Path, read_only: Callab
     ):
         (tmp_path / "annot.json").write_text(f'[["a\\"[[[", "[[[["], {inside}]')
         with pytest.raises(UserError, match="nested too deeply"):
-            read_only("sbu", tmp_path, {})
+            read_only("web", tmp_path, {"dataset": "sbu"})
     texts = [["[[[{{", '\\"[\\']] * 300  # brackets in texts are none
     (tmp_path / "annot.json").write_text(json.dumps([[f"{n}", text + "x" * n] for n, (_, text) in enumerate(texts)]))
-    assert read_only("sbu", tmp_path, {}) == 300
+    assert read_only("web", tmp_path, {"dataset": "sbu"}) == 300
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
@@ -246,7 +238,7 @@ def test_columns_of_another_type_end_in_rows_or_in_a_sentence(tmp_path: Path, la
                 (root / "00000").rmdir()
                 raw_gcc.write_tar(root / "00000.tar", [("1.jpg", b"..."), ("1.txt", b"a")])
             with contextlib.suppress(UserError):
-                read_only("captions" if layout == "captions" else "gcc", root, {})
+                read_only("captions" if layout == "captions" else "web", root, {})
 
 
 def test_pickled_pictures_of_another_type_end_in_rows_or_in_a_sentence(tmp_path: Path):

@@ -15,9 +15,11 @@ from data.prepare.raw_files import bad_pictures, encode, odd_pictures, photograp
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import IMAGE, Column
 from renaissance.data.images import decode
+from renaissance.data.prepare.arrow_file import Plan
+from renaissance.data.prepare.entries import Row
 from renaissance.data.prepare.image_pool import QUALITY, Fault, read_image
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.data.prepare.writer import Plan, Row, schema_of, write_files
+from renaissance.data.prepare.writer import Download, arrow_writer, schema_of
 
 PHOTOGRAPHS = ("retina.jpg", "hubble_deep_field.jpg", "rocket.jpg", "coffee.png")
 
@@ -131,7 +133,7 @@ def test_the_file_and_its_manifest(tmp_path: Path):
     def write(**writing) -> dict:
         rows = [Row({"image": name}, {}) for name in pictures]
         plan = Plan("a.arrow", schema_of([IMAGE]), rows, 3, Skipped(), ())
-        return write_files([plan], tmp_path, tmp_path, source={}, options={"own": 1}, **writing)[0]
+        return arrow_writer(lambda _: Download("test", [plan], options={"own": 1}))(tmp_path, tmp_path, **writing)[0]
 
     contents = []
     for workers in (1, 2):
@@ -162,7 +164,7 @@ def test_values_in_pixels_follow_the_picture(tmp_path: Path):
         plan = Plan(
             "a.arrow", schema_of([IMAGE, Column("bboxes", "list<list<double>>", per_row=True)]), rows, 2, Skipped(), ()
         )
-        write_files([plan], tmp_path, tmp_path, source={}, options={}, **writing)
+        arrow_writer(lambda _: Download("test", [plan]))(tmp_path, tmp_path, **writing)
         return [row["bboxes"] for row in read_rows(tmp_path / "a.arrow")]
 
     assert boxes(workers=1) == [[[0, 10, 201, 80]], [[0, 10, 201, 80]]]
@@ -175,15 +177,15 @@ def test_values_in_pixels_follow_the_picture(tmp_path: Path):
 @pytest.mark.parametrize(
     ("writing", "sentence"),
     [
-        ({"resize": 0}, "resize=0 must be a whole number of pixels"),
-        ({"resize": 2.5}, "resize=2.5 must be"),
-        ({"resize": True}, "resize=True must be"),
-        ({"resize": 9, "quality": 101}, "quality=101 must be a whole number from 1 to 100"),
-        ({"resize": 9, "quality": "high"}, "quality='high' must be"),
+        ({"resize": 0}, "resize=0 is not allowed: give a whole number of at least 1"),
+        ({"resize": 2.5}, "resize=2.5 is not allowed"),
+        ({"resize": True}, "resize=True is not allowed"),
+        ({"resize": 9, "quality": 101}, "quality=101 is not allowed: give a whole number from 1 to 100"),
+        ({"resize": 9, "quality": "high"}, "quality='high' is not allowed"),
         ({"quality": 90}, "quality=90 needs resize="),
     ],
 )
 def test_refuses_options(tmp_path: Path, writing: dict, sentence: str):
     with pytest.raises(UserError) as refusal:
-        write_files([], tmp_path, tmp_path, source={}, options={}, **writing)
+        arrow_writer(lambda _: Download("test", []))(tmp_path, tmp_path, **writing)
     assert sentence in str(refusal.value)

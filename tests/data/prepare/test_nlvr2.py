@@ -107,13 +107,10 @@ def test_a_pair_without_a_sentence_is_counted(tmp_path: Path):
     ("spoil", "sentence"),
     [
         (lambda lines: lines[2].update(label="true"), "line 3 has identifier 'train-1-0-0' and label 'true'; identif"),
-        (lambda lines: lines[2].update(label=True), "line 3 needs identifier, sentence, label, all of them text"),
-        (lambda lines: lines[2].pop("sentence"), "line 3 needs identifier, sentence, label"),
-        (lambda lines: lines[2].update(sentence="\ud800"), "line 3 needs identifier, sentence, label"),
-        (
-            lambda lines: lines[2].pop("directory"),
-            "line 3 needs directory, the folder of its pictures in 'images/train'",
-        ),
+        (lambda lines: lines[2].update(label=True), "line 3['label'] is True, but has to be text"),
+        (lambda lines: lines[2].pop("sentence"), "line 3['sentence'] is None"),
+        (lambda lines: lines[2].update(sentence="\ud800"), "line 3['sentence'] is not Unicode text"),
+        (lambda lines: lines[2].pop("directory"), "line 3['directory'] is None"),
         (lambda lines: lines[2].update(directory="../../secret"), "leads out of root"),
         (lambda lines: lines[2].update(identifier="train-../../x-0"), "leads out of root"),
         (lambda lines: lines[2].update(identifier="dev-1-0-0"), "identifier 'dev-1-0-0'"),
@@ -139,7 +136,7 @@ def test_refuses_files_that_are_cut_short_or_not_there(tmp_path: Path):
     file.write_bytes(whole[:-20])
     assert f"unbalanced_test1.json' line {whole.count(b'}')} cannot be read as JSON" in refusal(tmp_path)
     file.write_bytes(whole)
-    assert "quality=101 must be" in refusal(tmp_path, quality=101)
+    assert "quality=101 is not allowed" in refusal(tmp_path, quality=101)
     (tmp_path / raw_nlvr2.FILES["test1"]).unlink()
     said = refusal(tmp_path)
     assert said.startswith(f"root='{tmp_path}' lacks nlvr2/data/test1.json; expected there are nlvr2/data/train.json,")

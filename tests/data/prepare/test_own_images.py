@@ -157,11 +157,11 @@ NOT_PICTURES = "test_batch' does not hold pictures of 32 x 32 with their labels 
     [
         ({"data": np.zeros((12, 5), np.uint8)}, NOT_PICTURES),
         ({"data": np.zeros((11, 3072), np.uint8)}, NOT_PICTURES),
-        ({"data": [1, 2]}, NOT_PICTURES),
+        ({"data": [1, 2]}, "['data'] is list, but has to be an array of bytes"),
         ({"data": np.zeros((12, 3072), np.int16)}, "is not a pickle of plain values, is cut short or damaged"),
         ({"labels": [3] * 12}, NOT_PICTURES),
-        ({"labels": 5}, NOT_PICTURES),
-        ({"filenames": [1] * 12}, NOT_PICTURES),
+        ({"labels": 5}, "['labels'] is 5, but has to be a list"),
+        ({"filenames": [1] * 12}, "['filenames'][0] is 1, but has to be text"),
     ],
 )
 def test_refuses_a_batch_of_another_form(tmp_path: Path, changes: dict, sentence: str):
@@ -187,11 +187,15 @@ def test_refuses_cifar_10_that_is_incomplete_or_damaged(tmp_path: Path):
     write_cifar(tmp_path)
     meta, batch = tmp_path / "batches.meta", tmp_path / "data_batch_5"
     for file, content, sentence in (
-        (batch, b"\x80\x02" + pickled({"data": "", "labels": []}) + b".", "lacks data, labels, filenames; is it CIFAR"),
+        (
+            batch,
+            b"\x80\x02" + pickled({"data": "", "labels": []}) + b".",
+            "['data'] is '', but has to be an array of bytes",
+        ),
         (batch, batch.read_bytes()[:-9000], "data_batch_5' is not a pickle of plain values, is cut short or damaged"),
         (batch, None, "data_batch_5' cannot be read (No such file or directory)"),
-        (meta, b"\x80\x02" + pickled({"label_names": "cat"}) + b".", "does not list the names of the classes"),
-        (meta, b"\x80\x02" + pickled({"label_names": [1]}) + b".", "does not list the names of the classes"),
+        (meta, b"\x80\x02" + pickled({"label_names": "cat"}) + b".", "['label_names'] is 'cat', but has to be a list"),
+        (meta, b"\x80\x02" + pickled({"label_names": [1]}) + b".", "['label_names'][0] is 1, but has to be text"),
     ):
         whole = file.read_bytes()
         file.unlink() if content is None else file.write_bytes(content)
@@ -229,7 +233,7 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
         ("fine", {"val_share": 1}, "val_share=1 must be a share"),
         ("fine", {"name": "captions"}, "name='captions' must be a plain name such as 'images'"),
         ("fine", {"name": "coco"}, "name='coco' must be a plain name such as 'images'"),
-        ("fine", {"resize": 0}, "resize=0 must be"),
+        ("fine", {"resize": 0}, "resize=0 is not allowed"),
     ):
         assert sentence in refusal(tmp_path / root, **options)
 

@@ -8,7 +8,8 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +18,10 @@ import pytest
 from data.prepare.raw_files import photograph, read_rows, write_pictures
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import CAPTION, IMAGE
-from renaissance.data.prepare.shards import write_shards
+from renaissance.data.prepare.arrow_file import Plan
+from renaissance.data.prepare.entries import LeftOut, Row
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.data.prepare.writer import LeftOut, Row, schema_of
+from renaissance.data.prepare.writer import Download, arrow_writer, schema_of
 
 TEMPLATE = "web_{shard}.arrow"
 ENTRIES, ROWS = 25, 6
@@ -34,18 +36,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def entries_from(position: int, end: int = ENTRIES) -> Iterator[Row | LeftOut]:
-    for number in range(position, end):
-        caption = LeftOut("empty caption", f"{number}.jpg")
-        yield caption if number in EMPTY else Row({"image": f"{number}.jpg"}, {"caption": [f"caption {number}"]})
+def entry(number: int) -> Row | LeftOut:
+    caption = LeftOut("empty caption", f"{number}.jpg")
+    return caption if number in EMPTY else Row({"image": f"{number}.jpg"}, {"caption": [f"caption {number}"]})
 
 
-def write(root: Path, out: Path, rows_from=entries_from, listing: str = "list.json", **options) -> list[dict]:
+def write(
+    root: Path,
+    out: Path,
+    make: Callable[[int], Row | LeftOut] = entry,
+    end: int = ENTRIES,
+    listing: str = "list.json",
+    shard_rows: int = ROWS,
+    text: str = "caption",
+    **options,
+) -> list[dict]:
     skipped = Skipped()
     skipped.add("listed twice", "1.jpg")
-    said = {"schema": schema_of([IMAGE, CAPTION]), "listed": None, "skipped": skipped, "texts": ("caption",)}
-    said |= {"source": {"listing": listing}, "options": {}, "shard_rows": ROWS, "workers": 1}
-    return write_shards(TEMPLATE, rows_from, root, out, **(said | options))
+    schema, rows = schema_of([IMAGE, CAPTION._replace(name=text)]), (partial(make, number) for number in range(end))
+    plan = Plan(TEMPLATE, schema, rows, None, skipped, (text,), source={"listing": listing}, shard_rows=shard_rows)
+    return arrow_writer(lambda _: Download("web", [plan], max_unreadable=None))(root, out, **({"workers": 1} | options))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -85,9 +95,10 @@ def test_an_ended_run_goes_on_after_its_last_whole_shard(
 ):
     write(root, tmp_path / "whole")
 
-    def cut_short(position: int) -> Iterator[Row | LeftOut]:
-        yield from entries_from(position, 22)
-        raise UserError("the power went")
+    def cut_short(number: int) -> Row | LeftOut:
+        if number == 22:
+            raise UserError("the power went")
+        return entry(number)
 
     with pytest.raises(UserError, match="the power went"):
         write(root, tmp_path / "out", cut_short)
@@ -96,8 +107,8 @@ def test_an_ended_run_goes_on_after_its_last_whole_shard(
     for number in range(20):
         (root / f"{number}.jpg").unlink(missing_ok=True)  # they are not read again
     asked = []
-    manifests = write(root, tmp_path / "out", lambda position: asked.append(position) or entries_from(position))
-    assert asked == [20]
+    manifests = write(root, tmp_path / "out", lambda number: asked.append(number) or entry(number))
+    assert asked == [20, 21, 22, 23, 24]
     assert "web_1.arrow is kept from an earlier run" in capsys.readouterr().out
     assert [(path.name, path.stat().st_ino) for path in sorted((tmp_path / "out").iterdir())][:4] == kept
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -138,7 +149,7 @@ def test_a_manifest_whose_values_are_of_another_type_is_not_believed(root: Path,
         ({"max_unreadable": 0.9}, 0),
         ({"shard_rows": 7}, 0),
         ({"listing": "other.json"}, 0),
-        ({"schema": schema_of([IMAGE, CAPTION._replace(name="text")])}, 0),
+        ({"text": "phrases"}, 0),
         ("cut web_0.arrow", 0),
         ("cut web_1.arrow", 14),
         ("cut web_1.json", 14),
@@ -158,16 +169,14 @@ def test_what_does_not_fit_is_written_again(root: Path, tmp_path: Path, change: 
         change = {}
     seen = []
 
-    def rows_from(position: int) -> Iterator[Row | LeftOut]:
-        seen.append(position)
-        for entry in entries_from(position):
-            caption = {change["schema"].names[1]: ["c"]} if "schema" in change and isinstance(entry, Row) else None
-            yield entry._replace(values=caption) if caption else entry
+    def make(number: int) -> Row | LeftOut:
+        seen.append(number)
+        made = entry(number)
+        return made._replace(values={"phrases": ["c"]}) if "text" in change and isinstance(made, Row) else made
 
-    texts = {"texts": change["schema"].names[1:]} if "schema" in change else {}
     before = contents(tmp_path)
-    write(root, tmp_path, rows_from, **(change | texts))
-    assert seen == [asked]
+    write(root, tmp_path, make, **change)
+    assert seen == list(range(asked, ENTRIES))
     if asked == 14:
         assert contents(tmp_path)["web_2.arrow"] == before["web_2.arrow"]
 
@@ -177,7 +186,7 @@ def test_shards_of_a_longer_run_are_set_aside(root: Path, tmp_path: Path, capsys
     old = (tmp_path / "web_2.arrow").read_bytes()
     (tmp_path / "web_10.arrow").write_bytes(b"of another program")
     (tmp_path / "web_mine.arrow").write_bytes(b"not a shard")
-    write(root, tmp_path, lambda position: entries_from(position, 16), listing="shorter.json")
+    write(root, tmp_path, end=16, listing="shorter.json")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
         *("web_0.arrow", "web_0.json", "web_1.arrow", "web_1.json"),
         *("web_10.arrow.stale", "web_2.arrow.stale", "web_mine.arrow"),
@@ -195,7 +204,7 @@ def test_too_many_unreadable_pictures_reject_their_shard_and_no_picture_at_all_t
         *("web_1.arrow", "web_1.json", "web_2.arrow", "web_2.json"),
     ]
     with pytest.raises(UserError, match="Nothing is left for web_0.arrow: .*missing: 1, first"):
-        write(root, tmp_path / "none", lambda position: entries_from(position, 1))
+        write(root, tmp_path / "none", end=1)
 
 
 PROGRAM = """

@@ -7,13 +7,16 @@ import io
 import os
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from data.prepare import raw_gcc
 from data.prepare.raw_files import odd_pictures, photograph, read_rows, refused
-from renaissance.data.prepare import gcc, sbu
+from renaissance.data.prepare.web import make_arrow
+
+make_sbu = partial(make_arrow, dataset="sbu")
 
 
 def write(path: Path, first: int = 0, count: int = 2) -> None:
@@ -57,9 +60,9 @@ def test_names_of_tars_and_folders_say_the_split(
     (tmp_path / "raw" / "._00000.tar").write_bytes(b"\0\5\x16\7")
     (tmp_path / "raw" / "__MACOSX").mkdir()
     if isinstance(train, str):
-        assert train.replace("\\", "") in refused(gcc.make_arrow, tmp_path / "raw", workers=1)
+        assert train.replace("\\", "") in refused(make_arrow, tmp_path / "raw", workers=1)
         return
-    manifests = gcc.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+    manifests = make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
     assert counts(tmp_path / "out") == {"conceptual_caption_train_0": train, "conceptual_caption_val_0": val}
     assert left in manifests[0]["note"]
     assert manifests[0]["note"].startswith("Read from tar shards ")
@@ -68,7 +71,7 @@ def test_names_of_tars_and_folders_say_the_split(
 def test_validation_of_a_data_set_that_has_none_is_left_alone_and_said(tmp_path: Path):
     write(tmp_path / "raw" / "sbu-train-0.tar")
     write(tmp_path / "raw" / "sbu-val-0.tar", 5)
-    (manifest,) = sbu.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+    (manifest,) = make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert counts(tmp_path / "out") == {"sbu_0": 2}
     assert manifest["note"] == (
         "Read from tar shards *.tar: sbu-train-0.tar. Left alone, as sbu has no such split: tar shards *.tar (val)."
@@ -79,11 +82,11 @@ def test_lists_and_tables_say_the_split_too(tmp_path: Path):
     samples = [raw_gcc.Sample(photograph(n), f"a {n}") for n in range(4)]
     raw_gcc.write_list(tmp_path / "raw", samples[:1], "training", "Train_annot.json")
     raw_gcc.write_list(tmp_path / "raw", samples[1:3], "validation", "validation_annot.json")
-    gcc.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+    make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
     assert counts(tmp_path / "out") == {"conceptual_caption_train_0": 1, "conceptual_caption_val_0": 2}
     raw_gcc.write_table(tmp_path / "tables", samples, "csv")
     (tmp_path / "tables" / "captions.csv").rename(tmp_path / "tables" / "captions_dev.csv")
-    gcc.make_arrow(tmp_path / "tables", tmp_path / "tables_out", workers=1)
+    make_arrow(tmp_path / "tables", tmp_path / "tables_out", workers=1)
     assert counts(tmp_path / "tables_out") == {"conceptual_caption_val_0": 4}
 
 
@@ -112,7 +115,7 @@ def test_keys_with_dots_other_pictures_and_what_systems_leave(tmp_path: Path):
     ]
     (tmp_path / "raw").mkdir()
     raw_gcc.write_tar(tmp_path / "raw" / "x.tar", files)
-    (manifest,) = sbu.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+    (manifest,) = make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert [(row["image_id"], row["caption"]) for row in read_rows(tmp_path / "out" / "sbu_0.arrow")] == [
         ("x/v1.5_0", ["caption 0"]),
         ("x/v1.5_1", ["caption 1"]),
@@ -171,7 +174,7 @@ def test_headers_that_lie_end_in_a_sentence_at_once(tmp_path: Path, name: str):
     (tmp_path / "raw" / "00000.tar").write_bytes(content + bytes(1024))
     started = time.monotonic()
     with pytest.raises(Exception) as error:
-        sbu.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+        make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert type(error.value).__name__ == "UserError"
     assert "is damaged" in str(error.value) or "Nothing is left for sbu_0.arrow" in str(error.value)
     assert time.monotonic() - started < 2
@@ -193,7 +196,7 @@ def test_ordinary_extended_headers_are_read(tmp_path: Path):
                     "comment": "1234567 = 1\n7",
                 }
                 tar.addfile(member, io.BytesIO(content))
-    sbu.make_arrow(tmp_path / "raw", tmp_path / "out", workers=1)
+    make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert [row["image_id"] for row in read_rows(tmp_path / "out" / "sbu_0.arrow")] == [f"{n}/{name}ü" for n in (0, 1)]
 
 
@@ -202,7 +205,7 @@ def test_what_is_no_tar_file_is_said(tmp_path: Path):
     tar = tmp_path / "raw" / "00000.tar"
 
     def refusal() -> str:
-        said = refused(sbu.make_arrow, tmp_path / "raw", workers=1)
+        said = refused(make_sbu, tmp_path / "raw", workers=1)
         tar.unlink()
         return said
 

@@ -67,12 +67,12 @@ BAD_REGION = {"region_id": 1, "image_id": 1, "phrase": "a", "x": 1, "y": 1, "wid
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"id": 2}, "lists picture 2 twice"),
-        ({"id": "../1"}, "entry 0 is not in Visual Genome's form"),
-        ({"regions": None}, "entry 0 is not in Visual Genome's form"),
-        ({"regions": [BAD_REGION | {"phrase": None}]}, "entry 0 is not in Visual Genome's form"),
-        ({"regions": [BAD_REGION | {"x": 1.5}]}, "entry 0 is not in Visual Genome's form"),
-        ({"regions": [BAD_REGION | {"width": 2**40}]}, "entry 0 is not in Visual Genome's form"),
+        ({"id": 2}, "lists 'images/VG_100K/2.jpg' twice"),
+        ({"id": "../1"}, "entry 0['id'] is '../1', but has to be a whole number"),
+        ({"regions": None}, "entry 0['regions'] is None, but has to be a list"),
+        ({"regions": [BAD_REGION | {"phrase": None}]}, "entry 0['regions'][0]['phrase'] is None"),
+        ({"regions": [BAD_REGION | {"x": 1.5}]}, "entry 0['regions'][0]['x'] is 1.5"),
+        ({"regions": [BAD_REGION | {"width": 2**80}]}, "is not JSON (parse error: integer overflow)"),
         (None, "is cut short or is not JSON"),
     ],
 )

@@ -20,9 +20,9 @@ from data.prepare.raw_gcc import Sample
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import METADATA_KEY
 from renaissance.data.datasets import open_pairs
-from renaissance.data.prepare import gcc, sbu, tars, web
-from renaissance.data.prepare.shards import write_shards
+from renaissance.data.prepare import tars, web
 
+make_arrow, make_sbu = web.make_arrow, functools.partial(web.make_arrow, dataset="sbu")
 ODD, BAD = odd_pictures(), {name: content for name, (content, _) in bad_pictures().items()}
 SAMPLES = [
     *(Sample(content, f" {name}\nä ") for name, content in (ODD | BAD).items()),
@@ -52,7 +52,7 @@ IDS = {  # of SAMPLES[1]
 @pytest.fixture(autouse=True)
 def short_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Files of five rows, in place of 100,000."""
-    monkeypatch.setattr(web, "write_shards", functools.partial(write_shards, shard_rows=5))
+    monkeypatch.setattr(web, "SHARD_ROWS", 5)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -77,7 +77,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_layout_gives_the_same_rows(root: Path, tmp_path: Path, layout: str):
     LAYOUTS[layout](root, SAMPLES)
     for workers in (1, 2):
-        manifests = gcc.make_arrow(root, tmp_path / str(workers), workers=workers)
+        manifests = make_arrow(root, tmp_path / str(workers), workers=workers)
     rows = rows_of(tmp_path / "1", "conceptual_caption_train_{}.arrow")
     assert [(row["image"], row["caption"]) for row in rows] == [(each.picture, [each.caption]) for each in KEPT]
     assert {row["split"] for row in rows} == {"train"}
@@ -102,10 +102,10 @@ def test_every_layout_gives_the_same_rows(root: Path, tmp_path: Path, layout: st
 def test_validation_has_files_of_its_own(root: Path, tmp_path: Path):
     raw_gcc.write_list(root, SAMPLES)
     raw_gcc.write_list(root, SAMPLES[:3], "val", "val_annot.json")
-    gcc.make_arrow(root, tmp_path / "lists", workers=1)
+    make_arrow(root, tmp_path / "lists", workers=1)
     raw_gcc.write_tars(tmp_path / "tars" / "train", SAMPLES)
     raw_gcc.write_folders(tmp_path / "tars" / "val", SAMPLES[:3])
-    gcc.make_arrow(tmp_path / "tars", tmp_path / "out", workers=1)
+    make_arrow(tmp_path / "tars", tmp_path / "out", workers=1)
     for folder, name in (("lists", "images_val/0000/0000001"), ("out", "val/00000/000000001.jpg")):
         rows = rows_of(tmp_path / folder, "conceptual_caption_val_{}.arrow")
         assert [(row["image"], row["split"]) for row in rows] == [(each.picture, "val") for each in SAMPLES[:3]]
@@ -119,7 +119,7 @@ def test_sbu(root: Path, tmp_path: Path, place: str):
         raw_sbu.write(root, SAMPLES)
     else:
         raw_gcc.write_tars(root / place, SAMPLES)
-    sbu.make_arrow(root, tmp_path, workers=2)
+    make_sbu(root, tmp_path, workers=2)
     rows = rows_of(tmp_path, "sbu_{}.arrow")
     assert [(row["image"], row["caption"]) for row in rows] == [(each.picture, [each.caption]) for each in KEPT]
 
@@ -128,7 +128,7 @@ def test_paths_of_a_list_may_start_in_the_folder_of_pictures_and_come_twice(root
     raw_gcc.write_list(root, SAMPLES[:6])
     entries = [["gone", "missing"], ["0000/0000001", "a"], ["0000/0000003", "b"], ["0000//0000001", "c"]]
     (root / "train_annot.json").write_text(json.dumps(entries))
-    gcc.make_arrow(root, tmp_path, workers=1)
+    make_arrow(root, tmp_path, workers=1)
     rows = read_rows(tmp_path / "conceptual_caption_train_0.arrow")
     assert [(row["image"], row["image_id"], row["caption"]) for row in rows] == [
         (SAMPLES[1].picture, "0000/0000001", ["a", "c"]),
@@ -141,7 +141,7 @@ def test_an_ended_run_goes_on_after_its_last_whole_shard(
     root: Path, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ):
     LAYOUTS[layout](root, SAMPLES)
-    gcc.make_arrow(root, tmp_path / "whole", workers=1)
+    make_arrow(root, tmp_path / "whole", workers=1)
     shutil.copytree(tmp_path / "whole", tmp_path / "out")
     (tmp_path / "out" / "conceptual_caption_train_1.arrow").unlink()
     first = (tmp_path / "out" / "conceptual_caption_train_0.arrow").stat()
@@ -149,13 +149,13 @@ def test_an_ended_run_goes_on_after_its_last_whole_shard(
     monkeypatch.setattr(
         tars, "_read", lambda group, member, was=tars._read: read.append(group.key) or was(group, member)
     )
-    gcc.make_arrow(root, tmp_path / "out", workers=1)
+    make_arrow(root, tmp_path / "out", workers=1)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert (tmp_path / "out" / "conceptual_caption_train_0.arrow").stat().st_ino == first.st_ino
     keys = [key for shard, part in raw_gcc.shards_of(SAMPLES) for key, _ in part]
     assert set(read).isdisjoint(keys[:5]) and (layout == "list" or keys[5] in read)
     raw_gcc.write_list(root, SAMPLES[1:]) if layout == "list" else raw_gcc.write_tars(root, SAMPLES[1:])
-    gcc.make_arrow(root, tmp_path / "out", workers=1)  # another listing: nothing is kept
+    make_arrow(root, tmp_path / "out", workers=1)  # another listing: nothing is kept
     assert rows_of(tmp_path / "out", "conceptual_caption_train_{}.arrow")[0]["image"] == SAMPLES[1].picture
 
 
@@ -184,7 +184,7 @@ def test_what_else_a_tar_can_hold(root: Path, tmp_path: Path):
     folder.type = tarfile.DIRTYPE
     links = [link("7.txt", tarfile.SYMTYPE), folder, link("8.jpg", tarfile.LNKTYPE), link("9", tarfile.FIFOTYPE)]
     raw_gcc.write_tar(root / "x.tar", files, links)
-    (manifest,) = sbu.make_arrow(root, tmp_path, workers=1)
+    (manifest,) = make_sbu(root, tmp_path, workers=1)
     assert [(row["image_id"], row["caption"], row["image"]) for row in read_rows(tmp_path / "sbu_0.arrow")] == [
         ("x/0", ["of the text file"], photograph(0)),
         ("x/1", ["of the json file"], ODD["alpha.png"]),
@@ -233,22 +233,22 @@ def test_refuses_tars(root: Path, tmp_path: Path):
     ]:
         (root / "00001.tar").write_bytes(content)
         with pytest.raises(UserError) as refusal:
-            gcc.make_arrow(root, tmp_path / "out", workers=1)
+            make_arrow(root, tmp_path / "out", workers=1)
         assert sentence in str(refusal.value)
         left = {path.name for path in (tmp_path / "out").glob("*")}
         assert left <= {"conceptual_caption_train_0.arrow", "conceptual_caption_train_0.json"}  # of the tar before
 
 
 def test_refuses_listings(root: Path, tmp_path: Path):
-    def refusal(make_arrow=gcc.make_arrow, **options) -> str:
+    def refusal(make=make_arrow, **options) -> str:
         with pytest.raises(UserError) as error:
-            make_arrow(root, tmp_path / "out", workers=1, **options)
+            make(root, tmp_path / "out", workers=1, **options)
         assert not (tmp_path / "out").exists()
         return str(error.value)
 
     assert "has none of train_annot.json, val_annot.json, *.tar, *.parquet with folders" in refusal()
-    assert "has none of annot.json, *.tar" in refusal(sbu.make_arrow)
-    assert "max_unreadable=2 must be a share" in refusal(max_unreadable=2)
+    assert "has none of annot.json, *.tar" in refusal(make_sbu)
+    assert "max_unreadable=2 is not allowed" in refusal(max_unreadable=2)
     for text, sentence in [
         ('[["a", "b"]', "is cut short or is not JSON"),
         ('[["a", "b"], ["a", null]]', "entry 1 is not [path, caption]"),
@@ -271,7 +271,7 @@ def test_refuses_listings(root: Path, tmp_path: Path):
     shutil.rmtree(root / "train")
     table = pq.read_table(root / "00001.parquet")
     for changed, sentence in [
-        (pa.concat_tables([table, table[:1]]), "lists key 000010000 twice"),
+        (pa.concat_tables([table, table[:1]]), "lists '00001/000010000.jpg' twice"),
         (table.drop_columns("caption"), "lacks the columns key and caption"),
     ]:
         pq.write_table(changed, root / "00001.parquet")

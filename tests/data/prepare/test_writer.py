@@ -21,10 +21,12 @@ from data.prepare.raw_files import bad_pictures, odd_pictures, photograph, read_
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, Expected
-from renaissance.data.prepare import writer
+from renaissance.data.prepare import arrow_file
+from renaissance.data.prepare.arrow_file import Plan
+from renaissance.data.prepare.entries import LeftOut, Row
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request, read_image
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.data.prepare.writer import LeftOut, Plan, Row, schema_of, write_files
+from renaissance.data.prepare.writer import Download, arrow_writer, schema_of
 
 SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string()))])
 
@@ -35,7 +37,7 @@ def plan(pictures: list[str | bytes], name: str = "a.arrow", **more) -> Plan:
 
 
 def write(plans: list[Plan], root: Path, out: Path, **options) -> list[dict]:
-    return write_files(plans, root, out, source={"dataset": "test"}, options={}, **options)
+    return arrow_writer(lambda _: Download("test", plans))(root, out, **options)
 
 
 def test_real_photographs_come_back_byte_for_byte(tmp_path: Path):
@@ -73,7 +75,7 @@ def test_odd_pictures_are_kept_and_bad_ones_counted_and_named(tmp_path: Path):
 
 
 def test_files_are_the_same_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(writer, "_BATCH_ROWS", 30)
+    monkeypatch.setattr(arrow_file, "_BATCH_ROWS", 30)
     pictures = {f"{number}.jpg": photograph(number) for number in range(100)} | {"50.jpg": b"bad"}
     write_pictures(tmp_path / "raw", pictures)
     contents = []
