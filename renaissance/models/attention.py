@@ -1,7 +1,7 @@
 """Multi-head attention as the fusion uses it, by the cheapest order of its products, and dropout from few random bits.
 
 Attention is softmax(Q K^T) V W_o, where Q = X W_q, K = Y W_k and V = Y W_v. Where one of X and Y is short (a caption
-beside the patches of a picture), no projection of the long one is needed: the products associate the other way,
+beside the patches of an image), no projection of the long one is needed: the products associate the other way,
 
     few queries:  Q K^T = (Q W_k^T) Y^T   and   softmax(..) V = (softmax(..) Y) W_v
     few keys:     Q K^T = X (W_q K^T)     and   softmax(..) V W_o = softmax(..) (V W_o)

@@ -25,7 +25,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1), persistent=False)
 
     def forward(self, images: ImageInput) -> Tensor:
-        """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of pictures smaller than (H,W) becomes 0, the mean colour."""
+        """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of images smaller than (H,W) becomes 0, the mean colour."""
         pixels = torch.addcmul(self.shift, images.pixels.to(self.scale.dtype), self.scale)
         if self.channels is not None:
             pixels = pixels[:, self.channels]
@@ -68,7 +68,7 @@ class PatchEmbeddings(nn.Module):
     """Patches, a [CLS] token and learned positions as in ViT, for a one-tower made of a text encoder.
 
     Args:
-        width: D. image_size: side of the pictures in pixels. patch_size: side of a patch in pixels.
+        width: D. image_size: side of the images in pixels. patch_size: side of a patch in pixels.
         drop_rate: dropout of the sum.
     """
 
@@ -84,7 +84,7 @@ class PatchEmbeddings(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position grid of another picture size, interpolated to this one; None for anything else."""
+        """A position grid of another image size, interpolated to this one; None for anything else."""
         return resize_grid(tensor, *self.position.shape[-2:]) if name == "position" else None
 
     def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
@@ -110,13 +110,13 @@ def resize_grid(position: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def positions_by_size(position: Tensor, grids: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Positions for pictures that keep their aspect: each picture's own grid spans the whole learned grid.
+    """Positions for images that keep their aspect: each image's own grid spans the whole learned grid.
 
     Args:
-        position: (1,D,h,w). grids: (M,2) patches of each picture. rows, columns: patches of the padded batch.
+        position: (1,D,h,w). grids: (M,2) patches of each image. rows, columns: patches of the padded batch.
 
     Returns:
-        (M,D,rows,columns) positions, zero outside a picture; (M,rows,columns) bool, True inside.
+        (M,D,rows,columns) positions, zero outside an image; (M,rows,columns) bool, True inside.
     """
     out = position.new_zeros(len(grids), position.shape[1], rows, columns)
     mask = torch.zeros(len(grids), rows, columns, dtype=torch.bool, device=position.device)
@@ -129,7 +129,7 @@ def positions_by_size(position: Tensor, grids: Tensor, rows: int, columns: int) 
 class TokenTypes(nn.Module):
     """What tells text from image and the first image from the second: rows text, image, second image.
 
-    The third row starts as a copy of the second, so that a checkpoint pretrained on single pictures serves pairs.
+    The third row starts as a copy of the second, so that a checkpoint pretrained on single images serves pairs.
     """
 
     def __init__(self, width: int):

@@ -21,7 +21,7 @@ from . import backbones
 from .fusion import FusionStack
 
 _REASON = 200  # characters of a compiler's page that a sentence repeats
-MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two pictures an example, are fewer
+MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two images an example, are fewer
 
 recomputed = partial(checkpoint, use_reentrant=False)
 

@@ -54,7 +54,7 @@ class MlmHead(nn.Module):
 
 
 class ItmHead(nn.Module):
-    """Does this picture belong to this text? (B,Dp) -> (B,2) logits, class 1 = matched."""
+    """Does this image belong to this text? (B,Dp) -> (B,2) logits, class 1 = matched."""
 
     def __init__(self, pooled_size: int):
         super().__init__()

@@ -50,7 +50,7 @@ class OneTower(VisionLanguageModel):
         return [*embeddings, self.token_types, *self.poolers]
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A checkpoint's position table brought to this model's picture size or text length; None for other tensors."""
+        """A checkpoint's position table brought to this model's image size or text length; None for other tensors."""
         part, _, rest = name.partition(".")
         if not part.endswith("_embeddings"):
             return None
@@ -67,11 +67,11 @@ class OneTower(VisionLanguageModel):
         return self.image_embeddings(self.normalize(images), images.sizes)
 
     def unimodal_text(self, text: TextInput) -> Tokens:
-        """Texts through the blocks without a picture. (B,L) -> Tokens (B,L,D)."""
+        """Texts through the blocks without an image. (B,L) -> Tokens (B,L,D)."""
         return self.unimodal(self.embed_text(text), "text")
 
     def unimodal_image(self, images: ImageInput) -> Tokens:
-        """Pictures through the blocks without a text. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
+        """Images through the blocks without a text. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
         return self.unimodal(self.embed_image(images), "image")
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
@@ -89,7 +89,7 @@ class OneTower(VisionLanguageModel):
         text_hidden, image_hidden = split(self.blocks(joined.hidden, joined.mask), text, image)
         sides = (text, text_hidden, image, image_hidden)
         if text is None and self.image_pooler is None:
-            sides = (image, image_hidden, None, None)  # a picture alone is pooled in the text's stead
+            sides = (image, image_hidden, None, None)  # an image alone is pooled in the text's stead
         return Fused(
             self._pool(*sides) if "pooled" in needs else None,
             text_hidden if "text" in needs else None,

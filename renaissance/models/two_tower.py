@@ -48,7 +48,7 @@ class TwoTower(VisionLanguageModel):
         return [self.text_projection, self.image_projection, self.token_types, self.fusion, *self.poolers]
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A checkpoint's position table brought to this model's picture size; None for any other tensor."""
+        """A checkpoint's position table brought to this model's image size; None for any other tensor."""
         if not name.startswith("image_tower."):
             return None
         return resize_position(name, tensor, self.get_parameter(name).shape, family_of(self.image_tower.config))

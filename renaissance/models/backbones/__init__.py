@@ -8,7 +8,7 @@ family.py     the form of a family's row; text_families.py, vision_families.py h
 families.py   a configuration's family, and whether it can serve
 dimensions.py what a model says of its sizes; manual dimensions
 build.py      a model by its family's row, random or pretrained
-resize.py     position tables for another picture size
+resize.py     position tables for another image size
 towers.py     text and vision towers
 blocks.py     the blocks and embeddings of one-tower models
 tokenizer.py  tokenizers; tokenizer_data.py, what is taken of their files

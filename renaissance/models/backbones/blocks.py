@@ -28,7 +28,6 @@ class OneTowerParts(NamedTuple):
         text_embeddings: TextInput -> (B, L, D), of a text family; else None.
         patch_embeddings: pixels (B, 3, H, W), sizes -> Tokens, of a vision family; else None.
         hidden_size: D.
-        config: builds the parts again.
         unused: names of pretrained weights that are left out.
     """
 
@@ -36,7 +35,6 @@ class OneTowerParts(NamedTuple):
     text_embeddings: nn.Module | None
     patch_embeddings: nn.Module | None
     hidden_size: int
-    config: PreTrainedConfig
     unused: tuple[str, ...]
 
 
@@ -89,14 +87,14 @@ class FamilyPatchEmbeddings(nn.Module):
         self._takes_interpolate = "interpolate_pos_encoding" in inspect.signature(front[0].forward).parameters
 
     def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
-        """Embeds normalised pictures (B, 3, H, W).
+        """Embeds normalised images (B, 3, H, W).
 
         Args:
-            sizes: (B, 2) real height and width of each picture, the rest of (H, W) being padding. Position embeddings
-                are then interpolated to each picture's own grid, as ViLT does; None where all fill (H, W).
+            sizes: (B, 2) real height and width of each image, the rest of (H, W) being padding. Position embeddings
+                are then interpolated to each image's own grid, as ViLT does; None where all fill (H, W).
 
         Returns:
-            hidden (B, N, D); mask False on the padding after a picture's own tokens.
+            hidden (B, N, D); mask False on the padding after an image's own tokens.
         """
         if sizes is None:
             return Tokens(self._embed(pixels), None)
@@ -132,7 +130,6 @@ def build_blocks(config: PreTrainedConfig, **options: Any) -> OneTowerParts:
         text_embeddings=FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
         patch_embeddings=None if is_text else FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size),
         hidden_size=dims.hidden_size,
-        config=config,
         unused=unused,
     )
 

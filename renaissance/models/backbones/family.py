@@ -50,8 +50,8 @@ class Family:
         spare_positions: rows of the position table that no token uses.
         grids: {regular expression of a position table's name: rows before the grid, such as CLS}; first match counts.
         tables: {regular expression of a relative-position table's name: rows after the grid}.
-        any_size: True where the family takes pictures of any size without a change to its weights.
-        set_size: writes a picture size into the configuration, where that takes more than `image_size`.
+        any_size: True where the family takes images of any size without a change to its weights.
+        set_size: writes an image size into the configuration, where that takes more than `image_size`.
         one_tower: the blocks, or the reason why the family cannot be a one-tower model.
     """
 

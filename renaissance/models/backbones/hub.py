@@ -51,16 +51,10 @@ def found(name: str, file: str, *, allow_download: bool, required: bool = False)
     Raises:
         UserError: the model is unknown, or `required` and it cannot be had.
     """
-    where = place(name)
+    where, kinds = place(name), ("missing_entries", "connection_errors")
+    raising = {f"_raise_exceptions_for_{kind}": required for kind in kinds}
     with explained(name, allow_download):
-        path = cached_file(
-            where.name,
-            file,
-            revision=where.revision,
-            local_files_only=not allow_download,
-            _raise_exceptions_for_missing_entries=required,
-            _raise_exceptions_for_connection_errors=required,
-        )
+        path = cached_file(where.name, file, revision=where.revision, local_files_only=not allow_download, **raising)
         if path is None and required:
             raise OSError(f"it has no {file}")
     return None if path is None else Path(path)
@@ -95,11 +89,8 @@ def read_config(
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
     """
     if is_family(name):
-        require(
-            untrained,
-            f"{name} is the name of a family, which has no weights: give a Hub id or a folder, or ask for random weights "
-            "(random_init_... or ..._manual_configuration).",
-        )
+        asked = "give a Hub id or a folder, or ask for random ones (random_init_... or ..._manual_configuration)"
+        require(untrained, f"{name} is the name of a family, which has no weights: {asked}.")
         return class_of(FAMILIES[name]).config_class()
     path = found(name, "config.json", allow_download=allow_download, required=True)
     values = read_json(path, dict[str, Any], f"config.json of {name}")

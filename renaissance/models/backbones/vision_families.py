@@ -35,7 +35,7 @@ def _flat(model: str, one_tower: Stack | str, prefix: int = 1, pattern: str = _P
 
 
 def _clip(model: str, one_tower: Stack | str = _CLIP, **rest: Any) -> Family:
-    """CLIP's picture half: the norm after the blocks is for the pooled token; a tower drops it, as AutoModel does."""
+    """CLIP's image half: the norm after the blocks is for the pooled token; a tower drops it, as AutoModel does."""
     return _flat(model, one_tower, pattern=_TABLE, drop=("post_layernorm",), **rest)
 
 
@@ -119,9 +119,9 @@ VISION_FAMILIES: dict[str, Family] = {
     "vit": _flat("ViTModel", _VIT),
     "vit_msn": _flat("ViTMSNModel", _VIT),
     "yolos": Family(IMAGE, "YolosModel", any_size=True, one_tower="it adds positions inside its blocks"),
-    # Picture halves of CLIP and its kin.
+    # Image halves of CLIP and its kin.
     "aimv2_vision_model": _flat(
-        "Aimv2VisionModel", "its positions are of one picture size", 0, _TABLE, drop=("head",), within=_HALF
+        "Aimv2VisionModel", "its positions are of one image size", 0, _TABLE, drop=("head",), within=_HALF
     ),
     "blip_vision_model": _flat("BlipVisionModel", _NO_MASK, within=_HALF),
     "blip_2_vision_model": _flat("Blip2VisionModel", _NO_MASK, within=_HALF),
