@@ -1,7 +1,8 @@
 """Raw downloads to arrow files.
 
-`python run.py prepare with dataset=... root=... data_root=...` calls `prepare`. A data set is one row of `dataset_specs.DATASETS` and, in the module that the row names, `make_arrow(root, dataset_root, ...)`
-(see `writer.arrow_writer`). Nothing here imports torch or transformers.
+`python run.py prepare with dataset=... root=... data_root=...` calls `prepare`. A data set is one row of
+`dataset_specs.DATASETS`, and `make_arrow(root, dataset_root, ...)` in the module that the row names (`writer.arrow_writer`).
+Nothing here imports torch or transformers.
 """
 
 from __future__ import annotations
