@@ -34,7 +34,7 @@ from renaissance.settings.presets import (
     read_config_file,
 )
 from renaissance.settings.printing import print_config, print_named_configs, with_comments
-from renaissance.settings.resolver import ConfigResolver, SettingsError
+from renaissance.settings.resolver import ConfigResolver, refuse
 
 sacred.SETTINGS.CAPTURE_MODE = "no"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -141,8 +141,7 @@ def _command(name: str, *words: str) -> None:
     values, sources = _configured(settings, {} if module else presets(), updates)
     if module:
         values, problems = converted(settings, values)
-        if problems:
-            raise SettingsError(problems)
+        refuse(problems)
         values.pop("plugins", None)  # they are loaded
         module.main(values)
     elif name in QUERIES:
@@ -226,8 +225,7 @@ def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mappi
                 words.sources.update(dict.fromkeys(content, source))
         except UserError as error:
             problems.append(str(error))
-    if problems:
-        raise SettingsError(problems, "words")
+    refuse(problems, "words")
     merge(words.values, given)
     words.sources.update(dict.fromkeys(given, "given"))
     return words

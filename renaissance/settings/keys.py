@@ -12,19 +12,21 @@ TOWER_KEYS = {
 }
 # Sizes of a tower, by what their keys end with.
 DIMENSIONS = ("hidden_size", "num_heads", "num_layers", "mlp_ratio", "drop_rate", "embedding_size")
-FUSION_KEYS = (
-    "fusion", "cross_layer_hidden_size", "num_cross_layers", "num_cross_layer_heads", "cross_layer_mlp_ratio",
-    "cross_layer_drop_rate",
-)  # fmt: skip
+
+
+def _group(title: str) -> tuple[str, ...]:
+    """The settings of the groups whose titles begin so."""
+    return tuple(key for key, setting in SETTINGS.items() if setting.heading.startswith(title))
+
+
+FUSION_KEYS = _group("Two-tower: fusion")
+# Keys that mean something to one type of model only.
+TYPE_KEYS = {
+    "one-tower": (*_group("One-tower"), "freeze_encoder"),
+    "two-tower": (*_group("Two-tower"), "freeze_image_encoder", "freeze_text_encoder", "freeze_cross_modal_layers"),
+}
 # What a command may ask otherwise than the checkpoint or model has it: the weights are adapted, and the report says so.
-ADAPTABLE = frozenset(
-    [
-        "image_size",
-        "max_text_len",
-        "cross_layer_drop_rate",
-        *(prefix + "drop_rate" for prefix, _, _ in TOWER_KEYS.values()),
-    ]
-)
+ADAPTABLE = frozenset(["image_size", "max_text_len", *(key for key in SETTINGS if key.endswith("drop_rate"))])
 # What a checkpoint also answers where it is only evaluated, so that its numbers are those of its run.
 EVALUATION_KEYS = frozenset(
     {"seed", "mlm_prob", "whole_word_masking", "draw_false_image", "negative_group", "eval_batch_size"}
@@ -49,31 +51,9 @@ FALLBACKS = {
     "num_cross_layers": 6, "cross_layer_mlp_ratio": 4, "cross_layer_drop_rate": 0.1,
 }  # fmt: skip
 
-_BELONGING = {
-    tower: (
-        tower,
-        random_key,
-        frozen_key,
-        f"{tower}_manual_configuration",
-        *(prefix + dimension for dimension in DIMENSIONS),
-    )
-    for tower, (prefix, random_key, frozen_key) in TOWER_KEYS.items()
-}
-# Keys that mean something to one type of model only.
-TYPE_KEYS = {
-    "one-tower": _BELONGING["encoder"],
-    "two-tower": (
-        *_BELONGING["image_encoder"],
-        *_BELONGING["text_encoder"],
-        *FUSION_KEYS,
-        "freeze_cross_modal_layers",
-    ),
-}
 # Widths, each with the heads that must divide it.
-HEADS = (
-    *((f"{prefix}hidden_size", f"{prefix}num_heads") for prefix, _, _ in TOWER_KEYS.values()),
-    ("cross_layer_hidden_size", "num_cross_layer_heads"),
-)
+HEADS = {f"{prefix}hidden_size": f"{prefix}num_heads" for prefix, _, _ in TOWER_KEYS.values()}
+HEADS["cross_layer_hidden_size"] = "num_cross_layer_heads"
 
 
 def model_keys() -> tuple[str, ...]:
@@ -81,7 +61,7 @@ def model_keys() -> tuple[str, ...]:
     return tuple(
         key
         for key, setting in SETTINGS.items()
-        if setting.section == "model" and not key.startswith("freeze_") and key != "initializer_range"
+        if setting.section == "model" and not key.startswith(("freeze_", "initializer_range"))
     )
 
 

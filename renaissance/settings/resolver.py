@@ -15,9 +15,9 @@ from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, started
 
-from .combinations import SEVERAL, heads_problem, idle_random_rate
+from .combinations import heads_problems, problems_between
 from .declared import SETTINGS, converted, defaults
-from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, HEADS, TOWER_KEYS, TYPE_KEYS
+from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, TOWER_KEYS, TYPE_KEYS
 from .sections import FusionSettings, Section, Settings, TowerSettings
 
 
@@ -28,6 +28,12 @@ class SettingsError(UserError):
         self.problems = problems
         several = f"{len(problems)} {what} are wrong:\n" + "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(problems[0] if len(problems) == 1 else several)
+
+
+def refuse(problems: Iterable[str | None], what: str = "settings") -> None:
+    """Raises a `SettingsError` of the problems, where there are any."""
+    if found := [problem for problem in problems if problem]:
+        raise SettingsError(found, what)
 
 
 class ConfigResolver:
@@ -42,21 +48,12 @@ class ConfigResolver:
     """
 
     def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str]):
-        self.raw = dict(values)
-        self.values: dict[str, Any] = {key: None if value == "" else value for key, value in values.items()}
+        self.raw, self.given = dict(values), frozenset(sources)
         self.sources = {key: sources.get(key, "default") for key in values}
-        self.given = frozenset(sources)
-        self.values, problems = converted(SETTINGS, self.values)
-        if not problems:
-            for rule in SEVERAL:
-                problems += rule(self.values)
-            if "lr_mult_random" in self.given:
-                problems += idle_random_rate(self.values)
-        if problems:
-            raise SettingsError(problems)
+        self.values, problems = converted(SETTINGS, values)
+        refuse(problems or problems_between(self.values, self.given))
         launch, problems = started(self.values, self.given)
-        if problems:
-            raise SettingsError(problems)
+        refuse(problems)
         if launch.per_node is not None:
             for key, number in (("num_gpus", launch.per_node), ("num_nodes", launch.nodes)):
                 self.values[key], self.sources[key] = number, launch.by
@@ -108,8 +105,7 @@ class ConfigResolver:
                     f"{key}={self.values[key]} contradicts the {source}, which has {key}={answer}; leave {key} out or give "
                     f"{answer}{_manual_hint(key) if source != 'checkpoint' else ''}."
                 )
-        if problems:
-            raise SettingsError(problems)
+        refuse(problems)
 
     def name_towers(self) -> None:
         """Chooses the towers, once a checkpoint had its say: one-tower by `encoder`, else two-tower."""
@@ -118,16 +114,12 @@ class ConfigResolver:
         if self["model_type"] == "two-tower":
             self._fill(FALLBACK_TOWERS, "fallback")
         elif not self["encoder"]:
-            raise SettingsError(["model_type=one-tower needs encoder=<Hub id or folder>."])
+            refuse(["model_type=one-tower needs encoder=<Hub id or folder>."])
         other = "two-tower" if self["model_type"] == "one-tower" else "one-tower"
         idle = [key for key in TYPE_KEYS[other] if key in self.given and self[key] not in (None, False)]
-        if idle:
-            why = (
-                f": the checkpoint holds a {self['model_type']} model"
-                if self.sources["model_type"] == "checkpoint"
-                else ""
-            )
-            raise SettingsError([f"{key} means something to {other} models only{why}; leave it out." for key in idle])
+        stored = self.sources["model_type"] == "checkpoint"
+        why = f": the checkpoint holds a {self['model_type']} model" if stored else ""
+        refuse(f"{key} means something to {other} models only{why}; leave it out." for key in idle)
 
     def towers(self) -> tuple[str, ...]:
         """The tower keys in use: ("encoder",) or ("image_encoder", "text_encoder")."""
@@ -136,9 +128,9 @@ class ConfigResolver:
     def tower(self, key: str) -> TowerSettings:
         """The settings of one tower, whose sizes may still be None."""
         prefix, random_key, frozen_key = TOWER_KEYS[key]
-        sizes = {name: self[prefix + name] for name in DIMENSIONS}
+        dimensions = {name: self[prefix + name] for name in DIMENSIONS}
         manual = self[f"{key}_manual_configuration"]
-        return TowerSettings(self[key], self[random_key], manual, **sizes, frozen=self[frozen_key])
+        return TowerSettings(self[key], manual or self[random_key], manual, self[frozen_key], dimensions)
 
     def finalize(self) -> Settings:
         """Fills what is still open with the fallbacks and freezes everything.
@@ -152,9 +144,7 @@ class ConfigResolver:
         self._fill({"pooler_type": "double" if two else "single"}, "fallback")
         self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
         self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
-        problems = [heads_problem(self.values, width, heads) for width, heads in HEADS] + [self._patch_problem()]
-        if problems := [problem for problem in problems if problem]:
-            raise SettingsError(problems)
+        refuse([*heads_problems(self.values), self._patch_problem()])
         return self._freeze(two)
 
     def _patch_problem(self) -> str | None:
@@ -181,29 +171,24 @@ class ConfigResolver:
         if not micro and batch % processes == 0:
             micro = self.values["per_gpu_batchsize"] = batch // processes
         if not micro or batch % (micro * processes):
-            raise SettingsError([_batch_problem(batch, micro, processes)])
+            refuse([_batch_problem(batch, micro, processes)])
         self._fill({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
-        group = self["negative_group"]
-        grouped = [name for name in ("itm", "itc") if self["loss_names"].get(name)]
-        if self["draw_false_image"] and "itm" in grouped:
-            grouped.remove("itm")
-        if not grouped:
-            return
-        if group < 2:
-            raise SettingsError(
+        group, losses = self["negative_group"], self["loss_names"]
+        grouped = [
+            name for name in ("itm", "itc") if losses.get(name) and not (name == "itm" and self["draw_false_image"])
+        ]
+        if grouped and group < 2:
+            refuse(
                 [
                     f"negative_group=1 leaves {grouped[0].upper()} no picture to exchange; give negative_group and "
                     "per_gpu_batchsize of 2 or more."
                 ]
             )
-        sizes = ["eval_batch_size"] if self["test_only"] else ["per_gpu_batchsize", "eval_batch_size"]
-        problems = [
+        refuse(
             f"negative_group={group} does not divide {key}={self[key]}; give a divisor of it, or leave negative_group out."
-            for key in sizes
-            if self[key] % group
-        ]
-        if problems:
-            raise SettingsError(problems)
+            for key in ("per_gpu_batchsize", "eval_batch_size")
+            if grouped and self[key] % group and not (self["test_only"] and key == "per_gpu_batchsize")
+        )
 
     def _freeze(self, two: bool) -> Settings:
         flat = self.values

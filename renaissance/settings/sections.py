@@ -6,33 +6,22 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from .keys import DIMENSIONS
-
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """One pretrained encoder. Sizes are the model's own unless `manual` is True; `mlp_ratio` is feed-forward / width."""
+    """One pretrained encoder.
+
+    Attributes:
+        random: whether it starts from random weights, where no checkpoint brings others.
+        manual: whether its sizes are set, and not the model's own.
+        dimensions: sizes by their plain names, `keys.DIMENSIONS`.
+    """
 
     name: str
-    random_init: bool
+    random: bool
     manual: bool
-    hidden_size: int | None
-    num_heads: int | None
-    num_layers: int | None
-    mlp_ratio: float | None
-    drop_rate: float | None
-    embedding_size: int | None
     frozen: bool
-
-    @property
-    def random(self) -> bool:
-        """Whether it starts from random weights, where no checkpoint brings others."""
-        return self.manual or self.random_init
-
-    @property
-    def dimensions(self) -> dict[str, Any]:
-        """The sizes that a manual configuration sets, by their plain names."""
-        return {name: getattr(self, name) for name in DIMENSIONS}
+    dimensions: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTow
 def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTower:
     model = resolved.settings.model
     parts = backbones.build_blocks(resolved.configs["encoder"], **_options(resolved, "encoder", pretrained))
-    drop_rate = model.encoder.drop_rate or 0.0
+    drop_rate = model.encoder.dimensions["drop_rate"] or 0.0
     text, image, brought = parts.text_embeddings, parts.patch_embeddings, ["blocks"]
     brought += ["text_embeddings"] if text is not None else ["image_embeddings"]
     if text is None:

@@ -24,7 +24,7 @@ from renaissance.settings.keys import (
     model_keys,
     resumable,
 )
-from renaissance.settings.resolver import ConfigResolver, SettingsError
+from renaissance.settings.resolver import ConfigResolver, refuse
 
 
 def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
@@ -73,8 +73,7 @@ def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) 
             f"{key}={given[key]} would draw nothing: the checkpoint of load_path brings the weights of the model and of "
             f"the heads for {tasks}; leave it out."
         )
-    if problems:
-        raise SettingsError(problems)
+    refuse(problems)
 
 
 def read_models(
@@ -135,9 +134,10 @@ def _config(resolver: ConfigResolver, key: str, stored: Stored) -> PreTrainedCon
     config = backbones.config_from_dict(
         stored.towers[key], allow_download=resolver["allow_download"], trust_remote_code=resolver["trust_remote_code"]
     )
-    if resolver.sources[TOWER_KEYS[key][0] + "drop_rate"] == "checkpoint":
+    drop_rate = TOWER_KEYS[key][0] + "drop_rate"
+    if resolver.sources[drop_rate] == "checkpoint":
         return config
-    return backbones.override_dimensions(config, drop_rate=resolver.tower(key).drop_rate)
+    return backbones.override_dimensions(config, drop_rate=resolver[drop_rate])
 
 
 def _refuse_longer_texts(resolver: ConfigResolver, stored: Stored, configs: dict[str, Any], notes: list[str]) -> None:

@@ -87,7 +87,7 @@ def _tower_config(resolver: ConfigResolver, key: str, download: bool, notes: lis
     backbones.check_modality(config, tower.name, key)
     if not tower.random:
         backbones.check_weights(tower.name, random_key)
-    sizes = tower.dimensions if tower.manual else {"drop_rate": tower.drop_rate}
+    sizes = tower.dimensions if tower.manual else {"drop_rate": tower.dimensions["drop_rate"]}
     try:
         config = backbones.override_dimensions(config, **sizes)
     except UserError as error:

@@ -47,7 +47,7 @@ def model_lines(resolved: Resolved) -> list[str]:
         tower = getattr(model, key)
         weights = "checkpoint" if resolved.stored else "random weights" if tower.random else "pretrained"
         kind = resolved.configs[key].model_type
-        width = f"{tower.num_layers or '?'} x {tower.hidden_size}"
+        width = f"{tower.dimensions['num_layers'] or '?'} x {tower.dimensions['hidden_size']}"
         lines.append(f"  {key}: {tower.name} ({kind}, {width}, {weights}{', frozen' if tower.frozen else ''})")
     if model.fusion is not None:
         fusion = model.fusion

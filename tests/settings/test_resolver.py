@@ -38,10 +38,6 @@ def test_one_problem_is_a_sentence_several_are_a_list():
     assert [line.split("=")[0] for line in several[1:]] == ["  - seed", "  - batch_size", "  - fusion"]
 
 
-def test_an_empty_word_means_nothing_given():
-    assert resolver(load_path="")["load_path"] is None
-
-
 @given(batch=st.integers(1, 300), micro=st.integers(1, 40), gpus=st.integers(1, 4), nodes=st.integers(1, 3))
 def test_batches_that_do_not_divide_are_answered_with_what_would(batch: int, micro: int, gpus: int, nodes: int):
     sizes = {"batch_size": batch, "per_gpu_batchsize": micro, "num_gpus": gpus, "num_nodes": nodes}
