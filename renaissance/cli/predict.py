@@ -48,7 +48,7 @@ def main(values: Mapping[str, Any]) -> None:
     if "mlm" in model.heads and masks:
         for number, words in enumerate(model.fill(image, text, top), 1):
             lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
-    if image is not None and "vqa" in model.heads:
+    if image is not None and model.answering:
         lines.append(
             "answers: " + ", ".join(f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
         )

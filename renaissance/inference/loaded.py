@@ -28,6 +28,7 @@ from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
 from renaissance.settings.resolver import ConfigResolver
+from renaissance.tasks import Task
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
@@ -50,7 +51,8 @@ class Loaded:
         trust_remote_code: runs the code that an encoder of the checkpoint brought, which nobody else can say.
 
     Attributes:
-        model: in eval mode. heads: by task. tokenizer. settings: of the run that trained it.
+        model: in eval mode. heads: by task. answering: the tasks that `answer` asks. tokenizer.
+        settings: of the run that trained it.
 
     Raises:
         UserError: no such file, or not a checkpoint.
@@ -72,6 +74,7 @@ class Loaded:
         checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
+        self.answering = [name for name, task in self.heads.items() if task.answer_scores]
         model, data = self.settings.model, self.settings.data
         transform = make_transform(
             data.val_transform_keys[0], model.image_size, patch_size=model.patch_size or 1, seed=0
@@ -96,7 +99,7 @@ class Loaded:
             UserError: the checkpoint has no such head, a picture cannot be read, a text holds [MASK], or two lists are of
                 different lengths.
         """
-        head = self._head(*_MATCHING)
+        head = self._task(*_MATCHING).head
         if image is None or text is None:
             raise UserError("score needs image and text.")
         images, texts = _pairs(image, text)
@@ -122,7 +125,7 @@ class Loaded:
             UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the picture cannot be
                 read.
         """
-        head, images = self._head("mlm"), None if image is None else [_one(image, Picture, "image")]
+        head, images = self._task("mlm").head, None if image is None else [_one(image, Picture, "image")]
         parts = self._parts(_one(text, str, "text"))
         texts = self._texts([self.tokenizer.mask_token.join(parts)])
         masked = texts.input_ids == self.tokenizer.mask_token_id
@@ -150,21 +153,21 @@ class Loaded:
 
     @torch.inference_mode()
     def answer(self, image: Picture, question: str, top: int = 5) -> list[tuple[str, float]]:
-        """The best answers to a question about a picture, by the head of VQA.
+        """The best answers to a question about a picture, by the head of VQA or of a plugin's task that has `answer_scores`.
 
         Args:
             image: one picture as for `score`. question: in words. top: how many.
 
         Returns:
-            (answer, score in 0..1), the best first; scores are of each answer by itself and need not add up to 1.
+            (answer, score in 0..1), the best first; VQA's are of each answer by itself and need not add up to 1.
 
         Raises:
             UserError: the checkpoint has no such head, or the picture cannot be read.
         """
-        head, names = self._head("vqa"), self.heads["vqa"].labels
+        task = self._task(*self.answering or ["vqa"])
         pair = [_one(image, Picture, "image")], [_one(question, str, "question")]
-        scores, labels = head(next(self._pooled(*pair)))[0].sigmoid().topk(_count(top, len(names)))
-        return [(names[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        scores, labels = task.answer_scores(task.head(next(self._pooled(*pair)))[0]).topk(_count(top, len(task.labels)))
+        return [(task.labels[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
     @torch.no_grad()  # vectors out of inference_mode could not be learned from
     def encode(
@@ -217,11 +220,11 @@ class Loaded:
         own = self.tokenizer.mask_token or "[MASK]"
         return text.replace("[MASK]", own).split(own)
 
-    def _head(self, *names: str) -> torch.nn.Module:
-        """The first of these tasks' heads that there is."""
+    def _task(self, *names: str) -> Task:
+        """The first of these tasks that has a head."""
         for name in names:
             if name in self.heads:
-                return self.heads[name].head
+                return self.heads[name]
         there = ", ".join(self.heads) or "none"
         raise UserError(f"{self.path} has no head for {' or '.join(names)} (its heads: {there}); load one that has.")
 

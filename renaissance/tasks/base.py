@@ -11,7 +11,7 @@ the same for any number of processes and any size of batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -114,6 +114,8 @@ class Task(nn.Module):
         selects_by_less: whether its validations during training leave out what the final one computes.
         starts_from: part of this task -> "<task>.<part>" of a checkpoint that it starts from where the checkpoint does
             not have this task.
+        answer_scores: of a task that answers questions about images: logits (classes,) -> a score of each label; asked by
+            `inference`.
     """
 
     selecting: ClassVar[str] = "accuracy"
@@ -121,6 +123,7 @@ class Task(nn.Module):
     pictures: ClassVar[int | None] = 1
     selects_by_less: ClassVar[bool] = False
     starts_from: ClassVar[Mapping[str, str]] = {}
+    answer_scores: ClassVar[Callable[[Tensor], Tensor] | None] = None
 
     def __init__(self, model: nn.Module, context: Context):
         """Builds the head for `model`, which has `width` and `pooled_size`; weights are drawn by the caller."""

@@ -75,6 +75,7 @@ class Vqa(Downstream):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
     sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
+    answer_scores = staticmethod(torch.sigmoid)
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
