@@ -96,7 +96,7 @@ class LabelTargets(NamedTuple):
     """The classes of B examples.
 
     Attributes:
-        labels: (B,) int64, -100 where the class is hidden, as in a test split.
+        labels: (B,) int64, or float scores; -100 where it is hidden, as in a test split.
         metadata: `Example.metadata` of each.
     """
 

@@ -123,13 +123,10 @@ TargetBuilder = Callable[[MicroBatch], Any]
 
 
 class LabelTargetBuilder:
-    """Builds `LabelTargets`: the label of each example, `hidden` where it is hidden; labels are scores if that is NaN."""
-
-    def __init__(self, hidden: float = IGNORED):
-        self.hidden = hidden
+    """Builds `LabelTargets`: the label of each example, -100 where it is hidden."""
 
     def __call__(self, micro: MicroBatch) -> LabelTargets:
-        labels = [self.hidden if example.label is None else example.label for example in micro.examples]
+        labels = [IGNORED if example.label is None else example.label for example in micro.examples]
         return LabelTargets(torch.tensor(labels), tuple(example.metadata for example in micro.examples))
 
 

@@ -42,7 +42,7 @@ class Encodings:
 
     def __init__(self, model: nn.Module, batch: Batch):
         self.model, self.batch = model, batch
-        self._texts: list[tuple[Tensor, Tokens]] = []
+        self._texts: dict[int, tuple[TextInput, Tokens]] = {}
         self._images: Tokens | None = None
 
     def text(self, of: Tensor | TextInput | None = None) -> Tokens:
@@ -51,12 +51,9 @@ class Encodings:
         if isinstance(of, Tensor):
             text = text._replace(input_ids=of)
         # Found by identity, which a tensor that is kept alive shares with no other.
-        for input_ids, tokens in self._texts:
-            if input_ids is text.input_ids:
-                return tokens
-        tokens = self.model.embed_text(text)
-        self._texts.append((text.input_ids, tokens))
-        return tokens
+        if (key := id(text.input_ids)) not in self._texts:
+            self._texts[key] = text, self.model.embed_text(text)
+        return self._texts[key][1]
 
     def images(self, index: Tensor | None = None) -> Tokens:
         """The pictures, embedded, in one pass: all own ones, or those that `index` (n,) names among the M."""

@@ -16,11 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
-from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.columns import clean
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
@@ -85,36 +82,27 @@ class Glue(Downstream):
     def made_up(cls, picture: bytes) -> RawSample:
         return RawSample(0, (), "two small pictures", label=0, metadata={"id": 0})
 
-    @staticmethod
-    def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
-        return (
-            LabelTargetBuilder() if glue_task(Glue.data_name(settings)).labels else LabelTargetBuilder(hidden=math.nan)
-        )
-
-    def count(self, targets: LabelTargets) -> Tensor:
-        return _known(targets.labels).sum().float()
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
+        if self.pooler is None:
+            pooled = encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled
+        else:
+            pooled = self.pooler(*encodings.alone("text"))
+        logits = self.classifier(self.dropout(pooled)).float()
+        return logits if self.task.labels else logits.squeeze(-1)
 
     def forward(self, encodings: Encodings, targets: LabelTargets) -> TaskOutput:
-        logits = self.classifier(self.dropout(self._pooled(encodings))).float()
-        labels = targets.labels
         if self.task.labels:
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-        else:
-            logits = logits.squeeze(-1)
-            loss = torch.where(_known(labels), logits - labels, 0).square().sum()
-        return TaskOutput(loss, self.count(targets), logits, labels)
-
-    def _pooled(self, encodings: Encodings) -> Tensor:
-        if self.pooler is None:
-            return encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled
-        return self.pooler(*encodings.alone("text"))
+            return super().forward(encodings, targets)
+        scores, labels = self.logits(encodings, targets), targets.labels
+        loss = torch.where(labels != IGNORED, scores - labels, 0).square().sum()
+        return TaskOutput(loss, self.count(targets), scores, labels)
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As `Downstream.rows`; a score's "score" is its squared error with a minus, so that more is better."""
         if self.task.labels:
             return super().rows(output, targets)
         return [
-            {**metadata, "prediction": guess, "score": None if math.isnan(score) else -((guess - score) ** 2)}
+            {**metadata, "prediction": guess, "score": None if score == IGNORED else -((guess - score) ** 2)}
             for metadata, guess, score in zip(
                 targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True
             )
@@ -189,10 +177,6 @@ def _values(frame: pd.DataFrame) -> dict[str, float]:
     guesses, answers = (_numbers(frame[column], row.labels) for column in ("prediction", "target"))
     values = {name: _METRICS[name](guesses, answers) for name in row.metrics}
     return values if len(values) == 1 else {"_and_".join(values): sum(values.values()) / len(values), **values}
-
-
-def _known(labels: Tensor) -> Tensor:
-    return ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
 
 
 def _drop_rate(model: Section, alone: bool) -> float:

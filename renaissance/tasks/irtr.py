@@ -8,6 +8,7 @@ the fusion, as "itc_<name>". With `rerank_top_k=0` they rank alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -170,25 +171,22 @@ def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(count))), dtype=object)
     words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
     own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, count)))
-    texts = _table(ranked.text_ranks, ranked.best_images, of_text)
-    texts |= {"group": of_text, "text": words, "image": names[of_text]}  # an image's texts are no independent examples
-    texts |= _best(ranked.best_images, "images", names)
-    images = _table(ranked.image_ranks, ranked.best_texts, [part.tolist() for part in own])
-    images |= {"group": np.arange(count), "image": names, "texts": [words[part].tolist() for part in own]}
-    images |= _best(ranked.best_texts, "texts", words)
-    return pd.DataFrame(texts), pd.DataFrame(images)
+    # An image's texts are no independent examples.
+    of_texts = {"group": of_text, "text": words, "image": names[of_text]}
+    of_images = {"group": np.arange(count), "image": names, "texts": [words[part].tolist() for part in own]}
+    texts = _table(ranked.text_ranks, of_text, of_texts, ranked.best_images, "images", names)
+    numbers = [part.tolist() for part in own]
+    return texts, _table(ranked.image_ranks, numbers, of_images, ranked.best_texts, "texts", words)
 
 
-def _table(ranks: np.ndarray, best: Best, target: Any) -> dict[str, Any]:
+def _table(
+    ranks: np.ndarray, target: Any, columns: dict[str, Any], best: Best, what: str, names: np.ndarray
+) -> pd.DataFrame:
+    """A row for each rank, with the first ten: their numbers, what they are, and their scores."""
+    first = {"first_ids": best.ids.tolist(), f"first_{what}": [names[row].tolist() for row in best.ids]}
     numbers, score = np.arange(len(ranks)), (ranks == 0).astype(float)
-    columns = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target}
-    return columns | {"score": score, "rank": ranks}
-
-
-def _best(best: Best, what: str, names: np.ndarray) -> dict[str, list[Any]]:
-    """The first ten: their numbers, what they are, and their scores."""
-    first = {f"first_{what}": [names[row].tolist() for row in best.ids], "first_scores": best.scores.tolist()}
-    return {"first_ids": best.ids.tolist()} | first
+    known = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target, "score": score}
+    return pd.DataFrame({**known, "rank": ranks, **columns, **first, "first_scores": best.scores.tolist()})
 
 
 def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
@@ -212,7 +210,5 @@ def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
     """How often one of an image's own texts is among the first k of all, in a random order; mean over images."""
-    missed = np.ones(len(sizes))
-    for place in range(min(k, of)):
-        missed *= np.maximum(of - sizes - place, 0) / (of - place)
-    return float((1 - missed).mean())
+    few = min(k, of)
+    return float(np.mean([1 - math.comb(of - size, few) / math.comb(of, few) for size in sizes.tolist()]))

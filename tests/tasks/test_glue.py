@@ -151,7 +151,7 @@ def test_rows_tell_prediction_and_score() -> None:
         {"id": 4, "task": "mnli", "target": "neutral", "prediction": "neutral", "score": 1.0},
         {"id": 9, "task": "mnli", "prediction": "entailment", "score": None},
     ]
-    scores = LabelTargets(torch.tensor([3.0, math.nan]), ({"id": 0, "target": 3.0}, {"id": 1}))
+    scores = LabelTargets(torch.tensor([3.0, -100.0]), ({"id": 0, "target": 3.0}, {"id": 1}))
     head = head_of_rows("stsb")
     rows = head.rows(TaskOutput(torch.tensor(0.0), head.count(scores), torch.tensor([2.5, 1.0]), scores.labels), scores)
     assert [(row["prediction"], row["score"]) for row in rows] == [(2.5, -0.25), (1.0, None)]
@@ -178,7 +178,7 @@ class NoPicture(torch.nn.Module):
 def batch_of(name: str, model: torch.nn.Module, seed: int = 3) -> Batch:
     text = texts((9, 5, 7))
     types = (torch.arange(9) > 3).long().expand(3, 9) * text.attention_mask
-    labels = torch.tensor([1, 0, -100]) if GLUE[name].labels else torch.tensor([4.5, 1.0, math.nan])
+    labels = torch.tensor([1, 0, -100]) if GLUE[name].labels else torch.tensor([4.5, 1.0, -100.0])
     targets = LabelTargets(labels, ({"id": 0}, {"id": 1}, {"id": 2}))
     return Batch(torch.arange(3), text._replace(token_type_ids=types), None, {"glue": targets}, (0, 0, 0))
 
@@ -328,4 +328,4 @@ def test_what_is_no_task_of_glue_is_refused() -> None:
     settings = settings_of("cola")
     settings.data.datasets = ("cola", "rte")
     with pytest.raises(UserError, match="this task reads one data set at a time"):
-        Glue.target_builder(settings, TOKENIZER)
+        Glue.data_name(settings)
