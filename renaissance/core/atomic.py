@@ -176,17 +176,12 @@ def is_locked(folder: Path) -> bool:
 
 
 def rename_damaged(path: Path) -> Path:
-    """Renames what cannot be used to `free_name(path)`, and returns where it is now."""
-    return path.rename(free_name(path))
-
-
-def free_name(path: Path) -> Path:
-    """`<name>.damaged`, or that with a number where the name is taken."""
+    """Renames what cannot be used to `<name>.damaged`, with a number where that is taken, and returns where it is now."""
     free, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}.damaged_{number}")
-    return free
+    return path.rename(free)
 
 
 def link_or_copy(source: Path, target: Path, setting: str) -> None:

@@ -18,7 +18,7 @@ from renaissance.core.console import say
 from renaissance.core.errors import UserError, is_defect
 from renaissance.core.launch import available_cores
 from renaissance.data.prepare.karpathy import make_arrow
-from renaissance.runs.report import sound_rows
+from renaissance.runs.metrics_table import read_rows
 
 from .raw import write_coco, write_tokenizer
 from .tables import finetuning_table, pretraining_table
@@ -189,5 +189,5 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
 def _last_row(runs: Path, began: float) -> dict[str, str] | None:
     """The newest training line of the run that started after `began`."""
     files = [file for file in runs.glob("version_*/metrics.csv") if file.stat().st_mtime >= began]
-    rows = sound_rows(max(files, key=lambda file: file.stat().st_mtime))[1] if files else []
+    rows = read_rows(max(files, key=lambda file: file.stat().st_mtime))[1] if files else []
     return next((row for row in reversed(rows) if row.get("learning_rate")), None)

@@ -6,30 +6,29 @@ Only the first process writes; on the others a `RunFolder` does nothing.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
+import itertools
 import json
 import math
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from renaissance.core.atomic import FileLock, free_name, link_or_copy, rename_damaged, write_whole
+from renaissance.core.atomic import FileLock, write_whole
 from renaissance.core.checks import plain_path
 from renaissance.core.console import say
-from renaissance.core.errors import UserError, printable
-from renaissance.core.untrusted import read_bytes, refuse_special
+from renaissance.core.errors import UserError, printable, require
+
+from .metrics_table import MetricsTable
 
 _KEPT = "\n\t"  # control characters of our own
 _LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder
-_LONGEST_HEADER, _LONGEST_TABLE = 1 << 20, 1 << 30  # bytes of metrics.csv
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
 
 
@@ -44,7 +43,8 @@ class RunFolder:
         self.path, self.speaks = path, speaks
         self._events: Any = None
         self._held: FileLock | None = None
-        self._unwritten: list[dict[str, Any]] = []  # rows of metrics.csv that found no room
+        self._table = path and MetricsTable(path / "metrics.csv")
+        self._unwritten: list[dict[str, Any]] = []  # rows of it that found no room
 
     @classmethod
     def create(cls, log_dir: str, exp_name: str) -> RunFolder:
@@ -55,19 +55,14 @@ class RunFolder:
         """
         parent = Path(log_dir) / exp_name
         try:
-            number = 0
-            while True:
-                path = parent / f"version_{number}"
-                try:
-                    path.mkdir(parents=True)
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count():
+                with contextlib.suppress(FileExistsError):
+                    (path := parent / f"version_{number}").mkdir()
                     break
-                except FileExistsError:
-                    number += 1
             (path / "checkpoints").mkdir()
         except OSError as error:
-            raise UserError(
-                f"log_dir={log_dir} cannot be written ({error.strerror}); give a folder that can be with log_dir=."
-            ) from error
+            raise UserError(_unwritable(log_dir, error.strerror)) from error
         return cls(path)
 
     @staticmethod
@@ -77,20 +72,13 @@ class RunFolder:
         Raises:
             UserError: the nearest folder that exists is none, or takes no new entries.
         """
-        nearest = Path(log_dir).absolute() / exp_name
-        names = [len(os.fsencode(name)) for name in nearest.parts]
-        while not os.path.lexists(nearest):
-            nearest = nearest.parent
-        reason = ""
-        if not os.path.isdir(nearest):
-            loops = nearest.is_symlink() and not nearest.exists()
-            reason = f"{nearest} is {'a link that leads nowhere' if loops else 'not a folder'}"
-        elif not os.access(nearest, os.W_OK | os.X_OK):
-            reason = f"{nearest} is not writable"
-        elif max(names) > _LONGEST_NAME or sum(names) + len(names) > _LONGEST_PATH:
-            reason = "its path is too long"
-        if reason:
-            raise UserError(f"log_dir={log_dir} cannot be written ({reason}); give a folder that can be with log_dir=.")
+        path = Path(log_dir).absolute() / exp_name
+        names = [len(os.fsencode(name)) for name in path.parts]
+        short = max(names) <= _LONGEST_NAME and sum(names) + len(names) <= _LONGEST_PATH
+        require(short, _unwritable(log_dir, "its path is too long"))
+        nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        require(nearest.is_dir(), _unwritable(log_dir, f"{nearest} is not a folder"))
+        require(os.access(nearest, os.W_OK | os.X_OK), _unwritable(log_dir, f"{nearest} is not writable"))
 
     @classmethod
     def of_checkpoint(cls, path: str) -> RunFolder | None:
@@ -159,8 +147,8 @@ class RunFolder:
         self._unwritten.append({"step": step, **values})
         try:
             while self._unwritten:
-                if said := append_row(self.path / "metrics.csv", self._unwritten[0]):
-                    self.say(f"warning: {said}")
+                for sentence in self._table.append(self._unwritten[0]):
+                    self.say(f"warning: {sentence}")
                 del self._unwritten[0]
         except (OSError, UserError) as error:
             if len(self._unwritten) == 1:
@@ -173,12 +161,6 @@ class RunFolder:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
-    def bring_rows_to_the_disk(self) -> None:
-        """So that no row of a step that is saved next is lost, even where the machine fails."""
-        if self.path is not None and (path := self.path / "metrics.csv").exists():
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                os.fsync(file.fileno())
-
     def close(self) -> None:
         with contextlib.suppress(OSError):
             if self._events is not None:
@@ -187,135 +169,8 @@ class RunFolder:
             self._held.release()
 
 
-def append_row(path: Path, row: Mapping[str, Any]) -> str | None:
-    """Adds a row to a CSV file; a new column is added to the header, and left empty in the rows before.
-
-    Returns:
-        A sentence where another program has spoiled the file, and what became of it.
-    """
-    text = {name: str(value) for name, value in row.items()}
-    rows: list[dict[str, str]] = []
-    try:
-        header, cut = _head(path)
-        if header and set(text) <= set(header):
-            _append(path, header, text, cut)
-            return None
-        header, rows, broken = sound_rows(path)
-        said = _kept_damaged(path, broken) if broken else None
-    except UserError as error:
-        header, said = [], f"{error} It is now {rename_damaged(path).name}, and a new one begins."
-    write_rows(path, header + [name for name in text if name not in header], [*rows, text])
-    return said
-
-
-def _append(path: Path, header: list[str], row: Mapping[str, str], cut: bool) -> None:
-    """Writes a row behind the others, behind a line of its own where the last of them was cut short."""
-    size = path.stat().st_size
-    try:
-        with open(path, "a", encoding="utf-8", newline="") as file:
-            file.write("\n" if cut else "")
-            csv.DictWriter(file, header, restval="").writerow(row)
-    except OSError:
-        os.truncate(path, size)  # half a row would spoil the next
-        raise
-
-
-def _head(path: Path) -> tuple[list[str], bool]:
-    """The header of metrics.csv, and whether its last line has no end; ([], False) where there is no file, or an empty one.
-
-    Raises:
-        UserError: it is no table with a column "step".
-    """
-    if not os.path.lexists(path) or not refuse_special(path, f"'{path}'").st_size:
-        return [], False
-    with open(path, "rb") as file:
-        first = file.readline(_LONGEST_HEADER)
-        file.seek(-1, os.SEEK_END)
-        cut = file.read(1) != b"\n"
-    try:
-        header = next(csv.reader([first.decode("utf-8-sig")]), [])
-    except (ValueError, csv.Error):
-        header = []
-    if first[:5] == b"step,"[: len(first)] and not first.endswith(b"\n") and len(first) < _LONGEST_HEADER:
-        return [], False  # of a machine that failed as the file was begun
-    if "step" not in header or len(set(header)) < len(header):
-        raise UserError(
-            f"'{path}' is no table of this program any more (it begins with {printable(repr(first[:40]))})."
-        )
-    return header, cut
-
-
-def sound_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
-    """The header of metrics.csv, its whole rows, and how many lines are none; one cut short at the end does not count.
-
-    Raises:
-        UserError: as `_head`.
-    """
-    header, cut = _head(path)
-    if not header:
-        return [], [], 0
-    text = read_bytes(path, f"'{path}'", most=_LONGEST_TABLE).decode("utf-8-sig", "replace")
-    lines = [line for line in text.splitlines()[1 : -1 if cut else None] if line.strip()]
-    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines if _is_row(line.split(","), header)]
-    return header, rows, len(lines) - len(rows)
-
-
-def _is_row(cells: list[str], header: list[str]) -> bool:
-    if len(cells) != len(header) or not re.fullmatch("[0-9]{1,18}", cells[header.index("step")]):
-        return False
-    try:
-        [float(cell) for cell in cells if cell]
-    except ValueError:
-        return False
-    return True
-
-
-def _kept_damaged(path: Path, broken: int) -> str:
-    """Keeps a copy of a table from which lines are left out; a sentence about it."""
-    copy = free_name(path)
-    link_or_copy(path, copy, "log_dir")
-    return f"'{path}': {broken} of its lines cannot be read and are left out; {copy.name} has them."
-
-
-def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
-    """Writes a CSV file whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, header, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode(), "log_dir")
-
-
-def forget_after(path: Path, step: int, *, pending: bool = False, every: int | None = None) -> list[str]:
-    """Drops the rows of metrics.csv that a run which goes on writes again, and what a machine that failed has made of the last.
-
-    Args:
-        step: it goes on behind this one. pending: and first validates there. every: steps between two rows so far.
-
-    Returns:
-        Sentences about rows that are lost.
-    """
-    if not os.path.lexists(path):
-        return []  # a folder of its own that has not come to its first row, say
-    said, header, rows = [], [], []
-    try:
-        header, rows, broken = sound_rows(path)
-        said += [_kept_damaged(path, broken)] if broken else []
-    except UserError as error:
-        said.append(f"{error} It is now {rename_damaged(path).name}, and a new one begins.")
-    last = step - 1 if pending else step
-    known = [row for row in rows if int(row["step"]) <= (last if _of_validation(row) else step)]
-    if header:
-        write_rows(path, header, known)
-    end = max((int(row["step"]) for row in known if not _of_validation(row)), default=0)
-    if every and (missing := step // every - end // every) > 0:
-        where = f"ends at step {end}" if known else "has no rows"
-        said.append(f"'{path}' {where}, and the run goes on behind step {step}: {missing} or more rows of it are lost.")
-    return said
-
-
-def _of_validation(row: Mapping[str, str]) -> bool:
-    return any(value for name, value in row.items() if "/val/" in name)
+def _unwritable(log_dir: str, why: str) -> str:
+    return f"log_dir={log_dir} cannot be written ({why}); give a folder that can be with log_dir=."
 
 
 def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -331,28 +186,18 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide a run's numbers."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv)}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return found
 
 
 def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
     """Rows of words as aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        indent
-        + "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in rows]
+    return "\n".join((indent + "  ".join(cells)).rstrip() for cells in lines)
 
 
 def millions(count: int) -> str:

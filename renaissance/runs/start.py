@@ -28,7 +28,8 @@ from . import checkpoint
 from .checkpoint import Stored
 from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
 from .identity import JOB, former_identity, identity, identity_record, read_identity
-from .report import RunFolder, forget_after
+from .metrics_table import drop_rows_after
+from .report import RunFolder
 
 
 class TrainingState(NamedTuple):
@@ -187,7 +188,7 @@ def _return_to(own: RunFolder, start: Start) -> tuple[int | None, TrainingState]
     if later is not None:
         return later, state
     every = start.stored.settings.get("log_every_n_steps")
-    warnings = forget_after(own.path / "metrics.csv", state.step, pending=state.pending, every=every)
+    warnings = drop_rows_after(own.path / "metrics.csv", state.step, pending=state.pending, every=every)
     (own.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
     # The best one of this very step has just got its name; a version that did not tell the step is believed.
     if state.best_step != state.step and (state.best_step is not None or state.best is None):

@@ -181,7 +181,6 @@ class CheckpointSaver:
     def _write(self, step: int, state: TrainingState, names: list[str]) -> bool:
         if self.files is None:
             return True
-        self.folder.bring_rows_to_the_disk()
         return self.files.write(step, self.content(state), names, self.keep, self.folder.say)
 
     def _print_cost(self, seconds: float, step: int) -> None:

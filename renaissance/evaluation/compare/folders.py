@@ -10,7 +10,7 @@ from pathlib import Path
 
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.evaluation import FinishedRun, is_run, read_run
-from renaissance.runs.report import sound_rows
+from renaissance.runs.metrics_table import read_rows
 
 
 def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list[str]]:
@@ -33,7 +33,7 @@ def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list
 def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
     """The rows of a run's metrics.csv that have a step, and a sentence about what is damaged in it."""
     try:
-        _, rows, lost = sound_rows(folder / "metrics.csv")
+        _, rows, lost = read_rows(folder / "metrics.csv")
     except (OSError, UserError) as error:
         return [], f"metrics.csv cannot be read ({first_line(error)}), so its steps are not known."
     return rows, f"metrics.csv has {lost:,} damaged rows, left out." if lost else None

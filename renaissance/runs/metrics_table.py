@@ -1,0 +1,135 @@
+"""metrics.csv: a row for each line of training and each validation, which stays readable whatever happens to the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from renaissance.core.atomic import rename_damaged, write_whole
+from renaissance.core.errors import UserError, printable, require
+from renaissance.core.untrusted import read_bytes
+
+Row = dict[str, str]
+_LONGEST = 1 << 30  # bytes
+
+
+class MetricsTable:
+    """Writes rows to a CSV file; a new column is added to the header, and left empty in the rows before.
+
+    Args:
+        path: of the file, which need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._header: list[str] = []
+        self._left: tuple[int, int] | None = None  # size and date of the file as it was left; else it is read again
+
+    def append(self, values: Mapping[str, float]) -> list[str]:
+        """Adds a row, which is on the disk then.
+
+        Returns:
+            A sentence where another program has spoiled the file, and what became of it.
+
+        Raises:
+            OSError, UserError: it cannot be written; half a row that is there then is left out when the next one is added.
+        """
+        row = {name: str(value) for name, value in values.items()}
+        said: list[str] = []
+        if set(row) <= set(self._header) and self._state() == self._left:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._header, restval="").writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            header, rows, said = _read_usable(self.path)
+            header += [name for name in row if name not in header]
+            _write(self.path, header, [*rows, row])
+            self._header = header
+        self._left = self._state()
+        return said
+
+    def _state(self) -> tuple[int, int] | None:
+        if not self.path.is_file():
+            return None
+        state = self.path.stat()
+        return state.st_size, state.st_mtime_ns
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row], int]:
+    """The header of metrics.csv, its whole rows, and how many lines are none; one cut short at the end does not count.
+
+    Raises:
+        UserError: it is no table with a column "step".
+    """
+    if not os.path.lexists(path):
+        return [], [], 0
+    text = read_bytes(path, f"'{path}'", most=_LONGEST).decode("utf-8-sig", "replace")
+    first, *lines = text.splitlines() or [""]
+    if not lines and not text.endswith("\n") and (first.startswith("step,") or "step,".startswith(first)):
+        return [], [], 0  # of a machine that failed as the file was begun
+    header, began = first.split(","), printable(repr(first[:40]))
+    table = "step" in header and len(set(header)) == len(header)
+    require(table, f"'{path}' is no table of this program any more (it begins with {began}).")
+    if not text.endswith("\n"):
+        lines = lines[:-1]
+    lines = [line for line in lines if line.strip()]
+    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines if _is_row(line.split(","), header)]
+    return header, rows, len(lines) - len(rows)
+
+
+def _is_row(cells: list[str], header: list[str]) -> bool:
+    try:
+        [float(cell) for cell in cells if cell]
+    except ValueError:
+        return False
+    return len(cells) == len(header) and bool(re.fullmatch("[0-9]{1,18}", cells[header.index("step")]))
+
+
+def _read_usable(path: Path) -> tuple[list[str], list[Row], list[str]]:
+    """As `read_rows`, with a sentence where the file holds something else, too; it has another name then."""
+    try:
+        header, rows, broken = read_rows(path)
+    except UserError as error:
+        return [], [], [f"{error} It is now {rename_damaged(path).name}, and a new one begins."]
+    said = f"'{path}': {broken} of its lines cannot be read and are left out; "
+    return header, rows, [f"{said}{rename_damaged(path).name} has them."] if broken else []
+
+
+def _write(path: Path, header: list[str], rows: list[Row]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, header, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode(), "log_dir")
+
+
+def drop_rows_after(path: Path, step: int, *, pending: bool = False, every: int | None = None) -> list[str]:
+    """Drops the rows of metrics.csv that a run which goes on writes again, and what a machine that failed has made of the last.
+
+    Args:
+        step: it goes on behind this one. pending: and first validates there. every: steps between two rows so far.
+
+    Returns:
+        Sentences about rows that are lost.
+    """
+    if not os.path.lexists(path):
+        return []  # a folder of its own that has not come to its first row, say
+    header, rows, said = _read_usable(path)
+    validated = step - 1 if pending else step
+    known = [row for row in rows if int(row["step"]) <= (validated if _of_validation(row) else step)]
+    if header:
+        _write(path, header, known)
+    end = max((int(row["step"]) for row in known if not _of_validation(row)), default=0)
+    if every and (missing := step // every - end // every) > 0:
+        where = f"ends at step {end}" if known else "has no rows"
+        said.append(f"'{path}' {where}, and the run goes on behind step {step}: {missing} or more rows of it are lost.")
+    return said
+
+
+def _of_validation(row: Row) -> bool:
+    return any(value for name, value in row.items() if "/val/" in name)
