@@ -104,6 +104,11 @@ class DatasetSpec(NamedTuple):
     hidden: tuple[str, ...] = ()
     collection: str = ""
 
+    @property
+    def image_columns(self) -> list[str]:
+        """Names of the columns of a row's images."""
+        return [column.name for column in self.columns if column.is_image]
+
     def owns(self, file: str) -> bool:
         """Whether a file of this name is one of its own, by its present or its older name."""
         templates = (*(each for files in self.splits.values() for each in files), *self.also, *self.older.values())

@@ -58,9 +58,9 @@ def check_data(
         raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
     files, problems, notes = find(Path(data_root), datasets)
     measure = words if tokenizer is None else pieces(str(tokenizer))
-    lengths = {file.dataset: Lengths() for file in files}
+    lengths = {file.dataset: Lengths(measure) for file in files}
     for file in files:
-        scan_file(file, workers, measure, lengths[file.dataset])
+        scan_file(file, workers, lengths[file.dataset])
     say(_files_table(files))
     if measured := _lengths_table(lengths, max_text_len, tokenizer):
         say(measured)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from renaissance.core.errors import UserError, suggest
-from renaissance.data.arrow import dataset_of, some
+from renaissance.data.arrow import dataset_of, open_file, some
 from renaissance.data.dataset_specs import (
     DATASETS,
     OWN_IMAGES_NAME,
@@ -155,9 +154,8 @@ def _column_names(path: Path) -> list[str] | None:
     """Return the names of an arrow file's columns, None where it cannot be read."""
     try:
         stamp(str(path))  # opening a pipe would block
-        with pa.memory_map(str(path)) as mapped:
-            return pa.ipc.open_file(mapped).schema.names
-    except (UserError, pa.ArrowException, OSError, ValueError):
+        return open_file(str(path), ())[0].schema.names
+    except UserError:
         return None
 
 

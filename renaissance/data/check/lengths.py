@@ -37,9 +37,8 @@ def pieces(tokenizer: str) -> Measure:
     from renaissance.data.text import tokenize  # these import transformers, which takes seconds
     from renaissance.models.backbones.tokenizer import load_tokenizer
 
-    os.environ.setdefault(
-        "TOKENIZERS_PARALLELISM", "false"
-    )  # its threads do not survive the fork of the next file's pool
+    # Its threads do not survive the fork of the next file's pool.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loaded, _ = load_tokenizer(tokenizer)
 
     def measure(strings: pa.Array) -> np.ndarray:
@@ -50,14 +49,19 @@ def pieces(tokenizer: str) -> Measure:
 
 
 class Lengths:
-    """Counts texts by length; memory depends on the longest text, not on how many there are."""
+    """Counts texts by length; memory depends on the longest text, not on how many there are.
 
-    def __init__(self) -> None:
+    Args:
+        measure: returns the lengths of texts.
+    """
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
         self.counts = np.zeros(1, np.int64)  # texts of each length
 
-    def add(self, lengths: np.ndarray) -> None:
-        """Count more texts."""
-        more = np.bincount(lengths, minlength=len(self.counts))
+    def add(self, strings: pa.Array) -> None:
+        """Count more texts, none of them null."""
+        more = np.bincount(self._measure(strings), minlength=len(self.counts))
         more[: len(self.counts)] += self.counts
         self.counts = more
 

@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from renaissance.core.atomic import write_whole
-from renaissance.data.arrow import schema_metadata
-from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS, SNLI_LABELS, DatasetSpec
+from renaissance.data.arrow import ArrowFile, open_file, schema_metadata
+from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, SNLI_LABELS, DatasetSpec
 from renaissance.data.pixels import open_image, rgb
 
 from .files import CheckedFile
-from .scan import batches, image_columns
 
 _COLUMNS, _ROWS = 4, 4
 _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's image, and between cells
@@ -28,12 +27,6 @@ _LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under an image; their height a
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
 _OUTSIDE = 10  # pixels by which a box that is larger than its image is drawn outside it: its edge is not seen
 _LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a row, that are shown
-_LABELS = {
-    QUESTIONS: "answers",
-    IMAGE_PAIRS: "answers",
-    ENTAILMENT: "labels",
-    CLASSES: "label",
-}  # kind of sample -> column
 
 
 def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Path:
@@ -75,16 +68,16 @@ def _rows_at(files: Sequence[CheckedFile], places: np.ndarray) -> Iterator[tuple
     """Yield the rows at places that are counted through all files: the file, the row in it, column -> value."""
     start = 0
     for file in files:
-        rows = places[(places >= start) & (places < start + file.rows)] - start
+        _, _, columns = open_file(str(file.path), file.spec.columns)
+        opened = ArrowFile(str(file.path), columns)
+        for row in places[(places >= start) & (places < start + file.rows)] - start:
+            yield file, row, {column.name: opened.value(column.name, row) for column in columns}
         start += file.rows
-        for first, batch in batches(file) if len(rows) else ():
-            for row in rows[(rows >= first) & (rows < first + batch.num_rows)].tolist():
-                yield file, row, batch.slice(row - first, 1).to_pylist()[0]
 
 
 def _draw_images(cell: Image.Image, row: dict[str, Any], spec: DatasetSpec) -> None:
     """Draw the images of a row side by side, each in the middle of the place for it."""
-    names = image_columns(spec)
+    names = spec.image_columns
     width = (_WIDTH - (len(names) - 1) * _GAP // 2) // len(names)
     for number, name in enumerate(names):
         image = _decoded(row[name])
@@ -120,18 +113,20 @@ def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
 
 def _texts(row: dict[str, Any], file: CheckedFile) -> list[str]:
     """Return the texts of a row, each with its label."""
-    column = _LABELS.get(file.spec.sample_kind)
-    labels = _several(row[column] if column else None)
-    names = list(SNLI_LABELS) if column == "labels" else schema_metadata(str(file.path)).get("labels") or ()
-    named = dict(enumerate(names))
-    shown = [", ".join(str(named.get(label, label)) for label in _several(each)) for each in labels]
-    texts = [" ⇒ ".join(map(str, _several(text))) for text in _several(row.get(file.spec.samples, "label"))]
-    return [f"{text} → {label}" if label else text for text, label in zip_longest(texts, shown[: len(texts)])]
+    if file.spec.sample_kind == CLASSES:
+        names = dict(enumerate(schema_metadata(str(file.path)).get("labels") or ()))
+        return [f"label {row['label']} {names.get(row['label'], '')}"]
+    labels = row.get("answers") or []
+    if file.spec.sample_kind == ENTAILMENT:
+        labels = [[*SNLI_LABELS][label] for label in row["labels"]]
+    pairs = zip_longest(row[file.spec.samples], labels)
+    return [
+        f"{_joined(text, ' ⇒ ')} → {_joined(label, ', ')}" if label else _joined(text, " ⇒ ") for text, label in pairs
+    ]
 
 
-def _several(value: Any) -> list[Any]:
-    """Return a list; of one value where a list is expected, a list of it."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _joined(texts: Any, by: str) -> str:
+    return by.join(texts) if isinstance(texts, list) else str(texts)
 
 
 def _wrapped(texts: list[str]) -> str:

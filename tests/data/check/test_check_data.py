@@ -292,7 +292,7 @@ def test_older_files(check: Check, tmp_path: Path):
         (['datasets=["vqa"]'], "datasets names 'vqa', of which data_root="),
         (["datasets=[]"], 'datasets=[] is not allowed: give names, such as ["coco","vg"].'),
         (["max_text_len=0"], "max_text_len=0"),
-        (["sheet_folder=[3]"], "sheet_folder=['3'] is not allowed: give a folder"),
+        (["sheet_folder=[3]"], "sheet_folder=[3] is not allowed: give a folder"),
         (["workers=0"], "workers=0 is not allowed: give a whole number of at least 1"),
         (["dataset=coco"], "There is no setting 'dataset' (nearest: datasets"),
         (['datasets=["vectors"]'], "vectors.arrow is of unknown layout"),
