@@ -85,8 +85,8 @@ class DatasetSpec(NamedTuple):
             stands for every number that is found, "{name}" for the user's name of own data.
         samples: the column whose lists number the samples; "" where each row is one.
         columns: all that our writer writes.
-        expected: file -> what the official download gives.
         writer: the name in `WRITERS` of what converts the raw download.
+        expected: file -> what the official download gives.
         also: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
         older: split -> file as the older programs called it, where that is not the name above.
         hidden: splits whose answers only the benchmark's server knows.
@@ -97,8 +97,8 @@ class DatasetSpec(NamedTuple):
     splits: Mapping[str, tuple[str, ...]]
     samples: str
     columns: tuple[Column, ...]
-    expected: Mapping[str, Expected]
     writer: str
+    expected: Mapping[str, Expected] = {}
     also: tuple[str, ...] = ()
     older: Mapping[str, str] = {}
     hidden: tuple[str, ...] = ()
@@ -120,14 +120,13 @@ def file_pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
 
 
-CAPTIONS, QUESTIONS, IMAGE_PAIRS, ENTAILMENT, BOXES, CLASSES = (
-    "captions",
-    "questions",
-    "image pairs",
-    "entailment",
-    "boxes",
-    "classes",
-)
+# Kinds of samples.
+CAPTIONS = "captions"
+QUESTIONS = "questions"
+IMAGE_PAIRS = "image pairs"
+ENTAILMENT = "entailment"
+BOXES = "boxes"
+CLASSES = "classes"
 
 IMAGE = Column("image", "binary", "the encoded picture file, as it was or resized")
 CAPTION = Column("caption", "list<string>", "its captions")
@@ -135,6 +134,53 @@ IMAGE_ID = Column("image_id", "string", "file name of the picture", needed=False
 SPLIT = Column("split", "string", "the split it belongs to", needed=False)
 CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
 _CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
+_REGIONS = (
+    IMAGE,
+    Column("caption", "list<string>", "phrases, each about a region"),
+    Column("width", "list<int64>", "width of each region, pixels", needed=False),
+    Column("height", "list<int64>", "height of each region, pixels", needed=False),
+    Column("x", "list<int64>", "left edge of each region, pixels", needed=False),
+    Column("y", "list<int64>", "top edge of each region, pixels", needed=False),
+    IMAGE_ID,
+)
+_QUESTIONS = (
+    IMAGE,
+    Column("questions", "list<string>", "its questions"),
+    Column("answers", "list<list<string>>", "distinct normalised answers to each question that are labels"),
+    Column("answer_labels", "list<list<int64>>", "their labels", beside="answers", indexes=LABEL_NAMES),
+    Column("answer_scores", "list<list<double>>", "their soft scores, 0.3 to 1", beside="answers", bounds=(0, 1)),
+    Column("image_id", "int64", "COCO's number of the picture"),
+    Column("question_id", "list<int64>", "number of each question"),
+    SPLIT,
+    Column("raw_answers", "list<list<string>>", "the ten answers to each question, as given", needed=False),
+    Column("answer_type", "list<string>", "yes/no, number or other", needed=False),
+    Column("question_type", "list<string>", "first words of the question, as VQAv2 groups them", needed=False),
+)
+_IMAGE_PAIRS = (
+    Column("image_0", "binary", "the left picture"),
+    Column("image_1", "binary", "the right picture"),
+    Column("questions", "list<string>", "sentences about the pair"),
+    Column("answers", "list<string>", '"True" or "False", of each sentence'),
+    Column("identifier", "string", "the pair: identifier of its sentences without the last part"),
+    Column("identifiers", "list<string>", "identifier of each sentence", needed=False),
+)
+_ENTAILMENT = (
+    IMAGE,
+    Column("sentences", "list<list<string>>", "[premise, hypothesis] of each pair", length=2),
+    Column("labels", "list<int64>", "contradiction 0, neutral 1, entailment 2", bounds=(0, 2)),
+    IMAGE_ID,
+)
+_FINITE = (-1e9, 1e9)
+_BOXED = "[x, y, width, height] in pixels of every annotated object of the picture"
+_BOXES = (
+    IMAGE,
+    Column("sentences", "list<string>", "referring expressions of one object"),
+    Column("bboxes", "list<list<double>>", _BOXED, per_row=True, length=4, bounds=_FINITE),
+    Column("labels", "int64", "index of the right box", indexes="bboxes"),
+    Column("image_id", "int64", "COCO's number of the picture", needed=False),
+    Column("ref_id", "int64", "number of the reference in the refs file", needed=False),
+)
+_CLASSES = (IMAGE, Column("label", "int64", "its class", indexes=LABEL_NAMES), IMAGE_ID, SPLIT)
 
 COCO_FILE = "coco_caption_karpathy_{split}.arrow"
 F30K_FILE = "f30k_caption_karpathy_{split}.arrow"
@@ -160,132 +206,55 @@ VQA_REST_VAL = 1_000  # pictures: the last rows of val; the others may be traine
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
 
 
-def _files(template: str, splits: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Split -> its one file, from split -> the file's own name of it."""
-    return {split: (template.replace("{split}", name),) for split, name in splits.items()}
+def _same(*splits: str) -> dict[str, tuple[str, ...]]:
+    """Split -> its one file's own name of it, the same."""
+    return {split: (split,) for split in splits}
+
+
+def _files(template: str, splits: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Split -> its files, from split -> what the files call it."""
+    return {split: tuple(template.replace("{split}", name) for name in names) for split, names in splits.items()}
 
 
 def _expected(template: str, kind: str, counts: Mapping[str, int]) -> dict[str, Expected]:
     return {template.replace("{split}", split): Expected(**{kind: count}) for split, count in counts.items()}
 
 
-def _same(*splits: str) -> dict[str, str]:
-    return {split: split for split in splits}
+def _captions(
+    writer: str,
+    template: str,
+    splits: Mapping[str, tuple[str, ...]],
+    rows: Mapping[str, int] = {},
+    columns: tuple[Column, ...] = _CAPTIONED,
+    collection: str = "",
+) -> DatasetSpec:
+    files, expected = _files(template, splits), _expected(template, "rows", rows)
+    return DatasetSpec(CAPTIONS, files, CAPTION.name, columns, writer, expected, collection=collection)
 
 
-def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...]) -> DatasetSpec:
+def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...] = OWN_SPLITS) -> DatasetSpec:
     template = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
-    older = OLD_REFCOCO_FILE.replace("{split_by}", split_by)
-    columns = (
-        IMAGE,
-        Column("sentences", "list<string>", "referring expressions of one object"),
-        Column(
-            "bboxes",
-            "list<list<double>>",
-            "[x, y, width, height] in pixels of every annotated object of the picture",
-            per_row=True,
-            length=4,
-            bounds=(-1e9, 1e9),
-        ),
-        Column("labels", "int64", "index of the right box", indexes="bboxes"),
-        Column("image_id", "int64", "COCO's number of the picture", needed=False),
-        Column("ref_id", "int64", "number of the reference in the refs file", needed=False),
-    )
-    return DatasetSpec(
-        sample_kind=BOXES,
-        splits=_files(template, _same(*refs)),
-        samples="sentences",
-        columns=columns,
-        expected=_expected(template, "rows", refs),
-        writer="refcoco",
-        collection="COCO",
-        older={split: older.replace("{split}", split) for split in old},
-    )
+    older = {split: OLD_REFCOCO_FILE.format(split_by=split_by, split=split) for split in old}
+    files, expected = _files(template, _same(*refs)), _expected(template, "rows", refs)
+    return DatasetSpec(BOXES, files, "sentences", _BOXES, "refcoco", expected, older=older, collection="COCO")
 
 
+_COCO_SPLITS = {"train": ("train", "restval")} | _same("val", "test")
 _ROWS: dict[str, DatasetSpec] = {
-    "coco": DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits={
-            "train": tuple(COCO_FILE.replace("{split}", split) for split in ("train", "restval")),
-            **_files(COCO_FILE, _same("val", "test")),
-        },
-        samples=CAPTION.name,
-        columns=_CAPTIONED,
-        expected=_expected(COCO_FILE, "rows", COCO_PICTURES),
-        writer="karpathy",
-        collection="COCO",
-    ),
-    "f30k": DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits=_files(F30K_FILE, _same(*OWN_SPLITS)),
-        samples=CAPTION.name,
-        columns=_CAPTIONED,
-        expected=_expected(F30K_FILE, "rows", F30K_PICTURES),
-        writer="karpathy",
-        collection="Flickr30k",
-    ),
-    "vg": DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits={"train": (VG_FILE,)},
-        samples=CAPTION.name,
-        columns=(
-            IMAGE,
-            Column("caption", "list<string>", "phrases, each about a region"),
-            *(
-                Column(name, "list<int64>", f"{what} of each region, pixels", needed=False)
-                for name, what in (
-                    ("width", "width"),
-                    ("height", "height"),
-                    ("x", "left edge"),
-                    ("y", "top edge"),
-                )
-            ),
-            IMAGE_ID,
-        ),
-        expected={VG_FILE: Expected(rows=108_077)},
-        writer="vg",
-    ),
-    "gcc": DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits=_files(GCC_FILE, _same("train", "val")),
-        samples=CAPTION.name,
-        columns=_CAPTIONED,
-        expected={},
-        writer="web",
-    ),
-    "sbu": DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits={"train": (SBU_FILE,)},
-        samples=CAPTION.name,
-        columns=_CAPTIONED,
-        expected={},
-        writer="web",
-    ),
+    "coco": _captions("karpathy", COCO_FILE, _COCO_SPLITS, COCO_PICTURES, collection="COCO"),
+    "f30k": _captions("karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_PICTURES, collection="Flickr30k"),
+    "vg": _captions("vg", VG_FILE, _same("train"), {"train": 108_077}, _REGIONS),
+    "gcc": _captions("web", GCC_FILE, _same("train", "val")),
+    "sbu": _captions("web", SBU_FILE, _same("train")),
     "vqa": DatasetSpec(
         sample_kind=QUESTIONS,
-        splits={
-            "train": tuple(VQA_FILE.replace("{split}", split) for split in ("train", "trainable_val")),
-            **_files(VQA_FILE, {"val": "rest_val", "test-dev": "test-dev", "test": "test"}),
-        },
-        samples="questions",
-        columns=(
-            IMAGE,
-            Column("questions", "list<string>", "its questions"),
-            Column("answers", "list<list<string>>", "distinct normalised answers to each question that are labels"),
-            Column("answer_labels", "list<list<int64>>", "their labels", beside="answers", indexes=LABEL_NAMES),
-            Column(
-                "answer_scores", "list<list<double>>", "their soft scores, 0.3 to 1", beside="answers", bounds=(0, 1)
-            ),
-            Column("image_id", "int64", "COCO's number of the picture"),
-            Column("question_id", "list<int64>", "number of each question"),
-            SPLIT,
-            Column("raw_answers", "list<list<string>>", "the ten answers to each question, as given", needed=False),
-            Column("answer_type", "list<string>", "yes/no, number or other", needed=False),
-            Column("question_type", "list<string>", "first words of the question, as VQAv2 groups them", needed=False),
+        splits=_files(
+            VQA_FILE, {"train": ("train", "trainable_val"), "val": ("rest_val",)} | _same("test-dev", "test")
         ),
-        expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
+        samples="questions",
+        columns=_QUESTIONS,
         writer="vqa",
+        expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
         collection="COCO",
         also=(VQA_FILE.replace("{split}", "val"),),
         hidden=("test-dev", "test"),
@@ -294,65 +263,29 @@ _ROWS: dict[str, DatasetSpec] = {
         sample_kind=IMAGE_PAIRS,
         splits=_files(
             NLVR2_FILE,
-            {"train": "train", "val": "dev", "test": "test1"}
+            {"train": ("train",), "val": ("dev",), "test": ("test1",)}
             | _same("balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"),
         ),
         samples="questions",
-        columns=(
-            Column("image_0", "binary", "the left picture"),
-            Column("image_1", "binary", "the right picture"),
-            Column("questions", "list<string>", "sentences about the pair"),
-            Column("answers", "list<string>", '"True" or "False", of each sentence'),
-            Column("identifier", "string", "the pair: identifier of its sentences without the last part"),
-            Column("identifiers", "list<string>", "identifier of each sentence", needed=False),
-        ),
-        expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
+        columns=_IMAGE_PAIRS,
         writer="nlvr2",
+        expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
     ),
     "snli": DatasetSpec(
         sample_kind=ENTAILMENT,
-        splits=_files(SNLI_FILE, {"train": "train", "val": "dev", "test": "test"}),
+        splits=_files(SNLI_FILE, {"train": ("train",), "val": ("dev",), "test": ("test",)}),
         samples="sentences",
-        columns=(
-            IMAGE,
-            Column("sentences", "list<list<string>>", "[premise, hypothesis] of each pair", length=2),
-            Column("labels", "list<int64>", "contradiction 0, neutral 1, entailment 2", bounds=(0, 2)),
-            IMAGE_ID,
-        ),
-        expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
+        columns=_ENTAILMENT,
         writer="snli",
+        expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
         collection="Flickr30k",
     ),
-    "refcoco": _refcoco(
-        "refcoco",
-        "unc",
-        {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810},
-        ("train", "val", "test"),
-    ),
-    "refcoco+": _refcoco(
-        "refcoco+",
-        "unc",
-        {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798},
-        ("train", "val", "test"),
-    ),
-    "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}, ("train", "val", "test")),
+    "refcoco": _refcoco("refcoco", "unc", {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810}),
+    "refcoco+": _refcoco("refcoco+", "unc", {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798}),
+    "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}),
     "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, ("train", "val")),
-    OWN_NAME: DatasetSpec(
-        sample_kind=CAPTIONS,
-        splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
-        samples=CAPTION.name,
-        columns=_CAPTIONED,
-        expected={},
-        writer="captions",
-    ),
-    OWN_IMAGES_NAME: DatasetSpec(
-        sample_kind=CLASSES,
-        splits=_files(OWN_FILE, _same(*OWN_SPLITS)),
-        samples="",
-        columns=(IMAGE, Column("label", "int64", "its class", indexes=LABEL_NAMES), IMAGE_ID, SPLIT),
-        expected={},
-        writer="images",
-    ),
+    OWN_NAME: _captions("captions", OWN_FILE, _same(*OWN_SPLITS)),
+    OWN_IMAGES_NAME: DatasetSpec(CLASSES, _files(OWN_FILE, _same(*OWN_SPLITS)), "", _CLASSES, "images"),
 }
 for _name, _row in _ROWS.items():
     DATASETS.add(_name, _row)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from renaissance.core.errors import UserError, suggest
+from renaissance.core.errors import UserError, first_line, require, suggest
 
 from .arrow import dataset_of, some
 from .dataset_specs import (
@@ -30,7 +30,6 @@ from .dataset_specs import (
 from .pairs import PairDataset
 from .samples import SampleDataset
 
-SPLITS = OWN_SPLITS
 _OWN = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
 
 
@@ -52,26 +51,22 @@ def open_pairs(
         UserError: no data set, an unknown one, one named twice, one of other things than captions; data_root or a file
             is missing (expected and found are listed); a file cannot be used.
     """
-    names = list(names)
-    if not names:
-        raise UserError(f"datasets=[] is empty; name at least one of {_those_of(CAPTIONS)} or your own captions.")
+    names, folder = list(names), os.fspath(data_root)
+    require(names, f"datasets=[] is empty; name at least one of {_those_of(CAPTIONS)} or your own captions.")
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"datasets names {', '.join(twice)} more than once; each data set counts once.")
-    folder = os.fspath(data_root)
-    rows = {name: _row(name, CAPTIONS) for name in names}
-    found = _listing(folder, names)
-    parts, missing = {}, None
-    for name, row in rows.items():
+    require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
+    specs = {name: _spec(name, CAPTIONS) for name in names}
+    found = arrow_names(folder)
+    parts, missing = {}, []
+    for name, spec in specs.items():
         try:
-            parts[name] = _files(name, row, split, folder, found, allow_missing_shards)
+            parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
         except _Missing as error:
-            missing = missing or error
-    if missing and parts:  # the others are there: say how to go on with them alone
-        there = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
-        raise _Missing(f"{str(missing)[:-1]}. To go on with what is there, give datasets='{there}'.")
+            missing.append(str(error))
     if missing:
-        raise missing
+        there = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
+        advice = f" To go on with what is there, give datasets='{there}'." if parts else ""
+        raise UserError(missing[0] + advice)
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
@@ -86,32 +81,29 @@ def open_samples(
     data_root: str | os.PathLike,
     *,
     sample_kind: str,
-    training: bool | None = None,
     allow_missing_shards: bool = False,
 ) -> SampleDataset:
     """Open one split of one data set with all its columns.
 
     Args:
         name: a key of `dataset_specs.DATASETS`, or the name of own data.
-        split: one of the data set's splits, see `splits_of`.
+        split: one of the data set's splits, see `splits_of`. Files of "train" must have what a model learns from.
         data_root: the folder of the arrow files.
         sample_kind: what a sample has to be, such as `dataset_specs.QUESTIONS`.
-        training: whether files without what a model learns from are refused; None = where the split is "train".
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
 
     Raises:
         UserError: a data set that is unknown or offers something else, a split that it has not; data_root or a file is
             missing (expected and found are listed); a file cannot be used.
     """
-    folder, row = os.fspath(data_root), _row(name, sample_kind)
-    part = _files(name, row, split, folder, _listing(folder, [name]), allow_missing_shards)
+    folder, spec = os.fspath(data_root), _spec(name, sample_kind)
+    part = _files(name, spec, split, folder, arrow_names(folder), allow_missing_shards)
     if not part.files:
         there = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
-    training = split == "train" if training is None else training
     files = [(name, file) for file in part.files]
-    samples = SampleDataset(folder, files, row.columns, row.samples, training=training)
-    samples.missing_shards, samples.older = tuple(part.missing), tuple(part.older)
+    samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
+    samples.missing_shards, samples.older = part.missing, part.older
     return samples
 
 
@@ -126,14 +118,25 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     Raises:
         UserError: as `open_samples`, missing files and splits excepted.
     """
-    folder, row, there = os.fspath(data_root), _row(name, sample_kind), []
-    found = _listing(folder, [name])
-    for split in dict.fromkeys([*row.splits, *row.older]):
+    folder, spec, there = os.fspath(data_root), _spec(name, sample_kind), []
+    found = arrow_names(folder)
+    for split in dict.fromkeys([*spec.splits, *spec.older]):
         try:
-            there += [split] if _files(name, row, split, folder, found, allow_missing_shards=True).files else []
+            there += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
         except _Missing:
             continue
     return tuple(there)
+
+
+def arrow_names(folder: str | os.PathLike) -> set[str]:
+    """Return the names of the arrow files in a folder. Raises UserError where it cannot be read."""
+    try:
+        return {name for name in os.listdir(folder) if name.endswith(".arrow") and name[0] != "."}
+    except OSError as error:
+        raise UserError(
+            f"data_root='{folder}' cannot be read ({first_line(error)}); give a folder of arrow files "
+            "(`python run.py prepare` writes them)."
+        ) from None
 
 
 def matching(template: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -156,115 +159,83 @@ class _Missing(UserError):
 class _Part(NamedTuple):
     """A split of one data set. Attributes: files; older, those with an older name; missing, shards that are not there."""
 
-    files: list[str]
-    older: list[str] = []
-    missing: list[str] = []
+    files: tuple[str, ...]
+    older: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def _row(name: str, sample_kind: str) -> DatasetSpec:
+def _spec(name: str, sample_kind: str) -> DatasetSpec:
     """Return the row of a data set, or the layout that own data of this kind have."""
-    row = _table().get(name) or _OWN.get(sample_kind)
-    if row is None:
-        near = suggest(name, _table())
-        raise UserError(
-            f"datasets names '{name}'{near}, which does not offer {sample_kind}; give {_those_of(sample_kind)}."
-        )
-    if row.sample_kind != sample_kind:
+    spec = _table().get(name) or _OWN.get(sample_kind)
+    if spec is None or spec.sample_kind != sample_kind:
+        near = suggest(name, _table()) if spec is None else ""
+        offers = f"does not offer {sample_kind}" if spec is None else f"offers {spec.sample_kind}, not {sample_kind}"
         own = f", or the name of your own {sample_kind}" if sample_kind in _OWN else ""
-        raise UserError(
-            f"datasets names '{name}', which offers {row.sample_kind}, not {sample_kind}; give {_those_of(sample_kind)}{own}."
-        )
-    return row
+        raise UserError(f"datasets names '{name}'{near}, which {offers}; give {_those_of(sample_kind)}{own}.")
+    return spec
 
 
 def _table() -> dict[str, DatasetSpec]:
     """All but the layouts of own data, which no name stands for."""
-    return {name: row for name, row in DATASETS.items() if row not in _OWN.values()}
+    return {name: spec for name, spec in DATASETS.items() if spec not in _OWN.values()}
 
 
 def _those_of(sample_kind: str) -> str:
-    return ", ".join(name for name, row in _table().items() if row.sample_kind == sample_kind)
+    return ", ".join(name for name, spec in _table().items() if spec.sample_kind == sample_kind)
 
 
-def _listing(folder: str, names: Sequence[str]) -> set[str]:
-    try:
-        return {name for name in os.listdir(folder) if name.endswith(".arrow")}
-    except OSError as error:
-        wanted = ", ".join(file for name in names for file in _templates(name, "train"))
-        raise UserError(
-            f"data_root='{folder}' cannot be read ({error.strerror}); expected a folder with {wanted} "
-            "(`python run.py prepare` writes them)."
-        ) from None
-
-
-def _templates(name: str, split: str) -> tuple[str, ...]:
-    if name in _table():
-        return _table()[name].splits.get(split, ())
-    return (OWN_FILE.format(name=name, split=split),)
-
-
-def _files(name: str, row: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
+def _files(name: str, spec: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
     """Return the existing files of one data set and split; or raise."""
     if name not in _table():
-        return _Part(_own_files(name, row.sample_kind, split, folder, found))
-    older, whose = _older(name, row, split, folder, found)
-    if split not in row.splits:
-        return _Part(older, older)
-    files, missing = [], []
-    for template in row.splits[split]:
-        there, holes = matching(template, found)
-        if not there and older:
-            return _Part(older, older)
-        if not there:
-            raise _missing(name, template.replace(SHARD, "0") + whose, folder, found)
-        if holes and not allow_missing_shards:
-            raise UserError(
-                f"data_root='{folder}' lacks {len(holes)} shards of '{name}' before {there[-1]}: {some(holes)}; "
-                "complete them, or give allow_missing_shards=True to go without."
-            )
-        files += there
-        missing += holes
-    return _Part(files, missing=missing)
-
-
-def _older(name: str, row: DatasetSpec, split: str, folder: str, found: set[str]) -> tuple[list[str], str]:
-    """Return a split's file under its older name, or why a file of that name is another's."""
-    older = row.older.get(split)
-    if older not in found:
-        return [], ""
-    dataset = dataset_of(os.path.join(folder, older), name)
-    return ([older], "") if dataset == name else ([], f" ({older} is of '{dataset}')")
-
-
-def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> list[str]:
-    own = {each: OWN_FILE.format(name=name, split=each) for each in SPLITS}
-    _refuse_parts(name, found)
-    if own["train"] in found and f"{name}.arrow" in found:
+        return _Part(_own_files(name, spec.sample_kind, split, folder, found))
+    older, whose = spec.older.get(split), name
+    if older in found:  # an older name can also be the name of another data set now: our own files say what they are
+        whose = dataset_of(os.path.join(folder, older), name)
+    templates = {template: matching(template, found) for template in spec.splits.get(split, ())}
+    absent = [template.replace(SHARD, "0") for template, (there, _) in templates.items() if not there]
+    if absent or not templates:
+        if older in found and whose == name:
+            return _Part((older,), (older,))
+        if not templates:
+            return _Part(())
+        raise _missing(name, absent[0] + (f" ({older} is of '{whose}')" if whose != name else ""), folder, found)
+    missing = tuple(hole for _, holes in templates.values() for hole in holes)
+    if missing and not allow_missing_shards:
         raise UserError(
-            f"data_root='{folder}' holds both {name}.arrow and {own['train']}; '{name}' must mean one of them."
+            f"data_root='{folder}' lacks {len(missing)} shards of '{name}': {some(missing)}; complete them, or give "
+            "allow_missing_shards=True to go without."
         )
-    if own["train"] not in found and f"{name}.arrow" in found:
-        own["train"] = f"{name}.arrow"
-    if split == "train" and own["train"] not in found or not found.intersection(own.values()):
-        known = [*(each for each, row in _table().items() if row.sample_kind == sample_kind), OWN_NAME]
-        raise _missing(name, f"{own['train']} or {name}.arrow", folder, found, suggest(name, known))
-    return [own[split]] if own.get(split) in found else []
+    return _Part(tuple(file for there, _ in templates.values() for file in there), missing=missing)
+
+
+def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
+    """Return the file of own data, none where this split is not there."""
+    _refuse_parts(name, found)
+    own, plain = {each: OWN_FILE.format(name=name, split=each) for each in OWN_SPLITS}, f"{name}.arrow"
+    if plain in found:
+        both = f"data_root='{folder}' holds both {plain} and {own['train']}; '{name}' must mean one of them."
+        require(own["train"] not in found, both)
+        own["train"] = plain
+    if (split == "train" and own["train"] not in found) or not found.intersection(own.values()):
+        near = suggest(name, [*(each for each, spec in _table().items() if spec.sample_kind == sample_kind), OWN_NAME])
+        raise _missing(name, f"{own['train']} or {plain}", folder, found, near)
+    return (own[split],) if own.get(split) in found else ()
 
 
 def _refuse_parts(name: str, found: set[str]) -> None:
     """Refuse a name that reaches for one file of a data set: it would train on validation or test pictures."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
-    key = next((key for key, row in _table().items() if row.owns(f"{name}.arrow")), None)
-    if key:
-        raise UserError(f"datasets names '{name}', one file of the data set '{key}'; give datasets=[\"{key}\"].")
     base, _, split = name.rpartition("_")
-    if split in SPLITS and f"{name}.arrow" in found:
-        raise UserError(f"datasets names '{name}', the {split} split of '{base}'; give datasets=[\"{base}\"].")
+    owner = next((key for key, spec in _table().items() if spec.owns(f"{name}.arrow")), None)
+    if owner is None and split in OWN_SPLITS and f"{name}.arrow" in found:
+        owner = base
+    if owner:
+        raise UserError(f"datasets names '{name}', one file of the data set '{owner}'; give datasets=[\"{owner}\"].")
 
 
 def _missing(name: str, expected: str, folder: str, found: set[str], near: str = "") -> _Missing:
     return _Missing(
         f"Data set '{name}'{near} needs {expected} in data_root='{folder}'; "
-        f"the arrow files there are: {some(sorted(found)) if found else 'none'}."
+        f"the arrow files there are: {some(sorted(found)) or 'none'}."
     )

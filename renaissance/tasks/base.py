@@ -221,7 +221,7 @@ class Downstream(Task):
             UserError: a missing, unusable or, for training, unlabelled file.
         """
         name, data = cls.data_name(settings), settings.data
-        dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind, training=split == "train")
+        dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind)
         hidden = name in DATASETS and split in DATASETS[name].hidden
         return ReadSamples(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
 

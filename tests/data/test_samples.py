@@ -77,7 +77,9 @@ def test_hidden_answers_are_none_and_nothing_to_train_on(folder: Path):
     ]
     assert data[2].values["answers"] is data[2].values["answer_labels"] is data[2].values["raw_answers"] is None
     assert data.columns == ("image", "questions", "image_id", "question_id", "split")
-    message = refusal(open_samples, "vqa", "test", folder, sample_kind=QUESTIONS, training=True)
+    for file in files_of("vqa"):
+        write(folder / file, by_pandas(TEST_QUESTIONS), 3)
+    message = refusal(open_samples, "vqa", "train", folder, sample_kind=QUESTIONS)
     assert "its answers, answer_labels, answer_scores are empty in every row" in message
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from renaissance.data.dataset_specs import (
     DatasetSpec,
     Expected,
 )
-from renaissance.data.datasets import matching
+from renaissance.data.datasets import arrow_names, matching
 from renaissance.data.file_cache import stamp
 from renaissance.data.prepare.skipped import Skipped
 
@@ -75,12 +74,7 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
     Raises:
         UserError: the folder cannot be read or has no such file; a data set is unknown, has no file, or fits no layout.
     """
-    try:
-        names = {name for name in os.listdir(folder) if name.endswith(".arrow") and name[0] != "."}
-    except OSError as error:
-        raise UserError(
-            f"data_root='{folder}' cannot be read ({error.strerror}); give a folder of arrow files."
-        ) from None
+    names = arrow_names(folder)
     files: list[CheckedFile] = []
     problems, notes = [], []
     for dataset, spec in DATASETS.items():
