@@ -10,7 +10,7 @@ from .samples import FileSummary, RawSample
 
 
 class Limited:
-    """The first samples of a data set, in its order. A map-style data set.
+    """The first samples of a data set, in its order. A map-style data set; what is not defined here is that of the whole.
 
     Args:
         whole: a `ReadSamples`, or a `PairDataset`.
@@ -30,6 +30,11 @@ class Limited:
             pictures = np.unique(rows)
             self._size = self.of if len(pictures) <= limit else int(np.searchsorted(rows, pictures[limit]))
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked for before it is unpickled
+            raise AttributeError(name)
+        return getattr(self._whole, name)
+
     def __len__(self) -> int:
         return self._size
 
@@ -42,27 +47,9 @@ class Limited:
         first = f"the first {self.limit:,} pictures, " if self._by_picture else "the first "
         return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
-    @property
-    def dataset(self) -> Any:
-        """The stored samples, all of them."""
-        return getattr(self._whole, "dataset", self._whole)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the right answers are there."""
-        return self._whole.labelled
-
     def rows(self) -> np.ndarray:
         """Return the row of each sample; see `ArrowSamples.rows`."""
         return self._whole.rows()[: self._size]
-
-    def text(self, index: int) -> str:
-        """Read a caption without its picture."""
-        return self._whole.text(index)
-
-    def image_names(self, indices: Any) -> list[str]:
-        """Return what the files call the pictures of these samples."""
-        return self._whole.image_names(indices)
 
     def describe(self) -> list[FileSummary]:
         """Return what each file gives; those that give nothing are left out."""
@@ -72,10 +59,6 @@ class Limited:
                 found.append(file._replace(samples=min(file.samples, left)))
                 left -= found[-1].samples
         return found
-
-    def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return what a later run can tell by that its data are the same: the files, whole."""
-        return self._whole.fingerprint()
 
 
 def limited(samples: Any, limit: int | None, by_picture: bool = False) -> Any:

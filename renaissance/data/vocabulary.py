@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from renaissance.core.errors import UserError, printable
+from renaissance.core.errors import UserError, printable, require
 
 from .arrow import ArrowFile, check_file, schema_metadata
 from .columns import Flat
@@ -44,18 +44,16 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
                     f"'{_shown(answer_of[label])}' before it; "
                     f"write {', '.join(names)} anew, all in one run."
                 )
-    if not answer_of:
-        raise UserError(f"data_root='{data_root}' holds no answers; expected {' and '.join(names)}.")
+    require(answer_of, f"data_root='{data_root}' holds no answers; expected {' and '.join(names)}.")
     for label, answer in enumerate(known):
         answer_of.setdefault(label, answer)
-    count = max(max(answer_of) + 1, 0)
+    count = max(answer_of) + 1
     hole = next((label for label in range(count) if label not in answer_of), None)
-    if hole is not None or min(answer_of) < 0:
-        found = "labels below 0" if min(answer_of) < 0 else f"no answer with label {hole}"
-        raise UserError(
-            f"{', '.join(map(os.path.basename, paths))} in data_root='{data_root}' have {found} of 0 to {count - 1} "
-            f"({VQA_LABELS:,} in the official download); expected {' and '.join(names)} of one preparation."
-        )
+    require(
+        hole is None,
+        f"{', '.join(map(os.path.basename, paths))} in data_root='{data_root}' have no answer with label {hole} of 0 to "
+        f"{count - 1} ({VQA_LABELS:,} in the official download); expected {' and '.join(names)} of one preparation.",
+    )
     return [answer_of[label] for label in range(count)]
 
 
