@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
-from .errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two runs that write the same file at once are then not told apart
-    fcntl = None
+from .errors import UserError, require
 
 LOCK = ".lock"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class AtomicFile:
@@ -48,9 +42,7 @@ class AtomicFile:
             self._file = os.fdopen(self._locked(), "wb", buffering=1 << 20)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self._committed:
             self._temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # what `commit` did not bring to the disk is thrown away
@@ -89,9 +81,8 @@ class AtomicFile:
             self._committed = True
 
     def _locked(self) -> int:
-        handle = _opened_and_locked(self._temporary, "flock")
-        if handle is None:
-            raise UserError(f"Another run is writing '{self._target}'; wait for it, or end it.")
+        handle = _open_locked(self._temporary, fcntl.flock)
+        require(handle is not None, f"Another run is writing '{self._target}'; wait for it, or end it.")
         os.ftruncate(handle, 0)
         return handle
 
@@ -102,11 +93,8 @@ class AtomicFile:
             yield
         except OSError as error:
             what = f"'{self._target}' cannot be written ({error.strerror}); give"
-            if error.errno in _FULL:
-                what = (
-                    f"There is no room left for '{self._target}' ({error.strerror}); what was there before is as it "
-                    "was. Free space, or give"
-                )
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                what = f"There is no room left for '{self._target}' ({error.strerror}); it is as it was. Free space, or give"
             self._failure = UserError(f"{what} another {self._setting}.")
             raise self._failure from None
         except BaseException as error:
@@ -137,19 +125,19 @@ class FileLock:
     def __init__(self, folder: Path, name: str = LOCK):
         self._file = folder / name
         self._handle: int | None = None
-        if fcntl is None:
-            return
         try:
             # Not flock: the loader processes of a killed run would still have that, for some seconds.
-            self._handle = _opened_and_locked(self._file, "lockf")
+            self._handle = _open_locked(self._file, fcntl.lockf)
         except OSError as error:
             raise UserError(
                 f"'{folder}' cannot be written ({error.strerror}), and the run writes there; make it writable, or give "
                 "another log_dir (resume_from: a copy of the checkpoint that lies in no run folder)."
             ) from error
-        if self._handle is None:
-            doing = "training in" if name == LOCK else "starting the same command in"
-            raise UserError(f"Another process is {doing} '{folder}'; wait for it or end it, or give another exp_name.")
+        doing = "training in" if name == LOCK else "starting the same command in"
+        require(
+            self._handle is not None,
+            f"Another process is {doing} '{folder}'; wait for it or end it, or give another exp_name.",
+        )
 
     def release(self) -> None:
         if self._handle is not None:
@@ -160,18 +148,15 @@ class FileLock:
 
 def is_locked(folder: Path) -> bool:
     """Whether another process holds a folder (`FileLock`); False where the file system has no locks. Not for one's own folder."""
-    if fcntl is None:
-        return False
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # there is none
         return False
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    finally:
-        os.close(handle)
+    with os.fdopen(handle, "rb"):
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
     return False
 
 
@@ -205,17 +190,16 @@ def link_or_copy(source: Path, target: Path, setting: str) -> None:
         link.unlink(missing_ok=True)  # a rename to another name of the same file leaves both
 
 
-def _opened_and_locked(path: Path, lock: str) -> int | None:
+def _open_locked(path: Path, lock: Callable[[int, int], None]) -> int | None:
     """The handle of a file that no other process has locked, made where it is not there; None where one has.
 
     Args:
-        lock: name of the function of fcntl. A file system without locks lets everybody through.
+        lock: function of fcntl. A file system without locks lets everybody through.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if fcntl is not None:
-                getattr(fcntl, lock)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 os.close(handle)

@@ -71,9 +71,7 @@ def install() -> None:
     """Puts a `Screen` in the place of stdout and stderr of this process; one that is closed gets /dev/null."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if (
-            stream is None
-        ):  # `>&-`: a file that is opened later would get its number, and what is printed would go there
+        if stream is None:  # `>&-`: a file that is opened later would get its number, and what is printed
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it lives as long as the process)
         setattr(sys, name, Screen(stream))
 

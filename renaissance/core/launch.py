@@ -15,16 +15,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 PYTHON, TORCHRUN, SRUN = "python", "torchrun", "srun"
-_WHERE = (
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-)
+_RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE",
+                   "LOCAL_WORLD_SIZE")  # fmt: skip
 
 
 class Launch(NamedTuple):
@@ -63,7 +55,7 @@ def clean_environment() -> None:
 
     What is set to nothing, as job scripts leave it, is taken out; and only the first process of a run asks the Hub.
     """
-    for name in _WHERE:
+    for name in _RANK_VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
     if not launch_environment().first:

@@ -16,9 +16,7 @@ from typing import Any
 
 from .errors import Stopped
 
-ASKING = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGALRM") if hasattr(signal, name)
-)
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGALRM)
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on later
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -58,12 +56,12 @@ class StopSignals:
             return
         for number in ASKING:
             before = self._before.setdefault(number, signal.getsignal(number))
-            if before != signal.SIG_IGN or number != getattr(signal, "SIGHUP", None):  # nohup has it ignored
+            if before != signal.SIG_IGN or number != signal.SIGHUP:  # nohup has it ignored
                 signal.signal(number, self._note)
 
     def alarm(self, seconds: float | None) -> None:
         """Asks to stop when so many seconds have passed; None takes that back."""
-        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             # Behind the deadline it goes off again at once.
             signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-3))
 
@@ -111,4 +109,4 @@ def stopped(number: int) -> str:
 
 def name_of(number: int) -> str:
     """What users call a signal."""
-    return "max_time" if number == getattr(signal, "SIGALRM", None) else signal.Signals(number).name
+    return "max_time" if number == signal.SIGALRM else signal.Signals(number).name
