@@ -11,7 +11,7 @@ from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import SUBCOMMANDS
 from renaissance.core.checks import expanded, no_losses
-from renaissance.settings.combinations import SEVERAL
+from renaissance.settings.combinations import problems_between
 from renaissance.settings.declared import SETTINGS, declared, defaults
 
 DEFAULTS = defaults()
@@ -169,7 +169,7 @@ TOGETHER = [
 
 @pytest.mark.parametrize(("values", "sentence"), TOGETHER, ids=lambda case: str(case)[:40])
 def test_keys_that_do_not_go_together(values, sentence):
-    problems = [problem for rule in SEVERAL for problem in rule(GOOD | values)]
+    problems = [*problems_between(GOOD | values, frozenset())]
     assert len(problems) == 1 and sentence in problems[0]
 
 
@@ -187,7 +187,7 @@ def test_keys_that_do_not_go_together(values, sentence):
     ids=str,
 )
 def test_keys_that_go_together(values):
-    assert [problem for rule in SEVERAL for problem in rule(GOOD | values)] == []
+    assert [*problems_between(GOOD | values, frozenset())] == []
 
 
 def test_tasks_are_found_by_their_files():
