@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning, module="sacred")
 
 if TYPE_CHECKING:
-    from .inference import Loaded
+    from .inference.loaded import Loaded
 
 __version__ = "0.1.0"
 
 
 def load(path: str, device: Any = "cpu", *, plugins: Sequence[str] = ()) -> Loaded:
-    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.Loaded`.
+    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.loaded.Loaded`.
 
     Args:
         plugins: that it was trained with, modules and files as the setting of this name has them.
     """
-    from . import inference  # here, because it imports torch
     from .core.plugins import load_plugins
+    from .inference.loaded import Loaded  # here, because it imports torch
 
     load_plugins(plugins)
-
-    return inference.load(path, device)
+    return Loaded(path, device)

@@ -13,7 +13,7 @@ import transformers
 import small_run
 from models.families import small_config
 from renaissance.core.errors import UserError
-from renaissance.inference import load
+from renaissance.inference.loaded import Loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.start import TrainingState
 from renaissance.training import summary
@@ -123,7 +123,7 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     assert float(row[3]) == pytest.approx(4 * found.settings.optim.learning_rate)
     path, real = tmp_path / "x.ckpt", build(found)
     checkpoint.save(path, checkpoint_content(real, found)(TrainingState()))
-    assert load(path).settings.optim.lr_mult_random == 4
+    assert Loaded(path).settings.optim.lr_mult_random == 4
     for given, sentence in (({}, "no tower starts from random weights"), ({"load_path": "x"}, "load_path brings")):
         with pytest.raises(UserError, match=sentence):
             resolver(lr_mult_random=4, **given)

@@ -6,7 +6,7 @@ from typing import Any
 from renaissance.core.checks import flag, path, plugin_names, whole
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
-from renaissance.core.errors import UserError, printable
+from renaissance.core.errors import printable, require
 from renaissance.core.untrusted import refuse_special
 
 
@@ -30,14 +30,13 @@ def main(values: Mapping[str, Any]) -> None:
         UserError: a setting is missing, or nothing can be said.
     """
     for key, what in (("load_path", "the path of a checkpoint"), ("text", "a text")):
-        if values[key] is None:
-            raise UserError(f"{key}=None: give {what} with {key}=.")
+        require(values[key] is not None, f"{key}=None: give {what} with {key}=.")
     top, image, text = values["top"], values["image"], values["text"]
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
-    from renaissance.inference import load  # imports torch when it is called
+    from renaissance.inference.loaded import Loaded  # here, because it imports torch
 
-    model = load(values["load_path"], trust_remote_code=values["trust_remote_code"])
+    model = Loaded(values["load_path"], trust_remote_code=values["trust_remote_code"])
     lines, masks = [], model.masks(text)
     if image is not None and {"itm", "irtr"} & set(model.heads):
         scored, note = text, ""
@@ -49,12 +48,9 @@ def main(values: Mapping[str, Any]) -> None:
         for number, words in enumerate(model.fill(image, text, top), 1):
             lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
     if image is not None and model.answering:
-        lines.append(
-            "answers: " + ", ".join(f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
-        )
-    if not lines:
-        raise UserError(
-            f"{values['load_path']} has heads for {', '.join(model.heads) or 'nothing'}, which say nothing of "
-            f"{'a text without [MASK] and without image=' if image is None else 'one picture and text'}."
-        )
+        answers = (f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
+        lines.append(f"answers: {', '.join(answers)}")
+    asked = "one picture and text" if image is not None else "a text without [MASK] and without image="
+    heads = ", ".join(model.heads) or "nothing"
+    require(lines, f"{values['load_path']} has heads for {heads}, which say nothing of {asked}.")
     say("\n".join(lines))

@@ -61,7 +61,7 @@ class Source:
             side = self.transform.image_size
             count = len(raw.images) if raw.boxes is None else len(raw.boxes)
             return (self.blind.view(3, 1, 1).expand(3, side, side),) * count
-        pictures = [decode(image, raw.where) for image in raw.images]
+        pictures = [image if isinstance(image, Tensor) else decode(image, raw.where) for image in raw.images]
         if raw.boxes is not None:
             pictures = [crop(pictures[0], box) for box in raw.boxes]
         return tuple(self.transform(picture, epoch, raw.id, place) for place, picture in enumerate(pictures))

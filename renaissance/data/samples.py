@@ -44,7 +44,7 @@ class RawSample(NamedTuple):
 
     Attributes:
         id: position in the data set.
-        images: its encoded pictures; none where the task reads none.
+        images: its encoded pictures, or decoded ones (3, H, W) uint8; none where the task reads none.
         text: caption, question or sentence.
         text_keys: hashes of all captions of the picture.
         image_key: hash of the encoded picture.
@@ -56,7 +56,7 @@ class RawSample(NamedTuple):
     """
 
     id: int
-    images: tuple[bytes, ...]
+    images: tuple[Any, ...]
     text: str
     text_keys: frozenset[int] = frozenset()
     image_key: int = 0

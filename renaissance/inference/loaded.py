@@ -7,7 +7,6 @@ Everything comes from the checkpoint; nothing is asked of the Hub.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
@@ -18,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from renaissance.core.checks import expanded, whole
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.types import ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_images
-from renaissance.data.pixels import MAX_PIXELS
+from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
 from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
@@ -37,9 +36,7 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture's file: a whole one that is not compressed
 _BATCH = 32  # pairs that are computed at once
 _MATCHING = ("itm", "irtr")  # heads of two classes, matched or not, the first that a checkpoint has is asked
-# Kinds of Pillow pictures that no PNG holds, and those that no file does, with what they are read as.
-_TIFF = ("CMYK", "YCbCr", "LAB", "F", "I", "I;16", "I;16L", "I;16B", "PA", "RGBX")
-_UNSTORED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
+_CONVERTED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}  # modes of Pillow that no file has
 
 
 class Loaded:
@@ -100,14 +97,11 @@ class Loaded:
                 different lengths.
         """
         head = self._task(*_MATCHING).head
-        if image is None or text is None:
-            raise UserError("score needs image and text.")
+        require(image is not None and text is not None, "score needs image and text.")
         images, texts = _pairs(image, text)
         for each in texts:
-            if self.masks(each):
-                raise UserError(
-                    f"text={each!r} holds [MASK], which no text of image-text matching does: score complete()."
-                )
+            sentence = f"text={each!r} holds [MASK], which no text of image-text matching does: score complete()."
+            require(not self.masks(each), sentence)
         scores = torch.cat([head(pooled).softmax(-1)[:, 1] for pooled in self._pooled(images, texts)]).tolist()
         return scores[0] if isinstance(image, Picture) and isinstance(text, str) else scores
 
@@ -186,8 +180,7 @@ class Loaded:
             UserError: neither is given, lists of different lengths, a picture that cannot be read, or pictures alone where
                 the model pools the text only.
         """
-        if image is None and text is None:
-            raise UserError("encode needs image, text or both.")
+        require(image is not None or text is not None, "encode needs image, text or both.")
         images, texts = _pairs(image, text)
         kind, width = self.settings.model.model_type, self.model.width
         if texts is None and self.model.image_pooler is None and kind == "two-tower":
@@ -236,7 +229,7 @@ class Loaded:
         return self.model.embed_text(self._texts(texts))
 
     def _image(self, images: list[Picture]) -> Tokens:
-        raws = [RawSample(0, (_encoded(image),), "", where=_name(image)) for image in images]
+        raws = [RawSample(0, (_bytes_or_pixels(image),), "", where=_name(image)) for image in images]
         pictures = [self._source.images(raw, 0)[0] for raw in raws]
         stacked = stack_images(pictures, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
@@ -250,17 +243,12 @@ def _pairs(image: Any, text: Any) -> tuple[list[Picture] | None, list[str] | Non
     """
     images = None if image is None else _listed(image, Picture, "image")
     texts = None if text is None else _listed(text, str, "text")
-    if (
-        image is None
-        or text is None
-        or isinstance(image, Picture)
-        or isinstance(text, str)
-        or len(images) == len(texts)
-    ):
-        return images, texts
-    raise UserError(
-        f"image has {len(images)} pictures and text {len(texts)} texts; give as many, or a single one of either."
+    together = (
+        None in (images, texts) or isinstance(image, Picture) or isinstance(text, str) or len(images) == len(texts)
     )
+    counts = f"image has {len(images or ())} pictures and text {len(texts or ())} texts"
+    require(together, f"{counts}; give as many, or a single one of either.")
+    return images, texts
 
 
 def _listed(value: Any, kind: Any, name: str) -> list[Any]:
@@ -274,26 +262,21 @@ def _listed(value: Any, kind: Any, name: str) -> list[Any]:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, Set)):
         return [_one(value, kind, name)]
     items = [_one(each, kind, f"{name}[{place}]") for place, each in enumerate(value)]
-    if not items:
-        raise UserError(f"{name} is an empty list; give one or more.")
+    require(items, f"{name} is an empty list; give one or more.")
     return items
 
 
 def _one(value: Any, kind: Any, name: str) -> Any:
     """A picture or text. Raises UserError where it is none."""
-    if isinstance(value, kind):
-        return value
-    what = (
-        "text"
-        if kind is str
-        else "picture: give a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
-    )
-    raise UserError(f"{name}={type(value).__name__} is no {what}.")
+    forms = "a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
+    what = "text" if kind is str else f"picture: give {forms}"
+    require(isinstance(value, kind), f"{name}={type(value).__name__} is no {what}.")
+    return value
 
 
 def _count(top: Any, most: int) -> int:
-    if problem := whole(1).problem("top", top):
-        raise UserError(problem)
+    problem = whole(1).problem("top", top)
+    require(not problem, problem)
     return min(int(top), most)
 
 
@@ -301,8 +284,8 @@ def _name(image: Picture) -> str:
     return str(image) if isinstance(image, (str, os.PathLike)) else "image"
 
 
-def _encoded(image: Picture) -> bytes:
-    """The picture as the bytes of a file, so that all forms go through the decoder of training.
+def _bytes_or_pixels(image: Picture) -> bytes | Tensor:
+    """The bytes of a file, or (3, H, W) uint8 as the decoder of training gives it.
 
     Raises:
         UserError: no such file, or no picture.
@@ -314,15 +297,10 @@ def _encoded(image: Picture) -> bytes:
         return read_bytes(path, f"image={path}", most=MOST_BYTES)
     try:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
-        picture = picture.convert(_UNSTORED.get(picture.mode, picture.mode))
-        stream = io.BytesIO()
-        if picture.mode in _TIFF:
-            picture.save(stream, "TIFF", compression="raw", exif=b"", icc_profile=b"")
-        else:
-            picture.save(stream, "PNG", compress_level=1, icc_profile=None)
+        refuse_size(*picture.size)
+        return torch.from_numpy(rgb(picture.convert(_CONVERTED.get(picture.mode, picture.mode)))).permute(2, 0, 1)
     except Exception as error:  # Pillow reads a lazy file here, whose bytes fail in any way they like
         raise UserError(f"image={_describe(image)} is no picture that can be read ({first_line(error)}).") from error
-    return stream.getvalue()
 
 
 def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
@@ -331,7 +309,8 @@ def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
         if image.dtype != torch.uint8 or image.dim() != 3 or len(image) != 3:
             raise ValueError("a tensor has to be (3, H, W) uint8")
         image = image.detach().cpu().permute(1, 2, 0).numpy()
-    if image.ndim == 3 and (image.dtype != np.uint8 or image.shape[2] not in (3, 4)) or image.ndim not in (2, 3):
+    coloured = image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] in (3, 4)
+    if not (coloured or image.ndim == 2) or not image.size:
         raise ValueError("an array has to be (H, W, 3) uint8")
     return np.ascontiguousarray(image)
 

@@ -15,7 +15,7 @@ import hub
 import small_run
 from renaissance.core.errors import UserError
 from renaissance.core.types import TextInput
-from renaissance.inference import load
+from renaissance.inference.loaded import Loaded
 from renaissance.models import backbones
 from renaissance.models.backbones import remote
 from renaissance.runs import checkpoint
@@ -154,13 +154,13 @@ def test_trusted_code_trains_and_its_checkpoint_asks_for_trust_again(strange: St
     ):
         assert f"holds a model of the code of {strange.pinned}, which is not run unless you say so" in refused
     with pytest.raises(UserError, match="which is not run unless you say so"):
-        load(best)
+        Loaded(best)
     assert not strange.ran.exists()
     evaluated = train(capsys, *evaluation, "trust_remote_code=True")
     assert small_run.results(evaluated)["val"]["mlm"]["loss"] == pytest.approx(
         small_run.curve(run, "mlm/val/loss")[-1], abs=1e-5
     )
-    assert load(best, trust_remote_code=True).fill(None, "a [MASK] circle", 1)
+    assert Loaded(best, trust_remote_code=True).fill(None, "a [MASK] circle", 1)
 
 
 def test_a_local_folder_of_code_is_trusted_as_it_is(strange: Strange, work: Path, capsys):
@@ -208,7 +208,7 @@ def test_a_checkpoints_tokenizer_runs_no_code(hub_cache: Path, work: Path, capsy
     ):
         checkpoint.save(work / "hostile.ckpt", sound._replace(tokenizer=sound.tokenizer | files))
         with pytest.raises(UserError, match=sentence):
-            load(work / "hostile.ckpt")
+            Loaded(work / "hostile.ckpt")
         assert sentence in command(capsys, "task_mlm", "load_path=hostile.ckpt", "max_steps=1").sentence()
     (work / "evil.py").write_text(code)  # where Python might look for it
     checkpoint.save(work / "hostile.ckpt", sound._replace(tokenizer=sound.tokenizer | {"tokenizer_config.json": named}))

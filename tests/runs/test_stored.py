@@ -12,10 +12,10 @@ import torch
 from test_checkpoint import stored
 
 import small_run
-from renaissance import inference as predict
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
+from renaissance.inference.loaded import Loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.archive import Claim
 from renaissance.runs.start import TrainingState
@@ -195,7 +195,7 @@ def test_what_cannot_be_built_is_a_sentence_of_every_command(good, place, value,
     torch.save({"format": 1, **changed(good, place, value)}, path)
     resumed = ConfigResolver(defaults() | {"resume_from": str(path)}, {"resume_from": "given"})
     for name, load in (
-        ("load_path", lambda: predict.load(path)),
+        ("load_path", lambda: Loaded(path)),
         ("load_path", lambda: train.prepare_run(resolver(load_path=str(path)), reads_data=False)),
         ("resume_from", lambda: train.prepare_run(resumed, reads_data=False)),
     ):
@@ -219,7 +219,7 @@ def test_weights_that_are_not_there_are_no_random_ones(good, tmp_path):
         with pytest.raises(
             UserError, match=r"a\.ckpt lacks 1 of the tensors of its own model|image_size: a position table"
         ):
-            predict.load(tmp_path / "a.ckpt")
+            Loaded(tmp_path / "a.ckpt")
 
 
 def test_the_command_says_it(good, tmp_path, capsys):
