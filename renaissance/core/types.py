@@ -4,7 +4,7 @@ Lightning moves NamedTuples to the device as they are, and `pin_memory` handles 
 
 Shape legend, used in every docstring of the package:
 
-    B   examples of a micro-batch          M   pictures of a micro-batch: each example's own, then those drawn as false ones
+    B   examples of a micro-batch          M   images of a micro-batch: each example's own, then those drawn as false ones
     L   text tokens                        P   image tokens
     H,W pixels                             D   width of the fusion, or of the one tower
     N   tokens of one modality             V   pieces of the vocabulary
@@ -36,11 +36,11 @@ class TextInput(NamedTuple):
 
 
 class ImageInput(NamedTuple):
-    """Pictures of a micro-batch, not yet normalised.
+    """Images of a micro-batch, not yet normalised.
 
     Attributes:
         pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation.
-        sizes: (M, 2) int64, real height and width in pixels of each picture, or None where all pictures fill (H, W).
+        sizes: (M, 2) int64, real height and width in pixels of each image, or None where all images fill (H, W).
     """
 
     pixels: Tensor
@@ -53,10 +53,10 @@ class Example(NamedTuple):
     Attributes:
         id: position of the sample in its data set: its identity in masks and negatives.
         epoch: the pass over the data it belongs to; with `seed` and `id` it decides every random choice.
-        images: its own pictures after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
+        images: its own images after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
         text: the caption, question or sentence as written.
-        text_keys: hashes of all captions of the picture (`data.identity.text_key`).
-        image_key: hash of the encoded picture (`data.identity.image_key`); equal pictures have equal hashes.
+        text_keys: hashes of all captions of the image (`data.identity.text_key`).
+        image_key: hash of the encoded image (`data.identity.image_key`); equal images have equal hashes.
         text_pair: the second text of a sentence pair.
         label: what a task learns of it.
         metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
@@ -112,12 +112,12 @@ class MlmTargets(NamedTuple):
 
 
 class ItmTargets(NamedTuple):
-    """Which picture each text is fused with.
+    """Which image each text is fused with.
 
     Attributes:
-        image_index: (B,) int64 into the M pictures of the micro-batch.
-        labels: (B,) int64, 1 where the picture is the text's own, else 0.
-        stayed: (B,) bool, True where a false picture was due but the group held none that was eligible.
+        image_index: (B,) int64 into the M images of the micro-batch.
+        labels: (B,) int64, 1 where the image is the text's own, else 0.
+        stayed: (B,) bool, True where a false image was due but the group held none that was eligible.
     """
 
     image_index: Tensor
@@ -126,14 +126,14 @@ class ItmTargets(NamedTuple):
 
 
 class FalseTextTargets(NamedTuple):
-    """Attributes: text, (B * N, L) the N false texts of each of B pictures, in turn; metadata, `Example.metadata` of each."""
+    """Attributes: text, (B * N, L) the N false texts of each of B images, in turn; metadata, `Example.metadata` of each."""
 
     text: TextInput
     metadata: tuple[Mapping[str, Any], ...]
 
 
 class ItcTargets(NamedTuple):
-    """Attributes: compared, (B, B) bool, which pictures each text is told apart from: its own and those of its group."""
+    """Attributes: compared, (B, B) bool, which images each text is told apart from: its own and those of its group."""
 
     compared: Tensor
 

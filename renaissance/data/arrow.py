@@ -143,7 +143,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
 
     Checked are: magic numbers at both ends; the columns and their types; that nothing is compressed or claims to be larger
     than the file, before anything is read; every offset and every string (Arrow's full validation); rows at all. With
-    `samples` also the values that columns declare (`columns.first_fault`). Not decoded: the pictures (the writer does, and
+    `samples` also the values that columns declare (`columns.first_fault`). Not decoded: the images (the writer does, and
     `check_data`).
 
     Args:

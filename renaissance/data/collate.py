@@ -1,6 +1,6 @@
 """From the samples of one optimizer step to its micro-batches.
 
-For each micro-batch: the texts are tokenised once, the pictures are stacked, and then the *target builder* of each chosen task
+For each micro-batch: the texts are tokenised once, the images are stacked, and then the *target builder* of each chosen task
 builds its targets. A target builder is any picklable callable `(micro: MicroBatch) -> targets`, such as `masking.MlmMasker`
 and `negatives.FalseImages`; a task or a demo brings its own without a change here.
 """
@@ -37,13 +37,13 @@ class Samples(Protocol):
 
 
 class Source:
-    """A data set together with the transform of its pictures; picklable where both are.
+    """A data set together with the transform of its images; picklable where both are.
 
     Args:
         dataset: the samples.
-        transform: what happens to a decoded picture.
-        blind: show this colour, RGB in 0..1, in the place of every picture, of which none is decoded: a model trained
-            so can use nothing but the text. None shows the pictures.
+        transform: what happens to a decoded image.
+        blind: show this colour, RGB in 0..1, in the place of every image, of which none is decoded: a model trained
+            so can use nothing but the text. None shows the images.
     """
 
     def __init__(self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None) -> None:
@@ -52,19 +52,19 @@ class Source:
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
     def images(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
-        """Decode a sample's pictures, cut out its boxes, and transform what is left: each (3, H, W) uint8.
+        """Decode a sample's images, cut out its boxes, and transform what is left: each (3, H, W) uint8.
 
         Raises:
-            UserError: a picture cannot be decoded.
+            UserError: an image cannot be decoded.
         """
         if self.blind is not None:
             side = self.transform.image_size
             count = len(raw.images) if raw.boxes is None else len(raw.boxes)
             return (self.blind.view(3, 1, 1).expand(3, side, side),) * count
-        pictures = [image if isinstance(image, Tensor) else decode(image, raw.where) for image in raw.images]
+        images = [image if isinstance(image, Tensor) else decode(image, raw.where) for image in raw.images]
         if raw.boxes is not None:
-            pictures = [crop(pictures[0], box) for box in raw.boxes]
-        return tuple(self.transform(picture, epoch, raw.id, place) for place, picture in enumerate(pictures))
+            images = [crop(images[0], box) for box in raw.boxes]
+        return tuple(self.transform(image, epoch, raw.id, place) for place, image in enumerate(images))
 
     def example(self, draw: Draw) -> Example:
         """Load one sample of the stream."""
@@ -75,19 +75,19 @@ class Source:
         )
 
 
-def crop(picture: Tensor, box: Sequence[float]) -> Tensor:
-    """Cut a box out of a picture, as a view: what of it lies in the picture, one pixel at least.
+def crop(image: Tensor, box: Sequence[float]) -> Tensor:
+    """Cut a box out of an image, as a view: what of it lies in the image, one pixel at least.
 
     Args:
-        picture: (3, H, W).
+        image: (3, H, W).
         box: [x, y, width, height] in pixels, as COCO writes them; edges are rounded outwards.
     """
     x, y, width, height = box
     sides = []
-    for start, length, whole in ((y, height, picture.shape[1]), (x, width, picture.shape[2])):
+    for start, length, whole in ((y, height, image.shape[1]), (x, width, image.shape[2])):
         first = min(max(math.floor(start), 0), whole - 1)
         sides.append(slice(first, max(first + 1, min(math.ceil(start + length), whole))))
-    return picture[:, sides[0], sides[1]]
+    return image[:, sides[0], sides[1]]
 
 
 @dataclass
@@ -114,7 +114,7 @@ class MicroBatch:
     full: bool = False
 
     def add_image(self, pixels: Tensor) -> int:
-        """Append a picture, (3, H, W) uint8, to the micro-batch and return its index among the M pictures."""
+        """Append an image, (3, H, W) uint8, to the micro-batch and return its index among the M images."""
         self.images.append(pixels)
         return len(self.images) - 1
 
@@ -130,11 +130,11 @@ class LabelTargetBuilder:
         return LabelTargets(torch.tensor(labels), tuple(example.metadata for example in micro.examples))
 
 
-def stack_images(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
-    """Put pictures of shape (3, h, w) into one (M, 3, H, W) tensor.
+def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
+    """Put images of shape (3, h, w) into one (M, 3, H, W) tensor.
 
     Args:
-        pictures: uint8; all of one size unless `keeps_aspect`.
+        images: uint8; all of one size unless `keeps_aspect`.
         keeps_aspect: pad below and on the right with zeros to the largest height and width, and note the real sizes.
 
     Returns:
@@ -142,12 +142,12 @@ def stack_images(pictures: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
         bytes costs more than all the rest of collation.
     """
     if not keeps_aspect:
-        return ImageInput(torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2))
-    sizes = torch.tensor([picture.shape[-2:] for picture in pictures])
+        return ImageInput(torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2))
+    sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = sizes.amax(0).tolist()
-    pixels = torch.zeros(len(pictures), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    for i, (picture, (h, w)) in enumerate(zip(pictures, sizes.tolist(), strict=True)):
-        pixels[i, :, :h, :w] = picture
+    pixels = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    for i, (image, (h, w)) in enumerate(zip(images, sizes.tolist(), strict=True)):
+        pixels[i, :, :h, :w] = image
     return ImageInput(pixels, sizes)
 
 
@@ -186,7 +186,7 @@ class Collate:
             full=self.full,
             where=lambda number: self.source.dataset[examples[number].id].where,
         )
-        own = [picture for example in examples for picture in example.images]
+        own = [image for example in examples for image in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}
         ids = torch.tensor([example.id for example in examples])

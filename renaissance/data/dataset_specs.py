@@ -81,7 +81,7 @@ class DatasetSpec(NamedTuple):
 
     Attributes:
         sample_kind: what a sample of it is; a task reads the data sets that offer what it needs.
-        splits: split -> files. Training reads "train", selection "val", and no picture may be in two splits. "{shard}"
+        splits: split -> files. Training reads "train", selection "val", and no image may be in two splits. "{shard}"
             stands for every number that is found, "{name}" for the user's name of own data.
         samples: the column whose lists number the samples; "" where each row is one.
         columns: all that our writer writes.
@@ -202,7 +202,7 @@ OWN_IMAGES_NAME = "images"
 COCO_PICTURES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 F30K_PICTURES = {"train": 29_000, "val": 1_014, "test": 1_000}
 SNLI_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
-VQA_REST_VAL = 1_000  # pictures: the last rows of val; the others may be trained on
+VQA_REST_VAL = 1_000  # images: the last rows of val; the others may be trained on
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
 
 

@@ -1,7 +1,7 @@
 """From names of data sets to their files, and from files to samples.
 
 A data set is one row of `dataset_specs.DATASETS`: which files each split is made of. Splits are data, not code, so training
-never reads validation and selection never reads test. Any other name stands for a user's own captions or pictures with
+never reads validation and selection never reads test. Any other name stands for a user's own captions or images with
 classes: `datasets=["mine"]` reads `mine_train.arrow`, `mine_val.arrow`, `mine_test.arrow`, or `mine.arrow` for training
 alone.
 """
@@ -223,7 +223,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
 
 
 def _refuse_parts(name: str, found: set[str]) -> None:
-    """Refuse a name that reaches for one file of a data set: it would train on validation or test pictures."""
+    """Refuse a name that reaches for one file of a data set: it would train on validation or test images."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     base, _, split = name.rpartition("_")

@@ -1,4 +1,4 @@
-"""Retrieval: the false texts that a picture's own text is told apart from."""
+"""Retrieval: the false texts that an image's own text is told apart from."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .text import encode
 if TYPE_CHECKING:
     from .collate import MicroBatch
 
-_SPARE = 16  # draws beyond those that are needed: enough where some texts are the picture's own
+_SPARE = 16  # draws beyond those that are needed: enough where some texts are the image's own
 
 
 class FalseTexts:
     """Builds `FalseTextTargets`; picklable.
 
-    Texts are drawn from the whole data set by (seed, epoch, id). None is a caption of the picture, whatever its case and
+    Texts are drawn from the whole data set by (seed, epoch, id). None is a caption of the image, whatever its case and
     spacing; one may come twice where the data set has few others.
 
     Args:
-        seed: the run's seed. count: N, false texts for each picture.
+        seed: the run's seed. count: N, false texts for each image.
     """
 
     def __init__(self, seed: int, count: int) -> None:
@@ -34,7 +34,7 @@ class FalseTexts:
         """Build the targets of a micro-batch.
 
         Raises:
-            UserError: the data set has no text that is false of a picture.
+            UserError: the data set has no text that is false of an image.
         """
         epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
         draws = uniform(self.seed, epochs, ids, "irtr", self.count + _SPARE)

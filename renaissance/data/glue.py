@@ -134,7 +134,7 @@ class GlueSamples:
         return [FileSummary(self.name, file, rows, used, 0, 0) for file, rows, used in counts]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, by file name, by what a later run can tell that its data are the same (`ArrowSamples.fingerprint`)."""
+        """Return, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""
         prints = {}
         rows = zip(self._shown, self._stamps, self._rows, self._used, self._ends, strict=True)
         for file, now, count, used, end in rows:

@@ -1,4 +1,4 @@
-"""Who is who: hashes by which negatives and leakage checks tell pictures and captions apart.
+"""Who is who: hashes by which negatives and leakage checks tell images and captions apart.
 
 They are functions of the content alone: the same in every process, on every machine, in every run.
 """
@@ -11,7 +11,7 @@ _SIXTY_THREE_BITS = (1 << 63) - 1  # fits a signed 64-bit tensor
 
 
 def image_key(encoded: bytes) -> int:
-    """Return a 63-bit hash of the encoded picture; files of equal bytes, and only those, share it."""
+    """Return a 63-bit hash of the encoded image; files of equal bytes, and only those, share it."""
     return _key(encoded)
 
 

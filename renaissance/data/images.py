@@ -1,4 +1,4 @@
-"""From the bytes of an encoded picture to (3, H, W) uint8 RGB.
+"""From the bytes of an encoded image to (3, H, W) uint8 RGB.
 
 Ordinary JPEG files go through torchvision's decoder, straight into a tensor; everything else goes through Pillow
 (`renaissance/data/pixels.py`): CMYK and palette files, transparency (laid over white), PNG, TIFF, WebP, GIF (its first frame).
@@ -31,7 +31,7 @@ _BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 
 
 def decode(encoded: bytes, where: str) -> Tensor:
-    """Decode a picture.
+    """Decode an image.
 
     Args:
         encoded: the file's bytes.
@@ -42,7 +42,7 @@ def decode(encoded: bytes, where: str) -> Tensor:
         which torchvision's decoder writes and its resize is fastest on.
 
     Raises:
-        UserError: the bytes are not a picture, are cut short, claim more than MAX_PIXELS, or would take too long.
+        UserError: the bytes are not an image, are cut short, claim more than MAX_PIXELS, or would take too long.
     """
     # The decoders warn of oddities of a file that nobody can act on while training, and torchvision of its own future.
     with warnings.catch_warnings():
@@ -53,7 +53,10 @@ def decode(encoded: bytes, where: str) -> Tensor:
                 return torch.from_numpy(rgb(open_image(encoded))).permute(2, 0, 1)
             refuse_size(*size)
             refuse_slow(encoded)
-            return _jpeg_pixels(encoded)
+            # The operator behind `decode_jpeg`, which would build a warning of its own future at every call: a twentieth of
+            # the time of a small image. bytearray: torch wants writable memory; that copy takes some microseconds.
+            content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+            return torch.ops.image.decode_jpeg(content, ImageReadMode.RGB.value, False)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
             why = (
                 f"it is none of {', '.join(IMAGE_FORMATS)}"
@@ -82,14 +85,3 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
             return None
         at += 2 + length
     return None
-
-
-def _jpeg_pixels(encoded: bytes) -> Tensor:
-    # The operator behind `decode_jpeg`, which would build a warning of its own future at every call: that takes a
-    # twentieth of the time of a small picture.
-    return torch.ops.image.decode_jpeg(_bytes(encoded), ImageReadMode.RGB.value, False)
-
-
-def _bytes(encoded: bytes) -> Tensor:
-    # bytearray: torch wants writable memory; the copy of the compressed bytes is some microseconds
-    return torch.frombuffer(bytearray(encoded), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The first samples of a split, for a look at a part of it: what is measured there is marked wherever it stands."""
+"""The first samples of a split, to evaluate a part of it; numbers of a part are marked wherever they are shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Limited:
 
     Args:
         whole: a `ReadSamples`, or a `PairDataset`.
-        limit: how many samples stay, or pictures with all of their samples.
+        limit: how many samples stay, or images with all of their samples.
         by_picture: which of the two.
 
     Attributes:
@@ -27,8 +27,8 @@ class Limited:
         self._size = min(limit, self.of)
         if by_picture:
             rows = whole.rows()
-            pictures = np.unique(rows)
-            self._size = self.of if len(pictures) <= limit else int(np.searchsorted(rows, pictures[limit]))
+            images = np.unique(rows)
+            self._size = self.of if len(images) <= limit else int(np.searchsorted(rows, images[limit]))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # asked for before it is unpickled
@@ -48,7 +48,7 @@ class Limited:
         return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
     def rows(self) -> np.ndarray:
-        """Return the row of each sample; see `ArrowSamples.rows`."""
+        """Return the row of each sample; see `SampleDataset.rows`."""
         return self._whole.rows()[: self._size]
 
     def describe(self) -> list[FileSummary]:

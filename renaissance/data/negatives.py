@@ -1,4 +1,4 @@
-"""Image-text matching: which picture, the own or a false one, each text is shown with."""
+"""Image-text matching: which image, the own or a false one, each text is shown with."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from .collate import MicroBatch
     from .samples import RawSample
 
-_FALSE = 0.5  # share of the samples that are to get a false picture
-_MAX_DRAWS = 16  # from the whole data set: enough for a picture that is unlike, few enough to end where all are alike
+_FALSE = 0.5  # share of the samples that are to get a false image
+_MAX_DRAWS = 16  # from the whole data set: enough for an image that is unlike, few enough to end where all are alike
 
 
 class FalseImages:
     """Builds `ItmTargets`; picklable.
 
-    Matched or not is a coin by (seed, epoch, id). A false picture is never the same picture, nor one that has the same
+    Matched or not is a coin by (seed, epoch, id). A false image is never the same image, nor one that has the same
     caption. A sample for which there is none stays matched, and is marked so.
 
     Args:
         seed: the run's seed.
-        group: false pictures come from the sample's group, `group` consecutive samples of the micro-batch counted from
+        group: false images come from the sample's group, `group` consecutive samples of the micro-batch counted from
             its first one; they are there already, so they cost neither a decoding nor a pass through the tower.
-        draw_false_image: 1 to draw them from the whole data set instead; each is then an added picture of the
+        draw_false_image: 1 to draw them from the whole data set instead; each is then an added image of the
             micro-batch.
 
     Raises:
-        UserError: the group is too small to hold a false picture.
+        UserError: the group is too small to hold a false image.
     """
 
     def __init__(self, seed: int, group: int, draw_false_image: int) -> None:
@@ -50,7 +50,7 @@ class FalseImages:
         self.draw_false_image = draw_false_image
 
     def __call__(self, micro: MicroBatch) -> ItmTargets:
-        """Build the targets of a micro-batch; with draw_false_image=1 it gets a picture more for each false one."""
+        """Build the targets of a micro-batch; with draw_false_image=1 it gets an image more for each false one."""
         epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
         draws = uniform(self.seed, epochs, ids, "itm", 1 + _MAX_DRAWS)
         find = self._from_dataset if self.draw_false_image else self._from_group
@@ -64,7 +64,7 @@ class FalseImages:
         return ItmTargets(image_index, (image_index == torch.arange(len(ids))).long(), torch.tensor(stayed))
 
     def _from_group(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
-        """Return the index of an eligible picture of the group of sample i, each with the same probability."""
+        """Return the index of an eligible image of the group of sample i, each with the same probability."""
         example = micro.examples[i]
         start = i - i % self.group
         members = range(start, min(start + self.group, len(micro.examples)))
@@ -73,7 +73,7 @@ class FalseImages:
         return eligible[int(draws[0] * len(eligible))] if eligible else None
 
     def _from_dataset(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
-        """Draw from the data set until a picture is eligible, add it to the micro-batch and return its index."""
+        """Draw from the data set until an image is eligible, add it to the micro-batch and return its index."""
         example = micro.examples[i]
         key = text_key(example.text)
         dataset = micro.source.dataset
@@ -87,8 +87,8 @@ class FalseImages:
 class ContrastiveGroups:
     """Builds `ItcTargets`; picklable.
 
-    A text is told apart from the pictures of its group of `group` consecutive samples, so what it learns from does not
-    depend on how a step is cut. Left out are pictures that it may be true of: the same picture, or one that shares a
+    A text is told apart from the images of its group of `group` consecutive samples, so what it learns from does not
+    depend on how a step is cut. Left out are images that it may be true of: the same image, or one that shares a
     caption with the sample.
 
     Args:
@@ -111,5 +111,5 @@ class ContrastiveGroups:
 
 
 def _is_false(example: Example, key: int, candidate: Example | RawSample) -> bool:
-    """Tell whether the candidate's picture is another one, without a caption equal to the example's (of key `key`)."""
+    """Tell whether the candidate's image is another one, without a caption equal to the example's (of key `key`)."""
     return candidate.image_key != example.image_key and key not in candidate.text_keys

@@ -1,4 +1,4 @@
-"""(picture, caption) pairs for pretraining: samples whose repeated and empty captions are left out of training."""
+"""(image, caption) pairs for pretraining: samples whose repeated and empty captions are left out of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2
 class PairDataset(SampleDataset):
     """Pairs of several files, one after the other. A map-style data set.
 
-    In training, identical captions of one picture (one row) count once and empty ones not at all; the order is kept. In
+    In training, identical captions of one image (one row) count once and empty ones not at all; the order is kept. In
     evaluation all count. Captions are compared as they are read: with white space normalised, case kept.
 
     Args:
@@ -56,12 +56,12 @@ class PairDataset(SampleDataset):
         )
 
     def text(self, index: int) -> str:
-        """Read a caption without its picture."""
+        """Read a caption without its image."""
         place = self._find(index)
         return place.file.value(CAPTION.name, place.row, place.entry)
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
-        """Return what the files call the pictures of these samples; "file.arrow row 12" where a file has no names."""
+        """Return what the files call the images of these samples; "file.arrow row 12" where a file has no names."""
         places = [self._find(int(index)) for index in indices]
         files = {number: self._with_names(number) for number in {place.number for place in places}}
         return [

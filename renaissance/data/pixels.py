@@ -17,7 +17,7 @@ _MOST_OF_THEM = 1 << 22  # pixels, a second or two
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 MOST_SCANS = 100
 MOST_SEGMENTS = 1000  # a colour profile has at most 255 of them
-_FEW = 20  # scans that any picture may have: of MAX_PIXELS they take two seconds
+_FEW = 20  # scans that any image may have: of MAX_PIXELS they take two seconds
 _SOS, _EOI = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that give the size, table B.1
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -26,25 +26,25 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Open a picture, its first frame; nothing is decoded yet.
+    """Open an image, its first frame; nothing is decoded yet.
 
     Raises:
         ValueError: it claims more than MAX_PIXELS, or would take out of all proportion to decode.
         Exception: it is none of IMAGE_FORMATS; foreign bytes make Pillow fail in any way they like.
     """
     refuse_slow(encoded)
-    picture = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
-    refuse_size(*picture.size)
-    refuse_swelling(picture)
-    return picture
+    image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+    refuse_size(*image.size)
+    refuse_swelling(image)
+    return image
 
 
-def refuse_swelling(picture: Image.Image) -> None:
-    """Raises ValueError for an opened picture that would take far more time or memory to decode than its pixels say."""
-    if picture.tile and picture.tile[0][0] in _WRITTEN_IN_PYTHON and picture.width * picture.height > _MOST_OF_THEM:
-        raise ValueError(f"{picture.width} x {picture.height} pixels of a coding that is slow to read")
-    if picture.format == "TIFF":  # a tile is decoded as a whole, however little of it lies in the picture
-        tile = [picture.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+def refuse_swelling(image: Image.Image) -> None:
+    """Raises ValueError for an opened image that would take far more time or memory to decode than its pixels say."""
+    if image.tile and image.tile[0][0] in _WRITTEN_IN_PYTHON and image.width * image.height > _MOST_OF_THEM:
+        raise ValueError(f"{image.width} x {image.height} pixels of a coding that is slow to read")
+    if image.format == "TIFF":  # a tile is decoded as a whole, however little of it lies in the image
+        tile = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
         refuse_size(*tile, "in a tile")
 
 
@@ -54,16 +54,16 @@ def refuse_size(width: int, height: int, where: str = "") -> None:
         raise ValueError(f"{width} x {height} pixels{where and f' {where}'}; at most {MAX_PIXELS:,} are read")
 
 
-def rgb(picture: Image.Image) -> np.ndarray:
-    """Decode an opened picture to (H, W, 3) uint8."""
-    if picture.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
-        return np.repeat(to_8_bits(np.asarray(picture))[..., None], 3, axis=-1)
-    if picture.mode == "F":
+def rgb(image: Image.Image) -> np.ndarray:
+    """Decode an opened image to (H, W, 3) uint8."""
+    if image.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
+        return np.repeat(to_8_bits(np.asarray(image))[..., None], 3, axis=-1)
+    if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(picture.convert("RGB"))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
 
 
 def to_8_bits(samples: np.ndarray) -> np.ndarray:

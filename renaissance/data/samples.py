@@ -25,8 +25,8 @@ class Sample(NamedTuple):
 
     Attributes:
         id: position in the data set.
-        row: its row in its file; the samples of a row share their pictures.
-        images: the encoded pictures of the row, in the order of the columns.
+        row: its row in its file; the samples of a row share their images.
+        images: the encoded images of the row, in the order of the columns.
         values: column -> the row's value, or the sample's entry of a list; None where the file has none, such as the
             answers of a test split or a column that older programs did not write.
         where: "file.arrow row 12", for messages.
@@ -44,15 +44,15 @@ class RawSample(NamedTuple):
 
     Attributes:
         id: position in the data set.
-        images: its encoded pictures, or decoded ones (3, H, W) uint8; none where the task reads none.
+        images: encoded, or decoded to (3, H, W) uint8; none where the task reads none.
         text: caption, question or sentence.
-        text_keys: hashes of all captions of the picture.
-        image_key: hash of the encoded picture.
+        text_keys: hashes of all captions of the image.
+        image_key: hash of the encoded image.
         where: "file.arrow row 12", for messages.
         text_pair: the second text of a sentence pair.
         label: what a task learns of it; None where it is hidden.
         metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
-        boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes a picture of its own.
+        boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes an image of its own.
     """
 
     id: int
@@ -75,7 +75,7 @@ class FileSummary(NamedTuple):
         file: the file's name.
         rows: of the file.
         samples: how many are used.
-        repeated: captions left out because the same picture has the same caption already (0 in evaluation).
+        repeated: captions left out because the same image has the same caption already (0 in evaluation).
         empty: captions left out because they hold nothing but white space (0 in evaluation).
     """
 
@@ -106,7 +106,7 @@ class Place(NamedTuple):
 
 
 class SampleDataset:
-    """Samples of several files, numbered through, with their pictures and all their values. A map-style data set.
+    """Samples of several files, numbered through, with their images and all their values. A map-style data set.
 
     It pickles small and opens a file when it is first asked for.
 
@@ -182,7 +182,7 @@ class SampleDataset:
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, by file name, by what a later run can tell that its data are the same.
 
-        `bytes`, `pictures`, `pairs` and `ends` (a hash of the first and the last row, pictures and entries) depend on
+        `bytes`, `pictures`, `pairs` and `ends` (a hash of the first and the last row, images and entries) depend on
         the content alone; `mtime_ns` also on when the file was written.
         """
         prints = {}

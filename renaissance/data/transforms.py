@@ -1,4 +1,4 @@
-"""From a decoded picture to the pixels that a model sees: (3, H, W) uint8.
+"""From a decoded image to the pixels that a model sees: (3, H, W) uint8.
 
 `imagenet`, `vit` and `clip` are three names for one transform, kept because users know them: the short side
 is resized to `image_size` (bicubic, antialiased) and the centre is cut out. The ancestors' versions differed in mean
@@ -70,7 +70,7 @@ class Transform:
         pixels = self.resize(pixels)
         if self._augment_seed is not None:
             purpose = f"augmentation {place}" if place else "augmentation"
-            # After the resize, where it is several times cheaper; before the crop, so that what moves in is picture.
+            # After the resize, where it is several times cheaper; before the crop, so that what moves in is image.
             pixels = self._augmented(pixels, torch_seed(self._augment_seed, epoch, id, purpose))
         return self.crop(pixels)
 
@@ -127,13 +127,13 @@ def resized(pixels: Tensor, size: list[int]) -> Tensor:
 
 
 def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the middle of a picture as a view, at torchvision's position (half a pixel is rounded to even)."""
+    """Return the middle of an image as a view, at torchvision's position (half a pixel is rounded to even)."""
     top, left = (round((have - kept) / 2) for have, kept in zip(pixels.shape[-2:], (height, width), strict=True))
     return pixels[..., top : top + height, left : left + width]
 
 
 def aspect_size(height: int, width: int, short: int, multiple: int) -> list[int]:
-    """Return the height and width that `pixelbert` gives a picture.
+    """Return the height and width that `pixelbert` gives an image.
 
     The short side becomes `short`, unless the long side would then exceed 1333/800 of it; both are rounded down to a
     multiple, and are one multiple at least. Source: `MinMaxResize` of ViLT, after Pixel-BERT (Huang et al., 2020).
