@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .intervals import GROUP
+from .intervals import GROUP, interval
+
+SELECTING = "the_metric"  # sum of the tasks' selecting metrics; on "val" it selects the best checkpoint
 
 
 class MetricDetails(NamedTuple):
@@ -32,10 +34,16 @@ class MetricDetails(NamedTuple):
     candidates: float | None = None
     exact: bool = True
 
-    @property
-    def examples(self) -> int:
-        """How many have an answer."""
-        return int(self.frames[0]["score"].notna().sum())
+    def record(self) -> dict[str, Any]:
+        """What results_details.json keeps of it; "examples" are those that have an answer."""
+        return {
+            "method": self.method,
+            "exact": self.exact,
+            "candidates": self.candidates,
+            "baseline": dict([self.baseline]) if self.baseline else None,
+            "interval": interval(self.frames, self.statistic),
+            "examples": int(self.frames[0]["score"].notna().sum()),
+        }
 
 
 def mean_score(frame: pd.DataFrame, score: Any = None, **details: Any) -> MetricDetails:

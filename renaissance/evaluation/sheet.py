@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 
@@ -28,9 +28,8 @@ def lines(
     frame: pd.DataFrame,
     values: Mapping[str, float],
     selecting: str,
-    baseline: tuple[str, float] | None = None,
+    details: Mapping[str, Mapping[str, Any]],
     blind: BlindRun | None = None,
-    intervals: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     notes: Sequence[str] = (),
 ) -> list[str]:
     """What is printed after the evaluation of a split.
@@ -40,27 +39,27 @@ def lines(
         frame: its rows.
         values: metrics by plain name; none where the answers are hidden.
         selecting: the metric that stands first.
-        baseline: what it is for a model that sees nothing: ("majority" or "chance", value).
+        details: of metrics: "interval" of 95 %, and "baseline", what it is for a model that sees nothing: {"majority": value}.
         blind: the run that `blind_run` names.
-        intervals: of 95 %, by metric.
         notes: sentences that belong beside the numbers.
     """
     said = [f"{task_name}, {split}: {len(frame):,} examples of {', '.join(files)}"]
     notes = list(notes)
     hidden = int(frame["score"].isna().sum())
+    bounds = {name: each.get("interval") for name, each in details.items()}
     if not values:
         notes.insert(0, "the answers of this split are hidden: there are predictions, and no number")
     else:
         if 0 < hidden < len(frame):
             notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
-        rows = [(selecting, f"{values[selecting]:.4f}", _between(intervals.get(selecting), frame))]
-        if baseline is not None:
-            rows.append((baseline[0], f"{baseline[1]:.4f}", _BASELINES.get(baseline[0], "")))
+        rows = [(selecting, f"{values[selecting]:.4f}", _between(bounds.get(selecting), frame))]
+        baseline = details.get(selecting, {}).get("baseline") or {}
+        rows += [(name, f"{value:.4f}", _BASELINES[name]) for name, value in baseline.items()]
         if blind is not None:
             more, problems = _blind_rows(blind, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems
         others = [name for name in values if name != selecting]
-        rows += [(name, f"{values[name]:.4f}", _span(intervals.get(name))) for name in others]
+        rows += [(name, f"{values[name]:.4f}", _span(bounds.get(name))) for name in others]
         width = max(len(row[2]) for row in rows)
         said += table([(name, value, remark.ljust(width)) for name, value, remark in rows]).splitlines()
     return [*said, *(f"  note: {note}" for note in notes)]

@@ -180,8 +180,9 @@ def _values(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def _drop_rate(model: Section, alone: bool) -> float:
-    part = model.encoder or (model.text_encoder if alone else model.fusion)
-    return DROP_RATE if part.drop_rate is None else part.drop_rate
+    tower = model.encoder or (model.text_encoder if alone else None)
+    rate = tower.dimensions["drop_rate"] if tower else model.fusion.drop_rate
+    return DROP_RATE if rate is None else rate
 
 
 def _as_served(prediction: str | float, labels: Sequence[str], by_name: bool) -> str:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pytorch_lightning import Trainer
 
-from renaissance import evaluation
 from renaissance.core.errors import require
 from renaissance.data.limited import Limited
-from renaissance.evaluation import BlindRun
-from renaissance.evaluation.metrics import MetricDetails
+from renaissance.evaluation import sheet
+from renaissance.evaluation.frames import write_predictions
+from renaissance.evaluation.runs import BlindRun, read_blind_run
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Downstream, reading_task
@@ -120,36 +120,24 @@ class FinalEvaluation:
         values = {key.removeprefix(prefix): value for key, value in result.values.items() if key.startswith(prefix)}
         samples: Any = self.loaders.data.samples[split]
         for ending, rows in result.tables[name].items():
-            evaluation.write_predictions(self.folder, name, f"{split}{ending}", rows)
+            write_predictions(self.folder, name, f"{split}{ending}", rows)
         notes = [*task.notes(frame, getattr(samples, "dataset", samples)), *self._write_submissions(task, split, frame)]
-        intervals, baseline, headline = {}, None, None
+        headline, recorded = None, details.get(name, {})
         if metrics:
             headline = task.selecting if task.selecting in metrics else next(iter(metrics))
             baseline = metrics[headline].baseline or task.baseline(frame)
             metrics[headline] = metrics[headline]._replace(baseline=baseline)
             for metric, each in metrics.items():
-                if each.frames:
-                    bounds = evaluation.interval(each.frames, each.statistic)
-                    details[name][metric] |= _details(each, bounds)
-                    intervals |= {metric: bounds} if bounds else {}
-            if headline not in intervals and not math.isnan(values[headline]):
+                recorded[metric] |= each.record() if each.frames else {}
+            if recorded[headline]["interval"] is None and not math.isnan(values[headline]):
                 notes.append(
                     "so few examples, or groups of them, do not tell how sure the number is: it has no interval"
                 )
         blind, problem = self._blind(samples, split)
-        lines = evaluation.lines(
-            task_name=name,
-            split=split,
-            files=[file.file for file in samples.describe()],
-            frame=frame,
-            values=values,
-            selecting=headline,
-            baseline=baseline,
-            blind=blind,
-            intervals=intervals,
-            notes=[*notes, *problem],
-        )
-        self.folder.say("\n".join([*lines, *evaluation.nan_sentence(name, split, values)]))
+        notes += problem
+        files = [file.file for file in samples.describe()]
+        lines = sheet.lines(name, split, files, frame, values, headline, recorded, blind, notes)
+        self.folder.say("\n".join([*lines, *sheet.nan_sentence(name, split, values)]))
 
     def _write_submissions(self, task: Downstream, split: str, frame: pd.DataFrame) -> list[str]:
         """Writes the files for the benchmark's server, which refuses parts of a split; a note where it is one."""
@@ -166,17 +154,6 @@ class FinalEvaluation:
             return None, []
         problem = self.blind.run.unlike(split, samples.fingerprint(), self.module.settings.data.eval_limit)
         return (None, [f"the blind run {self.blind.run.path} {problem}"]) if problem else (self.blind, [])
-
-
-def _details(each: MetricDetails, bounds: tuple[float, float] | None) -> dict[str, Any]:
-    return {
-        "method": each.method,
-        "exact": each.exact,
-        "candidates": each.candidates,
-        "baseline": dict([each.baseline]) if each.baseline else None,
-        "interval": bounds,
-        "examples": each.examples,
-    }
 
 
 def all_values(reports: Iterable[SplitReport]) -> dict[str, float]:
@@ -202,4 +179,4 @@ def blind_run_of(settings: Settings, splits: Iterable[str]) -> BlindRun | None:
         return None
     reading = reading_task(settings.objectives.loss_names)
     require(reading, "blind_run= belongs to a downstream task; leave it out of pretraining.")
-    return evaluation.read_blind_run(settings.objectives.blind_run, reading, splits)
+    return read_blind_run(settings.objectives.blind_run, reading, splits)

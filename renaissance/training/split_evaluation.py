@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from renaissance.core.errors import UserError
-from renaissance.evaluation import SELECTING, gather_rows
-from renaissance.evaluation.metrics import MetricDetails
+from renaissance.evaluation.frames import gather_rows
+from renaissance.evaluation.metrics import SELECTING, MetricDetails
 from renaissance.tasks import Downstream
 
 from .devices import gathered

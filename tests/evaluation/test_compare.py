@@ -13,10 +13,11 @@ import pytest
 
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
-from renaissance.evaluation import paired_bootstrap, write_predictions
 from renaissance.evaluation.compare import compare
 from renaissance.evaluation.compare.folders import shortest_names
 from renaissance.evaluation.compare.screen import screen
+from renaissance.evaluation.frames import write_predictions
+from renaissance.evaluation.intervals import paired_bootstrap
 from renaissance.runs.report import RunFolder, nested_results
 
 SETTINGS = {

@@ -46,7 +46,7 @@ SUBMITTED = {
 
 
 def settings_of(name: str, root: Path | str = ".", text_only: bool = True) -> SimpleNamespace:
-    part = SimpleNamespace(drop_rate=None)
+    part = SimpleNamespace(dimensions={"drop_rate": None}, drop_rate=None)
     return SimpleNamespace(
         data=SimpleNamespace(datasets=(name,), data_root=str(root)),
         objectives=SimpleNamespace(text_only=text_only, loss_names={"glue": 1.0}),
@@ -293,11 +293,12 @@ def test_lines_that_were_left_out_are_noted() -> None:
 
 def test_dropout_is_that_of_the_part_that_is_read() -> None:
     settings = settings_of("rte")
-    settings.model.text_encoder, settings.model.fusion = SimpleNamespace(drop_rate=0.0), SimpleNamespace(drop_rate=0.2)
+    settings.model.text_encoder = SimpleNamespace(dimensions={"drop_rate": 0.0})
+    settings.model.fusion = SimpleNamespace(drop_rate=0.2)
     for text_only, expected in ((True, 0.0), (False, 0.2)):
         settings.objectives.text_only = text_only
         assert Glue(two_tower(), Context(settings, VOCAB, None)).dropout.p == expected
-    settings.model.encoder = SimpleNamespace(drop_rate=None)
+    settings.model.encoder = SimpleNamespace(dimensions={"drop_rate": None})
     assert Glue(one_tower("text"), Context(settings, VOCAB, None)).dropout.p == 0.1
 
 

@@ -225,7 +225,7 @@ def test_a_metric_is_the_mean_of_its_rows():
     metrics = Vqa.score(None, rows)
     assert values(metrics) == pytest.approx(values(Vqa.score(None, frame())))
     assert {name: each.frames[0]["score"].mean() for name, each in metrics.items()} == values(metrics)
-    assert [each.examples for each in metrics.values()] == [5, 4, 2, 1, 2] and metrics["vqa_score"].exact
+    assert [each.record()["examples"] for each in metrics.values()] == [5, 4, 2, 1, 2] and metrics["vqa_score"].exact
     assert not Vqa.score(None, rows.drop(columns="raw_answers"))["vqa_score"].exact
 
 

@@ -17,7 +17,9 @@ import pandas as pd
 from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, require
-from renaissance.evaluation import SELECTING, FinishedRun, Paired, paired_bootstrap
+from renaissance.evaluation.intervals import Paired, paired_bootstrap
+from renaissance.evaluation.metrics import SELECTING
+from renaissance.evaluation.runs import FinishedRun
 
 from .folders import find, logged
 from .screen import screen

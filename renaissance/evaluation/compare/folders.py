@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.evaluation import FinishedRun, is_run, read_run
+from renaissance.evaluation.runs import FinishedRun, is_run, read_run
 from renaissance.runs.metrics_table import read_rows
 
 
