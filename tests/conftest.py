@@ -132,3 +132,19 @@ def nlvr1_dev() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data of {folder.relative_to(ROOT.parent)}, which is no part of the project")
     return folder
+
+
+@pytest.fixture(scope="module")
+def own_tables() -> Iterator[None]:
+    """Takes what plugins add in the tests of a module out of the tables again."""
+    from renaissance.core import plugins, registry
+    from renaissance.settings.declared import SETTINGS
+
+    tables = [each for each in vars(registry).values() if isinstance(each, registry.Registry)] + [SETTINGS]
+    entries, loaded, path = [dict(table._entries) for table in tables], set(plugins.LOADED), list(sys.path)
+    yield
+    for table, before in zip(tables, entries, strict=True):
+        table._entries = before
+    plugins.LOADED, sys.path[:] = loaded, path
+    for name in [name for name in sys.modules if name.startswith(("examples", "toy_lab"))]:
+        del sys.modules[name]

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 import small_run
-from examples.gqa import generate
 from renaissance.cli.main import main
 from small_tasks import SMALL, TOWERS
 
@@ -20,8 +19,10 @@ MODEL = (*TOWERS["two-tower"], *SMALL)
 
 
 @pytest.fixture(scope="module")
-def folder(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(hub_cache: Path, own_tables: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small GQA in its official layout."""
+    from examples.gqa import generate  # registers
+
     home = tmp_path_factory.mktemp("gqa")
     generate.write(home / "raw", {"train": 16, "val": 6, "testdev": 6})
     return home
@@ -67,8 +68,8 @@ def test_from_raw_files_to_results_and_predictions(folder: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"question": None}, "question '00' needs imageId, question, answer and types.structural, texts"),
-        ({"types": []}, "question '00' needs imageId, question, answer and types.structural, texts"),
+        ({"question": None}, "question 00['question'] is None, but has to be text"),
+        ({"types": []}, "question 00['types'] is list, but has to be an object"),
         (None, "is cut short or is not JSON"),
     ],
 )

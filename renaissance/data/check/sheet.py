@@ -116,6 +116,8 @@ def _texts(row: dict[str, Any], file: CheckedFile) -> list[str]:
     if file.spec.sample_kind == CLASSES:
         names = dict(enumerate(schema_metadata(str(file.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
+    if not file.spec.samples:
+        return [f"{name} {value}" for name, value in row.items() if not isinstance(value, bytes)]
     labels = row.get("answers") or []
     if file.spec.sample_kind == ENTAILMENT:
         labels = [[*SNLI_LABELS][label] for label in row["labels"]]

@@ -1,0 +1,159 @@
+"""What a user adds from outside: a toy of each kind in a plugin, by the calls that the package's own use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from transformers import BertConfig
+
+import renaissance
+import small_run
+from conftest import ROOT
+from renaissance.cli.main import main
+from renaissance.core import plugins, registry
+from renaissance.core.errors import UserError
+from renaissance.core.registry import Registry
+from renaissance.demo.raw import write_tokenizer
+from renaissance.settings.declared import SETTINGS
+from small_tasks import SMALL
+
+TOYS = {"task": "toys", "data set": "toys", "writer": "toys", "transform": "mirror", "fusion kind": "sum"}
+TOYS |= {"encoder family": "toy-bert", "preset": "mirrored_toys", "setting": "toy_weight"}
+
+
+@pytest.fixture(scope="module")
+def lab(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory, own_tables: None) -> Path:
+    """A folder with the plugin toy_lab, raw toys, and an encoder of the plugin's family."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(
+        ROOT / "tests" / "plugins" / "toy_lab", home / "toy_lab", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for split, count in (("train", 8), ("val", 4)):
+        (home / "raw" / split).mkdir(parents=True)
+        for number in range(count):
+            colour = ("red", "blue")[number % 2]
+            Image.new("RGB", (40 + len(split), 32 + number), colour).save(
+                home / "raw" / split / f"{colour}_{number}.png"
+            )
+    write_tokenizer(home / "encoder")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=100, max_position_embeddings=32, **sizes).to_dict() | {"model_type": "toy-bert"}
+    (home / "encoder" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return home
+
+
+def test_a_toy_of_each_kind_runs(lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    given = f"plugins=['{lab / 'toy_lab'}']"
+    arrow = f"data_root={lab / 'arrow'}"
+    assert main(["prepare", "with", given, "dataset=toys", f"root={lab / 'raw'}", arrow, "workers=1"]) == 0
+    assert main(["check_data", "with", given, arrow, "workers=1"]) == 0
+    words = ["mirrored_toys", given, *SMALL, arrow, f"log_dir={lab / 'runs'}", "fusion=sum", "toy_weight=2"]
+    words += ["image_encoder=facebook/deit-tiny-patch16-224", f"text_encoder={lab / 'encoder'}"]
+    words += ["random_init_text_encoder=True", "num_workers=1"]
+    tables = [table for table in vars(registry).values() if isinstance(table, Registry)] + [SETTINGS]
+    assert {table.what: name for table in tables for name in TOYS.values() if name in table} == TOYS
+
+    assert main(["check", "with", *words]) == 0 and "toy_weight" in capsys.readouterr().out
+    run = small_run.train(capsys, *words)
+    assert len(pd.read_parquet(run / "predictions" / "toys_val.parquet")) == 4
+    assert {"toys/train/loss", "toy_length/train/loss"} <= set(small_run.rows(run)[0])
+    best = run / "checkpoints" / "best.ckpt"
+    settings = renaissance.load(best, plugins=[str(lab / "toy_lab")]).settings
+    assert settings.objectives.toy_weight == 2 and settings.model.fusion.kind == "sum"
+    resumed = small_run.train(capsys, given, f"resume_from={run / 'checkpoints' / 'last.ckpt'}", "max_steps=4")
+    assert small_run.results(resumed).keys() == {"val"}
+
+    monkeypatch.setattr(plugins, "LOADED", set())  # as in a command that does not name it
+    for refused in (["predict", "with", "text=a"], ["with", "task_itm", "max_steps=1"]):
+        assert main([*refused, f"load_path={best}"]) == 1
+        error = capsys.readouterr().err
+        assert f"was made with the plugin {lab / 'toy_lab'}; if you trust it, give plugins=" in error
+
+
+def test_questions_about_settings_load_no_torch(lab: Path):
+    """And presets and settings of a plugin are shown and checked as ours, wherever the plugin is named."""
+    (lab / "mine.yaml").write_text('plugins: ["toy_lab"]\n', encoding="utf-8")
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from renaissance.cli.main import main
+codes = [main(words) for words in (
+    ["print_named_configs", "with", "mine.yaml"],
+    ["print_config", "with", "mirrored_toys", "mine.yaml", "toy_weight=3"],
+    ["with", "task_toys", "mine.yaml", "toy_weight=-1"],
+    ["with", "task_toys", "mine.yaml", "loss_names.toyz=1"],
+    ["prepare", "with", "plugins=toy_lab", "dataset=toy", "root=raw", "data_root=arrow"],
+)]
+print(codes, [name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=lab, capture_output=True, text=True, timeout=60)
+    for shown in ("task_toys ", "  mirrored_toys             task_toys mirrored", "# Toys\n", "[0, 0, 1, 1, 1] []"):
+        assert shown in done.stdout, done
+    assert (
+        "toy_weight = 3.0" in done.stdout.replace("= 3 ", "= 3.0 ")
+        and "# factor of the loss of toys  [given]" in done.stdout
+    )
+    for said in ("toy_weight=-1 is not allowed: give a number of at least 0", "toy_length, toys", "(nearest: toys)"):
+        assert said in done.stderr, done
+
+
+BROKEN = {
+    "absent.py": (None, "there is no"),
+    "syntax.py": ("def", "cannot be imported (SyntaxError"),
+    "fails.py": ("import renaissance\n1 / 0", "cannot be imported (ZeroDivisionError: division by zero, "),
+    "twice.py": (
+        "from renaissance.core.registry import TASKS\nTASKS.add('mlm', 'a:B')",
+        "there is a task 'mlm' already",
+    ),
+    "unnamed.py": (
+        "from renaissance.core.registry import PRESETS\nPRESETS.add('two words', {})",
+        "is no name of a preset",
+    ),
+    "json.py": ("", "has the name of another module"),
+    "silent.py": (
+        "import sys\nfrom renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
+        "class Mine(Run):\n    mine: int = 1\nadd_settings(sys.modules[__name__], Mine)\n",
+        "the setting 'mine' has no comment",
+    ),
+    "homeless.py": (
+        "import sys\nfrom renaissance.core.checks import flag\nfrom renaissance.settings.declared import add_settings\n"
+        "class Mine:\n    mine: flag = True  # a flag\nadd_settings(sys.modules[__name__], Mine)\n",
+        "the setting 'mine' is of no section",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_plugin_that_cannot_be_used_is_a_sentence(name: str, tmp_path: Path, capsys, own_tables: None):
+    content, sentence = BROKEN[name]
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert main(["print_config", "with", f"plugins=['{tmp_path / name}']"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: plugins: ") and sentence in error and len(error.splitlines()) == 1
+
+
+def test_a_module_that_is_not_there_is_a_sentence(own_tables: None):
+    with pytest.raises(
+        UserError, match=r"plugins: 'no.such' cannot be imported \(ModuleNotFoundError: No module named"
+    ):
+        renaissance.load("a.ckpt", plugins=["no.such"])
+
+
+def test_a_file_in_tasks_is_a_task(tmp_path: Path):
+    """Its name in loss_names, and a preset, come from the file alone."""
+    shutil.copytree(ROOT / "renaissance", tmp_path / "renaissance", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "renaissance" / "tasks" / "region_words.py").write_text("class RegionWords: ...\n", encoding="utf-8")
+    program = (
+        "from renaissance.cli.main import main; from renaissance.core.registry import TASKS\n"
+        "main(['print_config', 'with', 'task_region_words'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "'images': 0, 'region_words': 1}" in done.stdout and "exp_name = 'region_words'" in done.stdout, done
