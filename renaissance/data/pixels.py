@@ -25,6 +25,10 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
+class TooLarge(ValueError):
+    """An image has more pixels or bytes than are read."""
+
+
 def open_image(encoded: bytes) -> Image.Image:
     """Open an image, its first frame; nothing is decoded yet.
 
@@ -49,9 +53,9 @@ def refuse_swelling(image: Image.Image) -> None:
 
 
 def refuse_size(width: int, height: int, where: str = "") -> None:
-    """Raises ValueError for more than MAX_PIXELS."""
+    """Raises TooLarge for more than MAX_PIXELS."""
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels{where and f' {where}'}; at most {MAX_PIXELS:,} are read")
+        raise TooLarge(f"{width} x {height} pixels{where and f' {where}'}; at most {MAX_PIXELS:,} are read")
 
 
 def rgb(image: Image.Image) -> np.ndarray:

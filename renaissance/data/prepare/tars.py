@@ -6,15 +6,15 @@ that only begin with it (`0001.seg.png`, as WebDataset has them) belong to nobod
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
-from renaissance.core.errors import UserError, first_line
-from renaissance.core.untrusted import parse_json
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import expect, parse_json
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
 from .annotation_store import NO_CAPTION, plain_name, text_fault
@@ -26,9 +26,7 @@ from .tables import columns_of, records_of
 
 _END = bytes(1024)  # two empty blocks end a tar file (POSIX.1-1988, ustar)
 _TAIL = 1 << 16  # bytes of which only such blocks are expected, more than any writer's padding
-# Headers that are followed by a text and then by the header that they extend: pax (local, Solaris's, global), GNU's names.
-_EXTENSIONS, _GLOBAL = b"xXgLK", b"g"
-_MOST_EXTENSION, _MOST_IN_A_ROW, _MOST_DIGITS = 1 << 16, 8, 512  # bytes; Python's reader takes their square in time
+_MOST_EXTENSION = 1 << 16  # bytes of a header that is followed by a text and then by the header that it extends
 _TEXTS, _MOST_TEXT = ("txt", "json"), 16 << 20  # bytes
 
 
@@ -36,8 +34,16 @@ class _Group(NamedTuple):
     """The files of one key. Attributes: key; tar, where they are; members, by what follows the last dot of their names."""
 
     key: str
-    tar: tarfile.TarFile
+    tar: BinaryIO
     members: dict[str, tarfile.TarInfo]
+
+    @property
+    def image(self) -> tarfile.TarInfo | None:
+        return next((self.members[suffix] for suffix in IMAGE_SUFFIXES if suffix in self.members), None)
+
+    @property
+    def texts(self) -> list[tarfile.TarInfo]:
+        return [self.members[suffix] for suffix in _TEXTS if suffix in self.members]
 
 
 def require_whole(tar: Path) -> None:
@@ -48,9 +54,7 @@ def require_whole(tar: Path) -> None:
     """
     with opened(tar) as file:
         file.seek(max(0, file.seek(0, 2) - len(_END)))
-        whole = file.read() == _END
-    if not whole:
-        raise UserError(f"'{tar}' is cut short or is not a tar file; download it again, or remove it.")
+        require(file.read() == _END, f"'{tar}' is cut short or is not a tar file; download it again, or remove it.")
 
 
 def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row | LeftOut]]:
@@ -72,7 +76,7 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
             yield partial(_entry, group, f"{below}{group.key}", split)
     except UserError:
         raise
-    except Exception as error:  # Python's reader raises nearly every type on damaged headers
+    except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
         raise UserError(f"'{tar}' is damaged ({first_line(error)}); download it again, or remove it.") from None
     for failure in _failures(tar.with_suffix(".parquet"), below):
         yield partial(LeftOut, *failure)
@@ -80,151 +84,121 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
 
 def _groups(tar: Path) -> Iterator[_Group]:
     seen: set[str] = set()
-    with _Tar.open(tar, "r:") as file:
+    with opened(tar) as file:
         for members in _neighbours(file):
             for group in _divided(file, members):
-                if group.key in seen:
-                    raise UserError(
-                        f"'{tar}' has the files of '{group.key}' at two places; sort it so that they lie together."
-                    )
+                require(
+                    group.key not in seen,
+                    f"'{tar}' has the files of '{group.key}' at two places; sort it so that they lie together.",
+                )
                 seen.add(group.key)
                 yield group
-        file.fileobj.seek(file.offset)
-        if any(file.fileobj.read(_TAIL)):  # Python's reader takes any such place for the end
-            raise tarfile.ReadError(f"no header of a file at byte {file.offset}")
 
 
-def _neighbours(file: tarfile.TarFile) -> Iterator[list[tuple[str, tarfile.TarInfo]]]:
+def _neighbours(file: BinaryIO) -> Iterator[list[tuple[str, tarfile.TarInfo]]]:
     """Yield members that lie together and have one name up to its first dot, each with its whole name."""
-    first, members = None, []
-    for member in iter(file.next, None):
-        name = plain_name(member.name)
-        parts = name.split("/")
-        if member.isdir() or any(map(is_litter, parts)):
-            continue
-        key = [*parts[:-1], parts[-1].partition(".")[0]]
-        if members and key != first:
-            yield members
-            members = []
-        first = key
-        members.append((name, member))
-    if members:
-        yield members
+    named = ((plain_name(member.name), member) for member in _members(file) if not member.isdir())
+    kept = ((name, member) for name, member in named if not any(map(is_litter, name.split("/"))))
+    for _, members in groupby(kept, lambda each: each[0][: each[0].find(".", each[0].rfind("/") + 1)]):
+        yield list(members)
 
 
-class _Tar(tarfile.TarFile):
-    """A reader that looks at headers before Python's own believes them, and keeps no members."""
+def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield all members. Python's own reader believes headers that lie, and takes the square of their length in time.
 
-    _shared = 0  # bytes of headers that are for all members
-
-    def next(self) -> tarfile.TarInfo | None:
-        """Return the next member, None at the end; raises TarError where its headers make no sense."""
-        before = None if self.firstmember else self.offset
-        if before is not None:
-            self._shared += _extensions(self)
-        member = super().next()
-        self.members.clear()
-        backwards = None not in (before, member) and self.offset <= before
-        if backwards or self._shared > _MOST_EXTENSION or (member and member.size < 0):
-            raise tarfile.ReadError(f"a header that makes no sense at byte {before}")
-        return member
-
-
-def _extensions(file: tarfile.TarFile) -> int:
-    """Refuse extended headers that would take the reader very long; return how many bytes of them are for all members."""
-    back, at, shared = file.fileobj.tell(), file.offset, 0  # the reader finds out a cut file from where it stands
-    for _ in range(_MOST_IN_A_ROW):
-        file.fileobj.seek(at)
-        block = file.fileobj.read(tarfile.BLOCKSIZE)
-        kind = block[156:157]
-        if not kind or kind not in _EXTENSIONS:
-            file.fileobj.seek(back)
-            return shared
-        size = tarfile.nti(block[124:136])
-        if not 0 <= size <= _MOST_EXTENSION:
-            break
-        text = file.fileobj.read(size)
-        if kind.lower() in b"xg" and not _is_pax(text):
-            break
-        shared += size * (kind == _GLOBAL)
-        at += tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
-    raise tarfile.ReadError(f"an extended header that is too long or makes no sense at byte {at}")
+    Raises:
+        TarError, ValueError: a header makes no sense, or the file ends within a member.
+    """
+    at, extended = 0, {}
+    while True:
+        file.seek(at)
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+        if not any(block) and not any(file.read(_TAIL)):
+            return
+        try:
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            raise tarfile.ReadError(f"no header of a file at byte {at}") from None
+        member.offset_data = at + tarfile.BLOCKSIZE
+        extends = member.type in b"xXgLK"
+        if not extends:
+            member.name, member.size = extended.get("path", member.name), int(extended.get("size", member.size))
+        if member.size < 0 or (extends and member.size > _MOST_EXTENSION) or member.issparse():
+            raise tarfile.ReadError(f"a header that is too long, sparse or makes no sense at byte {at}")
+        has_content = extends or member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+        at = member.offset_data + has_content * -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if extends:
+            extended |= _extension(member.type, _read(file, member))
+        else:
+            yield member
+            extended = {}
 
 
-def _is_pax(text: bytes) -> bool:
-    """Whether a text is records of "<length> <key>=<value>\\n", each as long as it says (POSIX.1-2001)."""
-    at = 0
-    while at < len(text) and text[at]:
-        record = re.match(rb"(\d{1,9}) [^=\n]+=", text[at : at + 400])
-        end = at + int(record[1]) if record else at
-        if not record or end < at + record.end() or text[end - 1 : end] != b"\n":
-            return False
-        at = end
-    return all(len(run) <= _MOST_DIGITS for run in re.findall(rb"\d+", text))
+def _extension(kind: bytes, text: bytes) -> dict[str, str]:
+    """Return what a text says of the next member: pax has records of "<length> <key>=<value>\\n", GNU a name (L)."""
+    found, at = {}, 0
+    while kind in b"xX" and at < len(text) and text[at]:
+        length = text[at : at + 9].split(b" ")[0]
+        key, _, value = text[at + len(length) + 1 : at + int(length) - 1].partition(b"=")
+        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        at += max(1, int(length))
+    return {"path": text.rstrip(b"\0").decode("utf-8", "surrogateescape")} if kind == b"L" else found
 
 
-def _divided(file: tarfile.TarFile, members: list[tuple[str, tarfile.TarInfo]]) -> Iterator[_Group]:
+def _divided(file: BinaryIO, members: list[tuple[str, tarfile.TarInfo]]) -> Iterator[_Group]:
     """Yield the groups of neighbours, those that came first first."""
     groups: dict[str, _Group] = {}
     for name, member in members:
-        folder, slash, base = name.rpartition("/")
-        stem, _, suffix = base.rpartition(".") if "." in base else (base, "", "")
-        key = folder + slash + stem
-        groups.setdefault(key, _Group(key, file, {})).members[suffix.lower()] = member
-    shortest = min(groups, key=len)
-    alone = _has_image(groups[shortest]) and _has_text(groups[shortest])
+        key = str(PurePosixPath(name).with_suffix(""))
+        suffix = PurePosixPath(name).suffix.removeprefix(".").lower()
+        groups.setdefault(key, _Group(key, file, {})).members[suffix] = member
+    shortest = groups[min(groups, key=len)]
+    alone = shortest.image and shortest.texts
     for key, group in groups.items():
-        if not (alone and key.startswith(f"{shortest}.") and not _has_text(group)):
+        if not (alone and key.startswith(f"{shortest.key}.") and not group.texts):
             yield group
 
 
-def _has_image(group: _Group) -> bool:
-    return any(suffix in group.members for suffix in IMAGE_SUFFIXES)
-
-
-def _has_text(group: _Group) -> bool:
-    return any(suffix in group.members for suffix in _TEXTS)
-
-
 def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
-    members = group.members
-    image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
-    if not all(member.isreg() for member in members.values()):
+    image, texts = group.image, group.texts
+    if not all(member.isreg() for member in group.members.values()):
         return LeftOut("link in a tar", name)
-    if any(member.issparse() for member in members.values()):
-        return LeftOut("sparse file in a tar", name)
     if image is None:
-        others = ", ".join(f".{suffix}" for suffix in members if suffix not in _TEXTS)
-        if others:
-            return LeftOut("picture of a form that is not read", f"{name}: {others}")
-        return LeftOut("missing", f"{name}: no picture in the tar")
-    if any(members[suffix].size > _MOST_TEXT for suffix in _TEXTS if suffix in members):
+        others = ", ".join(f".{suffix}" for suffix in group.members if suffix not in _TEXTS)
+        missing = LeftOut("missing", f"{name}: no picture in the tar")
+        return LeftOut("picture of a form that is not read", f"{name}: {others}") if others else missing
+    if any(member.size > _MOST_TEXT for member in texts):
         return LeftOut("too large", f"{name}: a text of more than {_MOST_TEXT:,} bytes")
-    if max(member.size for member in members.values()) > MAX_BYTES:
+    if image.size > MAX_BYTES:
         return LeftOut("too large", f"{name}: more than {MAX_BYTES:,} bytes")
     caption = _caption(group)
     fault = NO_CAPTION if caption is None else text_fault(caption)
     if fault is not None:
         return LeftOut(fault, name)
-    return Row({IMAGE.name: _read(group, image)}, {CAPTION.name: [caption], IMAGE_ID.name: name, SPLIT.name: split})
+    return Row({IMAGE.name: _read(group.tar, image)}, {CAPTION.name: [caption], IMAGE_ID.name: name, SPLIT.name: split})
 
 
 def _caption(group: _Group) -> str | None:
     """Return the text of key.txt, or the caption in key.json."""
     if "txt" in group.members:
-        return _read(group, group.members["txt"]).decode("utf-8-sig", "surrogateescape")
+        return _read(group.tar, group.members["txt"]).decode("utf-8-sig", "surrogateescape")
     if "json" not in group.members:
         return None
     try:
-        about = parse_json(_read(group, group.members["json"]), nan_is_null=True)
+        about = parse_json(_read(group.tar, group.members["json"]), dict, nan_is_null=True)
+        return expect(about.get("caption"), str | None, "caption")
     except UserError:
         return None
-    caption = about.get("caption") if isinstance(about, dict) else None
-    return caption if isinstance(caption, str) else None
 
 
-def _read(group: _Group, member: tarfile.TarInfo) -> bytes:
-    return group.tar.extractfile(member).read()
+def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    file.seek(member.offset_data)
+    content = file.read(member.size)
+    if len(content) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
 
 
 def _failures(parquet: Path, below: str) -> Iterator[LeftOut]:
