@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from sacred import Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
 from renaissance.core.console import lost, say
-from renaissance.core.errors import Stopped, UserError, suggest
+from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.plugins import load_plugins
 from renaissance.core.signals import INTERRUPTED
@@ -83,10 +82,12 @@ class Words(NamedTuple):
     Attributes:
         values: by key; a later preset or config file counts before an earlier one, and `key=value` before both.
         sources: by key, "given", "preset <name>" or "file <path>".
+        problems: a sentence about each word that cannot stand.
     """
 
     values: dict[str, Any]
     sources: dict[str, str]
+    problems: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,8 +138,7 @@ def _command(name: str, *words: str) -> None:
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
     updates = words if name == "with" else words[1:]
-    _load_plugins(settings, {} if module else presets(), updates)
-    values, sources = _configured(settings, {} if module else presets(), updates)
+    values, sources, _ = _configured(settings, updates)
     if module:
         values, problems = converted(settings, values)
         refuse(problems)
@@ -164,30 +164,20 @@ def _run(name: str, resolver: ConfigResolver) -> None:
         raise
 
 
-def _load_plugins(settings: Mapping[str, Setting], named: Mapping[str, Any], updates: Sequence[str]) -> None:
-    """Imports what the words set `plugins` to, before they are screened: a plugin brings presets and settings.
+def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Words:
+    """Defaults and updates as Sacred puts them together, with `~` written out. Plugins are imported.
 
     Raises:
-        UserError: as `load_plugins`. What is wrong with a word is left to `screen`, and with the value to its check.
+        UserError: a word cannot stand, or as `load_plugins`.
     """
-    others, given = None, None
-    for word in updates:
-        key, _, text = word.partition("=")
-        with suppress(UserError):
-            if word in named or _is_config_file(word):
-                content = named[word] if word in named else read_config_file(Path(os.path.expanduser(word)))
-                others = content.get("plugins", others)
-            elif key.strip() == "plugins":
-                given = literal(text.strip())
-    plugins = others if given is None else given
-    if plugins and "plugins" in settings and not settings["plugins"].problem(plugins):
+    named = presets if settings is SETTINGS else dict
+    words = screen(updates, settings, named())
+    plugins = words.values.get("plugins")
+    if plugins and not settings["plugins"].problem(plugins):
         check = settings["plugins"].check
         load_plugins(check.convert(check.expanded("plugins", plugins)))
-
-
-def _configured(settings: Mapping[str, Setting], named: Mapping[str, Any], updates: Sequence[str]) -> Words:
-    """Defaults and updates as Sacred puts them together, with `~` written out."""
-    words = screen(updates, settings, named)
+        words = screen(updates, settings, named())  # again: a plugin brings presets and settings
+    refuse(words.problems, "words")
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
     seed = {"seed": words.values.pop("seed")} if "seed" in words.values else {}
     experiment = Experiment("renaissance", save_git_info=False)
@@ -199,21 +189,18 @@ def _configured(settings: Mapping[str, Setting], named: Mapping[str, Any], updat
 
     config = experiment.run(config_updates=words.values, options={"--loglevel": "CRITICAL"}).result | seed
     given = {key: None if config[key] == "" else config[key] for key in settings}
-    return Words({key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources)
+    return Words({key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources, [])
 
 
 def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
-    """Turns updates into values, and refuses what Sacred would misread or answer with a page.
+    """Turns updates into values, and finds what Sacred would misread or answer with a page.
 
     Args:
         updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
             which may hold a = where there is such a file.
         settings: every one that exists. named: every preset.
-
-    Raises:
-        UserError: listing every word that cannot stand.
     """
-    words, given, problems = Words({}, {}), {}, []
+    words, given = Words({}, {}, []), {}
     for before, word in zip(("", *updates), updates, strict=False):
         try:
             if "=" in word and not _is_config_file(word):
@@ -224,8 +211,7 @@ def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mappi
                 merge(words.values, content)
                 words.sources.update(dict.fromkeys(content, source))
         except UserError as error:
-            problems.append(str(error))
-    refuse(problems, "words")
+            words.problems.append(str(error))
     merge(words.values, given)
     words.sources.update(dict.fromkeys(given, "given"))
     return words
@@ -242,8 +228,8 @@ def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
         UserError: it is written as other programs take it.
     """
     key, text = (part.strip() for part in word.split("=", 1))
-    if not key or text.startswith("="):
-        raise UserError(f"{word!r} is no setting: write key=value, with one = and no spaces around it.")
+    plain_form = key and not text.startswith("=")
+    require(plain_form, f"{word!r} is no setting: write key=value, with one = and no spaces around it.")
     if key.split(".")[0] not in settings:
         _refuse_form(word, settings)
     value, plain = literal(text), text.translate(_PLAIN)
@@ -258,11 +244,9 @@ def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
 def _refuse_form(word: str, settings: Mapping[str, Setting]) -> None:
     """Refuses a setting in the form of another program."""
     found = _ELSEWHERE.fullmatch(word.translate(_PLAIN).strip())
-    key = found[1].replace("-", "_") if found else ""
-    if key.split(".")[0] in settings:
-        raise UserError(
-            f"{word!r} is not how a setting is written; write {key}={found[2] or '<value>'}, without spaces."
-        )
+    key, value = (found[1].replace("-", "_"), found[2] or "<value>") if found else ("", "")
+    unknown = key.split(".")[0] not in settings
+    require(unknown, f"{word!r} is not how a setting is written; write {key}={value}, without spaces.")
 
 
 def _named(
@@ -277,12 +261,12 @@ def _named(
             _set(content, str(key), value, settings, named)
         return f"file {word}", content
     _refuse_form(word, settings)
+    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all"
     if before.endswith("="):
-        raise UserError(f"There is no preset {word!r}; if it is the value of {before}, write them without a space.")
-    if os.path.exists(word):
-        raise UserError(f"There is no preset {word!r}; the name of a config file ends in {', '.join(CONFIG_FILES)}.")
-    near = suggest(word, [*named, *settings])
-    raise UserError(f"There is no preset {word!r}{near}; `python run.py print_named_configs` lists them all.")
+        advice = f"; if it is the value of {before}, write them without a space"
+    elif os.path.exists(word):
+        advice = f"; the name of a config file ends in {', '.join(CONFIG_FILES)}"
+    raise UserError(f"There is no preset {word!r}{advice}.")
 
 
 def literal(text: str) -> Any:
@@ -297,15 +281,14 @@ def literal(text: str) -> Any:
 def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Setting], named: Mapping[str, Any]) -> None:
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
-    if base not in settings:
-        near = suggest(base, [*settings, *named])
-        raise UserError(f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
+    near = suggest(base, [*settings, *named])
+    require(base in settings, f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
-    if rest and ".".join(rest) not in entries:
-        raise UserError(f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")
+    known = not rest or ".".join(rest) in entries
+    require(known, f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")
     if isinstance(value, Mapping):
-        if rest or not entries:
-            raise UserError(f"{key}={value!r} is not allowed: {key} has no entries of its own.")
+        plain = entries and not rest
+        require(plain, f"{key}={value!r} is not allowed: {key} has no entries of its own.")
         for name, each in value.items():
             _set({}, f"{key}.{name}", each, settings, named)
     if rest and not isinstance(into.get(base, {}), dict):

@@ -13,7 +13,7 @@ import yaml
 
 from renaissance import config
 from renaissance.core.checks import no_losses
-from renaissance.core.errors import UserError, first_line, printable
+from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.registry import FIRST_TASKS, PRESETS, TASKS
 from renaissance.core.untrusted import read_json, read_text
 
@@ -65,15 +65,13 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
         UserError: no such file, or none that holds settings by name.
     """
     name = printable(str(path))
-    if not os.path.exists(path):  # False, too, of a name that is too long
-        raise UserError(f"The config file {name} does not exist.")
+    require(os.path.exists(path), f"The config file {name} does not exist.")  # False, too, of a name that is too long
     if path.suffix.lower() == ".json":
         content = read_json(path, most=_MOST_BYTES)
     else:
         content = _yaml(read_text(path, most=_MOST_BYTES), name)
-    if not isinstance(content, Mapping):
-        found = "is empty" if content is None else "does not hold settings by name"
-        raise UserError(f"{name} {found}; give `name: value` lines of YAML, or a JSON object.")
+    found = "is empty" if content is None else "does not hold settings by name"
+    require(isinstance(content, Mapping), f"{name} {found}; give `name: value` lines of YAML, or a JSON object.")
     return content
 
 
@@ -87,25 +85,24 @@ class _Yaml(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):  # a few that double hold more values than any memory
-            raise yaml.MarkedYAMLError(
-                problem=f"*{event.anchor} is an alias; write it out", problem_mark=event.start_mark
-            )
+            raise _wrong(f"*{event.anchor} is an alias; write it out", event)
         if event.tag is not None:  # such as !!python/object, which would run code
-            raise yaml.MarkedYAMLError(problem=f"{event.tag} is a tag; leave it out", problem_mark=event.start_mark)
+            raise _wrong(f"{event.tag} is a tag; leave it out", event)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
-            problem = (
-                "a key has to be a name"
-                if not isinstance(key.value, str)
-                else f"the key {key.value} stands there twice"
-            )
-            if not isinstance(key.value, str) or key.value in seen:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            if not isinstance(key.value, str):
+                raise _wrong("a key has to be a name", key)
+            if key.value in seen:
+                raise _wrong(f"the key {key.value} stands there twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _wrong(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 for _kind, _form, _starts in (

@@ -139,11 +139,15 @@ class ConfigResolver:
             SettingsError: sizes that do not go together (heads that do not divide a width).
         """
         two = self["model_type"] == "two-tower"
-        # The image tower has said what its patches are, or that it has none.
-        self._fill({key: value for key, value in FALLBACKS.items() if not (two and key == "patch_size")}, "fallback")
-        self._fill({"pooler_type": "double" if two else "single"}, "fallback")
+        fallbacks = {
+            **FALLBACKS,
+            "pooler_type": "double" if two else "single",
+            "num_workers": default_workers(self["num_gpus"]),
+        }
+        if two:
+            del fallbacks["patch_size"]  # the image tower has said what its patches are, or that it has none
+        self._fill(fallbacks, "fallback")
         self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
-        self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
         refuse([*heads_problems(self.values), self._patch_problem()])
         return self._freeze(two)
 
@@ -173,41 +177,36 @@ class ConfigResolver:
         if not micro or batch % (micro * processes):
             refuse([_batch_problem(batch, micro, processes)])
         self._fill({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
-        group, losses = self["negative_group"], self["loss_names"]
-        grouped = [
-            name for name in ("itm", "itc") if losses.get(name) and not (name == "itm" and self["draw_false_image"])
-        ]
+        group = self["negative_group"]
+        grouped = [name for name in ("itm", "itc") if self["loss_names"].get(name)]
+        if self["draw_false_image"] and "itm" in grouped:
+            grouped.remove("itm")
         if grouped and group < 2:
-            refuse(
-                [
-                    f"negative_group=1 leaves {grouped[0].upper()} no picture to exchange; give negative_group and "
-                    "per_gpu_batchsize of 2 or more."
-                ]
-            )
+            none = f"negative_group=1 leaves {grouped[0].upper()} no picture to exchange"
+            refuse([f"{none}; give negative_group and per_gpu_batchsize of 2 or more."])
+        sizes = ("eval_batch_size",) if self["test_only"] else ("per_gpu_batchsize", "eval_batch_size")
         refuse(
             f"negative_group={group} does not divide {key}={self[key]}; give a divisor of it, or leave negative_group out."
-            for key in ("per_gpu_batchsize", "eval_batch_size")
-            if grouped and self[key] % group and not (self["test_only"] and key == "per_gpu_batchsize")
+            for key in sizes
+            if grouped and self[key] % group
         )
 
     def _freeze(self, two: bool) -> Settings:
         flat = self.values
-        fusion = None
+        values = flat | {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
+        values["fusion"] = None
         if two:
             kind, width, layers, heads, ratio, drop = (flat[key] for key in FUSION_KEYS)
-            fusion = FusionSettings(kind, width, layers, heads, ratio, drop, flat["freeze_cross_modal_layers"])
-        towers = {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
-        weights = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
-        made = {
-            "model": {**towers, "fusion": fusion},
-            "machine": {"processes": flat["num_gpus"] * flat["num_nodes"]},
-            "data": {"datasets": tuple(flat["datasets"])},
-            "objectives": {"loss_names": weights},
-        }
-        sections = {setting.section: {} for setting in SETTINGS.values()}
+            values["fusion"] = FusionSettings(
+                kind, width, layers, heads, ratio, drop, flat["freeze_cross_modal_layers"]
+            )
+        values["loss_names"] = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
+        values["datasets"] = tuple(flat["datasets"])
+        sections: dict[str, dict[str, Any]] = {}
         for key, setting in SETTINGS.items():
-            sections[setting.section][key] = flat[key]
-        built = {name: Section(**values | made.get(name, {})) for name, values in sections.items()}
+            sections.setdefault(setting.section, {})[key] = values[key]
+        sections["machine"]["processes"] = flat["num_gpus"] * flat["num_nodes"]
+        built = {name: Section(**content) for name, content in sections.items()}
         return Settings(**built, flat=dict(flat), sources=dict(self.sources))
 
 
