@@ -61,43 +61,38 @@ def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = 
     # DDP's own cuts are made for a model that is compiled in one piece.
     torch._dynamo.config.optimize_ddp = False
     for name, part in stacks(model):
-        part.forward = _Compiled(part.forward, model, name, say, backend)
+        part.forward = _compiled(part.forward, model, name, say, backend)
 
 
-class _Compiled:
+def _compiled(plain: Callable[..., Any], model: nn.Module, name: str, say: Callable[[str], None], backend: str) -> Any:
     """A forward that is compiled for each of the few shapes that it meets in training."""
+    fast = torch.compile(plain, dynamic=False, backend=backend)
+    shapes: set[Any] = set()
+    given_up = False
 
-    def __init__(
-        self, plain: Callable[..., Any], model: nn.Module, name: str, say: Callable[[str], None], backend: str
-    ):
-        self.plain, self.model, self.name, self.say = plain, model, name, say
-        self.fast = torch.compile(plain, dynamic=False, backend=backend)
-        self.shapes: set[Any] = set()
-        self.given_up = False
-
-    def __call__(self, *inputs: Any) -> Any:
-        if self.given_up or not self.model.training:
-            return self.plain(*inputs)
-        shape = _shape(inputs)
-        if shape in self.shapes:
-            return self.fast(*inputs)
-        if len(self.shapes) == MOST_SHAPES:
-            return self._as_written(inputs, f"meets more than {MOST_SHAPES} shapes of inputs")
+    def forward(*inputs: Any) -> Any:
+        if given_up or not model.training:
+            return plain(*inputs)
+        if (shape := _shape(inputs)) in shapes:
+            return fast(*inputs)
+        if len(shapes) == MOST_SHAPES:
+            return as_written(inputs, f"meets more than {MOST_SHAPES} shapes of inputs")
         try:
-            outputs = self.fast(*inputs)
-        except (
-            Exception
-        ) as error:  # of dynamo, of a backend, of a compiler that is not there: each has types of its own
+            outputs = fast(*inputs)
+        except Exception as error:  # dynamo, a backend and a compiler that is not there have types of their own
             reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
-            return self._as_written(inputs, f"cannot be compiled ({reason[:_REASON]})")
-        self.shapes.add(shape)
+            return as_written(inputs, f"cannot be compiled ({reason[:_REASON]})")
+        shapes.add(shape)
         return outputs
 
-    def _as_written(self, inputs: tuple[Any, ...], why: str) -> Any:
-        outputs = self.plain(*inputs)  # first: an error of the model itself is raised as it is
-        self.given_up = True
-        self.say(f"warning: compile=True: the {self.name} {why}; it runs as written.")
+    def as_written(inputs: tuple[Any, ...], why: str) -> Any:
+        nonlocal given_up
+        outputs = plain(*inputs)  # first: an error of the model itself is raised as it is
+        given_up = True
+        say(f"warning: compile=True: the {name} {why}; it runs as written.")
         return outputs
+
+    return forward
 
 
 def _shape(value: Any) -> Any:

@@ -171,9 +171,8 @@ def _same_vocabulary(
 ) -> None:
     try:
         own, _ = backbones.load_tokenizer(text_name, allow_download=download)
-    except (backbones.BringsCodeError, backbones.NoTokenizerError) as error:
-        why = "is code of its own" if isinstance(error, backbones.BringsCodeError) else "is not there"
-        notes.append(f"tokenizer={resolver['tokenizer']}: not compared with that of {text_name}, which {why}")
+    except backbones.NoTokenizerError:
+        notes.append(f"tokenizer={resolver['tokenizer']}: not compared with that of {text_name}, which brings none")
         return
     require(
         own.get_vocab() == tokenizer.get_vocab(),

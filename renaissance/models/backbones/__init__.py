@@ -18,7 +18,7 @@ from .blocks import Blocks, OneTowerParts, build_blocks
 from .build import recompute
 from .dimensions import EncoderDimensions, config_from_dict, encoder_dimensions, override_dimensions
 from .families import check_modality, family_of
-from .hub import BringsCodeError, is_family, read_config
+from .hub import is_family, read_config
 from .image_processor import read_image_processor
 from .resize import resize_position
 from .tokenizer import NoTokenizerError, load_tokenizer, tokenizer_files, tokenizer_from_files, vocabulary_rows

@@ -28,18 +28,10 @@ if TYPE_CHECKING:
 _MOST_BYTES = 2**38  # of the weights of one encoder
 
 
-class Dropped(nn.Module):
-    """Stands where a pooler or head was that nobody reads: hands its input through, has no weights."""
-
-    def forward(self, hidden: Any, *_args: Any, **_kwargs: Any) -> Any:
-        """Returns its first argument."""
-        return hidden
-
-
 def drop_module(model: nn.Module, path: str) -> None:
-    """Puts a module that hands its input through in the place of one of a model's."""
+    """Puts an identity in the place of a module that nobody reads, such as a pooler or a head."""
     parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, Dropped())
+    setattr(model.get_submodule(parent), name, nn.Identity())
 
 
 class Encoder(NamedTuple):
@@ -104,8 +96,7 @@ def build_encoder(
     if weights is None:
         model = _random(model_class, new)
     else:
-        options = _options(model_class) | {"attn_implementation": _attention(model_class)}
-        options |= {"key_mapping": {family.within: ""}} if family.within else {}
+        options = _options(model_class) | ({"key_mapping": {family.within: ""}} if family.within else {})
         model, info = read_weights(model_class, weights, old, allow_download=allow_download, **options)
         unused = _check_loaded(info, weights, family)
         if new.to_dict() != old.to_dict():
@@ -140,20 +131,18 @@ def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
 
 
 def _options(model_class: type) -> dict[str, Any]:
-    parameters = inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
-
-
-def _attention(model_class: type) -> str:
-    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+    without_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    attention = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+    return {"attn_implementation": attention} | ({"add_pooling_layer": False} if without_pooler else {})
 
 
 def _random(model_class: type, config: PreTrainedConfig) -> Any:
-    config._attn_implementation = _attention(model_class)
+    options = _options(model_class)
+    config._attn_implementation = options.pop("attn_implementation")
     failed = f"A {config.model_type} model cannot be built with these dimensions"
     try:
         with quiet(), bounded(_MOST_BYTES, f"{failed}: its weights take more than {_MOST_BYTES / 1e9:,.0f} GB."):
-            return model_class(config, **_options(model_class))
+            return model_class(config, **options)
     except UserError:
         raise
     except Exception as error:  # a class may trip over any value of a configuration that others wrote

@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from renaissance.core.errors import UserError, printable, require
 from renaissance.core.untrusted import expect, short
@@ -78,25 +78,15 @@ def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name
     halves = set(DUAL.get(config_class.model_type, {}).values())
     kept: dict[str, Any] = {}
     for key, value in values.items():
-        if key.removesuffix("_dict") in halves:
-            kept[key] = _half(value, key, config_class, name)
+        if (half := key.removesuffix("_dict")) in halves:
+            expect(value, dict[str, Any] | None, f"{key} in the configuration of {name}")
+            kept[key] = value and _declared(value, config_class.sub_configs[half], name)
         elif key in allowed and (not isinstance(value, dict) or key in _NESTED):
             _refuse_extreme(key, value, f"The configuration of {name}")
             kept[key] = value
     if config_class.model_type == "timm_wrapper":
         kept |= _timm(values, f"The configuration of {name}")
     return kept
-
-
-def _half(value: Any, key: str, config_class: type[PreTrainedConfig], name: str) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    expect(value, dict[str, Any], f"{key} in the configuration of {name}")
-    half_class = config_class.sub_configs[key.removesuffix("_dict")]
-    if half_class is AutoConfig:
-        known = value.get("model_type") in [*CONFIG_MAPPING]
-        half_class = CONFIG_MAPPING[value["model_type"]] if known else PreTrainedConfig
-    return _declared(value, half_class, name)
 
 
 def _refuse_extreme(key: str, value: Any, what: str) -> None:

@@ -28,7 +28,7 @@ from .configs import make_config
 from .dimensions import refuse_impossible, unsaid_dimensions
 from .families import DUAL, FAMILIES, class_of, half_of, refuse_family
 from .family import IMAGE, TEXT
-from .remote import place, trusted_config
+from .remote import split_revision, trusted_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +51,10 @@ def found(name: str, file: str, *, allow_download: bool, required: bool = False)
     Raises:
         UserError: the model is unknown, or `required` and it cannot be had.
     """
-    where, kinds = place(name), ("missing_entries", "connection_errors")
-    raising = {f"_raise_exceptions_for_{kind}": required for kind in kinds}
+    repository, revision = split_revision(name)
+    raising = {f"_raise_exceptions_for_{kind}": required for kind in ("missing_entries", "connection_errors")}
     with explained(name, allow_download):
-        path = cached_file(where.name, file, revision=where.revision, local_files_only=not allow_download, **raising)
+        path = cached_file(repository, file, revision=revision, local_files_only=not allow_download, **raising)
         if path is None and required:
             raise OSError(f"it has no {file}")
     return None if path is None else Path(path)
@@ -111,10 +111,6 @@ def read_config(
     return config
 
 
-class BringsCodeError(UserError):
-    """Something cannot be read without code of its own, which is never run."""
-
-
 @contextmanager
 def explained(name: str, allow_download: bool, hide: str = "") -> Iterator[None]:
     """Turns what transformers and huggingface_hub raise about `name` into one sentence.
@@ -155,25 +151,21 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
         return f"{name} is neither a local folder nor {cache}, and {why}"
     if caused_by(RepositoryNotFoundError):
         return f"{name} is neither a local folder nor a model on the Hugging Face Hub: check its spelling."
-    if isinstance(error, ImportError):
-        return f"{name} needs a package that is not installed: {first_line(error)}"
     if caused_by(LocalEntryNotFoundError):
         return f"{name} is not {cache} and the Hub cannot be reached: check the connection, or give a local folder."
     return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
 
 
 def _brings_code(name: str) -> str:
-    pin = f", and pin the commit that you have read: {place(name).name}@<40 hexadecimal digits>"
+    pin = f", and pin the commit that you have read: {split_revision(name)[0]}@<40 hexadecimal digits>"
     asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
     return f"{name} brings code of its own, {asked}{'' if Path(name).is_dir() else pin}."
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    links: list[BaseException] = []
-    while error is not None and error not in links:
-        links.append(error)
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return links
 
 
 @contextmanager

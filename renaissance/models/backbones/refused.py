@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
-)
+from transformers.models.auto import modeling_auto as auto
 
 _VIDEO = "reads videos"
 _BOXES = "needs the box of every word on a page"
@@ -32,8 +29,8 @@ REFUSED: dict[str, str] = {
 
 # By the classes that transformers has for a model type; no family of our tables gets here.
 _BY_CLASS: dict[str, str] = {
-    **dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "is causal: its tokens see only those before them"),
-    **dict.fromkeys(MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES, _VIDEO),
+    **dict.fromkeys(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "is causal: its tokens see only those before them"),
+    **dict.fromkeys(auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES, _VIDEO),
 }
 
 

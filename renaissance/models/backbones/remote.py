@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -25,21 +25,14 @@ _ROWS = {side: Family(side, model="", one_tower=_NO_BLOCKS) for side in (TEXT, I
 _trusted: dict[str, type] = {}  # model classes by name with commit; what the user has trusted in this process
 
 
-class Place(NamedTuple):
-    """Where a model lies. Attributes: name, a folder or an id of the Hub; revision of it, None for the newest or a folder."""
-
-    name: str
-    revision: str | None = None
-
-
-def place(name: str) -> Place:
-    """Takes a name apart: `owner/name`, `owner/name@revision`, or a folder."""
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A folder or an id of the Hub, and its revision: `owner/name@revision`; None for the newest or a folder."""
     if "@" not in name or Path(name).is_dir():
-        return Place(name)
-    where = Place(*name.rsplit("@", 1))
-    is_folder = Path(where.name).is_dir()
-    require(not is_folder, f"{name}: {where.name} is a folder here, which has no revisions; give it without @.")
-    return where
+        return name, None
+    repository, _, revision = name.rpartition("@")
+    is_folder = Path(repository).is_dir()
+    require(not is_folder, f"{name}: {repository} is a folder here, which has no revisions; give it without @.")
+    return repository, revision
 
 
 def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_download: bool) -> PreTrainedConfig:
@@ -52,10 +45,10 @@ def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_do
     Raises:
         UserError: it is not pinned to a commit, or its code lies in another repository.
     """
-    where = place(name)
+    repository, revision = split_revision(name)
     require(
-        Path(name).is_dir() or re.fullmatch(r"[0-9a-f]{40}", where.revision or ""),
-        f"trust_remote_code=True: {name} brings code of its own, which runs at one commit only: give it as {where.name}@<the "
+        Path(name).is_dir() or re.fullmatch(r"[0-9a-f]{40}", revision or ""),
+        f"trust_remote_code=True: {name} brings code of its own, which runs at one commit only: give it as {repository}@<the "
         "40 hexadecimal digits of a commit whose code you have read>.",
     )
     references = {key: each for key, each in values["auto_map"].items() if key in ("AutoModel", "AutoConfig")}
@@ -65,8 +58,8 @@ def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_do
             f"{name} brings code that lies in another repository ({reference.split('--')[0]}), whose commit nothing pins: copy "
             "both into one folder, and give that.",
         )
-    options = {"revision": where.revision, "local_files_only": not allow_download}
-    classes = {key: get_class_from_dynamic_module(each, where.name, **options) for key, each in references.items()}
+    options = {"revision": revision, "local_files_only": not allow_download}
+    classes = {key: get_class_from_dynamic_module(each, repository, **options) for key, each in references.items()}
     _trusted[name] = classes["AutoModel"]
     config = classes.get("AutoConfig", classes["AutoModel"].config_class).from_dict(dict(values))
     config.remote_code, config.remote_modality = name, modality

@@ -38,10 +38,6 @@ def _encoder(model: str, settings: dict[str, Any] | None = None, **rest: Any) ->
     return _text(model, _ENCODER_DECODER, part="encoder", pooling="mean", settings=settings, **rest)
 
 
-def _t5(model: str) -> Family:
-    return _text(model, _RELATIVE, pooling="mean")
-
-
 TEXT_FAMILIES: dict[str, Family] = {
     # BERT and its kin: a CLS token, learned absolute positions.
     "albert": _text("AlbertModel", Stack("encoder", front=_MAPPED_IN)),
@@ -115,11 +111,11 @@ TEXT_FAMILIES: dict[str, Family] = {
     "pegasus": _encoder("PegasusModel", unreached=_SINUSOIDS),
     "plbart": _encoder("PLBartModel"),
     "prophetnet": _encoder("ProphetNetModel", {"num_decoder_layers": 1}, names={"num_layers": "num_encoder_layers"}),
-    "longt5": _t5("LongT5EncoderModel"),
-    "mt5": _t5("MT5EncoderModel"),
-    "switch_transformers": _t5("SwitchTransformersEncoderModel"),
-    "t5": _t5("T5EncoderModel"),
-    "umt5": _t5("UMT5EncoderModel"),
+    "longt5": _text("LongT5EncoderModel", _RELATIVE, pooling="mean"),
+    "mt5": _text("MT5EncoderModel", _RELATIVE, pooling="mean"),
+    "switch_transformers": _text("SwitchTransformersEncoderModel", _RELATIVE, pooling="mean"),
+    "t5": _text("T5EncoderModel", _RELATIVE, pooling="mean"),
+    "umt5": _text("UMT5EncoderModel", _RELATIVE, pooling="mean"),
     # Text halves of CLIP and its kin. SigLIP and TIPS see both ways.
     "clip_text_model": _text("CLIPTextModel", **_CLIP),
     "clipseg_text_model": _text("CLIPSegTextModel", **_CLIP),

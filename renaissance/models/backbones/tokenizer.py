@@ -19,7 +19,7 @@ import transformers
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
 
-from .hub import BringsCodeError, found, is_family, quiet
+from .hub import found, is_family, quiet
 from .tokenizer_data import ADDED, CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PROBE = "Two dogs, 3 cats: a photo of the café."
 
 
 class NoTokenizerError(UserError):
-    """A model brings no tokenizer."""
+    """A model brings no tokenizer, or one of code of its own."""
 
 
 def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTrainedTokenizerFast, list[str]]:
@@ -47,7 +47,7 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     kept = clean(_files(name, allow_download), name)
     settings = json.loads(kept.get(SETTINGS, b"{}"))
     if "auto_map" in settings:
-        raise BringsCodeError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
+        raise NoTokenizerError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
     _refuse_slow(getattr(transformers, settings.get("tokenizer_class", ""), None), name)
     if not kept.keys() & {FAST, *VOCABULARIES}:
         raise NoTokenizerError(

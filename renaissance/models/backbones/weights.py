@@ -14,7 +14,7 @@ from renaissance.core.untrusted import expect, read_json, refuse_lfs, refuse_spe
 from renaissance.settings.bounds import bounded
 
 from .hub import explained, found
-from .remote import place
+from .remote import split_revision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -105,10 +105,10 @@ def read_weights(
     options |= {"config": config, "dtype": "float32", "output_loading_info": True, "weights_only": True}
     options |= {"ignore_mismatched_sizes": True}  # they are in the loading info, and refused in a sentence
     if getattr(config, "remote_code", None):  # may read files of its own
-        where = place(name)
-        options |= {"revision": where.revision or "main", "local_files_only": not allow_download}
+        repository, revision = split_revision(name)
+        options |= {"revision": revision or "main", "local_files_only": not allow_download}
         with explained(name, allow_download):
-            return model_class.from_pretrained(where.name, **options)
+            return model_class.from_pretrained(repository, **options)
     files = weight_files(name, allow_download=allow_download)
     if not files:  # says why
         found(name, WHOLE[0], allow_download=allow_download, required=True)
