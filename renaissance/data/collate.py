@@ -10,15 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
 
 from .images import decode
+from .randomness import uniform
 from .sampler import Draw
 from .samples import FileSummary, RawSample
 from .text import encode
@@ -101,7 +105,7 @@ class MicroBatch:
         text: the same as padded tensors; target builders do not change them.
         source: the data set, for target builders that draw from it.
         images: those so far: the own ones of each example in turn, then those that target builders added.
-        tokenizer, max_text_len, full: for target builders that add texts; see `text.encode`.
+        encode: tokenises more texts in the same way, for target builders that add some.
     """
 
     examples: Sequence[Example]
@@ -109,9 +113,17 @@ class MicroBatch:
     text: TextInput
     source: Source
     images: list[Tensor]
-    tokenizer: PreTrainedTokenizerBase | None = None
-    max_text_len: int = 0
-    full: bool = False
+    encode: Callable[[Sequence[str]], tuple[BatchEncoding, TextInput]] | None = None
+
+    @property
+    def metadata(self) -> tuple[Mapping[str, Any], ...]:
+        """Of each example."""
+        return tuple(example.metadata for example in self.examples)
+
+    def uniform(self, seed: int, purpose: str, count: int) -> NDArray[np.float64]:
+        """Draw (B, count) numbers from [0, 1), a function of seed, purpose, and epoch and id of each example."""
+        epochs, ids = [example.epoch for example in self.examples], [example.id for example in self.examples]
+        return uniform(seed, epochs, ids, purpose, count)
 
     def add_image(self, pixels: Tensor) -> int:
         """Append an image, (3, H, W) uint8, to the micro-batch and return its index among the M images."""
@@ -127,7 +139,7 @@ class LabelTargetBuilder:
 
     def __call__(self, micro: MicroBatch) -> LabelTargets:
         labels = [IGNORED if example.label is None else example.label for example in micro.examples]
-        return LabelTargets(torch.tensor(labels), tuple(example.metadata for example in micro.examples))
+        return LabelTargets(torch.tensor(labels), micro.metadata)
 
 
 def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
@@ -178,16 +190,12 @@ class Collate:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         texts, seconds = [example.text for example in examples], [example.text_pair for example in examples]
         pairs = None if seconds[0] is None else seconds
-        encoding, text = encode(
-            self.tokenizer,
-            texts,
-            self.max_text_len,
-            pairs,
-            full=self.full,
-            where=lambda number: self.source.dataset[examples[number].id].where,
+        tokenized = partial(encode, self.tokenizer, max_text_len=self.max_text_len, full=self.full)
+        encoding, text = tokenized(
+            texts, seconds=pairs, where=lambda number: self.source.dataset[examples[number].id].where
         )
         own = [image for example in examples for image in example.images]
-        micro = MicroBatch(examples, encoding, text, self.source, own, self.tokenizer, self.max_text_len, self.full)
+        micro = MicroBatch(examples, encoding, text, self.source, own, tokenized)
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}
         ids = torch.tensor([example.id for example in examples])
         images = stack_images(micro.images, self.source.transform.keeps_aspect) if micro.images else None

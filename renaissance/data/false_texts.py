@@ -8,8 +8,6 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import FalseTextTargets
 
 from .identity import text_key
-from .randomness import uniform
-from .text import encode
 
 if TYPE_CHECKING:
     from .collate import MicroBatch
@@ -36,16 +34,15 @@ class FalseTexts:
         Raises:
             UserError: the data set has no text that is false of an image.
         """
-        epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
-        draws = uniform(self.seed, epochs, ids, "irtr", self.count + _SPARE)
+        draws = micro.uniform(self.seed, "irtr", self.count + _SPARE)
         size = len(micro.source.dataset)
         texts = [
             text
             for example, row in zip(micro.examples, draws, strict=True)
             for text in self._drawn(micro, example.text_keys, (row * size).astype(int).tolist())
         ]
-        _, encoded = encode(micro.tokenizer, texts, micro.max_text_len, full=micro.full)
-        return FalseTextTargets(encoded, tuple(example.metadata for example in micro.examples))
+        _, encoded = micro.encode(texts)
+        return FalseTextTargets(encoded, micro.metadata)
 
     def _drawn(self, micro: MicroBatch, own: frozenset[int], candidates: list[int]) -> list[str]:
         found: list[str] = []

@@ -14,7 +14,6 @@ import torch
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, MlmTargets
 
-from .randomness import uniform
 from .text import Vocabulary
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def choose(micro: MicroBatch, words: np.ndarray, vocabulary: Vocabulary, mlm_pro
     eligible[rows, words] = True
     eligible[np.broadcast_to(rows, words.shape)[special], words[special]] = False
     eligible[:, -1] = False
-    draws = np.where(eligible[:, :-1], uniform(seed, *_samples(micro), "mlm: which words", length), np.inf)
+    draws = np.where(eligible[:, :-1], micro.uniform(seed, "mlm: which words", length), np.inf)
     threshold = np.maximum(draws.min(axis=1, keepdims=True), mlm_prob)
     chosen = np.zeros_like(eligible)
     chosen[:, :-1] = eligible[:, :-1] & ((draws < mlm_prob) | (draws == threshold))
@@ -138,13 +137,9 @@ def hide(micro: MicroBatch, chosen: np.ndarray, vocabulary: Vocabulary, seed: in
     """
     input_ids = micro.text.input_ids.numpy()
     length = input_ids.shape[1]
-    draws = uniform(seed, *_samples(micro), "mlm: replaced by what", 2 * length).reshape(-1, length, 2)
+    draws = micro.uniform(seed, "mlm: replaced by what", 2 * length).reshape(-1, length, 2)
     what, which = draws[..., 0], draws[..., 1]
     pieces = vocabulary.ordinary_ids[(which * len(vocabulary.ordinary_ids)).astype(np.int64)]
     hidden = np.where(chosen & (what < _MASKED), vocabulary.mask_id, input_ids)
     hidden = np.where(chosen & (what >= _MASKED) & (what < _MASKED + _RANDOM), pieces, hidden)
     return MlmTargets(torch.from_numpy(hidden), torch.from_numpy(np.where(chosen, input_ids, IGNORED)))
-
-
-def _samples(micro: MicroBatch) -> tuple[list[int], list[int]]:
-    return [example.epoch for example in micro.examples], [example.id for example in micro.examples]

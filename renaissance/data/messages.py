@@ -64,62 +64,48 @@ def _listed(content: memoryview) -> Iterator[memoryview]:
 def blocks(content: memoryview) -> Iterator[tuple[int, int, int]]:
     """The place, the bytes of the message and those of the body of every batch that an Arrow file's footer lists."""
     end = len(content) - len(_MAGIC) - 4
-    size = struct.unpack_from("<i", content, end)[0]
+    size = _number(content, end, "<i")
     if not 0 < size <= end:
         raise ValueError("its footer cannot be read")
-    footer = _Table.root(content[end - size : end])
+    footer = content[end - size : end]
     for field in (_DICTIONARIES, _BATCHES):
-        yield from footer.structs(field, _BLOCK)
+        listed = _followed(footer, _field(footer, _followed(footer, 0), field))
+        if listed is not None:
+            first, count = listed + 4, _number(footer, listed)
+            if first + count * _BLOCK.size > len(footer):
+                raise ValueError("its footer cannot be read")
+            yield from _BLOCK.iter_unpack(footer[first : first + count * _BLOCK.size])
 
 
 def _compressed(message: memoryview) -> bool:
-    found = _Table.root(message)
-    kind, header = found.number(_HEADER_TYPE, "<B"), found.table(_HEADER)
-    if kind == _DICTIONARY and header is not None:
-        header = header.table(_DATA)
-    return kind in (_DICTIONARY, _BATCH) and header is not None and header.table(_COMPRESSION) is not None
+    """Whether a message is a batch, or the batch of a dictionary, with compressed buffers."""
+    root = _followed(message, 0)
+    kind, header = (_field(message, root, field) for field in (_HEADER_TYPE, _HEADER))
+    header = _followed(message, header)
+    if kind is not None and message[kind] == _DICTIONARY:
+        header = _followed(message, _field(message, header, _DATA))
+    return kind is not None and message[kind] in (_DICTIONARY, _BATCH) and bool(_field(message, header, _COMPRESSION))
 
 
-class _Table:
-    """A table of a FlatBuffer: at its place the way back to the table of places, which gives that of each field, 0 = absent.
+# Of a FlatBuffer: a table begins with the way back to the table of places, which gives that of each field, 0 = absent. What
+# leads to a table or a list stands before it by so many bytes. A place outside the buffer raises struct.error or ValueError.
 
-    Raises:
-        struct.error, ValueError: from all of its methods, for a place outside the buffer.
-    """
 
-    def __init__(self, buffer: memoryview, at: int):
-        self._buffer, self._at = buffer, at
-        self._places = at - self._read("<i", at)
+def _field(buffer: memoryview, table: int | None, field: int) -> int | None:
+    """Return where a field of a table is; None where there is no such field, or no table."""
+    if table is None:
+        return None
+    places, entry = table - _number(buffer, table, "<i"), 4 + 2 * field
+    offset = _number(buffer, places + entry, "<H") if entry + 2 <= _number(buffer, places, "<H") else 0
+    return table + offset if offset else None
 
-    @classmethod
-    def root(cls, buffer: memoryview) -> _Table:
-        return cls(buffer, struct.unpack_from("<I", buffer, 0)[0])
 
-    def number(self, field: int, kind: str) -> int:
-        place = self._place(field)
-        return self._read(kind, place) if place else 0
+def _followed(buffer: memoryview, at: int | None) -> int | None:
+    """Return where the number leads that is at a place."""
+    return None if at is None else at + _number(buffer, at)
 
-    def table(self, field: int) -> _Table | None:
-        place = self._place(field)
-        return _Table(self._buffer, place + self._read("<I", place)) if place else None
 
-    def structs(self, field: int, form: struct.Struct) -> Iterator[tuple[int, ...]]:
-        place = self._place(field)
-        if not place:
-            return
-        start = place + self._read("<I", place)
-        first, end = start + 4, start + 4 + self._read("<I", start) * form.size
-        if end > len(self._buffer):
-            raise ValueError(end)
-        yield from form.iter_unpack(self._buffer[first:end])
-
-    def _place(self, field: int) -> int:
-        entry = 4 + 2 * field
-        held = entry + 2 <= self._read("<H", self._places)
-        offset = self._read("<H", self._places + entry) if held else 0
-        return self._at + offset if offset else 0
-
-    def _read(self, kind: str, at: int) -> int:
-        if at < 0:
-            raise ValueError(at)
-        return struct.unpack_from(kind, self._buffer, at)[0]
+def _number(buffer: memoryview, at: int, kind: str = "<I") -> int:
+    if at < 0:
+        raise ValueError("a message cannot be read")
+    return struct.unpack_from(kind, buffer, at)[0]

@@ -12,7 +12,6 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import Example, ItcTargets, ItmTargets
 
 from .identity import text_key
-from .randomness import uniform
 
 if TYPE_CHECKING:
     from .collate import MicroBatch
@@ -51,17 +50,16 @@ class FalseImages:
 
     def __call__(self, micro: MicroBatch) -> ItmTargets:
         """Build the targets of a micro-batch; with draw_false_image=1 it gets an image more for each false one."""
-        epochs, ids = [example.epoch for example in micro.examples], [example.id for example in micro.examples]
-        draws = uniform(self.seed, epochs, ids, "itm", 1 + _MAX_DRAWS)
+        draws, size = micro.uniform(self.seed, "itm", 1 + _MAX_DRAWS), len(micro.examples)
         find = self._from_dataset if self.draw_false_image else self._from_group
-        index = list(range(len(ids)))
-        stayed = [False] * len(ids)
+        index = list(range(size))
+        stayed = [False] * size
         for i in (draws[:, 0] < _FALSE).nonzero()[0].tolist():
             found = find(micro, i, draws[i, 1:])
             stayed[i] = found is None
             index[i] = i if found is None else found
         image_index = torch.tensor(index)
-        return ItmTargets(image_index, (image_index == torch.arange(len(ids))).long(), torch.tensor(stayed))
+        return ItmTargets(image_index, (image_index == torch.arange(size)).long(), torch.tensor(stayed))
 
     def _from_group(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
         """Return the index of an eligible image of the group of sample i, each with the same probability."""

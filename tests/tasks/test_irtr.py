@@ -55,13 +55,13 @@ def false_texts(pairs, ids: list[int], epoch: int = 0, seed: int = 0, count: int
     """The false texts of each sample, as they go to the tokenizer."""
     seen: list[str] = []
 
-    def recording(texts: list[str], **given: object) -> object:
+    def recording(texts: list[str]) -> tuple[None, None]:
         seen.extend(texts)
-        return tokenizer()(texts, **given)
+        return None, None
 
-    recording.pad_token_id = 0
-    examples = [collate(pairs).source.example(Draw(epoch, id)) for id in ids]
-    FalseTexts(seed, count)(MicroBatch(examples, None, None, collate(pairs).source, [], recording, MAX_TEXT_LEN))
+    made = collate(pairs)
+    examples = [made.source.example(Draw(epoch, id)) for id in ids]
+    FalseTexts(seed, count)(MicroBatch(examples, None, None, made.source, [], recording))
     assert len(seen) == count * len(ids)
     return [seen[start : start + count] for start in range(0, len(seen), count)]
 
