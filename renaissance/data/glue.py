@@ -131,7 +131,7 @@ class GlueSamples:
     def describe(self) -> list[FileSummary]:
         """Return what each file gives, in order: its rows, and those of them that are used."""
         counts = zip(self._shown, self._rows, self._used, strict=True)
-        return [FileSummary(self.name, file, rows, used, 0, 0) for file, rows, used in counts]
+        return [FileSummary(self.name, file, rows, used) for file, rows, used in counts]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""

@@ -15,7 +15,7 @@ from .columns import Flat
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 from .file_cache import Stamp, cached
 from .identity import image_key, text_key
-from .samples import RawSample, SampleDataset, Unwanted
+from .samples import RawSample, SampleDataset
 
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
 _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -76,45 +76,27 @@ class PairDataset(SampleDataset):
         except UserError:
             return None
 
-    def _unwanted(self, path: str, now: Stamp) -> Unwanted:
-        return unwanted(path, now) if self._kept_once else Unwanted()
+    def _gaps(self, path: str, now: Stamp) -> np.ndarray:
+        if not self._kept_once:
+            return super()._gaps(path, now)
+        return np.array(cached(path, now, "repeats", {"gaps": list[int]}, lambda: find_gaps(path))["gaps"], np.int64)
 
 
-def unwanted(path: str, now: Stamp) -> Unwanted:
-    """Find the captions of a checked file that training leaves out, or look them up in the cache.
-
-    Returns:
-        (repeated, empty, gaps): how many are left out because they repeat, how many because they are empty, and where:
-        gaps[j] is the number of kept captions before the j-th one left out, so kept caption k stands at position
-        k + searchsorted(gaps, k, "right") of the file. None where all are kept.
-    """
-    hints = {"repeated": int, "empty": int, "gaps": list[int]}
-    repeated, empty, gaps = cached(path, now, "repeats", hints, lambda: _find_unwanted(path)._asdict()).values()
-    return Unwanted(repeated, empty, np.array(gaps, np.int64) if gaps else None)
-
-
-def _find_unwanted(path: str) -> Unwanted:
-    repeated, empty = find_unwanted(ArrowFile(path, CAPTION_COLUMNS))
-    left_out = np.sort(np.concatenate([repeated, empty]))
-    return Unwanted(len(repeated), len(empty), (left_out - np.arange(len(left_out))).tolist())
-
-
-def find_unwanted(file: ArrowFile) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ascending numbers of repeated and of empty captions; of equal captions of a row the first is kept."""
-    repeated, empty, first = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
-    for batch in file.slices():
+def find_gaps(path: str) -> dict[str, list[int]]:
+    """Return, as "gaps", where repeated and empty captions of a file are left out; of equal ones of a row the first is kept."""
+    left_out, start = [np.empty(0, np.int64)], 0
+    for batch in ArrowFile(path, CAPTION_COLUMNS).slices():
         captions = Flat(batch[CAPTION.name], CAPTION.depth)
         rows, strings = captions.rows(), clean_all(captions.values)
-        is_empty = np.asarray(pc.equal(pc.binary_length(strings), 0))
-        is_repeated = ~is_empty
+        kept = np.zeros(len(rows), bool)
         if len(rows):
             codes = strings.dictionary_encode().indices.to_numpy().astype(np.int64)
-            _, firsts = np.unique(rows * (codes.max() + 1) + codes, return_index=True)
-            is_repeated[firsts] = False
-        empty.append(first + np.flatnonzero(is_empty))
-        repeated.append(first + np.flatnonzero(is_repeated))
-        first += len(rows)
-    return np.concatenate(repeated), np.concatenate(empty)
+            kept[np.unique(rows * (codes.max() + 1) + codes, return_index=True)[1]] = True
+        kept &= np.asarray(pc.not_equal(pc.binary_length(strings), 0))
+        left_out.append(start + np.flatnonzero(~kept))
+        start += len(rows)
+    places = np.concatenate(left_out)
+    return {"gaps": (places - np.arange(len(places))).tolist()}
 
 
 def clean_all(strings: pa.Array) -> pa.Array:

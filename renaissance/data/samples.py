@@ -75,24 +75,12 @@ class FileSummary(NamedTuple):
         file: the file's name.
         rows: of the file.
         samples: how many are used.
-        repeated: captions left out because the same image has the same caption already (0 in evaluation).
-        empty: captions left out because they hold nothing but white space (0 in evaluation).
     """
 
     dataset: str
     file: str
     rows: int
     samples: int
-    repeated: int
-    empty: int
-
-
-class Unwanted(NamedTuple):
-    """Samples of a file that are left out. Attributes: repeated, empty, how many; gaps, where (`pairs.unwanted`)."""
-
-    repeated: int = 0
-    empty: int = 0
-    gaps: np.ndarray | None = None
 
 
 class Place(NamedTuple):
@@ -141,10 +129,10 @@ class SampleDataset:
         self._datasets = [dataset for dataset, _ in files]
         self._files = [file for _, file in files]
         self._columns: list[list[str]] = []  # of each file, those that hold something
-        # One row a file: size, mtime_ns, rows, samples, repeated, empty.
-        self._counts = np.array([self._count(number) for number in range(len(files))], np.int64).reshape(-1, 6)
+        # One row a file: size, mtime_ns, rows, samples that are used.
+        self._counts = np.array([self._count(number) for number in range(len(files))], np.int64).reshape(-1, 4)
         self._ends = np.cumsum(self._counts[:, 3])
-        self._open: dict[int, tuple[ArrowFile, np.ndarray | None]] = {}
+        self._open: dict[int, tuple[ArrowFile, np.ndarray]] = {}
         what, there = samples or "row", ", ".join(self._files) or "no file"
         require(len(self), f"No {what} in {there} of '{folder}' can be used: all are empty.")
 
@@ -187,7 +175,7 @@ class SampleDataset:
         """
         prints = {}
         for number, (file, counts) in enumerate(zip(self._files, self._counts.tolist(), strict=True)):
-            size, mtime_ns, rows, samples, *_ = counts
+            size, mtime_ns, rows, samples = counts
             ends = image_key(b"".join(self._row_bytes(number, row) for row in (0, rows - 1)))
             prints[file] = {
                 "bytes": size,
@@ -217,8 +205,7 @@ class SampleDataset:
         file, gaps = self._opened(number)
         self._refuse_changed(number, index)
         place = int(index - (self._ends[number] - self._counts[number, 3]))
-        if gaps is not None:
-            place += int(np.searchsorted(gaps, place, side="right"))
+        place += int(np.searchsorted(gaps, place, side="right"))
         row, entry = file.locate(place)
         return Place(file, number, row, entry, f"{self._files[number]} row {row}")
 
@@ -233,17 +220,19 @@ class SampleDataset:
             raise UserError(f"'{path}' cannot be trained on: its {', '.join(lacking)} are empty in every row.")
         same = self._columns[-1:] == [found.columns]  # one object for many files: it is pickled once
         self._columns.append(self._columns[-1] if same else found.columns)
-        repeated, empty, _ = self._unwanted(path, now)
-        return (*now, found.rows, found.samples - repeated - empty, repeated, empty)
+        return (*now, found.rows, found.samples - len(self._gaps(path, now)))
 
-    def _unwanted(self, path: str, now: Stamp) -> Unwanted:
-        """Which samples of a file are left out."""
-        return Unwanted()
+    def _gaps(self, path: str, now: Stamp) -> np.ndarray:
+        """Where samples of a file are left out: before the j-th of them, gaps[j] are kept.
 
-    def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray | None]:
+        So kept sample k is sample k + searchsorted(gaps, k, "right") of the file.
+        """
+        return np.empty(0, np.int64)
+
+    def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray]:
         if number not in self._open:
             path, now = self._path(number), self._refuse_changed(number)
-            gaps = self._unwanted(path, now).gaps if self._counts[number, 4:].any() else None
+            gaps = self._gaps(path, now)
             there = [column for column in self._wanted if column.name in self._columns[number]]
             self._open[number] = ArrowFile(path, there, self._samples), gaps
         return self._open[number]

@@ -139,10 +139,10 @@ def test_training_counts_repeated_captions_once_and_evaluation_all(folder: Path,
         ("x", "captions_train.arrow row 4"),
         ("y", "captions_train.arrow row 4"),
     ]
-    assert train.describe() == [("captions", "captions_train.arrow", 5, 6, 3, 2)]
+    assert train.describe() == [("captions", "captions_train.arrow", 5, 6)]
     val = open_pairs(["captions"], "val", folder)
     assert [val[i].text for i in range(len(val))] == [" ".join(text.split()) for own in CAPTIONS for text in own]
-    assert val.describe() == [("captions", "captions_val.arrow", 5, 11, 0, 0)]
+    assert val.describe() == [("captions", "captions_val.arrow", 5, 11)]
 
 
 def test_a_pair_is_all_that_was_stored(folder: Path):
@@ -182,7 +182,7 @@ def test_repeats_are_found_once_and_kept_in_the_cache(folder: Path, own_cache: P
     write(folder, "clean.arrow", [["a", "b"]])
     before = [open_pairs([name], "train", folder)[0] for name in ("mine", "clean")]
     assert len(records := list(own_cache.glob("*.repeats.json"))) == 2
-    monkeypatch.setattr(pairs_module, "find_unwanted", lambda texts: pytest.fail("searched again"))
+    monkeypatch.setattr(pairs_module, "find_gaps", lambda path: pytest.fail("searched again"))
     assert [open_pairs([name], "train", folder)[0] for name in ("mine", "clean")] == before
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache.parent))

@@ -49,7 +49,7 @@ def test_it_pickles_small_and_reads_the_same_files_again(tmp_path: Path) -> None
     assert len(pickled) < 2000
     assert pickle.loads(pickled)[999] == samples[999]
     (file,) = samples.describe()
-    assert file[1:] == ("SST-2/train.tsv", 1000, 1000, 0, 0)
+    assert file[1:] == ("SST-2/train.tsv", 1000, 1000)
     write_split(tmp_path, "sst2", "train", rows[:-1])
     with pytest.raises(UserError, match="was changed since this run began"):
         pickle.loads(pickled)[0]

@@ -18,14 +18,13 @@ import pytest
 from data.foreign_files import FOREIGN, by_pandas
 from data.raw_glue import hub_table, rows_of, write_parquet, write_saved, write_split
 from renaissance.core.errors import UserError
-from renaissance.data import arrow, file_cache
+from renaissance.data import arrow
 from renaissance.data.arrow import check_file
 from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA_KEY
 from renaissance.data.datasets import open_pairs
 from renaissance.data.glue import GlueSamples
 from renaissance.data.messages import _BLOCK as BLOCK
 from renaissance.data.messages import blocks
-from renaissance.data.pairs import unwanted
 from renaissance.data.samples import SampleDataset
 
 KINDS = {  # what a column may be instead of what it is to be
@@ -178,7 +177,7 @@ RECORDS: dict[str, Callable[[Path], None]] = {
     "cut short": lambda record: record.write_bytes(record.read_bytes()[:-3]),
     "no values": lambda record: record.write_text(json.dumps({"key": json.loads(record.read_text())["key"]})),
     "another type": lambda record: record.write_text(
-        record.read_text().replace(": 3", ": null").replace(": 1", ": 0.5")
+        record.read_text().replace(": 3", ": null").replace("[1", "[null")
     ),
     "of another file": lambda record: record.write_text(record.read_text().replace("mine.arrow", "other.arrow")),
     "a folder": lambda record: (record.unlink(), record.mkdir()),
@@ -189,13 +188,12 @@ RECORDS: dict[str, Callable[[Path], None]] = {
 def test_a_record_that_is_not_ours_is_ignored(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table = pa.table({"image": [b"a", b"b", b"c"], "caption": [["a", "a", " "], ["b"], ["c", ""]]})
-    path = write(tmp_path / "mine.arrow", table)
+    write(tmp_path / "mine.arrow", table)
     sound = open_pairs(["mine"], "train", tmp_path)
     for record in list((tmp_path / "cache").rglob("*.json")):
         RECORDS[case](record)
     again = open_pairs(["mine"], "train", tmp_path)
     assert again.describe() == sound.describe() and [again.text(n) for n in range(len(again))] == ["a", "b", "c"]
-    assert unwanted(path, file_cache.stamp(path)).repeated == 1
 
 
 def test_no_home_folder_means_no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_data_set_travels_to_a_worker(folder: Path):
     pickled = pickle.dumps(data)
     assert len(pickled) < 5_000
     assert pickle.loads(pickled)[0] == first
-    assert data.describe()[0] == ("vqa", "vqav2_train.arrow", 7, 13, 0, 0)
+    assert data.describe()[0] == ("vqa", "vqav2_train.arrow", 7, 13)
     assert set(data.fingerprint()) == {"vqav2_train.arrow", "vqav2_trainable_val.arrow"}
     for outside in (-1, len(data)):
         with pytest.raises(IndexError):
