@@ -1,4 +1,4 @@
-"""A small GQA in the official layout: `python -m examples.gqa.generate <folder>`. Coloured shapes, and questions about them."""
+"""A small GQA in the official layout: `python examples/gqa/generate.py <folder>`. Coloured shapes, and questions about them."""
 
 from __future__ import annotations
 
