@@ -18,7 +18,6 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
@@ -109,6 +108,7 @@ class Task(nn.Module):
         reads: whether it reads a data set of its own.
         pictures: own pictures of each sample that it reads; None = any number. Objectives need one.
         selects_by_less: whether its validations during training leave out what the final one computes.
+        means: names of the metrics that `measure` measures, beside the loss.
         starts_from: part of this task -> "<task>.<part>" of a checkpoint that it starts from where the checkpoint does
             not have this task.
         answer_scores: of a task that answers questions about images: logits (classes,) -> a score of each label; asked by
@@ -119,6 +119,7 @@ class Task(nn.Module):
     reads: ClassVar[bool] = False
     pictures: ClassVar[int | None] = 1
     selects_by_less: ClassVar[bool] = False
+    means: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[Mapping[str, str]] = {}
     answer_scores: ClassVar[Callable[[Tensor], Tensor] | None] = None
 
@@ -145,12 +146,9 @@ class Task(nn.Module):
         loss = F.cross_entropy(logits, targets.labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
-    def metrics(self) -> dict[str, Metric]:
-        """New metrics by name; each is updated with (output, targets) through `update_metrics`."""
+    def measure(self, output: TaskOutput, targets: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each of `means`, a metric that is a mean, the sum and the count over a micro-batch, both ()."""
         return {}
-
-    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: Any) -> None:
-        """Adds a micro-batch to the metrics."""
 
     def tally(self, targets: Any) -> dict[str, Tensor]:
         """Shares in 0..1 that tell something of the targets themselves, by name; logged while training."""
@@ -181,6 +179,7 @@ class Downstream(Task):
         classes: the vocabulary of answers where it is always the same.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
         limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
+        made_up_label: of `made_up`.
         labels: the vocabulary of answers, None where there is none.
     """
 
@@ -190,6 +189,7 @@ class Downstream(Task):
     classes: ClassVar[tuple[str, ...]] = ()
     labels_in_data: ClassVar[int] = 0
     limited_by_picture: ClassVar[bool] = False
+    made_up_label: ClassVar[Any] = 0
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -251,7 +251,9 @@ class Downstream(Task):
     @classmethod
     def made_up(cls, picture: bytes) -> RawSample:
         """A made-up sample, by which it is traced what the loss depends on."""
-        return RawSample(0, (picture,), "two small pictures", label=0, metadata={"id": 0})
+        count, boxes = (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.pictures is None else (cls.pictures, None)
+        text, images = "two small pictures", (picture,) * count
+        return RawSample(0, images, text, label=cls.made_up_label, metadata={"id": 0}, boxes=boxes)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

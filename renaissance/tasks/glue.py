@@ -78,10 +78,6 @@ class Glue(Downstream):
     def variant(cls, datasets: Sequence[str]) -> str:
         return datasets[0]
 
-    @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
-        return RawSample(0, (), "two small pictures", label=0, metadata={"id": 0})
-
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         if self.pooler is None:
             pooled = encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled

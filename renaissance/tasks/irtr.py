@@ -25,7 +25,6 @@ from renaissance.data.dataset_specs import CAPTIONS
 from renaissance.data.datasets import open_pairs
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
-from renaissance.data.samples import RawSample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import AT, Best, FullSplit, Ranked, Ranking, recalls
 from renaissance.models.heads import ItmHead
@@ -73,10 +72,6 @@ class Irtr(Downstream):
             f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}.",
         )
         return pairs
-
-    @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
-        return super().made_up(picture)._replace(label=None)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], FalseTextTargets]:

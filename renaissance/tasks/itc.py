@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import ItcTargets, TaskOutput, Tokens
@@ -29,6 +28,8 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the cosines, CLIP's
 
 class Itc(Task):
     """Cross-entropy of each text over the pictures of its group and of each picture over its texts, their mean."""
+
+    means = ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -62,12 +63,9 @@ class Itc(Task):
         both = [F.cross_entropy(side, labels, reduction="sum") for side in (logits, logits.T)]
         return TaskOutput(sum(both) / 2, self.count(targets), logits, labels)
 
-    def metrics(self) -> dict[str, Metric]:
-        return {name: MeanMetric() for name in ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")}
-
-    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: ItcTargets) -> None:
-        told_apart = (targets.compared.sum(1) > 1).float()  # from any other; what stands alone cannot be wrong
-        for name, logits in (("text_to_image", output.logits), ("image_to_text", output.logits.T)):
-            right = (logits.argmax(-1) == output.labels).float()
-            metrics[f"accuracy_{name}"].update(right, weight=told_apart)
-            metrics["accuracy"].update(right, weight=told_apart)
+    def measure(self, output: TaskOutput, targets: ItcTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        compared = targets.compared.sum(1) > 1  # with any other; what stands alone cannot be wrong
+        sides = (side.argmax(-1) == output.labels for side in (output.logits, output.logits.T))
+        texts, images = ((right & compared).sum() for right in sides)
+        count = compared.sum()
+        return dict(zip(self.means, ((texts + images, 2 * count), (texts, count), (images, count)), strict=True))

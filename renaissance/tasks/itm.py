@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import ItmTargets, TaskOutput
@@ -22,6 +21,8 @@ MOST_WITHOUT_PARTNER = 0.05  # share of the pairs that may stay matched for want
 class Itm(Task):
     """Two-class cross-entropy on the pooled vector; each text is fused with its own picture or with a false one."""
 
+    means = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
+
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         self.head = ItmHead(model.pooled_size)
@@ -35,17 +36,14 @@ class Itm(Task):
         images = encodings.images(targets.image_index)
         return self.head(encodings.fuse(encodings.text(), images, needs={"pooled"}).pooled)
 
-    def metrics(self) -> dict[str, Metric]:
-        names = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
-        return {name: MeanMetric() for name in names}
-
-    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: ItmTargets) -> None:
-        right = (output.logits.argmax(-1) == output.labels).float()
-        matched = output.labels.bool()
-        metrics["accuracy"].update(right)
-        for name, chosen in (("accuracy_matched", matched), ("accuracy_mismatched", ~matched)):
-            metrics[name].update(right, weight=chosen.float())
-        metrics["without_partner"].update(targets.stayed.float())
+    def measure(self, output: TaskOutput, targets: ItmTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        right, matched = output.logits.argmax(-1) == output.labels, output.labels.bool()
+        return {
+            "accuracy": (right.sum(), output.count),
+            "accuracy_matched": ((right & matched).sum(), matched.sum()),
+            "accuracy_mismatched": ((right & ~matched).sum(), (~matched).sum()),
+            "without_partner": (targets.stayed.sum(), output.count),
+        }
 
     def tally(self, targets: ItmTargets) -> dict[str, Tensor]:
         return {"without_partner": targets.stayed.float().mean()}

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, MlmTargets, TaskOutput
@@ -23,10 +21,11 @@ from .base import Context, Encodings, Task
 class Mlm(Task):
     """Cross-entropy over the vocabulary at masked positions; head and decoder run on those alone."""
 
+    means = ("accuracy",)
+
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         self.head = MlmHead(model.width, context.vocab_size)
-        self.vocab_size = context.vocab_size
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
@@ -42,8 +41,5 @@ class Mlm(Task):
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, labels)
 
-    def metrics(self) -> dict[str, Metric]:
-        return {"accuracy": MulticlassAccuracy(self.vocab_size, average="micro")}
-
-    def update_metrics(self, metrics: dict[str, Metric], output: TaskOutput, targets: MlmTargets) -> None:
-        metrics["accuracy"].update(output.logits.argmax(-1), output.labels)
+    def measure(self, output: TaskOutput, targets: MlmTargets) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"accuracy": ((output.logits.argmax(-1) == output.labels).sum(), output.count)}

@@ -64,11 +64,6 @@ class Nlvr2(Downstream):
         label = None if answer is None else ANSWERS.index(answer)
         return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
-    @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
-        sample = super().made_up(picture)
-        return sample._replace(images=(picture, picture))
-
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         images = encodings.images()  # of the first example the left and the right one, then of the second ...
         pair = torch.arange(len(images.hidden), device=images.hidden.device)

@@ -53,11 +53,6 @@ class Ref(Downstream):
         shown = {"text": sample.values["sentences"], "label": label, "boxes": boxes}
         return RawSample(sample.id, sample.images, where=sample.where, metadata=metadata, **shown)
 
-    @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
-        sample = super().made_up(picture)
-        return sample._replace(boxes=[[0, 0, 8, 8], [4, 4, 8, 8]])
-
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         owned, images = encodings.batch.image_counts, encodings.images()
         owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)

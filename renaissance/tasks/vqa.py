@@ -74,6 +74,7 @@ class SoftScores:
 class Vqa(Downstream):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
+    made_up_label = ((0,), (1.0,))
     sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
     answer_scores = staticmethod(torch.sigmoid)
 
@@ -126,10 +127,6 @@ class Vqa(Downstream):
             metadata["target"] = max(by_answer, key=by_answer.get, default=None)
         text = values["questions"]
         return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
-
-    @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
-        return super().made_up(picture)._replace(label=((0,), (1.0,)))
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

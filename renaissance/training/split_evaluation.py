@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 from renaissance.core.errors import UserError
 from renaissance.evaluation.frames import gather_rows
@@ -43,29 +40,6 @@ class SplitResult(NamedTuple):
         return self.values.get(f"{self.split}/{SELECTING}")
 
 
-class MeanLoss(Metric):
-    """Mean loss; NaN if any item is NaN.
-
-    torchmetrics' own MeanMetric drops such items, or, told not to (1.9), all the weights.
-    """
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, count: Tensor) -> None:
-        """Adds the sum of the losses of `count` items, both ()."""
-        self.loss += loss
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """() the mean, NaN without an item."""
-        return self.loss / self.count
-
-
 class SplitEvaluation:
     """One pass over a split.
 
@@ -77,11 +51,9 @@ class SplitEvaluation:
     def __init__(self, module: VisionLanguageModule, loaders: Loaders, split: str, *, selecting: bool):
         self.module, self.loaders, self.split = module, loaders, split
         names = module.batch_tasks(selecting=selecting)
-        self.metrics: dict[str, dict[str, Metric]] = {
-            name: {
-                key: metric.to(module.device)
-                for key, metric in {"loss": MeanLoss(), **module.heads[name].metrics()}.items()
-            }
+        # Of each task and metric that is a mean, the sum and the count.
+        self.sums = {
+            name: {key: torch.zeros(2, device=module.device) for key in ("loss", *module.heads[name].means)}
             for name in names
         }
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -96,8 +68,9 @@ class SplitEvaluation:
         for batch, outputs in output:
             for name, out in outputs.items():
                 task, targets = self.module.heads[name], batch.targets[name]
-                self.metrics[name]["loss"].update(out.loss, out.count)
-                task.update_metrics(self.metrics[name], out, targets)
+                measured = {"loss": (out.loss, out.count), **task.measure(out, targets)}
+                for key, of in measured.items():
+                    self.sums[name][key] += torch.stack(of)
                 if task.reads:
                     rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
                     self.rows[name] += [{"position": position, **row} for position, row in rows]
@@ -112,7 +85,7 @@ class SplitEvaluation:
         tables: dict[str, dict[str, pd.DataFrame]] = {}
         metrics: dict[str, dict[str, MetricDetails]] = {}
         for name, task in heads.items():
-            found = {key: _computed(metric) for key, metric in self.metrics.get(name, {}).items()}
+            found = self._means(name)
             if task.reads:
                 tables[name], metrics[name] = self._score(name, task, labelled=labelled)
                 found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
@@ -121,6 +94,13 @@ class SplitEvaluation:
         if all(name in values for name in selecting):
             values[f"{self.split}/{SELECTING}"] = sum(values[name] for name in selecting)
         return SplitResult(self.split, values, tables, metrics)
+
+    def _means(self, name: str) -> dict[str, float]:
+        """The means over all processes; NaN where an item is, or where there is none."""
+        if not (sums := self.sums.get(name)):
+            return {}
+        total = self.module.summed(torch.stack([*sums.values()]))
+        return dict(zip(sums, (total[:, 0] / total[:, 1]).tolist(), strict=True))
 
     def _score(
         self, name: str, task: Downstream, *, labelled: bool
@@ -134,10 +114,3 @@ class SplitEvaluation:
         count = None if partial else len(self.loaders.data.samples[self.split])
         frame = gather_rows(self.rows[name], gathered, count)
         return {"": frame}, task.score(frame) if labelled else {}
-
-
-def _computed(metric: Metric) -> float:
-    with warnings.catch_warnings():
-        # A process that got no batch of a small data set has not updated its share, which is right.
-        warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-        return float(metric.compute())
