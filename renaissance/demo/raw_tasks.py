@@ -69,19 +69,13 @@ def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
             save_image(root / name / f"COCO_{name}_{made.index:012d}.jpg", made)
             for question_id, each in enumerate(questions(made), 100 * made.index):
                 listed.append({"image_id": made.index, "question": each.text, "question_id": question_id})
-                annotated.append(
-                    {
-                        "question_type": each.question_type,
-                        "multiple_choice_answer": each.answer,
-                        "answers": [
-                            {"answer": answer, "answer_confidence": "yes", "answer_id": place}
-                            for place, answer in enumerate(each.answers, 1)
-                        ],
-                        "image_id": made.index,
-                        "answer_type": each.answer_type,
-                        "question_id": question_id,
-                    }
-                )
+                answers = [
+                    {"answer": answer, "answer_confidence": "yes", "answer_id": place}
+                    for place, answer in enumerate(each.answers, 1)
+                ]
+                entry = {"question_type": each.question_type, "multiple_choice_answer": each.answer, "answers": answers}
+                entry |= {"image_id": made.index, "answer_type": each.answer_type, "question_id": question_id}
+                annotated.append(entry)
         save_text(root / f"v2_OpenEnded_mscoco_{name}_questions.json", json.dumps({"questions": listed}))
         save_text(root / f"v2_mscoco_{name}_annotations.json", json.dumps({"annotations": annotated}))
 
@@ -111,17 +105,14 @@ def write_snli(root: Path, seed: int, sizes: Sizes) -> None:
         lines = []
         for made in chosen:
             save_image(root / "Flickr30K" / "images" / f"{made.index}.jpg", made)
-            lines += [
-                {
+            for number, each in enumerate(entailments(made)):
+                line = {
                     "Flickr30K_ID": str(made.index),
                     "pairID": f"{made.index}.jpg#{number}",
                     "sentence1": each.premise,
-                    "sentence2": each.hypothesis,
-                    "gold_label": each.label,
-                    "annotator_labels": [each.label],
                 }
-                for number, each in enumerate(entailments(made))
-            ]
+                line |= {"sentence2": each.hypothesis, "gold_label": each.label, "annotator_labels": [each.label]}
+                lines.append(line)
         save_text(root / f"snli_ve_{'dev' if split == 'val' else split}.jsonl", _json_lines(lines))
 
 
@@ -143,18 +134,9 @@ def write_refcoco(root: Path, seed: int, sizes: Sizes) -> None:
                 said = [
                     {"sent": text, "raw": text, "tokens": text.split(), "sent_id": next(sentences)} for text in texts
                 ]
-                references.append(
-                    {
-                        "ref_id": number,
-                        "ann_id": number,
-                        "image_id": made.index,
-                        "category_id": 1,
-                        "split": split,
-                        "sentences": said,
-                        "sent_ids": [each["sent_id"] for each in said],
-                        "file_name": f"{name}_{number}.jpg",
-                    }
-                )
+                entry = {"ref_id": number, "ann_id": number, "image_id": made.index, "category_id": 1, "split": split}
+                entry |= {"sentences": said, "sent_ids": [each["sent_id"] for each in said]}
+                references.append({**entry, "file_name": f"{name}_{number}.jpg"})
     save_text(root / "refcoco" / "refs(unc).json", json.dumps(references))
     save_text(root / "refcoco" / "instances.json", json.dumps({"images": images, "annotations": annotations}))
 

@@ -14,7 +14,7 @@ from renaissance.core.plain_pickle import leaves
 from renaissance.core.plugins import MissingPluginError, refuse_missing
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
-from renaissance.settings.keys import FUSION_KEYS, PLACE_KEYS, START_KEYS
+from renaissance.settings.keys import FUSION, PLACE_KEYS, START_KEYS
 
 from .archive import Claim
 
@@ -114,7 +114,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     forms, problems = converted(SETTINGS, known)
     require(not problems, " ".join(problems)[:200])
     kind = settings.get("model_type")
-    settled = (*_SETTLED, *_TOWERS.get(kind, ()), *(FUSION_KEYS if kind == "two-tower" else ()))
+    settled = (*_SETTLED, *_TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
     absent = [key for key in settled if settings.get(key) is None] + [key for key in _ASKED if key not in settings]
     require(not absent, f"settings lack {', '.join(absent)}.")
     return settings | forms

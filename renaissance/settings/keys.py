@@ -13,13 +13,19 @@ TOWER_KEYS = {
 # Sizes of a tower, by what their keys end with.
 DIMENSIONS = ("hidden_size", "num_heads", "num_layers", "mlp_ratio", "drop_rate", "embedding_size")
 
+# The settings of the fusion, by their plain names.
+FUSION = {
+    "kind": "fusion", "hidden_size": "cross_layer_hidden_size", "num_layers": "num_cross_layers",
+    "num_heads": "num_cross_layer_heads", "mlp_ratio": "cross_layer_mlp_ratio", "drop_rate": "cross_layer_drop_rate",
+    "frozen": "freeze_cross_modal_layers",
+}  # fmt: skip
+
 
 def _group(title: str) -> tuple[str, ...]:
     """The settings of the groups whose titles begin so."""
     return tuple(key for key, setting in SETTINGS.items() if setting.heading.startswith(title))
 
 
-FUSION_KEYS = _group("Two-tower: fusion")
 # Keys that mean something to one type of model only.
 TYPE_KEYS = {
     "one-tower": (*_group("One-tower"), "freeze_encoder"),
@@ -47,7 +53,7 @@ FALLBACK_TOWERS = {
 }
 FALLBACK_TOKENIZER = "google-bert/bert-base-uncased"
 FALLBACKS = {
-    "image_size": 224, "patch_size": 16, "max_text_len": 50, "fusion": "shared", "cross_layer_hidden_size": 256,
+    "image_size": 224, "max_text_len": 50, "fusion": "shared", "cross_layer_hidden_size": 256,
     "num_cross_layers": 6, "cross_layer_mlp_ratio": 4, "cross_layer_drop_rate": 0.1,
 }  # fmt: skip
 

@@ -17,8 +17,8 @@ from renaissance.core.launch import available_cores, started
 
 from .combinations import heads_problems, problems_between
 from .declared import SETTINGS, converted, defaults
-from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION_KEYS, TOWER_KEYS, TYPE_KEYS
-from .sections import FusionSettings, Section, Settings, TowerSettings
+from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION, TOWER_KEYS, TYPE_KEYS
+from .sections import Section, Settings, TowerSettings
 
 
 class SettingsError(UserError):
@@ -139,14 +139,10 @@ class ConfigResolver:
             SettingsError: sizes that do not go together (heads that do not divide a width).
         """
         two = self["model_type"] == "two-tower"
-        fallbacks = {
-            **FALLBACKS,
-            "pooler_type": "double" if two else "single",
-            "num_workers": default_workers(self["num_gpus"]),
-        }
-        if two:
-            del fallbacks["patch_size"]  # the image tower has said what its patches are, or that it has none
-        self._fill(fallbacks, "fallback")
+        if not two:  # the image tower of the others has said what its patches are, or that it has none
+            self._fill({"patch_size": 16}, "fallback")
+        self._fill({**FALLBACKS, "pooler_type": "double" if two else "single"}, "fallback")
+        self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
         self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
         refuse([*heads_problems(self.values), self._patch_problem()])
         return self._freeze(two)
@@ -194,12 +190,7 @@ class ConfigResolver:
     def _freeze(self, two: bool) -> Settings:
         flat = self.values
         values = flat | {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
-        values["fusion"] = None
-        if two:
-            kind, width, layers, heads, ratio, drop = (flat[key] for key in FUSION_KEYS)
-            values["fusion"] = FusionSettings(
-                kind, width, layers, heads, ratio, drop, flat["freeze_cross_modal_layers"]
-            )
+        values["fusion"] = Section(**{name: flat[key] for name, key in FUSION.items()}) if two else None
         values["loss_names"] = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
         values["datasets"] = tuple(flat["datasets"])
         sections: dict[str, dict[str, Any]] = {}

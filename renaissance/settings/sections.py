@@ -24,25 +24,12 @@ class TowerSettings:
     dimensions: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class FusionSettings:
-    """The fusion of a two-tower model: `kind` is shared, separate or merged; width and heads in units."""
-
-    kind: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    mlp_ratio: float
-    drop_rate: float
-    frozen: bool
-
-
 class Section(SimpleNamespace):
     """The settings of one section of config.py, as attributes that nobody may set.
 
-    That of the model has `encoder` as `TowerSettings` for one-tower; `image_encoder`, `text_encoder` so and `fusion` as
-    `FusionSettings` for two-tower; the others are None. `loss_names` has the weights above 0 alone; `processes` of the machine
-    are those of all nodes.
+    That of the model has `encoder` as `TowerSettings` for one-tower; `image_encoder`, `text_encoder` so and `fusion` with the
+    names of `keys.FUSION` for two-tower; the others are None. `loss_names` has the weights above 0 alone; `processes` of the
+    machine are those of all nodes.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
