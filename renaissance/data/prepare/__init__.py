@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from renaissance.core.console import say
-from renaissance.core.errors import UserError, printable, suggest
+from renaissance.core.errors import UserError, printable, require, suggest
 from renaissance.data.dataset_specs import DATASETS, WRITERS
 
 from .writer import WRITE_OPTIONS
@@ -37,20 +37,20 @@ def prepare(
         UserError: an unknown data set, a missing folder, an option that the data set does not have, or a refusal of
             its `make_arrow`.
     """
-    if not isinstance(dataset, str) or dataset not in DATASETS:
-        near = suggest(str(dataset), DATASETS)
-        raise UserError(f"dataset={dataset!r} cannot be prepared{near}; the data sets are {', '.join(DATASETS)}.")
+    require(
+        isinstance(dataset, str) and dataset in DATASETS,
+        f"dataset={dataset!r} cannot be prepared{suggest(str(dataset), DATASETS)}; the data sets are {', '.join(DATASETS)}.",
+    )
     for name, value in (("root", root), ("data_root", data_root)):
-        if not isinstance(value, str | os.PathLike):
-            raise UserError(
-                f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files."
-            )
+        require(
+            isinstance(value, str | os.PathLike),
+            f"prepare needs {name}=<folder>, not {value!r}: root holds the raw download, data_root takes the files.",
+        )
     make_arrow = WRITERS[DATASETS[dataset].writer]
     options = {name: value for name, value in options.items() if value is not None}
     known = options_of(make_arrow)
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise UserError(f"dataset={dataset} has no option {', '.join(unknown)}; its options are {', '.join(known)}.")
+    unknown = ", ".join(name for name in options if name not in known)
+    require(not unknown, f"dataset={dataset} has no option {unknown}; its options are {', '.join(known)}.")
     if "dataset" in inspect.signature(make_arrow).parameters:  # one writer for several rows of the table
         options["dataset"] = dataset
     try:

@@ -58,7 +58,7 @@ class AnnotationStore:
         name: str,
         split: str,
         texts: Iterable[str],
-        payloads: Iterable[Any] | None = None,
+        payloads: Iterable[Any] = repeat(None),
         *,
         once_in: Path | None = None,
     ) -> None:
@@ -78,7 +78,13 @@ class AnnotationStore:
                 full.
         """
         name = plain_name(name)
-        samples = list(self._usable(name, split, texts, payloads))
+        samples = []
+        for text, payload in zip(texts, payloads, strict=False):
+            fault = text_fault(text, self._noun)
+            if fault is None:
+                samples.append((text, payload))
+            else:
+                self.skipped[split].add(fault, name)
         with _database_errors():
             found = self._database.execute("SELECT number, split FROM images WHERE name = ?", (name,)).fetchone()
             number, known = found or (None, split)
@@ -128,16 +134,6 @@ class AnnotationStore:
             return Row({IMAGE.name: below + name}, values)
 
         return self.rows(split, row)
-
-    def _usable(
-        self, name: str, split: str, texts: Iterable[str], payloads: Iterable[Any] | None
-    ) -> Iterator[tuple[str, Any]]:
-        for text, payload in zip(texts, repeat(None) if payloads is None else payloads, strict=False):
-            fault = text_fault(text, self._noun)
-            if fault is None:
-                yield text, payload
-            else:
-                self.skipped[split].add(fault, name)
 
 
 def plain_name(name: str) -> str:

@@ -59,7 +59,9 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
     plans = []
     for split in splits:
         file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(read_from[split])}."]
-        plans.append(plan_stored(store, OWN_NAME, file, split, store.caption_rows(split), name=name, notes=notes))
+        plans.append(
+            plan_stored(store, OWN_NAME, file, split, store.caption_rows(split), {"dataset": name}, notes=notes)
+        )
     return Download(
         OWN_NAME,
         plans,

@@ -101,12 +101,10 @@ def _plan(
     return plan_file(
         OWN_IMAGES_NAME,
         OWN_FILE.format(name=name, split=split),
-        split,
+        {"dataset": name, "split": split, "labels": labels},
         rows=rows,
         listed=sum(1 for _ in chosen()),
         skipped=Skipped(),
-        name=name,
-        metadata={"labels": labels},
         notes=notes,
     )
 

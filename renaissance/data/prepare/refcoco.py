@@ -158,11 +158,10 @@ def _plan(variant: str, split_by: str, split: str, references: list[_Reference],
     return plan_file(
         variant,
         REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split),
-        split,
+        {"dataset": variant, "split": split, "split_by": split_by},
         rows=_rows(references, images, skipped),
         listed=len(references),
         skipped=skipped,
-        metadata={"split_by": split_by},
         listed_texts=sum(len(each.sentences) for each in references),
         notes=[note] * (odd > 0),
     )

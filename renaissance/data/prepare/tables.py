@@ -6,12 +6,13 @@ import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import expect
 
 from .annotations import json_lines, opened, text_lines
 
@@ -29,6 +30,12 @@ class Line(NamedTuple):
     number: int
     path: str
     captions: list[str]
+    split: str | None
+
+
+class _Line(TypedDict):
+    path: str
+    caption: list[str]
     split: str | None
 
 
@@ -55,22 +62,19 @@ def lines_of(table: Path) -> Iterator[Line]:
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
-    if not is_table(table):
-        raise UserError(
-            f"'{table}' has the columns {','.join(columns_of(table)) or 'none'}; expected path,caption or "
-            "path,caption,split, which in CSV are its first line."
-        )
+    columns = [] if table.suffix == ".jsonl" else columns_of(table)
+    require(
+        is_table(table),
+        f"'{table}' has the columns {','.join(columns) or 'none'}; expected path,caption or path,caption,split, which in "
+        "CSV are its first line.",
+    )
     read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
     for number, record in read(table):
-        path, split = record.get("path"), record.get("split") or None
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
         captions = [caption] if isinstance(caption, str) else caption
-        texts = isinstance(captions, list) and all(isinstance(text, str) for text in captions)
-        if not texts or not isinstance(path, str) or not isinstance(split, str | None):
-            raise UserError(
-                f"'{table}' line {number} needs a path and a caption, text or list of texts; its split is a text, if any."
-            )
-        yield Line(number, path, captions, split)
+        line = {"path": record.get("path"), "caption": captions, "split": record.get("split") or None}
+        expect(line, _Line, f"'{table}' line {number}")
+        yield Line(number, line["path"], captions, line["split"])
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -83,16 +87,9 @@ def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
         left = _LEAST_BYTES * 16 + _SWELLS * parquet.stat().st_size
         for batch in file.iter_batches(_ROWS, columns=names):
             rows = batch.to_pylist()
-            left -= sum(_length(value) for row in rows for value in row.values())
-            if left < 0:
-                raise UserError(f"'{parquet}' becomes more than {_SWELLS} times as large as it is; it is not read.")
+            left -= len(repr(rows))
+            require(left >= 0, f"'{parquet}' becomes more than {_SWELLS} times as large as it is; it is not read.")
             yield from rows
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, (list, dict)):
-        return sum(map(_length, value))
-    return len(value) if isinstance(value, (str, bytes)) else 1
 
 
 @contextmanager
@@ -106,11 +103,11 @@ def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
             if column.path_in_schema.partition(".")[0] in names:
                 values += column.num_values
                 size, packed = column.total_uncompressed_size, column.total_compressed_size
-                if values > most or size > _LEAST_BYTES + _SWELLS * packed:
-                    raise UserError(
-                        f"'{table}' claims {values:,} values, and {size:,} bytes in {packed:,} of column "
-                        f"{column.path_in_schema}; it is not read."
-                    )
+                require(
+                    values <= most and size <= _LEAST_BYTES + _SWELLS * packed,
+                    f"'{table}' claims {values:,} values, and {size:,} bytes in {packed:,} of column "
+                    f"{column.path_in_schema}; it is not read.",
+                )
         yield file
 
 
@@ -124,11 +121,11 @@ def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _explained(table):
         rows = csv.DictReader(text_lines(table), strict=True)
         for record in rows:
-            if None in record:
-                raise UserError(
-                    f"'{table}' line {rows.line_num} has more values than the first line has names; put a caption with "
-                    "commas in double quotes."
-                )
+            require(
+                None not in record,
+                f"'{table}' line {rows.line_num} has more values than the first line has names; put a caption with "
+                "commas in double quotes.",
+            )
             yield rows.line_num, record
 
 

@@ -166,11 +166,10 @@ def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[s
         yield plan_file(
             "vqa",
             VQA_FILE.format(split=name),
-            name,
+            {"dataset": "vqa", "split": name, "labels": list(labels)},
             rows=islice(store.rows(split, row), first, end),
             listed=(store.splits()[split] if end is None else end) - first,
             skipped=skipped,
-            metadata={"labels": list(labels)},
             listed_texts=listing.listed.get(name),
             notes=notes if name == "train" else (),
         )

@@ -99,7 +99,7 @@ def _plan(dataset: str, file: str, split: str, layout: _Layout, notes: list[str]
     return plan_file(
         dataset,
         file,
-        split,
+        {"dataset": dataset, "split": split},
         rows=listing.rows,
         listed=listing.listed,
         skipped=listing.skipped,

@@ -24,10 +24,9 @@ from renaissance.core.errors import UserError, require
 from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, UNKNOWN, Column
 
 from .annotation_store import AnnotationStore
-from .arrow_file import Plan, write_file
+from .arrow_file import Plan, kept_shards, set_aside_shards, write_file
 from .entries import EntryIterator, LeftOut, Row, read_entries
 from .image_pool import QUALITY, ImagePool
-from .shards import kept_shards, set_aside_shards
 from .skipped import Skipped
 
 # What every `make_arrow` takes beside its own options; None = the default.
@@ -79,45 +78,34 @@ def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, 
     return make_arrow
 
 
-def plan_file(
-    dataset: str,
-    file: str,
-    split: str,
-    rows: Iterable[Row | LeftOut | Callable[[], Row | LeftOut]],
-    listed: int | None,
-    skipped: Skipped,
-    *,
-    name: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    **more: Any,
-) -> Plan:
+def plan_file(dataset: str, file: str, metadata: Mapping[str, Any], **fields: Any) -> Plan:
     """Return the plan of a file of a data set.
 
     Args:
         dataset: key of `DATASETS`.
-        file, rows, listed, skipped, more: fields of `Plan`.
-        split: of its images, for the file's metadata.
-        name: of own data, for the file's metadata.
-        metadata: what else it says: the names of labels.
+        file: its name.
+        metadata: what the file says of itself: dataset, split, labels.
+        fields: of `Plan`, those that do not follow from the data set and the name.
     """
     spec = DATASETS[dataset]
-    return Plan(
-        name=file,
-        schema=schema_of(spec.columns, {"dataset": name or dataset, "split": split, **(metadata or {})}),
-        rows=rows,
-        listed=listed,
-        skipped=skipped,
-        texts=(spec.samples,) if spec.samples else (),
-        expected=next((spec.expected[file] for spec in DATASETS.values() if file in spec.expected), UNKNOWN),
-        **more,
-    )
+    expected = next((each.expected[file] for each in DATASETS.values() if file in each.expected), UNKNOWN)
+    texts = (spec.samples,) if spec.samples else ()
+    return Plan(file, schema_of(spec.columns, metadata), texts=texts, expected=expected, **fields)
 
 
 def plan_stored(
-    store: AnnotationStore, dataset: str, file: str, split: str, rows: Iterable[Row | LeftOut], **more: Any
+    store: AnnotationStore,
+    dataset: str,
+    file: str,
+    split: str,
+    rows: Iterable[Row | LeftOut],
+    metadata: Mapping[str, Any] | None = None,
+    **fields: Any,
 ) -> Plan:
-    """Return the plan of a file with all images of a split in the store; other arguments as for `plan_file`."""
-    return plan_file(dataset, file, split, rows, store.splits().get(split, 0), store.skipped[split], **more)
+    """Return the plan of a file with all images of a split in the store; `metadata` beside data set and split."""
+    said = {"dataset": dataset, "split": split, **(metadata or {})}
+    listed, skipped = store.splits().get(split, 0), store.skipped[split]
+    return plan_file(dataset, file, said, rows=rows, listed=listed, skipped=skipped, **fields)
 
 
 def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = None) -> pa.Schema:
