@@ -33,7 +33,7 @@ def initialize(module: nn.Module, initializer_range: float | None = None) -> Non
                 each.weight /= math.sqrt(len(writers))
     for name, parameter in module.named_parameters():
         if name.rpartition(".")[2] in PATCH_POSITIONS:
-            _normal(parameter, initializer_range or PATCH_POSITION_SCALE)
+            nn.init.normal_(parameter, std=initializer_range or PATCH_POSITION_SCALE)
 
 
 # Layers whose output is added to what they read, by the names that transformers give them. Where each adds as much as
@@ -52,11 +52,11 @@ PATCH_POSITIONS = ("position", "cls_position", "position_embeddings", "cls_token
 def _initialize_layer(layer: nn.Module, initializer_range: float | None) -> None:
     if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
         fan_in = layer.weight[0].numel()
-        _normal(layer.weight, initializer_range or 1 / math.sqrt(fan_in))
+        nn.init.normal_(layer.weight, std=initializer_range or 1 / math.sqrt(fan_in))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     elif isinstance(layer, nn.Embedding):
-        _normal(layer.weight, initializer_range or 1 / math.sqrt(layer.embedding_dim))
+        nn.init.normal_(layer.weight, std=initializer_range or 1 / math.sqrt(layer.embedding_dim))
         if layer.padding_idx is not None:
             with torch.no_grad():
                 layer.weight[layer.padding_idx].zero_()
@@ -64,7 +64,3 @@ def _initialize_layer(layer: nn.Module, initializer_range: float | None) -> None
         nn.init.ones_(layer.weight)
         if layer.bias is not None:  # ModernBERT's norms have none
             nn.init.zeros_(layer.bias)
-
-
-def _normal(parameter: torch.Tensor, std: float) -> None:
-    nn.init.normal_(parameter, std=std)

@@ -91,7 +91,7 @@ def build_encoder(
             setattr(new, rows, vocab_size)
     elif image_size is not None:
         _set_image_size(new, family, image_size)
-    model_class = class_of(family, config)
+    model_class = class_of(family)
     unused: tuple[str, ...] = ()
     if weights is None:
         model = _random(model_class, new)
@@ -173,7 +173,7 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
     for what, names in (("lack", missing), ("have another shape in", mismatched)):
         if names:
             raise UserError(
-                f"The weights of {weights} {what} {len(names)} of the {family.model or 'encoder'}'s parameters "
+                f"The weights of {weights} {what} {len(names)} of the encoder's parameters "
                 f"({names[0].removeprefix(prefix)} ...): they are not weights of this model."
             )
     return tuple(sorted(info["unexpected_keys"]))

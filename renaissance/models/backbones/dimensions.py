@@ -139,14 +139,13 @@ def config_from_dict(
     Raises:
         UserError: the installed transformers does not have this family, or its code is not trusted.
     """
-    if values.get("remote_code"):
-        return remote.stored_config(values, trusted=trust_remote_code, allow_download=allow_download)
+    if name := values.get("remote_code"):
+        require(trust_remote_code, f"The checkpoint holds a model of the code of {name}, {remote.ASKED}.")
+        return remote.trusted_config(name, values, values["remote_modality"], allow_download=allow_download)
     kind = values.get("model_type")
     family = FAMILIES.get(str(kind))
-    require(
-        family,
-        f"The checkpoint holds a model of type {kind!r}, which this version does not know: load it with the one that wrote it.",
-    )
+    advice = "load it with the version that wrote it"
+    require(family, f"The checkpoint holds a model of type {kind!r}, which this version does not know: {advice}.")
     config = make_config(values, class_of(family).config_class, "the checkpoint")
     refuse_impossible(config, "the checkpoint")
     return config

@@ -89,17 +89,12 @@ def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
     return family
 
 
-def class_of(family: Family, config: PreTrainedConfig | None = None) -> type[PreTrainedModel]:
+def class_of(family: Family) -> type[PreTrainedModel]:
     """The class of a family's model.
-
-    Args:
-        config: of the model, which says where it brings code of its own; None where it does not.
 
     Raises:
         UserError: the installed transformers does not have it.
     """
-    if config is not None and remote.row_of(config) is not None:
-        return remote.class_of_code(config)
     model_class = getattr(transformers, family.model, None) if isinstance(family.model, str) else family.model
     require(model_class, f"transformers {transformers.__version__} has no {family.model}: install a newer version.")
     return model_class

@@ -36,7 +36,7 @@ class Family:
 
     Attributes:
         modality: "text" or "image".
-        model: name of the transformers class that is built, or the class of a plugin.
+        model: name of the transformers class that is built, or the class of a plugin or of a model's own code.
         within: regular expression of what a whole model's checkpoint writes before the names of this half's weights,
             where transformers does not take it off by itself.
         part: path of the module that is kept of it, "" for all: the encoder of an encoder-decoder.

@@ -28,7 +28,7 @@ from .configs import make_config
 from .dimensions import refuse_impossible, unsaid_dimensions
 from .families import DUAL, FAMILIES, class_of, half_of, refuse_family
 from .family import IMAGE, TEXT
-from .remote import split_revision, trusted_config
+from .remote import ASKED, split_revision, trusted_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,8 +158,7 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
 
 def _brings_code(name: str) -> str:
     pin = f", and pin the commit that you have read: {split_revision(name)[0]}@<40 hexadecimal digits>"
-    asked = "which is not run unless you say so: read it, and give trust_remote_code=True"
-    return f"{name} brings code of its own, {asked}{'' if Path(name).is_dir() else pin}."
+    return f"{name} brings code of its own, {ASKED}{'' if Path(name).is_dir() else pin}."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

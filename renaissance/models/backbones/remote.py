@@ -15,13 +15,12 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from renaissance.core.errors import require
 
-from .family import IMAGE, TEXT, Family
+from .family import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_NO_BLOCKS = "it brings code of its own, whose blocks this program does not know"
-_ROWS = {side: Family(side, model="", one_tower=_NO_BLOCKS) for side in (TEXT, IMAGE)}
+ASKED = "which is not run unless you say so: read it, and give trust_remote_code=True"
 _trusted: dict[str, type] = {}  # model classes by name with commit; what the user has trusted in this process
 
 
@@ -66,26 +65,9 @@ def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_do
     return config
 
 
-def stored_config(values: dict[str, Any], *, trusted: bool, allow_download: bool) -> PreTrainedConfig:
-    """The configuration of a model of code of its own, as a checkpoint holds it.
-
-    Raises:
-        UserError: the user does not trust it.
-    """
-    name = values["remote_code"]
-    require(
-        trusted,
-        f"The checkpoint holds a model of the code of {name}, which is not run unless you say so: read it, and give "
-        "trust_remote_code=True.",
-    )
-    return trusted_config(name, values, values["remote_modality"], allow_download=allow_download)
-
-
 def row_of(config: PreTrainedConfig) -> Family | None:
-    """The row of a model of code of its own; None for all others."""
-    return _ROWS[config.remote_modality] if getattr(config, "remote_code", None) else None
-
-
-def class_of_code(config: PreTrainedConfig) -> type:
-    """The class of a model of code of its own, trusted before."""
-    return _trusted[config.remote_code]
+    """The row of a model of code of its own, trusted before; None for all others."""
+    if getattr(config, "remote_code", None) is None:
+        return None
+    no_blocks = "it brings code of its own, whose blocks this program does not know"
+    return Family(config.remote_modality, _trusted[config.remote_code], one_tower=no_blocks)

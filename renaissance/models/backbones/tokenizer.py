@@ -50,10 +50,7 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
         raise NoTokenizerError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
     _refuse_slow(getattr(transformers, settings.get("tokenizer_class", ""), None), name)
     if not kept.keys() & {FAST, *VOCABULARIES}:
-        raise NoTokenizerError(
-            f"{name} brings no tokenizer (no {FAST}, vocab.txt or other vocabulary): give tokenizer=<a model with the same "
-            "vocabulary>."
-        )
+        raise NoTokenizerError(f"{name} brings no tokenizer (no {FAST} or other vocabulary): give tokenizer=.")
     pieces = next((file for file in kept if file.endswith((".model", ".spm"))), None)
     require(
         FAST in kept or pieces is None or importlib.util.find_spec("sentencepiece"),

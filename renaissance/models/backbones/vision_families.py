@@ -97,10 +97,8 @@ def _timm_size(config: PreTrainedConfig, image_size: int) -> None:
     try:
         _timm_model(config)
     except TypeError:
-        raise UserError(
-            f"image_size={image_size} is not the {embedding.img_size[0]} of timm's {config.architecture}, which takes "
-            "no other: leave image_size out."
-        ) from None
+        own = f"the {embedding.img_size[0]} of timm's {config.architecture}"
+        raise UserError(f"image_size={image_size} is not {own}, which takes no other: leave it out.") from None
 
 
 VISION_FAMILIES: dict[str, Family] = {
