@@ -7,8 +7,9 @@ It is written beside its target, flushed to the disk and renamed: a reader finds
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
-from renaissance.core.errors import UserError, first_line, shortened
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import refuse_lfs
 
 from . import archive
@@ -72,22 +73,16 @@ class LoadReport:
         Args:
             setting: that named it.
         """
-        if self.missing:
-            raise UserError(
-                f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model "
-                f"({shortened(self.missing)}); it is damaged, or was not written by this program."
-            )
+        require(
+            not self.missing,
+            f"{setting}={self.path} lacks {len(self.missing)} of the tensors of its own model ({shortened(self.missing)}); "
+            "it is damaged, or was not written by this program.",
+        )
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} tensors from {self.path}"]
-        for what, names in (
-            ("new, random weights", self.missing),
-            ("not used", self.unexpected),
-            ("resized", self.resized),
-        ):
-            if names:
-                lines.append(f"  {what}: {len(names)} ({shortened(names, 4)})")
-        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.started)])
+        parts = {"new, random weights": self.missing, "not used": self.unexpected, "resized": self.resized}
+        lines = [f"{what}: {len(names)} ({shortened(names, 4)})" for what, names in parts.items() if names]
+        return "\n  ".join([f"loaded {len(self.loaded)} tensors from {self.path}", *lines, *self.started])
 
 
 def save(path: str | os.PathLike, stored: Stored) -> None:
@@ -108,69 +103,50 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
         path: the file. setting: the name of the setting that named it, for the sentence.
 
     Raises:
-        UserError: no such file, not a checkpoint of ours, or cut short.
-    """
-    path = check(path, setting)
-    where = f"{setting}={path}"
-    try:
-        claimed = archive.claims(path)
-    except Exception as error:  # what is whole may still be no checkpoint, and a reader then fails in any way
-        raise _damaged(where, error) from error
-    if not isinstance(claimed, dict) or claimed.get("format") != FORMAT:
-        version = claimed.get("format") if isinstance(claimed, dict) else None
-        what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
-        raise UserError(f"{where} {what}; this version reads format {FORMAT}.")
-    if absent := [name for name in Stored._fields if name not in claimed]:
-        raise UserError(f"{where} lacks {', '.join(absent)}; it is not a checkpoint of this program.")
-    settings = check_parts({name: claimed[name] for name in Stored._fields}, where)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise _damaged(where, error) from error
-    stored = Stored(**{name: content[name] for name in Stored._fields} | {"settings": settings})
-    _refuse_no_numbers(where, {**stored.model, **stored.heads})
-    # Without what torch keeps beside a state dictionary: the versions of modules that it had when it was written.
-    return stored._replace(model=dict(stored.model), heads=dict(stored.heads))
-
-
-def check(path: str | os.PathLike, setting: str = "load_path") -> Path:
-    """Whether a file is there and whole: torch writes a checksum of each tensor, but does not look at it.
-
-    Raises:
-        UserError: it is not there, cut short, a bit of it has changed, or it would swell when it is read.
+        UserError: no such file, not a checkpoint of ours, cut short, a bit of it has changed, or it would swell.
     """
     path = Path(path)
+    where = f"{setting}={path}"
     if not path.is_file():
-        near = ", ".join(str(each) for each in sorted(path.parent.glob("*.ckpt"))[:5]) if path.parent.is_dir() else ""
-        raise UserError(
-            f"{setting}={path} is not a file{f' (there: {near})' if near else ''}; give the path of a checkpoint."
-        )
-    try:
+        there = ", ".join(map(str, sorted(path.parent.glob("*.ckpt"))[:5]))
+        near = f" (there: {there})" if there else ""
+        raise UserError(f"{where} is not a file{near}; give the path of a checkpoint.")
+    with _refusing_damaged(where):
         with open(path, "rb") as file:
-            refuse_lfs(file.read(64), f"{setting}={path}")
-        archive.refuse_swelling(path)
+            refuse_lfs(file.read(64), where)
+        archive.refuse_swelling(path)  # it looks at the checksum of each tensor, too, as torch does not
+        claimed = archive.claims(path)
+    version = claimed.get("format") if isinstance(claimed, dict) else None
+    what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
+    require(version == FORMAT, f"{where} {what}; this version reads format {FORMAT}.")
+    settings = check_parts(claimed, where)
+    with _refusing_damaged(where):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # State dictionaries without what torch keeps beside them: the versions of modules that it had when they were written.
+    parts = {name: content[name] for name in Stored._fields} | {
+        name: dict(content[name]) for name in ("model", "heads")
+    }
+    tensors = {**parts["model"], **parts["heads"]}
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    require(
+        not bad,
+        f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({shortened(bad)}); take an "
+        "earlier checkpoint of its run.",
+    )
+    return Stored(**parts | {"settings": settings})
+
+
+@contextlib.contextmanager
+def _refusing_damaged(where: str) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # zlib, struct and zipfile each have their own ways to fail on damaged bytes
-        raise _damaged(f"{setting}={path}", error) from error
-    return path
-
-
-def _damaged(where: str, error: Exception) -> UserError:
-    return UserError(
-        f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by this "
-        "program."
-    )
-
-
-def _refuse_no_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """One weight that is no number makes every number of the model none, in silence."""
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
+    except Exception as error:  # zlib, struct, zipfile and torch each have their own ways to fail on damaged bytes
         raise UserError(
-            f"{where} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors ({shortened(bad)}); take an "
-            "earlier checkpoint of its run."
-        )
+            f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "
+            "this program."
+        ) from error
 
 
 def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
@@ -186,10 +162,10 @@ def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) 
     """
     report = LoadReport(path)
     _copy(model, stored.model, report, model.adapt)
-    if not any(not name.startswith(("token_types", "text_pooler", "image_pooler")) for name in report.loaded):
-        raise UserError(
-            f"load_path={path} holds another model: none of its {len(stored.model)} tensors fits; give its own towers."
-        )
+    require(
+        any(not name.startswith(("token_types", "text_pooler", "image_pooler")) for name in report.loaded),
+        f"load_path={path} holds another model: none of its {len(stored.model)} tensors fits; give its own towers.",
+    )
     _copy(heads, _with_started(heads, stored.heads, report), report, lambda name, tensor: None)
     return report
 

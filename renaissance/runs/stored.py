@@ -79,7 +79,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         for value in leaves(content, _MOST):
             _check_leaf(value)
         for part, hint in get_type_hints(_Parts).items():
-            expect(content[part], hint, part)
+            expect(content.get(part), hint, part)
         plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
         refuse_missing(plugins or (), where)
         settings = _settings(content["settings"])
