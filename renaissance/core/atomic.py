@@ -133,17 +133,19 @@ class FileLock:
                 f"'{folder}' cannot be written ({error.strerror}), and the run writes there; make it writable, or give "
                 "another log_dir (resume_from: a copy of the checkpoint that lies in no run folder)."
             ) from error
-        doing = "training in" if name == LOCK else "starting the same command in"
-        require(
-            self._handle is not None,
-            f"Another process is {doing} '{folder}'; wait for it or end it, or give another exp_name.",
-        )
+        doing = "training" if name == LOCK else "starting the same command"
+        require(self._handle is not None, locked(folder, doing))
 
     def release(self) -> None:
         if self._handle is not None:
             self._file.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
+
+
+def locked(folder: Path, doing: str = "training") -> str:
+    """The sentence of a folder that another process has locked."""
+    return f"Another process is {doing} in '{folder}'; wait for it or end it, or give another exp_name."
 
 
 def is_locked(folder: Path) -> bool:

@@ -5,6 +5,7 @@ A run may be killed between a file and its names, files may be copied, damaged o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -51,10 +52,8 @@ class CheckpointFolder:
             warn(f"warning: step {step} is not saved: {first_line(error)}")
             return False
         for old in sorted(self.path.glob("step_*.ckpt"))[:-keep]:
-            try:
-                old.unlink(missing_ok=True)
-            except OSError as error:
-                warn(f"warning: {old} cannot be removed ({error.strerror}).")
+            with contextlib.suppress(OSError):  # the next save tries again
+                old.unlink()
         return True
 
     def newest_first(self) -> list[tuple[int, Path]]:
@@ -68,7 +67,7 @@ class CheckpointFolder:
         if found and _same(found[0][1], last):
             found[0] = (found[0][0], last)
         elif last.exists() and not any(_same(path, last) for _, path in found):  # copied, or the only one
-            found = sorted([*found, (_step_of(last)[0], last)], key=lambda each: each[0], reverse=True)
+            found = sorted([*found, (_step_of(last)[0], last)], reverse=True)
         if best.exists() and not any(_same(path, best) for _, path in found):
             found.append((UNKNOWN, best))
         return found
@@ -89,7 +88,7 @@ class CheckpointFolder:
         """
         path = self.path / name
         for number, other in self.newest_first():
-            if number > step and first_whole([other]) is not None:
+            if number > step and first_whole([other]):
                 return number
         for rest in (*self.path.glob(".*.tmp"), *self.path.glob(".*.link")):  # of a run that was killed in a save
             rest.unlink(missing_ok=True)
@@ -98,8 +97,6 @@ class CheckpointFolder:
                 rename_damaged(damaged)
         # A run that was killed in a save may not have given the names that a checkpoint has by its content.
         for other in (*([self.path / BEST] if best else []), self.path / LAST):
-            if os.path.lexists(other) and not other.is_symlink() and not other.is_file():
-                rename_damaged(other)  # a folder, say
             if not _same(path, other):
                 link_or_copy(path, other, "log_dir")
         return None
@@ -156,7 +153,4 @@ def _step_of(path: Path) -> tuple[int, str]:
 
 
 def _same(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
+    return path.exists() and other.exists() and path.samefile(other)

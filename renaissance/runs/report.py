@@ -62,7 +62,7 @@ class RunFolder:
                     break
             (path / "checkpoints").mkdir()
         except OSError as error:
-            raise UserError(_unwritable(log_dir, error.strerror)) from error
+            raise UserError(unwritable(log_dir, error.strerror)) from error
         return cls(path)
 
     @staticmethod
@@ -75,10 +75,10 @@ class RunFolder:
         path = Path(log_dir).absolute() / exp_name
         names = [len(os.fsencode(name)) for name in path.parts]
         short = max(names) <= _LONGEST_NAME and sum(names) + len(names) <= _LONGEST_PATH
-        require(short, _unwritable(log_dir, "its path is too long"))
+        require(short, unwritable(log_dir, "its path is too long"))
         nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
-        require(nearest.is_dir(), _unwritable(log_dir, f"{nearest} is not a folder"))
-        require(os.access(nearest, os.W_OK | os.X_OK), _unwritable(log_dir, f"{nearest} is not writable"))
+        require(nearest.is_dir(), unwritable(log_dir, f"{nearest} is not a folder"))
+        require(os.access(nearest, os.W_OK | os.X_OK), unwritable(log_dir, f"{nearest} is not writable"))
 
     @classmethod
     def of_checkpoint(cls, path: str) -> RunFolder | None:
@@ -169,7 +169,7 @@ class RunFolder:
             self._held.release()
 
 
-def _unwritable(log_dir: str, why: str) -> str:
+def unwritable(log_dir: str | Path, why: str) -> str:
     return f"log_dir={log_dir} cannot be written ({why}); give a folder that can be with log_dir=."
 
 

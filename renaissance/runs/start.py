@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.atomic import FileLock, is_locked
-from renaissance.core.errors import Stopped, UserError
+from renaissance.core.atomic import FileLock, is_locked, locked
+from renaissance.core.errors import Stopped, UserError, require
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import AUTO, PLACE_KEYS
 from renaissance.settings.resolver import ConfigResolver
@@ -29,7 +29,7 @@ from .checkpoint import Stored
 from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
 from .identity import JOB, former_identity, identity, identity_record, read_identity
 from .metrics_table import drop_rows_after
-from .report import RunFolder
+from .report import RunFolder, unwritable
 
 
 class TrainingState(NamedTuple):
@@ -77,7 +77,8 @@ class Start(NamedTuple):
     @property
     def state(self) -> TrainingState:
         """What training starts from: load_path brings weights only."""
-        return TrainingState(**self.stored.training) if self.kind == "resume_from" else TrainingState()
+        known = self.stored.training if self.kind == "resume_from" else {}
+        return TrainingState(**{key: known[key] for key in TrainingState._fields if key in known})
 
 
 class _Run(NamedTuple):
@@ -104,8 +105,14 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
     command, automatic, notes, stored = resolver.raw, resolver["resume_from"] == AUTO, [], None
     if automatic:
         if "resume_from" not in shared:  # else another machine may not see the folder as it is now
-            path, stored, notes = _newest(resolver)
-            shared["resume_from"] = path
+            found, notes = newest(resolver.raw)
+            where = f"{resolver['log_dir']}/{resolver['exp_name']}"
+            what = (
+                f"goes on with {found[0]}" if found else f"{where} has no run of this command to go on with; it starts"
+            )
+            notes.append(f"resume_from=auto: {what}")
+            path, stored = found or (None, None)
+            shared["resume_from"] = path and str(path)
         resolver = resolver.resuming(shared["resume_from"])
     kind = next((key for key in ("resume_from", "load_path") if resolver[key]), "new")
     if kind != "new" and stored is None:
@@ -213,16 +220,11 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"log_dir={folder.parent} cannot be written ({error.strerror}); give another log_dir."
-        ) from error
+        raise UserError(unwritable(folder.parent, error.strerror)) from error
     held = FileLock(folder, f".{identity(values)}.lock")
     try:
-        for run in _runs(values, [])[0]:
-            if is_locked(run.folder):
-                raise UserError(
-                    f"Another process is training in '{run.folder}'; wait for it or end it, or give another exp_name."
-                )
+        for run in _runs(values)[0]:
+            require(not is_locked(run.folder), locked(run.folder))
         yield
     finally:
         held.release()
@@ -242,16 +244,6 @@ def _read(path: str, setting: str) -> Stored:
         raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
 
 
-def _newest(resolver: ConfigResolver) -> tuple[str | None, Stored | None, list[str]]:
-    """The checkpoint that resume_from=auto resumes, its content, and sentences for the screen; None for a new run."""
-    found, damaged = newest(resolver.raw)
-    if found is None:
-        where = f"{resolver['log_dir']}/{resolver['exp_name']}"
-        return None, None, [f"resume_from=auto: {where} has no run of this command to go on with; it starts"]
-    path, stored = found
-    return str(path), stored, [*damaged, f"resume_from=auto: goes on with {path}"]
-
-
 def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[str]]:
     """The newest whole checkpoint of the furthest run of this command, of this Slurm job first.
 
@@ -264,8 +256,8 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
         UserError: runs of this command have checkpoints, and all of them are damaged; or there is none, but one that has
             checkpoints and of which it cannot be said whose it is.
     """
-    damaged: list[str] = []
-    runs, unknown = _runs(values, damaged)
+    runs, unknown = _runs(values)
+    damaged = [*unknown.values()]
     for run in runs:
         if found := first_whole((path for _, path in run.files), damaged):
             return found, damaged
@@ -273,38 +265,37 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
         raise UserError(
             f"{damaged[len(unknown)]} No checkpoint of this run is whole; start it anew by leaving resume_from=auto out."
         )
-    if unknown:
-        whole = first_whole(path for _, path in CheckpointFolder(unknown[0] / "checkpoints").newest_first())
+    for folder, why in unknown.items():
+        whole = first_whole(path for _, path in CheckpointFolder(folder / "checkpoints").newest_first())
         raise UserError(
-            f"{damaged[0]} So resume_from=auto cannot tell whether that run, which has checkpoints, is of this command: go on "
-            f"with it by the same command and resume_from={whole[0] if whole else '<checkpoint>'}, or move '{unknown[0]}' "
+            f"{why} So resume_from=auto cannot tell whether that run, which has checkpoints, is of this command: go on "
+            f"with it by the same command and resume_from={whole[0] if whole else '<checkpoint>'}, or move '{folder}' "
             "elsewhere."
         )
     return None, damaged
 
 
-def _runs(values: Mapping[str, Any], damaged: list[str]) -> tuple[list[_Run], list[Path]]:
-    """The runs of this command in the order in which they are resumed; and folders that may be one.
+def _runs(values: Mapping[str, Any]) -> tuple[list[_Run], dict[Path, str]]:
+    """The runs of this command in the order in which they are resumed; and why other folders may be one, or not.
 
-    Where this Slurm job has runs, the others do not count. Sentences about folders that may be one are added to `damaged`.
+    Where this Slurm job has runs, the others do not count.
     """
     own, job = (identity(values), former_identity(values)), os.environ.get(JOB)
-    runs, unknown = [], []
+    runs, unknown = [], {}
     for folder in sorted(_runs_folder(values).glob("version_*")):
         files = CheckpointFolder(folder / "checkpoints")
         try:
             record = read_identity(folder)
         except UserError as error:
             if files.newest_first():  # else it was killed in its first second, say
-                unknown.append(folder)
-                damaged.append(str(error))
+                unknown[folder] = str(error)
             continue
         if record["identity"] in own:
             there = files.newest_first()
-            number = re.fullmatch(r"version_(\d{1,9})", folder.name)
+            version = int(re.sub("[^0-9]", "", folder.name) or 0)
             of_job = job is not None and record["job"] == job
             step = there[0][0] if there else UNKNOWN
-            runs.append(_Run(of_job, step, int(number[1]) if number else UNKNOWN, folder, there))
+            runs.append(_Run(of_job, step, version, folder, there))
     runs.sort(key=lambda run: run[:4], reverse=True)
     return [run for run in runs if run.of_this_job] or runs, unknown
 
@@ -316,9 +307,6 @@ def _runs_folder(values: Mapping[str, Any]) -> Path:
 def _has_results(path: str) -> bool:
     """Whether the run of a checkpoint has its results, whole; a checkpoint outside of a run folder can have no more."""
     folder = RunFolder.of_checkpoint(path)
-    if folder is None:
-        return True
-    try:
-        return (folder.path / "results.json").read_bytes().rstrip().endswith(b"}")
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        return folder is None or (folder.path / "results.json").read_bytes().rstrip().endswith(b"}")
+    return False

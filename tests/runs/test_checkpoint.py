@@ -104,7 +104,10 @@ UNREADABLE = {
     "another program's": (lambda path: torch.save({"state_dict": {}}, path), "is not a checkpoint of this program"),
     "a bare tensor": (lambda path: torch.save(torch.zeros(2), path), "is not a checkpoint of this program"),
     "of a later version": (lambda path: torch.save({"format": 2}, path), "has format 2; this version reads format 1"),
-    "incomplete": (lambda path: torch.save({"format": 1, "settings": {}}, path), "towers is None, but has to be an object"),
+    "incomplete": (
+        lambda path: torch.save({"format": 1, "settings": {}}, path),
+        "towers is None, but has to be an object",
+    ),
 }
 
 
