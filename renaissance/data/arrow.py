@@ -119,7 +119,6 @@ def schema_metadata(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or says something that our writers never say.
     """
-    stamp(path)  # a pipe by this name would never answer
     reader, _, _ = open_file(path, ())
     text = (reader.schema.metadata or {}).get(METADATA_KEY, b"{}")
     name = f"The schema metadata '{METADATA_KEY.decode()}' of '{printable(path)}'"
@@ -212,6 +211,7 @@ def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchF
     Returns:
         The reader, the map, and those of the columns that are there.
     """
+    stamp(path)  # a pipe by this name would never answer
     try:
         with pa.memory_map(path) as mapped:
             whole = mapped.read_buffer()

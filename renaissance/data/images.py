@@ -16,13 +16,12 @@ import struct
 import warnings
 
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
 from renaissance.core.errors import UserError, first_line, printable
 
-from .pixels import IMAGE_FORMATS, open_image, refuse_size, refuse_slow, rgb
+from .pixels import open_image, refuse_size, refuse_slow, rgb
 
 # Markers of a JPEG file (ITU-T T.81, table B.1): the frames that every decoder reads (baseline, extended, progressive),
 # and what may come before one: DHT, DQT, DRI, APP0 to APP15, COM.
@@ -58,12 +57,7 @@ def decode(encoded: bytes, where: str) -> Tensor:
             content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
             return torch.ops.image.decode_jpeg(content, ImageReadMode.RGB.value, False)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
-            why = (
-                f"it is none of {', '.join(IMAGE_FORMATS)}"
-                if isinstance(error, UnidentifiedImageError)
-                else f"{type(error).__name__}: {first_line(error)}"
-            )
-            raise UserError(f"The picture of {printable(where)} cannot be decoded ({why}).") from error
+            raise UserError(f"The picture of {printable(where)} cannot be decoded ({first_line(error)}).") from error
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import io
 import re
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow plugins that may open an image. EPS, for one, starts Ghostscript: a caption data set must not be able to.
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -33,23 +33,21 @@ def open_image(encoded: bytes) -> Image.Image:
     """Open an image, its first frame; nothing is decoded yet.
 
     Raises:
-        ValueError: it claims more than MAX_PIXELS, or would take out of all proportion to decode.
-        Exception: it is none of IMAGE_FORMATS; foreign bytes make Pillow fail in any way they like.
+        ValueError: it is none of IMAGE_FORMATS, claims more than MAX_PIXELS, or would take far more time or memory to decode
+            than its pixels say.
+        Exception: foreign bytes make Pillow fail in any way they like.
     """
     refuse_slow(encoded)
-    image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from None
     refuse_size(*image.size)
-    refuse_swelling(image)
-    return image
-
-
-def refuse_swelling(image: Image.Image) -> None:
-    """Raises ValueError for an opened image that would take far more time or memory to decode than its pixels say."""
     if image.tile and image.tile[0][0] in _WRITTEN_IN_PYTHON and image.width * image.height > _MOST_OF_THEM:
         raise ValueError(f"{image.width} x {image.height} pixels of a coding that is slow to read")
     if image.format == "TIFF":  # a tile is decoded as a whole, however little of it lies in the image
-        tile = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-        refuse_size(*tile, "in a tile")
+        refuse_size(image.tag_v2.get(_TILE_WIDTH, 1), image.tag_v2.get(_TILE_LENGTH, 1), "in a tile")
+    return image
 
 
 def refuse_size(width: int, height: int, where: str = "") -> None:

@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from renaissance.core.errors import UserError, require
 from renaissance.core.launch import available_cores
@@ -132,8 +132,6 @@ def read_image(source: str | bytes, resize: int | None = None, quality: int | No
         return Fault("missing", "no such file")
     except (TooLarge, Image.DecompressionBombError) as error:
         return Fault("too large", str(error))
-    except UnidentifiedImageError:
-        return Fault("unreadable", f"not one of {', '.join(IMAGE_FORMATS)}")
     except (UserError, ValueError) as error:
         return Fault("unreadable", str(error))
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged data
