@@ -52,7 +52,7 @@ class Data:
     per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
     eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
-    train_transform_keys: transform = ["imagenet"]  # imagenet, vit, clip or pixelbert, each also with _randaug
+    train_transform_keys: transform = ["imagenet"]  # one of {TRANSFORMS}, each also with _randaug
     val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
     num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
 

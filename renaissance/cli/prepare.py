@@ -11,7 +11,7 @@ from renaissance.data.prepare import prepare
 class Prepare:
     """What is prepared, from where to where, and how"""
 
-    dataset: text("the name of a data set") = None  # coco, f30k, vg, gcc, sbu, vqa, nlvr2, snli, refcoco, refcoco+, refcocog, captions or images
+    dataset: text("the name of a data set") = None  # one of {DATASETS}
     plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     root: path("a folder") = None  # folder of the raw download
     data_root: path("a folder") = None  # folder that takes the arrow files

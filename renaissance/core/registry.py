@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .errors import require
+from .errors import UserError, first_line, require
 
 
 class Registry(Mapping[str, Any]):
@@ -43,7 +43,10 @@ class Registry(Mapping[str, Any]):
         entry = self._entries[name]
         if isinstance(entry, str) and ":" in entry:
             module, _, attribute = entry.partition(":")
-            return getattr(import_module(module), attribute)
+            try:
+                return getattr(import_module(module), attribute)
+            except (ModuleNotFoundError, AttributeError) as error:
+                raise UserError(f"The {self.what} {name} is not at {entry} ({first_line(error)}).") from error
         return entry
 
     def __contains__(self, name: object) -> bool:

@@ -5,7 +5,8 @@
 
         keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt
 
-A class is a group. Its name is the section of `Settings` that the values go to, or its base class's is.
+`{TRANSFORMS}` in a comment stands for the names in that table of `core/registry.py`. A class is a group. Its name is the section
+of `Settings` that the values go to, or its base class's is.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from renaissance import config
+from renaissance.core import registry
 from renaissance.core.checks import Check
 from renaissance.core.errors import require
-from renaissance.core.registry import Registry
 
 
 class Setting(NamedTuple):
@@ -65,7 +66,10 @@ def declared(module: ModuleType, groups: Sequence[type] = ()) -> dict[str, Setti
     Raises:
         UserError: one has no comment.
     """
-    comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE))
+    comments = {
+        key: re.sub(r"{(\w+)}", lambda table: ", ".join(getattr(registry, table[1])), comment)
+        for key, comment in re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE)
+    }
     classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
     settings = {}
     for group in groups or classes:
@@ -90,7 +94,7 @@ def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tup
     return forms, [*problems.values()]
 
 
-SETTINGS = Registry("setting")
+SETTINGS = registry.Registry("setting")
 
 
 def add_settings(module: ModuleType, *groups: type) -> None:

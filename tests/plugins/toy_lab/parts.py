@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 from transformers import BertConfig, BertModel
 
 from renaissance.core.types import LabelTargets, TaskOutput, Tokens
@@ -22,6 +21,8 @@ from . import SAMPLE_KIND
 
 class ToyLength(Task):
     """Mean squared error of the length of the text, by a head on the pooled vector."""
+
+    means = ("accuracy",)
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -38,11 +39,8 @@ class ToyLength(Task):
         found = self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)[:, 0]
         return TaskOutput(F.mse_loss(found, targets, reduction="sum"), self.count(targets), found, targets)
 
-    def metrics(self) -> dict[str, MeanMetric]:
-        return {"accuracy": MeanMetric()}
-
-    def update_metrics(self, metrics: dict[str, MeanMetric], output: TaskOutput, targets: Tensor) -> None:
-        metrics["accuracy"].update((output.logits.round() == targets).float())
+    def measure(self, output: TaskOutput, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"accuracy": ((output.logits.round() == targets).sum(), output.count)}
 
 
 def lengths(micro: Any) -> Tensor:
