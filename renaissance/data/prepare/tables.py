@@ -35,20 +35,20 @@ class Line(NamedTuple):
 
 class _Line(TypedDict):
     path: str
-    caption: list[str]
+    caption: str | list[str]
     split: str | None
 
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table of (path, caption). Raises UserError if it cannot be read."""
-    if path.suffix not in (".csv", ".parquet"):
-        return path.suffix == ".jsonl"
     names = columns_of(path)
     return "path" in names and any(name in names for name in CAPTION_NAMES)
 
 
 def columns_of(table: Path) -> list[str]:
-    """Return the names of the columns of a CSV or parquet file. Raises UserError if it cannot be read or is damaged."""
+    """Return the names of the columns of a file. Raises UserError if it cannot be read or is damaged."""
+    if table.suffix == ".jsonl":  # each line has its own
+        return ["path", "caption"]
     if table.suffix == ".csv":
         with _explained(table):
             return next(csv.reader(text_lines(table)), [])
@@ -62,19 +62,17 @@ def lines_of(table: Path) -> Iterator[Line]:
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
-    columns = [] if table.suffix == ".jsonl" else columns_of(table)
     require(
         is_table(table),
-        f"'{table}' has the columns {','.join(columns) or 'none'}; expected path,caption or path,caption,split, which in "
-        "CSV are its first line.",
+        f"'{table}' has the columns {','.join(columns_of(table)) or 'none'}; expected path,caption or path,caption,split, "
+        "which in CSV are its first line.",
     )
     read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
     for number, record in read(table):
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
-        captions = [caption] if isinstance(caption, str) else caption
-        line = {"path": record.get("path"), "caption": captions, "split": record.get("split") or None}
+        line = {"path": record.get("path"), "caption": caption, "split": record.get("split") or None}
         expect(line, _Line, f"'{table}' line {number}")
-        yield Line(number, line["path"], captions, line["split"])
+        yield Line(number, line["path"], [caption] if isinstance(caption, str) else caption, line["split"])
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -68,8 +68,8 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
             make_arrow(root, tmp_path / "out")
     for columns, sentence in [
         ({"path": ["a"]}, "has the columns path; expected path,caption"),
-        ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 needs a path and a caption"),
-        ({"path": ["a"], "caption": [3]}, "line 1 needs a path and a caption"),
+        ({"path": ["a", None], "caption": ["b", "c"]}, r"line 2\['path'\] is None, but has to be text"),
+        ({"path": ["a"], "caption": [3]}, r"line 1\['caption'\] is 3, but has to be text or a list"),
         ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
     ]:
         pq.write_table(pa.table(columns), root / "mine.parquet")
@@ -210,7 +210,7 @@ def test_tables_that_claim_more_than_they_are_end_in_a_sentence(
     for name, (columns, options) in made.items():
         pq.write_table(pa.table(columns), root / f"{name}.parquet", compression="zstd", **options)
         assert (root / f"{name}.parquet").stat().st_size < 100_000
-        with pytest.raises(UserError, match=r"it is not read|line 1 needs a path"):
+        with pytest.raises(UserError, match=r"it is not read|line 1\['path'\] is None"):
             make_arrow(root, tmp_path / "out", annotations=f"{name}.parquet")
     assert not (tmp_path / "out").exists()
 
@@ -227,8 +227,8 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
     [
         ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 cannot be read as JSON"),
         ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is list, but has to be an object"),
-        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 needs a path and a caption"),
-        ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1 needs a path and a caption"),
+        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1['caption'] is None, but has to be text or a list"),
+        ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1['caption'][1] is 1, but has to be text"),
         ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "/p/1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "p\\\\..\\\\..\\\\1.jpg", "caption": "a"}', "leads out of root"),
@@ -238,7 +238,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
         ("a.csv", "", "has the columns none"),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
-        ("a.csv", "path,caption\np/1.jpg\n", "line 2 needs a path and a caption"),
+        ("a.csv", "path,caption\np/1.jpg\n", "line 2['caption'] is None, but has to be text"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
         ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, or one for each split"),
