@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.datasets import open_samples
-from renaissance.data.samples import RawSample, Sample
+from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
@@ -39,12 +39,12 @@ class Gqa(Downstream):
         return tuple(file.schema_metadata()[0]["labels"])
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One question. An answer outside the vocabulary teaches nothing; the question counts all the same."""
         values = sample.values
         metadata = {"id": values["question_id"], "group": sample.row, "structural": values["structural"]}
         label = labels.index(values["answers"]) if values["answers"] in labels else None
-        return RawSample(
+        return Example(
             sample.id,
             sample.images,
             values["questions"],

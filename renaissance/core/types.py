@@ -12,7 +12,7 @@ Shape legend, used in every docstring of the package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -48,29 +48,34 @@ class ImageInput(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One sample, drawn and decoded, before it is put into a batch.
+    """One sample of a data set as a task reads it: what to show, and what to ask of it.
 
     Attributes:
         id: position of the sample in its data set: its identity in masks and negatives.
-        epoch: the pass over the data it belongs to; with `seed` and `id` it decides every random choice.
-        images: its own images after the transforms, each (3, H, W) uint8 RGB: one for a pair, none for a text alone.
-        text: the caption, question or sentence as written.
+        images: its own images, encoded, none where the task reads none; in a batch after the transforms, each (3, H, W) uint8
+            RGB.
+        text: caption, question or sentence.
         text_keys: hashes of all captions of the image (`data.identity.text_key`).
         image_key: hash of the encoded image (`data.identity.image_key`); equal images have equal hashes.
+        where: "file.arrow row 12", for messages.
         text_pair: the second text of a sentence pair.
-        label: what a task learns of it.
+        label: what a task learns of it; None where it is hidden.
         metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
+        boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes an image of its own.
+        epoch: the pass over the data it is drawn for; with `seed` and `id` it decides every random choice.
     """
 
     id: int
-    epoch: int
-    images: tuple[Tensor, ...]
+    images: tuple[bytes, ...] | tuple[Tensor, ...]
     text: str
     text_keys: frozenset[int] = frozenset()
     image_key: int = 0
+    where: str = ""
     text_pair: str | None = None
     label: Any = None
     metadata: Mapping[str, Any] = {}
+    boxes: Sequence[Sequence[float]] | None = None
+    epoch: int = 0
 
 
 class Batch(NamedTuple):

@@ -24,7 +24,7 @@ from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTar
 from .images import decode
 from .randomness import uniform
 from .sampler import Draw
-from .samples import FileSummary, RawSample
+from .samples import FileSummary
 from .text import encode
 from .transforms import Transform
 
@@ -35,7 +35,7 @@ class Samples(Protocol):
     @property
     def labelled(self) -> bool: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> RawSample: ...
+    def __getitem__(self, index: int) -> Example: ...
     def describe(self) -> list[FileSummary]: ...
     def fingerprint(self) -> dict[str, dict[str, Any]]: ...
 
@@ -55,7 +55,7 @@ class Source:
         self.transform = transform
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
-    def images(self, raw: RawSample, epoch: int) -> tuple[Tensor, ...]:
+    def images(self, raw: Example, epoch: int) -> tuple[Tensor, ...]:
         """Decode a sample's images, cut out its boxes, and transform what is left: each (3, H, W) uint8.
 
         Raises:
@@ -72,11 +72,8 @@ class Source:
 
     def example(self, draw: Draw) -> Example:
         """Load one sample of the stream."""
-        raw = self.dataset[draw.id]
-        images = self.images(raw, draw.epoch)
-        return Example(
-            raw.id, draw.epoch, images, raw.text, raw.text_keys, raw.image_key, raw.text_pair, raw.label, raw.metadata
-        )
+        stored = self.dataset[draw.id]
+        return stored._replace(images=self.images(stored, draw.epoch), epoch=draw.epoch)
 
 
 def crop(image: Tensor, box: Sequence[float]) -> Tensor:
@@ -191,9 +188,7 @@ class Collate:
         texts, seconds = [example.text for example in examples], [example.text_pair for example in examples]
         pairs = None if seconds[0] is None else seconds
         tokenized = partial(encode, self.tokenizer, max_text_len=self.max_text_len, full=self.full)
-        encoding, text = tokenized(
-            texts, seconds=pairs, where=lambda number: self.source.dataset[examples[number].id].where
-        )
+        encoding, text = tokenized(texts, seconds=pairs, where=lambda number: examples[number].where)
         own = [image for example in examples for image in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, tokenized)
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}

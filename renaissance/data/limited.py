@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .samples import FileSummary, RawSample
+from renaissance.core.types import Example
+
+from .samples import FileSummary
 
 
 class Limited:
@@ -38,7 +40,7 @@ class Limited:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> RawSample:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self._size:
             raise IndexError(f"sample {index} of {self._size}")
         return self._whole[index]

@@ -14,8 +14,9 @@ from renaissance.core.types import Example, ItcTargets, ItmTargets
 from .identity import text_key
 
 if TYPE_CHECKING:
+    from renaissance.core.types import Example
+
     from .collate import MicroBatch
-    from .samples import RawSample
 
 _FALSE = 0.5  # share of the samples that are to get a false image
 _MAX_DRAWS = 16  # from the whole data set: enough for an image that is unlike, few enough to end where all are alike
@@ -108,6 +109,6 @@ class ContrastiveGroups:
         return ItcTargets(compared)
 
 
-def _is_false(example: Example, key: int, candidate: Example | RawSample) -> bool:
+def _is_false(example: Example, key: int, candidate: Example) -> bool:
     """Tell whether the candidate's image is another one, without a caption equal to the example's (of key `key`)."""
     return candidate.image_key != example.image_key and key not in candidate.text_keys

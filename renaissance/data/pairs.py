@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.core.errors import UserError
+from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file
 from .columns import Flat
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 from .file_cache import Stamp, cached
 from .identity import image_key, text_key
-from .samples import RawSample, SampleDataset
+from .samples import SampleDataset
 
 # What `str.split` takes for white space but the blank, as characters of an RE2 class (whose \s is ASCII only).
 _OTHER_SPACE = r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -45,13 +46,13 @@ class PairDataset(SampleDataset):
         self._kept_once = training
         super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
 
-    def __getitem__(self, index: int) -> RawSample:
+    def __getitem__(self, index: int) -> Example:
         """Read one pair. Raises IndexError outside 0 <= index < len."""
         place = self._find(index)
         captions, image = (place.file.value(name, place.row) for name in (CAPTION.name, IMAGE.name))
         texts = frozenset(map(text_key, captions))
         metadata = {"id": int(index)}
-        return RawSample(
+        return Example(
             int(index), (image,), captions[place.entry], texts, image_key(image), place.where, metadata=metadata
         )
 

@@ -7,12 +7,13 @@ is kept per row or sample, so a hundred million samples cost what the file names
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from renaissance.core.errors import UserError, require
+from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file, schema_metadata
 from .dataset_specs import Column
@@ -37,34 +38,6 @@ class Sample(NamedTuple):
     images: tuple[bytes, ...]
     values: dict[str, Any]
     where: str
-
-
-class RawSample(NamedTuple):
-    """A sample as a task reads it: what to show, and what to ask of it.
-
-    Attributes:
-        id: position in the data set.
-        images: encoded, or decoded to (3, H, W) uint8; none where the task reads none.
-        text: caption, question or sentence.
-        text_keys: hashes of all captions of the image.
-        image_key: hash of the encoded image.
-        where: "file.arrow row 12", for messages.
-        text_pair: the second text of a sentence pair.
-        label: what a task learns of it; None where it is hidden.
-        metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
-        boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes an image of its own.
-    """
-
-    id: int
-    images: tuple[Any, ...]
-    text: str
-    text_keys: frozenset[int] = frozenset()
-    image_key: int = 0
-    where: str = ""
-    text_pair: str | None = None
-    label: Any = None
-    metadata: Mapping[str, Any] = {}
-    boxes: Sequence[Sequence[float]] | None = None
 
 
 class FileSummary(NamedTuple):
@@ -271,7 +244,7 @@ class ReadSamples:
     """
 
     def __init__(
-        self, dataset: SampleDataset, read: Callable[[Sample], RawSample], answer: str = "", *, hidden: bool = False
+        self, dataset: SampleDataset, read: Callable[[Sample], Example], answer: str = "", *, hidden: bool = False
     ):
         self.dataset, self._read = dataset, read
         self.labelled = not hidden and (not answer or answer in dataset.columns)
@@ -279,7 +252,7 @@ class ReadSamples:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> RawSample:
+    def __getitem__(self, index: int) -> Example:
         return self._read(self.dataset[index])
 
     def describe(self) -> list[FileSummary]:

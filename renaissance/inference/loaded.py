@@ -18,11 +18,10 @@ from torch import Tensor
 
 from renaissance.core.checks import expanded, whole
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.core.types import ImageInput, TextInput, Tokens
+from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
-from renaissance.data.samples import RawSample
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.runs import checkpoint
@@ -229,7 +228,7 @@ class Loaded:
         return self.model.embed_text(self._texts(texts))
 
     def _image(self, images: list[Picture]) -> Tokens:
-        raws = [RawSample(0, (_bytes_or_pixels(image),), "", where=_name(image)) for image in images]
+        raws = [Example(0, (_bytes_or_pixels(image),), "", where=_name(image)) for image in images]
         pictures = [self._source.images(raw, 0)[0] for raw in raws]
         stacked = stack_images(pictures, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
-from renaissance.core.types import IGNORED, Batch, Fused, LabelTargets, TaskOutput, TextInput, Tokens
+from renaissance.core.types import IGNORED, Batch, Example, Fused, LabelTargets, TaskOutput, TextInput, Tokens
 from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
-from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.data.samples import ReadSamples, Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
 from renaissance.settings.sections import Settings
@@ -226,7 +226,7 @@ class Downstream(Task):
         return ReadSamples(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """What a stored sample is to this task. `metadata` hold "id", and "target" where it is known.
 
         Raises:
@@ -249,11 +249,11 @@ class Downstream(Task):
         return ""
 
     @classmethod
-    def made_up(cls, picture: bytes) -> RawSample:
+    def made_up(cls, picture: bytes) -> Example:
         """A made-up sample, by which it is traced what the loss depends on."""
         count, boxes = (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.pictures is None else (cls.pictures, None)
         text, images = "two small pictures", (picture,) * count
-        return RawSample(0, images, text, label=cls.made_up_label, metadata={"id": 0}, boxes=boxes)
+        return Example(0, images, text, label=cls.made_up_label, metadata={"id": 0}, boxes=boxes)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

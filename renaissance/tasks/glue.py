@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from renaissance.core.types import IGNORED, LabelTargets, TaskOutput
+from renaissance.core.types import IGNORED, Example, LabelTargets, TaskOutput
 from renaissance.data.columns import clean
 from renaissance.data.glue import GlueSamples, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
-from renaissance.data.samples import RawSample, ReadSamples, Sample
+from renaissance.data.samples import ReadSamples, Sample
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import Pooler
 from renaissance.settings.sections import Section, Settings
@@ -155,7 +155,7 @@ class Glue(Downstream):
         return {f"{row.folder}{ending}.tsv": "".join(["index\tprediction\n", *lines]).encode()}
 
 
-def _read(name: str, sample: Sample) -> RawSample:
+def _read(name: str, sample: Sample) -> Example:
     """A stored sample as the task sees it."""
     labels, values = GLUE[name].labels, sample.values
     label, second = values["label"], values["second"]
@@ -163,7 +163,7 @@ def _read(name: str, sample: Sample) -> RawSample:
     if label is not None:
         metadata["target"] = labels[label] if labels else label
     second = None if second is None else clean(second)
-    return RawSample(
+    return Example(
         sample.id, (), clean(values["text"]), where=sample.where, text_pair=second, label=label, metadata=metadata
     )
 

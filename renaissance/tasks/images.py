@@ -13,10 +13,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 from renaissance.core.errors import require, shortened
-from renaissance.core.types import LabelTargets, TaskOutput
+from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
-from renaissance.data.samples import RawSample, Sample
+from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import pick
 from renaissance.settings.sections import Settings
@@ -51,7 +51,7 @@ class Images(Downstream):
         self.classifier = nn.Linear(model.unimodal_size["image"] if self.alone else model.pooled_size, len(self.labels))
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One picture; a file without labels is one whose classes are hidden."""
         label, name = sample.values["label"], sample.values["image_id"]
         metadata = {"id": sample.id if name is None else name}
@@ -61,7 +61,7 @@ class Images(Downstream):
                 f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0.",
             )
             metadata["target"] = labels[label]
-        return RawSample(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)
+        return Example(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from renaissance.core.errors import require
-from renaissance.core.types import LabelTargets
+from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import IMAGE_PAIRS
-from renaissance.data.samples import RawSample, Sample
+from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
 
@@ -36,7 +36,7 @@ class Nlvr2(Downstream):
         self.head = ClassifierHead(2 * model.pooled_size, 2 * model.width, len(ANSWERS))
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One sentence with its two pictures; `metadata` hold the group that consistency goes by.
 
         An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
@@ -62,7 +62,7 @@ class Nlvr2(Downstream):
         if answer is not None:
             metadata["target"] = answer
         label = None if answer is None else ANSWERS.index(answer)
-        return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
+        return Example(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         images = encodings.images()  # of the first example the left and the right one, then of the second ...

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from renaissance.core.types import LabelTargets
+from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import BOXES
-from renaissance.data.samples import RawSample, Sample, SampleDataset
+from renaissance.data.samples import Sample, SampleDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 
 from .base import Context, Downstream, Encodings
@@ -41,7 +41,7 @@ class Ref(Downstream):
         self.head = nn.Linear(model.pooled_size, 1)
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One expression with its boxes; expressions of one object are one group, as they are no independent examples."""
         boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
         metadata = {
@@ -51,7 +51,7 @@ class Ref(Downstream):
             "group": sample.row,
         }
         shown = {"text": sample.values["sentences"], "label": label, "boxes": boxes}
-        return RawSample(sample.id, sample.images, where=sample.where, metadata=metadata, **shown)
+        return Example(sample.id, sample.images, where=sample.where, metadata=metadata, **shown)
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         owned, images = encodings.batch.image_counts, encodings.images()

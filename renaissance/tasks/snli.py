@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 from torch import Tensor, nn
 
-from renaissance.core.types import LabelTargets
+from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import ENTAILMENT, SNLI_LABELS
-from renaissance.data.samples import RawSample, Sample
+from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import ClassifierHead
 
@@ -31,13 +31,13 @@ class Snli(Downstream):
         self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(CLASSES))
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One hypothesis with its picture."""
         label, (_, hypothesis), name = (sample.values[column] for column in ("labels", "sentences", "image_id"))
         metadata = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
         if label is not None:
             metadata["target"] = CLASSES[label]
-        return RawSample(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
+        return Example(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)

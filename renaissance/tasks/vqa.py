@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import require, shortened
-from renaissance.core.types import TaskOutput
+from renaissance.core.types import Example, TaskOutput
 from renaissance.data.answers import official_accuracy, soft_scores
 from renaissance.data.collate import MicroBatch, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
-from renaissance.data.samples import RawSample, Sample, SampleDataset
+from renaissance.data.samples import Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.models.heads import ClassifierHead
@@ -102,7 +102,7 @@ class Vqa(Downstream):
         return labels
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         """One question; `metadata` hold what it is scored by."""
         values, metadata, label = sample.values, {"id": sample.values["question_id"]}, None
         own, scores, answers, raw = (
@@ -126,7 +126,7 @@ class Vqa(Downstream):
             by_answer = Counter(raw) if raw else dict(zip(answers, scores, strict=True))
             metadata["target"] = max(by_answer, key=by_answer.get, default=None)
         text = values["questions"]
-        return RawSample(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
+        return Example(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from renaissance.core.types import Batch
+from renaissance.core.types import Batch, Example
 from renaissance.data.collate import Collate, Source, TargetBuilder
 from renaissance.data.sampler import Draw
-from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
 from renaissance.tasks import Encodings, reading_task, task_class
 
@@ -70,13 +69,13 @@ def used_by(losses: list[Tensor]) -> set[int]:
 class _DummySamples:
     """A data set of two samples alike, that target builders may draw more from."""
 
-    def __init__(self, sample: RawSample):
+    def __init__(self, sample: Example):
         self.sample, self.labelled = sample, True
 
     def __len__(self) -> int:
         return 2
 
-    def __getitem__(self, index: int) -> RawSample:
+    def __getitem__(self, index: int) -> Example:
         return self.sample._replace(id=index, image_key=index)
 
     def text(self, index: int) -> str:
@@ -89,7 +88,7 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
     grey = io.BytesIO()
     Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
     reading = reading_task(resolved.settings.objectives.loss_names)
-    sample = RawSample(0, (grey.getvalue(),), "two small pictures")
+    sample = Example(0, (grey.getvalue(),), "two small pictures")
     if reading is not None:
         sample = task_class(reading).made_up(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from renaissance.core.types import Example
 from renaissance.data.identity import image_key, text_key
-from renaissance.data.samples import RawSample
 
 
 class PairStub:
@@ -21,11 +21,11 @@ class PairStub:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def __getitem__(self, id: int) -> RawSample:
+    def __getitem__(self, id: int) -> Example:
         picture = id // 2
         noise = np.random.default_rng(picture).integers(0, 256, (30 + picture % 5 * 6, 40, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "PNG")
         image = b"not a picture" if id == self.broken else buffer.getvalue()
         texts = frozenset(map(text_key, self.captions[picture * 2 : picture * 2 + 2]))
-        return RawSample(id, (image,), self.captions[id], texts, image_key(image), f"stub.arrow row {picture}")
+        return Example(id, (image,), self.captions[id], texts, image_key(image), f"stub.arrow row {picture}")

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from renaissance.core.errors import UserError
+from renaissance.core.types import Example
 from renaissance.data import dataset_specs
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
 from renaissance.data.identity import image_key, text_key
-from renaissance.data.samples import RawSample
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_training_counts_repeated_captions_once_and_evaluation_all(folder: Path,
 def test_a_pair_is_all_that_was_stored(folder: Path):
     write(folder, "mine.arrow", [["a"], ["Two  dogs", "ein Hund"]])
     pair = open_pairs(["mine"], "train", folder)[2]
-    assert pair == RawSample(
+    assert pair == Example(
         2,
         (b"mine.arrow 1",),
         "ein Hund",

@@ -34,7 +34,7 @@ def tokenizer(request):
 
 def micro(tokenizer, texts, ids=None, epoch=0, max_text_len=64) -> MicroBatch:
     ids = range(len(texts)) if ids is None else ids
-    examples = [Example(id, epoch, (EMPTY,), text, frozenset(), id) for id, text in zip(ids, texts, strict=True)]
+    examples = [Example(id, (EMPTY,), text, image_key=id, epoch=epoch) for id, text in zip(ids, texts, strict=True)]
     encoding, text = encode(tokenizer, texts, max_text_len)
     return MicroBatch(examples, encoding, text, None, [EMPTY] * len(texts))
 

@@ -12,7 +12,6 @@ from renaissance.core.types import Example
 from renaissance.data.collate import MicroBatch, Source
 from renaissance.data.identity import image_key, text_key
 from renaissance.data.negatives import FalseImages
-from renaissance.data.samples import RawSample
 from renaissance.data.transforms import make_transform
 
 
@@ -33,7 +32,7 @@ class World:
         captions = self.captions(picture)
         keys = frozenset(map(text_key, captions))
         text = captions[id % len(captions)]
-        return RawSample(id, (buffer.getvalue(),), text, keys, image_key(buffer.getvalue()), f"world row {id}")
+        return Example(id, (buffer.getvalue(),), text, keys, image_key(buffer.getvalue()), f"world row {id}")
 
 
 def crowded(size=60):
@@ -46,7 +45,7 @@ def micro(world, ids, epoch=0) -> MicroBatch:
     examples = []
     for id in ids:
         pair = world[id]
-        examples.append(Example(id, epoch, source.images(pair, epoch), pair.text, pair.text_keys, pair.image_key))
+        examples.append(pair._replace(id=id, images=source.images(pair, epoch), epoch=epoch))
     return MicroBatch(examples, None, None, source, [example.images[0] for example in examples])
 
 

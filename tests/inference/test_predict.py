@@ -20,8 +20,8 @@ import small_run
 from conftest import ROOT
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
+from renaissance.core.types import Example
 from renaissance.data.images import decode
-from renaissance.data.samples import RawSample
 from renaissance.inference import loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
@@ -96,7 +96,7 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
     text = model.tokenizer("a [MASK] circle beside a [MASK]".replace("[MASK]", model.tokenizer.mask_token))
     ids = torch.tensor([text["input_ids"]])
     batch_text = loaded.TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
-    pixels = model._source.images(RawSample(0, (image,), ""), 0)[0]
+    pixels = model._source.images(Example(0, (image,), ""), 0)[0]
     with torch.inference_mode():
         fused = model.model.fuse(
             model.model.embed_text(batch_text),

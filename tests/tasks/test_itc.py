@@ -26,7 +26,7 @@ def examples(captions: list[tuple[int, str]]) -> SimpleNamespace:
     made = []
     for number, (picture, caption) in enumerate(captions):
         own = frozenset(text_key(text) for other, text in captions if other == picture)
-        made.append(Example(number, 0, (), caption, own, picture))
+        made.append(Example(number, (), caption, own, picture))
     return SimpleNamespace(examples=made)
 
 

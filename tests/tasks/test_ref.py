@@ -17,11 +17,11 @@ from data.foreign_files import by_pandas, write
 from data.prepare import raw_refcoco
 from data.prepare.raw_files import photograph, read_rows
 from renaissance.core.errors import UserError
-from renaissance.core.types import Batch, LabelTargets
+from renaissance.core.types import Batch, Example, LabelTargets
 from renaissance.data.collate import Source, crop
 from renaissance.data.images import decode
 from renaissance.data.prepare.refcoco import make_arrow
-from renaissance.data.samples import RawSample, ReadSamples
+from renaissance.data.samples import ReadSamples
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.ref import Ref
@@ -152,7 +152,7 @@ def test_a_candidate_is_what_of_its_box_lies_in_the_picture(box: list[float], se
 
 def test_every_box_becomes_a_picture_of_the_models_size():
     boxes = raw_refcoco.BOXES + [box for box, _ in FURTHER]
-    raw = RawSample(7, (photograph(),), "the red one", boxes=boxes)
+    raw = Example(7, (photograph(),), "the red one", boxes=boxes)
     transform = make_transform("vit", 32, patch_size=8, seed=0)
     found = Source([raw], transform).example(SimpleNamespace(id=0, epoch=0)).images
     assert [picture.shape for picture in found] == [(3, 32, 32)] * len(boxes)

@@ -29,7 +29,7 @@ LENGTHS = (7, 4, 6)
 
 
 def example(label: object, **metadata: object) -> Example:
-    return Example(0, 0, (), "what is it", label=label, metadata={"id": 1, **metadata})
+    return Example(0, (), "what is it", label=label, metadata={"id": 1, **metadata})
 
 
 def targets(*labels: object) -> VqaTargets:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from renaissance.core.types import LabelTargets, TaskOutput, Tokens
-from renaissance.data.samples import RawSample, Sample
+from renaissance.core.types import Example, LabelTargets, TaskOutput, Tokens
+from renaissance.data.samples import Sample
 from renaissance.data.transforms import CenterCrop
 from renaissance.models.backbones.family import TEXT, Family
 from renaissance.tasks import Context, Downstream, Encodings, Task
@@ -57,10 +57,10 @@ class ToyTask(Downstream):
         self.head, self.weight = nn.Linear(model.pooled_size, 2), context.settings.objectives.toy_weight
 
     @classmethod
-    def read(cls, labels: Sequence[str], sample: Sample) -> RawSample:
+    def read(cls, labels: Sequence[str], sample: Sample) -> Example:
         colour = sample.values["colour"]
         metadata = {"id": sample.id, "target": colour}
-        return RawSample(
+        return Example(
             sample.id, sample.images, "a toy", where=sample.where, label=labels.index(colour), metadata=metadata
         )
 
