@@ -137,6 +137,7 @@ def nlvr1_dev() -> Path:
 @pytest.fixture(scope="module")
 def own_tables() -> Iterator[None]:
     """Takes what plugins add in the tests of a module out of the tables again."""
+    import renaissance.models.backbones.families  # noqa: F401, which fills a table
     from renaissance.core import plugins, registry
     from renaissance.settings.declared import SETTINGS
 
