@@ -1,4 +1,4 @@
-"""Multi-head attention as the fusion uses it, by the cheapest order of its products, and dropout from few random bits.
+"""Multi-head attention as the fusion uses it, with the cheapest order of its products, and dropout from few random bits.
 
 Attention is softmax(Q K^T) V W_o, where Q = X W_q, K = Y W_k and V = Y W_v. Where one of X and Y is short (a caption
 beside the patches of an image), no projection of the long one is needed: the products associate the other way,
@@ -37,7 +37,7 @@ class _Kept(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose CPU masks cost 16 random bits an element; torch's Bernoulli draws are ten times as dear there.
+    """Dropout whose CPU masks cost 16 random bits an element; torch's Bernoulli draws take ten times as long there.
 
     The rate is rounded to a multiple of 2^-16, and what is kept is scaled by the rounded rate: the mean is exact.
     """
@@ -65,7 +65,7 @@ class Residual(nn.Module):
         return self.add(self.dense(hidden), residual)
 
     def add(self, projected: Tensor, residual: Tensor) -> Tensor:
-        """What follows the projection."""
+        """Dropout, residual and norm, without the projection."""
         return self.norm(self.dropout(projected) + residual)
 
 
@@ -121,7 +121,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2), residual)
 
     def _few_queries(self, hidden: Tensor, other: Tokens) -> Tensor:
-        """Keys and values are never made. The keys' bias adds the same to all scores of a query: it changes nothing."""
+        """Without computing keys and values. The keys' bias adds the same to all scores of a query: softmax ignores it."""
         (query,) = self._project(hidden, 0, 1)
         _, key_weight, value_weight = self._head_weights()
         query = self._by_head(query) * self.scale
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         return self.output(value.flatten(2), hidden)
 
     def _few_keys(self, hidden: Tensor, other: Tokens) -> Tensor:
-        """Queries are never made, and the values come out of the output projection before they are mixed."""
+        """Without computing queries; values pass the output projection before they are mixed."""
         key, value = (self._by_head(each) for each in self._project(other.hidden, 1, 3))  # (B,K,h,d)
         key = key * self.scale
         query_weight, _, _ = self._head_weights()
@@ -158,7 +158,7 @@ class Attention(nn.Module):
 
 
 def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last dimension of (B,...,K), of those alone where `mask` (B,K) is True."""
+    """Softmax over the last dimension of (B,...,K), where `mask` (B,K) is True."""
     if mask is not None:
         mask = mask.view(len(mask), *[1] * (scores.ndim - 2), -1)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

@@ -1,4 +1,4 @@
-"""What both kinds of model have: normalised pixels, token types, poolers, and frozen parts that stay as they are."""
+"""The base of both kinds of model: normalised pixels, token types, poolers, frozen parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERYTHING = frozenset({"pooled", "text", "image"})
 
 
 class VisionLanguageModel(nn.Module):
-    """The base of `TwoTower` and `OneTower`.
+    """Base class of `TwoTower` and `OneTower`.
 
     Args:
         width: D, of the fused tokens.
@@ -26,9 +26,9 @@ class VisionLanguageModel(nn.Module):
         normalize: pixels to what the image side expects.
 
     Attributes:
-        frozen: the parts that `freeze` fixed.
-        unimodal_size: width of what `unimodal_text` and `unimodal_image` give, by side.
-        unimodal_pooling: which vector of it stands for the whole, by side, as `Pooler` takes it.
+        frozen: the parts that `freeze` froze.
+        unimodal_size: width of the tokens of `unimodal_text` and `unimodal_image`, by side.
+        unimodal_pooling: which of their vectors summarises them, by side, as `Pooler` takes it.
     """
 
     def __init__(self, width: int, pooler_type: str, pooling: tuple[str, str], normalize: Normalize):
@@ -44,11 +44,11 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def poolers(self) -> list[Pooler]:
-        """One or two, the text side's first."""
+        """The text pooler, then the image pooler where there is one."""
         return [self.text_pooler] + ([self.image_pooler] if self.image_pooler is not None else [])
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Fixes the named parts for good: no gradient, and eval mode (no dropout) whatever mode the model is in."""
+        """Freezes the named parts: no gradient, and eval mode (no dropout) in whatever mode the model is."""
         self.frozen = tuple(getattr(self, name) for name in parts)
         for part in self.frozen:
             part.requires_grad_(False).eval()
@@ -62,7 +62,7 @@ class VisionLanguageModel(nn.Module):
     def _pool(
         self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None
     ) -> Tensor:
-        """The poolers' vectors side by side, (B,pooled_size); zeros for an absent side.
+        """The poolers' vectors side by side, (B,pooled_size); zeros for an absent modality.
 
         Args:
             text, image: what went into the fusion. text_hidden, image_hidden: what came out; None where nobody pools it.

@@ -1,4 +1,4 @@
-"""Embeddings of the modality that a one-tower encoder does not bring, pixel normalisation, and token types."""
+"""Embeddings of the modality that a one-tower encoder lacks, pixel normalisation, and token types."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def positions_by_size(position: Tensor, grids: Tensor, rows: int, columns: int) 
 
 
 class TokenTypes(nn.Module):
-    """What tells text from image and the first image from the second: rows text, image, second image.
+    """Token-type embeddings: rows for text, image and second image.
 
     The third row starts as a copy of the second, so that a checkpoint pretrained on single images serves pairs.
     """
@@ -142,7 +142,7 @@ class TokenTypes(nn.Module):
             self.embedding.weight[2] = self.embedding.weight[1]
 
     def add(self, tokens: Tokens | None, row: int | Tensor) -> Tokens | None:
-        """Adds one row to every token; of `row` (B,) int64, to every token of each of the B sequences its own."""
+        """Adds one row to every token; of `row` (B,) int64, one row for each of the B sequences."""
         if tokens is None:
             return None
         types = self.embedding.weight[row]

@@ -1,4 +1,4 @@
-"""How the stacks of a model run in training steps: recomputed in the backward pass, compiled. Neither changes what is learned.
+"""Gradient checkpointing and compilation of the stacks of a model. Neither changes what is learned.
 
 Recomputed layers keep their inputs only, and are computed a second time in the backward pass: memory of activations falls from
 all that a layer computes to what goes into it, for about a third more time (Chen et al. 2016). Dropout repeats itself.
@@ -20,23 +20,23 @@ from torch.utils.checkpoint import checkpoint
 from . import backbones
 from .fusion import FusionStack
 
-_REASON = 200  # characters of a compiler's page that a sentence repeats
+_REASON = 200  # most characters of a compiler's message that are repeated
 MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two images an example, are fewer
 
 recomputed = partial(checkpoint, use_reentrant=False)
 
 
 def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a model that are stacks of layers, towers, blocks and fusion, by their names."""
+    """The towers, blocks and fusion of a model, with their names."""
     kinds = backbones.Tower | backbones.Blocks | FusionStack
     return ((name, part) for name, part in model.named_children() if isinstance(part, kinds))
 
 
 def recompute_layers(model: nn.Module) -> dict[str, int]:
-    """Makes a model recompute its layers while it trains; frozen parts keep nothing in any case.
+    """Turns gradient checkpointing on; frozen parts keep no activations in any case.
 
     Returns:
-        How many layers each stack of the model recomputes, 0 where its family has none that can be.
+        Number of checkpointed layers of each stack; 0 where its family supports none.
     """
     counts = {}
     for name, part in stacks(model):
@@ -55,10 +55,10 @@ def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = 
 
     Args:
         model: runs compiled while it is in training mode. Names of its weights stay as they are.
-        say: is told once of a stack that cannot be compiled, which then runs as written.
+        say: gets a line for a stack that cannot be compiled, which then runs as written.
         backend: of torch.compile.
     """
-    # DDP's own cuts are made for a model that is compiled in one piece.
+    # DDP splits graphs for a model that is compiled as a whole.
     torch._dynamo.config.optimize_ddp = False
     for name, part in stacks(model):
         part.forward = _compiled(part.forward, model, name, say, backend)
@@ -96,7 +96,7 @@ def _compiled(plain: Callable[..., Any], model: nn.Module, name: str, say: Calla
 
 
 def _shape(value: Any) -> Any:
-    """What a compiled graph depends on of a value: shapes of tensors, all else as it is."""
+    """What a compiled graph depends on: shapes and types of tensors, all else by value."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     return tuple(map(_shape, value)) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""The fusion stacks of a two-tower model: text and image tokens look at each other. Trained from scratch.
+"""The fusion stacks of a two-tower model: text and image tokens attend to each other. Trained from scratch.
 
 Three kinds, all post-norm transformer layers of width D with GELU feed-forward layers:
 
@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
 
 
 class Side(nn.Module):
-    """What one modality does for itself in a layer: self-attention, then the feed-forward layer."""
+    """A transformer layer over the tokens of one modality: self-attention, then the feed-forward layer."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
@@ -63,7 +63,7 @@ class Side(nn.Module):
 
 
 class SharedLayer(nn.Module):
-    """LXMERT's layer: cross-attention (one set of weights, both directions), then each side for itself."""
+    """LXMERT's layer: cross-attention (one set of weights, both directions), then a transformer layer for each side."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
@@ -157,7 +157,7 @@ def join(text: Tokens | None, image: Tokens | None) -> Tokens:
 
 
 def split(hidden: Tensor, text: Tokens | None, image: Tokens | None) -> TextAndImage:
-    """The reverse of `join`: (B, L+P, D) into (B,L,D) and (B,P,D)."""
+    """The inverse of `join`: (B, L+P, D) into (B,L,D) and (B,P,D)."""
     length = 0 if text is None else text.hidden.shape[1]
     return (None if text is None else hidden[:, :length]), (None if image is None else hidden[:, length:])
 

@@ -26,7 +26,7 @@ class Pooler(nn.Module):
 
 
 def pick(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """The vector (B,D) that stands for (B,N,D): its "first", "last" real, or "mean" real token."""
+    """A summary (B,D) of (B,N,D): its "first" token, its "last" real one, or the "mean" of the real ones."""
     if pooling == "first":
         return hidden[:, 0]
     if pooling == "last":
@@ -54,7 +54,7 @@ class MlmHead(nn.Module):
 
 
 class ItmHead(nn.Module):
-    """Does this image belong to this text? (B,Dp) -> (B,2) logits, class 1 = matched."""
+    """Image-text matching: (B,Dp) -> (B,2) logits, class 1 = matched."""
 
     def __init__(self, pooled_size: int):
         super().__init__()

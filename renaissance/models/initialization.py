@@ -14,7 +14,7 @@ from torch import nn
 
 
 def initialize(module: nn.Module, initializer_range: float | None = None) -> None:
-    """Draws all weights of `module` anew, in place.
+    """Initialises all weights of `module` in place.
 
     Args:
         module: linear and convolution layers and embeddings get normal weights, biases zero, norms one.
@@ -36,12 +36,11 @@ def initialize(module: nn.Module, initializer_range: float | None = None) -> Non
             nn.init.normal_(parameter, std=initializer_range or PATCH_POSITION_SCALE)
 
 
-# Layers whose output is added to what they read, by the names that transformers give them. Where each adds as much as
-# is there, post-norm stacks lose what tells tokens apart within a few layers; so together they add as much (GPT-2,
-# Radford et al. 2019).
+# Layers whose output is added to the residual, by their names in transformers. Their weights are divided by the square root of
+# their number (GPT-2, Radford et al. 2019): otherwise the tokens of post-norm stacks become alike within a few layers.
 RESIDUAL_WRITERS = (".output.dense", ".o_proj", ".out_proj", ".mlp.fc2", ".attn.proj")
-# Embeddings that say where a token stands and not what it is, and their size beside word embeddings: at the same size, what is
-# common to all texts outweighs what tells them apart, and image-text matching stays at chance for long.
+# Embeddings of positions and token types, and their scale beside word embeddings: at the same scale, what all texts share
+# outweighs what distinguishes them, and image-text matching stays at chance for long.
 PLACES = ("position", "token_type", "segment")
 PLACE_SCALE = 0.25
 # Parameters that hold learned positions of patches, and [CLS] tokens, by the names that vision transformers give them.

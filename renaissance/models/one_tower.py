@@ -75,7 +75,7 @@ class OneTower(VisionLanguageModel):
         return self.unimodal(self.embed_image(images), "image")
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
-        """One side's embedded tokens through the blocks without the other side: (B,N,D)."""
+        """One modality's embedded tokens through the blocks without the other modality: (B,N,D)."""
         if side == "text":
             return Tokens(self.fuse(tokens, None, needs={"text"}).text, tokens.mask)
         return Tokens(self.fuse(None, tokens, needs={"image"}).image, tokens.mask)
@@ -89,7 +89,7 @@ class OneTower(VisionLanguageModel):
         text_hidden, image_hidden = split(self.blocks(joined.hidden, joined.mask), text, image)
         sides = (text, text_hidden, image, image_hidden)
         if text is None and self.image_pooler is None:
-            sides = (image, image_hidden, None, None)  # an image alone is pooled in the text's stead
+            sides = (image, image_hidden, None, None)  # an image without text is pooled by the text's pooler
         return Fused(
             self._pool(*sides) if "pooled" in needs else None,
             text_hidden if "text" in needs else None,

@@ -74,13 +74,13 @@ class TwoTower(VisionLanguageModel):
             return self.image_tower(self.normalize(images))
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
-        """What one side's embedded tokens are without the other side: here they have been through their encoder already."""
+        """One modality's embedded tokens without the other modality: here they are encoded already."""
         return tokens
 
     def fuse(
         self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
     ) -> Fused:
-        """Lets the two sides look at each other.
+        """Runs the fusion over both modalities.
 
         Args:
             text: (B,L,D) or None. image: (B,P,D) or None.
@@ -105,7 +105,7 @@ class TwoTower(VisionLanguageModel):
 
 
 def _needed(tokens: bool, pooler: Pooler | None) -> str | None:
-    """What a side's tokens, or a pooler, or both read of the fusion's last layer."""
+    """Which tokens of the fusion's last layer are read: all by tasks, those that a pooler picks, or none."""
     if tokens or (pooler is not None and pooler.pooling != "first"):
         return "all"
     return None if pooler is None else "first"

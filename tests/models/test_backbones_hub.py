@@ -108,7 +108,7 @@ def test_what_the_hub_answers_becomes_a_sentence(
 ) -> None:
     monkeypatch.setattr(backbones_hub.constants, "HF_HUB_OFFLINE", False)
     raised = cause if isinstance(cause, BaseException) else cause.__new__(cause)
-    with pytest.raises(UserError, match=sentence), backbones_hub.explained("some/model", allow_download=True):
+    with pytest.raises(UserError, match=sentence), backbones_hub.explain_errors("some/model", allow_download=True):
         raise OSError("transformers' own words") from raised
 
 

@@ -1,17 +1,18 @@
 """The only room that knows Hugging Face internals: adapts any of its encoders to `Tokens(hidden (B, N, D), mask)`.
 
-hub.py        files and configurations, from the Hub, its cache or a folder
-configs.py    which of a configuration's fields are taken
-image_processor.py  how a model wants its pixels
-weights.py    files of weights
-family.py     the form of a family's row; text_families.py, vision_families.py hold the rows, refused.py the reasons
-families.py   a configuration's family, and whether it can serve
-dimensions.py what a model says of its sizes; manual dimensions
-build.py      a model by its family's row, random or pretrained
-resize.py     position tables for another image size
-towers.py     text and vision towers
-blocks.py     the blocks and embeddings of one-tower models
-tokenizer.py  tokenizers; tokenizer_data.py, what is taken of their files
+hub.py              files and configurations, from the Hub, its cache or a folder
+remote.py           revisions, and models with custom code
+configs.py          which fields of a configuration are taken
+image_processor.py  how pixels are normalised
+weights.py          files of weights
+family.py           what a row of text_families.py and vision_families.py says; refused.py, reasons against others
+families.py         the family of a configuration, and whether it can be used
+dimensions.py       sizes read from a configuration and written into it
+build.py            a model as its family's row says, random or pretrained
+resize.py           position tables for another image size
+towers.py           text and image towers
+blocks.py           the blocks and embeddings of one-tower models
+tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 """
 
 from .blocks import Blocks, OneTowerParts, build_blocks

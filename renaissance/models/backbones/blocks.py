@@ -48,7 +48,7 @@ class Blocks(nn.Module):
         self.config = config
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Runs hidden (B, N, D) through the blocks; tokens whose mask (B, N) is False are seen by none."""
+        """Runs hidden (B, N, D) through the blocks; no token attends to one whose mask (B, N) is False."""
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden, attention_mask=None if mask is None else mask.long()
         )
@@ -135,7 +135,7 @@ def build_blocks(config: PreTrainedConfig, **options: Any) -> OneTowerParts:
 
 
 def _take(model: nn.Module, path: str) -> nn.Module | None:
-    """Takes a module out of a model, which hands its input through from there on; None where it has no such module."""
+    """Replaces a module of a model by an identity and returns it; None where the model has no such module."""
     parent, _, name = path.rpartition(".")
     if (module := getattr(model.get_submodule(parent), name, None)) is not None:
         drop_module(model, path)

@@ -1,4 +1,4 @@
-"""Builds a transformers model by its family's row: random or pretrained, without poolers and heads."""
+"""Builds a transformers model as its family's row says: random or pretrained, without poolers and heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.settings.bounds import bounded
 
-from .dimensions import attribute_of, encoder_dimensions, like
+from .dimensions import attribute_of, encoder_dimensions, in_form_of
 from .families import check_modality, class_of
 from .family import TEXT, Family
 from .hub import quiet
@@ -29,13 +29,13 @@ _MOST_BYTES = 2**38  # of the weights of one encoder
 
 
 def drop_module(model: nn.Module, path: str) -> None:
-    """Puts an identity in the place of a module that nobody reads, such as a pooler or a head."""
+    """Replaces a module whose output is not used, such as a pooler or a head, by an identity."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())
 
 
 class Encoder(NamedTuple):
-    """A transformers model that was built by its family's row.
+    """A transformers model that was built as its family's row says.
 
     Attributes:
         model: in fp32, in training mode.
@@ -115,7 +115,7 @@ def _set_image_size(config: PreTrainedConfig, family: Family, image_size: int) -
     if family.set_size is not None:
         family.set_size(config, image_size)
     elif not family.any_size:
-        config.image_size = like(config.image_size, image_size)
+        config.image_size = in_form_of(config.image_size, image_size)
 
 
 def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
@@ -145,12 +145,12 @@ def _random(model_class: type, config: PreTrainedConfig) -> Any:
             return model_class(config, **options)
     except UserError:
         raise
-    except Exception as error:  # a class may trip over any value of a configuration that others wrote
+    except Exception as error:  # a class may fail in any way over values of a configuration that others wrote
         raise UserError(f"{failed}: {first_line(error)}") from error
 
 
 def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
-    """Takes the row's part of a model, without the modules that nobody reads; freezes what no output depends on."""
+    """The row's part of a model without unused modules; parameters that no output depends on are frozen."""
     if family.part:
         model = model.get_submodule(family.part)
     for path in family.drop:
@@ -163,7 +163,7 @@ def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
 
 
 def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[str, ...]:
-    """Raises where the encoder misses a weight; returns the names of those that it leaves out."""
+    """Refuses missing weights; returns the names of those that the encoder leaves out."""
     prefix = family.part + "." if family.part else ""
     ignored = tuple(f"{prefix}{path}." for path in family.drop)
     missing = [
@@ -180,10 +180,10 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
 
 
 def recompute(part: nn.Module, around: Callable[..., Any]) -> int:
-    """Lets `around(layer, *inputs)` run each layer of a tower while it trains.
+    """Gradient checkpointing: `around(layer, *inputs)` runs each layer of a tower in training.
 
     Returns:
-        How many layers: those that transformers can run so, without those whose batch norms would count everything twice.
+        Number of layers: those that transformers can checkpoint, without those whose batch norms would be updated twice.
     """
     layers = [
         layer

@@ -1,7 +1,7 @@
-"""Configurations out of plain values that others wrote: a config.json, or a tower in a checkpoint.
+"""Makes configurations of untrusted values: a config.json, or a tower in a checkpoint.
 
-Only fields that the model's own class declares are taken, within bounds. What transformers would act on beside them (names of
-other files, of Hub kernels, of backbones to download, quantisation, code) has no way in.
+Only fields that the model's own class declares are taken, within bounds. Others on which transformers would act (names of other
+files, of Hub kernels, of backbones to download, quantisation, code) are left out.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
 
 def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], name: str) -> PreTrainedConfig:
-    """A configuration of the fields that its class declares.
+    """Makes a configuration of the fields that its class declares.
 
     Args:
         values: of a config.json. name: whose they are, for the sentence.
@@ -64,7 +64,7 @@ def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], na
     kept = _declared(values, config_class, name)
     try:
         return config_class(**kept)
-    except Exception as error:  # the class may trip over a value in any way
+    except Exception as error:  # the class may fail in any way over a value
         reason = " ".join(printable(line.strip()) for line in str(error).splitlines() if line.strip())
         raise UserError(f"The configuration of {name} cannot be read: {reason or type(error).__name__}") from error
 
@@ -90,7 +90,7 @@ def _declared(values: dict[str, Any], config_class: type[PreTrainedConfig], name
 
 
 def _refuse_extreme(key: str, value: Any, what: str) -> None:
-    """Refuses numbers that no model has, before a class makes lists or modules of them."""
+    """Refuses numbers out of bounds before a class makes lists or modules of them."""
     most = MOST_LAYERS if _COUNTS.search(key) and not _NO_COUNTS.search(key) else MOST
     for each in _numbers(value):
         fits = abs(each) <= most  # NaN does not

@@ -1,4 +1,4 @@
-"""The dimensions of an encoder as its configuration has them, and how a user's own are written into one."""
+"""Reads the dimensions of an encoder from its configuration, and writes a user's own into one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _DROP_NAMES = (
 
 @dataclass(frozen=True)
 class EncoderDimensions:
-    """Dimensions of a pretrained encoder; None where it has no such one.
+    """Dimensions of an encoder; None for those that its family does not have.
 
     Attributes:
         name: the id or folder as given.
@@ -73,7 +73,7 @@ def encoder_dimensions(
     """Collects the dimensions of an encoder.
 
     Args:
-        config: of one tower (after `half_of`).
+        config: of one tower (after `sub_config`).
         image_processor: as `read_image_processor` gives it.
     """
     family = family_of(config, name)
@@ -107,7 +107,7 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
     for dimension in [each for each in NAMES if each in given]:
         name = attribute_of(config, family, dimension)
         value = given[dimension] + (family.spare_positions if dimension == "max_text_len" else 0)
-        _set(config, dimension, name, like(getattr(config, name), value))
+        _set(config, dimension, name, in_form_of(getattr(config, name), value))
     for name in _PER_LAYER if "num_layers" in given else ():
         if isinstance(values := getattr(config, name, None), list | tuple):
             repeated = [values[index % len(values)] for index in range(given["num_layers"])]
@@ -123,7 +123,7 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
     return config
 
 
-def like(old: Any, value: int) -> int | list[int]:
+def in_form_of(old: Any, value: int) -> int | list[int]:
     """`value` in the form of `old`: some configurations write a square side as [height, width]."""
     return [value] * len(old) if isinstance(old, list | tuple) else value
 
@@ -131,27 +131,27 @@ def like(old: Any, value: int) -> int | list[int]:
 def config_from_dict(
     values: dict[str, Any], *, allow_download: bool = True, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """Rebuilds a tower's configuration from `config.to_dict()`, as a checkpoint holds it; asks nobody but for code.
+    """Rebuilds a tower's configuration from `config.to_dict()`, as a checkpoint holds it; only custom code may be downloaded.
 
     Args:
-        allow_download, trust_remote_code: see `hub.read_config`; of a model of code of its own.
+        allow_download, trust_remote_code: for a model with custom code; see `hub.read_config`.
 
     Raises:
         UserError: the installed transformers does not have this family, or its code is not trusted.
     """
     if name := values.get("remote_code"):
-        require(trust_remote_code, f"The checkpoint holds a model of the code of {name}, {remote.ASKED}.")
+        require(trust_remote_code, f"The checkpoint holds a model of the code of {name}, {remote.TRUST_NEEDED}.")
         return remote.trusted_config(name, values, values["remote_modality"], allow_download=allow_download)
     kind = values.get("model_type")
     family = FAMILIES.get(str(kind))
     advice = "load it with the version that wrote it"
     require(family, f"The checkpoint holds a model of type {kind!r}, which this version does not know: {advice}.")
     config = make_config(values, class_of(family).config_class, "the checkpoint")
-    refuse_impossible(config, "the checkpoint")
+    check_sizes(config, "the checkpoint")
     return config
 
 
-def refuse_impossible(config: PreTrainedConfig, name: str) -> None:
+def check_sizes(config: PreTrainedConfig, name: str) -> None:
     """Refuses sizes below 1 and images that are not RGB."""
     family = family_of(config, name)
     for dimension in [each for each in NAMES if each not in ("max_text_len", "mlp_ratio")]:
@@ -166,7 +166,7 @@ def refuse_impossible(config: PreTrainedConfig, name: str) -> None:
         raise UserError(f"{name} reads images of another number of channels ({other[0]}) than the 3 of RGB.")
 
 
-def unsaid_dimensions(config: PreTrainedConfig, values: dict[str, Any]) -> list[str]:
+def default_dimensions(config: PreTrainedConfig, values: dict[str, Any]) -> list[str]:
     """The dimensions that a config.json leaves to the defaults of transformers' class, as `name=value`.
 
     Args:

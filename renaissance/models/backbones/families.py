@@ -1,4 +1,4 @@
-"""Which family a configuration is of, and whether it can serve.
+"""Finds the family of a configuration, and refuses models that cannot be used.
 
 What differs between Hugging Face families is data: one row a model type (`family.py`). A row says which transformers class
 builds the encoder, which of its parts are kept, and, where the family can be a one-tower model, where its blocks are. The
@@ -48,20 +48,20 @@ def family_of(config: PreTrainedConfig, name: str | None = None) -> Family:
     """The row of a configuration's family.
 
     Raises:
-        UserError: the family cannot serve; the sentence gives the reason and families that can.
+        UserError: the family cannot be used; the sentence gives the reason and families that can.
     """
     row = remote.row_of(config) or FAMILIES.get(config.model_type)
     return row or refuse_family(config.model_type, name)
 
 
 def refuse_family(kind: str | None, name: str | None) -> NoReturn:
-    """Says why models of a type cannot serve, and which can."""
+    """Raises the UserError that says why models of a type cannot be used, and which can."""
     kind = printable(kind or "none: its config.json names no model_type")
     raise UserError(f"{name or 'A model'} (model type {kind}) cannot be a tower: it {refusal(kind)}; {_ABLE}.")
 
 
 def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
-    """Refuses a model that cannot serve where it was given.
+    """Refuses a model that cannot be used for the setting that names it.
 
     Args:
         config: of one tower (after `read_config` took the half).
@@ -71,7 +71,7 @@ def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
         The family's row.
 
     Raises:
-        UserError: the family cannot serve at all, is of the other modality, or has no blocks for a one-tower model; the
+        UserError: the family cannot be used at all, is of the other modality, or has no blocks for a one-tower model; the
             sentence names families that can.
     """
     family = family_of(config, name)
@@ -100,8 +100,8 @@ def class_of(family: Family) -> type[PreTrainedModel]:
     return model_class
 
 
-def half_of(config: PreTrainedConfig, name: str, modality: str | None) -> PreTrainedConfig:
-    """The needed half of a text-and-image model's configuration (CLIP, SigLIP ...); any other one as it is.
+def sub_config(config: PreTrainedConfig, name: str, modality: str | None) -> PreTrainedConfig:
+    """The text or vision configuration of a text-and-image model (CLIP, SigLIP ...); any other configuration unchanged.
 
     Args:
         modality: "text" or "image"; None takes the image half, the one that a one-tower model can be made of.

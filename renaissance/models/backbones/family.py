@@ -1,4 +1,4 @@
-"""The form of a family's row: what the tables of text and vision families say about one model type."""
+"""What a row of the tables of text and vision families says about one model type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what a Hugging Face id or a local folder holds: its files and its configuration.
+"""Finds the files of a Hugging Face id or a local folder, and reads its configuration.
 
 Everything that may touch the network is in this file. `HF_HUB_OFFLINE=1`, or `allow_download=False`, keeps it to the
 cache; code that comes with a model is run only through `remote.py`; weights are read as safetensors, or as `.bin` with
@@ -25,10 +25,10 @@ from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.untrusted import expect, read_json
 
 from .configs import make_config
-from .dimensions import refuse_impossible, unsaid_dimensions
-from .families import DUAL, FAMILIES, class_of, half_of, refuse_family
+from .dimensions import check_sizes, default_dimensions
+from .families import DUAL, FAMILIES, class_of, refuse_family, sub_config
 from .family import IMAGE, TEXT
-from .remote import ASKED, split_revision, trusted_config
+from .remote import TRUST_NEEDED, split_revision, trusted_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
-def found(name: str, file: str, *, allow_download: bool, required: bool = False) -> Path | None:
-    """Where a file of a model lies on this machine, downloaded where need be.
+def find_file(name: str, file: str, *, allow_download: bool, required: bool = False) -> Path | None:
+    """Path of a file of a model on this machine; downloads it where needed.
 
     Args:
         name: as for `read_config`. required: it has to be there.
@@ -53,7 +53,7 @@ def found(name: str, file: str, *, allow_download: bool, required: bool = False)
     """
     repository, revision = split_revision(name)
     raising = {f"_raise_exceptions_for_{kind}": required for kind in ("missing_entries", "connection_errors")}
-    with explained(name, allow_download):
+    with explain_errors(name, allow_download):
         path = cached_file(repository, file, revision=revision, local_files_only=not allow_download, **raising)
         if path is None and required:
             raise OSError(f"it has no {file}")
@@ -83,7 +83,7 @@ def read_config(
         allow_download: False reads only local folders and the cache.
         trust_remote_code: runs the code that the model brings, if any; see `remote.py`.
         untrained: no weights are wanted, so the name of a family (`vit`) will do.
-        notes: gets a line about sizes that the model does not say.
+        notes: gets a line about sizes that config.json leaves to defaults.
 
     Raises:
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
@@ -92,7 +92,7 @@ def read_config(
         asked = "give a Hub id or a folder, or ask for random ones (random_init_... or ..._manual_configuration)"
         require(untrained, f"{name} is the name of a family, which has no weights: {asked}.")
         return class_of(FAMILIES[name]).config_class()
-    path = found(name, "config.json", allow_download=allow_download, required=True)
+    path = find_file(name, "config.json", allow_download=allow_download, required=True)
     values = read_json(path, dict[str, Any], f"config.json of {name}")
     if "model_type" not in values and isinstance(values.get("pretrained_cfg"), dict):
         values["model_type"] = "timm_wrapper"  # the Hub's timm models say it so
@@ -103,19 +103,17 @@ def read_config(
     if kind not in FAMILIES and kind not in DUAL:
         refuse_family(kind, name)
     config_class = class_of(FAMILIES[kind]).config_class if kind in FAMILIES else CONFIG_MAPPING[kind]
-    config = half_of(make_config(values, config_class, name), name, modality)
-    refuse_impossible(config, name)
+    config = sub_config(make_config(values, config_class, name), name, modality)
+    check_sizes(config, name)
     said = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
-    if notes is not None and (assumed := unsaid_dimensions(config, said)):
+    if notes is not None and (assumed := default_dimensions(config, said)):
         notes.append(f"config.json of {name} does not say {', '.join(assumed)}: the defaults of transformers are taken")
     return config
 
 
 @contextmanager
-def explained(name: str, allow_download: bool, hide: str = "") -> Iterator[None]:
-    """Turns what transformers and huggingface_hub raise about `name` into one sentence.
-
-    What transformers prints meanwhile is not shown.
+def explain_errors(name: str, allow_download: bool, hide: str = "") -> Iterator[None]:
+    """Turns errors of transformers and huggingface_hub about `name` into a UserError.
 
     Args:
         hide: a folder of our own, which stands in the sentence for `name`.
@@ -158,7 +156,7 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
 
 def _brings_code(name: str) -> str:
     pin = f", and pin the commit that you have read: {split_revision(name)[0]}@<40 hexadecimal digits>"
-    return f"{name} brings code of its own, {ASKED}{'' if Path(name).is_dir() else pin}."
+    return f"{name} brings code of its own, {TRUST_NEEDED}{'' if Path(name).is_dir() else pin}."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -169,7 +167,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers' load tables and its bar off the screen: what matters of them is in our own report.
+    """Hides transformers' load tables and progress bar: what matters of them is in our own report.
 
     The bar of a download stays: that one can take minutes.
     """

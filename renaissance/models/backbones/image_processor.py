@@ -1,4 +1,4 @@
-"""How a model wants its pixels, as its own image processor in transformers computes them."""
+"""Reads how a model's image processor normalises pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from renaissance.core.untrusted import expect, finite, read_json, short
 
 from .families import DUAL, family_of
 from .family import IMAGE
-from .hub import found, is_family
+from .hub import find_file, is_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -35,12 +35,12 @@ def read_image_processor(
     allow_download: bool = True,
     notes: list[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Reads how a model wants its images.
+    """Reads size, mean and standard deviation of a model's images.
 
     Args:
         name: as for `read_config`.
-        config: of the model, whose family answers for what the file leaves out.
-        notes: gets a line where nothing says how the model wants its images.
+        config: of the model, whose family's image processor has the defaults for what the file leaves out.
+        notes: gets a line where nothing gives a mean.
 
     Returns:
         {"mean": 3 floats, "std": 3 floats, "size": pixels of the square side or None} for RGB pixels in 0..1, and
@@ -60,7 +60,7 @@ def read_image_processor(
 
 def _of_files(name: str, config: PreTrainedConfig | None, allow_download: bool) -> dict[str, Any] | None:
     for file in IMAGE_PROCESSOR_FILES:
-        if (path := found(name, file, allow_download=allow_download)) is None:
+        if (path := find_file(name, file, allow_download=allow_download)) is None:
             continue
         what = f"{file} of {name}"
         values = read_json(path, dict[str, Any], what)
@@ -71,7 +71,7 @@ def _of_files(name: str, config: PreTrainedConfig | None, allow_download: bool) 
 
 
 def _processor_class(values: dict[str, Any], config: PreTrainedConfig | None) -> type | None:
-    """The class of transformers whose defaults complete a file: named in it, or that of the family."""
+    """The image processor class whose defaults complete a file: named in it, or that of the family."""
     said = values.get("image_processor_type") or values.get("feature_extractor_type")
     names = [said.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")] if isinstance(said, str) else []
     if config is not None:
@@ -83,7 +83,7 @@ def _processor_class(values: dict[str, Any], config: PreTrainedConfig | None) ->
 
 
 def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[str, Any] | None:
-    """Mean and deviation of pixels in 0..1 that are the same as rescaling and normalising by a file's own numbers."""
+    """Mean and standard deviation of pixels in 0..1, equal to rescaling and normalising as a file says."""
 
     def of(key: str) -> Any:
         if values.get(key) is None:
@@ -122,8 +122,8 @@ def _pixels(values: dict[str, Any], processor: type | None, what: str) -> dict[s
 
 
 def _of_timm(name: str, _config: PreTrainedConfig, allow_download: bool) -> dict[str, Any] | None:
-    """What the config.json of a timm model says of its images."""
-    path = found(name, "config.json", allow_download=allow_download)
+    """Mean, standard deviation and size of the config.json of a timm model."""
+    path = find_file(name, "config.json", allow_download=allow_download)
     values = {} if path is None else read_json(path, dict[str, Any], f"config.json of {name}")
     what = f"pretrained_cfg in config.json of {name}"
     said = expect(values.get("pretrained_cfg") or {}, dict[str, Any], what)

@@ -1,4 +1,4 @@
-"""Names of models with a pinned revision, and encoders that bring code of their own.
+"""Models with a pinned revision, and models with custom code (transformers' trust_remote_code).
 
 `owner/name@revision` pins a branch, a tag or a commit of the Hub. Code that lies beside a model's weights is run only where the
 user says trust_remote_code=True, and only at one commit, so that what was read is what runs. A checkpoint keeps the name with
@@ -20,8 +20,8 @@ from .family import Family
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-ASKED = "which is not run unless you say so: read it, and give trust_remote_code=True"
-_trusted: dict[str, type] = {}  # model classes by name with commit; what the user has trusted in this process
+TRUST_NEEDED = "which is not run unless you say so: read it, and give trust_remote_code=True"
+_trusted: dict[str, type] = {}  # {name with commit: model class} of the code trusted in this process
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -35,7 +35,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_download: bool) -> PreTrainedConfig:
-    """The configuration of a model that brings code, which is imported; it says whose code its model is of.
+    """Imports the custom code of a model and makes its configuration, which names the repository of the code.
 
     Args:
         name: with its commit, or a folder.
@@ -66,7 +66,7 @@ def trusted_config(name: str, values: dict[str, Any], modality: str, *, allow_do
 
 
 def row_of(config: PreTrainedConfig) -> Family | None:
-    """The row of a model of code of its own, trusted before; None for all others."""
+    """The row of a model with custom code that was trusted before; None for all others."""
     if getattr(config, "remote_code", None) is None:
         return None
     no_blocks = "it brings code of its own, whose blocks this program does not know"

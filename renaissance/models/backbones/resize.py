@@ -1,4 +1,4 @@
-"""Carries weights into a model built for another image size, resizing its position tables once.
+"""Copies weights into a model built for another image size, with its position tables resized once.
 
 The tables then train at the new size, and no forward pass pays for an interpolation.
 """
@@ -41,7 +41,7 @@ def carry_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
 
 
 def resize_position(name: str, old: Tensor, shape: torch.Size, family: Family) -> Tensor | None:
-    """A position table brought to another shape by its family's row; None where `name` is no such table, or of another width.
+    """Resizes a position table as its family's row says; None where `name` is no such table, or of another width.
 
     Absolute positions, (prefix + g * g, D) or with a leading 1, are resized bicubically without align_corners, as ViT and
     DINO do (facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding); relative ones, ((2g-1)^2 + suffix,

@@ -1,7 +1,7 @@
-"""Tokenizers: read from a model, made fit for masked language modelling, and carried in checkpoints.
+"""Tokenizers: read from a model or a checkpoint, with mask and padding tokens.
 
-Both a model's folder and a checkpoint are read as {file name: bytes}; `tokenizer_data.py` takes out what transformers may see of
-them, and a tokenizer is made of nothing else.
+Both a model's folder and a checkpoint are read as {file name: bytes}; `tokenizer_data.py` cleans them, and a tokenizer is
+made of nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import transformers
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
 
-from .hub import found, is_family, quiet
+from .hub import find_file, is_family, quiet
 from .tokenizer_data import ADDED, CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     """Loads a model's tokenizer, padding and cutting on the right.
 
     Returns:
-        The tokenizer, and a line for each token that it lacked and was given.
+        The tokenizer, and a line for each special token that was added.
 
     Raises:
         UserError: the model brings no fast tokenizer, or cannot be reached.
@@ -56,7 +56,7 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
         FAST in kept or pieces is None or importlib.util.find_spec("sentencepiece"),
         f"{name} brings its tokenizer as {pieces}, which takes two packages to read: pip install sentencepiece protobuf.",
     )
-    tokenizer = _made(kept, f"The tokenizer of {name}")
+    tokenizer = _build_tokenizer(kept, f"The tokenizer of {name}")
     _refuse_slow(type(tokenizer), name)
     for role, token in (("mask_token", MASK), ("pad_token", PAD)):
         if getattr(tokenizer, role) is None:
@@ -64,15 +64,15 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
     report = []
     for role in transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES:
         token = getattr(tokenizer, role, None)
-        if isinstance(token, str) and not any(_spelt(token, content) for content in kept.values()):
+        if isinstance(token, str) and not any(_names_token(token, content) for content in kept.values()):
             number = tokenizer.convert_tokens_to_ids(token)
             report.append(f"tokenizer of {name} had no {role}: {token} was added, piece {number}")
-    _refuse_useless(tokenizer, f"The tokenizer of {name}")
+    _check_pieces(tokenizer, f"The tokenizer of {name}")
     return tokenizer, report
 
 
 def vocabulary_rows(tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many rows of word embeddings a tokenizer needs: the highest number of a piece, and one."""
+    """Number of rows of word embeddings that a tokenizer needs: its highest token id + 1."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
 
 
@@ -84,7 +84,7 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
 
 
 def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
-    """The tokenizer that `tokenizer_files` wrote; asks nobody.
+    """The tokenizer that `tokenizer_files` wrote; nothing is downloaded.
 
     Raises:
         UserError: the files are not those of a tokenizer, or are code.
@@ -94,8 +94,8 @@ def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerFast:
         is_data = name.endswith((".json", ".txt", ".jinja", ".model"))
         require(is_data, f"{what} brings {printable(Path(name).name)!r}, which is no file of a tokenizer.")
     kept = clean({Path(name).name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}, what)
-    tokenizer = _made(kept, what)
-    _refuse_useless(tokenizer, what)
+    tokenizer = _build_tokenizer(kept, what)
+    _check_pieces(tokenizer, what)
     return tokenizer
 
 
@@ -103,14 +103,14 @@ def _files(name: str, allow_download: bool) -> dict[str, bytes]:
     """The files of a model that a tokenizer may be made of."""
 
     def read(wanted: Iterable[str]) -> dict[str, bytes]:
-        paths = {file: found(name, file, allow_download=allow_download) for file in wanted}
+        paths = {file: find_file(name, file, allow_download=allow_download) for file in wanted}
         return {file: read_bytes(path, f"{file} of {name}") for file, path in paths.items() if path is not None}
 
     files = read((FAST, SETTINGS, SPECIAL, ADDED, CONFIG))
     return files if FAST in files else files | read(VOCABULARIES)
 
 
-def _made(files: dict[str, bytes], what: str) -> PreTrainedTokenizerFast:
+def _build_tokenizer(files: dict[str, bytes], what: str) -> PreTrainedTokenizerFast:
     """A tokenizer of these files alone."""
     with _refusing(f"{what} cannot be read"), tempfile.TemporaryDirectory() as folder, quiet():
         for file, content in files.items():
@@ -122,7 +122,7 @@ def _made(files: dict[str, bytes], what: str) -> PreTrainedTokenizerFast:
 
 @contextmanager
 def _refusing(sentence: str) -> Iterator[None]:
-    """Ends in a sentence whatever tokenizers raises: it panics with an exception that is no `Exception`."""
+    """Turns any error of tokenizers into a UserError; its panics are no `Exception`."""
     try:
         yield
     except BaseException as error:
@@ -139,8 +139,8 @@ def _refuse_slow(kind: Any, name: str) -> None:
         )
 
 
-def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
-    """Refuses a tokenizer whose pieces fit no table of embeddings, or that has none but special ones."""
+def _check_pieces(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
+    """Refuses a tokenizer with sparse token ids, with special tokens alone, or that fails on a short text."""
     for part in (tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.decoder):
         if part is not None:
             refuse_growth(json.loads(part.__getstate__()), what)
@@ -156,7 +156,7 @@ def _refuse_useless(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     )
 
 
-def _spelt(token: str, content: bytes) -> bool:
+def _names_token(token: str, content: bytes) -> bool:
     """Whether a file holds a token, as it is or as JSON writes it."""
     spellings = {token, json.dumps(token)[1:-1], json.dumps(token, ensure_ascii=False)[1:-1]}
     return any(spelling.encode() in content for spelling in spellings)

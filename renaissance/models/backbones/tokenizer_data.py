@@ -1,4 +1,4 @@
-"""What of a tokenizer's files is handed to transformers: named settings of known types, and vocabularies within bounds."""
+"""Cleans a tokenizer's files for transformers: only listed settings of known types, and steps within bounds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MOST_EXTRA = 10_000
 
 
 def clean(files: dict[str, bytes], name: str) -> dict[str, bytes]:
-    """The files that a tokenizer is made of, without what names files, code or places.
+    """The files that a tokenizer is made of, without fields that name files, code or places.
 
     Args:
         files: by name. name: whose they are, for the sentence.
@@ -160,7 +160,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any], what: str) -> float:
-    """How many times longer a step can make a text, at most; of a regular expression, as if it matched nothing."""
+    """How many times longer a step can make a text, at most; a regular expression counts as matching the empty text."""
     kind = step.get("type")
     if kind == "ByteLevel":
         return 2.0
@@ -176,7 +176,7 @@ def _growth(step: dict[str, Any], what: str) -> float:
 
 
 def _longest(charsmap: Any, what: str) -> int:
-    """Bytes of the longest text that a map of sentencepiece's normalizer puts in the place of another."""
+    """Bytes of the longest replacement in the map of a sentencepiece normalizer."""
     try:
         blob = base64.b64decode(expect(charsmap, str, f"precompiled_charsmap in {what}"))
     except ValueError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tower(nn.Module):
-    """What text and image towers share.
+    """Base class of text and image towers.
 
     Attributes:
         hidden_size: width of the tokens it gives.

@@ -1,4 +1,4 @@
-"""A model's files of weights: looked at before anything is read, and read from nothing but themselves."""
+"""A model's files of weights: checked before they are read, in a folder without any other file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import expect, read_json, refuse_lfs, refuse_special
 from renaissance.settings.bounds import bounded
 
-from .hub import explained, found
+from .hub import explain_errors, find_file
 from .remote import split_revision
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ WHOLE, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 
 
 def check_weights(name: str, random_setting: str) -> None:
-    """Refuses weights that a folder does not hold, or that cannot be what they say; asks no network.
+    """Refuses missing and damaged weights; nothing is downloaded.
 
     Args:
         name: as for `read_config`. random_setting: the setting that makes weights needless, for the sentence.
@@ -47,10 +47,10 @@ def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
         UserError: an index that names parts which are not there, or lie elsewhere.
     """
     for whole in WHOLE:
-        if (path := found(name, whole, allow_download=allow_download)) is not None:
+        if (path := find_file(name, whole, allow_download=allow_download)) is not None:
             return {whole: path}
         index = whole + INDEX
-        if (path := found(name, index, allow_download=allow_download)) is None:
+        if (path := find_file(name, index, allow_download=allow_download)) is None:
             continue
         what = f"{index} of {name}"
         parts = expect(read_json(path, dict[str, Any], what).get("weight_map"), dict[str, str], f"weight_map in {what}")
@@ -59,7 +59,7 @@ def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
         for part in sorted(set(parts.values())):
             beside = Path(part).name == part and Path(part).suffix in (".safetensors", ".bin")
             require(beside, f"{what} names {printable(part)!r}, which is no file of weights beside it.")
-            where = found(name, part, allow_download=allow_download)
+            where = find_file(name, part, allow_download=allow_download)
             if where is not None:
                 files[part] = where
             elif allow_download or Path(name).is_dir():
@@ -107,11 +107,11 @@ def read_weights(
     if getattr(config, "remote_code", None):  # may read files of its own
         repository, revision = split_revision(name)
         options |= {"revision": revision or "main", "local_files_only": not allow_download}
-        with explained(name, allow_download):
+        with explain_errors(name, allow_download):
             return model_class.from_pretrained(repository, **options)
     files = weight_files(name, allow_download=allow_download)
     if not files:  # says why
-        found(name, WHOLE[0], allow_download=allow_download, required=True)
+        find_file(name, WHOLE[0], allow_download=allow_download, required=True)
     _check(files, name)
     size = sum(path.stat().st_size for path in files.values())
     # Two numbers a byte, for reading registers each parameter twice; and those that no file holds, such as positions.
@@ -119,7 +119,7 @@ def read_weights(
         2**26 + 8 * size, f"The configuration of {name} asks for more than its weights of {size:,} bytes hold."
     )
     # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
-    with tempfile.TemporaryDirectory() as folder, explained(name, allow_download, hide=folder), bound:
+    with tempfile.TemporaryDirectory() as folder, explain_errors(name, allow_download, hide=folder), bound:
         for file, path in files.items():
             (Path(folder) / file).symlink_to(path.resolve())
         return model_class.from_pretrained(folder, local_files_only=True, **options)
