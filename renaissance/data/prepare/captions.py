@@ -23,7 +23,7 @@ from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .names import is_litter, split_of
+from .names import files_in, split_of
 from .own import check_name, check_val_share, is_validation, leftovers
 from .tables import SUFFIXES, Line, lines_of
 from .writer import Download, arrow_writer, plan_stored
@@ -79,8 +79,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
             f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.",
         )
         return [folder / annotations]
-    there = (path for path in folder.iterdir() if path.suffix in SUFFIXES and not is_litter(path.name))
-    found = sorted(path for path in there if not path.is_dir())
+    found = [path for path in files_in(folder) if path.suffix in SUFFIXES]
     names = ", ".join(path.name for path in found) or "none"
     require(
         len(found) == 1 or (found and all(split_of(path.stem) for path in found)),

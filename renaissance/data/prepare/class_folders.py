@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from renaissance.core.errors import UserError, shortened
-from renaissance.core.untrusted import refuse_special
+from renaissance.core.errors import UserError, require, shortened
 from renaissance.data.dataset_specs import OWN_SPLITS
 
 from .annotation_store import plain_name
-from .names import IMAGE_SUFFIXES, is_litter, split_of
+from .annotations import opened
+from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
 
 _SHOWN = 20  # classes that are named in a sentence
 # First bytes of the forms that are read, for files whose names do not say what they are.
@@ -54,23 +53,21 @@ def read_class_folders(root: Path) -> Classes:
     places, ignored = _splits(root)
     folders: dict[str, list[Path]] = {}
     for split, place in places.items():
-        within = _folders(place)
+        within = folders_in(place)
         _refuse_splits_in_classes(split, within)
         folders[split] = [folder for folder in within if _has_images(folder)]
         ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
-        loose = sum(not entry.is_dir() and _may_be_image(entry) for entry in place.iterdir())
+        loose = sum(map(_may_be_image, files_in(place)))
         ignored += [f"{loose:,} pictures in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
     labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
     left = f" Left alone, as no class has pictures there: {shortened(ignored, _SHOWN)}." if ignored else ""
-    if len(labels) < 2:
-        raise UserError(
-            f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
-            f"{', '.join(labels) or 'none'}.{left}"
-        )
-    trained = {folder.name for folder in folders.get("train", [])}
-    missing = [label for label in labels if label not in trained]
-    if missing and "train" in places:
-        raise UserError(f"root='{root}' has no training pictures of {', '.join(missing[:5])}; every class needs some.")
+    require(
+        len(labels) > 1,
+        f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
+        f"{', '.join(labels) or 'none'}.{left}",
+    )
+    missing = sorted(set(labels) - {folder.name for folder in folders.get("train", [])}) if "train" in places else []
+    require(not missing, f"root='{root}' has no training pictures of {', '.join(missing[:5])}; every class needs some.")
     notes = {
         split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
     }
@@ -81,52 +78,42 @@ def read_class_folders(root: Path) -> Classes:
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the folder of each split, or root for train where there is none, and what is neither split nor class."""
-    found = {folder: split_of(folder.name, whole=True) for folder in _folders(root)}
+    found = {folder: split_of(folder.name, whole=True) for folder in folders_in(root)}
     # A folder called train with images right in it is a class of trains, if there are no folders of splits.
     places: dict[str, Path] = {}
     for folder, split in found.items():
-        if split is None or not _folders(folder):
+        if split is None or not folders_in(folder):
             continue
-        if split in places:
-            raise UserError(f"root='{root}' has two folders for {split}, {places[split].name} and {folder.name}.")
-        places[split] = _unpacked(folder, split)
+        other = places.get(split, folder)
+        require(other is folder, f"root='{root}' has two folders for {split}, {other.name} and {folder.name}.")
+        inner = folders_in(folder)  # an archive may have put the folder into one of its own name
+        unpacked = len(inner) == 1 and split_of(inner[0].name, whole=True) == split
+        places[split] = inner[0] if unpacked else folder
     if not places:
         return {"train": root}, []
-    others = [folder for folder in found if found[folder] is None or not _folders(folder)]
-    classes = {inner.name for place in places.values() for inner in _folders(place)}
+    others = [folder for folder in found if found[folder] is None or not folders_in(folder)]
+    classes = {inner.name for place in places.values() for inner in folders_in(place)}
     strange = [
         folder.name
         for folder in others
-        if (found[folder] in ("train", "val") and _has_images(folder)) or classes & {e.name for e in _folders(folder)}
+        if (found[folder] in ("train", "val") and _has_images(folder)) or classes & {e.name for e in folders_in(folder)}
     ]
-    if strange:
-        raise UserError(
-            f"root='{root}' has folders of splits, {', '.join(place.name for place in places.values())}, and beside them "
-            f"{', '.join(strange[:5])}: which split is that? Every picture is in train/<class>/, val/<class>/ or "
-            "test/<class>/; rename it, or move what is not meant."
-        )
+    require(
+        not strange,
+        f"root='{root}' has folders of splits, {', '.join(place.name for place in places.values())}, and beside them "
+        f"{', '.join(strange[:5])}: which split is that? Every picture is in train/<class>/, val/<class>/ or "
+        "test/<class>/; rename it, or move what is not meant.",
+    )
     return {split: places[split] for split in OWN_SPLITS if split in places}, [f"{folder.name}/" for folder in others]
 
 
 def _refuse_splits_in_classes(split: str, classes: list[Path]) -> None:
-    for inner in (inner for folder in classes for inner in _folders(folder)):
-        if split_of(inner.name, whole=True) not in (None, split):
-            raise UserError(
-                f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
-                "above: train/<class>/, val/<class>/, test/<class>/."
-            )
-
-
-def _unpacked(folder: Path, split: str) -> Path:
-    """Return the folder of a split itself where an archive has put it into one of its own name."""
-    inner = _folders(folder)
-    return inner[0] if len(inner) == 1 and split_of(inner[0].name, whole=True) == split else folder
-
-
-def _folders(place: Path) -> list[Path]:
-    """Return the folders in a folder, linked ones too; those that systems leave are none."""
-    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every image
-        return [place / name for name in sorted(each.name for each in entries if each.is_dir()) if not is_litter(name)]
+    for inner in (inner for folder in classes for inner in folders_in(folder)):
+        require(
+            split_of(inner.name, whole=True) in (None, split),
+            f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
+            "above: train/<class>/, val/<class>/, test/<class>/.",
+        )
 
 
 def _has_images(folder: Path) -> bool:
@@ -134,31 +121,25 @@ def _has_images(folder: Path) -> bool:
 
 
 def _may_be_image(path: Path) -> bool:
-    if is_litter(path.name):
-        return False
     if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
         return True
     try:
-        refuse_special(path, path.name)
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return file.read(16).startswith(_STARTS)
-    except (OSError, UserError):
+    except UserError:
         return False
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder; linked folders are followed, and each folder is visited once."""
-    visited = {
-        (about.st_dev, about.st_ino) for about in map(os.stat, folder.resolve().parents)
-    }  # a link to one is a loop
-    for place, inner, files in os.walk(folder, followlinks=True):
-        about = os.stat(place)
-        if (about.st_dev, about.st_ino) in visited:
-            inner.clear()
-            continue
-        visited.add((about.st_dev, about.st_ino))
-        inner[:] = [name for name in inner if not is_litter(name)]
-        yield from (Path(place, name) for name in files if not is_litter(name))
+    visited = set(folder.resolve().parents)  # a link to one is a loop
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        if place.resolve() not in visited:
+            visited.add(place.resolve())
+            waiting += folders_in(place)
+            yield from files_in(place)
 
 
 def _listed(root: Path, folders: list[Path], labels: list[str]) -> Iterator[LabelledImage]:

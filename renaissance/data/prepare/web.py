@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import GCC_FILE, SBU_FILE, SHARD_ROWS
@@ -29,8 +29,7 @@ from renaissance.data.dataset_specs import GCC_FILE, SBU_FILE, SHARD_ROWS
 from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened
 from .arrow_file import Plan
-from .entries import LeftOut, Row
-from .names import IMAGE_SUFFIXES, is_litter, split_of
+from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
 from .skipped import Skipped
 from .tables import SUFFIXES, columns_of, is_table, lines_of, records_of
 from .tars import require_whole, tar_entries
@@ -48,22 +47,16 @@ class _Layout(NamedTuple):
     """How a split lies on the disk.
 
     Attributes:
-        what: for people.
+        split: which.
+        what: the layout, for people.
         files: those that list it.
-        read: gives a `_Listing` of them.
+        read: gives rows, listed and skipped of `Plan`.
     """
 
+    split: str
     what: str
     files: list[Path]
-    read: Callable[[], _Listing]
-
-
-class _Listing(NamedTuple):
-    """What a split holds: fields of `Plan`."""
-
-    rows: Iterable[Row | LeftOut | Callable[[], Row | LeftOut]]
-    listed: int | None
-    skipped: Skipped
+    read: Callable[[], dict[str, Any]]
 
 
 @arrow_writer
@@ -75,36 +68,33 @@ def make_arrow(root: Path, *, dataset: str = "gcc") -> Download:
     """
     template, lists = _DATASETS[dataset]
     layouts = _layouts(folder_of(root, f"{' or '.join(lists.values())}, or what img2dataset leaves"))
+    found = [layout for split in lists for layout in layouts if layout.split == split]
     for split in lists:
-        there = [layout.what for layout in layouts.get(split, [])]
+        there = [layout.what for layout in found if layout.split == split]
         require(
             len(there) < 2,
             f"root='{root}' has several layouts of {split}: {'; '.join(there)}; leave one of them there.",
         )
-    ignored = [f"{layout.what} ({split})" for split, of in layouts.items() if split not in lists for layout in of]
+    ignored = [f"{layout.what} ({layout.split})" for layout in layouts if layout.split not in lists]
     left = [f"Left alone, as {dataset} has no such split: {'; '.join(ignored)}."] if ignored else []
-    found = {split: layouts[split][0] for split in lists if split in layouts}
     require(
         found,
         f"root='{root}' has none of {', '.join(lists.values())}, *.tar, *.parquet with folders of their names, "
         f"and no table of path and caption; give the folder that has. {' '.join(left)}".strip(),
     )
     # All are read before anything is written.
-    plans = [_plan(dataset, template.replace("{split}", split), split, of, left) for split, of in found.items()]
-    return Download(dataset, plans, max_unreadable=None)
+    return Download(dataset, [_plan(dataset, template, layout, left) for layout in found], max_unreadable=None)
 
 
-def _plan(dataset: str, file: str, split: str, layout: _Layout, notes: list[str]) -> Plan:
-    listing = layout.read()
+def _plan(dataset: str, template: str, layout: _Layout, notes: list[str]) -> Plan:
+    split, files = layout.split, layout.files
     return plan_file(
         dataset,
-        file,
+        template.replace("{split}", split),
         {"dataset": dataset, "split": split},
-        rows=listing.rows,
-        listed=listing.listed,
-        skipped=listing.skipped,
+        **layout.read(),
         notes=[_read_from(layout), *notes],
-        source={"split": split, "layout": layout.what, "files": len(layout.files), "digest": _digest(layout.files)},
+        source={"split": split, "layout": layout.what, "files": len(files), "digest": _digest(files)},
         shard_rows=SHARD_ROWS,
     )
 
@@ -115,52 +105,37 @@ def _read_from(layout: _Layout) -> str:
     return f"Read from {layout.what}: {which}."
 
 
-def _layouts(root: Path) -> dict[str, list[_Layout]]:
+def _layouts(root: Path) -> list[_Layout]:
     """Return what there is of each split, by the names of files and folders."""
-    found: dict[str, list[_Layout]] = {}
-    folders = {
-        path: split_of(path.name) for path in sorted(root.iterdir()) if path.is_dir() and not is_litter(path.name)
-    }
-    for path in _files(root):
+    found: list[_Layout] = []
+    folders = {path: split_of(path.name) for path in folders_in(root)}
+    for path in files_in(root):
         if path.name.endswith("annot.json"):
             split = split_of(path.stem) or "train"
             bases = ["", *(f"{folder.name}/" for folder, said in folders.items() if said == split)]
-            found.setdefault(split, []).append(_Layout(path.name, [path], partial(_from_list, path, split, bases)))
-    for place, said in ((root, None), *((folder, said) for folder, said in folders.items() if said)):
-        for split, layout in _layouts_in(place, "" if place == root else f"{place.name}/", said):
-            found.setdefault(split, []).append(layout)
+            found.append(_Layout(split, path.name, [path], partial(_from_list, path, split, bases)))
+    found += _layouts_in(root, "", None)
+    for folder, said in folders.items():
+        if said:
+            found += _layouts_in(folder, f"{folder.name}/", said)
     return found
 
 
-def _files(place: Path) -> list[Path]:
-    """Return all that is no folder, pipes too: who reads one says what it is."""
-    with os.scandir(place) as entries:
-        names = [entry.name for entry in entries if not entry.is_dir() and not is_litter(entry.name)]
-    return sorted(place / name for name in names)
-
-
-def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[tuple[str, _Layout]]:
-    files = _files(place)
+def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[_Layout]:
+    files = files_in(place)
     tars = [path for path in files if path.suffix == ".tar"]
     parts = [path for path in files if path.suffix == ".parquet" and path.with_suffix("").is_dir()]
     _refuse_halves(place, tars, parts)
     for split, of in _by_split(place, tars, said).items():
-        beside = [path.with_suffix(".parquet") for path in of]
-        yield (
-            split,
-            _Layout(
-                f"tar shards {below}*.tar",
-                of + [path for path in beside if path in files],
-                partial(_from_tars, of, below, split),
-            ),
-        )
+        beside = [path for path in (tar.with_suffix(".parquet") for tar in of) if path in files]
+        yield _Layout(split, f"tar shards {below}*.tar", of + beside, partial(_from_tars, of, below, split))
     for split, of in _by_split(place, parts, said).items():
-        yield split, _Layout(f"folders beside {below}*.parquet", of, partial(_from_folders, of, below, split))
+        yield _Layout(split, f"folders beside {below}*.parquet", of, partial(_from_folders, of, below, split))
     known = {*parts, *(path.with_suffix(".parquet") for path in tars)}
     tables = [path for path in files if path.suffix in SUFFIXES and path not in known and is_table(path)]
     for split, of in _by_split(place, tables, said).items():
         for path in of:
-            yield split, _Layout(f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+            yield _Layout(split, f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
 
 
 def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, list[Path]]:
@@ -194,7 +169,7 @@ def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
     )
 
 
-def _from_list(path: Path, split: str, bases: list[str]) -> _Listing:
+def _from_list(path: Path, split: str, bases: list[str]) -> dict[str, Any]:
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "item")):
         texts = isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)
@@ -205,7 +180,7 @@ def _from_list(path: Path, split: str, bases: list[str]) -> _Listing:
     return _stored(store, split, below)
 
 
-def _from_table(table: Path, below: str, split: str) -> _Listing:
+def _from_table(table: Path, below: str, split: str) -> dict[str, Any]:
     store = AnnotationStore()
     for line in lines_of(table):
         require(
@@ -217,7 +192,7 @@ def _from_table(table: Path, below: str, split: str) -> _Listing:
     return _stored(store, split)
 
 
-def _from_folders(parquets: list[Path], below: str, split: str) -> _Listing:
+def _from_folders(parquets: list[Path], below: str, split: str) -> dict[str, Any]:
     """What failed to download is listed too: its image is then found missing."""
     store = AnnotationStore()
     for parquet in parquets:
@@ -236,15 +211,16 @@ def _from_folders(parquets: list[Path], below: str, split: str) -> _Listing:
     return _stored(store, split)
 
 
-def _stored(store: AnnotationStore, split: str, below: str = "") -> _Listing:
-    return _Listing(store.caption_rows(split, below=below), store.splits().get(split, 0), store.skipped[split])
+def _stored(store: AnnotationStore, split: str, below: str = "") -> dict[str, Any]:
+    rows = store.caption_rows(split, below=below)
+    return {"rows": rows, "listed": store.splits().get(split, 0), "skipped": store.skipped[split]}
 
 
-def _from_tars(tars: list[Path], below: str, split: str) -> _Listing:
+def _from_tars(tars: list[Path], below: str, split: str) -> dict[str, Any]:
     for tar in tars:
         require_whole(tar)
     entries = chain.from_iterable(tar_entries(tar, f"{below}{tar.stem}/", split) for tar in tars)
-    return _Listing(entries, None, Skipped())
+    return {"rows": entries, "listed": None, "skipped": Skipped()}
 
 
 def _digest(files: list[Path]) -> str:
