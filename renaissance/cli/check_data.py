@@ -1,8 +1,5 @@
 """`python run.py check_data with data_root=...`: arrow files, checked to their last pixel."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, plugin_names, size, whole
 from renaissance.data.check import check_data
 
@@ -20,7 +17,4 @@ class CheckData:
     sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
 # fmt: on
 
-
-def main(values: Mapping[str, Any]) -> None:
-    """Checks the files of a folder. Raises UserError as `check_data` does."""
-    check_data(**values)
+main = check_data

@@ -1,8 +1,5 @@
 """`python run.py compare with runs='result/a/*,result/b/version_3'`: finished runs side by side."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from renaissance.core.checks import path, paths
 from renaissance.evaluation.compare import compare
 
@@ -15,7 +12,4 @@ class Compare:
     output: path("a folder").or_none = "compare"  # folder that the table is written to, as compare.md and compare.csv; None = only printed
 # fmt: on
 
-
-def main(values: Mapping[str, Any]) -> None:
-    """Compares runs. Raises UserError as `compare` does."""
-    compare(**values)
+main = compare

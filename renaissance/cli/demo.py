@@ -1,9 +1,7 @@
 """`python run.py demo with key=value`: a generated world, two models that learn it, and what they learned."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from renaissance.core.checks import path, task_list, whole
+from renaissance.demo.run import demo
 
 
 # fmt: off
@@ -17,12 +15,4 @@ class Demo:
     demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
 # fmt: on
 
-
-def main(values: Mapping[str, Any]) -> None:
-    """Runs the demo. Raises UserError where there is no such task, or as `demo` does."""
-    from renaissance.demo.finetune import chosen
-
-    tasks = chosen(values["demo_tasks"])
-    from renaissance.demo.run import demo
-
-    demo(values["root"], values["seed"], values["steps"], values["pictures"], tasks)
+main = demo

@@ -44,7 +44,7 @@ sacred.SETTINGS.CONFIG.ENFORCE_KEYS_NO_EQUALS = False
 sacred.SETTINGS.DISCOVER_SOURCES = "none"
 sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
-# Commands with settings of their own: the module that declares them and does the work in `main(values)`.
+# Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
 HELP = ("help", "-h", "--help")
 USAGE = """usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value ...]
@@ -143,7 +143,7 @@ def _command(name: str, *words: str) -> None:
         values, problems = converted(settings, values)
         refuse(problems)
         values.pop("plugins", None)  # they are loaded
-        module.main(values)
+        module.main(**values)
     elif name in QUERIES:
         say(QUERIES[name](values, sources))
     else:

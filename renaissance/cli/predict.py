@@ -1,8 +1,5 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one picture and text."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from renaissance.core.checks import flag, path, plugin_names, whole
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
@@ -23,20 +20,19 @@ class Predict:
 # fmt: on
 
 
-def main(values: Mapping[str, Any]) -> None:
+def main(load_path: str | None, image: str | None, text: str | None, trust_remote_code: bool, top: int) -> None:
     """Prints all that the heads of the checkpoint can say.
 
     Raises:
         UserError: a setting is missing, or nothing can be said.
     """
-    for key, what in (("load_path", "the path of a checkpoint"), ("text", "a text")):
-        require(values[key] is not None, f"{key}=None: give {what} with {key}=.")
-    top, image, text = values["top"], values["image"], values["text"]
+    require(load_path is not None, "load_path=None: give the path of a checkpoint with load_path=.")
+    require(text is not None, "text=None: give a text with text=.")
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
     from renaissance.inference.loaded import Loaded  # here, because it imports torch
 
-    model = Loaded(values["load_path"], trust_remote_code=values["trust_remote_code"])
+    model = Loaded(load_path, trust_remote_code=trust_remote_code)
     lines, masks = [], model.masks(text)
     if image is not None and {"itm", "irtr"} & set(model.heads):
         scored, note = text, ""
@@ -52,5 +48,5 @@ def main(values: Mapping[str, Any]) -> None:
         lines.append(f"answers: {', '.join(answers)}")
     asked = "one picture and text" if image is not None else "a text without [MASK] and without image="
     heads = ", ".join(model.heads) or "nothing"
-    require(lines, f"{values['load_path']} has heads for {heads}, which say nothing of {asked}.")
+    require(lines, f"{load_path} has heads for {heads}, which say nothing of {asked}.")
     say("\n".join(lines))

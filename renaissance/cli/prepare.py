@@ -1,8 +1,5 @@
 """`python run.py prepare with dataset=... root=... data_root=...`: a raw download to arrow files."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from renaissance.core.checks import choice, number, path, plugin_names, text, whole
 from renaissance.data.prepare import prepare
 
@@ -25,7 +22,4 @@ class Prepare:
     val_share: number(0, 1) = None  # captions, images: share of the training pictures for val; None = 0, images without val 0.1
 # fmt: on
 
-
-def main(values: Mapping[str, Any]) -> None:
-    """Prepares one data set. Raises UserError as `prepare` does."""
-    prepare(**values)
+main = prepare

@@ -223,6 +223,7 @@ plugin_names = Check(
 transform = Check(
     NamesNow("a list of one of ", transform_keys),
     lambda v: isinstance(v, (list, tuple)) and len(v) == 1 and v[0] in transform_keys(),
+    list,
 )
 fusion_kind = Check(NamesNow("", lambda: FUSIONS, " or "), lambda v: v in [*FUSIONS])
 

@@ -7,10 +7,9 @@ guess of the answer from the question is right half the time where the answer is
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import NamedTuple
 
-from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, below, distinct, related_pairs, relation, stream
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, related_pairs, relation, stream
 
 QUESTIONS = 4
 """Questions of a scene; the last one is about a relation where two objects have one."""
@@ -23,8 +22,13 @@ _DISSENT = 0.2  # share of the questions that two annotators answer otherwise
 _SPOKEN = {"1": "one", "2": "two", "3": "three", "yes": "Yes.", "no": "No"}
 
 
-# Text, answer, type of the answer and type of the question, of a scene by draws.
-Ask = Callable[[Scene, random.Random], tuple[str, str, str, str]]
+# What a question about one object begins with, how it names the object, and what of it is asked.
+_ABOUT = (
+    ("what colour is the", "{shape}", "colour"),
+    ("what shape is", "{colour}", "shape"),
+    ("what size is the", "{shape}", "size"),
+    ("what shape is in the", "{row} {column}", "shape"),
+)
 
 
 class Question(NamedTuple):
@@ -44,12 +48,24 @@ def questions(scene: Scene) -> list[Question]:
     asked: dict[str, tuple[str, str, str]] = {}
     related = _relation(scene, draws)
     while len(asked) < QUESTIONS - (related is not None):
-        text, *rest = _KINDS[below(draws, len(_KINDS))](scene, draws)
+        text, *rest = _ask(scene, draws)
         asked.setdefault(text, tuple(rest))
     if related is not None:
         asked[related[0]] = related[1:]
     people = stream(scene.seed, scene.index, _ANNOTATORS)
     return [Question(text, *rest, _annotated(rest[0], people)) for text, rest in asked.items()]
+
+
+def _ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+    """A question's text, answer, type of the answer and type of the question."""
+    which = below(draws, 2 + len(_ABOUT))
+    if which == 0:
+        return _exists(scene, draws)
+    if which == 1:
+        return "how many shapes are there", str(len(scene.objects)), "number", "how many"
+    start, name, asked = _ABOUT[which - 2]
+    thing = scene.objects[below(draws, len(scene.objects))]
+    return f"{start} {name.format(**thing._asdict())}", getattr(thing, asked), "other", start
 
 
 def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
@@ -63,30 +79,6 @@ def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
         colour = shown.colour if which == 0 else tuple(COLOURS)[below(draws, len(COLOURS))]
         shape = shown.shape if which == 1 else SHAPES[below(draws, len(SHAPES))]
     return f"is there a {colour} {shape}", "yes" if there else "no", "yes/no", "is there a"
-
-
-def _number(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    return "how many shapes are there", str(len(scene.objects)), "number", "how many"
-
-
-def _about(start: str, known: Callable[[Thing], str], asked: Callable[[Thing], str]) -> Ask:
-    """Questions about one object, that begin with `start`, go on with what is known of it, and ask for something else."""
-
-    def ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-        thing = scene.objects[below(draws, len(scene.objects))]
-        return f"{start} {known(thing)}", asked(thing), "other", start
-
-    return ask
-
-
-_KINDS: tuple[Ask, ...] = (
-    _exists,
-    _number,
-    _about("what colour is the", lambda thing: thing.shape, lambda thing: thing.colour),
-    _about("what shape is", lambda thing: thing.colour, lambda thing: thing.shape),
-    _about("what size is the", lambda thing: thing.shape, lambda thing: thing.size),
-    _about("what shape is in the", lambda thing: f"{thing.row} {thing.column}", lambda thing: thing.shape),
-)
 
 
 def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:

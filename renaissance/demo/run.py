@@ -20,6 +20,7 @@ from renaissance.core.launch import available_cores
 from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.runs.metrics_table import read_rows
 
+from . import finetune
 from .raw import write_coco, write_tokenizer
 from .tables import finetuning_table, pretraining_table
 from .world import render, scene
@@ -29,7 +30,7 @@ RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
-def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> dict[str, Any]:
+def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> dict[str, Any]:
     """Runs the demo and writes `<root>/demo.json` and `<root>/results.md`.
 
     Args:
@@ -37,12 +38,15 @@ def demo(root: str, seed: int, steps: int, pictures: int, tasks: list[str]) -> d
         seed: of the world and of both models.
         steps: optimizer steps of each model.
         pictures: of the train split; restval has a tenth of it.
-        tasks: downstream tasks that follow, keys of `finetune.TASKS`.
+        demo_tasks: downstream tasks that follow, as `finetune.chosen` takes them.
 
     Returns:
         The content of demo.json.
+
+    Raises:
+        UserError: there is no such task, the folder cannot be written, or a run fails.
     """
-    folder, began = Path(root), time.monotonic()
+    tasks, folder, began = finetune.chosen(demo_tasks), Path(root), time.monotonic()
     write_world(folder, seed, pictures)
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
@@ -107,8 +111,6 @@ def _finetune(
     folder: Path, seed: int, steps: int, names: list[str], runs: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """The downstream tasks: the figures of each."""
-    from . import finetune
-
     say(f"writing the downloads of {', '.join(names)}")
     finetune.write_tasks(folder, seed, names)
     checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}

@@ -18,7 +18,7 @@ from renaissance.core.launch import available_cores, started
 from .combinations import heads_problems, problems_between
 from .declared import SETTINGS, converted, defaults
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION, TOWER_KEYS, TYPE_KEYS
-from .sections import Section, Settings, TowerSettings
+from .sections import Section, Settings
 
 
 class SettingsError(UserError):
@@ -125,12 +125,22 @@ class ConfigResolver:
         """The tower keys in use: ("encoder",) or ("image_encoder", "text_encoder")."""
         return ("encoder",) if self["model_type"] == "one-tower" else ("image_encoder", "text_encoder")
 
-    def tower(self, key: str) -> TowerSettings:
-        """The settings of one tower, whose sizes may still be None."""
+    def tower(self, key: str) -> Section:
+        """The settings of one tower.
+
+        Returns:
+            name; random, whether it starts from random weights, where no checkpoint brings others; manual, whether its sizes
+            are set, and not the model's own; frozen; dimensions, the sizes by their plain names, which may still be None.
+        """
         prefix, random_key, frozen_key = TOWER_KEYS[key]
-        dimensions = {name: self[prefix + name] for name in DIMENSIONS}
         manual = self[f"{key}_manual_configuration"]
-        return TowerSettings(self[key], manual or self[random_key], manual, self[frozen_key], dimensions)
+        return Section(
+            name=self[key],
+            random=manual or self[random_key],
+            manual=manual,
+            frozen=self[frozen_key],
+            dimensions={name: self[prefix + name] for name in DIMENSIONS},
+        )
 
     def finalize(self) -> Settings:
         """Fills what is still open with the fallbacks and freezes everything.
@@ -207,10 +217,8 @@ def default_workers(processes_here: int) -> int:
 
 
 def _agree(key: str, given: Any, answer: Any) -> bool:
-    if SETTINGS[key].check.is_path and isinstance(given, str) and isinstance(answer, str):
+    if SETTINGS[key].check.is_path and isinstance(given, str):
         return plain_path(given) == plain_path(answer)
-    if isinstance(given, (list, tuple)) and isinstance(answer, (list, tuple)):
-        return list(given) == list(answer)
     return given == answer
 
 

@@ -7,29 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 
-@dataclass(frozen=True)
-class TowerSettings:
-    """One pretrained encoder.
-
-    Attributes:
-        random: whether it starts from random weights, where no checkpoint brings others.
-        manual: whether its sizes are set, and not the model's own.
-        dimensions: sizes by their plain names, `keys.DIMENSIONS`.
-    """
-
-    name: str
-    random: bool
-    manual: bool
-    frozen: bool
-    dimensions: dict[str, Any]
-
-
 class Section(SimpleNamespace):
     """The settings of one section of config.py, as attributes that nobody may set.
 
-    That of the model has `encoder` as `TowerSettings` for one-tower; `image_encoder`, `text_encoder` so and `fusion` with the
-    names of `keys.FUSION` for two-tower; the others are None. `loss_names` has the weights above 0 alone; `processes` of the
-    machine are those of all nodes.
+    That of the model has `encoder` for one-tower, `image_encoder`, `text_encoder` and `fusion` for two-tower as sections of their
+    own, see `ConfigResolver.tower` and `keys.FUSION`; the others are None. `loss_names` has the weights above 0 alone,
+    and `processes` of the machine are those of all nodes.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
