@@ -75,14 +75,7 @@ def open_pairs(
     return pairs
 
 
-def open_samples(
-    name: str,
-    split: str,
-    data_root: str | os.PathLike,
-    *,
-    sample_kind: str,
-    allow_missing_shards: bool = False,
-) -> SampleDataset:
+def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_kind: str) -> SampleDataset:
     """Open one split of one data set with all its columns.
 
     Args:
@@ -90,20 +83,19 @@ def open_samples(
         split: one of the data set's splits, see `splits_of`. Files of "train" must have what a model learns from.
         data_root: the folder of the arrow files.
         sample_kind: what a sample has to be, such as `dataset_specs.QUESTIONS`.
-        allow_missing_shards: whether shard numbers may be missing before the highest one found.
 
     Raises:
         UserError: a data set that is unknown or offers something else, a split that it has not; data_root or a file is
             missing (expected and found are listed); a file cannot be used.
     """
     folder, spec = os.fspath(data_root), _spec(name, sample_kind)
-    part = _files(name, spec, split, folder, arrow_names(folder), allow_missing_shards)
+    part = _files(name, spec, split, folder, arrow_names(folder))
     if not part.files:
         there = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     files = [(name, file) for file in part.files]
     samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
-    samples.missing_shards, samples.older = part.missing, part.older
+    samples.older = part.older
     return samples
 
 
@@ -184,7 +176,9 @@ def _those_of(sample_kind: str) -> str:
     return ", ".join(name for name, spec in _table().items() if spec.sample_kind == sample_kind)
 
 
-def _files(name: str, spec: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool) -> _Part:
+def _files(
+    name: str, spec: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool = False
+) -> _Part:
     """Return the existing files of one data set and split; or raise."""
     if name not in _table():
         return _Part(_own_files(name, spec.sample_kind, split, folder, found))

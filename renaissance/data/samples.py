@@ -79,14 +79,12 @@ class SampleDataset:
         training: whether a file that lacks what a model learns from is refused.
 
     Attributes:
-        missing_shards: names of files between the others that are not there, where that is allowed.
         older: files that go by the name of an older program, which is not always that of their data set.
 
     Raises:
         UserError: a file cannot be used, or there is no sample.
     """
 
-    missing_shards: tuple[str, ...] = ()
     older: tuple[str, ...] = ()
 
     def __init__(
