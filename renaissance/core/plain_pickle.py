@@ -120,7 +120,7 @@ def read_plain_pickle(
     Raises:
         UserError: the file cannot be read, is damaged, or holds anything else.
     """
-    content = read_bytes(path, f"'{path}'", most=_MOST_BYTES)
+    content = read_bytes(path, most=_MOST_BYTES)
     try:
         value = PlainUnpickler(content, names or {}, encoding).load()
         for _ in leaves(value, 100 * (len(content) + 1000)):

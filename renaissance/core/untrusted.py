@@ -46,12 +46,12 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
     """The content of a regular file of at most `most` bytes.
 
     Args:
-        path: the file. name: what sentences call it; its path where None.
+        path: the file. name: what sentences call it; its path in quotes where None.
 
     Raises:
         UserError: it is not there, no regular file, too large, or a git-LFS pointer.
     """
-    name = printable(str(name or path))
+    name = printable(name or f"'{path}'")
     size = refuse_special(path, name).st_size
     if size > most:
         raise UserError(f"{name} has {size:,} bytes; at most {most:,} are read.")
@@ -71,7 +71,7 @@ def refuse_lfs(start: bytes, name: str) -> None:
 
 def read_text(path: str | os.PathLike, name: str | None = None, *, most: int = MOST_BYTES) -> str:
     """The text of a UTF-8 file without its byte order mark; errors as `read_bytes`, and where it is not UTF-8."""
-    name = printable(str(name or path))
+    name = printable(name or f"'{path}'")
     try:
         return read_bytes(path, name, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,7 +80,7 @@ def read_text(path: str | os.PathLike, name: str | None = None, *, most: int = M
 
 def read_json(path: str | os.PathLike, hint: Any = Any, name: str | None = None, *, most: int = MOST_BYTES) -> Any:
     """The value of a JSON file, checked against a type hint; errors as `read_text` and `parse_json`."""
-    name = printable(str(name or path))
+    name = printable(name or f"'{path}'")
     return parse_json(read_text(path, name, most=most), hint, name)
 
 

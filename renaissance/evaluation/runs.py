@@ -5,33 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.core.errors import UserError, first_line
-from renaissance.core.untrusted import expect, read_json
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import read_json
 
 from .frames import predictions_file
 from .intervals import GROUP
 
 MOST_ROWS = 20_000_000  # of a file of predictions
-_RESULTS = dict[str, dict[str, dict[str, float | None]]]
-_RECORD = {
-    "settings": dict[str, Any],
-    "parameters": dict[str, dict[str, int]],
-    "data": dict[str, dict[str, dict[str, Any]]],
-}
-_DETAILS = dict[str, dict[str, dict[str, dict[str, Any]]]]
-_DETAIL = {
-    "method": str | None,
-    "exact": bool | None,
-    "interval": list[float] | None,
-    "examples": int | None,
-    "eval_limit": dict[str, int] | None,
-}
+_Results = dict[str, dict[str, dict[str, float | None]]]
+
+
+class _Record(TypedDict):
+    """Parts of settings.json; earlier versions wrote fewer."""
+
+    settings: dict[str, Any] | None
+    parameters: dict[str, dict[str, int]] | None
+    data: dict[str, dict[str, dict[str, Any]]] | None
+
+
+class _Detail(TypedDict):
+    """What results_details.json says of one metric."""
+
+    method: str | None
+    exact: bool | None
+    interval: list[float] | None
+    examples: int | None
+    eval_limit: dict[str, int] | None
+
+
+_Details = dict[str, dict[str, dict[str, _Detail]]]
 
 
 class FinishedRun(NamedTuple):
@@ -44,8 +52,8 @@ class FinishedRun(NamedTuple):
 
     path: Path
     record: dict[str, Any]
-    results: dict[str, dict[str, dict[str, float | None]]] | None
-    details: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    results: _Results | None
+    details: _Details
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,14 +87,13 @@ class FinishedRun(NamedTuple):
             return None
         try:
             file = pq.ParquetFile(path)
-            if file.metadata.num_rows > MOST_ROWS:
-                raise ValueError(f"{file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
+            rows = file.metadata.num_rows
+            require(rows <= MOST_ROWS, f"'{path}' has {rows:,} rows; at most {MOST_ROWS:,} are read.")
             frame = file.read([name for name in ("id", "score", GROUP) if name in file.schema_arrow.names]).to_pandas()
             return frame.assign(id=frame["id"].astype(str), score=frame["score"].astype(float))
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            raise UserError(f"'{path}' cannot be read ({first_line(error)}); evaluate that run again.") from None
-        except KeyError as error:
-            raise UserError(f"'{path}' cannot be read (no column {error}); evaluate that run again.") from None
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+            what = f"no column {error}" if isinstance(error, KeyError) else first_line(error)
+            raise UserError(f"'{path}' cannot be read ({what}); evaluate that run again.") from None
 
 
 def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -118,23 +125,16 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun
     """
     given = Path(path)
     run = read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), "blind_run")
-    if run.results is None:
-        raise UserError(f"blind_run={path} is of a run that has no results.json yet; let it end first.")
-    if run.settings.get("blind") is not True:
-        raise UserError(
-            f"blind_run={path} is of a run that saw its pictures; name one that was trained with blind=True."
-        )
-    by_task: dict[str, list[str]] = {}
-    for split, tasks in run.results.items():
-        for name in tasks:
-            by_task.setdefault(name, []).append(split)
-    if task not in by_task:
-        raise UserError(f"blind_run={path} is of {', '.join(by_task) or 'no task'}, and this run is of {task}.")
-    wanted = list(splits)
-    if wanted and not set(wanted) & set(by_task[task]):
-        raise UserError(
-            f"blind_run={path} was evaluated on {', '.join(by_task[task])}, and this run will be on {', '.join(wanted)}."
-        )
+    require(run.results is not None, f"blind_run={path} is of a run that has no results.json yet; let it end first.")
+    blind = run.settings.get("blind") is True
+    require(blind, f"blind_run={path} is of a run that saw its pictures; name one that was trained with blind=True.")
+    there = ", ".join(dict.fromkeys(name for tasks in run.results.values() for name in tasks)) or "no task"
+    evaluated, wanted = [split for split, tasks in run.results.items() if task in tasks], list(splits)
+    require(evaluated, f"blind_run={path} is of {there}, and this run is of {task}.")
+    require(
+        not wanted or set(wanted) & set(evaluated),
+        f"blind_run={path} was evaluated on {', '.join(evaluated)}, and this run will be on {', '.join(wanted)}.",
+    )
     return BlindRun(run, task)
 
 
@@ -157,19 +157,9 @@ def read_run(path: Path, setting: str) -> FinishedRun:
         why = "holds no settings.json" if os.path.exists(path) else "does not exist"
         inside = f"{path}/*" if os.path.isdir(path) and any(map(is_run, path.glob("*"))) else "result/vqa/version_0"
         raise UserError(f"{setting} names {path}, which is no run folder (it {why}); give one, such as {inside}.")
-    record = _read(path / "settings.json", dict[str, Any])
-    for key, hint in _RECORD.items():
-        expect(record.get(key, {}), hint, f"'{path / 'settings.json'}', {key}")
-    if not os.path.isfile(path / "results.json"):
-        return FinishedRun(path, record, None, {})
-    details = {}
-    if os.path.isfile(path / "results_details.json"):
-        details = _read(path / "results_details.json", _DETAILS)
-    for entry in (entry for tasks in details.values() for metrics in tasks.values() for entry in metrics.values()):
-        for key, hint in _DETAIL.items():
-            expect(entry.get(key), hint, f"'{path / 'results_details.json'}', {key}")
-    return FinishedRun(path, record, _read(path / "results.json", _RESULTS), details)
-
-
-def _read(path: Path, hint: Any) -> Any:
-    return read_json(path, hint, f"'{path}'")
+    record = read_json(path / "settings.json", _Record)
+    results, details = (
+        read_json(path / name, hint) if os.path.isfile(path / name) else None
+        for name, hint in (("results.json", _Results), ("results_details.json", _Details))
+    )
+    return FinishedRun(path, {key: value for key, value in record.items() if value is not None}, results, details or {})

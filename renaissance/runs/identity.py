@@ -60,7 +60,7 @@ def read_identity(run: Path) -> dict[str, Any]:
         UserError: it cannot be read, or its identity was lost.
     """
     path = run / "settings.json"
-    record = read_json(path, dict[str, Any], f"'{path}'")
+    record = read_json(path, dict[str, Any])
     known = {key: record.get(key) for key in ("identity", "job")}
     if "identity" in record and record["identity"] is None:
         raise UserError(f"'{path}' does not say of which command the run is, because it was damaged once.")

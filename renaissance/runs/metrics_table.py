@@ -68,7 +68,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row], int]:
     """
     if not os.path.lexists(path):
         return [], [], 0
-    text = read_bytes(path, f"'{path}'", most=_LONGEST).decode("utf-8-sig", "replace")
+    text = read_bytes(path, most=_LONGEST).decode("utf-8-sig", "replace")
     first, *lines = text.splitlines() or [""]
     if not lines and not text.endswith("\n") and (first.startswith("step,") or "step,".startswith(first)):
         return [], [], 0  # of a machine that failed as the file was begun

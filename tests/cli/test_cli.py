@@ -339,7 +339,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "damaged": lambda path: path.write_bytes(b""),
     "is not a checkpoint of this program; this version": lambda path: torch.save({"state_dict": {}}, path),
     "has format 99; this version reads format 1": lambda path: torch.save({"format": 99}, path),
-    "lacks settings, towers": lambda path: torch.save({"format": 1, "epoch": 3}, path),
+    "settings is None, but has to be an object": lambda path: torch.save({"format": 1, "epoch": 3}, path),
     "was not written by this program": lambda path: torch.save({"model": Path("x")}, path),  # a class: would be code
 }
 
