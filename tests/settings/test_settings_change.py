@@ -222,7 +222,8 @@ def asked_locally(trial: Trial) -> set[bool]:
 
 def runs_code(trial: Trial) -> bool:
     trusting = mock.patch.object(backbones.hub, "trusted_config", side_effect=UserError("it would run"))
-    with mock.patch.object(backbones.hub, "brings_code", return_value=True), trusting:
+    own = {"model_type": "theirs", "auto_map": {"AutoModel": "theirs.Model"}}
+    with mock.patch.object(backbones.hub, "read_json", return_value=own), trusting:
         return "it would run" in (refusal(lambda: trial.resolved) or "")
 
 
@@ -324,7 +325,10 @@ CHANGES: dict[str, Change] = {
     "model_type": refused("one-tower", "needs encoder="),
     "pooler_type": Change("single", lambda t: t.model.pooled_size, 32),
     "tokenizer": Change(
-        "words", lambda t: t.shape.heads["mlm"].vocab_size < 1000, True, {"random_init_text_encoder": True}
+        "words",
+        lambda t: t.shape.heads["mlm"].head.decoder.out_features < 1000,
+        True,
+        {"random_init_text_encoder": True},
     ),
     "vocab_size": refused(100, "which has vocab_size=30522"),
     "max_text_len": Change(5, lambda t: max(int(batch.text.attention_mask.sum(1).max()) for batch in t.step), 5),
@@ -374,7 +378,7 @@ CHANGES: dict[str, Change] = {
     "text_encoder_mlp_ratio": Change(3, lambda t: widest(t.model.text_tower), 96, MANUAL_TEXT),
     "text_encoder_drop_rate": Change(0.3, lambda t: drops(t.model.text_tower), {0.3}),
     "text_encoder_embedding_size": Change(8, lambda t: narrowest_embedding(t.model.text_tower), 8, MANUAL_TEXT),
-    "fusion": Change("merged", lambda t: type(t.model.fusion).__name__),
+    "fusion": Change("merged", lambda t: t.model.fusion.kind),
     "cross_layer_hidden_size": Change(64, lambda t: t.model.text_projection.out_features, 64),
     "num_cross_layers": Change(3, lambda t: sum(p.numel() for p in t.model.fusion.parameters())),
     "num_cross_layer_heads": Change(4, lambda t: heads(t.model.fusion), {4}),
