@@ -35,14 +35,14 @@ class MetricDetails(NamedTuple):
     exact: bool = True
 
     def record(self) -> dict[str, Any]:
-        """What results_details.json keeps of it; "examples" are those that have an answer."""
+        """What results_details.json keeps of it; "examples" are those that have an answer, None where it has no interval."""
         return {
-            "method": self.method,
-            "exact": self.exact,
             "candidates": self.candidates,
             "baseline": dict([self.baseline]) if self.baseline else None,
-            "interval": interval(self.frames, self.statistic),
-            "examples": int(self.frames[0]["score"].notna().sum()),
+            "interval": interval(self.frames, self.statistic) if self.frames else None,
+            "method": self.method,
+            "exact": self.exact,
+            "examples": int(self.frames[0]["score"].notna().sum()) if self.frames else None,
         }
 
 

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from renaissance.core.console import say
 from renaissance.core.types import ImageInput, TextInput, Tokens
 from renaissance.data.collate import Collate
 from renaissance.data.loader import StepLoader
@@ -40,11 +39,6 @@ _MORE_TOKENS = 1 << 18  # the same on any other device
 _MEASURED = 3  # batches that are timed for the estimate, after one that warms up
 
 
-def _gather_one(value: Any) -> list[Any]:
-    """`FullSplit.gather` of a single process."""
-    return [value]
-
-
 class FullSplit(NamedTuple):
     """A split that is evaluated as a whole, by one process or several.
 
@@ -58,10 +52,10 @@ class FullSplit(NamedTuple):
 
     collate: Collate
     num_workers: int
-    rank: int = 0
-    world_size: int = 1
-    gather: Callable[[Any], list[Any]] = _gather_one
-    say: Callable[[str], None] = say
+    rank: int
+    world_size: int
+    gather: Callable[[Any], list[Any]]
+    say: Callable[[str], None]
 
 
 class Best(NamedTuple):

@@ -73,15 +73,14 @@ class Encodings:
         """
         return self.model.fuse(text, image, slot, needs)
 
-    def alone(self, side: str) -> Tokens:
+    def encoder_output(self, side: str) -> Tokens:
         """One modality without the other, as its encoder leaves it: (B,N,H) of `model.unimodal_size[side]`.
 
         Args:
             side: "text" or "image".
         """
-        if side == "text":
-            return self.model.unimodal_text(self.batch.text)
-        return self.model.unimodal_image(self.batch.images)
+        text, images = self.batch.text, self.batch.images
+        return self.model.unimodal_text(text) if side == "text" else self.model.unimodal_image(images)
 
     def unimodal(self, side: str) -> Tokens:
         """One side's embedded tokens without the other side, from the pass that fusing them needs anyway: (B,N,D).
@@ -267,15 +266,14 @@ class Downstream(Task):
             None where the answer is hidden. Here: the class with the highest logit, and whether it is right, which nothing is
             where a logit is no number.
         """
+        found = zip(targets.metadata, output.labels.tolist(), guesses(output.logits), strict=True)
         return [
             {
                 **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
             }
-            for metadata, label, (guess, number) in zip(
-                targets.metadata, output.labels.tolist(), guesses(output.logits), strict=True
-            )
+            for metadata, label, (guess, number) in found
         ]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:

@@ -39,26 +39,18 @@ class Glue(Downstream):
     which is how GLUE averages them.
     """
 
-    sample_kind = "sentences"
-    answer = "label"
-    pictures = 0
+    sample_kind, answer, pictures = "sentences", "label", 0
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         settings = context.settings
         self.task = glue_task(self.data_name(settings))
         self.selecting = "_and_".join(self.task.metrics)
-        alone = settings.objectives.text_only
-        size = model.unimodal_size["text"] if alone else model.pooled_size
-        self.pooler = Pooler(size, model.unimodal_pooling["text"]) if alone else None
-        self.dropout = nn.Dropout(_drop_rate(settings.model, alone))
+        text_only = settings.objectives.text_only
+        size = model.unimodal_size["text"] if text_only else model.pooled_size
+        self.pooler = Pooler(size, model.unimodal_pooling["text"]) if text_only else None
+        self.dropout = nn.Dropout(_drop_rate(settings.model, text_only))
         self.classifier = nn.Linear(size, len(self.task.labels) or 1)
-
-    @classmethod
-    def data_name(cls, settings: Settings) -> str:
-        name = super().data_name(settings)
-        glue_task(name)
-        return name
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
@@ -82,7 +74,7 @@ class Glue(Downstream):
         if self.pooler is None:
             pooled = encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled
         else:
-            pooled = self.pooler(*encodings.alone("text"))
+            pooled = self.pooler(*encodings.encoder_output("text"))
         logits = self.classifier(self.dropout(pooled)).float()
         return logits if self.task.labels else logits.squeeze(-1)
 
@@ -97,11 +89,10 @@ class Glue(Downstream):
         """As `Downstream.rows`; a score's "score" is its squared error with a minus, so that more is better."""
         if self.task.labels:
             return super().rows(output, targets)
+        found = zip(targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True)
         return [
             {**metadata, "prediction": guess, "score": None if score == IGNORED else -((guess - score) ** 2)}
-            for metadata, guess, score in zip(
-                targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True
-            )
+            for metadata, guess, score in found
         ]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
@@ -111,9 +102,7 @@ class Glue(Downstream):
         scikit-learn has them.
         """
         return {
-            name: MetricDetails(
-                value, (frame,), None if name == "accuracy" else lambda rows, name=name: _values(rows)[name]
-            )
+            name: MetricDetails(value, (frame,), None if name == "accuracy" else partial(_value, name))
             for name, value in _values(frame).items()
         }
 
@@ -175,8 +164,12 @@ def _values(frame: pd.DataFrame) -> dict[str, float]:
     return values if len(values) == 1 else {"_and_".join(values): sum(values.values()) / len(values), **values}
 
 
-def _drop_rate(model: Section, alone: bool) -> float:
-    tower = model.encoder or (model.text_encoder if alone else None)
+def _value(name: str, frame: pd.DataFrame) -> float:
+    return _values(frame)[name]
+
+
+def _drop_rate(model: Section, text_only: bool) -> float:
+    tower = model.encoder or (model.text_encoder if text_only else None)
     rate = tower.dimensions["drop_rate"] if tower else model.fusion.drop_rate
     return DROP_RATE if rate is None else rate
 

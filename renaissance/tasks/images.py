@@ -41,14 +41,16 @@ class Images(Downstream):
             f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
             "`python run.py prepare with dataset=images`.",
         )
-        self.alone = settings.objectives.image_only
+        self.image_only = settings.objectives.image_only
         require(
-            self.alone or not settings.model.fusion or model.image_pooler is not None,
+            self.image_only or not settings.model.fusion or model.image_pooler is not None,
             "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
             "pooler_type=double, or image_only=True.",
         )
         self.pooling = model.unimodal_pooling["image"]
-        self.classifier = nn.Linear(model.unimodal_size["image"] if self.alone else model.pooled_size, len(self.labels))
+        self.classifier = nn.Linear(
+            model.unimodal_size["image"] if self.image_only else model.pooled_size, len(self.labels)
+        )
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
@@ -88,8 +90,8 @@ class Images(Downstream):
         return expected
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        if self.alone:
-            pooled = pick(*encodings.alone("image"), self.pooling)
+        if self.image_only:
+            pooled = pick(*encodings.encoder_output("image"), self.pooling)
         else:
             pooled = encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
         return self.classifier(pooled).float()
@@ -99,9 +101,8 @@ class Images(Downstream):
         rows = super().rows(output, targets)
         if len(self.labels) > TOP:
             among = (output.logits.topk(TOP).indices == output.labels[:, None]).any(-1).tolist()
-            rows = [
-                {**row, "top_5": None if row["score"] is None else hit} for row, hit in zip(rows, among, strict=True)
-            ]
+            known = (None if row["score"] is None else hit for row, hit in zip(rows, among, strict=True))
+            rows = [row | {"top_5": hit} for row, hit in zip(rows, known, strict=True)]
         return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:

@@ -16,6 +16,7 @@ from renaissance.core.errors import require
 from renaissance.data.limited import Limited
 from renaissance.evaluation import sheet
 from renaissance.evaluation.frames import write_predictions
+from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.runs import BlindRun, read_blind_run
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
@@ -103,9 +104,7 @@ class FinalEvaluation:
         samples = self.loaders.data.samples[result.split]
         part = {"limit": samples.limit, "of": samples.of} if isinstance(samples, Limited) else None
         plain = {
-            **dict.fromkeys(("candidates", "baseline", "interval")),
-            "method": "each example once",
-            "exact": True,
+            **MetricDetails(math.nan).record(),
             "examples": len(samples),
             "files": [file.file for file in samples.describe()],
             "eval_limit": part,

@@ -81,7 +81,8 @@ def source_of(dataset: PairDataset, key: str = "imagenet") -> Source:
 
 
 def split_of(dataset: PairDataset, key: str = "imagenet") -> FullSplit:
-    return FullSplit(Collate(tokenizer(), MAX_TEXT_LEN, 3, {}, source_of(dataset, key)), 0)
+    collate = Collate(tokenizer(), MAX_TEXT_LEN, 3, {}, source_of(dataset, key))
+    return FullSplit(collate, 0, 0, 1, lambda value: [value], print)
 
 
 def together(world: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:

@@ -33,6 +33,7 @@ _NOISE = (
 # Predictions that a run may have of a split: what their names end with, and what they are.
 _PREDICTIONS = {"": "", "_image_to_text": ", image to text"}
 _Runs = Mapping[str, FinishedRun]  # by name
+_Entries = dict[str, tuple[Any, str | None]]  # of a run: key -> its value in the CSV file, and its cell in the table
 
 
 class Difference(NamedTuple):
@@ -63,16 +64,19 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
     named, notes = find(runs)
     settings = {name: _flat(run.settings) for name, run in named.items()}
     differing = _differing(settings)
-    records = {
-        name: {"run": name} | {key: settings[name][key] for key in differing if key in settings[name]} for name in named
-    }
+    entries: dict[str, _Entries] = {}
     for name, run in named.items():
         rows, problem = logged(run.path)
         notes += [f"{name}: {problem}"] if problem else []
-        records[name] |= _training(run, rows) | _numbers(run)
+        own = {key: settings[name][key] for key in differing if key in settings[name]}
+        entries[name] = {key: (value, str(value)) for key, value in {"run": name, **own}.items()}
+        entries[name] |= _training(run, rows) | _metrics(run)
     differences, problems = _differences(named)
     notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
-    lines = _lines(named, records, differing)
+    records = {name: {key: value for key, (value, _) in own.items()} for name, own in entries.items()}
+    cells = [{key: cell for key, (_, cell) in own.items() if cell is not None} for own in entries.values()]
+    keys = dict.fromkeys(["run", *differing, *(key for own in cells for key in own)])
+    lines = [(key, *(own.get(key, "") for own in cells)) for key in keys]
     title = f"mean score minus that of {next(iter(named))}, on the same examples (paired bootstrap)"
     say(screen(lines))
     if differences:
@@ -109,13 +113,14 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [key for key, each in values.items() if any(value != each[0] for value in each)]
 
 
-def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
+def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> _Entries:
     """Parameters, the last step, and the first one at which the selecting metric is best, which is that of best.ckpt."""
     counts = run.record.get("parameters", {}).get("all", {})
     found = {f"parameters, {kind}": counts[kind] for kind in ("total", "trainable") if kind in counts}
     values = pd.to_numeric(pd.Series([row.get(f"val/{SELECTING}") for row in rows], dtype=object), errors="coerce")
     found |= {"steps": int(rows[-1]["step"])} if rows else {}
-    return found | ({"best step": int(rows[values.idxmax()]["step"])} if values.notna().any() else {})
+    found |= {"best step": int(rows[values.idxmax()]["step"])} if values.notna().any() else {}
+    return {key: (number, f"{number:,}") for key, number in found.items()}
 
 
 def _splits(run: FinishedRun) -> Iterator[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]]:
@@ -125,17 +130,23 @@ def _splits(run: FinishedRun) -> Iterator[tuple[str, str, dict[str, Any], dict[s
             yield split, task, values, run.details.get(split, {}).get(task, {})
 
 
-def _numbers(run: FinishedRun) -> dict[str, Any]:
-    """Metrics of a run, with what results_details.json says of them."""
-    row: dict[str, Any] = {}
+def _metrics(run: FinishedRun) -> _Entries:
+    """Metrics of a run, with what results_details.json says of them; what is not exact, or of a part of a split, has a star."""
+    found: _Entries = {}
     for split, task, values, details in _splits(run):
         for metric, value in values.items():
-            key, bounds = f"{task}/{split}/{metric}", details.get(metric, {}).get("interval") or ()
-            row |= {key: value, **dict(zip((f"{key}/low", f"{key}/high"), bounds, strict=False))}
+            key, detail = f"{task}/{split}/{metric}", details.get(metric, {})
+            text = "nan" if value is None else f"{value:.4f}"  # JSON has no number for what is none
+            text += "*" if detail.get("exact") is False or detail.get("eval_limit") else ""
+            bounds = dict(zip(("low", "high"), detail.get("interval") or (), strict=False))
+            between = f" [{', '.join(f'{bound:.4f}' for bound in bounds.values())}]" if bounds else ""
+            found |= {key: (value, text + between), **{f"{key}/{end}": (bounds[end], None) for end in bounds}}
         for key in ("examples", "method"):
             known = [each[key] for each in details.values() if each.get(key) is not None]
-            row |= {f"{task}/{split}/{key}": known[0]} if known else {}
-    return row
+            found |= (
+                {f"{task}/{split}/{key}": (known[0], f"{known[0]:,}" if key == "examples" else None)} if known else {}
+            )
+    return found
 
 
 def _marks(named: _Runs) -> list[str]:
@@ -203,32 +214,6 @@ def _difference_lines(differences: Sequence[Difference]) -> list[tuple[str, ...]
         between = f"{paired.low:+.4f} to {paired.high:+.4f}"
         lines.append((run, what, f"{paired.examples:,}", f"{paired.difference:+.4f}", between, f"{paired.p:.4f}"))
     return lines
-
-
-def _lines(named: _Runs, records: Mapping[str, Mapping[str, Any]], settings: Sequence[str]) -> list[tuple[str, ...]]:
-    """The table with a column a run; settings as they are written, numbers as they are read, with their intervals."""
-    keys = dict.fromkeys(("run", *settings, *(key for record in records.values() for key in record)))
-    return [
-        (key, *(_cell(named[name], record, key, key in settings) for name, record in records.items()))
-        for key in keys
-        if key in settings or key.count("/") < 2 or key.rpartition("/")[2] not in ("low", "high", "method")
-    ]
-
-
-def _cell(run: FinishedRun, record: Mapping[str, Any], key: str, as_written: bool) -> str:
-    value = record.get(key, "")
-    if as_written:
-        return str(value)
-    if value is None:  # JSON has no number for what is none
-        return "nan"
-    text = f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    if key.count("/") != 2 or not text:
-        return text
-    task, split, metric = key.split("/")
-    detail = run.details.get(split, {}).get(task, {}).get(metric, {})
-    mark = "*" if detail.get("exact") is False or detail.get("eval_limit") else ""
-    low, high = (record.get(f"{key}/{end}") for end in ("low", "high"))
-    return f"{text}{mark}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
 
 
 def _markdown(
