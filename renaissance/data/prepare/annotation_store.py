@@ -165,11 +165,7 @@ def text_fault(text: str, noun: str = "caption") -> str | None:
 
 def is_unicode(text: str) -> bool:
     """Whether a string can be stored: JSON escapes can spell halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode(errors="ignore").decode() == text
 
 
 @contextmanager

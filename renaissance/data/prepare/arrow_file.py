@@ -75,8 +75,8 @@ class _Manifest(TypedDict):
 
 
 def write_file(
-    plan: Plan, entries: EntryIterator, folder: Path, said: Mapping[str, Any]
-) -> tuple[dict[str, Any], str | None]:
+    plan: Plan, entries: EntryIterator, folder: Path, said: Mapping[str, Any], refusals: list[str]
+) -> dict[str, Any]:
     """Write one file and its manifest.
 
     Args:
@@ -84,9 +84,10 @@ def write_file(
         entries: where its rows come from.
         folder: where it goes.
         said: "source" and "options" of the manifest.
+        refusals: takes the sentence that refuses the file, if one does.
 
     Returns:
-        The manifest, and the sentence that refuses the file, if one does.
+        The manifest.
     """
     counts = {"rows": 0, "images": 0, "texts": 0, "image_bytes": 0}
     limit, first = said["options"]["max_unreadable"], entries.position
@@ -120,7 +121,9 @@ def write_file(
         file.commit(folder / name)
     content = json.dumps(manifest, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     write_whole(beside, content, "data_root")
-    return manifest, _refusal(plan, folder / name, counts["rows"], unreadable, limit) if rejected else None
+    if rejected:
+        refusals.append(_refusal(plan, folder / name, counts["rows"], unreadable, limit))
+    return manifest
 
 
 def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str, Any]]:

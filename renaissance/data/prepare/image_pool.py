@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
@@ -53,13 +54,6 @@ class Request(NamedTuple):
     row: object
 
 
-class Reply(NamedTuple):
-    """Attributes: request, as given; images, the bytes or the fault of each of its sources."""
-
-    request: Request
-    images: list[bytes | Fault]
-
-
 class ImagePool:
     """Processes that read and check images. A context manager; with one worker it works in this process.
 
@@ -88,12 +82,13 @@ class ImagePool:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
-    def read(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Yield the reply to every request, in their order. At most some 100 MiB of images are held at a time."""
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[bytes | Fault]]]:
+        """Yield every request, in their order, with the bytes or the fault of each of its sources.
+
+        At most some 100 MiB of images are held at a time.
+        """
         if self._executor is None:
-            for request in requests:
-                (images,) = _read_rows([request.sources], self.resize, self._quality)
-                yield Reply(request, images)
+            yield from ((each, *_read_rows([each.sources], self.resize, self._quality)) for each in requests)
             return
         waiting: deque[tuple[list[Request], int, Future]] = deque()
         held = 0
@@ -181,7 +176,7 @@ def _read_rows(
     return [[read_image(source, resize, quality) for source in sources] for sources in rows]
 
 
-def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[Reply]:
+def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[tuple[Request, list[bytes | Fault]]]:
     try:
         read = future.result()
     except BrokenProcessPool:
@@ -190,8 +185,7 @@ def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[Reply]:
             f"A process that reads pictures was ended from outside, at or after '{names[0] if names else '?'}', most "
             "likely for want of memory; give fewer workers=."
         ) from None
-    for request, images in zip(chunk, read, strict=True):
-        yield Reply(request, images)
+    yield from zip(chunk, read, strict=True)
 
 
 def _chunks(requests: Iterable[Request]) -> Iterator[tuple[list[Request], int]]:
@@ -208,12 +202,9 @@ def _chunks(requests: Iterable[Request]) -> Iterator[tuple[list[Request], int]]:
 
 
 def _size(source: str | bytes) -> int:
-    if isinstance(source, bytes):
-        return len(source)
-    try:
-        return min(os.stat(source).st_size, MAX_BYTES)
-    except OSError:
-        return 0
+    with suppress(OSError):
+        return len(source) if isinstance(source, bytes) else min(os.stat(source).st_size, MAX_BYTES)
+    return 0
 
 
 def _start_worker() -> None:

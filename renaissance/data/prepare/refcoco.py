@@ -34,11 +34,7 @@ SPLIT_BY = {
     "refcocog": ("umd", "google"),
     "refcocog_google": ("google",),
 }
-_SPLITS = {
-    "unc": ("train", "val", "testA", "testB"),
-    "umd": ("train", "val", "test"),
-    "google": ("train", "val", "test"),
-}
+_SPLITS = {"unc": ("train", "val", "testA", "testB"), **dict.fromkeys(("umd", "google"), ("train", "val", "test"))}
 
 
 class _Expression(TypedDict):

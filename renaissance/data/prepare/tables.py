@@ -132,10 +132,5 @@ def _explained(table: Path) -> Iterator[None]:
     """Turns what is wrong with a file into a sentence."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{table}' is not UTF-8 text ({error.reason} near byte {error.start}).") from None
-    except csv.Error as error:
-        raise UserError(f"'{table}' is cut short or is not CSV ({error}).") from None
-    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        why = first_line(error)
-        raise UserError(f"'{table}' cannot be read, or is cut short ({why}).") from None
+    except (csv.Error, pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"'{table}' cannot be read, or is cut short ({first_line(error)}).") from None

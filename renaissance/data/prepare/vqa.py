@@ -89,7 +89,6 @@ def make_arrow(root: Path) -> Download:
 
 
 def _read_annotated(root: Path, listing: _Listing) -> None:
-    split_of: dict[int, str] = {}
     for split in _ANNOTATED:
         questions, annotations = (root / each.format(name=_NAMES[split]) for each in (QUESTIONS, ANNOTATIONS))
         store = listing.stores[split] = AnnotationStore("question")
@@ -110,10 +109,6 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
             require(
                 question is not None and question[0] == image_id,
                 f"'{annotations}' lists question {question_id} {fault}; download both again.",
-            )
-            require(
-                split_of.setdefault(image_id, split) == split,
-                f"Picture {image_id} is listed in train and in val; it can be in one only.",
             )
             store.add(_image(split, image_id), split, [question[1]], [[question_id, answers, *types]])
         for question_id in (each for each, question in asked.items() if question is not None):

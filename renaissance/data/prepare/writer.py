@@ -126,18 +126,20 @@ def _arrow_type(name: str) -> pa.DataType:
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `WRITE_OPTIONS` that were given, each in its one form, and the default quality."""
-    options = dict(given)
+    options = {"resize": None, "quality": None, **given}
     for name, value in given.items():
         if value is not None:
             problem = WRITE_OPTIONS[name].problem(name, value)
             require(problem is None, f"{problem}")
             options[name] = WRITE_OPTIONS[name].convert(value)
-    resize, quality = options.setdefault("resize", None), options.get("quality")
-    require(
-        quality is None or resize is not None,
-        f"quality={quality} needs resize=<short side>: a picture that is not resized keeps its bytes.",
-    )
-    options["quality"] = QUALITY if resize is not None and quality is None else quality
+    if options["resize"] is None:
+        quality = options["quality"]
+        require(
+            quality is None,
+            f"quality={quality} needs resize=<short side>: a picture that is not resized keeps its bytes.",
+        )
+    elif options["quality"] is None:
+        options["quality"] = QUALITY
     return options
 
 
@@ -152,30 +154,27 @@ def _write(download: Download, root: str | os.PathLike, folder: Path, writing: d
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"data_root='{folder}' cannot be made ({error.strerror}); give a folder to write to.") from None
-    workers, resize, quality = writing.get("workers"), writing["resize"], writing["quality"]
-    limit = writing.get("max_unreadable", download.max_unreadable)
-    options = {**download.options, "max_unreadable": limit, "resize": resize, "quality": quality}
+    workers = writing.pop("workers", None)
+    options = {**download.options, "max_unreadable": download.max_unreadable, **writing}
     source = {"dataset": download.dataset, "root": os.fspath(root), **download.source}
     manifests, refusals = [], []
-    with ImagePool(workers, resize, quality) as pool:
+    with ImagePool(workers, writing["resize"], writing["quality"]) as pool:
         for plan in download.plans:
-            for manifest, refusal in _write_plan(plan, root, folder, pool, {"source": source, "options": options}):
-                manifests.append(manifest)
-                refusals += [refusal] if refusal else []
+            said = {"source": {**source, **plan.source}, "options": options}
+            manifests += _write_plan(plan, root, folder, pool, said, refusals)
     require(not refusals, " ".join(refusals))
     return manifests
 
 
 def _write_plan(
-    plan: Plan, root: str | os.PathLike, folder: Path, pool: ImagePool, said: dict[str, Any]
-) -> list[tuple[dict[str, Any], str | None]]:
-    """Write one file, or all shards of a stream; return the manifest of each, and the sentence that refuses it."""
-    said = {"source": {**said["source"], **plan.source}, "options": said["options"]}
-    done: list[tuple[dict[str, Any], str | None]] = []
+    plan: Plan, root: str | os.PathLike, folder: Path, pool: ImagePool, said: dict[str, Any], refusals: list[str]
+) -> list[dict[str, Any]]:
+    """Write one file, or all shards of a stream; return the manifests, and add to the sentences that refuse a file."""
+    done: list[dict[str, Any]] = []
     if plan.shard_rows:
         said["options"] = {**said["options"], "shard_rows": plan.shard_rows}
-        done = [(manifest, None) for manifest in kept_shards(folder, plan, said)]
-    position = done[-1][0]["shard"]["next"] if done else 0
+        done = kept_shards(folder, plan, said)
+    position = done[-1]["shard"]["next"] if done else 0
     rows = (row() if callable(row) else row for row in islice(plan.rows, position, None))
     title = plan.name.format(shard="*") if plan.shard_rows else plan.name
     entries = EntryIterator(read_entries(rows, root, pool, title, plan.listed, position), position)
@@ -183,7 +182,7 @@ def _write_plan(
         file = plan._replace(name=plan.name.format(shard=len(done))) if plan.shard_rows else plan
         if done:
             file = file._replace(skipped=Skipped(), notes=())
-        done.append(write_file(file, entries, folder, said))
+        done.append(write_file(file, entries, folder, said, refusals))
     if plan.shard_rows:
         set_aside_shards(folder, plan.name, len(done))
     return done

@@ -239,7 +239,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "", "has the columns none"),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
         ("a.csv", "path,caption\np/1.jpg\n", "line 2['caption'] is None, but has to be text"),
-        ("a.csv", 'path,caption\np/1.jpg,"open\n', "is not CSV"),
+        ("a.csv", 'path,caption\np/1.jpg,"open\n', "cannot be read, or is cut short (unexpected end of data)"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
         ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, or one for each split"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -163,15 +162,6 @@ def drop_answer(questions: list[dict], annotations: list[dict]) -> None:
     del annotations[2]["answers"][4]
 
 
-def share_a_picture(splits: dict) -> None:
-    """Put a picture of train into val too, under other question ids."""
-    questions, annotations = (copy.deepcopy(entries[-1]) for entries in splits["train"])
-    annotations["image_id"] = questions["image_id"]
-    questions["question_id"] = annotations["question_id"] = 999_999
-    splits["val"][0].append(questions)
-    splits["val"][1].append(annotations)
-
-
 def leave_one_picture(splits: dict) -> None:
     image = splits["val"][0][0]["image_id"]
     for entries in splits["val"]:
@@ -202,7 +192,6 @@ def answer_all_differently(splits: dict) -> None:
         (of_train(lambda q, a: a[1]["answers"][0].update(answer=3)), "annotation 1['answers'][0]['answer'] is 3"),
         (of_train(lambda q, a: a[1].pop("question_type")), "annotation 1['question_type'] is None"),
         (of_train(lambda q, a: a[1].update(question_id=True)), "annotation 1['question_id'] is True"),
-        (share_a_picture, "is listed in train and in val; it can be in one only"),
         (leave_one_picture, "about fewer than two pictures"),
         (answer_all_differently, "No answer of train and val occurs 9 times"),
     ],

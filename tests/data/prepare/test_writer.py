@@ -305,7 +305,7 @@ def test_few_requests_are_in_flight(tmp_path: Path):
 
     with ImagePool(2) as pool:
         replies = pool.read(requests())
-        assert [next(replies).request.row for _ in range(10)] == list(range(10))
+        assert [next(replies)[0].row for _ in range(10)] == list(range(10))
         assert asked < 400
 
 
