@@ -26,12 +26,7 @@ from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.plugins import load_plugins
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
-from renaissance.settings.presets import (
-    CONFIG_FILES,
-    merge,
-    presets,
-    read_config_file,
-)
+from renaissance.settings.presets import CONFIG_FILES, merge, presets, read_config_file
 from renaissance.settings.printing import print_config, print_named_configs, with_comments
 from renaissance.settings.resolver import ConfigResolver, refuse
 

@@ -81,8 +81,7 @@ TASKS = {
     ),
     "irtr": DemoTask(
         preset="task_finetune_irtr_f30k", task="irtr", share=0.3, cost=4,
-        write=raw_tasks.write_f30k, make=partial(karpathy.make_arrow, dataset="f30k"),
-        sizes=Sizes(train=2700, val=50, test=100),
+        write=raw_tasks.write_f30k, make=partial(karpathy.make_arrow, dataset="f30k"), sizes=Sizes(train=2700, val=50, test=100),
         split="test", kinds=("two_tower", "one_tower"), given={"batch_size": 16, "draw_false_text": 5},
         metrics=("text_to_image_r1", *APART, "text_to_image_r5", "image_to_text_r1", "image_to_text_r5"),
     ),
@@ -121,11 +120,8 @@ def chosen(demo_tasks: Any) -> list[str]:
         return list(TASKS)
     names = demo_tasks.split(",") if isinstance(demo_tasks, str) else demo_tasks or ()
     for name in names:
-        require(
-            name in TASKS,
-            f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{suggest(name, TASKS)}; "
-            f"give all, or some of {', '.join(TASKS)}.",
-        )
+        advice = f"{suggest(name, TASKS)}; give all, or some of {', '.join(TASKS)}"
+        require(name in TASKS, f"demo_tasks={demo_tasks!r}: the demo has no task {name!r}{advice}.")
     return list(dict.fromkeys(names))
 
 
@@ -209,10 +205,8 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
                 relations = _about_relations(frame, folder)
                 values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
             of_task[kind] = {metric: values[metric] for metric in task.metrics}
-        of_task |= {
-            "baseline": {task.metrics[0]: task_class(task.task).baseline(frame)[1]},
-            "examples": len(frame),
-        }
+        of_task["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
+        of_task["examples"] = len(frame)
     return found
 
 

@@ -102,9 +102,8 @@ def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, A
 
     jobs = [(pretrain, recipe, folder, seed, steps) for recipe in RECIPES.values()]
     _side_by_side(folder, "pretraining", jobs, dict.fromkeys(RECIPES, steps))
-    return {
-        name: json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8")) for name, recipe in RECIPES.items()
-    }
+    files = {name: folder / f"{recipe}.json" for name, recipe in RECIPES.items()}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 
 
 def _finetune(

@@ -31,7 +31,7 @@ from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MOST_BYTES = 4 * MAX_PIXELS  # of a picture's file: a whole one that is not compressed
 _BATCH = 32  # pairs that are computed at once
 _MATCHING = ("itm", "irtr")  # heads of two classes, matched or not, the first that a checkpoint has is asked
@@ -72,13 +72,12 @@ class Loaded:
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         self.answering = [name for name, task in self.heads.items() if task.answer_scores]
         model, data = self.settings.model, self.settings.data
-        transform = make_transform(
-            data.val_transform_keys[0], model.image_size, patch_size=model.patch_size or 1, seed=0
-        )
+        key, patch = data.val_transform_keys[0], model.patch_size or 1
+        transform = make_transform(key, model.image_size, patch_size=patch, seed=0)
         self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
 
     @torch.inference_mode()
-    def score(self, image: Picture | Iterable[Picture], text: str | Iterable[str]) -> float | list[float]:
+    def score(self, image: ImageLike | Iterable[ImageLike], text: str | Iterable[str]) -> float | list[float]:
         """The probability that a text belongs to a picture, by the head of image-text matching.
 
         One picture with one text gives a number. A list (or another iterable) on either side gives a list: pictures and
@@ -102,10 +101,10 @@ class Loaded:
             sentence = f"text={each!r} holds [MASK], which no text of image-text matching does: score complete()."
             require(not self.masks(each), sentence)
         scores = torch.cat([head(pooled).softmax(-1)[:, 1] for pooled in self._pooled(images, texts)]).tolist()
-        return scores[0] if isinstance(image, Picture) and isinstance(text, str) else scores
+        return scores[0] if isinstance(image, ImageLike) and isinstance(text, str) else scores
 
     @torch.inference_mode()
-    def fill(self, image: Picture | None, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+    def fill(self, image: ImageLike | None, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """The most probable word pieces for each [MASK] of a text, by the head of masked language modelling.
 
         Args:
@@ -118,7 +117,8 @@ class Loaded:
             UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the picture cannot be
                 read.
         """
-        head, images = self._task("mlm").head, None if image is None else [_one(image, Picture, "image")]
+        head = self._task("mlm").head
+        shown = None if image is None else self._image([_one(image, ImageLike, "image")])
         parts = self._parts(_one(text, str, "text"))
         texts = self._texts([self.tokenizer.mask_token.join(parts)])
         masked = texts.input_ids == self.tokenizer.mask_token_id
@@ -126,15 +126,13 @@ class Loaded:
             found = f"{int(masked.sum())} of its {len(parts) - 1}" if len(parts) > 1 else "no"
             longest = self.settings.model.max_text_len
             raise UserError(f"text={text!r} holds {found} [MASK] within its first {longest} tokens.")
-        fused = self.model.fuse(
-            self.model.embed_text(texts), None if images is None else self._image(images), needs={"text"}
-        )
+        fused = self.model.fuse(self.model.embed_text(texts), shown, needs={"text"})
         every = head(fused.text[masked]).softmax(-1)
         probabilities, pieces = every.topk(_count(top, every.shape[-1]))
         named = [[self.tokenizer.decode([piece]).strip() for piece in row] for row in pieces.tolist()]
         return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
-    def complete(self, image: Picture | None, text: str) -> str:
+    def complete(self, image: ImageLike | None, text: str) -> str:
         """The text with each [MASK] filled by its most probable word piece that is no special token; arguments as `fill`."""
         special = {each.strip() for each in self.tokenizer.all_special_tokens}
         filled, *rest = self._parts(text)
@@ -145,7 +143,7 @@ class Loaded:
         return filled
 
     @torch.inference_mode()
-    def answer(self, image: Picture, question: str, top: int = 5) -> list[tuple[str, float]]:
+    def answer(self, image: ImageLike, question: str, top: int = 5) -> list[tuple[str, float]]:
         """The best answers to a question about a picture, by the head of VQA or of a plugin's task that has `answer_scores`.
 
         Args:
@@ -158,13 +156,13 @@ class Loaded:
             UserError: the checkpoint has no such head, or the picture cannot be read.
         """
         task = self._task(*self.answering or ["vqa"])
-        pair = [_one(image, Picture, "image")], [_one(question, str, "question")]
+        pair = [_one(image, ImageLike, "image")], [_one(question, str, "question")]
         scores, labels = task.answer_scores(task.head(next(self._pooled(*pair)))[0]).topk(_count(top, len(task.labels)))
         return [(task.labels[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
     @torch.no_grad()  # vectors out of inference_mode could not be learned from
     def encode(
-        self, image: Picture | Iterable[Picture] | None = None, text: str | Iterable[str] | None = None
+        self, image: ImageLike | Iterable[ImageLike] | None = None, text: str | Iterable[str] | None = None
     ) -> Tensor:
         """The pooled vectors of pictures with texts, or of one of the two alone.
 
@@ -189,7 +187,7 @@ class Loaded:
             return pooled
         return pooled[:, width:] if texts is None else pooled[:, :width]
 
-    def _pooled(self, images: list[Picture] | None, texts: list[str] | None) -> Iterator[Tensor]:
+    def _pooled(self, images: list[ImageLike] | None, texts: list[str] | None) -> Iterator[Tensor]:
         """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
         sides = [(texts, self._text), (images, self._image)]
         longest = max(len(items) for items, _ in sides if items is not None)
@@ -227,26 +225,24 @@ class Loaded:
     def _text(self, texts: list[str]) -> Tokens:
         return self.model.embed_text(self._texts(texts))
 
-    def _image(self, images: list[Picture]) -> Tokens:
+    def _image(self, images: list[ImageLike]) -> Tokens:
         raws = [Example(0, (_bytes_or_pixels(image),), "", where=_name(image)) for image in images]
         pictures = [self._source.images(raw, 0)[0] for raw in raws]
         stacked = stack_images(pictures, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
 
 
-def _pairs(image: Any, text: Any) -> tuple[list[Picture] | None, list[str] | None]:
+def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | None]:
     """Pictures and texts as lists, of one where one is given by itself; None stays None.
 
     Raises:
         UserError: something is no picture or text, a list is empty, or two lists are of different lengths.
     """
-    images = None if image is None else _listed(image, Picture, "image")
+    images = None if image is None else _listed(image, ImageLike, "image")
     texts = None if text is None else _listed(text, str, "text")
-    together = (
-        None in (images, texts) or isinstance(image, Picture) or isinstance(text, str) or len(images) == len(texts)
-    )
+    single = None in (images, texts) or isinstance(image, ImageLike) or isinstance(text, str)
     counts = f"image has {len(images or ())} pictures and text {len(texts or ())} texts"
-    require(together, f"{counts}; give as many, or a single one of either.")
+    require(single or len(images) == len(texts), f"{counts}; give as many, or a single one of either.")
     return images, texts
 
 
@@ -279,11 +275,11 @@ def _count(top: Any, most: int) -> int:
     return min(int(top), most)
 
 
-def _name(image: Picture) -> str:
+def _name(image: ImageLike) -> str:
     return str(image) if isinstance(image, (str, os.PathLike)) else "image"
 
 
-def _bytes_or_pixels(image: Picture) -> bytes | Tensor:
+def _bytes_or_pixels(image: ImageLike) -> bytes | Tensor:
     """The bytes of a file, or (3, H, W) uint8 as the decoder of training gives it.
 
     Raises:

@@ -41,12 +41,9 @@ def print_named_configs(*_: Mapping[str, Any]) -> str:
         for name, content in table.items():
             joined = isinstance(content, str)
             text = content if joined else "  ".join(f"{key}={_short(value)}" for key, value in content.items())
-            lines += _entry(name, text)
+            entry = f"  {name.ljust(26)}{text}"
+            lines += textwrap.wrap(entry, 120, subsequent_indent=" " * 28, break_long_words=False)
     return "\n".join(lines[1:])
-
-
-def _entry(name: str, text: str) -> list[str]:
-    return textwrap.wrap(f"  {name.ljust(26)}{text}", 120, subsequent_indent=" " * 28, break_long_words=False)
 
 
 def _short(value: Any) -> str:

@@ -133,14 +133,9 @@ class ConfigResolver:
             are set, and not the model's own; frozen; dimensions, the sizes by their plain names, which may still be None.
         """
         prefix, random_key, frozen_key = TOWER_KEYS[key]
-        manual = self[f"{key}_manual_configuration"]
-        return Section(
-            name=self[key],
-            random=manual or self[random_key],
-            manual=manual,
-            frozen=self[frozen_key],
-            dimensions={name: self[prefix + name] for name in DIMENSIONS},
-        )
+        sizes, manual = {name: self[prefix + name] for name in DIMENSIONS}, self[f"{key}_manual_configuration"]
+        random = manual or self[random_key]
+        return Section(name=self[key], random=random, manual=manual, frozen=self[frozen_key], dimensions=sizes)
 
     def finalize(self) -> Settings:
         """Fills what is still open with the fallbacks and freezes everything.
