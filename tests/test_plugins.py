@@ -67,7 +67,9 @@ def test_a_toy_of_each_kind_runs(lab: Path, capsys: pytest.CaptureFixture[str], 
     best = run / "checkpoints" / "best.ckpt"
     settings = renaissance.load(best, plugins=[str(lab / "toy_lab")]).settings
     assert settings.objectives.toy_weight == 2 and settings.model.fusion.kind == "sum"
-    resumed = small_run.train(capsys, given, f"resume_from={run / 'checkpoints' / 'last.ckpt'}", "max_steps=4")
+    resumed = small_run.train(
+        capsys, given, f"resume_from={run / 'checkpoints' / 'last.ckpt'}", "max_steps=4", "toy_weight=3"
+    )
     assert small_run.results(resumed).keys() == {"val"}
 
     monkeypatch.setattr(plugins, "LOADED", set())  # as in a command that does not name it

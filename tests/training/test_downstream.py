@@ -13,14 +13,19 @@ import torch
 
 import small_run
 from data.prepare import raw_files
+from renaissance.core.registry import TASKS as TABLE
 from renaissance.core.types import TaskOutput
 from renaissance.data.prepare import images
-from renaissance.tasks import Downstream
+from renaissance.tasks import Downstream, task_class
 from renaissance.tasks.irtr import Irtr
 from renaissance.tasks.vqa import Vqa
 from small_tasks import TASKS, words
 
 CASES = [(task, "two-tower") for task in TASKS] + [("vqa", "one-tower"), ("nlvr2", "one-tower"), ("irtr", "one-tower")]
+
+
+def test_no_downstream_task_is_left_out():
+    assert {*TASKS} == {name for name in TABLE if issubclass(task_class(name), Downstream)}
 
 
 @pytest.fixture(scope="module")
