@@ -71,7 +71,7 @@ class SharedLayer(nn.Module):
         self.text, self.image = (Side(width, heads, mlp_ratio, drop_rate) for _ in range(2))
 
     def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
-        text_hidden, image_hidden = _hidden(text), _hidden(image)
+        text_hidden, image_hidden = (None if side is None else side.hidden for side in (text, image))
         if text is not None and image is not None:
             text_hidden = self.cross.cross(text.hidden, image) if needed.text else None
             image_hidden = self.cross.cross(image.hidden, text) if needed.image else None
@@ -134,7 +134,7 @@ class FusionStack(nn.Module):
             text_hidden, image_hidden = self._run(layer, text, image, needed_here)
             text = None if text_hidden is None else Tokens(text_hidden, text.mask)
             image = None if image_hidden is None else Tokens(image_hidden, image.mask)
-        return _hidden(text), _hidden(image)
+        return text_hidden, image_hidden
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Any:
         if self.around_layer is not None and self.training and torch.is_grad_enabled():
@@ -160,7 +160,3 @@ def split(hidden: Tensor, text: Tokens | None, image: Tokens | None) -> TextAndI
     """The inverse of `join`: (B, L+P, D) into (B,L,D) and (B,P,D)."""
     length = 0 if text is None else text.hidden.shape[1]
     return (None if text is None else hidden[:, :length]), (None if image is None else hidden[:, length:])
-
-
-def _hidden(tokens: Tokens | None) -> Tensor | None:
-    return None if tokens is None else tokens.hidden

@@ -285,6 +285,9 @@ def test_manual_dimensions(kind: str) -> None:
 
 
 def test_dimensions_that_a_family_lacks_or_cannot_have() -> None:
+    config = small_config("t5")  # as flan-t5-small: 6 heads of 64 channels, at a width of 512
+    config.num_heads = 3
+    assert backbones.override_dimensions(config, drop_rate=0.3).d_kv == config.d_kv
     with pytest.raises(UserError, match="no hidden_size to set"):
         backbones.override_dimensions(small_config("swin"), hidden_size=32)
     with pytest.raises(UserError, match="num_heads=5 does not divide hidden_size=32"):

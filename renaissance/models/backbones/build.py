@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.settings.bounds import bounded
 
-from .dimensions import attribute_of, encoder_dimensions, in_form_of
+from .dimensions import encoder_dimensions, override_dimensions
 from .families import check_modality, class_of
 from .family import TEXT, Family
 from .hub import quiet
@@ -79,21 +79,22 @@ def build_encoder(
     for key, value in family.settings.items():
         setattr(old, key, value)
     new = copy.deepcopy(old)
+    grows = False
     if family.modality == TEXT:
-        limit = encoder_dimensions(config, name).max_text_len
+        dims = encoder_dimensions(config, name)
+        limit, grows = dims.max_text_len, (vocab_size or 0) > (dims.vocab_size or 0)
         require(
             None in (max_text_len, limit) or max_text_len <= limit,
             f"max_text_len={max_text_len} is more than the {limit} tokens that {name} has positions for: give {limit} or less.",
         )
-        rows = attribute_of(config, family, "vocab_size")
-        vocab_size = max(vocab_size or 0, getattr(config, rows))
-        if weights is None:
-            setattr(new, rows, vocab_size)
-    elif image_size is not None:
-        _set_image_size(new, family, image_size)
+    elif image_size is not None and family.set_size is not None:
+        family.set_size(new, image_size)
+    elif not family.any_size:
+        new = override_dimensions(new, image_size=image_size)
     model_class = class_of(family)
     unused: tuple[str, ...] = ()
     if weights is None:
+        new = override_dimensions(new, vocab_size=vocab_size) if grows else new
         model = _random(model_class, new)
     else:
         options = _options(model_class) | ({"key_mapping": {family.within: ""}} if family.within else {})
@@ -104,26 +105,18 @@ def build_encoder(
             with torch.no_grad():
                 carry_weights(model, resized, family)
             model = resized
-        if family.modality == TEXT and vocab_size > getattr(new, rows):
+        if grows:
             _grow_vocabulary(model, vocab_size)
-            setattr(new, rows, vocab_size)
+            new = override_dimensions(new, vocab_size=vocab_size)
     kept = family.one_tower.norm if setting == "encoder" else None
     return Encoder(_trimmed(model, family, kept).train(), new, family, unused)
 
 
-def _set_image_size(config: PreTrainedConfig, family: Family, image_size: int) -> None:
-    if family.set_size is not None:
-        family.set_size(config, image_size)
-    elif not family.any_size:
-        config.image_size = in_form_of(config.image_size, image_size)
-
-
 def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
     """Grows the word embeddings to `size` rows; a new row is the mean of the old ones."""
-    require(
-        "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters,
-        f"A {model.config.model_type} model cannot take the {size} pieces of this tokenizer: its vocabulary is fixed.",
-    )
+    fixed = "mean_resizing" not in inspect.signature(model.resize_token_embeddings).parameters
+    kind = model.config.model_type
+    require(not fixed, f"A {kind} model cannot take the {size} pieces of this tokenizer: its vocabulary is fixed.")
     old_size = model.get_input_embeddings().weight.shape[0]
     table = model.resize_token_embeddings(size, mean_resizing=False).weight
     with torch.no_grad():
@@ -170,12 +163,12 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
         name for name in sorted(info["missing_keys"]) if name.startswith(prefix) and not name.startswith(ignored)
     ]
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
-    for what, names in (("lack", missing), ("have another shape in", mismatched)):
-        if names:
-            raise UserError(
-                f"The weights of {weights} {what} {len(names)} of the encoder's parameters "
-                f"({names[0].removeprefix(prefix)} ...): they are not weights of this model."
-            )
+    wrong = [name.removeprefix(prefix) for name in missing + mismatched]
+    require(
+        not wrong,
+        f"The weights of {weights} lack parameters of the encoder, or have them in another shape ({shortened(wrong)}): they are "
+        "not weights of this model.",
+    )
     return tuple(sorted(info["unexpected_keys"]))
 
 

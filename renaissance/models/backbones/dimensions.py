@@ -67,14 +67,12 @@ class EncoderDimensions:
     patch_size: int | None
 
 
-def encoder_dimensions(
-    config: PreTrainedConfig, name: str, image_processor: dict[str, Any] | None = None
-) -> EncoderDimensions:
+def encoder_dimensions(config: PreTrainedConfig, name: str, pixels: dict[str, Any] | None = None) -> EncoderDimensions:
     """Collects the dimensions of an encoder.
 
     Args:
         config: of one tower (after `sub_config`).
-        image_processor: as `read_image_processor` gives it.
+        pixels: of `read_image_processor`, for an image size that the configuration does not have.
     """
     family = family_of(config, name)
     found: dict[str, Any] = {dimension: _value(config, family, dimension) for dimension in NAMES}
@@ -84,8 +82,8 @@ def encoder_dimensions(
     found["drop_rate"] = next((float(getattr(config, key)) for key in _drop_names(config)), None)
     positions = found["max_text_len"] or 0
     found["max_text_len"] = positions - family.spare_positions if positions > 0 else None
-    if family.modality == IMAGE and image_processor:
-        found["image_size"] = found["image_size"] or image_processor.get("size")
+    if family.modality == IMAGE and pixels:
+        found["image_size"] = found["image_size"] or pixels.get("size")
     return EncoderDimensions(name=name, modality=family.modality, **found)
 
 
@@ -105,15 +103,16 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
     old_ratio = _mlp_ratio(config, family)
     mlp_ratio = given.pop("mlp_ratio", old_ratio if "hidden_size" in given else None)
     for dimension in [each for each in NAMES if each in given]:
-        name = attribute_of(config, family, dimension)
+        name = _required_attribute(config, family, dimension)
         value = given[dimension] + (family.spare_positions if dimension == "max_text_len" else 0)
-        _set(config, dimension, name, in_form_of(getattr(config, name), value))
+        old = getattr(config, name)  # some configurations write a square side as [height, width]
+        _set(config, dimension, name, [value] * len(old) if isinstance(old, list | tuple) else value)
     for name in _PER_LAYER if "num_layers" in given else ():
         if isinstance(values := getattr(config, name, None), list | tuple):
             repeated = [values[index % len(values)] for index in range(given["num_layers"])]
             _set(config, "num_layers", name, repeated)
     if mlp_ratio is not None:
-        name = attribute_of(config, family, "mlp_ratio")
+        name = _required_attribute(config, family, "mlp_ratio")
         value = round(mlp_ratio * width_of(config, family)) if name in _MLP_WIDTHS else mlp_ratio
         # Some configurations take whole ratios only, and only as whole numbers.
         _set(config, "mlp_ratio", name, int(value) if value == int(value) else value)
@@ -121,11 +120,6 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
         _set(config, "drop_rate", name, given["drop_rate"])
     _settle_heads(config, family, resized=bool(given.keys() & {"hidden_size", "num_heads"}))
     return config
-
-
-def in_form_of(old: Any, value: int) -> int | list[int]:
-    """`value` in the form of `old`: some configurations write a square side as [height, width]."""
-    return [value] * len(old) if isinstance(old, list | tuple) else value
 
 
 def config_from_dict(
@@ -188,21 +182,17 @@ def width_of(config: PreTrainedConfig, family: Family) -> int:
     return value[-1] if isinstance(value, list | tuple) else value
 
 
-def attribute_of(config: PreTrainedConfig, family: Family, dimension: str) -> str:
-    """The attribute of a configuration that holds one of our dimensions.
+def _attribute(config: PreTrainedConfig, family: Family, dimension: str) -> str | None:
+    """The attribute of a configuration that holds one of our dimensions; None where it has none."""
+    names = (family.names[dimension],) if dimension in family.names else NAMES[dimension]
+    return next((name for name in names if hasattr(config, name)), None)
 
-    Raises:
-        UserError: it has none.
-    """
+
+def _required_attribute(config: PreTrainedConfig, family: Family, dimension: str) -> str:
     if (name := _attribute(config, family, dimension)) is None:
         able = ", ".join(each for each in NAMES if _attribute(config, family, each))
         raise UserError(f"A model of type {config.model_type} has no {dimension} to set; it has {able}.")
     return name
-
-
-def _attribute(config: PreTrainedConfig, family: Family, dimension: str) -> str | None:
-    names = (family.names[dimension],) if dimension in family.names else NAMES[dimension]
-    return next((name for name in names if hasattr(config, name)), None)
 
 
 def _value(config: PreTrainedConfig, family: Family, dimension: str) -> int | None:
@@ -235,12 +225,10 @@ def _set(config: PreTrainedConfig, dimension: str, name: str, value: Any) -> Non
 
 def _settle_heads(config: PreTrainedConfig, family: Family, resized: bool) -> None:
     heads, width = _value(config, family, "num_heads"), getattr(config, "hidden_size", None)
-    if not heads or not isinstance(width, int):
-        return
-    require(
-        width % heads == 0, f"num_heads={heads} does not divide hidden_size={width} of the {config.model_type} model."
-    )
-    # Some configurations write the width of a head beside the two that decide it.
-    for name in ("d_kv", "head_dim"):
-        if resized and isinstance(getattr(config, name, None), int):
+    # Some configurations write the width of a head beside the two that decide it elsewhere.
+    own_widths = [name for name in ("d_kv", "head_dim") if isinstance(getattr(config, name, None), int)]
+    if heads and isinstance(width, int) and (resized or not own_widths):
+        divides = width % heads == 0
+        require(divides, f"num_heads={heads} does not divide hidden_size={width} of the {config.model_type} model.")
+        for name in own_widths:
             setattr(config, name, width // heads)

@@ -129,8 +129,12 @@ def explain_errors(name: str, allow_download: bool, hide: str = "") -> Iterator[
 
 
 def _sentence(name: str, error: BaseException, offline: bool) -> str:
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+
     def caused_by(kind: type[BaseException]) -> bool:
-        return any(isinstance(link, kind) for link in _chain(error))
+        return any(isinstance(link, kind) for link in chain)
 
     cache = f"in the Hugging Face cache ({constants.HF_HUB_CACHE})"
     if caused_by(UnpicklingError):
@@ -157,12 +161,6 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
 def _brings_code(name: str) -> str:
     pin = f", and pin the commit that you have read: {split_revision(name)[0]}@<40 hexadecimal digits>"
     return f"{name} brings code of its own, {TRUST_NEEDED}{'' if Path(name).is_dir() else pin}."
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @contextmanager

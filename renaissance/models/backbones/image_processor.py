@@ -22,8 +22,7 @@ MOST_PIXELS = 8192  # of a side
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("do_rescale", "do_normalize", "do_flip_channel_order", "rescale_offset", "include_top"), bool),
     "rescale_factor": float,
-    "image_mean": float | list[float],
-    "image_std": float | list[float],
+    **dict.fromkeys(("image_mean", "image_std"), float | list[float]),
 }
 _DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 

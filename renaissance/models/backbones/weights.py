@@ -115,11 +115,10 @@ def read_weights(
     _check(files, name)
     size = sum(path.stat().st_size for path in files.values())
     # Two numbers a byte, for reading registers each parameter twice; and those that no file holds, such as positions.
-    bound = bounded(
-        2**26 + 8 * size, f"The configuration of {name} asks for more than its weights of {size:,} bytes hold."
-    )
+    most = 2**26 + 8 * size
+    sentence = f"The configuration of {name} asks for more than its weights of {size:,} bytes hold."
     # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
-    with tempfile.TemporaryDirectory() as folder, explain_errors(name, allow_download, hide=folder), bound:
+    with tempfile.TemporaryDirectory() as folder, explain_errors(name, allow_download, folder), bounded(most, sentence):
         for file, path in files.items():
             (Path(folder) / file).symlink_to(path.resolve())
         return model_class.from_pretrained(folder, local_files_only=True, **options)
