@@ -37,6 +37,20 @@ def stamp(path: str) -> Stamp:
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
+def refuse_changed(path: str, then: Stamp, before: str = "") -> Stamp:
+    """Return the file's stamp where it is `then`.
+
+    Raises:
+        UserError: it is another, or there is no such file. `before` says at which point of a run.
+    """
+    now = stamp(path)
+    if now != then:
+        raise UserError(
+            f"'{path}' was changed since this run began{before}; put it back, and go on with the run, or start it again."
+        )
+    return now
+
+
 def cached(
     path: str, now: Stamp, what: str, hints: Mapping[str, Any], find: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:

@@ -28,9 +28,8 @@ from renaissance.core.errors import UserError, first_line, printable, require, s
 from renaissance.core.untrusted import expect, parse_json, read_json
 
 from .arrow import some
-from .file_cache import stamp
+from .file_cache import refuse_changed, stamp
 from .glue_specs import GLUE, GLUE_SCORES, GlueTask
-from .identity import image_key
 from .messages import refuse_claims
 from .samples import FileSummary, Sample
 
@@ -119,9 +118,8 @@ class GlueSamples:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         if self._table is None:
-            changed = [path for path, then in zip(self._paths, self._stamps, strict=True) if stamp(path) != then]
-            if changed:
-                raise UserError(f"'{changed[0]}' was changed since this run began; start the run again.")
+            for path, then in zip(self._paths, self._stamps, strict=True):
+                refuse_changed(path, then)
             self._table = self._read()
         values = {name: self._table[name][index].as_py() for name in self._table.column_names}
         file = bisect.bisect_right(self._ends, index)
@@ -136,16 +134,9 @@ class GlueSamples:
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""
         prints = {}
-        rows = zip(self._shown, self._stamps, self._rows, self._used, self._ends, strict=True)
-        for file, now, count, used, end in rows:
-            ends = [self[end - back].values for back in (used, 1) if used]
-            prints[file] = {
-                "bytes": now.size,
-                "mtime_ns": now.mtime_ns,
-                "pictures": count,
-                "pairs": used,
-                "ends": f"{image_key(json.dumps(ends).encode()):016x}",
-            }
+        for file, now, end in zip(self.describe(), self._stamps, self._ends, strict=True):
+            ends = [self[end - back].values for back in (file.samples, 1) if file.samples]
+            prints[file.file] = file.fingerprint(now, json.dumps(ends).encode())
         return prints
 
     def _read(self) -> pa.Table:
@@ -205,10 +196,7 @@ def _missing(name: str, split: str, root: Path) -> UserError:
     row = GLUE[name]
     hub, tsv = row.splits[split]
     wanted = f"{row.folder}/{tsv}.tsv, {name}/{hub}-00000-of-00001.parquet or {name}/{hub}/state.json"
-    try:
-        there = sorted(each.relative_to(root).as_posix() for each in (*root.iterdir(), *root.glob(f"*/{row.folder}")))
-    except OSError as error:
-        return UserError(f"data_root='{root}' cannot be read ({error.strerror}); expected a folder with {wanted}.")
+    there = sorted(each.relative_to(root).as_posix() for each in (*root.glob("*"), *root.glob(f"*/{row.folder}")))
     return UserError(
         f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found there: {shortened(there, 8) or 'nothing'}."
     )

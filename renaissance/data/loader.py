@@ -27,7 +27,7 @@ from renaissance.core.types import Batch
 
 from .collate import Collate
 from .sampler import Draw, EvalBatches, TrainSteps
-from .workers import raise_file_limit, socket_folder, start_method, start_worker
+from .workers import make_socket_folder, raise_file_limit, start_method, start_worker
 
 _PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
 _LOOK = 2  # seconds between two looks at workers that deliver nothing
@@ -89,10 +89,10 @@ class StepLoader(DataLoader):
         asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.raises, self.asked = raises, asked
-        folder = socket_folder() if num_workers else ""
         if num_workers:
             # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            make_socket_folder()
             raise_file_limit()
             _LOADERS.add(self)
         super().__init__(
@@ -104,7 +104,7 @@ class StepLoader(DataLoader):
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=_PREFETCHED_STEPS if num_workers else None,
-            worker_init_fn=partial(start_worker, folder),
+            worker_init_fn=start_worker,
             multiprocessing_context=start_method() if num_workers else None,
         )
 

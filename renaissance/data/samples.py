@@ -17,7 +17,7 @@ from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file, schema_metadata
 from .dataset_specs import Column
-from .file_cache import Stamp, stamp
+from .file_cache import Stamp, refuse_changed
 from .identity import image_key
 
 
@@ -54,6 +54,11 @@ class FileSummary(NamedTuple):
     file: str
     rows: int
     samples: int
+
+    def fingerprint(self, now: Stamp, ends: bytes) -> dict[str, Any]:
+        """Return what settings.json holds of the file; `ends`: its first and last samples."""
+        counts = {"bytes": now.size, "mtime_ns": now.mtime_ns, "pictures": self.rows, "pairs": self.samples}
+        return {**counts, "ends": f"{image_key(ends):016x}"}
 
 
 class Place(NamedTuple):
@@ -145,16 +150,9 @@ class SampleDataset:
         the content alone; `mtime_ns` also on when the file was written.
         """
         prints = {}
-        for number, (file, counts) in enumerate(zip(self._files, self._counts.tolist(), strict=True)):
-            size, mtime_ns, rows, samples = counts
-            ends = image_key(b"".join(self._row_bytes(number, row) for row in (0, rows - 1)))
-            prints[file] = {
-                "bytes": size,
-                "mtime_ns": mtime_ns,
-                "pictures": rows,
-                "pairs": samples,
-                "ends": f"{ends:016x}",
-            }
+        for number, (file, (size, mtime_ns, *_)) in enumerate(zip(self.describe(), self._counts.tolist(), strict=True)):
+            ends = b"".join(self._row_bytes(number, row) for row in (0, file.rows - 1))
+            prints[file.file] = file.fingerprint(Stamp(size, mtime_ns), ends)
         return prints
 
     def rows(self) -> np.ndarray:
@@ -210,14 +208,8 @@ class SampleDataset:
 
     def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
         """Asked for each sample: reading what was cut off of a mapped file ends the process. Takes a microsecond or two."""
-        path = self._path(number)
-        now = stamp(path)
-        if list(now) != self._counts[number, :2].tolist():
-            sample = "" if index is None else f", before sample {index} was read"
-            raise UserError(
-                f"'{path}' was changed since this run began{sample}; put it back, and go on with the run, or start it again."
-            )
-        return now
+        before = "" if index is None else f", before sample {index} was read"
+        return refuse_changed(self._path(number), Stamp(*self._counts[number, :2].tolist()), before)
 
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)

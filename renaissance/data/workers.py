@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -18,13 +19,8 @@ from typing import Any
 
 import torch
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.signals import ASKING
-
-try:
-    import resource
-except ImportError:  # not a POSIX system, which has no such limit
-    resource = None
 
 _SOCKETS_FIT = 60  # characters of a folder whose sockets still have a name of at most 104, as macOS has it
 
@@ -42,21 +38,12 @@ def start_method() -> BaseContext | None:
     return context
 
 
-def start_worker(folder: str, _: int) -> None:
-    """In a worker: what asks a run to stop reaches all of its processes, and the steps that are loaded are still wanted.
-
-    Args:
-        folder: of the sockets; who finds the trainer gone removes it.
-    """
+def start_worker(_: int) -> None:
+    """In a worker: ignores signals that ask a run to stop, which wants the steps that are loaded, and ends with the trainer."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     sys.stderr = _WhileThere(sys.stderr)
-    threading.Thread(target=_end_with_trainer, args=(folder,), daemon=True, name="end-with-trainer").start()
-
-
-def _trainer_has_gone(seconds: float = 0) -> bool:
-    """Whether the trainer ends within so many seconds; it is not the parent of a worker that a fork server has started."""
-    return bool(wait([parent_process().sentinel], seconds))
+    threading.Thread(target=_end_with_trainer, daemon=True, name="end-with-trainer").start()
 
 
 class _WhileThere:
@@ -66,22 +53,21 @@ class _WhileThere:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return len(text) if _trainer_has_gone() else self._stream.write(text)
+        return len(text) if wait([parent_process().sentinel], 0) else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _end_with_trainer(folder: str) -> None:
+def _end_with_trainer() -> None:
     # A worker that was forked later holds an end of the pipe of those before it, but not of its own, so the last one goes first.
-    while not _trainer_has_gone(60):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
+    wait([parent_process().sentinel])
+    remove_socket_folder()
     os._exit(1)
 
 
-def socket_folder() -> str:
-    """The folder of the sockets through which workers send their tensors: one for all processes that this one starts.
+def make_socket_folder() -> None:
+    """Makes the folder of the sockets through which workers send their tensors: one for all processes that this one starts.
 
     Python makes one in each process, in TMPDIR however long its path is, and leaves those of killed processes.
 
@@ -90,18 +76,14 @@ def socket_folder() -> str:
     """
     folder = current_process()._config.get("tempdir")
     if folder and os.path.isdir(folder) and len(folder) <= _SOCKETS_FIT + 20:
-        return folder
-    places = [place for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm") if len(place) <= _SOCKETS_FIT]
-    for place in places:
-        with contextlib.suppress(OSError):
-            folder = tempfile.mkdtemp(prefix="renaissance-s-", dir=place)
-            current_process()._config["tempdir"] = folder
-            atexit.register(remove_socket_folder)
-            return folder
-    raise UserError(
-        f"TMPDIR={tempfile.gettempdir()} is too long for the sockets of loader processes; give one of at most {_SOCKETS_FIT} "
-        "characters, or num_workers=0."
-    )
+        return
+    usual = tempfile.gettempdir()
+    short = (place for place in (usual, "/tmp", "/var/tmp", "/dev/shm") if len(place) <= _SOCKETS_FIT)
+    place = next((place for place in short if os.access(place, os.W_OK)), None)
+    most = f"give one of at most {_SOCKETS_FIT} characters, or num_workers=0"
+    require(place, f"TMPDIR={usual} is too long for the sockets of loader processes; {most}.")
+    current_process()._config["tempdir"] = tempfile.mkdtemp(prefix="renaissance-s-", dir=place)
+    atexit.register(remove_socket_folder)
 
 
 def remove_socket_folder() -> None:
@@ -116,7 +98,6 @@ def raise_file_limit() -> None:
     Every tensor that a worker sends is an open file here until it is released, and the steps in flight hold hundreds
     where they are cut into many micro-batches; the usual limit of 1024 would end the run with "Too many open files".
     """
-    if resource is not None:
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses infinity
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses infinity
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

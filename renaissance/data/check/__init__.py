@@ -21,7 +21,7 @@ from renaissance.data.prepare.skipped import Skipped
 from renaissance.runs.report import table
 
 from .files import CheckedFile, find
-from .leaks import shared_images
+from .leaks import find_shared_images
 from .lengths import QUANTILES, Lengths, pieces, words
 from .scan import scan_file
 from .sheet import write_sheet
@@ -56,16 +56,16 @@ def check_data(
     datasets = [datasets] if isinstance(datasets, str) else datasets
     if not isinstance(data_root, str | os.PathLike):
         raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
-    files, problems, notes = find(Path(data_root), datasets)
+    files, notes = find(Path(data_root), datasets)
     measure = words if tokenizer is None else pieces(str(tokenizer))
     lengths = {file.dataset: Lengths(measure) for file in files}
     for file in files:
         scan_file(file, workers, lengths[file.dataset])
+    find_shared_images(files)
     say(_files_table(files))
     if measured := _lengths_table(lengths, max_text_len, tokenizer):
         say(measured)
-    for sentences, more in zip((problems, notes), shared_images(files), strict=True):
-        sentences += more
+    problems = []
     for file in files:
         problems += [*_counted(file, file.problems), *filter(None, [file.damage])]
         notes += [*_counted(file, file.notes), *_differences(file)]

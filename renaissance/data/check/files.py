@@ -60,7 +60,7 @@ class CheckedFile:
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile], list[str], list[str]]:
+def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile], list[str]]:
     """Find the files of the data sets, or of all data sets, in the order of the table.
 
     Args:
@@ -68,23 +68,17 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
         datasets: keys of `dataset_specs.DATASETS` and names of own data; None = every file that belongs to one.
 
     Returns:
-        The files; what is wrong, and what is worth knowing, with the folder as a whole, in sentences.
+        The files; a sentence for each that fits no layout.
 
     Raises:
         UserError: the folder cannot be read or has no such file; a data set is unknown, has no file, or fits no layout.
     """
     names = arrow_names(folder)
     files: list[CheckedFile] = []
-    problems, notes = [], []
     for dataset, spec in DATASETS.items():
         if dataset in _OWN_LAYOUTS or (datasets is not None and dataset not in datasets):
             continue
-        here, holes, absent = _of_table(dataset, spec, names - {file.path.name for file in files}, folder)
-        files += here
-        if holes:
-            problems.append(f"'{dataset}' lacks {len(holes):,} shards between others: {some(holes, 5)}; complete them.")
-        if here and absent:
-            notes.append(f"Files of '{dataset}' that are not here: {', '.join(absent)}.")
+        files += _of_table(dataset, spec, names - {file.path.name for file in files}, folder)
     own, unknown = _own(folder, names, datasets)
     if unknown and datasets is not None:
         raise UserError(unknown[0])
@@ -98,14 +92,12 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
     if not files:
         what = "its arrow files are of no known layout" if names else "it holds no .arrow file"
         raise UserError(f"data_root='{folder}': {what}; `python run.py prepare` writes them.")
-    return files, problems, notes + unknown
+    return files, unknown
 
 
-def _of_table(
-    dataset: str, spec: DatasetSpec, names: set[str], folder: Path
-) -> tuple[list[CheckedFile], list[str], list[str]]:
-    """Return the files of a data set, the shards missing between them, and the files that are not there."""
-    files, holes, absent = [], [], []
+def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) -> list[CheckedFile]:
+    """Return the files of a data set; in them stands which shards and which other files are missing."""
+    files, absent = [], []
     wanted = [(split, template, spec.older.get(split)) for split, each in spec.splits.items() for template in each]
     wanted += [("", template, None) for template in spec.also]
     wanted += [(split, older, None) for split, older in spec.older.items() if split not in spec.splits]
@@ -116,10 +108,13 @@ def _of_table(
             found = [older]
         expected = spec.expected.get(template, UNKNOWN)
         files += [CheckedFile(dataset, split, folder / name, spec, expected) for name in found]
-        holes += gaps
+        for name in gaps:
+            files[-1].problems.add("shards that are missing before it", name)
         if not found and split in spec.splits:
             absent.append(f"{template.replace(SHARD, '0')} ({split})")
-    return files, holes, absent
+    for name in absent if files else ():
+        files[0].notes.add("files of the data set that are missing", name)
+    return files
 
 
 def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple[list[CheckedFile], list[str]]:

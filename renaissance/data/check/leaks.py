@@ -6,7 +6,7 @@ Flickr30k by its number, however it was resized. The same image in another encod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -17,53 +17,33 @@ from .files import CheckedFile
 _SHARES_BY_CONSTRUCTION = ("refcocog_google",)
 
 
-def shared_images(files: Iterable[CheckedFile]) -> tuple[list[str], list[str]]:
-    """Find images that are in two splits.
+def find_shared_images(files: Iterable[CheckedFile]) -> None:
+    """Find images that are in two splits, and write them into the first of the two files.
 
-    Returns:
-        What is wrong: a sentence for each two splits of one data set that share images. What is worth knowing: the same
-        for training images of one data set in another's validation or test split.
+    Wrong is what two splits of one data set share; worth knowing, what training images of one data set share with another's
+    validation or test split.
     """
-    splits: dict[tuple[str, str], list[CheckedFile]] = {}
-    for file in files:
-        if file.split:  # files beside those of the splits hold the same images by construction
-            splits.setdefault((file.dataset, file.split), []).append(file)
-    problems, notes = [], []
-    for a, b in combinations(splits, 2):
-        roles, same = {_role(a[1]), _role(b[1])}, a[0] == b[0]
-        if len(roles) == 2 and (same or "train" in roles):
-            wrong = same and a[0] not in _SHARES_BY_CONSTRUCTION
-            (problems if wrong else notes).extend(
-                f"{count:,} pictures are both in {' '.join(a)} and in {' '.join(b)}, by {how} ({first})."
-                for count, how, first in _shared(splits[a], splits[b])
-            )
-    return problems, notes
+    # Files beside those of the splits hold the same images by construction.
+    for ours, theirs in combinations([file for file in files if file.split], 2):
+        roles, same = {_role(ours.split), _role(theirs.split)}, ours.dataset == theirs.dataset
+        if len(roles) < 2 or not (same or "train" in roles):
+            continue
+        found = ours.problems if same and ours.dataset not in _SHARES_BY_CONSTRUCTION else ours.notes
+        what = f"pictures that {ours.dataset} {ours.split} shares with {theirs.dataset} {theirs.split}, by"
+        for row, other in _shared(ours.keys, theirs.keys, ours.rows, theirs.rows):
+            found.add(f"{what} content", f"row {row} is {theirs.path.name} row {other}")
+        if ours.spec.collection and ours.spec.collection == theirs.spec.collection:
+            for row, other in _shared(ours.ids, theirs.ids, ours.rows, theirs.rows):
+                found.add(f"{what} {ours.spec.collection} number", f"row {row} is {theirs.path.name} row {other}")
 
 
 def _role(split: str) -> str:
     return "test" if "test" in split else "train" if split == "train" else "val"
 
 
-def _shared(ours: Sequence[CheckedFile], theirs: Sequence[CheckedFile]) -> Iterator[tuple[int, str, str]]:
-    """Yield how many images are shared, by what they are the same, and the first of them."""
-    ways = {"keys": "content"}
-    collection = ours[0].spec.collection
-    if collection and collection == theirs[0].spec.collection:
-        ways["ids"] = f"{collection} number"
-    for name, how in ways.items():
-        held = [np.concatenate([getattr(file, name) for file in files]) for files in (ours, theirs)]
-        both, *places = np.intersect1d(*held, return_indices=True)
-        pairs = sorted(zip(*(each[both >= 0].tolist() for each in places), strict=True))
-        if pairs:
-            first = [f"{_where(ours, name, a)} is {_where(theirs, name, b)}" for a, b in pairs[:3]]
-            yield len(pairs), how, "; ".join(first)
-
-
-def _where(files: Sequence[CheckedFile], name: str, place: int) -> str:
-    """Return file and row of an image that was counted through all files of a split."""
-    for file in files:
-        held = len(getattr(file, name))
-        if place < held:
-            return f"{file.path.name} row {place // (held // file.rows)}"
-        place -= held
-    raise IndexError(place)
+def _shared(ours: np.ndarray, theirs: np.ndarray, our_rows: int, their_rows: int) -> list[tuple[int, int]]:
+    """Return the rows of equal values, of which each row has one or several; -1 is equal to none."""
+    both, here, there = np.intersect1d(ours, theirs, return_indices=True)
+    known = both >= 0
+    rows = (here[known] * our_rows // max(len(ours), 1), there[known] * their_rows // max(len(theirs), 1))
+    return sorted(zip(*(each.tolist() for each in rows), strict=True))

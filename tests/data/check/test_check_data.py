@@ -94,13 +94,13 @@ DEFECTS = {
     "ref_id twice": ("refcocog_google", "refcocog_google_val", put("ref_id", 12100, 1), r"ref_id that occurred before: 1 "),
     "negative class": ("images", "images_val", put("label", -1, 1), "row 1 has -1 in 'label'; expected 0 to inf"),
     "picture in train and val": ("f30k", "f30k_caption_karpathy_val", put("image", picture(20, 1), 2),
-        r"1 pictures are both in f30k train and in f30k val, by content \(f30k_caption_karpathy_train.arrow row 1 is "
+        r"f30k_caption_karpathy_train.arrow: pictures that f30k train shares with f30k val, by content: 1 \(row 1 is "
         r"f30k_caption_karpathy_val.arrow row 2\)"),
     "same name in train and test": ("coco", "coco_caption_karpathy_test", put("image_id", "COCO_train2014_000000001102.jpg", 0),
-        r"1 pictures are both in coco train and in coco test, by COCO number \(coco_caption_karpathy_restval.arrow row 2 is"),
-    "picture in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "captions val and in captions"),
+        r"_restval.arrow: pictures that coco train shares with coco test, by COCO number: 1 \(row 2 is coco_"),
+    "picture in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "captions val shares with captions test"),
     "second picture in train": ("nlvr2", "nlvr2_dev", put("image_1", picture(70, 4, 0), 3),
-        r"nlvr2 train and in nlvr2 val, by content \(nlvr2_train.arrow row 4 is nlvr2_dev.arrow row 3\)"),
+        r"nlvr2 train shares with nlvr2 val, by content: 1 \(row 4 is nlvr2_dev.arrow row 3\)"),
 }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_every_defect_is_found(check: Check, tmp_path: Path, defect: str):
     status, out, err = check()
     assert status == 1 and err.startswith("error: ") and err.count("\n") == 0, err
     assert re.search(sentence, err) and f"{name}" in err, err
-    if "both in" not in err:
+    if " shares with " not in err:
         bad = [
             line for line in out.splitlines() if line.startswith("  ") and line.split()[-1] not in ("none", "problems")
         ]
@@ -187,7 +187,9 @@ def test_missing_shard(check: Check, tmp_path: Path):
     arrow_files.write(tmp_path / "arrow", "gcc")
     (tmp_path / "arrow" / "conceptual_caption_train_0.arrow").unlink()
     status, _, err = check()
-    assert status == 1 and "lacks 1 shards between others: conceptual_caption_train_0.arrow" in err
+    assert (
+        status == 1 and "_train_1.arrow: shards that are missing before it: 1 (conceptual_caption_train_0.arrow)" in err
+    )
 
 
 def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
@@ -205,10 +207,10 @@ def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
     write_columns(folder / "vectors.arrow", {"vector\x1b[31m": [[1.0]]})
     status, out, err = check()
     assert (status, err) == (0, "")
-    by_name = "refcocog_google train and in refcocog_google val, by content (refcocog_google_train.arrow row 2 is"
+    by_name = "refcocog_google train shares with refcocog_google val, by content: 1 (row 2 is refcocog_google_val.arrow row 0)"
     for note in (
         by_name,
-        "1 pictures are both in coco val and in vg train, by content (coco_caption_karpathy_val.arrow row 3 is vg.arrow row 2)",
+        "_val.arrow: pictures that coco val shares with vg train, by content: 1 (row 3 is vg.arrow row 2)",
         "boxes without width or height: 5 ([0.0, 0.0, 10.0, 0.0]",
         "vg.arrow: empty texts: 1 (row 4)",
         "vg.arrow: rows without caption, which no run reads: 1 (row 0)",
@@ -229,7 +231,7 @@ def test_same_picture_of_coco_in_two_data_sets(check: Check, tmp_path: Path):
     status, out, _ = check()
     assert status == 0
     assert (
-        "1 pictures are both in coco val and in vqa train, by COCO number (coco_caption_karpathy_val.arrow row 4 is"
+        "_val.arrow: pictures that coco val shares with vqa train, by COCO number: 1 (row 4 is vqav2_train.arrow row 2)"
         in out
     )
 
@@ -247,7 +249,7 @@ def test_names_of_another_layout_hold_no_number_of_the_collection(check: Check, 
         columns["image_id"] = names[place * arrow_files.ROWS :][: arrow_files.ROWS]
         write_columns(tmp_path / "arrow" / name, columns)
     status, out, err = check()
-    assert (status, err) == (0, "") and "both in" not in out
+    assert (status, err) == (0, "") and " shares with " not in out
 
 
 def test_a_manifest_of_another_form_is_said(check: Check, tmp_path: Path):
