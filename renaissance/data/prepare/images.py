@@ -33,6 +33,7 @@ from .writer import Download, arrow_writer, plan_file
 
 CIFAR_FOLDER = "cifar-10-batches-py"
 VAL_SHARE = 0.1  # of the training images, where nothing else is for validation: selection must not see test
+_Images = Callable[[], Iterator[LabelledImage]]
 _CIFAR_FILES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -64,10 +65,11 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
             f"val_share={val_share} needs root='{root}' to have pictures for train and none for val, found "
             f"{', '.join(images)}; leave val_share out.",
         )
-        images = {**images, "val": images["train"]}
+        divided = {split: partial(_part, images["train"], val_share, split) for split in ("train", "val")}
+        images = {**images, **divided}
         notes = {**notes, "val": [f"val_share={val_share} of the training pictures."]}
     plans = {
-        split: _plan(name, split, classes.labels, images[split], val_share, notes.get(split, []))
+        split: _plan(name, split, classes.labels, images[split])._replace(notes=notes.get(split, []))
         for split in OWN_SPLITS
         if split in images
     }
@@ -82,30 +84,23 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
     )
 
 
-def _plan(
-    name: str,
-    split: str,
-    labels: list[str],
-    images: Callable[[], Iterator[LabelledImage]],
-    val_share: float,
-    notes: list[str],
-) -> Plan:
-    def chosen() -> Iterator[LabelledImage]:
-        divided = val_share and split != "test"
-        return (each for each in images() if not divided or is_validation(each.name, val_share) == (split == "val"))
+def _part(images: _Images, val_share: float, split: str) -> Iterator[LabelledImage]:
+    """Yield the training images that stay in train, or go to val."""
+    return (each for each in images() if is_validation(each.name, val_share) == (split == "val"))
 
+
+def _plan(name: str, split: str, labels: list[str], images: _Images) -> Plan:
     rows = (
         Row({IMAGE.name: _file(each.content)}, {"label": each.label, IMAGE_ID.name: each.name, SPLIT.name: split})
-        for each in chosen()
+        for each in images()
     )
     return plan_file(
         OWN_IMAGES_NAME,
         OWN_FILE.format(name=name, split=split),
         {"dataset": name, "split": split, "labels": labels},
         rows=rows,
-        listed=sum(1 for _ in chosen()),
+        listed=sum(1 for _ in images()),
         skipped=Skipped(),
-        notes=notes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Any
 
 _FIRST = 10  # names that are kept of each kind
 
@@ -11,24 +11,23 @@ class Skipped:
     """Counts what is left out, and keeps the first names of each kind."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, list[str]] = {}
+        self._kinds: dict[str, dict[str, Any]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Count one more thing of this kind."""
-        self._counts[kind] += 1
-        first = self._first.setdefault(kind, [])
-        if len(first) < _FIRST:
-            first.append(name)
+        entry = self._kinds.setdefault(kind, {"count": 0, "first": []})
+        entry["count"] += 1
+        if len(entry["first"]) < _FIRST:
+            entry["first"].append(name)
 
     def count(self, *kinds: str) -> int:
         """Return how many were left out, of these kinds."""
-        return sum(self._counts[kind] for kind in kinds)
+        return sum(self._kinds[kind]["count"] for kind in kinds if kind in self._kinds)
 
     def first(self, *kinds: str) -> list[str]:
         """Return the first names of these kinds."""
-        return [name for kind in kinds for name in self._first.get(kind, [])]
+        return [name for kind in kinds if kind in self._kinds for name in self._kinds[kind]["first"]]
 
-    def as_dict(self) -> dict[str, dict[str, int | list[str]]]:
+    def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return {kind: {"count", "first"}}, kinds in alphabetical order."""
-        return {kind: {"count": self._counts[kind], "first": self._first[kind]} for kind in sorted(self._counts)}
+        return dict(sorted(self._kinds.items()))

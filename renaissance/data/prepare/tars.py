@@ -71,36 +71,36 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
     Raises:
         UserError: the tar is damaged, a name leads out of it, or a key stands at two places.
     """
-    try:
-        for group in _groups(tar):
-            yield partial(_entry, group, f"{below}{group.key}", split)
-    except UserError:
-        raise
-    except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
-        raise UserError(f"'{tar}' is damaged ({first_line(error)}); download it again, or remove it.") from None
-    for failure in _failures(tar.with_suffix(".parquet"), below):
-        yield partial(LeftOut, *failure)
-
-
-def _groups(tar: Path) -> Iterator[_Group]:
     seen: set[str] = set()
-    with opened(tar) as file:
-        for members in _neighbours(file):
-            for group in _divided(file, members):
+    try:
+        with opened(tar) as file:
+            for group in _groups(file):
                 require(
                     group.key not in seen,
                     f"'{tar}' has the files of '{group.key}' at two places; sort it so that they lie together.",
                 )
                 seen.add(group.key)
+                yield partial(_entry, group, f"{below}{group.key}", split)
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise UserError(f"'{tar}' is damaged ({first_line(error)}); download it again, or remove it.") from None
+    for failure in _failures(tar.with_suffix(".parquet"), below):
+        yield partial(LeftOut, *failure)
+
+
+def _groups(file: BinaryIO) -> Iterator[_Group]:
+    """Yield the groups of members that lie together and have one name up to its first dot, those that came first first."""
+    named = ((PurePosixPath(plain_name(member.name)), member) for member in _members(file) if not member.isdir())
+    kept = ((path, member) for path, member in named if not any(map(is_litter, path.parts)))
+    for _, members in groupby(kept, lambda each: each[0].with_name(each[0].name.partition(".")[0])):
+        groups: dict[str, _Group] = {}
+        for path, member in members:
+            key, suffix = str(path.with_suffix("")), path.suffix.removeprefix(".").lower()
+            groups.setdefault(key, _Group(key, file, {})).members[suffix] = member
+        shortest = groups[min(groups, key=len)]
+        alone = shortest.image and shortest.texts
+        for key, group in groups.items():
+            if not (alone and key.startswith(f"{shortest.key}.") and not group.texts):
                 yield group
-
-
-def _neighbours(file: BinaryIO) -> Iterator[list[tuple[str, tarfile.TarInfo]]]:
-    """Yield members that lie together and have one name up to its first dot, each with its whole name."""
-    named = ((plain_name(member.name), member) for member in _members(file) if not member.isdir())
-    kept = ((name, member) for name, member in named if not any(map(is_litter, name.split("/"))))
-    for _, members in groupby(kept, lambda each: each[0][: each[0].find(".", each[0].rfind("/") + 1)]):
-        yield list(members)
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -145,20 +145,6 @@ def _extension(kind: bytes, text: bytes) -> dict[str, str]:
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         at += max(1, int(length))
     return {"path": text.rstrip(b"\0").decode("utf-8", "surrogateescape")} if kind == b"L" else found
-
-
-def _divided(file: BinaryIO, members: list[tuple[str, tarfile.TarInfo]]) -> Iterator[_Group]:
-    """Yield the groups of neighbours, those that came first first."""
-    groups: dict[str, _Group] = {}
-    for name, member in members:
-        key = str(PurePosixPath(name).with_suffix(""))
-        suffix = PurePosixPath(name).suffix.removeprefix(".").lower()
-        groups.setdefault(key, _Group(key, file, {})).members[suffix] = member
-    shortest = groups[min(groups, key=len)]
-    alone = shortest.image and shortest.texts
-    for key, group in groups.items():
-        if not (alone and key.startswith(f"{shortest.key}.") and not group.texts):
-            yield group
 
 
 def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
