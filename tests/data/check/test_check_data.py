@@ -98,7 +98,7 @@ DEFECTS = {
         r"f30k_caption_karpathy_val.arrow row 2\)"),
     "same name in train and test": ("coco", "coco_caption_karpathy_test", put("image_id", "COCO_train2014_000000001102.jpg", 0),
         r"_restval.arrow: pictures that coco train shares with coco test, by COCO number: 1 \(row 2 is coco_"),
-    "picture in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "captions val shares with captions test"),
+    "picture in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "val shares with captions test"),
     "second picture in train": ("nlvr2", "nlvr2_dev", put("image_1", picture(70, 4, 0), 3),
         r"nlvr2 train shares with nlvr2 val, by content: 1 \(row 4 is nlvr2_dev.arrow row 3\)"),
 }  # fmt: skip
