@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, related_pairs, relation, stream
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, pick, related_pairs, relation, stream
 
 QUESTIONS = 4
 """Questions of a scene; the last one is about a relation where two objects have one."""
@@ -64,20 +64,20 @@ def _ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
     if which == 1:
         return "how many shapes are there", str(len(scene.objects)), "number", "how many"
     start, name, asked = _ABOUT[which - 2]
-    thing = scene.objects[below(draws, len(scene.objects))]
+    thing = pick(draws, scene.objects)
     return f"{start} {name.format(**thing._asdict())}", getattr(thing, asked), "other", start
 
 
 def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
     """Is there such an object? Where there is not, one of its words is mostly that of an object that is there."""
     there = draws.random() < 0.5
-    shown = scene.objects[below(draws, len(scene.objects))]
+    shown = pick(draws, scene.objects)
     colour, shape = shown.colour, shown.shape
     present = {(thing.colour, thing.shape) for thing in scene.objects}
     while not there and (colour, shape) in present:
         which = below(draws, 3)
-        colour = shown.colour if which == 0 else tuple(COLOURS)[below(draws, len(COLOURS))]
-        shape = shown.shape if which == 1 else SHAPES[below(draws, len(SHAPES))]
+        colour = shown.colour if which == 0 else pick(draws, COLOURS)
+        shape = shown.shape if which == 1 else pick(draws, SHAPES)
     return f"is there a {colour} {shape}", "yes" if there else "no", "yes/no", "is there a"
 
 
@@ -86,9 +86,9 @@ def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] |
     pairs = related_pairs(scene)
     if not pairs:
         return None
-    subject, other = pairs[below(draws, len(pairs))]
+    subject, other = pick(draws, pairs)
     true = relation(subject, other)
-    said = true if draws.random() < 0.5 else distinct(draws, [each for each in RELATIONS if each != true], 1)[0]
+    said = true if draws.random() < 0.5 else pick(draws, [each for each in RELATIONS if each != true])
     text = f"is the {subject.shape} {said} the {other.shape}"
     return text, "yes" if said == true else "no", "yes/no", f"{RELATION_TYPE} is the"
 
@@ -99,7 +99,7 @@ def _annotated(answer: str, people: random.Random) -> tuple[str, ...]:
     given = [answer] * 7 + [spoken] * 3
     if people.random() < _DISSENT:
         others = sorted({*COLOURS, *SHAPES, *SIZES, "yes", "no", "1", "2", "3"} - {answer})
-        given[5:7] = [others[below(people, len(others))]] * 2
+        given[5:7] = [pick(people, others)] * 2
     return tuple(distinct(people, given, len(given)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Scene, Thing, below, captions, distinct, stream, words
+from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Scene, Thing, captions, distinct, pick, stream, words
 
 # Streams of random numbers, see `world.stream`.
 _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
@@ -44,13 +44,13 @@ def entailments(scene: Scene) -> list[Entailment]:
     absent = [shape for shape in SHAPES if shape not in shown]
     made = []
     for premise, label in zip(premises, LABELS, strict=True):
-        name = tuple(_VALUES)[below(draws, len(_VALUES))]
-        shape = distinct(draws, absent if label == "neutral" else list(shown), 1)[0]
-        value = _VALUES[name][below(draws, len(_VALUES[name]))]
+        name = pick(draws, _VALUES)
+        shape = pick(draws, absent if label == "neutral" else shown)
+        value = pick(draws, _VALUES[name])
         if label != "neutral":
             true = getattr(shown[shape], name)
             others = [each for each in _VALUES[name] if each != true]
-            value = true if label == "entailment" else others[below(draws, len(others))]
+            value = true if label == "entailment" else pick(draws, others)
         made.append(Entailment(premise.text, _SAID[name].format(shape=shape, value=value), label))
     return distinct(draws, made, len(made))
 
@@ -84,8 +84,8 @@ _TWO_IMAGES = {
 def sentence(seed: int, index: int) -> Sentence:
     """Sentence number `index` of the world about two pictures."""
     draws = stream(seed, index, _SENTENCE)
-    template = tuple(_TWO_IMAGES)[below(draws, len(_TWO_IMAGES))]
-    colour, shape = tuple(COLOURS)[below(draws, len(COLOURS))], SHAPES[below(draws, len(SHAPES))]
+    template = pick(draws, _TWO_IMAGES)
+    colour, shape = pick(draws, COLOURS), pick(draws, SHAPES)
     return Sentence(template.format(colour=colour, shape=shape), colour, shape, _TWO_IMAGES[template])
 
 
@@ -121,9 +121,9 @@ def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[in
     made = []
     for true in (True, False, True, False):
         options = [option for option in product((True, False), repeat=2) if said.fits(option) == true]
-        left, right = (with_it if present else without for present in options[below(draws, len(options))])
-        first = left[below(draws, len(left))]
-        made.append((first, distinct(draws, [place for place in right if place != first], 1)[0], true))
+        left, right = (with_it if present else without for present in pick(draws, options))
+        first = pick(draws, left)
+        made.append((first, pick(draws, [place for place in right if place != first]), true))
     return made
 
 
@@ -150,13 +150,13 @@ class SentencePair(NamedTuple):
 def sentence_pair(scene: Scene) -> SentencePair:
     """Two captions of one object in different words; in half of the pairs the second is wrong in its colour or shape."""
     draws = stream(scene.seed, scene.index, _SENTENCE_PAIR)
-    thing, same = scene.objects[below(draws, len(scene.objects))], draws.random() < 0.5
+    thing, same = pick(draws, scene.objects), draws.random() < 0.5
     first, second = distinct(draws, PLACE_TEMPLATES, 2)
     other = thing
     while not same and other == thing:
-        other = thing._replace(colour=tuple(COLOURS)[below(draws, len(COLOURS))])
+        other = thing._replace(colour=pick(draws, COLOURS))
         if draws.random() < 0.5:
-            other = thing._replace(shape=SHAPES[below(draws, len(SHAPES))])
+            other = thing._replace(shape=pick(draws, SHAPES))
     return SentencePair(first.format(**thing._asdict()), second.format(**other._asdict()), same)
 
 

@@ -166,6 +166,12 @@ def below(draws: random.Random, n: int) -> int:
     return int(draws.random() * n)
 
 
+def pick(draws: random.Random, population: Iterable[Any]) -> Any:
+    """One member."""
+    members = tuple(population)
+    return members[below(draws, len(members))]
+
+
 def distinct(draws: random.Random, population: Sequence[Any], count: int) -> list[Any]:
     """`count` different members in random order."""
     left = list(population)
@@ -189,7 +195,7 @@ def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
     cells = distinct(draws, tuple((row, column) for row in ROWS for column in COLUMNS), count)
     things = []
     for shape, colour, (row, column) in zip(shapes, colours, cells, strict=True):
-        size = tuple(SIZES)[below(draws, 2)]
+        size = pick(draws, SIZES)
         shift = (below(draws, 2 * JITTER + 1) - JITTER, below(draws, 2 * JITTER + 1) - JITTER)
         things.append(Thing(shape, colour, size, row, column, shift))
     return Scene(seed, index, tuple(things), _background(draws))
@@ -197,8 +203,8 @@ def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
 
 def _background(draws: random.Random) -> Background:
     first, second = (tuple(PALE + 4 + below(draws, 49) for _ in range(3)) for _ in range(2))
-    direction = ((1, 0), (0, 1), (1, 1), (1, -1))[below(draws, 4)]
-    return Background(PATTERNS[below(draws, 3)], (first, second), direction, 3 + below(draws, 4))
+    direction = pick(draws, ((1, 0), (0, 1), (1, 1), (1, -1)))
+    return Background(pick(draws, PATTERNS), (first, second), direction, 3 + below(draws, 4))
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -300,7 +306,7 @@ def captions(scene: Scene) -> list[Caption]:
     related = RELATION_CAPTIONS if pairs else 0
     made = []
     for template in distinct(draws, RELATION_TEMPLATES, related):
-        subject, other = pairs[below(draws, len(pairs))]
+        subject, other = pick(draws, pairs)
         made.append(_fill(template, subject, other))
     # Every object is placed in turn, so that none of them is never told of.
     things = distinct(draws, scene.objects, len(scene.objects))
