@@ -131,9 +131,16 @@ class ItmTargets(NamedTuple):
 
 
 class FalseTextTargets(NamedTuple):
-    """Attributes: text, (B * N, L) the N false texts of each of B images, in turn; metadata, `Example.metadata` of each."""
+    """False texts of B images.
+
+    Attributes:
+        text: (B * N, L), the N false texts of each in turn.
+        labels: (B,) int64, 0: of its texts the own one is the first.
+        metadata: `Example.metadata` of each.
+    """
 
     text: TextInput
+    labels: Tensor
     metadata: tuple[Mapping[str, Any], ...]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from renaissance.core.errors import UserError
 from renaissance.core.types import FalseTextTargets
 
@@ -42,7 +44,7 @@ class FalseTexts:
             for text in self._drawn(micro, example.text_keys, (row * size).astype(int).tolist())
         ]
         _, encoded = micro.encode(texts)
-        return FalseTextTargets(encoded, micro.metadata)
+        return FalseTextTargets(encoded, torch.zeros(len(micro.examples), dtype=torch.int64), micro.metadata)
 
     def _drawn(self, micro: MicroBatch, own: frozenset[int], candidates: list[int]) -> list[str]:
         found: list[str] = []

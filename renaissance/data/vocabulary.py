@@ -18,8 +18,8 @@ _ROW = DATASETS["vqa"]
 _COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.samples, "answers", "answer_labels"))
 
 
-def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[str]:
-    """Return the answer of each label, in the order of their numbers.
+def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[str] | None:
+    """Return the answer of each label, in the order of their numbers; None where there is no file with answers.
 
     Files of our writer name their labels. For files of older programs, which do not, the answers are put together from
     the questions of train and val. Where files of both kinds lie together, they have to agree.
@@ -29,8 +29,7 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
         known: the answers of a checkpoint, for the labels that occur in none of the files.
 
     Raises:
-        UserError: there is no file with answers, two of them number the answers differently, or a label's answer occurs
-            in none.
+        UserError: two files number the answers differently, or a label's answer occurs in none.
     """
     names = [name for split in ("train", "val") for name in _ROW.splits[split]] + [*_ROW.also]
     paths = [path for name in names if os.path.exists(path := os.path.join(os.fspath(data_root), name))]
@@ -44,7 +43,8 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
                     f"'{_shown(answer_of[label])}' before it; "
                     f"write {', '.join(names)} anew, all in one run."
                 )
-    require(answer_of, f"data_root='{data_root}' holds no answers; expected {' and '.join(names)}.")
+    if not answer_of:
+        return None
     for label, answer in enumerate(known):
         answer_of.setdefault(label, answer)
     count = max(answer_of) + 1

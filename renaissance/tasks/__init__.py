@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from renaissance.core.errors import UserError
 from renaissance.core.registry import TASKS
 
-from .base import Context, Downstream, Encodings, Task
+from .base import Classification, Context, Downstream, Encodings, Task
 
-__all__ = ["Context", "Downstream", "Encodings", "Task", "reading_task", "task_class"]
+__all__ = ["Classification", "Context", "Downstream", "Encodings", "Task", "reading_task", "task_class"]
 
 
 def task_class(name: str) -> type[Task]:

@@ -28,6 +28,7 @@ from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import ReadSamples, Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
+from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
 
@@ -176,6 +177,7 @@ class Downstream(Task):
         sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
         answer: the column without which a split is unlabelled.
         classes: the vocabulary of answers where it is always the same.
+        head_by_dataset: whether its data sets share no head and no answers, such as the tasks of GLUE.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
         limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
         made_up_label: of `made_up`.
@@ -186,6 +188,7 @@ class Downstream(Task):
     sample_kind: ClassVar[str]
     answer: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
+    head_by_dataset: ClassVar[bool] = False
     labels_in_data: ClassVar[int] = 0
     limited_by_picture: ClassVar[bool] = False
     made_up_label: ClassVar[Any] = 0
@@ -243,11 +246,6 @@ class Downstream(Task):
         return cls.classes
 
     @classmethod
-    def variant(cls, datasets: Sequence[str]) -> str:
-        """What tells benchmarks apart that are one task here, such as GLUE's nine; they share no head and no answers."""
-        return ""
-
-    @classmethod
     def made_up(cls, picture: bytes) -> Example:
         """A made-up sample, by which it is traced what the loss depends on."""
         count, boxes = (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.pictures is None else (cls.pictures, None)
@@ -278,7 +276,8 @@ class Downstream(Task):
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Every metric of a labelled split, from its rows."""
-        return {"accuracy": mean_score(frame)}
+        known = frame["candidates"][frame["target"].notna()] if "candidates" in frame else None
+        return {"accuracy": mean_score(frame, candidates=None if known is None else float(known.mean()))}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
@@ -304,6 +303,17 @@ class Downstream(Task):
             What predictions/ keeps, by what the names of the files end with ("": the rows), and the metrics.
         """
         raise NotImplementedError
+
+
+class Classification(Downstream):
+    """A downstream task that classifies the pooled vector of each text with its image, by the head of ViLT."""
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(self.labels))
+
+    def logits(self, encodings: Encodings, targets: Any) -> Tensor:
+        return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
 
 
 def guesses(logits: Tensor) -> list[tuple[int, bool]]:

@@ -39,7 +39,7 @@ class Glue(Downstream):
     which is how GLUE averages them.
     """
 
-    sample_kind, answer, pictures = "sentences", "label", 0
+    sample_kind, answer, pictures, head_by_dataset = "sentences", "label", 0, True
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -65,10 +65,6 @@ class Glue(Downstream):
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
         return glue_task(cls.data_name(settings)).labels
-
-    @classmethod
-    def variant(cls, datasets: Sequence[str]) -> str:
-        return datasets[0]
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         if self.pooler is None:

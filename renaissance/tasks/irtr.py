@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import require
@@ -77,17 +76,13 @@ class Irtr(Downstream):
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], FalseTextTargets]:
         return FalseTexts(settings.run.seed, settings.objectives.draw_false_text)
 
-    def count(self, targets: FalseTextTargets) -> Tensor:
-        return targets.text.attention_mask.new_tensor(len(targets.metadata), dtype=torch.float)
-
-    def forward(self, encodings: Encodings, targets: FalseTextTargets) -> TaskOutput:
-        images, size = encodings.images(), len(targets.metadata)
+    def logits(self, encodings: Encodings, targets: FalseTextTargets) -> Tensor:
+        """How well the picture's own text matches, and each false one: (B,1+N)."""
+        images, size = encodings.images(), len(targets.labels)
         owner = torch.arange(size, device=images.hidden.device).repeat_interleave(self.false_texts)
         true = encodings.fuse(encodings.text(), images, needs={"pooled"}).pooled
         false = encodings.fuse(encodings.text(targets.text), images.select(owner), needs={"pooled"}).pooled
-        logits = torch.cat([self.match(true).unsqueeze(1), self.match(false).view(size, -1)], dim=1)
-        labels = torch.zeros(size, dtype=torch.int64, device=logits.device)
-        return TaskOutput(F.cross_entropy(logits, labels, reduction="sum"), self.count(targets), logits, labels)
+        return torch.cat([self.match(true).unsqueeze(1), self.match(false).view(size, -1)], dim=1)
 
     def match(self, pooled: Tensor) -> Tensor:
         """How well each pair (n,Dp) matches, (n,): the log-odds of the matching head."""
@@ -103,9 +98,6 @@ class Irtr(Downstream):
             {**metadata, "prediction": guess, "target": 0, "score": float(best), "candidates": 1 + self.false_texts}
             for metadata, guess, best in zip(targets.metadata, guesses, right, strict=True)
         ]
-
-    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        return {"accuracy": mean_score(frame, candidates=float(frame["candidates"].iloc[0]))}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:

@@ -24,7 +24,6 @@ from torch.nn.utils.rnn import pad_sequence
 from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import Sample, SampleDataset
-from renaissance.evaluation.metrics import MetricDetails, mean_score
 
 from .base import Context, Downstream, Encodings
 
@@ -64,9 +63,6 @@ class Ref(Downstream):
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         return "chance", float((1 / frame["candidates"])[frame["target"].notna()].mean())
-
-    def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        return {"accuracy": mean_score(frame, candidates=float(frame["candidates"][frame["target"].notna()].mean()))}
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:

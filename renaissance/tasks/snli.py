@@ -8,27 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from torch import Tensor, nn
 
-from renaissance.core.types import Example, LabelTargets
+from renaissance.core.types import Example
 from renaissance.data.dataset_specs import ENTAILMENT, SNLI_LABELS
 from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails
-from renaissance.models.heads import ClassifierHead
 
-from .base import Context, Downstream, Encodings
+from .base import Classification
 
 CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
 
 
-class Snli(Downstream):
+class Snli(Classification):
     """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix stands beside it."""
 
     sample_kind, answer, classes = ENTAILMENT, "labels", CLASSES
-
-    def __init__(self, model: nn.Module, context: Context):
-        super().__init__(model, context)
-        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(CLASSES))
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
@@ -38,9 +32,6 @@ class Snli(Downstream):
         if label is not None:
             metadata["target"] = CLASSES[label]
         return Example(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
-
-    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and how many pairs of each class were taken for which: "<class>_as_<prediction>"."""

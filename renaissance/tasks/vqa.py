@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
@@ -27,10 +26,9 @@ from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
 from renaissance.evaluation.metrics import MetricDetails, mean_score
-from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings, guesses
+from .base import Classification, Encodings, guesses
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -71,16 +69,12 @@ class SoftScores:
         )
 
 
-class Vqa(Downstream):
+class Vqa(Classification):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
     made_up_label = ((0,), (1.0,))
     sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
     answer_scores = staticmethod(torch.sigmoid)
-
-    def __init__(self, model: nn.Module, context: Context):
-        super().__init__(model, context)
-        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(self.labels))
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -89,15 +83,13 @@ class Vqa(Downstream):
         Raises:
             UserError: they contradict each other, or `vqav2_label_size`.
         """
-        row, root = DATASETS["vqa"], settings.data.data_root
-        annotated = [file for split in ("train", "val") for file in row.splits[split]] + [*row.also]
-        if not any(Path(root, file).exists() for file in annotated):
+        if (found := vqa_labels(settings.data.data_root, known)) is None:
             return None
-        labels, wanted = tuple(vqa_labels(root, known)), settings.objectives.vqav2_label_size
+        labels, wanted = tuple(found), settings.objectives.vqav2_label_size
         require(
             wanted in (None, len(labels)),
-            f"vqav2_label_size={wanted}, but the files in data_root={root} have {len(labels):,} answers; leave "
-            "vqav2_label_size out.",
+            f"vqav2_label_size={wanted}, but the files in data_root={settings.data.data_root} have {len(labels):,} answers; "
+            "leave vqav2_label_size out.",
         )
         return labels
 
@@ -136,7 +128,7 @@ class Vqa(Downstream):
         return targets.answered.sum().float()
 
     def forward(self, encodings: Encodings, targets: VqaTargets) -> TaskOutput:
-        logits = self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
+        logits = self.logits(encodings, targets)
         scores = torch.zeros_like(logits)
         scores[targets.question, targets.label] = targets.score.to(scores.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(-1)

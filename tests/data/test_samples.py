@@ -308,7 +308,7 @@ def test_labels_of_old_files_are_put_together(folder: Path):
 
 
 def test_labels_of_our_files_are_named(folder: Path):
-    assert "holds no answers" in refusal(vqa_labels, folder)
+    assert vqa_labels(folder) is None
     write_questions(folder, "vqav2_train.arrow", [("no", 1)], ["yes", "no", "rare"])
     assert vqa_labels(folder) == ["yes", "no", "rare"]
     write_questions(folder, "vqav2_rest_val.arrow", [("no", 0)])  # of an older preparation
