@@ -85,7 +85,7 @@ class AnnotationStore:
                 samples.append((text, payload))
             else:
                 self.skipped[split].add(fault, name)
-        with _database_errors():
+        with _explained():
             found = self._database.execute("SELECT number, split FROM images WHERE name = ?", (name,)).fetchone()
             number, known = found or (None, split)
             require(
@@ -108,7 +108,7 @@ class AnnotationStore:
 
     def samples(self, split: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         """Yield (name, [(text, payload)]) of every image of a split; the list is empty where all texts were left out."""
-        with _database_errors():
+        with _explained():
             rows = self._database.execute(_ROWS, (split,))
             for name, group in groupby(rows, key=itemgetter(0)):
                 yield name, [tuple(sample) for _, said in group if said is not None for sample in json.loads(said)]
@@ -169,7 +169,7 @@ def is_unicode(text: str) -> bool:
 
 
 @contextmanager
-def _database_errors() -> Iterator[None]:
+def _explained() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

@@ -54,7 +54,12 @@ def read_class_folders(root: Path) -> Classes:
     folders: dict[str, list[Path]] = {}
     for split, place in places.items():
         within = folders_in(place)
-        _refuse_splits_in_classes(split, within)
+        for inner in (inner for folder in within for inner in folders_in(folder)):
+            require(
+                split_of(inner.name, whole=True) in (None, split),
+                f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
+                "above: train/<class>/, val/<class>/, test/<class>/.",
+            )
         folders[split] = [folder for folder in within if _has_images(folder)]
         ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
         loose = sum(map(_may_be_image, files_in(place)))
@@ -105,15 +110,6 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
         "test/<class>/; rename it, or move what is not meant.",
     )
     return {split: places[split] for split in OWN_SPLITS if split in places}, [f"{folder.name}/" for folder in others]
-
-
-def _refuse_splits_in_classes(split: str, classes: list[Path]) -> None:
-    for inner in (inner for folder in classes for inner in folders_in(folder)):
-        require(
-            split_of(inner.name, whole=True) in (None, split),
-            f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
-            "above: train/<class>/, val/<class>/, test/<class>/.",
-        )
 
 
 def _has_images(folder: Path) -> bool:

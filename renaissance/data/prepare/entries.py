@@ -11,8 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from .image_pool import Fault, ImagePool, Request, size_of
 from .skipped import Skipped
 
@@ -40,12 +38,7 @@ class LeftOut(NamedTuple):
 
 
 def read_entries(
-    rows: Iterable[Row | LeftOut],
-    root: str | os.PathLike,
-    pool: ImagePool,
-    name: str,
-    listed: int | None,
-    position: int = 0,
+    rows: Iterable[Row | LeftOut], root: str | os.PathLike, pool: ImagePool, progress: Callable[[Iterable], Iterable]
 ) -> Iterator[dict[str, Any] | LeftOut]:
     """Yield every row, in order, as column -> value, or as left out because an image of it cannot be read.
 
@@ -53,30 +46,28 @@ def read_entries(
         rows: what the annotations list.
         root: the folder of the images.
         pool: what reads them.
-        name, listed, position: title, end and start of the progress bar.
+        progress: shows how far the replies are.
     """
-
-    def whole(source: str | bytes) -> str | bytes:
-        return os.path.join(root, source) if isinstance(source, str) else source
-
-    requests = (
-        Request(() if isinstance(row, LeftOut) else tuple(map(whole, row.images.values())), row) for row in rows
-    )
-    replies = tqdm(pool.read(requests), name, listed, initial=position, unit=" rows", mininterval=0.5)
-    for (sources, row), images in replies:
-        fault = next((place for place, image in enumerate(images) if isinstance(image, Fault)), None)
+    for (sources, row), images in progress(pool.read(_request(row, root) for row in rows)):
         if isinstance(row, LeftOut):
             yield row
-        elif fault is None:
-            values = row.values
-            if pool.resize is not None and row.rescale is not None:
-                factors = (now / was for now, was in zip(size_of(images[0]), size_of(sources[0]), strict=True))
-                values = row.rescale(values, *factors)
-            yield {**dict(zip(row.images, images, strict=True)), **values}
-        else:
-            image = list(row.images.values())[fault]
-            where = image if isinstance(image, str) else f"a picture of the row {row.values}"
-            yield LeftOut(images[fault].kind, f"{where}: {images[fault].why}")
+            continue
+        faults = [each for each in zip(row.images.values(), images, strict=True) if isinstance(each[1], Fault)]
+        values = row.values
+        if faults:
+            source, fault = faults[0]
+            where = source if isinstance(source, str) else f"a picture of the row {values}"
+            yield LeftOut(fault.kind, f"{where}: {fault.why}")
+            continue
+        if pool.resize is not None and row.rescale is not None:
+            factors = (now / was for now, was in zip(size_of(images[0]), size_of(sources[0]), strict=True))
+            values = row.rescale(values, *factors)
+        yield {**dict(zip(row.images, images, strict=True)), **values}
+
+
+def _request(row: Row | LeftOut, root: str | os.PathLike) -> Request:
+    sources = () if isinstance(row, LeftOut) else row.images.values()
+    return Request(tuple(os.path.join(root, each) if isinstance(each, str) else each for each in sources), row)
 
 
 class EntryIterator:

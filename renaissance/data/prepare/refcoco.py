@@ -76,16 +76,13 @@ def make_arrow(root: Path, *, dataset: str = "refcoco", split_by: str | None = N
 
     Args:
         root: as for every `make_arrow`.
-        dataset: the variant, refcoco, refcoco+ or refcocog.
+        dataset: key of `SPLIT_BY`.
         split_by: who split it; None = unc, for refcocog umd.
 
     Raises:
         UserError: a bad option; a missing, damaged or malformed file; a reference, image or object twice; an unknown
             split; or one of the refusals of `arrow_writer`.
     """
-    require(
-        dataset in SPLIT_BY, f"dataset='{dataset}' is no variant of RefCOCO; the variants are {', '.join(SPLIT_BY)}."
-    )
     split_by = split_by or SPLIT_BY[dataset][0]
     allowed = " or ".join(SPLIT_BY[dataset])
     require(split_by in SPLIT_BY[dataset], f"split_by='{split_by}' does not exist for {dataset}; give {allowed}.")

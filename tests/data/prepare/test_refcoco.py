@@ -254,7 +254,6 @@ def test_refuses_options_and_files_that_are_not_there(tmp_path: Path):
             {"dataset": "refcocog_google", "split_by": "umd"},
             "split_by='umd' does not exist for refcocog_google; give go",
         ),
-        ({"dataset": "refcoco2"}, "dataset='refcoco2' is no variant of RefCOCO; the variants are refcoco, refcoco+, r"),
         ({"split_by": "google"}, "needs refs(google).p or refs(google).json, found instances.json, refs(unc).p."),
         ({"dataset": "refcocog"}, "refcocog' needs refs(umd).p or refs(umd).json, found nothing."),
         ({"quality": 101}, "quality=101 is not allowed"),
