@@ -176,7 +176,7 @@ def _words(hint: Any) -> str:
         return f"a list of {len(inner)} values"
     if origin in (list, tuple, set, frozenset):
         return f"a list (of {_words(inner[0])})" if inner else "a list"
-    return _WORDS.get(origin) or getattr(origin, "called", origin.__name__)
+    return _WORDS.get(origin) or f"a {origin.__name__.lower()}"
 
 
 _keys_of = functools.cache(get_type_hints)  # of a TypedDict

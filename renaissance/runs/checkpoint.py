@@ -1,15 +1,14 @@
 """What a checkpoint holds, how it is written, and what is taken of one.
 
-A checkpoint is one file of plain values and tensors, read with `weights_only`: it holds all that builds the model again
+A checkpoint is one file of plain values and tensors: it holds all that builds the model again
 (settings, each tower's configuration, the tokenizer's files, the pictures' mean and deviation), so loading never asks the Hub.
 It is written beside its target, flushed to the disk and renamed: a reader finds the old file or the new one, never half of one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import refuse_lfs
 
-from . import archive
+from .archive import read_archive
 from .stored import check_parts
 
 FORMAT = 1
@@ -111,18 +110,21 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
         there = ", ".join(map(str, sorted(path.parent.glob("*.ckpt"))[:5]))
         near = f" (there: {there})" if there else ""
         raise UserError(f"{where} is not a file{near}; give the path of a checkpoint.")
-    with _refusing_damaged(where):
+    try:
         with open(path, "rb") as file:
             refuse_lfs(file.read(64), where)
-        archive.refuse_swelling(path)  # it looks at the checksum of each tensor, too, as torch does not
-        claimed = archive.claims(path)
-    version = claimed.get("format") if isinstance(claimed, dict) else None
+        content = read_archive(path)
+    except UserError:
+        raise
+    except Exception as error:  # zlib, struct, zipfile and pickle each have their own ways to fail on damaged bytes
+        raise UserError(
+            f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "
+            "this program."
+        ) from error
+    version = content.get("format") if isinstance(content, dict) else None
     what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
     require(version == FORMAT, f"{where} {what}; this version reads format {FORMAT}.")
-    settings = check_parts(claimed, where)
-    with _refusing_damaged(where):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # State dictionaries without what torch keeps beside them: the versions of modules that it had when they were written.
+    settings = check_parts(content, where)
     parts = {name: content[name] for name in Stored._fields} | {
         name: dict(content[name]) for name in ("model", "heads")
     }
@@ -134,19 +136,6 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
         "earlier checkpoint of its run.",
     )
     return Stored(**parts | {"settings": settings})
-
-
-@contextlib.contextmanager
-def _refusing_damaged(where: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # zlib, struct, zipfile and torch each have their own ways to fail on damaged bytes
-        raise UserError(
-            f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "
-            "this program."
-        ) from error
 
 
 def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:

@@ -1,4 +1,4 @@
-"""What each part of a checkpoint has to be: held against the file's claims, before a tensor of it is read.
+"""What each part of a checkpoint has to be.
 
 A checkpoint may come from anybody. What passes here has the types and the ranges that the program counts on wherever it uses
 them, so nothing else needs to ask again; what a model's configuration means, transformers says when it is read.
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict, get_type_hints
 
+from torch import Tensor
+
 from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.plain_pickle import leaves
 from renaissance.core.plugins import MissingPluginError, refuse_missing
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
 from renaissance.settings.keys import FUSION, PLACE_KEYS, START_KEYS
-
-from .archive import Claim
 
 _MOST = 1 << 27  # characters of all values (`leaves`); one that is named a thousand times is a thousand
 _TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
@@ -36,7 +36,7 @@ class _ParamGroup(TypedDict):
 
 
 class _Optimizer(TypedDict):
-    state: dict[int, dict[str, Claim | None]]
+    state: dict[int, dict[str, Tensor | None]]
     param_groups: list[_ParamGroup]
 
 
@@ -50,20 +50,20 @@ class _Training(TypedDict):
 
 
 class _Parts(TypedDict):
-    """The types of `checkpoint.Stored`, tensors as claims."""
+    """The types of `checkpoint.Stored`."""
 
     settings: dict[str, Any]
     towers: dict[str, _Tower]
     tokenizer: dict[str, str]
     image: dict[str, list[float]]
     labels: dict[str, list[str]]
-    model: dict[str, Claim]
-    heads: dict[str, Claim]
+    model: dict[str, Tensor]
+    heads: dict[str, Tensor]
     training: _Training
 
 
 def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Checks the parts of a checkpoint (`checkpoint.Stored`), tensors as claims.
+    """Checks the parts of a checkpoint.
 
     Args:
         content: the parts by name. where: what sentences begin with, such as "load_path=a.ckpt".
@@ -100,7 +100,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_leaf(value: Any) -> None:
-    plain = value is None or isinstance(value, (Claim, int, float, str))
+    plain = value is None or isinstance(value, (Tensor, int, float, str))
     require(plain, f"a value of it is {type(value).__name__}.")
     small = not isinstance(value, int) or abs(value) < 1 << 63
     require(small, "a whole number of it does not fit into 64 bits.")
