@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.types import IGNORED, MlmTargets
 
 from .text import Vocabulary
@@ -41,15 +41,13 @@ class MlmMasker:
     """
 
     def __init__(self, vocabulary: Vocabulary, mlm_prob: float, whole_word_masking: bool, seed: int) -> None:
-        if vocabulary.mask_id is None:
-            raise UserError(
-                "tokenizer: masked language modelling needs a tokenizer with a mask token; this one has none."
-            )
-        if whole_word_masking and not vocabulary.is_fast:
-            raise UserError(
-                "whole_word_masking=True needs a fast tokenizer, which knows the word of each piece; this tokenizer is "
-                "a slow one, so give whole_word_masking=False."
-            )
+        sentence = "tokenizer: masked language modelling needs a tokenizer with a mask token; this one has none."
+        require(vocabulary.mask_id is not None, sentence)
+        require(
+            vocabulary.is_fast or not whole_word_masking,
+            "whole_word_masking=True needs a fast tokenizer, which knows the word of each piece; this tokenizer is a slow "
+            "one, so give whole_word_masking=False.",
+        )
         self.vocabulary = vocabulary
         self.mlm_prob = mlm_prob
         self.whole_word_masking = whole_word_masking

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.types import Example, ItcTargets, ItmTargets
 
 from .identity import text_key
@@ -40,11 +40,11 @@ class FalseImages:
     """
 
     def __init__(self, seed: int, group: int, draw_false_image: int) -> None:
-        if not draw_false_image and group < 2:
-            raise UserError(
-                f"negative_group={group} leaves no other picture to take as the false one: give at least 2 (and a "
-                "per_gpu_batchsize that it divides), or draw_false_image=1."
-            )
+        require(
+            draw_false_image or group >= 2,
+            f"negative_group={group} leaves no other image to take as the false one: give at least 2 (and a "
+            "per_gpu_batchsize that it divides), or draw_false_image=1.",
+        )
         self.seed = seed
         self.group = group
         self.draw_false_image = draw_false_image

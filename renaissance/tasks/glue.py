@@ -133,24 +133,23 @@ class Glue(Downstream):
         if split not in row.test_rows:
             return {}
         ending = {"test": "-m", "test_mismatched": "-mm"}[split] if len(row.test_rows) > 1 else ""
-        lines = [
-            f"{number}\t{_as_served(prediction, row.labels, row.by_name)}\n"
-            for number, prediction in sorted(zip(frame["id"], frame["prediction"], strict=True))
-        ]
-        return {f"{row.folder}{ending}.tsv": "".join(["index\tprediction\n", *lines]).encode()}
+        answers = frame["prediction"]
+        if not row.labels:
+            answers = answers.clip(*GLUE_SCORES).map("{:.3f}".format)
+        elif not row.by_name:
+            answers = answers.map(row.labels.index)
+        table = pd.DataFrame({"index": frame["id"], "prediction": answers}).sort_values("index")
+        return {f"{row.folder}{ending}.tsv": table.to_csv(sep="\t", index=False).encode()}
 
 
 def _read(name: str, sample: Sample) -> Example:
     """A stored sample as the task sees it."""
     labels, values = GLUE[name].labels, sample.values
-    label, second = values["label"], values["second"]
-    metadata = {"id": values["id"], "task": name}
+    metadata, label = {"id": values["id"], "task": name}, values["label"]
     if label is not None:
         metadata["target"] = labels[label] if labels else label
-    second = None if second is None else clean(second)
-    return Example(
-        sample.id, (), clean(values["text"]), where=sample.where, text_pair=second, label=label, metadata=metadata
-    )
+    texts = {"text": clean(values["text"]), "text_pair": values["second"] and clean(values["second"])}
+    return Example(sample.id, (), where=sample.where, label=label, metadata=metadata, **texts)
 
 
 def _values(frame: pd.DataFrame) -> dict[str, float]:
@@ -168,12 +167,6 @@ def _drop_rate(model: Section, text_only: bool) -> float:
     tower = model.encoder or (model.text_encoder if text_only else None)
     rate = tower.dimensions["drop_rate"] if tower else model.fusion.drop_rate
     return DROP_RATE if rate is None else rate
-
-
-def _as_served(prediction: str | float, labels: Sequence[str], by_name: bool) -> str:
-    if not labels:
-        return f"{min(max(prediction, GLUE_SCORES[0]), GLUE_SCORES[1]):.3f}"
-    return prediction if by_name else str(labels.index(prediction))
 
 
 def _numbers(column: pd.Series, labels: Sequence[str]) -> np.ndarray:
