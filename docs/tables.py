@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from renaissance import config  # noqa: E402
 from renaissance.cli import check_data as checking  # noqa: E402
 from renaissance.cli import prepare as command  # noqa: E402
+from renaissance.core.registry import with_names  # noqa: E402
 from renaissance.data.dataset_specs import DATASETS, Column, DatasetSpec  # noqa: E402
 from renaissance.settings.declared import SETTINGS, Setting, declared, groups  # noqa: E402
 
@@ -31,7 +32,7 @@ def settings_table(settings: Mapping[str, Setting]) -> str:
     for heading, group in found:
         lines += ["", f"**{heading}**", ""] if len(found) > 1 else []
         lines += _HEADER
-        lines += [f"| `{each.key}` | `{each.default!r}` | {_cell(each.comment)} |" for each in group]
+        lines += [f"| `{each.key}` | `{each.default!r}` | {_cell(with_names(each.comment))} |" for each in group]
     return "\n".join(lines).strip()
 
 

@@ -142,10 +142,10 @@ def own_tables() -> Iterator[None]:
     from renaissance.settings.declared import SETTINGS
 
     tables = [each for each in vars(registry).values() if isinstance(each, registry.Registry)] + [SETTINGS]
-    entries, loaded, path = [dict(table._entries) for table in tables], set(plugins.LOADED), list(sys.path)
+    entries, loaded, path = [dict(table.data) for table in tables], set(plugins.LOADED), list(sys.path)
     yield
     for table, before in zip(tables, entries, strict=True):
-        table._entries = before
+        table.data = before
     plugins.LOADED, sys.path[:] = loaded, path
     for name in [name for name in sys.modules if name.startswith(("examples", "toy_lab"))]:
         del sys.modules[name]

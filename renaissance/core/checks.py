@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from .errors import UserError
-from .registry import FUSIONS, TASKS, TRANSFORMS
+from .registry import FUSIONS, TASKS, TRANSFORMS, with_names
 
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
 MOST_WIDTH, MOST_LAYERS, MOST_PIECES, MOST_TOKENS, MOST_PIXELS = 1 << 20, 1024, 1 << 24, 1 << 20, 1 << 14
@@ -30,23 +30,11 @@ RANDAUG = "_randaug"  # behind the name of a transform: with augmentation
 
 
 @dataclass(frozen=True)
-class NamesNow:
-    """A sentence's end that lists the names of a table when it is printed, those of plugins among them."""
-
-    start: str
-    names: Callable[[], Iterable[str]]
-    between: str = ", "
-
-    def __str__(self) -> str:
-        return self.start + self.between.join(self.names())
-
-
-@dataclass(frozen=True)
 class Check:
     """What one setting may be.
 
     Attributes:
-        allowed: the end of the sentence "<key>=<value> is not allowed: give ...".
+        allowed: the end of the sentence "<key>=<value> is not allowed: give ..."; `{TASKS}` stands for the names in that table.
         test: True for a value that may stand.
         convert: brings an allowed value to its one form (1e3 arrives as a float).
         resumable: a resumed run may have it otherwise; written `.free`.
@@ -54,7 +42,7 @@ class Check:
         is_path: it names a file or folder, so that `~` is the home folder.
     """
 
-    allowed: str | NamesNow
+    allowed: str
     test: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
     resumable: bool = False
@@ -79,7 +67,7 @@ class Check:
         if value is not None and not unwritable and self.test(value):
             return None
         why = "it holds a NUL or bytes that are no UTF-8, as no name and no path does; " if unwritable else ""
-        return f"{key}={value!r} is not allowed: {why}give {self.allowed}."
+        return f"{key}={value!r} is not allowed: {why}give {with_names(self.allowed)}."
 
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are no UTF-8
@@ -182,11 +170,6 @@ duration = Check(
 )
 
 
-def transform_keys() -> list[str]:
-    """The values of train_transform_keys."""
-    return [name + suffix for name in TRANSFORMS for suffix in ("", RANDAUG)]
-
-
 def _is_folder_name(value: Any) -> bool:
     """A folder of this name shows up in `ls` and in patterns such as result/*, and can be typed."""
     name = str(value)
@@ -221,11 +204,11 @@ plugin_names = Check(
     is_path=True,
 )
 transform = Check(
-    NamesNow("a list of one of ", transform_keys),
-    lambda v: isinstance(v, (list, tuple)) and len(v) == 1 and v[0] in transform_keys(),
+    f"a list of one of {{TRANSFORMS}}, each also with {RANDAUG}",
+    lambda v: _are_names(v) and len(v) == 1 and v[0].removesuffix(RANDAUG) in TRANSFORMS,
     list,
 )
-fusion_kind = Check(NamesNow("", lambda: FUSIONS, " or "), lambda v: v in [*FUSIONS])
+fusion_kind = Check("one of {FUSIONS}", lambda v: v in [*FUSIONS])
 
 
 def no_losses() -> dict[str, int]:
@@ -237,7 +220,7 @@ def _are_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_is_number(w) and w >= 0 and n in TASKS for n, w in value.items())
 
 
-loss_weights = Check(NamesNow("weights of at least 0 for ", lambda: TASKS), _are_weights, dict)
+loss_weights = Check("weights of at least 0 for {TASKS}", _are_weights, dict)
 
 
 def expanded(key: str, value: Any) -> Any:

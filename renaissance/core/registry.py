@@ -8,7 +8,8 @@ Nothing here imports what it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import UserDict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from .errors import UserError, first_line, require
 
 
-class Registry(Mapping[str, Any]):
+class Registry(UserDict[str, Any]):
     """Entries by name, in the order in which they were added.
 
     Args:
@@ -24,8 +25,8 @@ class Registry(Mapping[str, Any]):
     """
 
     def __init__(self, what: str):
+        super().__init__()
         self.what = what
-        self._entries: dict[str, Any] = {}
 
     def add(self, name: str, entry: Any) -> None:
         """Adds an entry, or "module:attribute" where it is to be found.
@@ -33,14 +34,12 @@ class Registry(Mapping[str, Any]):
         Raises:
             UserError: the name is taken, or is none that can be typed.
         """
-        require(
-            isinstance(name, str) and name and name == "".join(name.split()), f"{name!r} is no name of a {self.what}."
-        )
-        require(name not in self._entries, f"there is a {self.what} {name!r} already; give this one another name.")
-        self._entries[name] = entry
+        require(name and name == "".join(name.split()), f"{name!r} is no name of a {self.what}.")
+        require(name not in self, f"there is a {self.what} {name!r} already; give this one another name.")
+        self.data[name] = entry
 
     def __getitem__(self, name: str) -> Any:
-        entry = self._entries[name]
+        entry = self.data[name]
         if isinstance(entry, str) and ":" in entry:
             module, _, attribute = entry.partition(":")
             try:
@@ -48,15 +47,6 @@ class Registry(Mapping[str, Any]):
             except (ModuleNotFoundError, AttributeError) as error:
                 raise UserError(f"The {self.what} {name} is not at {entry} ({first_line(error)}).") from error
         return entry
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries  # without importing the entry
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 TASKS = Registry("task")  # name -> subclass of tasks.base.Task
@@ -73,12 +63,13 @@ _FILES = {path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z
 # A task is a file of tasks/: mlm.py holds the class Mlm.
 for _name in (*FIRST_TASKS, *sorted(_FILES.difference(FIRST_TASKS))):
     TASKS.add(_name, f"renaissance.tasks.{_name}:{_name.title().replace('_', '')}")
-for _name, _class in (
-    ("imagenet", "CenterCrop"),
-    ("vit", "CenterCrop"),
-    ("clip", "CenterCrop"),
-    ("pixelbert", "KeepAspect"),
-):
-    TRANSFORMS.add(_name, f"renaissance.data.transforms:{_class}")
+for _name in ("imagenet", "vit", "clip"):
+    TRANSFORMS.add(_name, "renaissance.data.transforms:CenterCrop")
+TRANSFORMS.add("pixelbert", "renaissance.data.transforms:KeepAspect")
 for _name, _class in (("shared", "SharedLayer"), ("separate", "SeparateLayer"), ("merged", "Side")):
     FUSIONS.add(_name, f"renaissance.models.fusion:{_class}")
+
+
+def with_names(text: str) -> str:
+    """A text in which `{TASKS}`, say, stands for the names in that table, those of plugins among them."""
+    return re.sub(r"{([A-Z]+)}", lambda table: ", ".join(globals()[table[1]]), text)

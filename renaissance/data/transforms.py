@@ -26,7 +26,7 @@ def make_transform(key: str, image_size: int, *, patch_size: int, seed: int) -> 
     """Build the transform that a key of `train_transform_keys` or `val_transform_keys` names.
 
     Args:
-        key: one of `core.checks.transform_keys`.
+        key: a name of `TRANSFORMS`, `_randaug` behind it for augmentation.
         image_size: length of the short side, in pixels.
         patch_size: `pixelbert` rounds both sides down to a multiple of it.
         seed: the run's seed, for the augmentation.

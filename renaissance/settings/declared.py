@@ -66,18 +66,13 @@ def declared(module: ModuleType, groups: Sequence[type] = ()) -> dict[str, Setti
     Raises:
         UserError: one has no comment.
     """
-    comments = {
-        key: re.sub(r"{(\w+)}", lambda table: ", ".join(getattr(registry, table[1])), comment)
-        for key, comment in re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE)
-    }
+    comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE))
     classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
     settings = {}
     for group in groups or classes:
+        section = group.__mro__[-2].__name__.lower()
         for key, check in inspect.get_annotations(group, eval_str=True).items():
-            require(
-                key in comments, f"the setting {key!r} has no comment; write `{key}: <check> = <default>  # <comment>`."
-            )
-            section = group.__mro__[-2].__name__.lower()
+            require(key in comments, f"the setting {key!r} has no comment: write `  # what it is` behind its default.")
             settings[key] = Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
     return settings
 

@@ -37,11 +37,11 @@ def preset_tables() -> dict[str, dict[str, Any]]:
 
 def presets() -> dict[str, dict[str, Any]]:
     """Every preset as the dictionary that it sets; its `loss_names` name every task, so that those of another are off."""
-    known: dict[str, dict[str, Any]] = {}
     tables = preset_tables()
-    for name, content in (tables["tasks"] | tables["parts"]).items():
-        losses = {"loss_names": no_losses() | content["loss_names"]} if "loss_names" in content else {}
-        known[name] = content | losses
+    known = {
+        name: {key: no_losses() | value if key == "loss_names" else value for key, value in content.items()}
+        for name, content in (tables["tasks"] | tables["parts"]).items()
+    }
     for name, joined in tables["recipes"].items():
         known[name] = {}
         for part in joined.split():

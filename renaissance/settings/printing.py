@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from renaissance.core.registry import with_names
+
 from .declared import SETTINGS, Setting, groups
 from .presets import preset_tables
 
@@ -29,7 +31,7 @@ def with_comments(settings: Mapping[str, Setting], values: Mapping[str, Any], so
         for setting in group:
             line = f"{setting.key} = {values[setting.key]!r}".ljust(WIDTH)
             source = sources.get(setting.key)
-            lines.append(f"{line}  # {setting.comment}" + (f"  [{source}]" if source else ""))
+            lines.append(f"{line}  # {with_names(setting.comment)}" + (f"  [{source}]" if source else ""))
     return "\n".join(lines[1:])
 
 

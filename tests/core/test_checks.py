@@ -11,6 +11,7 @@ from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import SUBCOMMANDS
 from renaissance.core.checks import expanded, no_losses
+from renaissance.core.registry import with_names
 from renaissance.settings.combinations import problems_between
 from renaissance.settings.declared import SETTINGS, declared, defaults
 
@@ -33,13 +34,11 @@ def test_the_default_may_stand(key: str):
 def test_any_value_is_taken_or_refused_in_a_sentence(key: str):
     """And what is taken has one form, which is taken again: checkpoints bring converted values back."""
     setting, check, taken = SETTINGS[key], SETTINGS[key].check, 0
-    for value in (*STRANGE, str(check.allowed).split(" or ")[0], str(check.allowed).split(",")[0]):
+    allowed = with_names(check.allowed)
+    for value in (*STRANGE, allowed.split(" or ")[0], allowed.removeprefix("one of ").split(",")[0]):
         problem = setting.problem(value)
         if problem is not None:
-            assert (
-                problem.startswith(f"{key}={value}" if value is None else f"{key}={value!r}")
-                and str(check.allowed) in problem
-            )
+            assert problem.startswith(f"{key}={value}" if value is None else f"{key}={value!r}") and allowed in problem
         elif value is not None:
             converted = check.convert(value)
             assert setting.problem(converted) is None and check.convert(converted) == converted
@@ -95,7 +94,7 @@ REFUSED = [
     ("decay_power", "linear", "cosine"),
     ("precision", 8, "32, 16-mixed, bf16-mixed or 64"),
     ("optim_type", "lamb", "adamw or adam or sgd"),
-    ("fusion", "co-attention", "shared or separate or merged"),
+    ("fusion", "co-attention", "one of shared, separate, merged"),
     ("train_transform_keys", ["imagenet", "clip"], "a list of one of imagenet"),
     ("train_transform_keys", "clip", "a list of one of imagenet"),
     ("datasets", "coco", "a list of data set names"),

@@ -26,7 +26,6 @@ def test_every_option_of_a_data_set_is_a_setting(dataset: str):
 def test_every_setting_is_an_option_of_a_data_set():
     options = {name for row in DATASETS.values() for name in prepare.options_of(WRITERS[row.writer])}
     assert options == set(defaults(declared(command))) - ARGUMENTS
-    assert declared(command)["dataset"].comment == f"one of {', '.join(DATASETS)}"
 
 
 def test_a_writer_of_several_data_sets_is_told_which(monkeypatch: pytest.MonkeyPatch):
