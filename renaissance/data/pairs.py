@@ -42,8 +42,7 @@ class PairDataset(SampleDataset):
     missing_shards: tuple[str, ...] = ()
 
     def __init__(self, folder: str, files: Sequence[tuple[str, str]], *, training: bool):
-        self._kept_once = training
-        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
+        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name, training=training)
 
     def __getitem__(self, index: int) -> Example:
         """Read one pair. Raises IndexError outside 0 <= index < len."""
@@ -77,7 +76,7 @@ class PairDataset(SampleDataset):
             return None
 
     def _gaps(self, path: str, now: Stamp) -> np.ndarray:
-        if not self._kept_once:
+        if not self._training:
             return super()._gaps(path, now)
         return np.array(cached(path, now, "repeats", {"gaps": list[int]}, lambda: find_gaps(path))["gaps"], np.int64)
 

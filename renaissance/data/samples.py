@@ -61,6 +61,14 @@ class FileSummary(NamedTuple):
         return {**counts, "ends": f"{image_key(ends):016x}"}
 
 
+class _File(NamedTuple):
+    """A checked file. Attributes: summary; stamp, when it was checked; lacking, columns that hold nothing."""
+
+    summary: FileSummary
+    stamp: Stamp
+    lacking: tuple[str, ...]
+
+
 class Place(NamedTuple):
     """Where a sample is. Attributes: file; number of the file; row; entry of the row; where, for messages."""
 
@@ -102,14 +110,10 @@ class SampleDataset:
         training: bool = False,
     ):
         self._folder, self._wanted, self._samples, self._training = str(folder), tuple(columns), samples, training
-        self._datasets = [dataset for dataset, _ in files]
-        self._files = [file for _, file in files]
-        self._columns: list[list[str]] = []  # of each file, those that hold something
-        # One row a file: size, mtime_ns, rows, samples that are used.
-        self._counts = np.array([self._count(number) for number in range(len(files))], np.int64).reshape(-1, 4)
-        self._ends = np.cumsum(self._counts[:, 3])
+        self._files = [self._checked(dataset, name) for dataset, name in files]
+        self._ends = np.cumsum([file.samples for file in self.describe()], dtype=np.int64)
         self._open: dict[int, tuple[ArrowFile, np.ndarray]] = {}
-        what, there = samples or "row", ", ".join(self._files) or "no file"
+        what, there = samples or "row", ", ".join(file.file for file in self.describe()) or "no file"
         require(len(self), f"No {what} in {there} of '{folder}' can be used: all are empty.")
 
     def __len__(self) -> int:
@@ -123,7 +127,7 @@ class SampleDataset:
         file, number, row, entry, where = self._find(index)
         images = tuple(file.value(column.name, row) for column in self._wanted if column.is_image)
         values = {
-            column.name: file.value(column.name, row, entry) if column.name in self._columns[number] else None
+            column.name: None if column.name in self._files[number].lacking else file.value(column.name, row, entry)
             for column in self._wanted
             if not column.is_image
         }
@@ -132,7 +136,9 @@ class SampleDataset:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that hold something in every file."""
-        return tuple(column.name for column in self._wanted if all(column.name in there for there in self._columns))
+        return tuple(
+            column.name for column in self._wanted if not any(column.name in file.lacking for file in self._files)
+        )
 
     def schema_metadata(self) -> list[dict[str, Any]]:
         """Return what our writers say of each file (`arrow.schema_metadata`)."""
@@ -140,8 +146,7 @@ class SampleDataset:
 
     def describe(self) -> list[FileSummary]:
         """Return what each file gives, in order."""
-        rows = zip(self._datasets, self._files, self._counts[:, 2:].tolist(), strict=True)
-        return [FileSummary(dataset, file, *counts) for dataset, file, counts in rows]
+        return [file.summary for file in self._files]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, by file name, by what a later run can tell that its data are the same.
@@ -150,14 +155,14 @@ class SampleDataset:
         the content alone; `mtime_ns` also on when the file was written.
         """
         prints = {}
-        for number, (file, (size, mtime_ns, *_)) in enumerate(zip(self.describe(), self._counts.tolist(), strict=True)):
+        for number, (file, now, _) in enumerate(self._files):
             ends = b"".join(self._row_bytes(number, row) for row in (0, file.rows - 1))
-            prints[file.file] = file.fingerprint(Stamp(size, mtime_ns), ends)
+            prints[file.file] = file.fingerprint(now, ends)
         return prints
 
     def rows(self) -> np.ndarray:
         """Return (len,) int64, the row of each sample, numbered through over all files."""
-        first = np.cumsum(self._counts[:, 2]) - self._counts[:, 2]
+        first = np.cumsum([0, *(file.rows for file in self.describe())])
         places = map(self._find, range(len(self)))
         return np.array([first[place.number] + place.row for place in places], np.int64)
 
@@ -173,23 +178,23 @@ class SampleDataset:
         number = int(np.searchsorted(self._ends, index, side="right"))
         file, gaps = self._opened(number)
         self._refuse_changed(number, index)
-        place = int(index - (self._ends[number] - self._counts[number, 3]))
+        place = int(index - self._ends[number]) + self._files[number].summary.samples
         place += int(np.searchsorted(gaps, place, side="right"))
         row, entry = file.locate(place)
-        return Place(file, number, row, entry, f"{self._files[number]} row {row}")
+        return Place(file, number, row, entry, f"{self._files[number].summary.file} row {row}")
 
     def _path(self, number: int) -> str:
-        return os.path.join(self._folder, self._files[number])
+        return os.path.join(self._folder, self._files[number].summary.file)
 
-    def _count(self, number: int) -> tuple[int, ...]:
-        path = self._path(number)
+    def _checked(self, dataset: str, name: str) -> _File:
+        path = os.path.join(self._folder, name)
         now, found = check_file(path, self._wanted, self._samples)
-        lacking = [column.name for column in self._wanted if column.needed and column.name not in found.columns]
-        if self._training and lacking:
-            raise UserError(f"'{path}' cannot be trained on: its {', '.join(lacking)} are empty in every row.")
-        same = self._columns[-1:] == [found.columns]  # one object for many files: it is pickled once
-        self._columns.append(self._columns[-1] if same else found.columns)
-        return (*now, found.rows, found.samples - len(self._gaps(path, now)))
+        lacking = tuple(column.name for column in self._wanted if column.name not in found.columns)
+        empty = ", ".join(column.name for column in self._wanted if column.needed and column.name in lacking)
+        if self._training and empty:
+            raise UserError(f"'{path}' cannot be trained on: its {empty} are empty in every row.")
+        summary = FileSummary(dataset, name, found.rows, found.samples - len(self._gaps(path, now)))
+        return _File(summary, now, lacking)
 
     def _gaps(self, path: str, now: Stamp) -> np.ndarray:
         """Where samples of a file are left out: before the j-th of them, gaps[j] are kept.
@@ -201,19 +206,20 @@ class SampleDataset:
     def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray]:
         if number not in self._open:
             path, now = self._path(number), self._refuse_changed(number)
-            gaps = self._gaps(path, now)
-            there = [column for column in self._wanted if column.name in self._columns[number]]
-            self._open[number] = ArrowFile(path, there, self._samples), gaps
+            self._open[number] = ArrowFile(path, self._columns_of(number), self._samples), self._gaps(path, now)
         return self._open[number]
 
     def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
         """Asked for each sample: reading what was cut off of a mapped file ends the process. Takes a microsecond or two."""
         before = "" if index is None else f", before sample {index} was read"
-        return refuse_changed(self._path(number), Stamp(*self._counts[number, :2].tolist()), before)
+        return refuse_changed(self._path(number), self._files[number].stamp, before)
+
+    def _columns_of(self, number: int) -> list[Column]:
+        return [column for column in self._wanted if column.name not in self._files[number].lacking]
 
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)
-        there = [column for column in self._wanted if column.name in self._columns[number]]
+        there = self._columns_of(number)
         images = b"".join(file.value(column.name, row) for column in there if column.is_image)
         entries = [str(entry) for column in there if column.per_sample for entry in file.value(column.name, row)]
         return images + "\n".join(entries).encode("utf-8", "surrogatepass")
@@ -245,10 +251,8 @@ class ReadSamples:
     def __getitem__(self, index: int) -> Example:
         return self._read(self.dataset[index])
 
-    def describe(self) -> list[FileSummary]:
-        """Return what each file gives, in order."""
-        return self.dataset.describe()
-
-    def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return what a later run can tell by that its data are the same, by file name."""
-        return self.dataset.fingerprint()
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the stored samples have: `describe`, `fingerprint`, `columns` ..."""
+        if name == "dataset":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
