@@ -8,10 +8,12 @@ code in the sibling files knows no family by name; a new family is a new row.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import transformers
 from packaging.version import Version
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from renaissance.core.errors import UserError, printable, require
 from renaissance.core.registry import FAMILIES
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 for _kind, _row in (TEXT_FAMILIES | VISION_FAMILIES).items():
-    FAMILIES.add(_kind, _row)
+    _name = CONFIG_MAPPING_NAMES.get(_kind, _kind).replace("Config", "Model")
+    FAMILIES.add(_kind, replace(_row, model=_row.model or _name))
 
 _HALVES = {TEXT: "text_config", IMAGE: "vision_config"}
 # Text-and-image models: where their configurations keep each half. A half is a family of its own above.

@@ -36,7 +36,8 @@ class Family:
 
     Attributes:
         modality: "text" or "image".
-        model: name of the transformers class that is built, or the class of a plugin or of a model's own code.
+        model: name of the transformers class that is built, or a class of a plugin or of custom code; "" takes that with the
+            name of the configuration's class (BertModel for BertConfig).
         within: regular expression of what a whole model's checkpoint writes before the names of this half's weights,
             where transformers does not take it off by itself.
         part: path of the module that is kept of it, "" for all: the encoder of an encoder-decoder.
@@ -56,7 +57,7 @@ class Family:
     """
 
     modality: str
-    model: str | type[PreTrainedModel]
+    model: str | type[PreTrainedModel] = ""
     within: str = ""
     part: str = ""
     pooling: str = "first"

@@ -1,4 +1,4 @@
-"""The vision families, one row a model type."""
+"""The vision families, one row a model type. Families that are alike share a row."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _PARAMETER, _TABLE = r"position_embeddings?$", r"position_embedding\.weight$"
 _MASK_TOKEN = (r"mask_token$",)
 
 
-def _flat(model: str, one_tower: Stack | str, prefix: int = 1, pattern: str = _PARAMETER, **rest: Any) -> Family:
+def _flat(one_tower: Stack | str, prefix: int = 1, pattern: str = _PARAMETER, **rest: Any) -> Family:
     """A ViT with learned absolute positions behind `prefix` rows of their own."""
     pooling = "first" if prefix else "mean"
-    return Family(IMAGE, model, grids={pattern: prefix}, one_tower=one_tower, **{"pooling": pooling} | rest)
+    return Family(IMAGE, grids={pattern: prefix}, one_tower=one_tower, **{"pooling": pooling} | rest)
 
 
-def _clip(model: str, one_tower: Stack | str = _CLIP, **rest: Any) -> Family:
+def _clip(one_tower: Stack | str = _CLIP, **rest: Any) -> Family:
     """CLIP's image half: the norm after the blocks is for the pooled token; a tower drops it, as AutoModel does."""
-    return _flat(model, one_tower, pattern=_TABLE, drop=("post_layernorm",), **rest)
+    return _flat(one_tower, pattern=_TABLE, drop=("post_layernorm",), **rest)
 
 
-def _rotary(model: str, **rest: Any) -> Family:
-    return Family(IMAGE, model, any_size=True, one_tower=_RELATIVE, **rest)
+def _rotary(**rest: Any) -> Family:
+    return Family(IMAGE, any_size=True, one_tower=_RELATIVE, **rest)
 
 
 # Where sizes are lists, one for each stage, a single number says nothing.
 _LISTS = dict.fromkeys(("hidden_size", "num_heads", "num_layers", "mlp_ratio", "patch_size"), "")
 
 
-def _map(model: str, one_tower: str = _CONVOLUTIONS, width: Any = "hidden_sizes", **rest: Any) -> Family:
+def _map(one_tower: str = _CONVOLUTIONS, width: Any = "hidden_sizes", **rest: Any) -> Family:
     """A family whose output is a feature map, mean-pooled."""
     rest = {"pooling": "mean", "names": _LISTS, "any_size": True} | rest
-    return Family(IMAGE, model, width=width, one_tower=one_tower, **rest)
+    return Family(IMAGE, width=width, one_tower=one_tower, **rest)
 
 
 def _divisible(width: float, divisor: int, least: int) -> int:
@@ -103,72 +103,48 @@ def _timm_size(config: PreTrainedConfig, image_size: int) -> None:
 
 VISION_FAMILIES: dict[str, Family] = {
     # Flat transformers with learned absolute positions.
-    "deit": _flat("DeiTModel", _VIT, prefix=2),
-    "dinov2": _flat("Dinov2Model", _DINO, unreached=_MASK_TOKEN),
-    "dinov2_with_registers": _flat("Dinov2WithRegistersModel", _DINO, unreached=_MASK_TOKEN),
-    "dpt": _flat("DPTModel", _NO_MASK),
-    "flava_image_model": _flat(
-        "FlavaImageModel", _FLAVA, drop=("pooler",), unreached=_MASK_TOKEN, within=r"^(?:flava\.)?image_model\."
-    ),
-    "ijepa": _flat("IJepaModel", _VIT, prefix=0),
-    "internvl_vision": _flat("InternVLVisionModel", _NO_MASK, within=r"^(?:model\.)?vision_tower\."),
-    "pixio": _flat("PixioModel", _VIT, prefix=8),
-    "tipsv2_vision_model": _flat("Tipsv2VisionModel", _DINO, unreached=_MASK_TOKEN),
-    "vit": _flat("ViTModel", _VIT),
-    "vit_msn": _flat("ViTMSNModel", _VIT),
-    "yolos": Family(IMAGE, "YolosModel", any_size=True, one_tower="it adds positions inside its blocks"),
+    **dict.fromkeys(("dinov2", "dinov2_with_registers", "tipsv2_vision_model"), _flat(_DINO, unreached=_MASK_TOKEN)),
+    **dict.fromkeys(("vit", "vit_msn"), _flat(_VIT)),
+    "deit": _flat(_VIT, prefix=2),
+    "dpt": _flat(_NO_MASK),
+    "flava_image_model": _flat(_FLAVA, drop=("pooler",), unreached=_MASK_TOKEN, within=r"^(?:flava\.)?image_model\."),
+    "ijepa": _flat(_VIT, prefix=0),
+    "internvl_vision": _flat(_NO_MASK, within=r"^(?:model\.)?vision_tower\."),
+    "pixio": _flat(_VIT, prefix=8),
+    "yolos": Family(IMAGE, any_size=True, one_tower="it adds positions inside its blocks"),
     # Image halves of CLIP and its kin.
-    "aimv2_vision_model": _flat(
-        "Aimv2VisionModel", "its positions are of one image size", 0, _TABLE, drop=("head",), within=_HALF
-    ),
-    "blip_vision_model": _flat("BlipVisionModel", _NO_MASK, within=_HALF),
-    "blip_2_vision_model": _flat("Blip2VisionModel", _NO_MASK, within=_HALF),
-    "chinese_clip_vision_model": _clip("ChineseCLIPVisionModel", within=_HALF),
-    "clip_vision_model": _clip("CLIPVisionModel"),
-    "clipseg_vision_model": _clip("CLIPSegVisionModel"),
-    "git_vision_model": _flat("GitVisionModel", _CLIP, pattern=_TABLE, part="vision_model", within=_GIT),
-    "groupvit_vision_model": _flat("GroupViTVisionModel", _NOT_FLAT, prefix=0),
-    "idefics3_vision": _flat("Idefics3VisionTransformer", _NO_MASK, prefix=0, pattern=_TABLE, within=_MODEL),
-    "metaclip_2_vision_model": _clip("MetaClip2VisionModel"),
-    "mlcd_vision_model": _rotary("MLCDVisionModel", drop=("post_layernorm",)),
-    "owlv2_vision_model": _clip("Owlv2VisionModel", _OWL, part="vision_model"),
-    "owlvit_vision_model": _clip("OwlViTVisionModel", _OWL, part="vision_model"),
-    "siglip_vision_model": _flat("SiglipVisionModel", _SIGLIP, prefix=0, pattern=_TABLE, drop=("head",)),
-    "smolvlm_vision": _flat("SmolVLMVisionTransformer", _NO_MASK, prefix=0, pattern=_TABLE, within=_MODEL),
+    **dict.fromkeys(("blip_vision_model", "blip_2_vision_model"), _flat(_NO_MASK, within=_HALF)),
+    **dict.fromkeys(("clip_vision_model", "clipseg_vision_model", "metaclip_2_vision_model"), _clip()),
+    **dict.fromkeys(("owlv2_vision_model", "owlvit_vision_model"), _clip(_OWL, part="vision_model")),
+    "aimv2_vision_model": _flat("its positions are of one image size", 0, _TABLE, drop=("head",), within=_HALF),
+    "chinese_clip_vision_model": _clip(within=_HALF),
+    "git_vision_model": _flat(_CLIP, pattern=_TABLE, part="vision_model", within=_GIT),
+    "groupvit_vision_model": _flat(_NOT_FLAT, prefix=0),
+    "idefics3_vision": _flat(_NO_MASK, 0, _TABLE, within=_MODEL, model="Idefics3VisionTransformer"),
+    "mlcd_vision_model": _rotary(drop=("post_layernorm",)),
+    "siglip_vision_model": _flat(_SIGLIP, 0, _TABLE, drop=("head",)),
+    "smolvlm_vision": _flat(_NO_MASK, 0, _TABLE, within=_MODEL, model="SmolVLMVisionTransformer"),
     # Flat transformers with relative or rotary positions.
-    "beit": _flat("BeitModel", _RELATIVE, tables={r"relative_position_bias_table$": 3}),
-    "data2vec-vision": _flat("Data2VecVisionModel", _RELATIVE, tables={r"relative_position_bias_table$": 3}),
-    "dinov3_vit": _rotary("DINOv3ViTModel", unreached=_MASK_TOKEN),
-    "sapiens2": _rotary("Sapiens2Model", unreached=_MASK_TOKEN),
+    **dict.fromkeys(("beit", "data2vec-vision"), _flat(_RELATIVE, tables={r"relative_position_bias_table$": 3})),
+    **dict.fromkeys(("dinov3_vit", "sapiens2"), _rotary(unreached=_MASK_TOKEN)),
     # Hierarchical transformers.
-    "cvt": _map("CvtModel", _NOT_FLAT, "embed_dim"),
-    "donut-swin": _map("DonutSwinModel", _NOT_FLAT, "hidden_size"),
-    "focalnet": _map("FocalNetModel", _NOT_FLAT, lambda config: config.embed_dim * 2 ** (len(config.depths) - 1)),
-    "glpn": _map("GLPNModel", _NOT_FLAT),
-    "hiera": _map("HieraModel", _NOT_FLAT, "hidden_size", any_size=False, grids={_PARAMETER: 0}),
-    "levit": _map("LevitModel", _NOT_FLAT, any_size=False),
-    "maskformer-swin": _map("MaskFormerSwinModel", _NOT_FLAT, "hidden_size"),
-    "mobilevit": _map("MobileViTModel", _NOT_FLAT, "neck_hidden_sizes"),
-    "mobilevitv2": _map("MobileViTV2Model", _NOT_FLAT, lambda config: int(512 * config.width_multiplier)),
-    "poolformer": _map("PoolFormerModel", _NOT_FLAT),
-    "pvt": _map("PvtModel", _NOT_FLAT, any_size=False, grids={r"\.3\.position_embeddings$": 1, _PARAMETER: 0}),
-    "pvt_v2": _map("PvtV2Model", _NOT_FLAT),
-    "segformer": _map("SegformerModel", _NOT_FLAT),
+    **dict.fromkeys(("donut-swin", "maskformer-swin", "swin", "swinv2"), _map(_NOT_FLAT, "hidden_size")),
+    **dict.fromkeys(("glpn", "poolformer", "pvt_v2", "segformer"), _map(_NOT_FLAT)),
+    "cvt": _map(_NOT_FLAT, "embed_dim"),
+    "focalnet": _map(_NOT_FLAT, lambda config: config.embed_dim * 2 ** (len(config.depths) - 1)),
+    "hiera": _map(_NOT_FLAT, "hidden_size", any_size=False, grids={_PARAMETER: 0}),
+    "levit": _map(_NOT_FLAT, any_size=False),
+    "mobilevit": _map(_NOT_FLAT, "neck_hidden_sizes"),
+    "mobilevitv2": _map(_NOT_FLAT, lambda config: int(512 * config.width_multiplier)),
+    "pvt": _map(_NOT_FLAT, any_size=False, grids={r"\.3\.position_embeddings$": 1, _PARAMETER: 0}),
     # w_g weighs tokens by a norm over one number, which is always 1: no gradient.
-    "swiftformer": _map("SwiftFormerModel", _NOT_FLAT, "embed_dims", unreached=(r"\.w_g$",)),
-    "swin": _map("SwinModel", _NOT_FLAT, "hidden_size"),
-    "swinv2": _map("Swinv2Model", _NOT_FLAT, "hidden_size"),
+    "swiftformer": _map(_NOT_FLAT, "embed_dims", unreached=(r"\.w_g$",)),
     # Convolutional networks.
-    "align_vision_model": _map("AlignVisionModel", width=_efficientnet_width, within=_HALF),
-    "bit": _map("BitModel"),
-    "convnext": _map("ConvNextModel", drop=("layernorm",)),
-    "convnextv2": _map("ConvNextV2Model", drop=("layernorm",)),
-    "dinov3_convnext": _map("DINOv3ConvNextModel"),
-    "efficientnet": _map("EfficientNetModel", width="hidden_dim"),
-    "mobilenet_v1": _map("MobileNetV1Model", width=_mobilenet_v1_width),
-    "mobilenet_v2": _map("MobileNetV2Model", width=_mobilenet_v2_width),
-    "regnet": _map("RegNetModel"),
-    "resnet": _map("ResNetModel"),
-    "textnet": _map("TextNetModel"),
-    "timm_wrapper": _map("TimmWrapperModel", width=_timm_width, set_size=_timm_size, settings={"do_pooling": False}),
+    **dict.fromkeys(("bit", "dinov3_convnext", "regnet", "resnet", "textnet"), _map()),
+    **dict.fromkeys(("convnext", "convnextv2"), _map(drop=("layernorm",))),
+    "align_vision_model": _map(width=_efficientnet_width, within=_HALF),
+    "efficientnet": _map(width="hidden_dim"),
+    "mobilenet_v1": _map(width=_mobilenet_v1_width),
+    "mobilenet_v2": _map(width=_mobilenet_v2_width),
+    "timm_wrapper": _map(width=_timm_width, set_size=_timm_size, settings={"do_pooling": False}),
 }
