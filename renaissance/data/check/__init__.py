@@ -68,7 +68,7 @@ def check_data(
     problems = []
     for file in files:
         problems += [*_counted(file, file.problems), *filter(None, [file.damage])]
-        notes += [*_counted(file, file.notes), *_differences(file)]
+        notes += _counted(file, file.notes)
     for dataset in lengths:
         usable = [file for file in files if file.dataset == dataset and file.damage is None]
         try:
@@ -113,14 +113,4 @@ def _counted(file: CheckedFile, kinds: Skipped) -> list[str]:
         f"{file.path.name}: {kind}: {each['count']:,} ({'; '.join(each['first'][:_NAMED])}"
         f"{'; ...' if each['count'] > _NAMED else ''})."
         for kind, each in kinds.as_dict().items()
-    ]
-
-
-def _differences(file: CheckedFile) -> list[str]:
-    """Say where a whole file differs from the official download and its manifest does not tell why."""
-    counts = zip(("rows", "texts"), (file.rows, file.texts), file.expected, strict=True)
-    return [
-        f"{file.path.name} has {here:,} {what} where the official download has {official:,}."
-        for what, here, official in counts
-        if official is not None and file.damage is None and not here <= official <= here + (file.left_out or 0)
     ]

@@ -39,7 +39,8 @@ def scan_file(file: CheckedFile, workers: int | None, lengths: Lengths) -> None:
         batches = [*valid_batches(path, reader, columns)]
         shared = check_values(file, columns, batches, lengths)
         _check_images(file, batches, workers, shared)
-        _compare(file)
+        _compare_manifest(file)
+        _compare_official(file)
     except UserError as error:
         file.damage = str(error)
 
@@ -68,7 +69,7 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
                 file.notes.add("pictures that occurred before in the file", f"row {row}")
 
 
-def _compare(file: CheckedFile) -> None:
+def _compare_manifest(file: CheckedFile) -> None:
     """Compare a file with its manifest, if one of ours lies beside it."""
     beside = manifest_of(file.path)
     if not beside.exists():
@@ -85,3 +86,10 @@ def _compare(file: CheckedFile) -> None:
     for name, here in (("rows", file.rows), ("bytes", os.stat(file.path).st_size)):
         if said[name] != here:
             file.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")
+
+
+def _compare_official(file: CheckedFile) -> None:
+    """Note where a file differs from the official download and its manifest does not tell why."""
+    for what, here, official in zip(("rows", "texts"), (file.rows, file.texts), file.expected, strict=True):
+        if official is not None and not here <= official <= here + (file.left_out or 0):
+            file.notes.add("differences from the official download", f"{here:,} {what} instead of {official:,}")

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from renaissance.core.atomic import write_whole
+from renaissance.core.errors import printable
 from renaissance.data.arrow import ArrowFile, open_file, schema_metadata
 from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, SNLI_LABELS, DatasetSpec
 from renaissance.data.pixels import open_image, rgb
@@ -26,7 +27,7 @@ _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's image, and between ce
 _LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under an image; their height and that of the letters, pixels
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
 _OUTSIDE = 10  # pixels by which a box that is larger than its image is drawn outside it: its edge is not seen
-_LETTERS, _MOST_TEXTS = 42, 4  # letters of a line, and texts of a row, that are shown
+_LETTERS, _MOST_TEXTS = 42, 3  # letters of a line, and texts of a row, that are shown
 
 
 def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Path:
@@ -102,8 +103,8 @@ def _decoded(encoded: bytes) -> Image.Image:
 def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
     """Draw every box, the right one last and in another colour."""
     draw, right = ImageDraw.Draw(image), row["labels"]
-    for number, box in sorted(enumerate(row["bboxes"] or ()), key=lambda item: item[0] == right):
-        x, y, width, height = np.nan_to_num([*box, 0, 0, 0, 0][:4], posinf=0, neginf=0) * scale
+    for number, box in sorted(enumerate(row["bboxes"]), key=lambda item: item[0] == right):
+        x, y, width, height = np.array(box) * scale
         # Pillow draws every pixel of a line, also those outside the image.
         x, right_x = np.clip([x, x + max(width, 1)], -_OUTSIDE, image.width + _OUTSIDE)
         y, lower_y = np.clip([y, y + max(height, 1)], -_OUTSIDE, image.height + _OUTSIDE)
@@ -132,13 +133,10 @@ def _joined(texts: Any, by: str) -> str:
 
 
 def _wrapped(texts: list[str]) -> str:
-    """Break texts into the lines of a cell; where there is more, the last line says so."""
-    mark = "· " if len(texts) > 1 else ""
-    printable = ("".join(each if each.isprintable() else " " for each in text) for text in texts[:_MOST_TEXTS])
-    lines = [line for text in printable for line in textwrap.wrap(mark + text, _LETTERS) or [mark]]
-    if len(texts) > _MOST_TEXTS or len(lines) > _LINES:
-        lines = [*lines[: _LINES - 1], f"… ({len(texts)} texts)" if mark else "…"]
-    return "\n".join(lines)
+    """Break the first texts into the lines of a cell; each has the same share of them."""
+    shown = [("· " if len(texts) > 1 else "") + printable(text) for text in texts[:_MOST_TEXTS]]
+    most = _LINES // max(len(shown), 1)
+    return "\n".join(line for text in shown for line in textwrap.wrap(text, _LETTERS, max_lines=most, placeholder=" …"))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
