@@ -34,8 +34,8 @@ class Registry(UserDict[str, Any]):
         Raises:
             UserError: the name is taken, or is none that can be typed.
         """
-        require(name and name == "".join(name.split()), f"{name!r} is no name of a {self.what}.")
-        require(name not in self, f"there is a {self.what} {name!r} already; give this one another name.")
+        require(name and name == "".join(name.split()), f"the {self.what} {name!r} needs a name without spaces.")
+        require(name not in self, f"the {self.what} {name!r} is there already; give this one another name.")
         self.data[name] = entry
 
     def __getitem__(self, name: str) -> Any:
