@@ -18,7 +18,7 @@ from renaissance.core.atomic import AtomicFile, write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import UserError
 from renaissance.core.untrusted import read_json
-from renaissance.data.dataset_specs import UNKNOWN, Expected
+from renaissance.data.dataset_specs import UNKNOWN, Expected, file_pattern
 
 from .entries import EntryIterator, LeftOut, Row
 from .skipped import Skipped
@@ -138,23 +138,22 @@ def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str
         file = folder / plan.name.format(shard=number)
         try:
             manifest = read_json(manifest_of(file), _Manifest)
+            first, after = manifest["shard"]["first"], manifest["shard"]["next"]
             whole = manifest.items() >= wanted.items() and file.stat().st_size == manifest["bytes"]
-            if not whole or manifest["shard"]["first"] != position or not position <= manifest["shard"]["next"] < 2**62:
-                break
         except (UserError, OSError, KeyError):  # no such shard, or one that another program made
-            break
+            return manifests
+        if not whole or not first == position <= after < 2**62:
+            return manifests
         say(f"{file.name} is kept from an earlier run; remove it to write it again.")
         manifests.append(manifest)
-        position = manifest["shard"]["next"]
-    return manifests
+        position = after
 
 
 def set_aside_shards(folder: Path, template: str, shards: int) -> None:
     """Rename the shards of an earlier, longer run to "<name>.stale", so that no image is in two shards."""
-    before, _, after = template.partition("{shard}")
-    for file in sorted(folder.glob(template.format(shard="*"))):
-        number = file.name.removeprefix(before).removesuffix(after)
-        if number.isdecimal() and int(number) >= shards:
+    for file in sorted(folder.iterdir()):
+        match = file_pattern(template).fullmatch(file.name)
+        if match and int(match[1]) >= shards:
             stale = file.with_name(f"{file.name}.stale")
             say(f"{file.name} is of an earlier, longer run and is set aside as {stale.name}; remove it.")
             file.rename(stale)

@@ -24,12 +24,10 @@ from renaissance.data.dataset_specs import IMAGE, IMAGE_ID, OWN_FILE, OWN_IMAGES
 
 from .annotation_store import is_unicode
 from .annotations import fields, folder_of
-from .arrow_file import Plan
 from .class_folders import Classes, LabelledImage, read_class_folders
-from .entries import Row
 from .own import check_name, check_val_share, is_validation, leftovers
 from .skipped import Skipped
-from .writer import Download, arrow_writer, plan_file
+from .writer import Download, Plan, Row, arrow_writer, plan_file
 
 CIFAR_FOLDER = "cifar-10-batches-py"
 VAL_SHARE = 0.1  # of the training images, where nothing else is for validation: selection must not see test

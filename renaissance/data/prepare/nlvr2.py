@@ -15,9 +15,7 @@ from renaissance.data.dataset_specs import NLVR2_FILE
 
 from .annotation_store import AnnotationStore
 from .annotations import fields, json_lines, require_files
-from .arrow_file import Plan
-from .entries import Row
-from .writer import Download, arrow_writer, plan_stored
+from .writer import Download, Plan, Row, arrow_writer, plan_stored
 
 _NEEDED = {split: f"nlvr2/data/{split}.json" for split in ("train", "dev", "test1")}
 _OPTIONAL = {

@@ -21,10 +21,8 @@ from renaissance.data.dataset_specs import REFCOCO_FILE
 
 from .annotation_store import plain_name, text_fault
 from .annotations import fields, folder_of, json_items
-from .arrow_file import Plan
-from .entries import LeftOut, Row
 from .skipped import Skipped
-from .writer import Download, arrow_writer, plan_file
+from .writer import Download, LeftOut, Plan, Row, arrow_writer, plan_file
 
 IMAGES = "images/mscoco/train2014"
 # Who split each variant, the usual one first; refcocog_google is a data set of its own when it is read.

@@ -14,9 +14,7 @@ from renaissance.data.dataset_specs import SNLI_FILE, SNLI_LABELS
 
 from .annotation_store import AnnotationStore
 from .annotations import fields, json_lines, require_files
-from .arrow_file import Plan
-from .entries import Row
-from .writer import Download, arrow_writer, plan_stored
+from .writer import Download, Plan, Row, arrow_writer, plan_stored
 
 _ANNOTATIONS = {split: f"snli_ve_{split}.jsonl" for split in ("train", "dev", "test")}
 _UNDECIDED = "-"  # the gold label where no three of five annotators agree

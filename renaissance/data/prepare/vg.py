@@ -14,8 +14,7 @@ from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, VG_FILE
 
 from .annotation_store import AnnotationStore
 from .annotations import fields, folder_of, json_items
-from .entries import Row
-from .writer import Download, arrow_writer, plan_stored
+from .writer import Download, Row, arrow_writer, plan_stored
 
 ANNOTATIONS = "annotations/region_descriptions.json"
 FOLDERS = ("images/VG_100K", "images/VG_100K_2")

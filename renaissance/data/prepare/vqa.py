@@ -21,10 +21,8 @@ from renaissance.data.dataset_specs import VQA_FILE, VQA_LABELS, VQA_LEAST_COUNT
 
 from .annotation_store import AnnotationStore, is_unicode
 from .annotations import fields, json_items, require_files
-from .arrow_file import Plan
-from .entries import Row
 from .skipped import Skipped
-from .writer import Download, arrow_writer, plan_file
+from .writer import Download, Plan, Row, arrow_writer, plan_file
 
 QUESTIONS = "v2_OpenEnded_mscoco_{name}_questions.json"
 ANNOTATIONS = "v2_mscoco_{name}_annotations.json"

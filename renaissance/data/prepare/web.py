@@ -28,12 +28,11 @@ from renaissance.data.dataset_specs import GCC_FILE, SBU_FILE, SHARD_ROWS
 
 from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened
-from .arrow_file import Plan
 from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
 from .skipped import Skipped
 from .tables import SUFFIXES, columns_of, is_table, lines_of, records_of
 from .tars import require_whole, tar_entries
-from .writer import Download, arrow_writer, plan_file
+from .writer import Download, Plan, arrow_writer, plan_file
 
 # Data set -> the files' name, and split -> its list of [path, caption], below root.
 _DATASETS = {
