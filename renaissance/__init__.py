@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str, device: Any = "cpu", *, plugins: Sequence[str] = ()) -> Loaded:
-    """A trained model out of its checkpoint, for one's own pictures and texts; see `renaissance.inference.loaded.Loaded`.
+    """A trained model out of its checkpoint, for one's own images and texts; see `renaissance.inference.loaded.Loaded`.
 
     Args:
         plugins: that it was trained with, modules and files as the setting of this name has them.

@@ -101,7 +101,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
     """Accuracy of masked words by kind on the held-out test scenes.
 
     Returns:
-        {"mlm": with the right picture, "mlm_wrong_picture": with another, "mlm_text_only": of the best guess from the text},
+        {"mlm": with the right image, "mlm_wrong_picture": with another, "mlm_text_only": of the best guess from the text},
         each {kind: accuracy}.
     """
     loaded = Loaded(path)
@@ -118,7 +118,7 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
 
 @torch.no_grad()
 def _guesses(loaded: Loaded, asked: list[Probe], shown: list[Scene]) -> list[str]:
-    """The model's word for each probe, with the picture of the scene beside it."""
+    """The model's word for each probe, with the image of the scene beside it."""
     words: list[str] = []
     model, tokenizer = loaded.model, loaded.tokenizer
     for start in range(0, len(asked), PROBE_BATCH):

@@ -1,8 +1,8 @@
-"""What has a model learned of the world: masked words, asked with the right picture, a wrong one, and without any.
+"""What has a model learned of the world: masked words, asked with the right image, a wrong one, and without any.
 
-A probe is a caption of a held-out scene with one content word masked. With the right picture exactly one word fits.
-With the picture of another scene, of which the caption is false, the caption's word can be met by chance only; so a
-model that reads pictures falls to about `text_only_accuracy`, that of the best guess from the caption's other words.
+A probe is a caption of a held-out scene with one content word masked. With the right image exactly one word fits.
+With the image of another scene, of which the caption is false, the caption's word can be met by chance only; so a
+model that reads images falls to about `text_only_accuracy`, that of the best guess from the caption's other words.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Probe(NamedTuple):
 
 
 def content_words(text: str) -> list[ContentWord]:
-    """The words of a caption that its picture decides, in order; of "left of" it is "left".
+    """The words of a caption that its image decides, in order; of "left of" it is "left".
 
     "left" and "right" are places or relations by what follows them: the caption's position, not the word, has a kind.
     """
@@ -70,7 +70,7 @@ def probes(scenes: Sequence[Scene]) -> list[Probe]:
         scenes: held-out scenes, in any order.
 
     Raises:
-        ValueError: a caption is true of every scene, so it has no wrong picture.
+        ValueError: a caption is true of every scene, so it has no wrong image.
     """
     made = []
     for place, scene in enumerate(scenes):
@@ -98,7 +98,7 @@ def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[st
 
 
 def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[str, float]:
-    """The accuracy by kind of the best guess from a caption's other words: what a model can reach without any picture.
+    """The accuracy by kind of the best guess from a caption's other words: what a model can reach without any image.
 
     Four guessers answer with the most frequent word of the training captions in the same context: (1) all other words,
     (2) the template and the other words of the same kind, (3) the template, (4) the kind of word alone; a context that

@@ -72,13 +72,13 @@ def scenes(
 def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE[0], **sizes: int) -> None:
     """Writes a world as COCO captions with the Karpathy file.
 
-    A picture's COCO id is the scene's index: `scene(seed, scene_index_of(filename))` is what the picture shows.
+    An image's COCO id is the scene's index: `scene(seed, scene_index_of(filename))` is what the image shows.
 
     Args:
         root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; made where it is missing.
         seed: which world.
-        one_object_share: share of the pictures of each split that show one object only.
-        sizes: pictures of each of `SPLITS`.
+        one_object_share: share of the images of each split that show one object only.
+        sizes: images of each of `SPLITS`.
     """
     wanted = {}
     for split, size in sizes.items():
@@ -94,7 +94,7 @@ def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE
 
 
 def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mapping[str, Any]]]) -> None:
-    """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with the fields that their pictures have besides."""
+    """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with the fields that their images have besides."""
     entries, numbers = [], itertools.count()
     for image_id, (made, fields) in enumerate(images):
         sentences = [
@@ -108,7 +108,7 @@ def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mappi
 
 
 def save_image(path: Path, made: Scene) -> None:
-    """Writes the picture of a scene, as JPEG or PNG."""
+    """Writes the image of a scene, as JPEG or PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(render(made)).save(path, **SAVING[path.suffix])
 
@@ -120,7 +120,7 @@ def save_text(path: Path, text: str) -> None:
 
 
 def scene_index_of(filename: str) -> int:
-    """The index of the scene that a written picture shows, from its file name (the `image_id` of an arrow file).
+    """The index of the scene that a written image shows, from its file name (the `image_id` of an arrow file).
 
     Raises:
         ValueError: the name is not one of COCO's.
@@ -139,7 +139,7 @@ def write_tokenizer(folder: Path) -> int:
     Returns:
         The size of its vocabulary.
     """
-    from transformers import BertTokenizerFast  # here, because pictures are written without it and it takes seconds
+    from transformers import BertTokenizerFast  # here, because images are written without it and it takes seconds
 
     spoken = set(vocabulary())
     pieces = (*SPECIAL_TOKENS, *sorted(spoken), *sorted((questions.vocabulary() | statements.vocabulary()) - spoken))

@@ -48,7 +48,7 @@ def split_scenes(
 
 
 def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
-    """VQAv2. Its val is cut by `prepare`: the last tenth of its pictures is evaluated, so it holds the test scenes last.
+    """VQAv2. Its val is cut by `prepare`: the last tenth of its images is evaluated, so it holds the test scenes last.
 
     Args:
         root: gets the folders and files of the official download. seed: of the world.
@@ -81,7 +81,7 @@ def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
 
 
 def write_nlvr2(root: Path, seed: int, sizes: Sizes) -> None:
-    """NLVR2: for each sentence four pairs of pictures, two of which make it true. Arguments as for `write_vqa`."""
+    """NLVR2: for each sentence four pairs of images, two of which make it true. Arguments as for `write_vqa`."""
     pools, numbers = split_scenes(seed, Sizes(*(max(POOL, size) for size in sizes))), count()
     for split, pool, size in zip(("train", "dev", "test1"), pools.values(), sizes, strict=True):
         lines = []
@@ -142,7 +142,7 @@ def write_refcoco(root: Path, seed: int, sizes: Sizes) -> None:
 
 
 def write_f30k(root: Path, seed: int, sizes: Sizes) -> None:
-    """Flickr30k with Karpathy's file: pictures and captions for retrieval. Arguments as for `write_vqa`."""
+    """Flickr30k with Karpathy's file: images and captions for retrieval. Arguments as for `write_vqa`."""
     found = split_scenes(seed, sizes)
     images = [
         (made, {"filename": f"{made.index}.jpg", "split": split}) for split, chosen in found.items() for made in chosen

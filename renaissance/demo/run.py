@@ -25,7 +25,7 @@ from .raw import write_coco, write_tokenizer
 from .tables import finetuning_table, pretraining_table
 from .world import render, scene
 
-VAL, TEST = 200, 500  # held-out pictures
+VAL, TEST = 200, 500  # held-out images
 RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -91,7 +91,7 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
 
 
 def pixel_statistics(seed: int, scenes: int = 500) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over the world's pictures, as an image processor states them."""
+    """Mean and standard deviation of each channel over the world's images, as an image processor states them."""
     pixels = np.stack([render(scene(seed, index)) for index in range(scenes)]).reshape(-1, 3) / 255
     return {"image_mean": pixels.mean(0).round(4).tolist(), "image_std": pixels.std(0).round(4).tolist()}
 

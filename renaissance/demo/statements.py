@@ -1,7 +1,7 @@
-"""Statements about scenes of the generated world: entailment, sentences about two pictures, expressions, pairs of sentences.
+"""Statements about scenes of the generated world: entailment, sentences about two images, expressions, pairs of sentences.
 
 All are pure functions of (seed, index), and balanced: whatever a text says, each answer to it is as likely as the others, so
-a model that sees no picture cannot do better than chance. Pairs of sentences are about texts alone.
+a model that sees no image cannot do better than chance. Pairs of sentences are about texts alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SAID = {
 
 
 class Entailment(NamedTuple):
-    """Attributes: premise, a caption of the picture; hypothesis; label, one of `LABELS`."""
+    """Attributes: premise, a caption of the image; hypothesis; label, one of `LABELS`."""
 
     premise: str
     hypothesis: str
@@ -36,7 +36,7 @@ def entailments(scene: Scene) -> list[Entailment]:
     """Three hypotheses about a scene, one of each label.
 
     A hypothesis is about the one object of a shape. It is entailed where that object is so, contradicted where it is
-    not, and neutral where the picture has no such object: then nothing is said of it.
+    not, and neutral where the image has no such object: then nothing is said of it.
     """
     draws = stream(scene.seed, scene.index, _ENTAILMENT)
     premises = distinct(draws, captions(scene), len(LABELS))
@@ -56,11 +56,11 @@ def entailments(scene: Scene) -> list[Entailment]:
 
 
 class Sentence(NamedTuple):
-    """A sentence about two pictures, and what makes it true.
+    """A sentence about two images, and what makes it true.
 
     Attributes:
         text: of it. colour, shape: of the object that it is about.
-        wanted: of the left and of the right picture, whether the object has to be in it; None = either way.
+        wanted: of the left and of the right image, whether the object has to be in it; None = either way.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Sentence(NamedTuple):
     wanted: tuple[bool | None, bool | None]
 
     def fits(self, present: tuple[bool, ...]) -> bool:
-        """Whether it is true where the object is `present` in the left and in the right picture."""
+        """Whether it is true where the object is `present` in the left and in the right image."""
         return all(want is None or want == there for want, there in zip(self.wanted, present, strict=True))
 
 
@@ -82,7 +82,7 @@ _TWO_IMAGES = {
 
 
 def sentence(seed: int, index: int) -> Sentence:
-    """Sentence number `index` of the world about two pictures."""
+    """Sentence number `index` of the world about two images."""
     draws = stream(seed, index, _SENTENCE)
     template = pick(draws, _TWO_IMAGES)
     colour, shape = pick(draws, COLOURS), pick(draws, SHAPES)
@@ -100,9 +100,9 @@ def holds(said: Sentence, left: Scene, right: Scene) -> bool:
 
 
 def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[int, int, bool]]:
-    """Four pairs of pictures for sentence number `index`, two that make it true and two that do not.
+    """Four pairs of images for sentence number `index`, two that make it true and two that do not.
 
-    Whether the object is in the picture that does not matter is a coin, so one picture alone says no more than it has to.
+    Whether the object is in the image that does not matter is a coin, so one image alone says no more than it has to.
 
     Args:
         seed, index: of the sentence. scenes: of one split.

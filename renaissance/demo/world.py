@@ -1,7 +1,7 @@
 """The generated world of the demo: small scenes of shapes, and captions that are true of them.
 
 A scene is a pure function of (seed, index), whatever other scenes are made, with equal pixels on every platform.
-Colours, shapes and cells are distinct within a scene, so any one content word of a caption follows from the picture and
+Colours, shapes and cells are distinct within a scene, so any one content word of a caption follows from the image and
 the rest of the caption. Every caption names a place or a relation, so it is hardly ever true of another scene.
 
 `raw.py` writes the world as official raw downloads; `probes.py` asks what a model has learned of it.
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 IMAGE_SIZE = 48
-"""Pixels a side of a picture: three cells, each a patch of 16 pixels."""
+"""Pixels a side of an image: three cells, each a patch of 16 pixels."""
 
 CELL = IMAGE_SIZE // 3
 
@@ -208,7 +208,7 @@ def _background(draws: random.Random) -> Background:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture of a scene.
+    """The image of a scene.
 
     Returns:
         (48, 48, 3) uint8 RGB. Integer arithmetic only, so every platform gives the same bytes.

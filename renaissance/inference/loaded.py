@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer, the transform of its pictures and its heads.
+"""A trained model with its tokenizer, the transform of its images and its heads.
 
     checkpoint -> settings, tokenizer, transform, model, heads -> score, fill, answer, encode
 
@@ -32,14 +32,14 @@ from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
 
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
-MOST_BYTES = 4 * MAX_PIXELS  # of a picture's file: a whole one that is not compressed
+MOST_BYTES = 4 * MAX_PIXELS  # of an image's file: a whole one that is not compressed
 _BATCH = 32  # pairs that are computed at once
 _MATCHING = ("itm", "irtr")  # heads of two classes, matched or not, the first that a checkpoint has is asked
 _CONVERTED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}  # modes of Pillow that no file has
 
 
 class Loaded:
-    """A model with its tokenizer, the transform of its pictures and its heads.
+    """A model with its tokenizer, the transform of its images and its heads.
 
     Args:
         path: of a checkpoint that this program wrote.
@@ -78,20 +78,20 @@ class Loaded:
 
     @torch.inference_mode()
     def score(self, image: ImageLike | Iterable[ImageLike], text: str | Iterable[str]) -> float | list[float]:
-        """The probability that a text belongs to a picture, by the head of image-text matching.
+        """The probability that a text belongs to an image, by the head of image-text matching.
 
-        One picture with one text gives a number. A list (or another iterable) on either side gives a list: pictures and
+        One image with one text gives a number. A list (or another iterable) on either side gives a list: images and
         texts are taken pair by pair, and a single one goes with each of the other side.
 
         Args:
-            image: a file's path or bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) uint8 tensor; or n of these.
+            image: a file's path or bytes, a Pillow image, (H, W, 3) uint8 or a (3, H, W) uint8 tensor; or n of these.
             text: a caption, without [MASK]; or n captions.
 
         Returns:
             0..1; n of them where one of the two is a list of n, a list of one too.
 
         Raises:
-            UserError: the checkpoint has no such head, a picture cannot be read, a text holds [MASK], or two lists are of
+            UserError: the checkpoint has no such head, an image cannot be read, a text holds [MASK], or two lists are of
                 different lengths.
         """
         head = self._task(*_MATCHING).head
@@ -108,13 +108,13 @@ class Loaded:
         """The most probable word pieces for each [MASK] of a text, by the head of masked language modelling.
 
         Args:
-            image: one picture as for `score`, or None to ask without. text: with one or more [MASK]. top: how many.
+            image: one image as for `score`, or None to ask without. text: with one or more [MASK]. top: how many.
 
         Returns:
             For each mask, in order, its (piece, probability), the most probable first.
 
         Raises:
-            UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the picture cannot be
+            UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the image cannot be
                 read.
         """
         head = self._task("mlm").head
@@ -144,16 +144,16 @@ class Loaded:
 
     @torch.inference_mode()
     def answer(self, image: ImageLike, question: str, top: int = 5) -> list[tuple[str, float]]:
-        """The best answers to a question about a picture, by the head of VQA or of a plugin's task that has `answer_scores`.
+        """The best answers to a question about an image, by the head of VQA or of a plugin's task that has `answer_scores`.
 
         Args:
-            image: one picture as for `score`. question: in words. top: how many.
+            image: one image as for `score`. question: in words. top: how many.
 
         Returns:
             (answer, score in 0..1), the best first; VQA's are of each answer by itself and need not add up to 1.
 
         Raises:
-            UserError: the checkpoint has no such head, or the picture cannot be read.
+            UserError: the checkpoint has no such head, or the image cannot be read.
         """
         task = self._task(*self.answering or ["vqa"])
         pair = [_one(image, ImageLike, "image")], [_one(question, str, "question")]
@@ -164,17 +164,17 @@ class Loaded:
     def encode(
         self, image: ImageLike | Iterable[ImageLike] | None = None, text: str | Iterable[str] | None = None
     ) -> Tensor:
-        """The pooled vectors of pictures with texts, or of one of the two alone.
+        """The pooled vectors of images with texts, or of one of the two alone.
 
         Args:
             image: as for `score`, or None. text: one text or n, or None. Both are brought together as `score` does.
 
         Returns:
-            (n, pooled_size) float, on the CPU. Of pictures or texts alone (n, D): the vector of that side, D the width; a
+            (n, pooled_size) float, on the CPU. Of images or texts alone (n, D): the vector of that side, D the width; a
             model that pools both sides has their two vectors side by side, the text's first.
 
         Raises:
-            UserError: neither is given, lists of different lengths, a picture that cannot be read, or pictures alone where
+            UserError: neither is given, lists of different lengths, an image that cannot be read, or images alone where
                 the model pools the text only.
         """
         require(image is not None or text is not None, "encode needs image, text or both.")
@@ -226,17 +226,19 @@ class Loaded:
         return self.model.embed_text(self._texts(texts))
 
     def _image(self, images: list[ImageLike]) -> Tokens:
-        raws = [Example(0, (_bytes_or_pixels(image),), "", where=_name(image)) for image in images]
-        pictures = [self._source.images(raw, 0)[0] for raw in raws]
-        stacked = stack_images(pictures, self._source.transform.keeps_aspect)
+        pixels = []
+        for image in images:
+            where = str(image) if isinstance(image, str | os.PathLike) else "image"
+            pixels += self._source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
+        stacked = stack_images(pixels, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
 
 
 def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | None]:
-    """Pictures and texts as lists, of one where one is given by itself; None stays None.
+    """Images and texts as lists, of one where one is given by itself; None stays None.
 
     Raises:
-        UserError: something is no picture or text, a list is empty, or two lists are of different lengths.
+        UserError: something is no image or text, a list is empty, or two lists are of different lengths.
     """
     images = None if image is None else _listed(image, ImageLike, "image")
     texts = None if text is None else _listed(text, str, "text")
@@ -247,7 +249,7 @@ def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | N
 
 
 def _listed(value: Any, kind: Any, name: str) -> list[Any]:
-    """One picture or text, or an iterable of them, as a list.
+    """One image or text, or an iterable of them, as a list.
 
     Raises:
         UserError: it is neither, or holds nothing.
@@ -262,7 +264,7 @@ def _listed(value: Any, kind: Any, name: str) -> list[Any]:
 
 
 def _one(value: Any, kind: Any, name: str) -> Any:
-    """A picture or text. Raises UserError where it is none."""
+    """An image or text. Raises UserError where it is none."""
     forms = "a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
     what = "text" if kind is str else f"picture: give {forms}"
     require(isinstance(value, kind), f"{name}={type(value).__name__} is no {what}.")
@@ -275,15 +277,11 @@ def _count(top: Any, most: int) -> int:
     return min(int(top), most)
 
 
-def _name(image: ImageLike) -> str:
-    return str(image) if isinstance(image, (str, os.PathLike)) else "image"
-
-
 def _bytes_or_pixels(image: ImageLike) -> bytes | Tensor:
     """The bytes of a file, or (3, H, W) uint8 as the decoder of training gives it.
 
     Raises:
-        UserError: no such file, or no picture.
+        UserError: no such file, or no image.
     """
     if isinstance(image, bytes):
         return image
@@ -291,11 +289,13 @@ def _bytes_or_pixels(image: ImageLike) -> bytes | Tensor:
         path = expanded("image", os.fspath(image))
         return read_bytes(path, f"image={path}", most=MOST_BYTES)
     try:
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
-        refuse_size(*picture.size)
-        return torch.from_numpy(rgb(picture.convert(_CONVERTED.get(picture.mode, picture.mode)))).permute(2, 0, 1)
+        opened = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
+        refuse_size(*opened.size)
+        return torch.from_numpy(rgb(opened.convert(_CONVERTED.get(opened.mode, opened.mode)))).permute(2, 0, 1)
     except Exception as error:  # Pillow reads a lazy file here, whose bytes fail in any way they like
-        raise UserError(f"image={_describe(image)} is no picture that can be read ({first_line(error)}).") from error
+        raise UserError(
+            f"image={type(image).__name__} is no picture that can be read ({first_line(error)})."
+        ) from error
 
 
 def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
@@ -308,8 +308,3 @@ def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
     if not (coloured or image.ndim == 2) or not image.size:
         raise ValueError("an array has to be (H, W, 3) uint8")
     return np.ascontiguousarray(image)
-
-
-def _describe(image: Any) -> str:
-    shape = "" if isinstance(image, Image.Image) else f" {tuple(image.shape)} {image.dtype}"
-    return f"{type(image).__name__}{shape}"

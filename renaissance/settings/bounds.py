@@ -19,7 +19,7 @@ MOST_PARTS = 100_000  # modules, parameters and buffers of a model, which take t
 _GB = 1e9
 _NEW = (
     1 << 30
-)  # bytes of weights that a model has beside those of its checkpoint: new heads, positions of larger pictures
+)  # bytes of weights that a model has beside those of its checkpoint: new heads, positions of larger images
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def bounded(most: int, sentence: str) -> Iterator[None]:
 
 
 def refuse_huge_batches(settings: Settings) -> None:
-    """Refuses a step whose pictures this machine cannot hold: the loader hands over those of all its micro-batches at once.
+    """Refuses a step whose images this machine cannot hold: the loader hands over those of all its micro-batches at once.
 
     Raises:
         UserError: naming the settings that decide.
