@@ -29,12 +29,12 @@ from .collate import Collate
 from .sampler import Draw, EvalBatches, TrainSteps
 from .workers import make_socket_folder, raise_file_limit, start_method, start_worker
 
-_PREFETCHED_STEPS = 2  # a worker; a step may be many micro-batches, so more would be memory rather than speed
-_LOOK = 2  # seconds between two looks at workers that deliver nothing
-_GRACE = 20  # seconds that a run which was asked to stop waits for a step
-_PATIENCE = 1800  # seconds without a step after which no more comes
+_PREFETCHED_STEPS = 2  # by each worker; a step may be many micro-batches, so more would cost memory
+_LOOK = 2  # seconds between two checks of workers that deliver nothing
+_GRACE = 20  # seconds to wait for a step after the run was asked to stop
+_PATIENCE = 1800  # seconds to wait for a step
 
-# torch would raise where a worker dies: in the midst of an optimizer's step, say. Who waits for a worker finds it dead.
+# torch's handler would raise wherever the main thread is, such as in an optimizer's step; `_wait_for` finds dead workers.
 torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = True
 
 _LOADERS: weakref.WeakSet[StepLoader] = weakref.WeakSet()
@@ -46,10 +46,10 @@ def _kill_all() -> None:
         loader.kill()
 
 
-class StepView(Dataset[list[Batch] | UserError]):
-    """A map-style view of the data whose item, indexed by the draws of a step, is that step's micro-batches.
+class StepDataset(Dataset[list[Batch] | UserError]):
+    """A map-style data set indexed by the draws of a step; its items are the micro-batches of that step.
 
-    A `UserError` is returned, not raised: the DataLoader would turn what a worker raises into a page of traceback.
+    A `UserError` is returned, not raised: the DataLoader would add the worker's traceback.
     """
 
     def __init__(self, collate: Collate) -> None:
@@ -70,8 +70,8 @@ class StepLoader(DataLoader):
         collate: builds the micro-batches of a step.
         num_workers: worker processes; 0 loads in this process. Each worker uses one thread.
         pin_memory: put the tensors in page-locked memory, for a faster copy to a GPU.
-        raises: False: the item of a step that cannot be loaded is its `UserError`, and whoever trains saves before it ends.
-        asked: whether the run was asked to stop: then it does not wait long for workers that deliver nothing.
+        raises: False = yield the `UserError` of a step that cannot be loaded, so that the trainer can save before it ends.
+        asked: whether the run was asked to stop; then it waits `_GRACE` seconds for a step.
 
     Raises:
         UserError: while iterating, for a picture that cannot be decoded, with its file and row; for a file that has changed;
@@ -90,16 +90,16 @@ class StepLoader(DataLoader):
     ) -> None:
         self.raises, self.asked = raises, asked
         if num_workers:
-            # Set before the fork: a tokenizer that this process used with threads prints a warning in every worker.
+            # Before the fork: a tokenizer that has used threads in this process prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             make_socket_folder()
             raise_file_limit()
             _LOADERS.add(self)
         super().__init__(
-            StepView(collate),
+            StepDataset(collate),
             sampler=sampler,
-            batch_size=None,  # an item of the view is a whole step already
-            collate_fn=_as_it_is,
+            batch_size=None,  # an item is a whole step
+            collate_fn=_identity,
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
@@ -115,7 +115,7 @@ class StepLoader(DataLoader):
             yield item
 
     def kill(self) -> None:
-        """Ends the workers at once: they leave signals to the trainer, and Python would wait for them when it ends."""
+        """End the workers at once: they ignore signals, and Python would wait for them when it exits."""
         items, self._iterator = self._iterator, None
         workers = getattr(items, "_workers", ())
         for worker in workers:
@@ -123,7 +123,7 @@ class StepLoader(DataLoader):
         for worker in workers:
             worker.join(_LOOK)
         if items is not None:
-            items._shutdown = True  # torch's own way out asks for locks that a killed worker may hold
+            items._shutdown = True  # torch's own shutdown takes locks that a killed worker may hold
 
     def _items(self) -> Iterator[list[Batch] | UserError]:
         if not self.num_workers:
@@ -138,10 +138,10 @@ class StepLoader(DataLoader):
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             if not self._lost_a_worker():
                 raise
-            yield self._why(error)
+            yield self._cause(error)
 
     def _start(self) -> Iterator[list[Batch] | UserError]:
-        """Return torch's iterator; workers of the last pass that live and do not answer are replaced."""
+        """Return torch's iterator; workers of the previous pass that are alive but do not answer are replaced."""
         if self._iterator is not None:
             try:
                 return self._wait_for(super().__iter__, 3 * _LOOK)
@@ -150,13 +150,13 @@ class StepLoader(DataLoader):
         return super().__iter__()
 
     def _wait_for(self, call: Callable[[], Any], patience: float) -> Any:
-        """Return what a call returns that reads from the workers.
+        """Return the result of a call that reads from the workers.
 
-        It is made in a thread: half a message of a worker that was killed would block this one for ever.
+        It runs in a thread: reading the message of a worker that was killed while it sent it would block for ever.
 
         Raises:
-            UserError: the workers deliver nothing for `patience` seconds, or `_GRACE` seconds after the run was asked to stop.
-            ConnectionResetError: one of them has died.
+            UserError: no result within `patience` seconds, or within `_GRACE` seconds after the run was asked to stop.
+            ConnectionResetError: a worker has died.
         """
         answer: Future[Any] = Future()
         threading.Thread(target=_answer, args=(call, answer), daemon=True).start()
@@ -174,14 +174,14 @@ class StepLoader(DataLoader):
         return answer.result()
 
     def _lost_a_worker(self) -> bool:
-        """Whether a worker has died; what comes from it breaks a moment before."""
+        """Whether a worker has died; its pipe breaks a moment before."""
         end = time.monotonic() + 2
         while _all_alive(self._iterator) and time.monotonic() < end:
             time.sleep(0.1)
         return not _all_alive(self._iterator)
 
-    def _why(self, error: Exception) -> UserError:
-        """Why a worker has died: a file that was cut under it, or else most often want of memory."""
+    def _cause(self, error: Exception) -> UserError:
+        """Why a worker has died: a data file was cut short while it was mapped; else most often too little memory."""
         dataset = self.dataset.collate.source.dataset
         try:
             if (refuse := getattr(getattr(dataset, "dataset", dataset), "refuse_changed", None)) is not None:
@@ -205,5 +205,5 @@ def _all_alive(items: Any) -> bool:
     return all(worker.is_alive() for worker in getattr(items, "_workers", ()))
 
 
-def _as_it_is(item: list[Batch] | UserError) -> list[Batch] | UserError:
+def _identity(item: list[Batch] | UserError) -> list[Batch] | UserError:
     return item

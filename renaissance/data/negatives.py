@@ -25,8 +25,8 @@ _MAX_DRAWS = 16  # from the whole data set: enough for an image that is unlike, 
 class FalseImages:
     """Builds `ItmTargets`; picklable.
 
-    Matched or not is a coin by (seed, epoch, id). A false image is never the same image, nor one that has the same
-    caption. A sample for which there is none stays matched, and is marked so.
+    A sample is matched or not with probability 1/2, by (seed, epoch, id). A false image is never the same image, nor one
+    with the same caption. A sample without a false image stays matched, and is marked so.
 
     Args:
         seed: the run's seed.
@@ -86,8 +86,8 @@ class FalseImages:
 class ContrastiveGroups:
     """Builds `ItcTargets`; picklable.
 
-    A text is told apart from the images of its group of `group` consecutive samples, so what it learns from does not
-    depend on how a step is cut. Left out are images that it may be true of: the same image, or one that shares a
+    A text is contrasted with the images of its group of `group` consecutive samples, so the loss does not depend on how a
+    step is cut into micro-batches. Left out are images that it may be true of: the same image, or one that shares a
     caption with the sample.
 
     Args:

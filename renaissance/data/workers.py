@@ -1,4 +1,4 @@
-"""The worker processes of a loader: how they start, what they share with the trainer, and how they end with it."""
+"""Worker processes of a loader: how they start, what they share with their parent process, and how they end with it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SOCKETS_FIT = 60  # characters of a folder whose sockets still have a name of a
 
 
 def start_method() -> BaseContext | None:
-    """How workers start; None as the system does.
+    """Return the start method of workers; None = the default of the system.
 
-    Among several processes by a fork server: threads of torch's process groups come and go in Python, and a process that is
-    forked in such a moment never wakes up (Python 3.11; its list of threads is locked for good).
+    With several training processes it is a fork server: torch's process groups start and end threads, and a process that is
+    forked at such a moment hangs (in Python 3.11 its list of threads stays locked).
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
@@ -39,15 +39,15 @@ def start_method() -> BaseContext | None:
 
 
 def start_worker(_: int) -> None:
-    """In a worker: ignores signals that ask a run to stop, which wants the steps that are loaded, and ends with the trainer."""
+    """Prepare a worker: ignore the signals that stop a run, which still needs the loaded steps; end with the parent."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
-    sys.stderr = _WhileThere(sys.stderr)
-    threading.Thread(target=_end_with_trainer, daemon=True, name="end-with-trainer").start()
+    sys.stderr = _SilentAfterParent(sys.stderr)
+    threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
 
 
-class _WhileThere:
-    """stderr of a worker while its trainer lives: what breaks in the worker when the trainer has gone is nobody's business."""
+class _SilentAfterParent:
+    """stderr of a worker that prints nothing after the parent has ended: what then fails in the worker is no error."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -59,17 +59,17 @@ class _WhileThere:
         return getattr(self._stream, name)
 
 
-def _end_with_trainer() -> None:
-    # A worker that was forked later holds an end of the pipe of those before it, but not of its own, so the last one goes first.
+def _end_with_parent() -> None:
+    # Workers that were forked later hold an end of the pipes of those before them, so the last one ends first.
     wait([parent_process().sentinel])
     remove_socket_folder()
     os._exit(1)
 
 
 def make_socket_folder() -> None:
-    """Makes the folder of the sockets through which workers send their tensors: one for all processes that this one starts.
+    """Make one folder for the sockets through which all workers of this process send tensors.
 
-    Python makes one in each process, in TMPDIR however long its path is, and leaves those of killed processes.
+    Python makes one for each process, in TMPDIR however long its path is, and leaves those of killed processes behind.
 
     Raises:
         UserError: no folder for temporary files has a path that is short enough.
@@ -87,16 +87,16 @@ def make_socket_folder() -> None:
 
 
 def remove_socket_folder() -> None:
-    """Removes the folder of the sockets, when the loaders have ended."""
+    """Remove the folder of the sockets after the loaders have ended."""
     if folder := current_process()._config.pop("tempdir", None):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def raise_file_limit() -> None:
-    """Raises this process's limit of open files as far as the system lets it.
+    """Raise this process's limit of open files to the maximum.
 
-    Every tensor that a worker sends is an open file here until it is released, and the steps in flight hold hundreds
-    where they are cut into many micro-batches; the usual limit of 1024 would end the run with "Too many open files".
+    Each tensor that a worker sends is an open file until it is released. Prefetched steps of many micro-batches hold
+    hundreds; the usual limit of 1024 would end the run with "Too many open files".
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite and refuses infinity

@@ -10,7 +10,7 @@ from tokenizers_of_many_kinds import CAPTIONS, tokenizer_of
 
 from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, MicroBatch, Source, stack_images
-from renaissance.data.loader import StepView
+from renaissance.data.loader import StepDataset
 from renaissance.data.masking import MlmMasker, choose, hide
 from renaissance.data.negatives import FalseImages
 from renaissance.data.sampler import Draw
@@ -47,10 +47,10 @@ def test_a_tokenizer_that_panics_at_a_text_names_its_sample(capfd):
     panics.backend_tokenizer.normalizer = None
     panics.backend_tokenizer.pre_tokenizer = FixedLength(0)
     data = source(captions=captions)
-    step = StepView(Collate(panics, 30, 4, {}, data))[[Draw(0, id) for id in range(8)]]
+    step = StepDataset(Collate(panics, 30, 4, {}, data))[[Draw(0, id) for id in range(8)]]
     assert isinstance(step, UserError)
     assert str(step).startswith(r"The tokenizer cannot read the text of stub.arrow row 2, 'a dog\x1b[31m' (")
-    assert [len(step) for step in [StepView(Collate(panics, 30, 4, {}, data))[[Draw(0, 0)]]]] == [1]
+    assert [len(step) for step in [StepDataset(Collate(panics, 30, 4, {}, data))[[Draw(0, 0)]]]] == [1]
 
 
 @pytest.mark.parametrize(
