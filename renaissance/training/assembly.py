@@ -21,8 +21,7 @@ from renaissance.runs import checkpoint
 from renaissance.settings.bounds import bounded_building
 from renaissance.tasks import Context, Task, reading_task, task_class
 
-from .from_checkpoint import naming_checkpoint
-from .label_vocabularies import same_benchmark
+from .from_checkpoint import naming_checkpoint, same_benchmark
 from .resolution import Resolved
 
 

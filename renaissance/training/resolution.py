@@ -19,7 +19,6 @@ from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings
 
 from . import from_checkpoint
-from .label_vocabularies import label_vocabularies
 
 MODALITY = {"encoder": None, "image_encoder": "image", "text_encoder": "text"}
 HALF = [0.5, 0.5, 0.5]  # mean and standard deviation of pixels where no pretrained vision model has others
@@ -69,7 +68,7 @@ def resolve(resolver: ConfigResolver, stored: Stored | None = None, *, reads_dat
         from_checkpoint.refuse_unused(resolver, stored, answered)
         configs, tokenizer, image = *from_checkpoint.read_models(resolver, stored, notes), stored.image
     settings = resolver.finalize()
-    labels = label_vocabularies(settings, stored, reads_data, notes)
+    labels = from_checkpoint.label_vocabularies(settings, stored, reads_data, notes)
     return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
 
 
