@@ -112,10 +112,7 @@ class Glue(Downstream):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
-        said, answers = [], frame["target"].dropna().unique() if "target" in frame else ()
-        empty = [name for name in GLUE[dataset.name].metrics if name in ("matthews", "f1")]
-        if empty and len(answers) == 1:
-            said.append(f"every answer of the split is {answers[0]}, so {empty[0]} says nothing of the model")
+        said = []
         if dataset.broken:
             said.append(f"{dataset.broken:,} lines of the file lack columns and are left out")
         official = GLUE[dataset.name].test_rows.get(dataset.split, len(dataset))

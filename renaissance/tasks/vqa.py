@@ -136,14 +136,11 @@ class Vqa(Classification):
 
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
         """The answer with the highest logit, and what it is worth; by the official rule where the ten answers are there."""
-        return [
-            {
-                **metadata,
-                "prediction": self.labels[label],
-                "score": _answer_score(self.labels[label] if number else None, metadata),
-            }
-            for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True)
-        ]
+        rows = []
+        for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True):
+            score = _answer_score(self.labels[label], metadata)
+            rows.append({**metadata, "prediction": self.labels[label], "score": score and score * number})
+        return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """The mean score of all questions, of those with an answer in the vocabulary, and of each type of answer."""
@@ -196,15 +193,11 @@ class Vqa(Classification):
         return {f"vqa_{split}.json": json.dumps(entries, ensure_ascii=False).encode()}
 
 
-def _answer_score(answer: str | None, metadata: Mapping[str, Any]) -> float | None:
-    """The score of an answer, 0 of none; None where it is hidden."""
-    if not {"raw_answers", "answers"} & metadata.keys():
-        return None
-    if answer is None:
-        return 0.0
+def _answer_score(answer: str, metadata: Mapping[str, Any]) -> float | None:
+    """The score of an answer; None where it is hidden."""
     if "raw_answers" in metadata:
         return official_accuracy(answer, metadata["raw_answers"])
-    return _answer_scores(metadata).get(answer, 0.0)
+    return _answer_scores(metadata).get(answer, 0.0) if "answers" in metadata else None
 
 
 def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:

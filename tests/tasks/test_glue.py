@@ -134,13 +134,6 @@ def test_an_interval_is_drawn_by_the_metric_itself(name: str) -> None:
     assert found == pytest.approx(values(metrics), nan_ok=True)
 
 
-@pytest.mark.parametrize(("name", "metric"), [("cola", "matthews"), ("mrpc", "f1"), ("sst2", None), ("stsb", None)])
-def test_a_split_of_one_class_is_said(name: str, metric: str | None) -> None:
-    data = type("Data", (), {"name": name, "split": "val", "broken": 0, "__len__": lambda self: 2})()
-    said = Glue.notes(frame_of(name, [1, 0], [1, 1]), data)
-    assert [metric in sentence for sentence in said] == ([True] if metric else [])
-
-
 def test_rows_tell_prediction_and_score() -> None:
     head = head_of_rows("mnli")
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])

@@ -54,19 +54,18 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     paths: dict[Path, Path] = {}
     notes = []
     for word in words:
-        if not glob.has_magic(word) or os.path.exists(word):
-            paths.setdefault(Path(os.path.realpath(word)), Path(word))
-            continue
-        matches = sorted((Path(match) for match in glob.glob(word, recursive=True)), key=_natural)
-        require(matches, f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
-        folders = [match for match in matches if is_run(match)]
-        require(
-            folders,
-            f"runs names {word}, which matches {len(matches)} path(s) and no run folder (one holds settings.json).",
-        )
-        if strays := [str(match) for match in matches if match not in folders]:
-            notes.append(f"no run folders, left out: {', '.join(strays)}.")
-        for match in folders:
+        matches = [Path(word)]
+        if glob.has_magic(word) and not os.path.exists(word):
+            found = sorted(map(Path, glob.glob(word, recursive=True)), key=_natural)
+            require(found, f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
+            matches = [match for match in found if is_run(match)]
+            require(
+                matches,
+                f"runs names {word}, which matches {len(found)} path(s) and no run folder (one holds settings.json).",
+            )
+            if strays := [str(match) for match in found if match not in matches]:
+                notes.append(f"no run folders, left out: {', '.join(strays)}.")
+        for match in matches:
             paths.setdefault(Path(os.path.realpath(match)), match)
     return list(paths.values()), notes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import accumulate
 
 from renaissance.runs.report import table
 
@@ -23,19 +24,18 @@ def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
     short = tuple(map(shortened, head))
     rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(shortened, row)) for row in rest)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    parts, place = [], 1
-    while place < len(widths) or not parts:
-        end, width = place + 1, len(indent) + widths[0] + sum(2 + size for size in widths[place : place + 1])
-        while end < len(widths) and width + 2 + widths[end] <= WIDTH:
-            width, end = width + 2 + widths[end], end + 1
-        lines = [(row[0], *row[place:end]) for row in rows]
+    parts, start = [], 1
+    while start < len(widths) or not parts:
+        ends = accumulate(2 + width for width in widths[start:])
+        end = start + max(1, sum(place <= WIDTH - len(indent) - widths[0] for place in ends))
+        lines = [(row[0], *row[start:end]) for row in rows]
         parts.append(table([line for number, line in enumerate(lines) if not number or any(line[1:])], indent=indent))
-        place = end
+        start = end
     return "\n\n".join(parts)
 
 
 def shortened(text: str) -> str:
-    """A text without its middle, where it is too long for a cell; its beginning and its end tell most."""
+    """A text without its middle, where it is too long for a cell; its beginning and its end say most."""
     if len(text) <= LONGEST:
         return text
     start = LONGEST // 3
