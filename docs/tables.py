@@ -94,7 +94,7 @@ def datasets_table(datasets: Mapping[str, DatasetSpec]) -> str:
     ]
     for name, row in datasets.items():
         splits = [f"{split}: {', '.join(f'`{file}`' for file in files)}" for split, files in row.splits.items()]
-        beside = [f"beside them: `{file}`" for file in row.also]
+        beside = [f"beside them: `{file}`" for file in row.extra_files]
         counts = [
             f"`{file.removesuffix('.arrow')}` {count:,} {what}"
             for file, expected in row.expected.items()

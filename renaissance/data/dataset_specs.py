@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from renaissance.core.registry import DATASETS, WRITERS
@@ -80,16 +81,16 @@ class DatasetSpec(NamedTuple):
     """One data set.
 
     Attributes:
-        sample_kind: what a sample of it is; a task reads the data sets that offer what it needs.
+        sample_kind: what a sample of it is; a task reads data sets of one kind.
         splits: split -> files. Training reads "train", selection "val", and no image may be in two splits. "{shard}"
             stands for every number that is found, "{name}" for the user's name of own data.
         samples: the column whose lists number the samples; "" where each row is one.
         columns: all that our writer writes.
         writer: the name in `WRITERS` of what converts the raw download.
         expected: file -> what the official download gives.
-        also: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
-        older: split -> file as the older programs called it, where that is not the name above.
-        hidden: splits whose answers only the benchmark's server knows.
+        extra_files: files that `prepare` writes beside those of the splits; no run reads them unless they are named.
+        older_files: split -> file as the older programs called it, where that is not the name above.
+        hidden_splits: those whose answers only the benchmark's server knows.
         collection: its images have a number that is the same in every data set of this collection; "" = they have none.
     """
 
@@ -99,9 +100,9 @@ class DatasetSpec(NamedTuple):
     columns: tuple[Column, ...]
     writer: str
     expected: Mapping[str, Expected] = {}
-    also: tuple[str, ...] = ()
-    older: Mapping[str, str] = {}
-    hidden: tuple[str, ...] = ()
+    extra_files: tuple[str, ...] = ()
+    older_files: Mapping[str, str] = {}
+    hidden_splits: tuple[str, ...] = ()
     collection: str = ""
 
     @property
@@ -111,7 +112,7 @@ class DatasetSpec(NamedTuple):
 
     def owns(self, file: str) -> bool:
         """Whether a file of this name is one of its own, by its present or its older name."""
-        templates = (*(each for files in self.splits.values() for each in files), *self.also, *self.older.values())
+        templates = chain(*self.splits.values(), self.extra_files, self.older_files.values())
         return any(file_pattern(template).fullmatch(file) for template in templates)
 
 
@@ -199,8 +200,8 @@ OWN_FILE = "{name}_{split}.arrow"
 OWN_NAME = "captions"
 OWN_IMAGES_NAME = "images"
 
-COCO_PICTURES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
-F30K_PICTURES = {"train": 29_000, "val": 1_014, "test": 1_000}
+COCO_IMAGES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
+F30K_IMAGES = {"train": 29_000, "val": 1_014, "test": 1_000}
 SNLI_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
 VQA_REST_VAL = 1_000  # images: the last rows of val; the others may be trained on
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
@@ -236,13 +237,13 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[st
     template = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
     older = {split: OLD_REFCOCO_FILE.format(split_by=split_by, split=split) for split in old}
     files, expected = _files(template, _same(*refs)), _expected(template, "rows", refs)
-    return DatasetSpec(BOXES, files, "sentences", _BOXES, "refcoco", expected, older=older, collection="COCO")
+    return DatasetSpec(BOXES, files, "sentences", _BOXES, "refcoco", expected, older_files=older, collection="COCO")
 
 
 _COCO_SPLITS = {"train": ("train", "restval")} | _same("val", "test")
 _ROWS: dict[str, DatasetSpec] = {
-    "coco": _captions("karpathy", COCO_FILE, _COCO_SPLITS, COCO_PICTURES, collection="COCO"),
-    "f30k": _captions("karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_PICTURES, collection="Flickr30k"),
+    "coco": _captions("karpathy", COCO_FILE, _COCO_SPLITS, COCO_IMAGES, collection="COCO"),
+    "f30k": _captions("karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_IMAGES, collection="Flickr30k"),
     "vg": _captions("vg", VG_FILE, _same("train"), {"train": 108_077}, _REGIONS),
     "gcc": _captions("web", GCC_FILE, _same("train", "val")),
     "sbu": _captions("web", SBU_FILE, _same("train")),
@@ -256,8 +257,8 @@ _ROWS: dict[str, DatasetSpec] = {
         writer="vqa",
         expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
         collection="COCO",
-        also=(VQA_FILE.replace("{split}", "val"),),
-        hidden=("test-dev", "test"),
+        extra_files=(VQA_FILE.replace("{split}", "val"),),
+        hidden_splits=("test-dev", "test"),
     ),
     "nlvr2": DatasetSpec(
         sample_kind=IMAGE_PAIRS,

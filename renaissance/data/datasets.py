@@ -39,7 +39,7 @@ def open_pairs(
     """Open one split of a mix of data sets of captions, concatenated in the order of the names.
 
     Args:
-        names: keys of `dataset_specs.DATASETS` that offer captions, or names of own captions.
+        names: keys of `dataset_specs.DATASETS` of captions, or names of own captions.
         split: "train", "val" or "test". Training leaves out repeated and empty captions, evaluation keeps all.
         data_root: the folder of the arrow files.
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
@@ -85,7 +85,7 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
         sample_kind: what a sample has to be, such as `dataset_specs.QUESTIONS`.
 
     Raises:
-        UserError: a data set that is unknown or offers something else, a split that it has not; data_root or a file is
+        UserError: a data set that is unknown or of another kind, a split that it has not; data_root or a file is
             missing (expected and found are listed); a file cannot be used.
     """
     folder, spec = os.fspath(data_root), _spec(name, sample_kind)
@@ -95,7 +95,7 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     files = [(name, file) for file in part.files]
     samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
-    samples.older = part.older
+    samples.older_files = part.older
     return samples
 
 
@@ -112,7 +112,7 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     """
     folder, spec, there = os.fspath(data_root), _spec(name, sample_kind), []
     found = arrow_names(folder)
-    for split in dict.fromkeys([*spec.splits, *spec.older]):
+    for split in dict.fromkeys([*spec.splits, *spec.older_files]):
         try:
             there += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
         except _Missing:
@@ -161,9 +161,9 @@ def _spec(name: str, sample_kind: str) -> DatasetSpec:
     spec = _table().get(name) or _OWN.get(sample_kind)
     if spec is None or spec.sample_kind != sample_kind:
         near = suggest(name, _table()) if spec is None else ""
-        offers = f"does not offer {sample_kind}" if spec is None else f"offers {spec.sample_kind}, not {sample_kind}"
+        holds = f"holds no {sample_kind}" if spec is None else f"holds {spec.sample_kind}, not {sample_kind}"
         own = f", or the name of your own {sample_kind}" if sample_kind in _OWN else ""
-        raise UserError(f"datasets names '{name}'{near}, which {offers}; give {_those_of(sample_kind)}{own}.")
+        raise UserError(f"datasets names '{name}'{near}, which {holds}; give {_those_of(sample_kind)}{own}.")
     return spec
 
 
@@ -182,7 +182,7 @@ def _files(
     """Return the existing files of one data set and split; or raise."""
     if name not in _table():
         return _Part(_own_files(name, spec.sample_kind, split, folder, found))
-    older, whose = spec.older.get(split), name
+    older, whose = spec.older_files.get(split), name
     if older in found:  # an older name can also be the name of another data set now: our own files say what they are
         whose = dataset_of(os.path.join(folder, older), name)
     templates = {template: matching(template, found) for template in spec.splits.get(split, ())}

@@ -92,13 +92,13 @@ class SampleDataset:
         training: whether a file that lacks what a model learns from is refused.
 
     Attributes:
-        older: files that go by the name of an older program, which is not always that of their data set.
+        older_files: those that go by the name of an older program, which is not always that of their data set.
 
     Raises:
         UserError: a file cannot be used, or there is no sample.
     """
 
-    older: tuple[str, ...] = ()
+    older_files: tuple[str, ...] = ()
 
     def __init__(
         self,

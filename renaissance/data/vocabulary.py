@@ -31,7 +31,7 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
     Raises:
         UserError: two files number the answers differently, or a label's answer occurs in none.
     """
-    names = [name for split in ("train", "val") for name in _ROW.splits[split]] + [*_ROW.also]
+    names = [name for split in ("train", "val") for name in _ROW.splits[split]] + [*_ROW.extra_files]
     paths = [path for name in names if os.path.exists(path := os.path.join(os.fspath(data_root), name))]
     answer_of: dict[int, str] = {}
     for path in paths:

@@ -224,7 +224,7 @@ class Downstream(Task):
         """
         name, data = cls.data_name(settings), settings.data
         dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind)
-        hidden = name in DATASETS and split in DATASETS[name].hidden
+        hidden = name in DATASETS and split in DATASETS[name].hidden_splits
         return ReadSamples(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
 
     @classmethod

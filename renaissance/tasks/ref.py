@@ -67,7 +67,7 @@ class Ref(Downstream):
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:
         said, name = [_BOXES_NOTE], dataset.describe()[0].dataset
-        for file in dataset.older:
+        for file in dataset.older_files:
             said.append(f"{file} has a name that older programs gave to every variant: only you know that it is {name}")
             if file.endswith("_unc_test.arrow"):
                 said.append("it merges testA (people) and testB (objects), which are reported apart; prepare them anew")

@@ -143,15 +143,15 @@ def test_the_files_of_every_split(name: str, folder: Path):
         assert found == [f"{file}.arrow" for file in files]
 
 
-def test_a_name_must_offer_what_is_wanted(folder: Path):
+def test_a_name_must_be_of_the_kind_that_is_wanted(folder: Path):
     assert (
-        "datasets names 'vqa', which offers questions, not captions; give coco, f30k, vg, gcc, sbu, or the name of"
+        "datasets names 'vqa', which holds questions, not captions; give coco, f30k, vg, gcc, sbu, or the name of"
         in (refusal(open_pairs, ["coco", "vqa"], "train", folder))
     )
-    assert "'coco', which offers captions, not questions; give vqa." in (
+    assert "'coco', which holds captions, not questions; give vqa." in (
         refusal(open_samples, "coco", "train", folder, sample_kind=QUESTIONS)
     )
-    assert "'refcocoo' (nearest: refcoco, refcocog, refcoco+), which does not offer boxes" in (
+    assert "'refcocoo' (nearest: refcoco, refcocog, refcoco+), which holds no boxes" in (
         refusal(open_samples, "refcocoo", "train", folder, sample_kind=BOXES)
     )
 
@@ -181,11 +181,11 @@ def test_refcoco_under_its_older_names(folder: Path):
         assert splits_of(name, folder, sample_kind=BOXES) == ("train", "val", "test")
         data = open_samples(name, "val", folder, sample_kind=BOXES)
         assert [file.file for file in data.describe()] == ["refcoco_unc_val.arrow"]
-        assert data.older == older
-    assert open_samples("refcoco", "test", folder, sample_kind=BOXES).older == ("refcoco_unc_test.arrow",)
+        assert data.older_files == older
+    assert open_samples("refcoco", "test", folder, sample_kind=BOXES).older_files == ("refcoco_unc_test.arrow",)
     for split in ("val", "testA"):
         write(folder / f"refcoco+_unc_{split}.arrow", by_pandas(FOREIGN["refcoco"].rows))
-    assert open_samples("refcoco+", "val", folder, sample_kind=BOXES).older == ()
+    assert open_samples("refcoco+", "val", folder, sample_kind=BOXES).older_files == ()
     assert splits_of("refcoco+", folder, sample_kind=BOXES) == ("train", "val", "testA", "test")
 
 

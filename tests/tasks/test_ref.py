@@ -264,7 +264,7 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
 
 
 def test_refuses_another_kind_of_data(tmp_path: Path):
-    with pytest.raises(UserError, match="'coco', which offers captions, not boxes; give refcoco, refcoco"):
+    with pytest.raises(UserError, match="'coco', which holds captions, not boxes; give refcoco, refcoco"):
         Ref.splits(settings(tmp_path, "coco"))
 
 

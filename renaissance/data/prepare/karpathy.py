@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from renaissance.core.errors import require
-from renaissance.data.dataset_specs import COCO_FILE, COCO_PICTURES, F30K_FILE, F30K_PICTURES
+from renaissance.data.dataset_specs import COCO_FILE, COCO_IMAGES, F30K_FILE, F30K_IMAGES
 
 from .annotation_store import AnnotationStore
 from .annotations import fields, folder_of, json_items
@@ -34,8 +34,8 @@ class _Sentence(TypedDict):
 
 
 _LAYOUTS = {
-    "coco": _Layout(COCO_FILE, tuple(COCO_PICTURES), "karpathy/dataset_coco.json", None),
-    "f30k": _Layout(F30K_FILE, tuple(F30K_PICTURES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
+    "coco": _Layout(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
+    "f30k": _Layout(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
 }
 
 

@@ -40,7 +40,7 @@ def test_clean_files_pass(check: Check, tmp_path: Path, dataset: str):
     files = arrow_files.write(tmp_path / "arrow", dataset)
     row = DATASETS[dataset]
     named = {file.format(shard=0, name=dataset, split=split) for split, each in row.splits.items() for file in each}
-    assert named | set(row.also) <= set(files)  # the files of this test cover the whole row
+    assert named | set(row.extra_files) <= set(files)  # the files of this test cover the whole row
     status, out, err = check()
     assert (status, err) == (0, "") and "nothing is wrong" in out
     pictures = 2 if dataset == "nlvr2" else 1
