@@ -121,14 +121,14 @@ BROKEN = {
     ),
     "json.py": ("", "has the name of another module"),
     "silent.py": (
-        "import sys\nfrom renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
-        "class Mine(Run):\n    mine: int = 1\nadd_settings(sys.modules[__name__], Mine)\n",
+        "from renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
+        "class Mine(Run):\n    mine: int = 1\nadd_settings(Mine)\n",
         "the setting 'mine' has no comment",
     ),
     "homeless.py": (
-        "import sys\nfrom renaissance.core.checks import flag\nfrom renaissance.settings.declared import add_settings\n"
-        "class Mine:\n    mine: flag = True  # a flag\nadd_settings(sys.modules[__name__], Mine)\n",
-        "the setting 'mine' is of no section",
+        "from renaissance.core.checks import flag\nfrom renaissance.settings.declared import add_settings\n"
+        "class Mine:\n    mine: flag = True  # a flag\nadd_settings(Mine)\n",
+        "derive Mine from a class of config.py",
     ),
 }
 

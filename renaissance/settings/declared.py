@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -60,21 +61,19 @@ class Setting(NamedTuple):
         return None if value is None else self.check.convert(value)
 
 
-def declared(module: ModuleType, groups: Sequence[type] = ()) -> dict[str, Setting]:
-    """The settings that the classes of a module declare, or these of them, by key, in their order.
+def declared(module: ModuleType) -> dict[str, Setting]:
+    """The settings that the classes of a module declare, by key, in their order."""
+    groups = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    return {setting.key: setting for group in groups for setting in _settings_of(group)}
 
-    Raises:
-        UserError: one has no comment.
-    """
-    comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(module), re.MULTILINE))
-    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
-    settings = {}
-    for group in groups or classes:
-        section = group.__mro__[-2].__name__.lower()
-        for key, check in inspect.get_annotations(group, eval_str=True).items():
-            require(key in comments, f"the setting {key!r} has no comment: write `  # what it is` behind its default.")
-            settings[key] = Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
-    return settings
+
+def _settings_of(group: type) -> Iterator[Setting]:
+    source = inspect.getsource(sys.modules[group.__module__])
+    comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", source, re.MULTILINE))
+    section = group.__mro__[-2].__name__.lower()
+    for key, check in inspect.get_annotations(group, eval_str=True).items():
+        require(key in comments, f"the setting {key!r} has no comment: write `  # what it is` behind its default.")
+        yield Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
 
 
 def groups(settings: Mapping[str, Setting]) -> list[tuple[str, list[Setting]]]:
@@ -92,24 +91,20 @@ def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tup
 SETTINGS = registry.Registry("setting")
 
 
-def add_settings(module: ModuleType, *groups: type) -> None:
-    """Adds the settings of all classes of a module, or of these.
+for _setting in declared(config).values():
+    SETTINGS.add(_setting.key, _setting)
 
-    Args:
-        groups: of a plugin, each derived from the class of config.py whose section of `Settings` gets its values.
+
+def add_settings(group: type) -> None:
+    """Adds the settings of a class, which is derived from the class of config.py whose section of `Settings` gets them.
 
     Raises:
-        UserError: a class is derived from none of them, or a setting has no comment or a name that is taken.
+        UserError: it is derived from none, or a setting has no comment or a name that is taken.
     """
-    for key, setting in declared(module, groups).items():
-        known = module is config or setting.section in {each.section for each in SETTINGS.values()}
-        require(
-            known, f"the setting {key!r} is of no section; derive its class from one of config.py, such as Objectives."
-        )
-        SETTINGS.add(key, setting)
-
-
-add_settings(config)
+    for setting in _settings_of(group):
+        sections = {each.section for each in SETTINGS.values()}
+        require(setting.section in sections, f"derive {group.__name__} from a class of config.py, such as Objectives.")
+        SETTINGS.add(setting.key, setting)
 
 
 def defaults(settings: Mapping[str, Setting] = SETTINGS) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """A plugin with a toy of each kind, see tests/test_plugins.py."""
 
-import sys
-
 from renaissance.config import Objectives
 from renaissance.core.checks import number
 from renaissance.core.registry import DATASETS, FAMILIES, FUSIONS, PRESETS, TASKS, TRANSFORMS, WRITERS
@@ -20,7 +18,7 @@ class Toys(Objectives):
 SAMPLE_KIND = "toys"
 PARTS = f"{__name__}.parts"
 
-add_settings(sys.modules[__name__], Toys)
+add_settings(Toys)
 TASKS.add("toy_length", f"{PARTS}:ToyLength")
 TASKS.add("toys", f"{PARTS}:ToyTask")
 TRANSFORMS.add("mirror", f"{PARTS}:Mirror")
