@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -120,15 +119,8 @@ def save_text(path: Path, text: str) -> None:
 
 
 def scene_index_of(filename: str) -> int:
-    """The index of the scene that a written image shows, from its file name (the `image_id` of an arrow file).
-
-    Raises:
-        ValueError: the name is not one of COCO's.
-    """
-    found = re.fullmatch(r"COCO_(?:train|val)2014_(\d{12})\.jpg", Path(filename).name)
-    if found is None:
-        raise ValueError(f"{filename!r} is not a file name of COCO 2014.")
-    return int(found[1])
+    """The index of the scene that a written image of COCO shows, from its file name (the `image_id` of an arrow file)."""
+    return int(filename.removesuffix(".jpg").rpartition("_")[2])
 
 
 def write_tokenizer(folder: Path) -> int:

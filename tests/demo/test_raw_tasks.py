@@ -23,7 +23,7 @@ from renaissance.demo.finetune import TASKS, blocks, chosen, write_tasks
 from renaissance.demo.questions import questions
 from renaissance.demo.raw import split_of
 from renaissance.demo.raw_tasks import Sizes
-from renaissance.demo.statements import entailments, expressions, holds, sentence, sentence_pair
+from renaissance.demo.statements import entailments, expressions, sentence, sentence_pair, shows
 from renaissance.demo.world import SHAPES, Scene, captions, render, scene
 
 Scenes = dict[bytes, Scene]
@@ -119,7 +119,9 @@ def test_pairs_of_pictures_are_grouped_as_the_official_ones_and_labelled_right(a
             assert part == official and place == "0" and sample.values["identifier"] == f"{part}-{number}-{pair}"
             assert sample.values["questions"] == sentence(0, int(number)).text
             shown = [scenes_of_pixels[Image.open(io.BytesIO(picture)).tobytes()] for picture in sample.images]
-            assert sample.values["answers"] == str(holds(sentence(0, int(number)), *shown))
+            said = sentence(0, int(number))
+            there = tuple(shows(scene, said.colour, said.shape) for scene in shown)
+            assert sample.values["answers"] == str(said.fits(there))
             groups[number, place].append((pair, sample.values["answers"]))
         assert len(groups) == count
         for group in groups.values():
