@@ -28,7 +28,7 @@ from .messages import refuse_claims
 MAGIC = b"ARROW1"
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
 _START = 64  # bytes that tell what a file is
-_SAID = {"dataset": str, "split": str, "labels": list[str]}  # in the metadata of our writers
+_METADATA = {"dataset": str, "split": str, "labels": list[str]}  # of our writers
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
@@ -114,23 +114,23 @@ class ArrowFile:
 
 
 def schema_metadata(path: str) -> dict[str, Any]:
-    """Return what our writers say of a file: dataset, split, and labels, their names in order; {} for other files.
+    """Return the metadata that our writers add to a file: dataset, split, and labels, their names in order; {} for others.
 
     Raises:
-        UserError: the file cannot be read, or says something that our writers never say.
+        UserError: the file cannot be read, or its metadata are not as our writers write them.
     """
     reader, _, _ = open_file(path, ())
     text = (reader.schema.metadata or {}).get(METADATA_KEY, b"{}")
     name = f"The schema metadata '{METADATA_KEY.decode()}' of '{printable(path)}'"
     require(len(text) <= MOST_BYTES, f"{name} has {len(text):,} bytes; at most {MOST_BYTES:,} are read.")
-    said = parse_json(text, dict[str, Any], name)
-    for key, hint in _SAID.items():
-        expect(said.get(key), hint | None, f"'{key}' of {name[0].lower()}{name[1:]}")
-    return said
+    found = parse_json(text, dict[str, Any], name)
+    for key, hint in _METADATA.items():
+        expect(found.get(key), hint | None, f"'{key}' of {name[0].lower()}{name[1:]}")
+    return found
 
 
 def dataset_of(path: str, otherwise: str) -> str:
-    """Return which data set a file says that it is of; `otherwise` if it does not say, or cannot be read."""
+    """Return the data set that a file's metadata name; `otherwise` if they name none, or cannot be read."""
     try:
         return schema_metadata(path).get("dataset", otherwise)
     except UserError:
@@ -211,7 +211,7 @@ def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchF
     Returns:
         The reader, the map, and those of the columns that are there.
     """
-    stamp(path)  # a pipe by this name would never answer
+    stamp(path)  # opening a pipe would block
     try:
         with pa.memory_map(path) as mapped:
             whole = mapped.read_buffer()

@@ -141,7 +141,7 @@ class SampleDataset:
         )
 
     def schema_metadata(self) -> list[dict[str, Any]]:
-        """Return what our writers say of each file (`arrow.schema_metadata`)."""
+        """Return the metadata of each file (`arrow.schema_metadata`)."""
         return [schema_metadata(self._path(number)) for number in range(len(self._files))]
 
     def describe(self) -> list[FileSummary]:
@@ -210,7 +210,7 @@ class SampleDataset:
         return self._open[number]
 
     def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
-        """Asked for each sample: reading what was cut off of a mapped file ends the process. Takes a microsecond or two."""
+        """Called for each sample, some microseconds: reading what was cut off a mapped file ends the process."""
         before = "" if index is None else f", before sample {index} was read"
         return refuse_changed(self._path(number), self._files[number].stamp, before)
 
