@@ -188,7 +188,7 @@ class Collate:
         texts, seconds = [example.text for example in examples], [example.text_pair for example in examples]
         pairs = None if seconds[0] is None else seconds
         tokenized = partial(encode, self.tokenizer, max_text_len=self.max_text_len, full=self.full)
-        encoding, text = tokenized(texts, seconds=pairs, where=lambda number: examples[number].where)
+        encoding, text = tokenized(texts, seconds=pairs, where=[example.where for example in examples])
         own = [image for example in examples for image in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, tokenized)
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}

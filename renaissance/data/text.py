@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Read the facts that `masking.MlmMasker` needs from a tokenizer."""
+    """Read from a tokenizer what `masking.MlmMasker` needs."""
     special = set(tokenizer.all_special_ids)
     special |= {id for id, added in tokenizer.added_tokens_decoder.items() if added.special}
     pieces = tokenizer.get_vocab()
@@ -59,7 +59,7 @@ def encode(
     seconds: Sequence[str] | None = None,
     *,
     full: bool = False,
-    where: Callable[[int], str] | None = None,
+    where: Sequence[str] = (),
 ) -> tuple[BatchEncoding, TextInput]:
     """Tokenise a batch of texts and pad it on the right.
 
@@ -69,7 +69,7 @@ def encode(
         max_text_len: longer texts are cut to this many tokens, special tokens included.
         seconds: B second texts, where each sample is a pair of sentences; the longer of a pair is cut first.
         full: pad to max_text_len, so that every batch has one shape.
-        where: what a sentence calls text number i, such as its file and row.
+        where: what a sentence calls each text, such as its file and row.
 
     Returns:
         What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
@@ -94,7 +94,7 @@ def encode(
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], where: Callable[[int], str] | None = None, **options
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], where: Sequence[str] = (), **options
 ) -> BatchEncoding:
     """Call a tokenizer.
 
@@ -114,9 +114,9 @@ def tokenize(
             raise
         if len(pairs[0]) > 1:  # which of them it is
             for number in range(len(pairs[0])):
-                one = [texts[number : number + 1] for texts in pairs]
-                tokenize(tokenizer, one, where and (lambda _, number=number: where(number)), **options)
+                one = slice(number, number + 1)
+                tokenize(tokenizer, [texts[one] for texts in pairs], where[one], **options)
         text = " | ".join(texts[0] for texts in pairs)
         shown = printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
-        of = f" of {where(0)}" if where else ""
+        of = f" of {where[0]}" if where else ""
         raise UserError(f"The tokenizer cannot read the text{of}, '{shown}' ({first_line(error)}).") from None
