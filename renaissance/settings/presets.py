@@ -14,7 +14,7 @@ import yaml
 from renaissance import config
 from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError, first_line, printable, require
-from renaissance.core.registry import FIRST_TASKS, PRESETS, TASKS
+from renaissance.core.registry import PRESETS, TASKS
 from renaissance.core.untrusted import read_json, read_text
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
@@ -26,8 +26,10 @@ for _name, _content in (config.TASKS | config.PARTS | config.RECIPES).items():
 
 
 def preset_tables() -> dict[str, dict[str, Any]]:
-    """Tasks, parts and recipes, as config.py and plugins write them; the task <name> of neither has the preset task_<name>."""
-    own = {f"task_{name}": {"exp_name": name, "loss_names": {name: 1}} for name in TASKS if name not in FIRST_TASKS}
+    """Tasks, parts and recipes, as config.py and plugins write them. A task that none turns on has the preset task_<name>."""
+    contents = [content for content in PRESETS.values() if not isinstance(content, str)]
+    used = {name for content in contents for name in content.get("loss_names", ())}
+    own = {f"task_{name}": {"exp_name": name, "loss_names": {name: 1}} for name in TASKS if name not in used}
     tables: dict[str, dict[str, Any]] = {"tasks": {}, "parts": {}, "recipes": {}}
     for name, content in (own | dict(PRESETS)).items():
         kind = "recipes" if isinstance(content, str) else "tasks" if name.startswith("task_") else "parts"
@@ -45,6 +47,7 @@ def presets() -> dict[str, dict[str, Any]]:
     for name, joined in tables["recipes"].items():
         known[name] = {}
         for part in joined.split():
+            require(part in known, f"The recipe {name} joins {part}, and there is no such preset.")
             merge(known[name], known[part])
     return known
 
