@@ -10,7 +10,7 @@ from .keys import AUTO, HEADS, TOWER_KEYS
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     """A sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _something_to_train, _start, heads_problems, _transforms):
+    for rule in (_model_type, _something_to_train, _start, size_problems, _transforms):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -47,11 +47,19 @@ def _start(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={values[key]} is the placeholder of a README; give the path of a checkpoint."
 
 
-def heads_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong where heads do not divide their width; those of which one is open are passed over."""
+def size_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong where heads do not divide their width, or patches their image; sizes that are open are passed over."""
     for width, heads in HEADS.items():
         if values[width] and values[heads] and values[width] % values[heads]:
             yield f"{heads}={values[heads]} does not divide {width}={values[width]}; give a number of heads that does."
+    side, patch = values["image_size"], values["patch_size"]
+    if side and patch and side % patch:
+        yield f"image_size={side} is not a multiple of patch_size={patch}; give {near_multiples(side, patch)}."
+
+
+def near_multiples(size: int, unit: int) -> str:
+    """The multiples of `unit` around a size, such as "96 or 112"."""
+    return " or ".join(str(each) for each in (size // unit * unit, -(-size // unit) * unit) if each)
 
 
 def _transforms(values: Mapping[str, Any]) -> Iterator[str]:

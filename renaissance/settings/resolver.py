@@ -15,7 +15,7 @@ from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, started
 
-from .combinations import heads_problems, problems_between
+from .combinations import near_multiples, problems_between, size_problems
 from .declared import SETTINGS, converted, defaults
 from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION, TOWER_KEYS, TYPE_KEYS
 from .sections import Section, Settings
@@ -30,9 +30,9 @@ class SettingsError(UserError):
         super().__init__(problems[0] if len(problems) == 1 else several)
 
 
-def refuse(problems: Iterable[str | None], what: str = "settings") -> None:
+def refuse(problems: Iterable[str], what: str = "settings") -> None:
     """Raises a `SettingsError` of the problems, where there are any."""
-    if found := [problem for problem in problems if problem]:
+    if found := [*problems]:
         raise SettingsError(found, what)
 
 
@@ -149,15 +149,8 @@ class ConfigResolver:
         self._fill({**FALLBACKS, "pooler_type": "double" if two else "single"}, "fallback")
         self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
         self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
-        refuse([*heads_problems(self.values), self._patch_problem()])
+        refuse(size_problems(self.values))
         return self._freeze(two)
-
-    def _patch_problem(self) -> str | None:
-        side, patch = self["image_size"], self["patch_size"]
-        if not patch or side % patch == 0:
-            return None
-        near = [str(size) for size in (side // patch * patch, side // patch * patch + patch) if size]
-        return f"image_size={side} is not a multiple of patch_size={patch}; give {' or '.join(near)}."
 
     def _fill(self, values: Mapping[str, Any], source: str) -> None:
         for key, value in values.items():
@@ -218,16 +211,15 @@ def _agree(key: str, given: Any, answer: Any) -> bool:
 
 
 def _manual_hint(key: str) -> str:
-    for tower, (prefix, _, _) in TOWER_KEYS.items():
-        if key in {prefix + name for name in DIMENSIONS}:
-            return f", or set {tower}_manual_configuration=True to train a model of other sizes from random weights"
-    return ""
+    towers = [tower for tower, (prefix, _, _) in TOWER_KEYS.items() if key.removeprefix(prefix) in DIMENSIONS]
+    advice = ", or set {}_manual_configuration=True to train a model of other sizes from random weights"
+    return advice.format(towers[0]) if towers else ""
 
 
 def _batch_problem(batch: int, micro: int, processes: int) -> str:
     """What batch_size or per_gpu_batchsize would fit."""
     unit = max(micro, 1) * processes
-    near = " or ".join(str(size) for size in (batch // unit * unit, -(-batch // unit) * unit) if size)
+    near = near_multiples(batch, unit)
     if not micro:
         return f"batch_size={batch} is not a multiple of the {processes} processes; give batch_size={near}."
     share = batch // processes if batch % processes == 0 else 0
