@@ -68,13 +68,12 @@ def one_tower(
 ) -> OneTower:
     """Over the blocks of a "text" encoder (BERT), of an "image" encoder (ViT), or of one by its configuration."""
     config = {"text": text_config, "image": image_config}[encoder]() if isinstance(encoder, str) else encoder
-    parts = backbones.build_blocks(config, weights=None, image_size=image_size)
-    text, image, brought = parts.text_embeddings, parts.patch_embeddings, "image_embeddings"
-    if image is None:
-        image, brought = PatchEmbeddings(WIDTH, image_size, PATCH, 0.1), "text_embeddings"
+    blocks, own = backbones.build_blocks(config, weights=None, image_size=image_size)
+    if isinstance(own, backbones.FamilyTextEmbeddings):
+        text, image = own, PatchEmbeddings(WIDTH, image_size, PATCH, 0.1)
     else:
-        text = TextEmbeddings(VOCAB, WIDTH, text_len, 0.1)
-    return stirred(OneTower(parts.blocks, text, image, WIDTH, pooler_type, Normalize(HALF, HALF), ("blocks", brought)))
+        text, image = TextEmbeddings(VOCAB, WIDTH, text_len, 0.1), own
+    return stirred(OneTower(blocks, text, image, pooler_type, Normalize(HALF, HALF)))
 
 
 # Of every kind: each fusion, poolers, patches that are a grid or none, a tower of either side.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
 
-from .backbones import family_of, resize_position
+from .backbones import Blocks, FamilyTextEmbeddings, family_of, resize_position
 from .base import EVERYTHING, VisionLanguageModel
 from .embeddings import Normalize
 from .fusion import join, split
@@ -19,30 +19,30 @@ class OneTower(VisionLanguageModel):
 
     Args:
         blocks: hidden (B,N,D), mask (B,N) or None -> (B,N,D), the encoder's final norm included.
-        text_embeddings: TextInput -> (B,L,D). image_embeddings: normalised pixels, sizes -> Tokens.
-        width: D.
-        pooler_type: "single" pools the text, "double" each side (pooled_size D or 2D): the side that the encoder
-            brought as its family is pooled (first token, last, or mean), the other one by its first token.
+        text_embeddings: TextInput -> (B,L,D). image_embeddings: normalised pixels, sizes -> Tokens. One of them is the
+            encoder's own.
+        pooler_type: "single" pools the text, "double" each side (pooled_size D or 2D): the encoder's own side is pooled as
+            its family is (first token, last, or mean), the other one by its first token.
         normalize: pixels to what the image embeddings expect.
-        pretrained: names of the parts that the encoder brought: "blocks", and "text_embeddings" or "image_embeddings".
+
+    Attributes:
+        pretrained: names of the encoder's own parts: "blocks", and "text_embeddings" or "image_embeddings".
     """
 
     def __init__(
         self,
-        blocks: nn.Module,
+        blocks: Blocks,
         text_embeddings: nn.Module,
         image_embeddings: nn.Module,
-        width: int,
         pooler_type: str,
         normalize: Normalize,
-        pretrained: tuple[str, ...],
     ):
-        own = family_of(blocks.config).pooling
-        text, image = (own if f"{side}_embeddings" in pretrained else "first" for side in ("text", "image"))
-        super().__init__(width, pooler_type, (text, image), normalize)
+        reads_text = isinstance(text_embeddings, FamilyTextEmbeddings)
+        pooling = (blocks.pooling, "first") if reads_text else ("first", blocks.pooling)
+        super().__init__(blocks.hidden_size, pooler_type, pooling, normalize)
         self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
-        self.pretrained = pretrained
-        self.unimodal_size = {"text": width, "image": width}
+        self.pretrained = ("blocks", "text_embeddings" if reads_text else "image_embeddings")
+        self.unimodal_size = {"text": self.width, "image": self.width}
 
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that the encoder does not bring."""

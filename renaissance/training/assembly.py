@@ -96,22 +96,18 @@ def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTow
 
 def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTower:
     model = resolved.settings.model
-    parts = backbones.build_blocks(resolved.configs["encoder"], **_options(resolved, "encoder", pretrained))
+    blocks, own = backbones.build_blocks(resolved.configs["encoder"], **_options(resolved, "encoder", pretrained))
     drop_rate = model.encoder.dimensions["drop_rate"] or 0.0
-    text, image, brought = parts.text_embeddings, parts.patch_embeddings, ["blocks"]
-    brought += ["text_embeddings"] if text is not None else ["image_embeddings"]
-    if text is None:
-        text = TextEmbeddings(model.vocab_size, parts.hidden_size, model.max_text_len, drop_rate)
-    if image is None:
-        image = PatchEmbeddings(parts.hidden_size, model.image_size, model.patch_size, drop_rate)
-    _note(notes, parts.unused, model.encoder.name)
-    built = OneTower(
-        parts.blocks, text, image, parts.hidden_size, model.pooler_type, _normalize(resolved), tuple(brought)
-    )
+    if isinstance(own, backbones.FamilyTextEmbeddings):
+        text, image = own, PatchEmbeddings(blocks.hidden_size, model.image_size, model.patch_size, drop_rate)
+    else:
+        text, image = TextEmbeddings(model.vocab_size, blocks.hidden_size, model.max_text_len, drop_rate), own
+    _note(notes, blocks.unused, model.encoder.name)
+    built = OneTower(blocks, text, image, model.pooler_type, _normalize(resolved))
     if _weights(resolved, "encoder", pretrained) is None and resolved.stored is None:
-        for name in brought:
+        for name in built.pretrained:
             initialize(getattr(built, name), model.initializer_range)
-    built.freeze(brought if model.encoder.frozen else ())
+    built.freeze(built.pretrained if model.encoder.frozen else ())
     return built
 
 

@@ -62,8 +62,8 @@ def _try_one_tower(kind: str) -> float:
     except UserError as error:
         version = f"needs {FAMILIES[kind].one_tower.since}" if "install transformers>=" in str(error) else None
         raise UserError(version or str(FAMILIES[kind].one_tower)) from error
-    parts = backbones.build_blocks(config, weights=None)
-    blocks, hidden = parts.blocks.eval(), torch.randn(2, 12, parts.hidden_size)
+    blocks = backbones.build_blocks(config, weights=None)[0].eval()
+    hidden = torch.randn(2, 12, blocks.hidden_size)
     alone = blocks(hidden[:, :7], None)
     return (blocks(hidden, torch.arange(12).expand(2, -1) < 7)[:, :7] - alone).abs().max().item()
 

@@ -299,27 +299,26 @@ def test_blocks_and_embeddings_equal_the_family_s_own_encoder(
     kind: str, pretrained: Callable[[str], Pretrained]
 ) -> None:
     folder, given = pretrained(kind).folder, an_input(kind)
-    tower, parts = build(kind, folder), backbones.build_blocks(small_config(kind), weights=folder)
-    parts.blocks.eval()
+    tower, (blocks, embeddings) = build(kind, folder), backbones.build_blocks(small_config(kind), weights=folder)
+    blocks.eval()
     with torch.no_grad():
         expected = tower(given).hidden
-        if parts.text_embeddings is not None:
-            hidden, mask = parts.text_embeddings.eval()(given), given.attention_mask
+        if FAMILIES[kind].modality == TEXT:
+            hidden, mask = embeddings.eval()(given), given.attention_mask
         else:
-            hidden, mask = parts.patch_embeddings.eval()(given)
+            hidden, mask = embeddings.eval()(given)
         norm = FAMILIES[kind].one_tower.norm
         if norm in FAMILIES[kind].drop:  # the family norms its pooled token only; here every token may be pooled
-            expected = parts.blocks.norm(expected)
-        close(parts.blocks(hidden, mask), expected)
+            expected = blocks.norm(expected)
+        close(blocks(hidden, mask), expected)
         length = hidden.shape[1]
         padded = torch.cat([hidden, torch.randn(2, PADDING, hidden.shape[2])], 1)
-        close(parts.blocks(padded, torch.arange(length + PADDING).expand(2, -1) < length)[:, :length], expected)
+        close(blocks(padded, torch.arange(length + PADDING).expand(2, -1) < length)[:, :length], expected)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ONE_TOWER if FAMILIES[kind].modality == IMAGE])
 def test_pictures_that_keep_their_aspect(kind: str, pretrained: Callable[[str], Pretrained]) -> None:
-    parts = backbones.build_blocks(small_config(kind), weights=pretrained(kind).folder)
-    embed = parts.patch_embeddings.eval()
+    embed = backbones.build_blocks(small_config(kind), weights=pretrained(kind).folder)[1].eval()
     pixels = some_pictures(48)
     pixels[1, :, 16:] = 7.0  # padding must not be read
     with torch.no_grad():

@@ -15,7 +15,7 @@ blocks.py           the blocks and embeddings of one-tower models
 tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 """
 
-from .blocks import Blocks, OneTowerParts, build_blocks
+from .blocks import Blocks, FamilyPatchEmbeddings, FamilyTextEmbeddings, build_blocks
 from .build import recompute
 from .dimensions import EncoderDimensions, config_from_dict, encoder_dimensions, override_dimensions
 from .families import check_modality, family_of

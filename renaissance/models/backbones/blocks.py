@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,8 +11,8 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
 
-from .build import build_encoder, drop_module
-from .dimensions import encoder_dimensions
+from .build import Encoder, build_encoder, drop_module
+from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
 
 if TYPE_CHECKING:
@@ -20,32 +20,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-class OneTowerParts(NamedTuple):
-    """A one-tower model's pretrained parts.
+class Blocks(nn.Module):
+    """A family's blocks and its final norm, where it has one.
+
+    Args:
+        layers: list of blocks, or one module that runs them all.
+        norm: after the last block.
 
     Attributes:
-        blocks: hidden (B, N, D), mask (B, N) -> hidden (B, N, D).
-        text_embeddings: TextInput -> (B, L, D), of a text family; else None.
-        patch_embeddings: pixels (B, 3, H, W), sizes -> Tokens, of a vision family; else None.
-        hidden_size: D.
-        unused: names of pretrained weights that are left out.
+        hidden_size, pooling, config, unused: as of a `Tower`.
     """
 
-    blocks: nn.Module
-    text_embeddings: nn.Module | None
-    patch_embeddings: nn.Module | None
-    hidden_size: int
-    unused: tuple[str, ...]
-
-
-class Blocks(nn.Module):
-    """A family's blocks and its final norm, where it has one."""
-
-    def __init__(self, layers: nn.Module, norm: nn.Module, config: PreTrainedConfig):
+    def __init__(self, layers: nn.Module, norm: nn.Module, encoder: Encoder):
         super().__init__()
-        self.layers = layers
-        self.norm = norm
-        self.config = config
+        self.layers, self.norm = layers, norm
+        self.config, self.unused, self.pooling = encoder.model.config, encoder.unused, encoder.family.pooling
+        self.hidden_size = width_of(encoder.config, encoder.family)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Runs hidden (B, N, D) through the blocks; no token attends to one whose mask (B, N) is False."""
@@ -118,20 +108,19 @@ class FamilyPatchEmbeddings(nn.Module):
         return hidden
 
 
-def build_blocks(config: PreTrainedConfig, **options: Any) -> OneTowerParts:
-    """Takes the blocks and embeddings out of one text or image model. Arguments and errors as of `build_encoder`."""
-    model, config, family, unused = build_encoder(config, "encoder", **options)
-    stack, is_text = family.one_tower, family.modality == TEXT
+def build_blocks(
+    config: PreTrainedConfig, **options: Any
+) -> tuple[Blocks, FamilyTextEmbeddings | FamilyPatchEmbeddings]:
+    """The blocks and the embeddings of one text or image model. Arguments and errors as of `build_encoder`."""
+    encoder = build_encoder(config, "encoder", **options)
+    model, stack = encoder.model, encoder.family.one_tower
     front = [module for path in stack.front if (module := _take(model, path)) is not None]
     norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
-    dims = encoder_dimensions(config, config.model_type)
-    return OneTowerParts(
-        blocks=Blocks(model.get_submodule(stack.layers), norm, model.config),
-        text_embeddings=FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1) if is_text else None,
-        patch_embeddings=None if is_text else FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size),
-        hidden_size=dims.hidden_size,
-        unused=unused,
-    )
+    blocks = Blocks(model.get_submodule(stack.layers), norm, encoder)
+    if encoder.family.modality == TEXT:
+        return blocks, FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1)
+    dims = encoder_dimensions(encoder.config, config.model_type)
+    return blocks, FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size)
 
 
 def _take(model: nn.Module, path: str) -> nn.Module | None:
