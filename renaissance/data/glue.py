@@ -69,7 +69,7 @@ def glue_splits(name: str, data_root: str | os.PathLike) -> tuple[str, ...]:
 
 
 class GlueSamples:
-    """One split of a task of GLUE. A map-style data set of `Sample`s without pictures; it pickles small.
+    """One split of a task of GLUE. A map-style data set of `Sample`s without images; it pickles small.
 
     The values of a sample are "text", "second" (None where the task has single sentences), "label" (the number of a
     class, a score, or None where it is hidden) and "id", by which GLUE's server knows it.

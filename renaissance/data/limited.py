@@ -17,17 +17,17 @@ class Limited:
     Args:
         whole: a `ReadSamples`, or a `PairDataset`.
         limit: how many samples stay, or images with all of their samples.
-        by_picture: which of the two.
+        by_image: which of the two.
 
     Attributes:
         limit: the same.
         of: samples of the whole.
     """
 
-    def __init__(self, whole: Any, limit: int, by_picture: bool = False):
-        self._whole, self.limit, self.of, self._by_picture = whole, limit, len(whole), by_picture
+    def __init__(self, whole: Any, limit: int, by_image: bool = False):
+        self._whole, self.limit, self.of, self._by_image = whole, limit, len(whole), by_image
         self._size = min(limit, self.of)
-        if by_picture:
+        if by_image:
             rows = whole.rows()
             images = np.unique(rows)
             self._size = self.of if len(images) <= limit else int(np.searchsorted(rows, images[limit]))
@@ -46,7 +46,7 @@ class Limited:
         return self._whole[index]
 
     def __str__(self) -> str:
-        first = f"the first {self.limit:,} pictures, " if self._by_picture else "the first "
+        first = f"the first {self.limit:,} pictures, " if self._by_image else "the first "
         return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
     def rows(self) -> np.ndarray:
@@ -63,9 +63,9 @@ class Limited:
         return found
 
 
-def limited(samples: Any, limit: int | None, by_picture: bool = False) -> Any:
+def limited(samples: Any, limit: int | None, by_image: bool = False) -> Any:
     """The samples, or the first of them; whatever has no more than the limit is whole."""
     if samples is None or limit is None:
         return samples
-    part = Limited(samples, limit, by_picture)
+    part = Limited(samples, limit, by_image)
     return part if len(part) < len(samples) else samples

@@ -74,7 +74,7 @@ class StepLoader(DataLoader):
         asked: whether the run was asked to stop; then it waits `_GRACE` seconds for a step.
 
     Raises:
-        UserError: while iterating, for a picture that cannot be decoded, with its file and row; for a file that has changed;
+        UserError: while iterating, for an image that cannot be decoded, with its file and row; for a file that has changed;
             for workers that have died, or deliver nothing.
     """
 

@@ -1,10 +1,9 @@
 """Random numbers that are a pure function of (seed, epoch, sample, purpose).
 
-Every random choice of the data side (order, masks, false pictures, augmentation) comes from here and keeps no state, so
+Every random choice of the data side (order, masks, false images, augmentation) comes from here and keeps no state, so
 the number of workers, of processes and a resume change nothing. The generator is splitmix64 in counter mode: a 64-bit
-key is hashed from the four facts, and draw j is the finaliser applied to key + (j + 1) * golden ratio. It is vectorised
-over
-samples: a whole micro-batch costs a few numpy calls.
+key is hashed from these four values, and draw j is the finaliser applied to key + (j + 1) * golden ratio. It is vectorised
+over samples: a whole micro-batch costs a few numpy calls.
 
 Source of splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; the finaliser
 is Stafford's variant 13.

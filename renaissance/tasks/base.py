@@ -179,7 +179,7 @@ class Downstream(Task):
         classes: the vocabulary of answers where it is always the same.
         head_by_dataset: whether its data sets share no head and no answers, such as the tasks of GLUE.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
-        limited_by_picture: whether `eval_limit` counts pictures, each with all of its samples.
+        limited_by_image: whether `eval_limit` counts pictures, each with all of its samples.
         made_up_label: of `made_up`.
         labels: the vocabulary of answers, None where there is none.
     """
@@ -190,7 +190,7 @@ class Downstream(Task):
     classes: ClassVar[tuple[str, ...]] = ()
     head_by_dataset: ClassVar[bool] = False
     labels_in_data: ClassVar[int] = 0
-    limited_by_picture: ClassVar[bool] = False
+    limited_by_image: ClassVar[bool] = False
     made_up_label: ClassVar[Any] = 0
 
     def __init__(self, model: nn.Module, context: Context):

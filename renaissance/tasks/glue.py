@@ -1,8 +1,8 @@
 """GLUE: nine tasks about a sentence or a pair of sentences, with the metrics and the submission files of its server.
 
-What a text encoder still knows of language after it was trained with pictures. With `text_only` the text goes through
+What a text encoder still knows of language after it was trained with images. With `text_only` the text goes through
 its encoder alone (in a one-tower model, through the blocks alone); without, through the fusion too, which then sees no
-picture. No picture is read either way.
+image. No image is read either way.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Irtr(Downstream):
 
     sample_kind = CAPTIONS
     starts_from = {"head": "itm.head"}
-    limited_by_picture = True
+    limited_by_image = True
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

@@ -70,9 +70,9 @@ def read_data(resolved: Resolved) -> Data:
     samples |= {split: opened(split=split) for split in splits}
     if settings.run.test_only:
         resolved.notes.extend(_not_there(settings, samples))
-    by_picture = task is not None and task.limited_by_picture
+    by_image = task is not None and task.limited_by_image
     return Data(
-        {split: limited(each, None if split == "train" else limit, by_picture) for split, each in samples.items()},
+        {split: limited(each, None if split == "train" else limit, by_image) for split, each in samples.items()},
         target_builders,
     )
 

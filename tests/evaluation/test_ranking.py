@@ -223,7 +223,7 @@ def test_several_processes_find_what_one_finds(
 
 def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDataset):
     matches, _ = pairwise(distinct, "two-tower")
-    part = Limited(distinct, 4, by_picture=True)
+    part = Limited(distinct, 4, by_image=True)
     assert len(part) == sum(CAPTIONS[:4])
     for world in (1, 2):
         for ranked in rankings(part, "two-tower", world):

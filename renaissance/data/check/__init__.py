@@ -1,9 +1,9 @@
 """Arrow files checked to the last pixel.
 
-Arrow files checked to their last pixel: `python run.py check_data with data_root=...`.
+`python run.py check_data with data_root=...`:
 
-    folder -> files of which data set -> each file: format, values, pictures -> tables
-                                      -> all files: pictures in two splits   -> sentences
+    folder -> files of which data set -> each file: format, values, images   -> tables
+                                      -> all files: images in two splits     -> sentences
                                       -> each data set: a contact sheet
 
 A run checks what could end it; this checks what could make it learn or measure the wrong thing.
