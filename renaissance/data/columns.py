@@ -12,7 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from renaissance.core.errors import printable
+
 from .dataset_specs import LABEL_NAMES, Column
+
+_LONGEST = 60  # characters of a text that a sentence shows
 
 _SERVES = {  # innermost type of a declared column -> tests of the types that serve
     "binary": (pa.types.is_binary, pa.types.is_large_binary),
@@ -126,7 +130,8 @@ def first_fault(
             if rule.broken.any():
                 place = int(rule.broken.argmax())
                 row = int(flat[column.name].rows(rule.depth)[place])
-                return row, f"has {rule.found[place]} in '{column.name}'; expected {rule.expected}"
+                found = printable(str(rule.found[place]))[:_LONGEST]
+                return row, f"has {found or 'nothing'} in '{column.name}'; expected {rule.expected}"
     return None
 
 
@@ -137,6 +142,10 @@ def _rules(column: Column, flat: dict[str, Flat], samples: str, names: int | Non
         yield _Rule(sizes == 0, sizes, "the bytes of a picture")
     elif column.leaf != "string":
         yield _Rule(np.asarray(own.values.is_null()), np.full(len(own.values), "null"), "a number")
+    if column.one_of:
+        texts = own.values.cast(pa.large_string())
+        known = np.asarray(pc.is_in(texts, pa.array(column.one_of, pa.large_string())))
+        yield _Rule(~known, texts.to_numpy(zero_copy_only=False), f"one of {', '.join(column.one_of)}")
     if column.per_sample and samples in flat:
         lengths = own.lengths[0]
         yield _Rule(lengths != flat[samples].lengths[0], lengths, f"as many entries as in '{samples}'", 0)

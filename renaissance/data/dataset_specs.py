@@ -34,6 +34,7 @@ class Column(NamedTuple):
         beside: the column whose inner lists are as long as this one's, "" = none.
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
         bounds: least and most of its numbers; None = any.
+        one_of: its texts; () = any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Column(NamedTuple):
     beside: str = ""
     indexes: str = ""
     bounds: tuple[float, float] | None = None
+    one_of: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -161,7 +163,7 @@ _IMAGE_PAIRS = (
     Column("image_0", "binary", "the left picture"),
     Column("image_1", "binary", "the right picture"),
     Column("questions", "list<string>", "sentences about the pair"),
-    Column("answers", "list<string>", '"True" or "False", of each sentence'),
+    Column("answers", "list<string>", '"True" or "False", of each sentence', one_of=("True", "False")),
     Column("identifier", "string", "the pair: identifier of its sentences without the last part"),
     Column("identifiers", "list<string>", "identifier of each sentence", needed=False),
 )

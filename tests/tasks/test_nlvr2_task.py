@@ -197,8 +197,8 @@ def test_hidden_answers_are_read_as_hidden(prepared: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"answers": ["true"]}, "row 2 has the answer 'true'; NLVR2 knows True and False"),
-        ({"answers": [""]}, "row 2 has the answer ''; NLVR2 knows"),
+        ({"answers": ["true"]}, "row 2 has true in 'answers'; expected one of True, False"),
+        ({"answers": [""]}, "row 2 has nothing in 'answers'; expected one of"),
         ({"identifiers": ["dev-2-0"]}, "row 2 has the identifier 'dev-2-0'; those of NLVR2 are <split>-<set>-<pair>-"),
         ({"identifiers": [""], "identifier": "dev-2-0-1"}, "row 2 has the identifier 'dev-2-0-1'"),
         ({"identifiers": [None], "identifier": None}, "row 2 has the identifier ''"),

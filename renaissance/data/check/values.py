@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.data.columns import Flat, is_list
-from renaissance.data.dataset_specs import BOXES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS, Column
+from renaissance.data.dataset_specs import BOXES, ENTAILMENT, QUESTIONS, Column
 from renaissance.data.identity import image_key
 
 from .files import CheckedFile
@@ -71,10 +71,6 @@ def _check_answers(file: CheckedFile, flat: dict[str, Flat], first: int) -> None
     if kind == QUESTIONS and "test" not in file.split:
         for row in np.flatnonzero(flat["answers"].lengths[0] == 0).tolist():
             file.problems.add("rows without answers", f"row {first + row}")
-    if kind == IMAGE_PAIRS:
-        for row, answer in zip(flat["answers"].rows(), flat["answers"].values.to_pylist(), strict=True):
-            if answer not in ("True", "False"):
-                file.problems.add("answers that are neither True nor False", f"row {first + row}: {answer}")
     if kind == BOXES:
         boxes = flat["bboxes"].numbers().reshape(-1, 4)
         for box in boxes[(boxes[:, 2:] <= 0).any(axis=1)].tolist():

@@ -83,7 +83,7 @@ DEFECTS = {
     "score": ("vqa", "vqav2_val", put("answer_scores", 1.5, 3, 0, 0), r"row 3 has 1.5 in 'answer_scores'; expected"),
     "no score": ("vqa", "vqav2_train", put("answer_scores", float("nan"), 0, 0, 0), r"row 0 has nan in 'answer_scores'"),
     "question_id twice": ("vqa", "vqav2_train", put("question_id", 60004, 3, 1), r"question_id that occurred before: 1 "),
-    "truth": ("nlvr2", "nlvr2_train", put("answers", "true", 2, 0), r"neither True nor False: 1 \(row 2: true\)"),
+    "truth": ("nlvr2", "nlvr2_train", put("answers", "true", 2, 0), "row 2 has true in 'answers'; expected one of True, False"),
     "identifier twice": ("nlvr2", "nlvr2_test1", put("identifiers", "train-72-0-1", 4, 0), "identifiers that occurred"),
     "pair twice": ("nlvr2", "nlvr2_test1", put("identifier", "train-72-0", 4), r"identifier that occurred before: 1 \(row 4"),
     "gold label": ("snli", "snli_dev", put("labels", -1, 3, 1), "row 3 has -1 in 'labels'; expected 0 to 2"),
