@@ -140,17 +140,10 @@ def steps_or_share(of: str, least: int, *, closed: bool = False) -> Check:
     """A whole number is a number of steps; a float below 1 (or 1.0 where `closed`) is a share of `of`."""
     what = f"a number of steps, or a share of {of} " + ("up to 1.0" if closed else "below 1")
 
-    def convert(value: Any) -> int | float:
-        return float(value) if isinstance(value, float) and value <= 1 and (closed or value < 1) else int(value)
+    def is_share(value: Any) -> bool:
+        return isinstance(value, float) and (0 < value <= 1 if closed else 0 <= value < 1)
 
-    def test(value: Any) -> bool:
-        if not _is_number(value) or value < 0:
-            return False
-        if isinstance(value, float) and (value < 1 or (closed and value == 1)):
-            return value > 0 or not closed
-        return _is_whole(value) and value >= least
-
-    return Check(what, test, convert)
+    return Check(what, lambda v: is_share(v) or (_is_whole(v) and v >= least), lambda v: v if is_share(v) else int(v))
 
 
 _LONGEST = 3650 * 24 * 3600  # seconds; timers of the system hold no time without end

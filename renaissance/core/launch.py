@@ -62,7 +62,7 @@ def clean_environment() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (meeting.py)
 
 
-def started(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:
+def check_launch(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:
     """How this process was started, and what contradicts the settings in it.
 
     Args:

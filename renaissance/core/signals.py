@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import Stopped
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGALRM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGALRM)
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on later
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -25,67 +25,67 @@ class StopSignals:
     """Notes the signals that ask to stop; a context manager around what can stop. A second Ctrl-C stops at once.
 
     Args:
-        speaks: whether this process tells the user that it has heard.
+        prints: whether this process tells the user that it has heard.
 
     Attributes:
-        asked: the first signal that asked, None until one does.
-        waits: whether a request waits for the end of a step. Where it does not, it stops what is going on: nothing that
+        received: the first signal that asked, None until one does.
+        waits_for_step: whether a request waits for the end of a step. Where it does not, it stops what is going on: nothing that
             is not written yet is lost there.
     """
 
-    def __init__(self, *, speaks: bool = True):
-        self.speaks = speaks
-        self.asked: int | None = None
-        self.waits = False
+    def __init__(self, *, prints: bool = True):
+        self.prints = prints
+        self.received: int | None = None
+        self.waits_for_step = False
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> StopSignals:
-        self.listen()
+        self.install_handlers()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.alarm(None)
+        self.set_alarm(None)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: a library's in C
         self._before = {}
 
-    def listen(self) -> None:
+    def install_handlers(self) -> None:
         """Installs the handlers, again where somebody has put others in their place."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in ASKING:
+        for number in STOP_SIGNALS:
             before = self._before.setdefault(number, signal.getsignal(number))
             if before != signal.SIG_IGN or number != signal.SIGHUP:  # nohup has it ignored
                 signal.signal(number, self._note)
 
-    def alarm(self, seconds: float | None) -> None:
+    def set_alarm(self, seconds: float | None) -> None:
         """Asks to stop when so many seconds have passed; None takes that back."""
         if threading.current_thread() is threading.main_thread():
             # Behind the deadline it goes off again at once.
             signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-3))
 
     def flags(self) -> list[float]:
-        """1 for the signal that asked, 0 for the others, in the order of `ASKING`."""
-        return [float(self.asked == number) for number in ASKING]
+        """1 for the signal that asked, 0 for the others, in the order of `STOP_SIGNALS`."""
+        return [float(self.received == number) for number in STOP_SIGNALS]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a process that was forked from this one, and is no run of its own
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        again, self.asked = self.asked is not None, self.asked or number
-        if not self.waits or (again and number == signal.SIGINT):
+        again, self.received = self.received is not None, self.received or number
+        if not self.waits_for_step or (again and number == signal.SIGINT):
             if _imports(frame):
                 with contextlib.suppress(OSError):
-                    os.write(2, f"{stopped(number)}.\n".encode())
-                os._exit(status_of(number))
-            raise Stopped(stopped(number), status_of(number), alone=True)
-        if self.speaks and not again:
+                    os.write(2, f"{stop_reason(number)}.\n".encode())
+                os._exit(exit_status(number))
+            raise Stopped(stop_reason(number), exit_status(number), alone=True)
+        if self.prints and not again:
             more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one. Ctrl-C ends a `| tee` too, so nobody may be listening.
             with contextlib.suppress(OSError):
-                os.write(2, f"\n{name_of(number)}: stopping after this step{more}.\n".encode())
+                os.write(2, f"\n{signal_name(number)}: stopping after this step{more}.\n".encode())
 
 
 def _imports(frame: FrameType | None) -> bool:
@@ -97,16 +97,16 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
-def status_of(number: int) -> int:
+def exit_status(number: int) -> int:
     """The exit status of a run that a signal has stopped."""
     return INTERRUPTED if number == signal.SIGINT else TRY_AGAIN
 
 
-def stopped(number: int) -> str:
+def stop_reason(number: int) -> str:
     """What stopped the run."""
-    return "interrupted" if number == signal.SIGINT else f"stopped by {name_of(number)}"
+    return "interrupted" if number == signal.SIGINT else f"stopped by {signal_name(number)}"
 
 
-def name_of(number: int) -> str:
+def signal_name(number: int) -> str:
     """What users call a signal."""
     return "max_time" if number == signal.SIGALRM else signal.Signals(number).name

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from renaissance.core.errors import require
-from renaissance.core.signals import ASKING
+from renaissance.core.signals import STOP_SIGNALS
 
 _SOCKETS_FIT = 60  # characters of a folder whose sockets still have a name of at most 104, as macOS has it
 
@@ -40,7 +40,7 @@ def start_method() -> BaseContext | None:
 
 def start_worker(_: int) -> None:
     """Prepare a worker: ignore the signals that stop a run, which still needs the loaded steps; end with the parent."""
-    for number in ASKING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.stderr = _SilentAfterParent(sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()

@@ -39,10 +39,10 @@ class RunFolder:
         path: the folder; None for a run that keeps nothing (fast_dev_run) or a process that writes nothing.
     """
 
-    def __init__(self, path: Path | None, *, speaks: bool = True):
-        self.path, self.speaks = path, speaks
+    def __init__(self, path: Path | None, *, prints: bool = True):
+        self.path, self.prints = path, prints
         self._events: Any = None
-        self._held: FileLock | None = None
+        self._lock: FileLock | None = None
         self._table = path and MetricsTable(path / "metrics.csv")
         self._unwritten: list[dict[str, Any]] = []  # rows of it that found no room
 
@@ -96,33 +96,33 @@ class RunFolder:
             return {}
         return {"log_dir": plain_path(folder.path.parent.parent), "exp_name": folder.path.parent.name}
 
-    def hold(self) -> RunFolder:
+    def lock(self) -> RunFolder:
         """Keeps other runs out until `close`.
 
         Raises:
             UserError: another process trains in this folder.
         """
         if self.path is not None:
-            self._held = FileLock(self.path)
+            self._lock = FileLock(self.path)
         return self
 
     @property
     def checkpoints(self) -> Path | None:
         return None if self.path is None else self.path / "checkpoints"
 
-    def to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         """How a run that ends early goes on, as the end of a sentence; "" where nothing of it is saved."""
         path = self.checkpoints and self.checkpoints / "last.ckpt"
         return f"; the run goes on from there with resume_from={path}" if path and path.exists() else ""
 
     def say(self, text: str) -> None:
         """Prints, beside a progress bar where there is one, and keeps in log.txt."""
-        if self.speaks:
+        if self.prints:
             with tqdm.external_write_mode():
                 say(text)
-            self.keep(text)
+            self.write_log(text)
 
-    def keep(self, text: str) -> None:
+    def write_log(self, text: str) -> None:
         """Adds to log.txt what was said on the screen, with the time."""
         if self.path is None:
             return
@@ -165,8 +165,8 @@ class RunFolder:
         with contextlib.suppress(OSError):
             if self._events is not None:
                 self._events.close()
-        if self._held is not None:
-            self._held.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def unwritable(log_dir: str | Path, why: str) -> str:

@@ -158,9 +158,9 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
     """
     state, notes = start.state, []
     if settings.run.fast_dev_run or not first:
-        return RunFolder(None, speaks=first), state, notes
+        return RunFolder(None, prints=first), state, notes
     if start.kind == "resume_from" and (own := RunFolder.of_checkpoint(start.path)):
-        own.hold()
+        own.lock()
         try:
             later, state = _return_to(own, start)
         except OSError as error:
@@ -176,7 +176,7 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
                 f"{own.path} has gone on to step {later} since this command has read {start.path}; give it again."
             )
         notes.append(f"{own.path} has been at step {later}; what goes on from {start.path} gets a folder of its own")
-    folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).hold()
+    folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).lock()
     # What `find_start` looks for; the rest follows when the run is built.
     folder.write_json("settings.json", {"settings": settings.flat} | identity_record(start.command, None))
     return folder, state._replace(best=None, best_step=None), notes  # a new folder has no best.ckpt yet

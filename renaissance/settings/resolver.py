@@ -13,7 +13,7 @@ from typing import Any
 
 from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
-from renaissance.core.launch import available_cores, started
+from renaissance.core.launch import available_cores, check_launch
 
 from .combinations import near_multiples, problems_between, size_problems
 from .declared import SETTINGS, converted, defaults
@@ -52,7 +52,7 @@ class ConfigResolver:
         self.sources = {key: sources.get(key, "default") for key in values}
         self.values, problems = converted(SETTINGS, values)
         refuse(problems or problems_between(self.values, self.given))
-        launch, problems = started(self.values, self.given)
+        launch, problems = check_launch(self.values, self.given)
         refuse(problems)
         if launch.per_node is not None:
             for key, number in (("num_gpus", launch.per_node), ("num_nodes", launch.nodes)):

@@ -133,7 +133,7 @@ class CheckpointSaver:
             why = "it ended inside the step after" if module.in_update else "its optimizer is sharded (strategy=zero1)"
             self.folder.say(f"warning: step {module.step} cannot be saved: {why}.")
             return
-        module.signals.waits = True
+        module.signals.waits_for_step = True
         self.pending = self._validated_here(module)
         try:
             if self._write(module.step, self._state(module, trainer, whole_state(optimizer, first=True)), [LAST]):

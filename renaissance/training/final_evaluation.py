@@ -76,7 +76,7 @@ class FinalEvaluation:
     def report(self, result: SplitResult) -> SplitReport:
         """Prints, and writes down, what an evaluation has found."""
         details = self._plain(result)
-        if self.folder.speaks:
+        if self.folder.prints:
             for name in result.tables:
                 self._report_task(name, result, details)
             if not result.tables and (part := self._part(result.split)):

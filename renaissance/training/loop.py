@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from renaissance.core.errors import Stopped, UserError, require
-from renaissance.core.signals import status_of, stopped
+from renaissance.core.signals import exit_status, stop_reason
 from renaissance.runs.report import RunFolder
 
 from .checkpointing import CheckpointSaver
@@ -46,8 +46,8 @@ class Loop(Callback):
         start_counting_at(trainer, module.step)
         self.progress.training_starts(module)
         self.saver.training_starts(trainer)
-        module.signals.listen()  # Lightning has replaced the handlers
-        module.signals.waits = True
+        module.signals.install_handlers()  # Lightning has replaced the handlers
+        module.signals.waits_for_step = True
         _refuse_different_starts(module)
         if self.saver.pending:  # the run was stopped between a step and its validation
             validate_now(trainer)
@@ -82,7 +82,7 @@ class Loop(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.saver.validation_starts(trainer, module)
-        module.signals.waits = self.saver.saved != module.step
+        module.signals.waits_for_step = self.saver.saved != module.step
         self.evaluation = SplitEvaluation(module, self.loaders, "val", selecting=True)
 
     def on_validation_batch_end(
@@ -94,7 +94,7 @@ class Loop(Callback):
         self.result, self.evaluation = self.evaluation.compute(), None
 
     def on_validation_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.waits = True
+        module.signals.waits_for_step = True
         if self.result.data_error is not None:
             self.saver.save_now(trainer, module)
             raise self.result.data_error
@@ -105,12 +105,12 @@ class Loop(Callback):
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.progress.close()
         self.saver.training_ends(trainer, module)
-        module.signals.waits = False
+        module.signals.waits_for_step = False
         if (number := module.stop_signal_of_any()) is not None:  # nobody has asked since the last validation
             self._stop(module, number)
 
     def on_test_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
-        module.signals.listen()  # Lightning's handler of SIGTERM would make processes wait for each other for ever
+        module.signals.install_handlers()  # Lightning's handler of SIGTERM would make processes wait for each other for ever
         self.evaluation = SplitEvaluation(module, self.loaders, trainer.datamodule.split, selecting=False)
 
     on_test_batch_end = on_validation_batch_end
@@ -123,7 +123,7 @@ class Loop(Callback):
 
     def _stop(self, module: VisionLanguageModule, number: int) -> None:
         unsaved = "" if self.saver.saved == module.step else ", which is not saved (see above)"
-        raise Stopped(f"{stopped(number)} after step {module.step}{unsaved}", status_of(number))
+        raise Stopped(f"{stop_reason(number)} after step {module.step}{unsaved}", exit_status(number))
 
 
 def _refuse_different_starts(module: VisionLanguageModule) -> None:

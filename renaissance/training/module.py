@@ -21,7 +21,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from renaissance.core.errors import UserError, shortened
-from renaissance.core.signals import ASKING, StopSignals
+from renaissance.core.signals import STOP_SIGNALS, StopSignals
 from renaissance.core.types import Batch, TaskOutput
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
@@ -302,7 +302,7 @@ def data_error_of_any(own: UserError | None, processes: float) -> UserError | No
 
 
 def _first_asked(flags: Iterable[float]) -> int | None:
-    return next((number for number, flag in zip(ASKING, flags, strict=True) if flag), None)
+    return next((number for number, flag in zip(STOP_SIGNALS, flags, strict=True) if flag), None)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

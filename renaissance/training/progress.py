@@ -41,7 +41,7 @@ class Progress:
 
     def training_starts(self, module: VisionLanguageModule) -> None:
         """Before the first step."""
-        watched = self.folder.speaks and sys.stderr.isatty()
+        watched = self.folder.prints and sys.stderr.isatty()
         self.bar = tqdm(
             total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=not watched
         )
@@ -56,7 +56,7 @@ class Progress:
     def step_done(self, module: VisionLanguageModule, result: StepResult) -> None:
         """Shows its losses and writes its row, where that is due."""
         logs = module.step % self.every == 0 or module.step == module.steps
-        shows = self.folder.speaks and self._is_due(last=module.step == module.steps)
+        shows = self.folder.prints and self._is_due(last=module.step == module.steps)
         if logs or shows:
             losses = {name: float(loss) for name, loss in result.losses.items()}
         self._has_worked()

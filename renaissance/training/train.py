@@ -81,14 +81,14 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], Data] = read_dat
     devices.check_start(resolver["num_nodes"])
     began = time.monotonic()
     with StopSignals() as signals:
-        signals.alarm(_left(resolver["max_time"], began))
+        signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
             ready = _ready(resolver, data_of, shared)
-        signals.alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
+        signals.set_alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
         try:
             _run(ready, signals)
         except BaseException as error:
-            ready.folder.keep("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
+            ready.folder.write_log("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
             raise
         finally:
             ready.folder.close()
@@ -161,7 +161,7 @@ def _steps(settings: Settings, samples: int) -> int:
 def _run(ready: _Ready, signals: StopSignals) -> None:
     start, resolved, data, built, state, steps, blind, folder = ready
     settings = resolved.settings
-    signals.speaks = folder.speaks
+    signals.prints = folder.prints
     folder.say(summary.screen(built, resolved, data.samples, steps, state.step))
     record = summary.record(built, resolved, data.samples) | identity_record(start.command, folder.path)
     folder.write_json("settings.json", record)
@@ -169,7 +169,7 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
         compile_stacks(built.model, folder.say)
     interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
     validates = data.samples["val"] is not None
-    loaders = Loaders(resolved, data, folder, (state.step, steps), asked=lambda: signals.asked is not None)
+    loaders = Loaders(resolved, data, folder, (state.step, steps), asked=lambda: signals.received is not None)
     saver = CheckpointSaver(folder, checkpoint_content(built, resolved), state, interval, validates, settings.run)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
     loop = Loop(folder, loaders, progress, saver, settings.run.max_bad_steps)
@@ -193,14 +193,14 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
         folder.write_json("results.json", nested_results(values))
         folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
     except Stopped as stop:
-        raise Stopped(f"{stop}{folder.to_go_on()}", stop.status, alone=stop.alone) from None
+        raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, alone=stop.alone) from None
     except UserError as error:
-        raise UserError(f"{str(error).removesuffix('.')}{folder.to_go_on()}.") from error
+        raise UserError(f"{str(error).removesuffix('.')}{folder.resume_hint()}.") from error
     except BaseException:
-        folder.say(f"error: a defect ended the run{folder.to_go_on()}.")
+        folder.say(f"error: a defect ended the run{folder.resume_hint()}.")
         raise
     finally:
-        signals.waits = False
+        signals.waits_for_step = False
         loaders.close()
 
 

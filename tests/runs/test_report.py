@@ -65,7 +65,7 @@ def test_json_is_whole_or_as_it_was(tmp_path, monkeypatch):
 
 def test_a_folder_that_keeps_nothing_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    silent, speaking = RunFolder(None, speaks=False), RunFolder(None)
+    silent, speaking = RunFolder(None, prints=False), RunFolder(None)
     for folder in (silent, speaking):
         folder.log(1, {"loss": 1.0})
         folder.write_json("settings.json", {})
@@ -119,7 +119,7 @@ def test_a_folder_whose_lock_cannot_be_made_is_a_sentence(tmp_path):
     folder = RunFolder.create(str(tmp_path), "mlm")
     (folder.path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"version_0' cannot be written \(Is a directory\), and the run writes there"):
-        folder.hold()
+        folder.lock()
 
 
 def test_the_place_of_a_run_is_that_of_its_checkpoint(tmp_path, monkeypatch):
