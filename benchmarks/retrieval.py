@@ -73,7 +73,7 @@ def build(image_size: int) -> Parts:
     deit_tiny = DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     image = backbones.build_vision_tower(deit_tiny, weights=None, image_size=image_size)
     fusion = FusionStack("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
-    model = TwoTower(text, image, fusion, 256, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    model = TwoTower(text, image, fusion, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     head, itc = ItmHead(model.pooled_size), Itc(model, Context(None, VOCAB_SIZE))
     for part in (model, head, itc):
         initialize(part)

@@ -55,7 +55,7 @@ def two_tower(
     image_tower = backbones.build_vision_tower(image or image_config(), weights=None, image_size=image_size)
     text_tower.pooling = pooling
     stack = FusionStack(fusion, num_layers, FUSED, 2, 2, 0.1)
-    model = TwoTower(text_tower, image_tower, stack, FUSED, pooler_type, Normalize(HALF, HALF))
+    model = TwoTower(text_tower, image_tower, stack, pooler_type, Normalize(HALF, HALF))
     return stirred(model)
 
 

@@ -118,7 +118,7 @@ class FusionStack(nn.Module):
 
     def __init__(self, kind: str, num_layers: int, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
-        self.kind, layer = kind, FUSIONS[kind]
+        self.kind, self.width, layer = kind, width, FUSIONS[kind]
         self.layers = nn.ModuleList(layer(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
 
     def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:

@@ -19,7 +19,7 @@ class OneTower(VisionLanguageModel):
 
     Args:
         blocks: hidden (B,N,D), mask (B,N) or None -> (B,N,D), the encoder's final norm included.
-        text_embeddings: TextInput -> (B,L,D). image_embeddings: normalised pixels, sizes -> Tokens. One of them is the
+        text: embeddings, TextInput -> (B,L,D). image: embeddings, normalised pixels, sizes -> Tokens. One of them is the
             encoder's own.
         pooler_type: "single" pools the text, "double" each side (pooled_size D or 2D): the encoder's own side is pooled as
             its family is (first token, last, or mean), the other one by its first token.
@@ -29,18 +29,11 @@ class OneTower(VisionLanguageModel):
         pretrained: names of the encoder's own parts: "blocks", and "text_embeddings" or "image_embeddings".
     """
 
-    def __init__(
-        self,
-        blocks: Blocks,
-        text_embeddings: nn.Module,
-        image_embeddings: nn.Module,
-        pooler_type: str,
-        normalize: Normalize,
-    ):
-        reads_text = isinstance(text_embeddings, FamilyTextEmbeddings)
+    def __init__(self, blocks: Blocks, text: nn.Module, image: nn.Module, pooler_type: str, normalize: Normalize):
+        reads_text = isinstance(text, FamilyTextEmbeddings)
         pooling = (blocks.pooling, "first") if reads_text else ("first", blocks.pooling)
         super().__init__(blocks.hidden_size, pooler_type, pooling, normalize)
-        self.blocks, self.text_embeddings, self.image_embeddings = blocks, text_embeddings, image_embeddings
+        self.blocks, self.text_embeddings, self.image_embeddings = blocks, text, image
         self.pretrained = ("blocks", "text_embeddings" if reads_text else "image_embeddings")
         self.unimodal_size = {"text": self.width, "image": self.width}
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
 
-from .backbones import family_of, resize_position
+from .backbones import Tower, family_of, resize_position
 from .base import EVERYTHING, VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import NeededTokens
+from .fusion import FusionStack, NeededTokens
 from .heads import Pooler
 
 
@@ -20,28 +20,20 @@ class TwoTower(VisionLanguageModel):
     """embed_text, embed_image, fuse: each encoding is computed once and may be fused many times.
 
     Args:
-        text_tower: TextInput -> Tokens, with `hidden_size` and `pooling`.
-        image_tower: normalised pixels -> Tokens, with the same.
-        fusion: a stack of `models.fusion`, of width D.
-        width: D, the fusion's width; both towers are projected to it.
+        text_tower: TextInput -> Tokens. image_tower: normalised pixels -> Tokens.
+        fusion: of width D, to which both towers are projected.
         pooler_type: "single" pools the text side only, "double" both sides (pooled_size D or 2D).
         normalize: pixels to what the image tower expects.
     """
 
     def __init__(
-        self,
-        text_tower: nn.Module,
-        image_tower: nn.Module,
-        fusion: nn.Module,
-        width: int,
-        pooler_type: str,
-        normalize: Normalize,
+        self, text_tower: Tower, image_tower: Tower, fusion: FusionStack, pooler_type: str, normalize: Normalize
     ):
-        super().__init__(width, pooler_type, (text_tower.pooling, image_tower.pooling), normalize)
+        super().__init__(fusion.width, pooler_type, (text_tower.pooling, image_tower.pooling), normalize)
         self.text_tower, self.image_tower, self.fusion = text_tower, image_tower, fusion
         self.unimodal_size = {"text": text_tower.hidden_size, "image": image_tower.hidden_size}
-        self.text_projection = nn.Linear(text_tower.hidden_size, width)
-        self.image_projection = nn.Linear(image_tower.hidden_size, width)
+        self.text_projection = nn.Linear(text_tower.hidden_size, self.width)
+        self.image_projection = nn.Linear(image_tower.hidden_size, self.width)
 
     def fresh_modules(self) -> list[nn.Module]:
         """The modules that no pretrained encoder brings."""

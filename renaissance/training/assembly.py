@@ -88,7 +88,7 @@ def _two_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> TwoTow
     stack = FusionStack(
         fusion.kind, fusion.num_layers, fusion.hidden_size, fusion.num_heads, fusion.mlp_ratio, fusion.drop_rate
     )
-    built = TwoTower(text, image, stack, fusion.hidden_size, model.pooler_type, _normalize(resolved))
+    built = TwoTower(text, image, stack, model.pooler_type, _normalize(resolved))
     parts = {"text_tower": model.text_encoder, "image_tower": model.image_encoder, "fusion": fusion}
     built.freeze(part for part, settings in parts.items() if settings.frozen)
     return built
