@@ -24,13 +24,13 @@ def reading_task(names: Iterable[str]) -> str | None:
         UserError: two that do, or objectives beside one whose samples are not one picture with a text.
     """
     names = list(names)
-    reading = [name for name in names if task_class(name).reads]
+    reading = [name for name in names if task_class(name).has_dataset]
     if len(reading) > 1:
         raise UserError(f"loss_names: {' and '.join(reading)} read a data set of their own each; turn on one of them.")
     if not reading:
         return None
     others = [name for name in names if name not in reading]
-    if others and task_class(reading[0]).pictures != 1:
+    if others and task_class(reading[0]).images_per_sample != 1:
         raise UserError(
             f"loss_names: {', '.join(others)} beside {reading[0]} learn from one picture with its text, which the samples of "
             f"{reading[0]} are not; turn {', '.join(others)} off."

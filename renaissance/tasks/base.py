@@ -105,9 +105,9 @@ class Task(nn.Module):
 
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
-        reads: whether it reads a data set of its own.
-        pictures: own pictures of each sample that it reads; None = any number. Objectives need one.
-        selects_by_less: whether its validations during training leave out what the final one computes.
+        has_dataset: whether it reads a data set of its own.
+        images_per_sample: own images of each sample that it reads; None = any number. Objectives need one.
+        partial_validation: whether its validations during training leave out what the final one computes.
         means: names of the metrics that `measure` measures, beside the loss.
         starts_from: part of this task -> "<task>.<part>" of a checkpoint that it starts from where the checkpoint does
             not have this task.
@@ -116,9 +116,9 @@ class Task(nn.Module):
     """
 
     selecting: ClassVar[str] = "accuracy"
-    reads: ClassVar[bool] = False
-    pictures: ClassVar[int | None] = 1
-    selects_by_less: ClassVar[bool] = False
+    has_dataset: ClassVar[bool] = False
+    images_per_sample: ClassVar[int | None] = 1
+    partial_validation: ClassVar[bool] = False
     means: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[Mapping[str, str]] = {}
     answer_scores: ClassVar[Callable[[Tensor], Tensor] | None] = None
@@ -150,11 +150,11 @@ class Task(nn.Module):
         """Of each of `means`, a metric that is a mean, the sum and the count over a micro-batch, both ()."""
         return {}
 
-    def tally(self, targets: Any) -> dict[str, Tensor]:
+    def target_shares(self, targets: Any) -> dict[str, Tensor]:
         """Shares in 0..1 that tell something of the targets themselves, by name; logged while training."""
         return {}
 
-    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+    def warnings(self, shares: Mapping[str, float]) -> list[str]:
         """Sentences that a user should read about tallied or evaluated shares."""
         return []
 
@@ -180,18 +180,18 @@ class Downstream(Task):
         head_by_dataset: whether its data sets share no head and no answers, such as the tasks of GLUE.
         labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
         limited_by_image: whether `eval_limit` counts pictures, each with all of its samples.
-        made_up_label: of `made_up`.
+        dummy_label: of `dummy_sample`.
         labels: the vocabulary of answers, None where there is none.
     """
 
-    reads = True
+    has_dataset = True
     sample_kind: ClassVar[str]
     answer: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
     head_by_dataset: ClassVar[bool] = False
     labels_in_data: ClassVar[int] = 0
     limited_by_image: ClassVar[bool] = False
-    made_up_label: ClassVar[Any] = 0
+    dummy_label: ClassVar[Any] = 0
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -246,11 +246,13 @@ class Downstream(Task):
         return cls.classes
 
     @classmethod
-    def made_up(cls, picture: bytes) -> Example:
+    def dummy_sample(cls, image: bytes) -> Example:
         """A made-up sample, by which it is traced what the loss depends on."""
-        count, boxes = (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.pictures is None else (cls.pictures, None)
-        text, images = "two small pictures", (picture,) * count
-        return Example(0, images, text, label=cls.made_up_label, metadata={"id": 0}, boxes=boxes)
+        count, boxes = (
+            (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.images_per_sample is None else (cls.images_per_sample, None)
+        )
+        text, images = "two small pictures", (image,) * count
+        return Example(0, images, text, label=cls.dummy_label, metadata={"id": 0}, boxes=boxes)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

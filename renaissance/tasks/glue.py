@@ -39,7 +39,7 @@ class Glue(Downstream):
     which is how GLUE averages them.
     """
 
-    sample_kind, answer, pictures, head_by_dataset = "sentences", "label", 0, True
+    sample_kind, answer, images_per_sample, head_by_dataset = "sentences", "label", 0, True
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

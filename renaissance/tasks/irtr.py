@@ -61,7 +61,7 @@ class Irtr(Downstream):
         self.ranks_always = objectives.get_recall_metric
         recall = f"{ITC_PREFIX}recall_mean" if self.top == 0 else "recall_mean"
         self.selecting = recall if self.ranks_always else "accuracy"
-        self.selects_by_less = not self.ranks_always
+        self.partial_validation = not self.ranks_always
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> PairDataset:

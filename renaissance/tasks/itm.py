@@ -45,10 +45,10 @@ class Itm(Task):
             "without_partner": (targets.stayed.sum(), output.count),
         }
 
-    def tally(self, targets: ItmTargets) -> dict[str, Tensor]:
+    def target_shares(self, targets: ItmTargets) -> dict[str, Tensor]:
         return {"without_partner": targets.stayed.float().mean()}
 
-    def remarks(self, shares: Mapping[str, float]) -> list[str]:
+    def warnings(self, shares: Mapping[str, float]) -> list[str]:
         share = shares.get("without_partner", 0.0)
         if share <= MOST_WITHOUT_PARTNER:
             return []

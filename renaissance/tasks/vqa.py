@@ -72,7 +72,7 @@ class SoftScores:
 class Vqa(Classification):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
-    made_up_label = ((0,), (1.0,))
+    dummy_label = ((0,), (1.0,))
     sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
     answer_scores = staticmethod(torch.sigmoid)
 

@@ -146,7 +146,7 @@ def label_vocabularies(
 def same_benchmark(name: str, stored: Stored, settings: Settings) -> bool:
     """Whether a checkpoint's head of a task is of the benchmark that the run reads, so that it can be taken over."""
     task = task_class(name)
-    shared = not (task.reads and task.head_by_dataset)
+    shared = not (task.has_dataset and task.head_by_dataset)
     return shared or list(stored.settings["datasets"]) == list(settings.data.datasets)
 
 

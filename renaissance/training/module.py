@@ -37,7 +37,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         losses: () mean loss of each task over all micro-batches and processes; none where the data could not be read.
-        tallies: () shares that tasks log of their targets, by "<task>/train/<name>".
+        shares: () shares that tasks log of their targets, by "<task>/train/<name>".
         skipped: why the step was not applied, "" where it was.
         data_error: why the data cannot be read, on this process or another; then nothing was computed.
         stop_signal: the signal that asked any process to stop.
@@ -45,7 +45,7 @@ class StepResult(NamedTuple):
     """
 
     losses: dict[str, Tensor] = {}
-    tallies: dict[str, Tensor] = {}
+    shares: dict[str, Tensor] = {}
     skipped: str = ""
     data_error: UserError | None = None
     stop_signal: int | None = None
@@ -144,12 +144,12 @@ class VisionLanguageModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         if self.step == self.steps:
             self.trainer.should_stop = True  # makes Lightning validate once more, wherever the interval stands
-        tallies = {
-            f"{name}/train/{tally}": value
+        shares = {
+            f"{name}/train/{share}": value
             for name, task in self.heads.items()
-            for tally, value in task.tally(micro_batches[-1].targets[name]).items()
+            for share, value in task.target_shares(micro_batches[-1].targets[name]).items()
         }
-        return {"step": asked._replace(losses=losses, tallies=tallies, skipped=skipped)}
+        return {"step": asked._replace(losses=losses, shares=shares, skipped=skipped)}
 
     def learning_rate_of(self, step: int) -> float:
         """The learning rate of a step, before the groups' multipliers."""

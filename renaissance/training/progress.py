@@ -62,7 +62,7 @@ class Progress:
         self._has_worked()
         self.done += 1
         if logs:
-            self._log(module, losses, result.tallies)
+            self._log(module, losses, result.shares)
         if shows:
             self._show(module, losses)
         self.bar.update(1)
@@ -87,12 +87,12 @@ class Progress:
         times = f"[{tqdm.format_interval(spent)}<{tqdm.format_interval(left)}]"
         self.folder.say(f"{module.step / module.steps:4.0%} {module.step}/{module.steps} {times} {shown}")
 
-    def _log(self, module: VisionLanguageModule, losses: dict[str, float], tallies: dict[str, Tensor]) -> None:
+    def _log(self, module: VisionLanguageModule, losses: dict[str, float], shares: dict[str, Tensor]) -> None:
         spent = self.worked + self.waited
         speed, waiting = self.done * self.batch_size / spent, self.waited / spent
         self.measured = f"{speed:.1f}/s  data {waiting:.0%}"
         values = {f"{name}/train/loss": loss for name, loss in losses.items()}
-        values |= {name: float(share) for name, share in tallies.items()}
+        values |= {name: float(share) for name, share in shares.items()}
         rate = module.learning_rate_of(module.step - 1)
         self.folder.log(
             module.step, {**values, "learning_rate": rate, "samples_per_second": speed, "data_wait_share": waiting}
@@ -106,7 +106,7 @@ class Progress:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in result.values.items() if name.count("/") == 2)
         self.folder.say(f"step {module.step}: {shown}")
         self._warn(module, result.values, "val")
-        for name in (name for name, task in module.heads.items() if task.reads):
+        for name in (name for name, task in module.heads.items() if task.has_dataset):
             own = {key: value for key, value in result.values.items() if key.startswith(f"{name}/")}
             for sentence in set(nan_sentence(name, "val", own)) - self.warned:
                 self.warned.add(sentence)
@@ -125,13 +125,13 @@ class Progress:
         self.started = now
 
     def _warn(self, module: VisionLanguageModule, values: dict[str, float], split: str) -> None:
-        """Prints each task's remarks on a split once."""
+        """Prints each task's warnings of a split once."""
         for name, task in module.heads.items():
             start = f"{name}/{split}/"
             shares = {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
-            if (key := f"{name}, {split}") not in self.warned and (remarks := task.remarks(shares)):
+            if (key := f"{name}, {split}") not in self.warned and (warnings := task.warnings(shares)):
                 self.warned.add(key)
-                self.folder.say(f"warning: {key}: {remarks[0]}")
+                self.folder.say(f"warning: {key}: {warnings[0]}")
 
     def close(self) -> None:
         """Takes the bar away."""

@@ -71,7 +71,7 @@ class SplitEvaluation:
                 measured = {"loss": (out.loss, out.count), **task.measure(out, targets)}
                 for key, of in measured.items():
                     self.sums[name][key] += torch.stack(of)
-                if task.reads:
+                if task.has_dataset:
                     rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
                     self.rows[name] += [{"position": position, **row} for position, row in rows]
 
@@ -86,7 +86,7 @@ class SplitEvaluation:
         metrics: dict[str, dict[str, MetricDetails]] = {}
         for name, task in heads.items():
             found = self._means(name)
-            if task.reads:
+            if task.has_dataset:
                 tables[name], metrics[name] = self._score(name, task, labelled=labelled)
                 found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
             values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}

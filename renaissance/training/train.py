@@ -225,7 +225,7 @@ def _fit(final: FinalEvaluation, built: Built) -> list[SplitReport]:
     if stored is None:  # nothing selected a checkpoint: the last one stands
         return final.evaluate(labelled)
     is_best = stored.training["step"] == module.step  # the model is the best one, and has just been validated
-    if validated and validated.values and is_best and not any(task.selects_by_less for task in built.heads.values()):
+    if validated and validated.values and is_best and not any(task.partial_validation for task in built.heads.values()):
         return [final.report(validated), *final.evaluate(split for split in labelled if split != "val")]
     built.model.load_state_dict(stored.model)
     built.heads.load_state_dict(stored.heads)

@@ -90,7 +90,7 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
     reading = reading_task(resolved.settings.objectives.loss_names)
     sample = Example(0, (grey.getvalue(),), "two small pictures")
     if reading is not None:
-        sample = task_class(reading).made_up(grey.getvalue())
+        sample = task_class(reading).dummy_sample(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)
     source = Source(_DummySamples(sample), transform)
     collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source)
