@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from renaissance.core.errors import UserError, printable, require
+from renaissance.core.errors import UserError, require
+from renaissance.core.untrusted import short
 
 from .arrow import ArrowFile, check_file, schema_metadata
 from .columns import Flat
@@ -39,9 +40,8 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
         for label, answer in _pairs(path) if labels is None else enumerate(labels):
             if answer_of.setdefault(label, answer) != answer:
                 raise UserError(
-                    f"'{path}' has the answer '{_shown(answer)}' for label {label}, which was "
-                    f"'{_shown(answer_of[label])}' before it; "
-                    f"write {', '.join(names)} anew, all in one run."
+                    f"'{path}' has the answer {short(answer)} for label {label}, which was {short(answer_of[label])} "
+                    f"before it; write {', '.join(names)} anew, all in one run."
                 )
     if not answer_of:
         return None
@@ -69,7 +69,3 @@ def _pairs(path: str) -> list[tuple[int, str]]:
         both = np.unique(np.stack([labels.numbers().astype(np.int64), texts.indices.to_numpy()]), axis=1).T.tolist()
         pairs |= {(label, texts.dictionary[code].as_py()) for label, code in both}
     return sorted(pairs)
-
-
-def _shown(answer: str) -> str:
-    return printable(answer)[:60]
