@@ -73,6 +73,13 @@ def test_files_and_functions_are_short(path: Path):
     assert not long, f"functions of {MOST_FUNCTION_LINES} lines or more, docstring and signature aside: {long}"
 
 
+def test_no_two_classes_have_one_name():
+    """But for the groups of settings, whose names are those of the sections of `Settings`."""
+    paths = [path for path in MODULES.values() if path.name != "config.py"]
+    names = Counter(node.name for path in paths for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_the_package_and_its_rooms_are_small():
     """Lines of code: docstrings, comments and blank lines are free, so that nobody saves on them."""
     rooms = Counter()

@@ -21,7 +21,7 @@ from renaissance.data.pairs import PairDataset
 from renaissance.data.sampler import Draw, TrainSteps
 from renaissance.data.text import encode, vocabulary
 from renaissance.inference.loaded import Loaded
-from renaissance.training.loading import Data, read_data
+from renaissance.training.loading import RunData, read_data
 from renaissance.training.resolution import Resolved
 from renaissance.training.train import run
 
@@ -70,7 +70,7 @@ class CurriculumSteps(TrainSteps):
         return [Draw(epoch, self.easy[place]) for epoch, place in self.first_stage.draws(step)]
 
 
-def demo_data(resolved: Resolved) -> Data:
+def demo_data(resolved: Resolved) -> RunData:
     """The arrow files like any other run, with the demo's masking and order."""
     data, seed = read_data(resolved), resolved.settings.run.seed
     data.target_builders["mlm"] = ContentWordMasker(resolved.tokenizer, seed)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, how it is written, and what is taken of one.
+"""Writes and reads a checkpoint, and copies its weights into a model.
 
 A checkpoint is one file of plain values and tensors: it holds all that builds the model again
 (settings, each tower's configuration, the tokenizer's files, the pictures' mean and deviation), so loading never asks the Hub.
@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +21,9 @@ from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import refuse_lfs
 
 from .archive import read_archive
-from .stored import check_parts
+from .stored import Stored, check_parts
 
 FORMAT = 1
-
-
-class Stored(NamedTuple):
-    """The content of a checkpoint.
-
-    Attributes:
-        settings: every flat setting, resolved.
-        towers: the configuration of each tower as a dictionary, by its key (encoder, image_encoder, text_encoder).
-        tokenizer: text of the tokenizer's files by name.
-        image: {"mean", "std"} of the pixels that the model expects.
-        labels: the vocabulary of answers of each task that has one, in the order of their numbers.
-        model, heads: state dictionaries.
-        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the
-            best validation so far, None where there was none, "pending": whether the validation of this step is still to come,
-            "scaler": state of the scaler of gradients, None where there is none}.
-    """
-
-    settings: dict[str, Any]
-    towers: dict[str, dict[str, Any]]
-    tokenizer: dict[str, str]
-    image: dict[str, list[float]]
-    labels: dict[str, list[str]]
-    model: dict[str, Tensor]
-    heads: dict[str, Tensor]
-    training: dict[str, Any]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What each part of a checkpoint has to be.
+"""What a checkpoint holds, and what each part of it has to be.
 
 A checkpoint may come from anybody. What passes here has the types and the ranges that the program counts on wherever it uses
 them, so nothing else needs to ask again; what a model's configuration means, transformers says when it is read.
@@ -7,7 +7,7 @@ them, so nothing else needs to ask again; what a model's configuration means, tr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 from torch import Tensor
 
@@ -49,8 +49,20 @@ class _Training(TypedDict):
     scaler: dict[str, float] | None
 
 
-class _Parts(TypedDict):
-    """The types of `checkpoint.Stored`."""
+class Stored(NamedTuple):
+    """The content of a checkpoint.
+
+    Attributes:
+        settings: every flat setting, resolved.
+        towers: the configuration of each tower as a dictionary, by its key (encoder, image_encoder, text_encoder).
+        tokenizer: text of the tokenizer's files by name.
+        image: {"mean", "std"} of the pixels that the model expects.
+        labels: the vocabulary of answers of each task that has one, in the order of their numbers.
+        model, heads: state dictionaries.
+        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the
+            best validation so far, None where there was none, "pending": whether the validation of this step is still to come,
+            "scaler": state of the scaler of gradients, None where there is none}.
+    """
 
     settings: dict[str, Any]
     towers: dict[str, _Tower]
@@ -78,7 +90,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     try:
         for value in leaves(content, _MOST):
             _check_leaf(value)
-        for part, hint in get_type_hints(_Parts).items():
+        for part, hint in get_type_hints(Stored).items():
             expect(content.get(part), hint, part)
         plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
         refuse_missing(plugins or (), where)

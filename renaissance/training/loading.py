@@ -30,7 +30,7 @@ from .resolution import Resolved
 
 
 @dataclass
-class Data:
+class RunData:
     """What a run reads.
 
     Attributes:
@@ -50,7 +50,7 @@ class Data:
         return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
 
 
-def read_data(resolved: Resolved) -> Data:
+def read_data(resolved: Resolved) -> RunData:
     """Opens what the run reads; every file is checked before anything is computed.
 
     What `test_only` does not find is left out, and noted for the screen.
@@ -71,7 +71,7 @@ def read_data(resolved: Resolved) -> Data:
     if settings.run.test_only:
         resolved.notes.extend(_not_there(settings, samples))
     by_image = task is not None and task.limited_by_image
-    return Data(
+    return RunData(
         {split: limited(each, None if split == "train" else limit, by_image) for split, each in samples.items()},
         target_builders,
     )
@@ -114,7 +114,7 @@ class Loaders(LightningDataModule):
     def __init__(
         self,
         resolved: Resolved,
-        data: Data,
+        data: RunData,
         folder: RunFolder,
         steps: tuple[int, int] = (0, 0),
         asked: Callable[[], bool] = lambda: False,

@@ -38,7 +38,7 @@ from . import devices, summary
 from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
 from .final_evaluation import FinalEvaluation, SplitReport, all_values, blind_run_of, details_file
-from .loading import Data, Loaders, read_data
+from .loading import Loaders, RunData, read_data
 from .loop import Loop
 from .module import VisionLanguageModule
 from .optim import total_steps, validation_interval
@@ -57,7 +57,7 @@ class _Ready(NamedTuple):
 
     start: Start
     resolved: Resolved
-    data: Data
+    data: RunData
     built: Built
     state: TrainingState
     steps: int
@@ -65,7 +65,7 @@ class _Ready(NamedTuple):
     folder: RunFolder
 
 
-def run(resolver: ConfigResolver, data_of: Callable[[Resolved], Data] = read_data) -> RunFolder:
+def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_data) -> RunFolder:
     """Runs a command: trains and evaluates, or only evaluates with test_only.
 
     Args:
@@ -128,7 +128,7 @@ def _prepare(resolver: ConfigResolver, shared: dict[str, Any], *, reads_data: bo
     return start, resolved
 
 
-def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], Data], shared: dict[str, Any]) -> _Ready:
+def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData], shared: dict[str, Any]) -> _Ready:
     """Everything that can be refused, done."""
     start, resolved = _prepare(resolver, shared)
     settings = resolved.settings

@@ -93,7 +93,7 @@ class Trial:
         return self.shape.model
 
     @cached_property
-    def data(self) -> loading.Data:
+    def data(self) -> loading.RunData:
         return loading.read_data(self.resolved)
 
     @cached_property

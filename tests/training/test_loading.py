@@ -11,7 +11,7 @@ import pytest
 import small_run
 from renaissance.core.errors import UserError
 from renaissance.data.limited import Limited
-from renaissance.training.loading import Data, read_data
+from renaissance.training.loading import RunData, read_data
 from small_tasks import arrows
 
 COCO = {split: small_run.COCO.format(split) for split in ("train", "restval", "val", "test")}
@@ -19,7 +19,7 @@ COCO = {split: small_run.COCO.format(split) for split in ("train", "restval", "v
 
 def read(
     folder: Path, *datasets: str, task: str = "itc", test_only: bool = True, limit: int | None = None
-) -> tuple[Data, list[str]]:
+) -> tuple[RunData, list[str]]:
     """The data of a run of these data sets, and what the screen notes of them."""
     settings: Any = SimpleNamespace(
         objectives=SimpleNamespace(loss_names={task: 1.0}, negative_group=2, draw_false_text=1),
@@ -30,7 +30,7 @@ def read(
     return read_data(resolved), resolved.notes
 
 
-def files(data: Data) -> dict[str, list[str]]:
+def files(data: RunData) -> dict[str, list[str]]:
     return {split: [file.file for file in each.describe()] for split, each in data.samples.items() if each is not None}
 
 

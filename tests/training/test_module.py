@@ -21,7 +21,7 @@ from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Encodings
 from renaissance.training import devices
 from renaissance.training.assembly import Built, build
-from renaissance.training.loading import Data, read_data
+from renaissance.training.loading import RunData, read_data
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.optim import learning_rate, parameter_groups
 from renaissance.training.resolution import Resolved
@@ -57,7 +57,7 @@ class Bench:
         given = values_of(*SMALL, *NO_DROPOUT, f"data_root={data_root}", task, *sizes, *words)
         values = {**defaults(), **given}
         self.resolved: Resolved = prepare_run(ConfigResolver(values, dict.fromkeys(given, "given")))
-        self.data: Data = read_data(self.resolved)
+        self.data: RunData = read_data(self.resolved)
 
     def build(self) -> Built:
         """The model as the run starts with it; the same each time."""

@@ -20,7 +20,7 @@ from .annotations import fields, folder_of, json_items
 from .writer import Download, arrow_writer, plan_stored
 
 
-class _Layout(NamedTuple):
+class _Source(NamedTuple):
     """Attributes: file, name with "{split}"; splits; annotations, below root; images, None = each entry names its folder."""
 
     file: str
@@ -34,8 +34,8 @@ class _Sentence(TypedDict):
 
 
 _LAYOUTS = {
-    "coco": _Layout(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
-    "f30k": _Layout(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
+    "coco": _Source(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
+    "f30k": _Source(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
 }
 
 

@@ -11,7 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
 
-from .build import Encoder, build_encoder, drop_module
+from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
 
@@ -31,7 +31,7 @@ class Blocks(nn.Module):
         hidden_size, pooling, config, unused: as of a `Tower`.
     """
 
-    def __init__(self, layers: nn.Module, norm: nn.Module, encoder: Encoder):
+    def __init__(self, layers: nn.Module, norm: nn.Module, encoder: BuiltEncoder):
         super().__init__()
         self.layers, self.norm = layers, norm
         self.config, self.unused, self.pooling = encoder.model.config, encoder.unused, encoder.family.pooling

@@ -34,7 +34,7 @@ def drop_module(model: nn.Module, path: str) -> None:
     setattr(model.get_submodule(parent), name, nn.Identity())
 
 
-class Encoder(NamedTuple):
+class BuiltEncoder(NamedTuple):
     """A transformers model that was built as its family's row says.
 
     Attributes:
@@ -59,7 +59,7 @@ def build_encoder(
     image_size: int | None = None,
     vocab_size: int | None = None,
     max_text_len: int | None = None,
-) -> Encoder:
+) -> BuiltEncoder:
     """Builds a family's encoder.
 
     Args:
@@ -109,7 +109,7 @@ def build_encoder(
             _grow_vocabulary(model, vocab_size)
             new = override_dimensions(new, vocab_size=vocab_size)
     kept = family.one_tower.norm if setting == "encoder" else None
-    return Encoder(_trimmed(model, family, kept).train(), new, family, unused)
+    return BuiltEncoder(_trimmed(model, family, kept).train(), new, family, unused)
 
 
 def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:

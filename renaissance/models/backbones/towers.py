@@ -9,7 +9,7 @@ from torch import nn
 
 from renaissance.core.types import TextInput, Tokens
 
-from .build import Encoder, build_encoder
+from .build import BuiltEncoder, build_encoder
 from .dimensions import width_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Tower(nn.Module):
         unused: names of pretrained weights that the tower leaves out (heads, poolers), for the report.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: BuiltEncoder):
         super().__init__()
         self.model, self.config, self.unused = encoder.model, encoder.config, encoder.unused
         self.hidden_size = width_of(encoder.config, encoder.family)
@@ -37,7 +37,7 @@ class Tower(nn.Module):
 class TextTower(Tower):
     """A text encoder."""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: BuiltEncoder):
         super().__init__(encoder)
         takes = inspect.signature(self.model.forward).parameters
         # A family with one row of token types has nothing to tell sentences apart with.
