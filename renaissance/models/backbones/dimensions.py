@@ -102,7 +102,8 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
     given = {dimension: value for dimension, value in dimensions.items() if value is not None}
     old_ratio = _mlp_ratio(config, family)
     mlp_ratio = given.pop("mlp_ratio", old_ratio if "hidden_size" in given else None)
-    for dimension in [each for each in NAMES if each in given]:
+    drop_rate = given.pop("drop_rate", None)
+    for dimension in sorted(given, key=[*NAMES].index):
         name = _required_attribute(config, family, dimension)
         value = given[dimension] + (family.spare_positions if dimension == "max_text_len" else 0)
         old = getattr(config, name)  # some configurations write a square side as [height, width]
@@ -116,9 +117,9 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
         value = round(mlp_ratio * width_of(config, family)) if name in _MLP_WIDTHS else mlp_ratio
         # Some configurations take whole ratios only, and only as whole numbers.
         _set(config, "mlp_ratio", name, int(value) if value == int(value) else value)
-    for name in _drop_names(config) if "drop_rate" in given else ():
-        _set(config, "drop_rate", name, given["drop_rate"])
-    _settle_heads(config, family, resized=bool(given.keys() & {"hidden_size", "num_heads"}))
+    for name in _drop_names(config) if drop_rate is not None else ():
+        _set(config, "drop_rate", name, drop_rate)
+    _check_heads(config, family, resized=bool(given.keys() & {"hidden_size", "num_heads"}))
     return config
 
 
@@ -223,7 +224,7 @@ def _set(config: PreTrainedConfig, dimension: str, name: str, value: Any) -> Non
         raise UserError(f"{dimension}: {what}: {reason}") from error
 
 
-def _settle_heads(config: PreTrainedConfig, family: Family, resized: bool) -> None:
+def _check_heads(config: PreTrainedConfig, family: Family, resized: bool) -> None:
     heads, width = _value(config, family, "num_heads"), getattr(config, "hidden_size", None)
     # Some configurations write the width of a head beside the two that decide it elsewhere.
     own_widths = [name for name in ("d_kv", "head_dim") if isinstance(getattr(config, name, None), int)]
