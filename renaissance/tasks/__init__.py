@@ -18,7 +18,7 @@ def task_class(name: str) -> type[Task]:
 
 
 def reading_task(names: Iterable[str]) -> str | None:
-    """The one of these tasks that reads a data set of its own, or None where all learn from any picture with its text.
+    """The one of these tasks that has a data set of its own; None where all learn from any image with its text.
 
     Raises:
         UserError: two that do, or objectives beside one whose samples are not one picture with a text.

@@ -1,12 +1,11 @@
-"""What a task is, and the encodings that all tasks of a step share.
+"""Base classes of tasks, and the encodings that all tasks of a step share.
 
-A task turns the encodings of a micro-batch and its own targets into a loss. It names the parts of `Fused` that it
-reads, so that nothing else is computed, and asks `Encodings`, never a tower. One file a task; `tasks.task_class` finds
-it by its file name.
+A task turns the encodings of a micro-batch and its own targets into a loss. It names the parts of `Fused` that it reads, so
+that nothing else is computed, and asks `Encodings`, never a tower.
 
-An *objective* (masked words, matching) learns from any picture with its text. A *downstream* task reads a data set of its
-own, and its numbers come from the rows that it makes of each example, brought together over all processes: so they are
-the same for any number of processes and any size of batch.
+An *objective* (masked language modelling, matching) learns from any image with its text. A *downstream* task reads a data
+set of its own. It makes a row of each example; the rows of all processes are gathered, and the metrics are computed from
+them. So they do not depend on the number of processes or on the batch size.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Encodings:
         self._images: Tokens | None = None
 
     def text(self, of: Tensor | TextInput | None = None) -> Tokens:
-        """Texts, embedded: the batch's as they are, with other `input_ids` (B,L), such as masked ones, or other texts."""
+        """Embedded texts: those of the batch, those of the batch with other `input_ids` (B,L), such as masked ones, or others."""
         text = of if isinstance(of, TextInput) else self.batch.text
         if isinstance(of, Tensor):
             text = text._replace(input_ids=of)
@@ -56,7 +55,7 @@ class Encodings:
         return self._texts[key][1]
 
     def images(self, index: Tensor | None = None) -> Tokens:
-        """The pictures, embedded, in one pass: all own ones, or those that `index` (n,) names among the M."""
+        """Embedded images, computed in one pass: the examples' own ones, or those that `index` (n,) selects from the M."""
         if self._images is None:
             self._images = self.model.embed_image(self.batch.images)
         if index is not None:
@@ -70,12 +69,12 @@ class Encodings:
 
         Args:
             needs: the parts of the result that will be read.
-            slot: 0 for the first picture of an example, 1 for the second; or (B,) int64, one for each pair.
+            slot: 0 for the first image of an example, 1 for the second; or (B,) int64, one for each pair.
         """
         return self.model.fuse(text, image, slot, needs)
 
     def encoder_output(self, side: str) -> Tokens:
-        """One modality without the other, as its encoder leaves it: (B,N,H) of `model.unimodal_size[side]`.
+        """The hidden states of one modality's encoder: (B,N,H), H of `model.unimodal_size[side]`.
 
         Args:
             side: "text" or "image".
@@ -84,7 +83,7 @@ class Encodings:
         return self.model.unimodal_text(text) if side == "text" else self.model.unimodal_image(images)
 
     def unimodal(self, side: str) -> Tokens:
-        """One side's embedded tokens without the other side, from the pass that fusing them needs anyway: (B,N,D).
+        """One modality before the fusion, from the same pass that the fusion uses: (B,N,D).
 
         Args:
             side: "text" or "image".
@@ -93,7 +92,7 @@ class Encodings:
 
 
 class Context(NamedTuple):
-    """What a head is built for. Attributes: settings; vocab_size, V; labels, the vocabulary of answers, None = none."""
+    """What a head depends on. Attributes: settings; vocab_size, V; labels, the vocabulary of answers or None."""
 
     settings: Settings
     vocab_size: int
@@ -106,11 +105,10 @@ class Task(nn.Module):
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
         has_dataset: whether it reads a data set of its own.
-        images_per_sample: own images of each sample that it reads; None = any number. Objectives need one.
-        partial_validation: whether its validations during training leave out what the final one computes.
-        means: names of the metrics that `measure` measures, beside the loss.
-        starts_from: part of this task -> "<task>.<part>" of a checkpoint that it starts from where the checkpoint does
-            not have this task.
+        images_per_sample: images of each sample that it reads; None = any number. Objectives need one.
+        partial_validation: whether validations during training compute less than the final evaluation.
+        means: names of the metrics that `measure` measures, besides the loss.
+        starts_from: part of this task -> "<task>.<part>" of a checkpoint without this task that initializes it.
         answer_scores: of a task that answers questions about images: logits (classes,) -> a score of each label; asked by
             `inference`.
     """
@@ -129,11 +127,11 @@ class Task(nn.Module):
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
-        """What builds this task's targets out of a `data.collate.MicroBatch`, in a loader process."""
+        """Builds the targets of a `data.collate.MicroBatch`; picklable, as it runs in loader processes."""
         raise NotImplementedError
 
     def count(self, targets: Any) -> Tensor:
-        """() float, how many items the loss of these targets sums over; known before anything is computed."""
+        """() float, number of items that the loss sums over; depends on the targets alone."""
         return (targets.labels != IGNORED).sum().float()
 
     def logits(self, encodings: Encodings, targets: Any) -> Tensor:
@@ -147,39 +145,39 @@ class Task(nn.Module):
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
     def measure(self, output: TaskOutput, targets: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each of `means`, a metric that is a mean, the sum and the count over a micro-batch, both ()."""
+        """Sum and count, both (), over a micro-batch, of each metric that `means` names."""
         return {}
 
     def target_shares(self, targets: Any) -> dict[str, Tensor]:
-        """Shares in 0..1 that tell something of the targets themselves, by name; logged while training."""
+        """Shares in 0..1 that describe the targets, by name; logged during training."""
         return {}
 
     def warnings(self, shares: Mapping[str, float]) -> list[str]:
-        """Sentences that a user should read about tallied or evaluated shares."""
+        """Warnings about logged or evaluated shares."""
         return []
 
     def check(self, heads: Mapping[str, Task]) -> None:
-        """Refuses, with a `UserError`, an evaluation that these heads, as they are now, cannot give a number for."""
+        """Raises a UserError where the heads are in no state to be evaluated."""
 
     def needs_batches(self, selecting: bool) -> bool:
-        """Whether a split's batches are evaluated; not where `evaluate_full_split` does it.
+        """Whether the evaluation goes through the batches of a split; else `evaluate_full_split` does it.
 
         Args:
-            selecting: whether the result selects the best checkpoint while training goes on.
+            selecting: whether the result selects the best checkpoint during training.
         """
         return True
 
 
 class Downstream(Task):
-    """A task with a data set of its own, and with the metrics that its benchmark defines.
+    """A task with a data set of its own and the metrics of its benchmark.
 
     Attributes:
         sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
-        answer: the column without which a split is unlabelled.
-        classes: the vocabulary of answers where it is always the same.
-        head_by_dataset: whether its data sets share no head and no answers, such as the tasks of GLUE.
-        labels_in_data: 0 where `label_names` needs no data file; else how many answers there usually are.
-        limited_by_image: whether `eval_limit` counts pictures, each with all of its samples.
+        answer: the column that a labelled split has.
+        classes: the vocabulary of answers where it is fixed.
+        head_by_dataset: whether each data set has a head and answers of its own, such as the tasks of GLUE.
+        labels_in_data: 0 where `label_names` needs no data file; else the usual number of answers.
+        limited_by_image: whether `eval_limit` counts images, each with all of its samples.
         dummy_label: of `dummy_sample`.
         labels: the vocabulary of answers, None where there is none.
     """
@@ -211,7 +209,7 @@ class Downstream(Task):
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
-        """The evaluation splits that are there; "val", which selects, comes first where there is one."""
+        """The evaluation splits whose files exist; "val", which selects, is the first."""
         there = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
         return tuple(sorted((split for split in there if split != "train"), key=lambda split: split != "val"))
 
@@ -229,30 +227,28 @@ class Downstream(Task):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """What a stored sample is to this task. `metadata` hold "id", and "target" where it is known.
+        """A stored sample as an example of this task. `metadata` has "id", and "target" where it is known.
 
         Raises:
-            UserError: the sample holds what no file of the data set does.
+            UserError: the sample is not valid.
         """
         raise NotImplementedError
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The vocabulary of answers as the data have it, () where there is none; None where the data cannot tell.
+        """The vocabulary of answers in the data, () where there is none; None where the data do not determine it.
 
         Args:
-            settings: of the run. known: the vocabulary of its checkpoint, for what the data leave open.
+            settings: of the run. known: the vocabulary of its checkpoint, for labels that occur in no file.
         """
         return cls.classes
 
     @classmethod
     def dummy_sample(cls, image: bytes) -> Example:
-        """A made-up sample, by which it is traced what the loss depends on."""
-        count, boxes = (
-            (1, [[0, 0, 8, 8], [4, 4, 8, 8]]) if cls.images_per_sample is None else (cls.images_per_sample, None)
-        )
-        text, images = "two small pictures", (image,) * count
-        return Example(0, images, text, label=cls.dummy_label, metadata={"id": 0}, boxes=boxes)
+        """An example for tracing which parameters the loss depends on."""
+        boxes = [[0, 0, 8, 8], [4, 4, 8, 8]] if cls.images_per_sample is None else None
+        images = (image,) * (1 if cls.images_per_sample is None else cls.images_per_sample)
+        return Example(0, images, "two small pictures", label=cls.dummy_label, metadata={"id": 0}, boxes=boxes)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
@@ -262,9 +258,9 @@ class Downstream(Task):
         """One row an example, for the metrics and the predictions file.
 
         Returns:
-            The example's metadata with "prediction" and "score": what it adds to the selecting metric where that is a mean,
-            None where the answer is hidden. Here: the class with the highest logit, and whether it is right, which nothing is
-            where a logit is no number.
+            The example's metadata with "prediction" and "score": its contribution to the selecting metric if that is a mean,
+            None where the answer is hidden. Here: the class with the highest logit, and 1 if it is right, else 0; 0 if a
+            logit is NaN.
         """
         found = zip(targets.metadata, output.labels.tolist(), guesses(output.logits), strict=True)
         return [
@@ -277,32 +273,32 @@ class Downstream(Task):
         ]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """Every metric of a labelled split, from its rows."""
+        """All metrics of a labelled split, from its rows."""
         known = frame["candidates"][frame["target"].notna()] if "candidates" in frame else None
         return {"accuracy": mean_score(frame, candidates=None if known is None else float(known.mean()))}
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        """What a model that sees nothing gets in the selecting metric: here the most frequent answer, always."""
+        """The selecting metric of a model that sees no input: here of the most frequent answer."""
         return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
-        """Sentences that belong beside the numbers."""
+        """Notes that are printed with the metrics."""
         return []
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
-        """The files that the benchmark's server accepts, by name; none where it has no server for this split."""
+        """Files for the benchmark's server, by name; none where it takes none of this split."""
         return {}
 
     def evaluate_full_split(
         self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
     ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
-        """Evaluates a split of which `needs_batches` needs none; all modules are in eval mode.
+        """Evaluates a split at once, where `needs_batches` is False; all modules are in eval mode.
 
         Returns:
-            What predictions/ keeps, by what the names of the files end with ("": the rows), and the metrics.
+            The tables that predictions/ keeps, by the ending of their names ("": the rows), and the metrics.
         """
         raise NotImplementedError
 
@@ -319,6 +315,6 @@ class Classification(Downstream):
 
 
 def guesses(logits: Tensor) -> list[tuple[int, bool]]:
-    """For each row of logits (B, C) the class with the highest, and whether all of them are numbers."""
+    """Of each row of logits (B,C) the argmax, and whether none of them is NaN."""
     numbers = ~logits.isnan().any(-1)
     return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))

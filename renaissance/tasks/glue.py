@@ -1,8 +1,7 @@
 """GLUE: nine tasks about a sentence or a pair of sentences, with the metrics and the submission files of its server.
 
-What a text encoder still knows of language after it was trained with images. With `text_only` the text goes through
-its encoder alone (in a one-tower model, through the blocks alone); without, through the fusion too, which then sees no
-image. No image is read either way.
+This measures what a text encoder knows of language after training with images. With `text_only` the text goes through its
+encoder only (in a one-tower model, through the blocks); else also through the fusion, without an image.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Classes of pictures: CIFAR-10, or any folder of class folders, as `prepare` writes them.
+"""Image classification: CIFAR-10, or any folder of class folders, as `prepare` writes them.
 
-With `image_only` a picture goes through its encoder alone (in a one-tower model, through the blocks alone); without,
-through the fusion too, which then sees no text.
+With `image_only` an image goes through its encoder only (in a one-tower model, through the blocks); else also through the
+fusion, without a text.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
 
-TOP = 5  # with more classes than these, whether the right one is among so many is a metric too
+TOP = 5  # top-5 accuracy is a metric where there are more classes
 
 
 class Images(Downstream):
-    """Cross-entropy over the classes: a linear layer on the vector that the image encoder sums a picture up in."""
+    """Cross-entropy over the classes of a linear layer on the pooled image."""
 
     sample_kind, answer, labels_in_data = CLASSES, "label", 10  # CIFAR-10's
 
@@ -54,7 +54,7 @@ class Images(Downstream):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One picture; a file without labels is one whose classes are hidden."""
+        """One image; its class is hidden where the file has no labels."""
         label, name = sample.values["label"], sample.values["image_id"]
         metadata = {"id": sample.id if name is None else name}
         if label is not None:
@@ -67,10 +67,10 @@ class Images(Downstream):
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The classes as the files that the run reads name them.
+        """The class names in the files of the run.
 
         Raises:
-            UserError: they name different ones.
+            UserError: files have different ones.
         """
         name, root = cls.data_name(settings), settings.data.data_root
         splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
@@ -97,7 +97,7 @@ class Images(Downstream):
         return self.classifier(pooled).float()
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
-        """As `Downstream.rows`, with "top_5": whether the right class is among the five likeliest of more than five."""
+        """As `Downstream.rows`, with "top_5", whether the class is among the five likeliest, where there are more than five."""
         rows = super().rows(output, targets)
         if len(self.labels) > TOP:
             among = (output.logits.topk(TOP).indices == output.labels[:, None]).any(-1).tolist()
@@ -106,7 +106,7 @@ class Images(Downstream):
         return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """Accuracy, which is also called top-1, and top-5 accuracy."""
+        """Top-1 and top-5 accuracy."""
         candidates = len(self.labels)
         found = {"accuracy": mean_score(frame, candidates=candidates)}
         if "top_5" in frame:

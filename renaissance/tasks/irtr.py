@@ -1,9 +1,9 @@
-"""Retrieval: which picture belongs to a text, and which text to a picture? (ViLT, Kim et al., ICML 2021)
+"""Retrieval: which image belongs to a text, and which text to an image? (ViLT, Kim et al., ICML 2021)
 
-Learned is to tell a picture's own text from false ones, by the head of image-text matching; so a checkpoint that was only
-pretrained can rank as it is. Ranked is every picture with every text (`ranking.py`), or, with `rerank_top_k`, only the
-pairs that the contrastive vectors of `itc` find closest: then each recall of these vectors alone stands beside the one after
-the fusion, as "itc_<name>". With `rerank_top_k=0` they rank alone.
+The head of image-text matching learns to tell an image's own text from false ones, so a checkpoint that was only pretrained
+can rank as it is. Every image is ranked with every text (`evaluation/ranking.py`), or, with `rerank_top_k`, only the pairs
+that the contrastive vectors of `itc` find closest; then the recalls of these vectors alone are reported as "itc_<name>". With
+`rerank_top_k=0` they rank alone.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Task
 
-ITC_PREFIX = "itc_"  # of the names of recalls where the contrastive vectors alone rank
+ITC_PREFIX = "itc_"  # of the names of recalls where ITC ranks alone
 
 
 class Irtr(Downstream):
-    """Cross-entropy of a picture's own text among N false ones; while training, the share that is told apart selects.
+    """Cross-entropy of an image's own text among N false ones; the accuracy of that selects during training.
 
     With `get_recall_metric` each validation ranks the whole split instead, and the mean of the six recalls selects.
     """
@@ -77,7 +77,7 @@ class Irtr(Downstream):
         return FalseTexts(settings.run.seed, settings.objectives.draw_false_text)
 
     def logits(self, encodings: Encodings, targets: FalseTextTargets) -> Tensor:
-        """How well the picture's own text matches, and each false one: (B,1+N)."""
+        """Matching scores of the image's own text and of each false one: (B,1+N)."""
         images, size = encodings.images(), len(targets.labels)
         owner = torch.arange(size, device=images.hidden.device).repeat_interleave(self.false_texts)
         true = encodings.fuse(encodings.text(), images, needs={"pooled"}).pooled
@@ -85,14 +85,14 @@ class Irtr(Downstream):
         return torch.cat([self.match(true).unsqueeze(1), self.match(false).view(size, -1)], dim=1)
 
     def match(self, pooled: Tensor) -> Tensor:
-        """How well each pair (n,Dp) matches, (n,): the log-odds of the matching head."""
+        """Matching scores of pairs (n,Dp): (n,), the log-odds of the matching head."""
         logits = self.head(pooled).float()
         return logits[:, 1] - logits[:, 0]
 
     def rows(self, output: TaskOutput, targets: FalseTextTargets) -> list[dict[str, Any]]:
         """Which of the texts, the own one being number 0."""
         guesses = output.logits.argmax(-1).tolist()
-        # A tie, and what is no number, counts as wrong: a model that cannot tell texts apart must not look as if it could.
+        # A tie or NaN counts as wrong, or a model that cannot distinguish texts would look as if it could.
         right = (output.logits[:, :1] > output.logits[:, 1:]).all(-1).tolist()
         return [
             {**metadata, "prediction": guess, "target": 0, "score": float(best), "candidates": 1 + self.false_texts}
@@ -118,7 +118,7 @@ class Irtr(Downstream):
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
-        """The candidates must not be those of a contrastive head that nothing has trained."""
+        """Candidates of an untrained contrastive head would be random."""
         require(
             self.top is None or heads["itc"].trained,
             f"rerank_top_k={self.top} takes its candidates from the contrastive head, which is untrained here: give a "
@@ -132,7 +132,7 @@ class Irtr(Downstream):
     def evaluate_full_split(
         self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
     ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
-        """Ranks the split: a row a text with its best images, and a row an image with its best texts."""
+        """Ranks the split. The tables have a row for each text with its best images, and for each image with its best texts."""
         ranked = Ranking(model, self.match, split).run(self.top, None if self.top is None else heads["itc"].vectors)
         top = self.top if self.top is not None and self.top < len(ranked.image_ranks) else None
         texts, images = _tables(ranked, split.collate.source.dataset)
@@ -153,12 +153,12 @@ def _method(top: int | None) -> str:
 
 
 def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a text with its best images, and a row an image with its best texts; both are known by their numbers."""
+    """A row for each text and for each image; ids are their numbers."""
     of_text, count = ranked.image_of_text, len(ranked.image_ranks)
     names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(count))), dtype=object)
     words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
     own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, count)))
-    # An image's texts are no independent examples.
+    # Texts of one image are not independent examples.
     of_texts = {"group": of_text, "text": words, "image": names[of_text]}
     of_images = {"group": np.arange(count), "image": names, "texts": [words[part].tolist() for part in own]}
     texts = _table(ranked.text_ranks, of_text, of_texts, ranked.best_images, "images", names)
@@ -169,7 +169,7 @@ def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _table(
     ranks: np.ndarray, target: Any, columns: dict[str, Any], best: Best, what: str, names: np.ndarray
 ) -> pd.DataFrame:
-    """A row for each rank, with the first ten: their numbers, what they are, and their scores."""
+    """A row for each rank, with the ids, contents and scores of the first ten."""
     first = {"first_ids": best.ids.tolist(), f"first_{what}": [names[row].tolist() for row in best.ids]}
     numbers, score = np.arange(len(ranks)), (ranks == 0).astype(float)
     known = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target, "score": score}
@@ -177,7 +177,7 @@ def _table(
 
 
 def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
-    """Recalls both ways, their mean, and those of folds; the names of those of ITC alone begin with "itc_"."""
+    """Recalls in both directions, their mean, and those of folds; with the prefix "itc_" where ITC ranks alone."""
     found = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
     how = {"method": _method(top), "exact": top is None}
     details, sizes = [], np.bincount(ranked.image_of_text)
@@ -196,6 +196,6 @@ def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int
 
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
-    """How often one of an image's own texts is among the first k of all, in a random order; mean over images."""
+    """Probability that one of an image's own texts is among the first k in a random order; mean over images."""
     few = min(k, of)
     return float(np.mean([1 - math.comb(of - size, few) / math.comb(of, few) for size in sizes.tolist()]))

@@ -1,7 +1,7 @@
-"""Image-text contrast: texts and pictures as vectors that lie close where they belong together, before any fusion.
+"""Image-text contrastive learning: vectors of texts and images that are close where they match, without fusion.
 
-What a tower gives for the other objectives anyway is summed up in one vector a side, as in CLIP (Radford et al., ICML 2021).
-It makes the candidates that `rerank_top_k` leaves to the fusion.
+The output of each encoder is pooled and projected, as in CLIP (Radford et al., ICML 2021). It selects the candidates of
+`rerank_top_k`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the cosines, CLIP's
 
 
 class Itc(Task):
-    """Cross-entropy of each text over the pictures of its group and of each picture over its texts, their mean."""
+    """Mean of the cross-entropies of texts over the images of their group and of images over the texts."""
 
     means = ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")
 
@@ -39,7 +39,7 @@ class Itc(Task):
 
     @property
     def trained(self) -> bool:
-        """Whether it has ever learned anything: the first step moves the scale."""
+        """Whether it was trained: the first step moves the scale."""
         return bool(self.log_scale != self.log_scale.new_tensor(math.log(FIRST_SCALE)))
 
     @staticmethod
@@ -56,7 +56,7 @@ class Itc(Task):
     def forward(self, encodings: Encodings, targets: ItcTargets) -> TaskOutput:
         texts, images = (self.vectors(encodings.unimodal(side), side) for side in ("text", "image"))
         if self.training:
-            with torch.no_grad():  # as CLIP: a clamp of the scale itself would leave it no gradient to come back by
+            with torch.no_grad():  # as in CLIP; clamping in the graph would leave no gradient
                 self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
         logits = (self.log_scale.exp() * texts @ images.T).masked_fill(~targets.compared, -math.inf)
         labels = torch.arange(len(logits), device=logits.device)
@@ -64,7 +64,7 @@ class Itc(Task):
         return TaskOutput(sum(both) / 2, self.count(targets), logits, labels)
 
     def measure(self, output: TaskOutput, targets: ItcTargets) -> dict[str, tuple[Tensor, Tensor]]:
-        compared = targets.compared.sum(1) > 1  # with any other; what stands alone cannot be wrong
+        compared = targets.compared.sum(1) > 1  # with any other; a group of one cannot be wrong
         sides = (side.argmax(-1) == output.labels for side in (output.logits, output.logits.T))
         texts, images = ((right & compared).sum() for right in sides)
         count = compared.sum()

@@ -1,4 +1,4 @@
-"""Image-text matching: does this picture belong to this text?"""
+"""Image-text matching: does this image belong to this text?"""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
 
-MOST_WITHOUT_PARTNER = 0.05  # share of the pairs that may stay matched for want of a partner without a warning
+MOST_WITHOUT_PARTNER = 0.05  # share of pairs without a false image that gives no warning
 
 
 class Itm(Task):
-    """Two-class cross-entropy on the pooled vector; each text is fused with its own picture or with a false one."""
+    """Two-class cross-entropy on the pooled vector; each text is fused with its own image or a false one."""
 
     means = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
 

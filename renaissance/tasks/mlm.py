@@ -1,4 +1,4 @@
-"""Masked language modelling: name the hidden word pieces from the rest of the text and the picture."""
+"""Masked language modelling: predict masked word pieces from the rest of the text and the image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Context, Encodings, Task
 
 
 class Mlm(Task):
-    """Cross-entropy over the vocabulary at masked positions; head and decoder run on those alone."""
+    """Cross-entropy over the vocabulary at masked positions; the head runs on those only."""
 
     means = ("accuracy",)
 

@@ -1,8 +1,8 @@
 """NLVR2: is a sentence true of two pictures? (Suhr et al., ACL 2019)
 
-The sentence is embedded once and all pictures of a micro-batch go through the image side in one pass. Each sentence is then
-fused with its left and with its right picture, all pairs in one call; the third token type tells the second picture from
-the first. What is pooled of the two pairs goes side by side into the classifier, as in ViLT (Kim et al., ICML 2021).
+The sentence is embedded once, and all images of a micro-batch in one pass. Each sentence is then fused with its left and with its
+right image, all pairs in one call; the third token type marks the second image. The pooled vectors of both pairs are
+concatenated for the classifier, as in ViLT (Kim et al., ICML 2021).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that o
 
 
 class Nlvr2(Downstream):
-    """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency stands beside it."""
+    """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency is reported too."""
 
     sample_kind, answer, images_per_sample, classes = IMAGE_PAIRS, "answers", 2, ANSWERS
 

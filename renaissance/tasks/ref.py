@@ -1,14 +1,13 @@
-"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg): which box of the picture is meant?
+"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg): which box of the image is meant?
 
-The candidates of an expression are all ground-truth boxes of its picture, any number of them. Each is cut out and seen as
-a picture of its own: where in the picture it lies is not told. An expression is embedded once and repeated for its
-candidates by index; all crops of a micro-batch go through the image side in one pass, all pairs through one call of the
-fusion, and the softmax of an expression is over its own candidates alone.
+The candidates of an expression are all ground-truth boxes of its image, any number of them. Each is cropped and encoded as
+an image of its own, without its position. An expression is embedded once and repeated for its candidates by index; all crops
+of a micro-batch are encoded in one pass, all pairs are fused in one call, and the softmax is over the candidates of an
+expression.
 
-Memory: 32 expressions with 40 candidates each are 1,280 pictures at once, as much as `per_gpu_batchsize=1280` elsewhere.
-Where that is too much, a smaller `per_gpu_batchsize` is the cure: `batch_size` stays, and so does the gradient, because
-losses are summed over the step. No pass is cut into pieces: without a gradient activations are freed layer by layer, so
-evaluation needs a small part of what training does, and training would have to compute everything twice.
+Memory: 32 expressions with 40 candidates each are 1,280 images at once, as many as `per_gpu_batchsize=1280` elsewhere. A
+smaller `per_gpu_batchsize` needs less and changes no gradient, because losses are summed over the step. The pass is not
+split: without a gradient activations are freed layer by layer, and training would have to compute everything twice.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Ref(Downstream):
         owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)
         fused = encodings.fuse(encodings.text().select(owner), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
-        # Side by side in (B, most candidates); what an expression has not can never be chosen and takes no share.
+        # (B, most candidates); padding has no probability and is never chosen.
         return pad_sequence(scores.split(owned), batch_first=True, padding_value=-math.inf)
 
     @classmethod

@@ -1,6 +1,6 @@
 """SNLI-VE: does the picture entail the sentence, contradict it, or leave it open? (Xie et al., 2019)
 
-The sentence is the hypothesis; the picture stands in the place of the premise, a caption of it, which no model sees.
+The sentence is the hypothesis. The image replaces the premise, which was its caption and is not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
 
 
 class Snli(Classification):
-    """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix stands beside it."""
+    """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix is reported too."""
 
     sample_kind, answer, classes = ENTAILMENT, "labels", CLASSES
 

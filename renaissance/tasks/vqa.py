@@ -1,8 +1,8 @@
 """VQAv2: open questions about a picture, answered with one of the vocabulary's answers. (Goyal et al., CVPR 2017)
 
-Learned are the soft scores of all answers at once, as in ViLT (Kim et al., ICML 2021). Scored are all questions by the
-official rule, also those that no answer of the vocabulary is right for: answers as strings, against the ten that people
-gave. Files of older programs lack the ten answers; what they can be scored by is not the official score, and it is said.
+The loss is that of the soft scores of all answers, as in ViLT (Kim et al., ICML 2021). The metric is the official score of all
+questions, also of those whose answers are not in the vocabulary: answers are compared as strings with those of the ten
+annotators. Files of older programs lack the ten answers; their score is not the official one, and a note says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VqaTargets(NamedTuple):
     Attributes:
         question, label: (n,) int64, which question has which answer.
         score: (n,) float, its soft score.
-        answered: (B,) bool, whether the question has any; the others teach nothing.
+        answered: (B,) bool, whether the question has any; the others have no loss.
         metadata: of each question.
     """
 
@@ -95,7 +95,7 @@ class Vqa(Classification):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One question; `metadata` hold what it is scored by."""
+        """One question; `metadata` has the answers that it is scored by."""
         values, metadata, label = sample.values, {"id": sample.values["question_id"]}, None
         own, scores, answers, raw = (
             tuple(values[name] or ()) for name in ("answer_labels", "answer_scores", "answers", "raw_answers")
@@ -135,7 +135,7 @@ class Vqa(Classification):
         return TaskOutput((losses * targets.answered).sum(), self.count(targets), logits, scores)
 
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
-        """The answer with the highest logit, and what it is worth; by the official rule where the ten answers are there."""
+        """The answer with the highest logit and its score, the official one where the ten answers are known."""
         rows = []
         for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True):
             score = _answer_score(self.labels[label], metadata)
@@ -155,7 +155,7 @@ class Vqa(Classification):
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        """The best of all answers to be given always."""
+        """The best constant answer."""
         totals, answered = Counter(), frame[frame["score"].notna()]
         for metadata in answered.to_dict("records"):
             totals.update(_answer_scores(metadata))
@@ -163,7 +163,7 @@ class Vqa(Classification):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:
-        if "answers" not in dataset.columns:  # the server has them
+        if "answers" not in dataset.columns:  # only the server has them
             official = DATASETS["vqa"].expected
             return [
                 f"the official {each.file} has {official[each.file].texts:,} questions, this one {each.samples:,}: the server "
@@ -201,7 +201,7 @@ def _answer_score(answer: str, metadata: Mapping[str, Any]) -> float | None:
 
 
 def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """What each answer to a question is worth that is worth anything."""
+    """The score of each answer to a question whose score is not 0."""
     raw = metadata.get("raw_answers")
     if raw is None:
         return dict(zip(metadata["answers"], metadata["answer_scores"], strict=True))
