@@ -1,8 +1,8 @@
-"""Annotations on their way into files: taken in any order, given back one image after the other.
+"""Annotations grouped by image: added in any order, read one image after the other.
 
 They are kept in a temporary SQLite database on disk (in TMPDIR; deleted by the system even when the process is killed),
-so memory stays bounded for annotation files of any size, and an annotation file is read to its end, and found whole,
-before anything is written.
+so memory stays bounded for annotation files of any size. An annotation file is read to its end before anything is
+written, so a damaged one leaves no files behind.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_TEXT = 1 << 20  # characters; a text of a million is no caption, and a few 
 
 
 class AnnotationStore:
-    """Images with their texts, by split, in the order of their first appearance.
+    """Images with their texts, by split, in the order in which they were first added.
 
     Args:
         noun: what a text is called where it is counted as left out.

@@ -1,4 +1,4 @@
-"""Annotation files as streams: JSON lists of any length and JSON lines, never held in memory as a whole."""
+"""Annotation files, read as streams: JSON lists of any length and JSON lines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of a download for its bytes, behind a byte order mark if there is one.
+    """Open a file of a download in binary mode; a byte order mark is skipped.
 
     Raises:
         UserError: it cannot be read (by then or later), is a pipe or a device, or a git-LFS pointer.
@@ -69,18 +69,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"'{path}' cannot be read ({error.strerror}); download the annotations there.") from None
 
 
-class _Shallow:
-    """A JSON file that is not read deeper than is sound: ijson takes the square of the depth in memory."""
+class _DepthLimitedReader:
+    """Reads a JSON file up to a nesting depth: the memory of ijson grows with the square of the depth."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self._file, self._path = file, path
         self._depth, self._in_text, self._rest = 0, False, b""
 
     def read(self, size: int = -1) -> bytes:
-        """Read the next bytes. Raises UserError where they lead too deep."""
+        """Read the next bytes. Raises UserError where they are nested too deeply."""
         block = self._file.read(size)
         text = self._rest + block
-        whole = text.rstrip(b"\\")  # an escape may be cut in two
+        whole = text.rstrip(b"\\")  # an escape sequence may be split between two blocks
         self._rest = text[len(whole) :]
         parts = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[self._in_text :: 2])
@@ -108,7 +108,7 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
     found = False
     try:
         with opened(path) as file:
-            for item in ijson.items(_Shallow(file, path), prefix, use_float=True):
+            for item in ijson.items(_DepthLimitedReader(file, path), prefix, use_float=True):
                 found = True
                 yield item
     except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
@@ -135,7 +135,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a file of one JSON object a line; empty lines are passed over.
+    """Yield (line number, object) of a file of one JSON object a line; empty lines are skipped.
 
     Raises:
         UserError: as `text_lines`, or a line is not a JSON object.

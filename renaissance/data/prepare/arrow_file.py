@@ -1,6 +1,6 @@
-"""One arrow file and the manifest beside it: record batches of bounded size, complete under the final name or not there.
+"""Writes one arrow file and its manifest: record batches of bounded size, renamed to the final name when complete.
 
-A data set may be cut into shards of equal length. An ended run is then taken up again after its last whole shard.
+A data set may be divided into shards of equal length. An interrupted run then continues after its last complete shard.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNREADABLE = ("missing", "unreadable", "too large")
 
 
 class Plan(NamedTuple):
-    """One file to be, or a stream that is cut into files.
+    """A file to be written, or a stream that is divided into shards.
 
     Attributes:
         name: the file's name; with "{shard}" for the number of a file from 0 where there are several.
@@ -96,7 +96,7 @@ def write_file(
             for batch in _batches(entries.take(plan.shard_rows, plan.skipped), counts, plan.texts):
                 columns = [pa.array([row[field.name] for row in batch], field.type) for field in plan.schema]
                 arrow.write_batch(pa.record_batch(columns, schema=plan.schema))
-        if plan.shard_rows:  # it says which entries are in it
+        if plan.shard_rows:  # the manifest says which entries it holds
             plan = plan._replace(listed=entries.position - first)
             said = {**said, "shard": {"first": first, "next": entries.position}}
         unreadable = plan.skipped.count(*_UNREADABLE)
@@ -127,9 +127,9 @@ def write_file(
 
 
 def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the manifests of the shards, from 0 on, that this run would only write again.
+    """Return the manifests of the shards, from 0 on, that need not be written again.
 
-    A shard is kept if it and all before it are whole and their manifests name the same source, options and program.
+    A shard is kept if it and all before it are complete and their manifests name the same source, options and program.
     """
     wanted = json.loads(json.dumps({"program": PROGRAM, "columns": columns_of(plan.schema), **said}))
     manifests: list[dict[str, Any]] = []
@@ -140,7 +140,7 @@ def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str
             manifest = read_json(manifest_of(file), _Manifest)
             first, after = manifest["shard"]["first"], manifest["shard"]["next"]
             whole = manifest.items() >= wanted.items() and file.stat().st_size == manifest["bytes"]
-        except (UserError, OSError, KeyError):  # no such shard, or one that another program made
+        except (UserError, OSError, KeyError):  # no such shard, or one of another program
             return manifests
         if not whole or not first == position <= after < 2**62:
             return manifests

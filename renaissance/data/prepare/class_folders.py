@@ -1,4 +1,4 @@
-"""Class folders, below a folder for each split or right below the root: which folder is what, and the images in them."""
+"""Images in class folders, below a folder for each split or directly below the root."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class LabelledImage(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """What a root holds.
+    """Classes and images below a root.
 
     Attributes:
         labels: the classes, in the order of their numbers.
-        images: split -> what lists its images, anew at each call, as there can be millions.
-        notes: split -> sentences on what was read as what, and what was left alone.
+        images: split -> function that iterates over its images; there can be millions.
+        notes: split -> sentences for the manifest: which folders were read and which were ignored.
     """
 
     labels: list[str]
@@ -82,9 +82,9 @@ def read_class_folders(root: Path) -> Classes:
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folder of each split, or root for train where there is none, and what is neither split nor class."""
+    """Return the folder of each split (root for train if there are none), and the folders that are ignored."""
     found = {folder: split_of(folder.name, whole=True) for folder in folders_in(root)}
-    # A folder called train with images right in it is a class of trains, if there are no folders of splits.
+    # A folder named train that holds images and no folders may be a class: trains.
     places: dict[str, Path] = {}
     for folder, split in found.items():
         if split is None or not folders_in(folder):
@@ -127,7 +127,7 @@ def _may_be_image(path: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder; linked folders are followed, and each folder is visited once."""
+    """Yield all files below a folder. Links are followed; each folder is visited once."""
     visited = set(folder.resolve().parents)  # a link to one is a loop
     waiting = [folder]
     while waiting:

@@ -1,8 +1,8 @@
-"""What the annotations list on its way into files: rows with the images that belong to them, in order.
+"""Rows of the annotations and their images, in order.
 
     rows -> requests -> ImagePool (all cores) -> column -> value, or left out and why
 
-An entry is a position in the listing, whether or not it becomes a row.
+An entry is a position in the annotations, whether or not it becomes a row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .skipped import Skipped
 
 
 class Row(NamedTuple):
-    """One row to be.
+    """A row to be written.
 
     Attributes:
         images: column -> path of the image below the root, or its encoded bytes.
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """Stands among the rows for something that is left out. Attributes: kind, under which it is counted; name."""
+    """An entry that is left out. Attributes: kind, under which it is counted; name."""
 
     kind: str
     name: str
@@ -71,7 +71,7 @@ def _request(row: Row | LeftOut, root: str | os.PathLike) -> Request:
 
 
 class EntryIterator:
-    """Read entries with a look at the next one, so that a file can end just before the row that begins another.
+    """An iterator over entries with one entry of lookahead, so that a shard ends just before the first row of the next.
 
     Attributes:
         position: how many entries of the listing were taken.

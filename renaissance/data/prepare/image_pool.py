@@ -1,8 +1,8 @@
-"""Images read and fully checked by all cores, given back in the order they were asked for.
+"""Reads and decodes images with a pool of processes; results keep the order of the requests.
 
-An image is decoded once here so that it need not be doubted while training. Its bytes are passed on as they are, or,
-where `resize` is given and it is larger, as a JPEG file of that size, with the pixels that a reader would see: laid
-over white, scaled from 16 to 8 bits, in the stored orientation whatever EXIF says.
+Each image is fully decoded once, so that training meets no damaged one. Its bytes are stored unchanged; with `resize`, a
+larger image is stored as a JPEG file of that size, with the pixels that a reader would see: composed over white, scaled
+from 16 to 8 bits, EXIF orientation ignored.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ImagePool:
             self._executor.shutdown(cancel_futures=True)
 
     def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[bytes | Fault]]]:
-        """Yield every request, in their order, with the bytes or the fault of each of its sources.
+        """Yield every request in order, with the bytes or the fault of each source.
 
         At most some 100 MiB of images are held at a time.
         """
@@ -104,7 +104,7 @@ class ImagePool:
 
 
 def read_image(source: str | bytes, resize: int | None = None, quality: int | None = QUALITY) -> bytes | Fault:
-    """Return what is to be stored of an image, after decoding it to its last row, or what is wrong with it.
+    """Decode an image completely; return the bytes to store, or why it cannot be used.
 
     Args:
         source: the file's path, or its bytes.
@@ -165,7 +165,7 @@ def _resized(image: Image.Image, short_side: int, quality: int | None) -> bytes:
 
 def _file_bytes(path: str) -> bytes:
     if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
-        raise OSError(0, "a pipe, a socket or a device, and no file")  # it could keep us waiting for ever
+        raise OSError(0, "a pipe, a socket or a device, and no file")  # reading it could block for ever
     with open(path, "rb") as file:
         return file.read(MAX_BYTES + 1)
 
@@ -208,7 +208,7 @@ def _size(source: str | bytes) -> int:
 
 
 def _start_worker() -> None:
-    """Leave interrupts to the parent, and end with it: a killed parent would leave its workers waiting for ever."""
+    """Ignore interrupts, which the parent handles, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

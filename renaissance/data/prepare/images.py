@@ -30,7 +30,7 @@ from .skipped import Skipped
 from .writer import Download, Plan, Row, arrow_writer, plan_file
 
 CIFAR_FOLDER = "cifar-10-batches-py"
-VAL_SHARE = 0.1  # of the training images, where nothing else is for validation: selection must not see test
+VAL_SHARE = 0.1  # of the training images, if there is no other validation set: selection must not see test
 _Images = Callable[[], Iterator[LabelledImage]]
 _CIFAR_FILES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
@@ -121,7 +121,7 @@ def _cifar(folder: Path) -> Classes:
 
 def _cifar_images(paths: list[Path], classes: int) -> Iterator[LabelledImage]:
     for path in paths:
-        data, labels, names = _cifar_file(path, data=PickledArray, labels=list[int], filenames=list[str])
+        data, labels, names = _cifar_file(path, data=ByteArray, labels=list[int], filenames=list[str])
         require(
             data.values.size == 3 * 32 * 32 * len(labels)
             and len(labels) == len(names)
@@ -137,27 +137,26 @@ def _cifar_file(path: Path, **hints: Any) -> list[Any]:
     return fields(read_plain_pickle(path, "latin-1", _NAMES), f"'{path}'", **hints)
 
 
-class PickledType:
-    """Stands for a type of numpy. Attribute: code, "u1" for bytes."""
+class ByteType:
+    """Stands for a numpy dtype. Attribute: code, "u1" for bytes."""
 
     def __init__(self, code: str, *_: Any):
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
-        """Leave out what else numpy says of a type: of bytes it is always the same."""
+        """Ignore the rest of the state: for bytes it is always the same."""
 
 
-class PickledArray:
-    """Stands for an array of numpy, whose own functions would do more with what a pickle says than is wanted.
+class ByteArray:
+    """Stands for a numpy array; numpy's own functions would allocate whatever a pickle claims.
 
     Attribute: values, uint8.
     """
 
-    called = "an array of bytes"  # in sentences
     values = np.empty(0, np.uint8)
 
     def __init__(self, *_: Any):
-        """Leave out what numpy is told before it gets the content."""
+        """Ignore the arguments; the content comes with the state."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, by_columns, content = state
@@ -169,8 +168,8 @@ class PickledArray:
 
 # What a pickled array names, under numpy's old module and its new one.
 _NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): PickledArray,
-    ("numpy._core.multiarray", "_reconstruct"): PickledArray,
-    ("numpy", "ndarray"): PickledArray,
-    ("numpy", "dtype"): PickledType,
+    ("numpy.core.multiarray", "_reconstruct"): ByteArray,
+    ("numpy._core.multiarray", "_reconstruct"): ByteArray,
+    ("numpy", "ndarray"): ByteArray,
+    ("numpy", "dtype"): ByteType,
 }

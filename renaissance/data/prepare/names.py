@@ -1,4 +1,4 @@
-"""What the names of files and folders say: which split they belong to, and that some are nobody's data."""
+"""Names of files and folders: which split they name, and which are files of the operating system."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ _BESIDE = frozenset(
     | {"part", "set", "shard", "split"}
 )
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "lost+found"})
+_SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "@eadir", "lost+found"})
 
 
-def is_litter(name: str) -> bool:
-    """Whether a system leaves such files or folders beside people's own: hidden ones, and those of macOS and Windows."""
-    return name.startswith(".") or name.lower() in _LITTER
+def is_system_file(name: str) -> bool:
+    """Whether a name is that of a hidden file or folder, or of one that macOS or Windows creates."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def folders_in(place: Path) -> list[Path]:
-    """Return the folders in a folder, linked ones too, in order; those that systems leave are none."""
-    with os.scandir(place) as entries:  # says what is a folder without asking the disk for every image
-        return sorted(place / entry.name for entry in entries if entry.is_dir() and not is_litter(entry.name))
+    """Return the folders in a folder, sorted, with links but without system folders."""
+    with os.scandir(place) as entries:  # tells folders from files without a stat call for every image
+        return sorted(place / entry.name for entry in entries if entry.is_dir() and not is_system_file(entry.name))
 
 
 def files_in(place: Path) -> list[Path]:
-    """Return all else in a folder, pipes too: who reads one says what it is."""
+    """Return everything else in a folder, sorted, without system files; a pipe is refused when it is opened."""
     with os.scandir(place) as entries:
-        return sorted(place / entry.name for entry in entries if not entry.is_dir() and not is_litter(entry.name))
+        return sorted(place / entry.name for entry in entries if not entry.is_dir() and not is_system_file(entry.name))
 
 
 @functools.lru_cache
 def split_of(name: str, *, whole: bool = False) -> str | None:
-    """Return the split that a name says: train, val or test in any usual word, spelling and company; None = it says none.
+    """Return the split that a name contains (train, val or test, in any usual word and spelling), or None.
 
-    Every reader asks this function, so that no name counts as training because one of them does not know its word.
+    All readers use this function, so that no validation set is read as training because of its name.
 
     Args:
         name: of a file (without what follows its last dot), a folder, or a split in a table.
-        whole: only if it says nothing else: "test_set" is a split, "test tube" may be a class.
+        whole: only if it contains nothing else: "test_set" is a split, "test tube" may be a class.
 
     Raises:
-        UserError: it says two splits.
+        UserError: it contains two splits.
     """
     words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", name))
     words = [part.lower() for word in words for part in (_CAMEL.findall(word) if word.isascii() else [word])]

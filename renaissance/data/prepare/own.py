@@ -1,4 +1,4 @@
-"""What a user's own data have in common: a name, a share for validation, no files of an earlier run beside new ones."""
+"""Options of a user's own data: the name, the share for validation, files of earlier runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_validation(path: str, val_share: float) -> bool:
 
 
 def leftovers(name: str, splits: Iterable[str]) -> list[str]:
-    """Return the files that an earlier run may have left and a run that writes these splits does not replace."""
+    """Return the files of an earlier run that a run with these splits would not replace."""
     return [file for file in _files(name) if file not in {OWN_FILE.format(name=name, split=split) for split in splits}]
 
 

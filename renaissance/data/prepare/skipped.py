@@ -1,4 +1,4 @@
-"""What was left out of a file, counted by kind and named: the counts end up in the file's manifest."""
+"""Counts of skipped items for a file's manifest."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ _FIRST = 10  # names that are kept of each kind
 
 
 class Skipped:
-    """Counts what is left out, and keeps the first names of each kind."""
+    """Counts items by kind, and keeps the first names of each kind."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, Any]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Count one more thing of this kind."""
+        """Count one more item of this kind."""
         entry = self._kinds.setdefault(kind, {"count": 0, "first": []})
         entry["count"] += 1
         if len(entry["first"]) < _FIRST:
             entry["first"].append(name)
 
     def count(self, *kinds: str) -> int:
-        """Return how many were left out, of these kinds."""
+        """Return the number of items of these kinds."""
         return sum(self._kinds[kind]["count"] for kind in kinds if kind in self._kinds)
 
     def first(self, *kinds: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of (path, caption) as people keep them: JSONL, CSV and parquet, read as streams."""
+"""Tables of (path, caption): JSONL, CSV and parquet, read as streams."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file after a look at what it claims of these columns."""
+    """Open a parquet file; columns that claim far more than the file's size are refused."""
     with _explained(table), opened(table), pq.ParquetFile(table) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         columns = [group.column(place) for group in groups for place in range(group.num_columns)]
@@ -129,7 +129,7 @@ def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @contextmanager
 def _explained(table: Path) -> Iterator[None]:
-    """Turns what is wrong with a file into a sentence."""
+    """Turn errors of a damaged file into a UserError."""
     try:
         yield
     except (csv.Error, pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:

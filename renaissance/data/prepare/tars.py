@@ -1,7 +1,7 @@
 """Tar shards as img2dataset leaves them: `key.jpg`, `key.txt` and `key.json` side by side, read in order, never extracted.
 
 A key is what stands before the last dot, so `v1.5_0001.jpg` is one. Where a key has its own image and text, further files
-that only begin with it (`0001.seg.png`, as WebDataset has them) belong to nobody else and are passed over.
+that only begin with it (`0001.seg.png`, as WebDataset has them) are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .annotation_store import NO_CAPTION, plain_name, text_fault
 from .annotations import opened
 from .entries import LeftOut, Row
 from .image_pool import MAX_BYTES
-from .names import IMAGE_SUFFIXES, is_litter
+from .names import IMAGE_SUFFIXES, is_system_file
 from .tables import columns_of, records_of
 
 _END = bytes(1024)  # two empty blocks end a tar file (POSIX.1-1988, ustar)
@@ -47,7 +47,7 @@ class _Group(NamedTuple):
 
 
 def require_whole(tar: Path) -> None:
-    """Refuse a file that does not end as tar files end: Python's reader takes a cut one for a shorter one.
+    """Refuse a file without the end mark of tar files; Python's reader accepts a truncated one.
 
     Raises:
         UserError: it is cut short, is no tar file, or cannot be read.
@@ -58,10 +58,10 @@ def require_whole(tar: Path) -> None:
 
 
 def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row | LeftOut]]:
-    """Yield what makes the entry of every key, in the tar's order, then of each download that failed.
+    """Yield a function that makes the entry of each key, in the tar's order, then of each failed download.
 
-    A key's files are read when its entry is made, which must be before the next one is asked for; keys that are passed
-    over cost no more than their headers. Failures are known from the parquet file that img2dataset leaves beside the tar.
+    A key's files are read when its entry is made, which must be before the next one is asked for; keys that are skipped
+    cost no more than their headers. Failures are known from the parquet file that img2dataset leaves beside the tar.
 
     Args:
         tar: the file.
@@ -88,9 +88,9 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
 
 
 def _groups(file: BinaryIO) -> Iterator[_Group]:
-    """Yield the groups of members that lie together and have one name up to its first dot, those that came first first."""
+    """Yield the groups of adjacent members that have one name up to the first dot, in order."""
     named = ((PurePosixPath(plain_name(member.name)), member) for member in _members(file) if not member.isdir())
-    kept = ((path, member) for path, member in named if not any(map(is_litter, path.parts)))
+    kept = ((path, member) for path, member in named if not any(map(is_system_file, path.parts)))
     for _, members in groupby(kept, lambda each: each[0].with_name(each[0].name.partition(".")[0])):
         groups: dict[str, _Group] = {}
         for path, member in members:
@@ -104,7 +104,7 @@ def _groups(file: BinaryIO) -> Iterator[_Group]:
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield all members. Python's own reader believes headers that lie, and takes the square of their length in time.
+    """Yield all members. Python's own reader trusts headers, and its time grows with the square of their length.
 
     Raises:
         TarError, ValueError: a header makes no sense, or the file ends within a member.
@@ -137,7 +137,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _extension(kind: bytes, text: bytes) -> dict[str, str]:
-    """Return what a text says of the next member: pax has records of "<length> <key>=<value>\\n", GNU a name (L)."""
+    """Return name and size of the next member: pax has records of "<length> <key>=<value>\\n", GNU a name (L)."""
     found, at = {}, 0
     while kind in b"xX" and at < len(text) and text[at]:
         length = text[at : at + 9].split(b" ")[0]

@@ -171,7 +171,7 @@ def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[s
 def _row_of(
     split: str, labels: Mapping[str, int], skipped: Skipped | None
 ) -> Callable[[str, list[tuple[str, Any]]], Row | None]:
-    """Return what makes the row of an image; with `skipped`, questions without a label are left out and counted there."""
+    """Return a function that makes the row of an image; with `skipped`, questions without a label are left out and counted."""
 
     def row(name: str, samples: list[tuple[str, Any]]) -> Row | None:
         kept = []

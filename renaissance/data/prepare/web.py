@@ -7,9 +7,9 @@ A split is in one of these layouts, found out from what is in the folder:
     00000/, 00000.parquet    folders of img2dataset, and what it knows of their files (columns key and caption)
     captions.csv             or .parquet, .jsonl: a table of path (from the folder that it is in) and caption
 
-All but the list may also lie in a folder called as the split. Names of files and folders say the split in any usual word
-(`cc3m-validation-0000.tar`, `val.csv`, `dev/`); what says none is for training. Tar shards are streamed. Everything else is
-first read into the annotation store: captions of a path that comes several times are put together, and nothing is written
+All but the list may also lie in a folder named after the split. Names of files and folders contain the split in any usual
+word (`cc3m-validation-0000.tar`, `val.csv`, `dev/`); without one they are for training. Tar shards are streamed. Everything
+else is first read into the annotation store: captions of a path that comes several times are put together, and nothing is written
 if a listing is damaged.
 """
 
@@ -43,11 +43,11 @@ _PROBED = 1000  # paths of a list that are tried, to find out where they start
 
 
 class _Layout(NamedTuple):
-    """How a split lies on the disk.
+    """How a split is stored.
 
     Attributes:
         split: which.
-        what: the layout, for people.
+        what: the layout, for messages.
         files: those that list it.
         read: gives rows, listed and skipped of `Plan`.
     """
@@ -138,7 +138,7 @@ def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[_Layout]:
 
 
 def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, list[Path]]:
-    """Sort files by the split that their names say, or else the name of their folder; train where neither does."""
+    """Group files by the split in their names, else in their folder's name, else train."""
     found: dict[str, list[Path]] = {}
     named = {path: split_of(path.stem) for path in paths}
     unclear = [path.name for path, own in named.items() if own is None]
@@ -157,7 +157,7 @@ def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, lis
 
 
 def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
-    """Refuse numbered folders and parquet files that lack each other: img2dataset had not finished, or a part is lost."""
+    """Refuse numbered folders and parquet files without each other: img2dataset did not finish, or a part is lost."""
     whole = {path.stem for path in (*tars, *parts)}
     halves = (path for path in place.iterdir() if path.suffix == ".parquet" or (path.is_dir() and not tars))
     lost = sorted(path.name for path in halves if path.stem.isdecimal() and path.stem not in whole)
@@ -192,7 +192,7 @@ def _from_table(table: Path, below: str, split: str) -> dict[str, Any]:
 
 
 def _from_folders(parquets: list[Path], below: str, split: str) -> dict[str, Any]:
-    """What failed to download is listed too: its image is then found missing."""
+    """Failed downloads are listed too, and counted as missing."""
     store = AnnotationStore()
     for parquet in parquets:
         needed = ["key", "caption"]
@@ -223,7 +223,7 @@ def _from_tars(tars: list[Path], below: str, split: str) -> dict[str, Any]:
 
 
 def _digest(files: list[Path]) -> str:
-    """Return what changes with the files: names, sizes, and contents too but for tars, which can be too long to read."""
+    """Return a digest of names, sizes and, except for tars, contents."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

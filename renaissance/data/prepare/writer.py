@@ -1,8 +1,8 @@
-"""From a raw download to arrow files: what a writer of a data set gives, and how it becomes complete files with manifests.
+"""From a raw download to arrow files with their manifests.
 
     raw download -> Download -> entries with their images, in order -> record batches -> temporary file -> fsync -> rename
 
-A data set's writer is a function that reads a raw download; `arrow_writer` makes `make_arrow(root, dataset_root, ...)` of it.
+A data set's writer is a function that reads a raw download; `arrow_writer` turns it into `make_arrow(root, dataset_root, ...)`.
 Memory is bounded by one record batch and the images in flight. What a file holds depends on its rows alone, never on the
 number of workers. A run that is killed leaves the old file or the new one under the final name.
 """
@@ -40,7 +40,7 @@ WRITE_OPTIONS = {
 
 
 class Download(NamedTuple):
-    """A raw download that was read: what becomes of it.
+    """A raw download: the files to write and what their manifests say.
 
     Attributes:
         dataset: the data set, as manifests name it.
@@ -60,7 +60,7 @@ class Download(NamedTuple):
 
 
 def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, Any]]]:
-    """Make `make_arrow(root, dataset_root, **options)` of a function `read(root, **options)`.
+    """Turn a function `read(root, **options)` into `make_arrow(root, dataset_root, **options)`.
 
     `root` is the folder of the raw download, `dataset_root` the folder to write to, which is made if there is none. The
     options are those of `read` and `WRITE_OPTIONS`. `make_arrow` returns the manifests, as they lie beside the files.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from renaissance.core.errors import UserError
-from renaissance.data.prepare.names import is_litter, split_of
+from renaissance.data.prepare.names import is_system_file, split_of
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ def test_a_folder_of_a_split_may_say_that_it_is_one(name: str):
 
 
 def test_what_systems_leave_is_nobodys_data():
-    assert all(map(is_litter, ["._1.jpg", ".DS_Store", ".git", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"]))
-    assert not any(map(is_litter, ["1.jpg", "_1.jpg", "macosx", "train", "thumbs"]))
+    assert all(map(is_system_file, ["._1.jpg", ".DS_Store", ".git", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"]))
+    assert not any(map(is_system_file, ["1.jpg", "_1.jpg", "macosx", "train", "thumbs"]))

@@ -157,7 +157,7 @@ NOT_PICTURES = "test_batch' does not hold pictures of 32 x 32 with their labels 
     [
         ({"data": np.zeros((12, 5), np.uint8)}, NOT_PICTURES),
         ({"data": np.zeros((11, 3072), np.uint8)}, NOT_PICTURES),
-        ({"data": [1, 2]}, "['data'] is list, but has to be an array of bytes"),
+        ({"data": [1, 2]}, "['data'] is list, but has to be a bytearray"),
         ({"data": np.zeros((12, 3072), np.int16)}, "is not a pickle of plain values, is cut short or damaged"),
         ({"labels": [3] * 12}, NOT_PICTURES),
         ({"labels": 5}, "['labels'] is 5, but has to be a list"),
@@ -190,7 +190,7 @@ def test_refuses_cifar_10_that_is_incomplete_or_damaged(tmp_path: Path):
         (
             batch,
             b"\x80\x02" + pickled({"data": "", "labels": []}) + b".",
-            "['data'] is '', but has to be an array of bytes",
+            "['data'] is '', but has to be a bytearray",
         ),
         (batch, batch.read_bytes()[:-9000], "data_batch_5' is not a pickle of plain values, is cut short or damaged"),
         (batch, None, "data_batch_5' cannot be read (No such file or directory)"),
