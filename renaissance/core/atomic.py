@@ -1,4 +1,4 @@
-"""Files that appear under their name complete, or not at all: arrow files, checkpoints, and what a run writes beside them."""
+"""Atomic file writes and file locks: arrow files, checkpoints and what a run writes beside them are complete or not there."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOCK = ".lock"
 
 
 class AtomicFile:
-    """A binary file that is written beside its target and renamed by `commit`. A context manager.
+    """A binary file that is written to a temporary file and renamed by `commit`. A context manager.
 
-    The temporary file has one name a target, `.<name>.tmp`, and is locked: what a killed run left is written over, and
-    a second run for the same target is refused instead of mixed in.
+    The temporary file is `.<name>.tmp` beside the target and locked. One that a killed run left is overwritten; a second
+    process that writes the same target is refused.
 
     Args:
-        target: the path it is meant for.
-        setting: the setting that decided where the target lies, for the sentence of a refusal.
+        target: path of the final file.
+        setting: name of the setting that decided where the target lies, for error messages.
 
     Raises:
-        UserError: it cannot be written (no right, disk full), or another run is writing it. The target is unchanged.
+        UserError: the file cannot be written (permissions, disk full), or another process writes it. The target is unchanged.
     """
 
     closed = False  # pyarrow asks, as of any file
@@ -52,7 +52,7 @@ class AtomicFile:
             raise self._failure from None
 
     def write(self, content: bytes) -> int:
-        """Append; anything that has the buffer protocol is taken."""
+        """Append an object with the buffer protocol."""
         with self._explaining():
             return self._file.write(content)
 
@@ -61,19 +61,19 @@ class AtomicFile:
         return self._file.tell()
 
     def flush(self) -> None:
-        """Do nothing: `commit` brings everything to the disk at once."""
+        """Do nothing: `commit` writes everything to the disk."""
 
     def sync(self) -> None:
-        """Bring what was written to the disk: `commit` then needs no more room."""
+        """Write all buffers to the disk; `commit` then needs no more space."""
         with self._explaining():
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def commit(self, target: Path | None = None) -> None:
-        """Bring the content to the disk and give it its name, replacing what has it; the folder is synchronised too.
+        """Write the content to the disk and rename the file to its target, which is replaced; then fsync the folder.
 
         Args:
-            target: another name in the same folder than the one it was meant for.
+            target: another path in the same folder.
         """
         self.sync()
         with self._explaining():
@@ -88,7 +88,7 @@ class AtomicFile:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turns the system's refusals into a sentence, and keeps whatever else comes up in here."""
+        """Turns an OSError into a UserError, and remembers any error for `__exit__`."""
         try:
             yield
         except OSError as error:
@@ -112,14 +112,14 @@ def write_whole(target: Path, content: bytes, setting: str) -> None:
 
 
 class FileLock:
-    """A folder that this process alone writes to, until `release` or its end, however it ends.
+    """An exclusive lock on a folder, until `release` or the end of the process.
 
     Args:
-        folder: which.
-        name: of the file that is locked; another name than the usual one holds something else that belongs to the folder.
+        folder: to lock.
+        name: of the lock file; another name than the default locks something else that belongs to the folder.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: another process has the lock, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, name: str = LOCK):
@@ -149,7 +149,7 @@ def locked(folder: Path, doing: str = "training") -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process holds a folder (`FileLock`); False where the file system has no locks. Not for one's own folder."""
+    """Whether another process has locked a folder; False where the file system has no locks. It would free a lock of our own."""
     try:
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # there is none
@@ -163,7 +163,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def rename_damaged(path: Path) -> Path:
-    """Renames what cannot be used to `<name>.damaged`, with a number where that is taken, and returns where it is now."""
+    """Renames a damaged file or folder to `<name>.damaged`, with a number if that exists, and returns the new path."""
     free, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(free):
         number += 1
@@ -172,9 +172,7 @@ def rename_damaged(path: Path) -> Path:
 
 
 def link_or_copy(source: Path, target: Path, setting: str) -> None:
-    """Gives the complete file `source` a second name in the same folder, replacing what has it.
-
-    It is a hard link, which takes no time and no room; a copy where the file system has none.
+    """Replaces `target` by a hard link to `source` in the same folder, or by a copy where the file system has no links.
 
     Raises:
         UserError: as `AtomicFile`; the target is unchanged.
@@ -193,10 +191,10 @@ def link_or_copy(source: Path, target: Path, setting: str) -> None:
 
 
 def _open_locked(path: Path, lock: Callable[[int, int], None]) -> int | None:
-    """The handle of a file that no other process has locked, made where it is not there; None where one has.
+    """Opens or creates a file and locks it; None if another process has locked it.
 
     Args:
-        lock: function of fcntl. A file system without locks lets everybody through.
+        lock: `fcntl.flock` or `fcntl.lockf`. On a file system without locks, every process gets the file.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

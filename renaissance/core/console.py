@@ -1,4 +1,4 @@
-"""What a user sees on the screen: one function prints, and nothing that happens to the screen ends a run.
+"""Console output: one function prints, and an output that cannot be written never ends a run.
 
 stdout and stderr may be a pipe whose reader has gone (`| head`, a `tee` that Ctrl-C took too) or a file on a full disk. What
 cannot be printed is dropped; log.txt of the run folder has it.
@@ -68,7 +68,7 @@ class Screen(io.TextIOBase):
 
 
 def install() -> None:
-    """Puts a `Screen` in the place of stdout and stderr of this process; one that is closed gets /dev/null."""
+    """Replaces stdout and stderr of this process by a `Screen`; a closed one writes to /dev/null."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # `>&-`: a file that is opened later would get its number, and what is printed
@@ -77,5 +77,5 @@ def install() -> None:
 
 
 def lost() -> OSError | None:
-    """Why something that was printed to stdout is not there; None where all is, or its reader wants no more."""
+    """The error because of which something printed to stdout was lost, or None."""
     return getattr(sys.stdout, "lost", None)

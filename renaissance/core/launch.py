@@ -1,4 +1,4 @@
-"""Who starts the processes of a run, and which of them this one is: plain python, torchrun, or srun.
+"""How the processes of a run were started (plain python, torchrun or srun), and which of them this one is.
 
 Plain python starts the other processes of its machine itself, once all is read and built. torchrun and srun have started all
 of them, so what they say answers for `num_gpus` and `num_nodes`. Nothing here imports torch.
@@ -24,9 +24,9 @@ class Launch(NamedTuple):
 
     Attributes:
         by: "python", "torchrun" or "srun".
-        first: whether it is the process that writes and prints.
-        per_node, nodes: processes on each machine, and machines; None for plain python, where the settings say.
-        processes: all of them, by srun.
+        first: whether it is global rank 0, which writes and prints.
+        per_node, nodes: processes per node and number of nodes; None for plain python, where the settings decide.
+        processes: world size, if srun started them.
     """
 
     by: str
@@ -37,7 +37,7 @@ class Launch(NamedTuple):
 
 
 def launch_environment(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Reads how this process was started from its environment; what is empty there counts as not set."""
+    """Reads from the environment variables how this process was started; an empty variable counts as not set."""
     found = {name: value for name, value in environment.items() if value}
     if "TORCHELASTIC_RUN_ID" in found:
         per_node, processes = int(found["LOCAL_WORLD_SIZE"]), int(found["WORLD_SIZE"])
@@ -51,10 +51,7 @@ def launch_environment(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def clean_environment() -> None:
-    """Puts the environment of this process in order, before libraries read it.
-
-    What is set to nothing, as job scripts leave it, is taken out; and only the first process of a run asks the Hub.
-    """
+    """Removes empty variables, which job scripts leave behind, before libraries read them; only rank 0 asks the Hub."""
     for name in _RANK_VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
@@ -63,10 +60,10 @@ def clean_environment() -> None:
 
 
 def check_launch(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:
-    """How this process was started, and what contradicts the settings in it.
+    """How this process was started, and how it contradicts the settings.
 
     Args:
-        values: of the command's settings. given: those that it names.
+        values: of the command's settings. given: keys that the command names.
     """
     launch = launch_environment()
     problems = []
@@ -88,11 +85,11 @@ def check_launch(values: Mapping[str, object], given: frozenset[str]) -> tuple[L
 
 
 def exit_process(status: int) -> NoReturn:
-    """Ends this process, and the loader processes that it has left.
+    """Ends this process and its remaining loader processes.
 
-    One of many processes ends without Python's tear-down, in which threads of torch's process groups may abort it; so does one
-    with loader processes, for which Python would wait. A process that plain python has started ends with 0: the first process
-    says how the run ended, and Lightning would kill it for any other status, in the midst of a save perhaps.
+    A distributed process, or one with loader processes, exits without Python's tear-down: threads of torch's process groups
+    may abort in it, and Python would wait for the loaders. A process that rank 0 has started exits with 0: rank 0 reports how
+    the run ended, and Lightning would kill rank 0 for any other status, perhaps while it saves.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C has nothing left to interrupt
@@ -112,11 +109,10 @@ def exit_process(status: int) -> NoReturn:
 
 
 def available_cores(processes_here: int = 1) -> int:
-    """How many cores are this process's share of a machine, at least 1.
+    """Number of CPU cores for this process, at least 1.
 
     Args:
-        processes_here: of this run on this machine, which share what the system lets each of them use, unless Slurm has given
-            each its own.
+        processes_here: processes of the run on this machine, which share its cores unless Slurm has assigned each its own.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own = launch_environment().by == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it saves between two steps and ends with a status that says what to do next.
+"""Signals that stop a run: it saves between two steps and exits with a status that says what to do next.
 
 Slurm warns a job with SIGUSR1 or SIGTERM before it takes the machine away, a user presses Ctrl-C, a terminal that closes sends
 SIGHUP, and the alarm of `max_time` goes off. Which process gets the signal, and when, differs; all processes stop after the same
@@ -22,15 +22,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class StopSignals:
-    """Notes the signals that ask to stop; a context manager around what can stop. A second Ctrl-C stops at once.
+    """Handles stop signals; a context manager around a run. A second Ctrl-C stops at once.
 
     Args:
-        prints: whether this process tells the user that it has heard.
+        prints: whether this process prints that it received a signal.
 
     Attributes:
-        received: the first signal that asked, None until one does.
-        waits_for_step: whether a request waits for the end of a step. Where it does not, it stops what is going on: nothing that
-            is not written yet is lost there.
+        received: number of the first stop signal, or None.
+        waits_for_step: whether a stop signal waits for the end of the step. If not, it raises `Stopped` at once: there is
+            nothing unsaved.
     """
 
     def __init__(self, *, prints: bool = True):
@@ -51,7 +51,7 @@ class StopSignals:
         self._before = {}
 
     def install_handlers(self) -> None:
-        """Installs the handlers, again where somebody has put others in their place."""
+        """Installs the signal handlers, or installs them again where a library has replaced them."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in STOP_SIGNALS:
@@ -60,13 +60,13 @@ class StopSignals:
                 signal.signal(number, self._note)
 
     def set_alarm(self, seconds: float | None) -> None:
-        """Asks to stop when so many seconds have passed; None takes that back."""
+        """Sends the signal of `max_time` after so many seconds; None cancels it."""
         if threading.current_thread() is threading.main_thread():
             # Behind the deadline it goes off again at once.
             signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 1e-3))
 
     def flags(self) -> list[float]:
-        """1 for the signal that asked, 0 for the others, in the order of `STOP_SIGNALS`."""
+        """One-hot vector of the received signal, in the order of `STOP_SIGNALS`."""
         return [float(self.received == number) for number in STOP_SIGNALS]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -89,7 +89,7 @@ class StopSignals:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: one in C++ answers an exception that comes up there by aborting the process."""
+    """Whether a module is being imported: an exception in the import of a C++ module would abort the process."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
@@ -98,15 +98,15 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def exit_status(number: int) -> int:
-    """The exit status of a run that a signal has stopped."""
+    """Exit status of a run that was stopped by a signal."""
     return INTERRUPTED if number == signal.SIGINT else TRY_AGAIN
 
 
 def stop_reason(number: int) -> str:
-    """What stopped the run."""
+    """Why the run stopped, for messages."""
     return "interrupted" if number == signal.SIGINT else f"stopped by {signal_name(number)}"
 
 
 def signal_name(number: int) -> str:
-    """What users call a signal."""
+    """Name of a signal for messages."""
     return "max_time" if number == signal.SIGALRM else signal.Signals(number).name

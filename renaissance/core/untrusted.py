@@ -1,7 +1,6 @@
-"""Reads JSON, text and plain values that others wrote, within bounds and with one sentence for what is wrong.
+"""Reads untrusted JSON and text: bounds size and depth, checks types, and raises one UserError for any problem.
 
-A file of another program, a checkpoint, a cache record or a metadata field may hold anything. Whoever reads one goes through
-this module: it bounds size and depth, and checks types before a value is used.
+A file of another program, a checkpoint, a cache record or a metadata field may hold anything.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
 
 
 def refuse_lfs(start: bytes, name: str) -> None:
-    """Refuses a file whose first bytes say that git has not fetched its content."""
+    """Refuses a git-LFS pointer, by the first bytes of the file."""
     if start.startswith(_LFS):
         raise UserError(f"{name} is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository.")
 
@@ -110,7 +109,7 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
 
 
 def expect(value: Any, hint: Any, name: str) -> Any:
-    """The value, where it has the type that a hint says: `dict[str, list[float]]`, `int | None`, `tuple[int, ...]` ...
+    """Returns the value if it matches a type hint: `dict[str, list[float]]`, `int | None`, `tuple[int, ...]` ...
 
     A TypedDict names the keys that an object has to have among others; one that is not there counts as None.
 
@@ -168,7 +167,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type hint as a reader of JSON knows it."""
+    """A type hint in words of JSON."""
     origin, inner = dict if is_typeddict(hint) else get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(map(_words, inner))
@@ -185,7 +184,7 @@ _WORDS = {str: "text", int: "a whole number", INT64: "a whole number of 64 bits"
 
 
 def short(value: Any) -> str:
-    """A value as a sentence shows it: on one line, cut to 60 characters, and a large one by its type alone."""
+    """A value for an error message: on one line of at most 60 characters; of a container only the type."""
     text = printable(repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__)
     return text if len(text) <= 60 else text[:57] + "..."
 

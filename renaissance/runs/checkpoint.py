@@ -28,7 +28,7 @@ FORMAT = 1
 
 @dataclass
 class LoadReport:
-    """What became of a checkpoint's weights; names of parameters.
+    """Which parameters were loaded from a checkpoint, by name.
 
     `missing` are in the model but not in the checkpoint, `unexpected` the reverse, `resized` were interpolated or cut;
     `started` says which parts of new heads started from those of other tasks.
@@ -42,7 +42,7 @@ class LoadReport:
     started: list[str] = field(default_factory=list)
 
     def refuse_missing(self, setting: str) -> None:
-        """Refuses a checkpoint that lacks weights of the very model that it was made of; random ones would take their place.
+        """Refuses a checkpoint that lacks weights of its own model; they would stay random.
 
         Args:
             setting: that named it.
@@ -60,7 +60,7 @@ class LoadReport:
 
 
 def save(path: str | os.PathLike, stored: Stored) -> None:
-    """Writes a checkpoint so that a crash at any point leaves the old file or the whole new one.
+    """Writes a checkpoint atomically.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
@@ -114,7 +114,7 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
 
 
 def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
-    """Copies a checkpoint's weights into a model, resizing position tables, and says what became of each.
+    """Copies the weights of a checkpoint into a model, resizing position embeddings.
 
     Args:
         model: its method `adapt(name, tensor)` brings a tensor of another shape to the model's, or returns None.
@@ -135,7 +135,7 @@ def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) 
 
 
 def _with_started(heads: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
-    """The heads' state, with the parts that a new head starts from under the names that they have there."""
+    """The state of the heads, with the parameters that new heads are initialised from under their new names."""
     named = dict(state)
     for head, task in heads.named_children():
         if any(name.startswith(f"{head}.") for name in state):

@@ -32,11 +32,11 @@ class CheckpointFolder:
         self.path = path
 
     def file(self, step: int) -> Path:
-        """The path of a step's checkpoint; numbers have one length, so names sort by step."""
+        """Path of the checkpoint of a step; names sort by step."""
         return self.path / f"step_{step:09d}.ckpt"
 
     def write(self, step: int, stored: Stored, names: Iterable[str], keep: int, warn: Callable[[str], None]) -> bool:
-        """Writes the checkpoint of a step, gives it further names, and removes all but the newest `keep`.
+        """Writes the checkpoint of a step, links further names to it, and removes all but the newest `keep`.
 
         An old file is removed only when the new one is whole on the disk.
 
@@ -78,7 +78,7 @@ class CheckpointFolder:
         return found and found[0]
 
     def make_newest(self, name: str, step: int, *, best: bool) -> int | None:
-        """Makes a checkpoint the newest of its run; damaged ones of later steps get another name.
+        """Makes a checkpoint the newest of its run; renames damaged ones of later steps.
 
         Args:
             name: of its file. step: its step. best: whether it is the best one, too.

@@ -1,4 +1,4 @@
-"""What makes two commands the same run: a hash of the settings that a resumed run may not change, kept in settings.json."""
+"""The identity of a run: a hash of the settings that a resumed run may not change, stored in settings.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""metrics.csv: a row for each line of training and each validation, which stays readable whatever happens to the file."""
+"""Reads and writes metrics.csv: a row for each logged training step and each validation; damaged rows are left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 1 << 30  # bytes
 
 
 class MetricsTable:
-    """Writes rows to a CSV file; a new column is added to the header, and left empty in the rows before.
+    """Appends rows to a CSV file; a new column is added to the header and is empty in earlier rows.
 
     Args:
         path: of the file, which need not exist.
@@ -30,13 +30,13 @@ class MetricsTable:
         self._left: tuple[int, int] | None = None  # size and date of the file as it was left; else it is read again
 
     def append(self, values: Mapping[str, float]) -> list[str]:
-        """Adds a row, which is on the disk then.
+        """Appends a row and writes it to the disk.
 
         Returns:
-            A sentence where another program has spoiled the file, and what became of it.
+            Warnings if the file was damaged meanwhile.
 
         Raises:
-            OSError, UserError: it cannot be written; half a row that is there then is left out when the next one is added.
+            OSError, UserError: it cannot be written; a partial row is removed when the next one is appended.
         """
         row = {name: str(value) for name, value in values.items()}
         said: list[str] = []
@@ -61,7 +61,7 @@ class MetricsTable:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row], int]:
-    """The header of metrics.csv, its whole rows, and how many lines are none; one cut short at the end does not count.
+    """The header, the valid rows and the number of invalid lines, without a partial last line.
 
     Raises:
         UserError: it is no table with a column "step".
@@ -91,7 +91,7 @@ def _is_row(cells: list[str], header: list[str]) -> bool:
 
 
 def _read_usable(path: Path) -> tuple[list[str], list[Row], list[str]]:
-    """As `read_rows`, with a sentence where the file holds something else, too; it has another name then."""
+    """Header, valid rows and warnings; renames a file with anything invalid to *.damaged."""
     try:
         header, rows, broken = read_rows(path)
     except UserError as error:
@@ -109,13 +109,13 @@ def _write(path: Path, header: list[str], rows: list[Row]) -> None:
 
 
 def drop_rows_after(path: Path, step: int, *, pending: bool = False, every: int | None = None) -> list[str]:
-    """Drops the rows of metrics.csv that a run which goes on writes again, and what a machine that failed has made of the last.
+    """Drops the rows that a resumed run writes again, and damaged ones.
 
     Args:
-        step: it goes on behind this one. pending: and first validates there. every: steps between two rows so far.
+        step: of the checkpoint. pending: whether its validation is still to come. every: steps between two rows so far.
 
     Returns:
-        Sentences about rows that are lost.
+        Warnings about lost rows.
     """
     if not os.path.lexists(path):
         return []  # a folder of its own that has not come to its first row, say

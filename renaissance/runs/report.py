@@ -44,11 +44,11 @@ class RunFolder:
         self._events: Any = None
         self._lock: FileLock | None = None
         self._table = path and MetricsTable(path / "metrics.csv")
-        self._unwritten: list[dict[str, Any]] = []  # rows of it that found no room
+        self._unwritten: list[dict[str, Any]] = []  # rows that could not be written yet
 
     @classmethod
     def create(cls, log_dir: str, exp_name: str) -> RunFolder:
-        """Makes the next free version; two runs that start together never get the same one.
+        """Creates the next free version folder, atomically: two runs never get the same one.
 
         Raises:
             UserError: the folder cannot be written.
@@ -67,10 +67,10 @@ class RunFolder:
 
     @staticmethod
     def refuse_unwritable(log_dir: str, exp_name: str) -> None:
-        """Says before anything is computed that `create` will fail; writes nothing.
+        """Checks early that `create` will work; writes nothing.
 
         Raises:
-            UserError: the nearest folder that exists is none, or takes no new entries.
+            UserError: the nearest existing parent is not a folder or not writable, or the path is too long.
         """
         path = Path(log_dir).absolute() / exp_name
         names = [len(os.fsencode(name)) for name in path.parts]
@@ -82,7 +82,7 @@ class RunFolder:
 
     @classmethod
     def of_checkpoint(cls, path: str) -> RunFolder | None:
-        """The folder of the run that wrote a checkpoint, or None where the file lies elsewhere."""
+        """The run folder of a checkpoint; None if the file is not in one."""
         given = Path(path)
         for place in (given.parent.resolve(), given.resolve().parent):  # the file may be a link to one, or be one here
             if place.name == "checkpoints" and (place.parent / "settings.json").is_file():
@@ -91,13 +91,13 @@ class RunFolder:
 
     @classmethod
     def place_of(cls, path: str) -> dict[str, str]:
-        """log_dir and exp_name of the run that wrote a checkpoint, by where it lies; {} where that is no run folder."""
+        """log_dir and exp_name of the run folder of a checkpoint; {} if it is not in one."""
         if (folder := cls.of_checkpoint(path)) is None:
             return {}
         return {"log_dir": plain_path(folder.path.parent.parent), "exp_name": folder.path.parent.name}
 
     def lock(self) -> RunFolder:
-        """Keeps other runs out until `close`.
+        """Locks the folder until `close`.
 
         Raises:
             UserError: another process trains in this folder.
@@ -111,19 +111,19 @@ class RunFolder:
         return None if self.path is None else self.path / "checkpoints"
 
     def resume_hint(self) -> str:
-        """How a run that ends early goes on, as the end of a sentence; "" where nothing of it is saved."""
+        """How to resume a run that ends early, as the end of a sentence; "" if it has saved nothing."""
         path = self.checkpoints and self.checkpoints / "last.ckpt"
         return f"; the run goes on from there with resume_from={path}" if path and path.exists() else ""
 
     def say(self, text: str) -> None:
-        """Prints, beside a progress bar where there is one, and keeps in log.txt."""
+        """Prints a message, above a progress bar, and appends it to log.txt."""
         if self.prints:
             with tqdm.external_write_mode():
                 say(text)
             self.write_log(text)
 
     def write_log(self, text: str) -> None:
-        """Adds to log.txt what was said on the screen, with the time."""
+        """Appends a message to log.txt, with the time."""
         if self.path is None:
             return
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {printable(text.rstrip(), keep=_KEPT)}\n"
@@ -141,7 +141,7 @@ class RunFolder:
         self.write(name, (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of metrics.csv and one point a value in TensorBoard, at an optimizer step."""
+        """Logs scalars of an optimizer step to metrics.csv and TensorBoard."""
         if self.path is None:
             return
         self._unwritten.append({"step": step, **values})
@@ -174,7 +174,7 @@ def unwritable(log_dir: str | Path, why: str) -> str:
 
 
 def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """{"mlm/val/loss": 1.0} as {"val": {"mlm": {"loss": 1.0}}}; sums over tasks ("val/the_metric") are left out."""
+    """{"mlm/val/loss": 1.0} as {"val": {"mlm": {"loss": 1.0}}}, without sums over tasks ("val/the_metric")."""
     results: dict[str, dict[str, dict[str, float | None]]] = {}
     for key, value in values.items():
         if key.count("/") == 2:
@@ -185,7 +185,7 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a run's numbers."""
+    """Versions of Python and of the packages that affect the results."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv)}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -194,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
-    """Rows of words as aligned columns: the first to the left, the others to the right."""
+    """Formats rows as aligned columns: the first left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in rows]
     return "\n".join((indent + "  ".join(cells)).rstrip() for cells in lines)
