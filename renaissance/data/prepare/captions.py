@@ -91,9 +91,11 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
 
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Return the split that the line belongs to."""
-    split = split_of(line.split, whole=True) if line.split else split_of(listing.stem) or "train"
-    require(split, f"'{listing}' line {line.number} has split '{line.split}'; the splits are {', '.join(OWN_SPLITS)}.")
-    if not line.split and split == "train" and is_validation(plain_name(line.path), val_share):
+    split = split_of(line["split"], whole=True) if line["split"] else split_of(listing.stem) or "train"
+    require(
+        split, f"'{listing}' line {line['number']} has split '{line['split']}'; the splits are {', '.join(OWN_SPLITS)}."
+    )
+    if not line["split"] and split == "train" and is_validation(plain_name(line["path"]), val_share):
         split = "val"
-    store.add(line.path, split, line.captions)
+    store.add(line["path"], split, line["caption"])
     return split

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,16 +24,10 @@ _MOST_FIELD = 16 << 20  # characters of a field of CSV
 _SWELLS, _LEAST_BYTES, _LEAST_VALUES = 100, 64 << 20, 10_000_000
 
 
-class Line(NamedTuple):
-    """One entry. Attributes: number, of the line or row; path; captions; split, None where none is named."""
+class Line(TypedDict):
+    """One entry; its caption is a list where `lines_of` gives it."""
 
     number: int
-    path: str
-    captions: list[str]
-    split: str | None
-
-
-class _Line(TypedDict):
     path: str
     caption: str | list[str]
     split: str | None
@@ -70,9 +64,9 @@ def lines_of(table: Path) -> Iterator[Line]:
     read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
     for number, record in read(table):
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
-        line = {"path": record.get("path"), "caption": caption, "split": record.get("split") or None}
-        expect(line, _Line, f"'{table}' line {number}")
-        yield Line(number, line["path"], [caption] if isinstance(caption, str) else caption, line["split"])
+        line = {"number": number, "path": record.get("path"), "caption": caption, "split": record.get("split") or None}
+        expect(line, Line, f"'{table}' line {number}")
+        yield {**line, "caption": [caption] if isinstance(caption, str) else caption}
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:

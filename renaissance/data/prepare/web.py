@@ -183,10 +183,10 @@ def _from_table(table: Path, below: str, split: str) -> dict[str, Any]:
     store = AnnotationStore()
     for line in lines_of(table):
         require(
-            not line.split or split_of(line.split, whole=True) == split,
-            f"'{table}' line {line.number} is of split '{line.split}'; expected {split} alone.",
+            not line["split"] or split_of(line["split"], whole=True) == split,
+            f"'{table}' line {line['number']} is of split '{line['split']}'; expected {split} alone.",
         )
-        store.add(below + line.path, split, line.captions)
+        store.add(below + line["path"], split, line["caption"])
     require(store.splits(), f"'{table}' has no captions; expected one (path, caption) a line.")
     return _stored(store, split)
 
