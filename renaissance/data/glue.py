@@ -41,10 +41,14 @@ _SCORE_DECIMALS = 3  # as STS-B has them; the Hub keeps 3.8 as the nearest numbe
 _HIDDEN = ("", "-1", "-1.0")  # labels where the right answer is not public
 
 
-class _Files(NamedTuple):
-    """The files of a split. Attributes: read, returns a table and how many rows it leaves out; folder; names, in order."""
+# Of a file: its rows, the file's name of each of our columns, and how many rows are left out.
+_Content = tuple[pa.Table, dict[str, str], int]
 
-    read: Callable[[str, GlueTask, str], tuple[pa.Table, int]]
+
+class _Files(NamedTuple):
+    """The files of a split. Attributes: read, reads one of them; folder; names, in order."""
+
+    read: Callable[[str, GlueTask, str], _Content]
     folder: Path
     names: tuple[str, ...]
 
@@ -145,10 +149,10 @@ class GlueSamples:
         path = self._paths[0]
         try:
             for path in self._paths:
-                table, left_out = self._read_file(path, task, self.split)
-                tables.append(_checked(path, table, task))
+                table, columns, left_out = self._read_file(path, task, self.split)
+                tables.append(_checked(path, table, columns, task))
                 self._rows.append(len(table) + left_out)
-            whole = pa.concat_tables(tables, promote_options="permissive")  # shards may have strings of other widths
+            whole = pa.concat_tables(tables)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"'{path}' cannot be read or is damaged ({first_line(error)}).") from None
         self._used = [len(table) for table in tables]
@@ -202,28 +206,26 @@ def _missing(name: str, split: str, root: Path) -> UserError:
     )
 
 
-def _saved(path: str, task: GlueTask, split: str) -> tuple[pa.Table, int]:
+def _saved(path: str, task: GlueTask, split: str) -> _Content:
     with pa.memory_map(path) as mapped:
         whole = mapped.read_buffer()
     refuse_claims(path, whole, stream=True)
     table = pa.ipc.open_stream(whole).read_all()
-    return _named(table, _hub_columns(path, table.schema, task)), 0
+    return table, _hub_columns(path, table.schema, task), 0
 
 
-def _parquet(path: str, task: GlueTask, split: str) -> tuple[pa.Table, int]:
+def _parquet(path: str, task: GlueTask, split: str) -> _Content:
     claims = pq.ParquetFile(path)
     groups = [claims.metadata.row_group(number).total_byte_size for number in range(claims.num_row_groups)]
     _refuse_large(path, claims.metadata.num_rows, sum(groups))
     columns = _hub_columns(path, claims.schema_arrow, task)
-    kinds = [claims.schema_arrow.field(name).type for name in columns.values()]
-    coded = [name for name, kind in zip(columns.values(), kinds, strict=True) if _is_text(kind)]
+    coded = [name for name in columns.values() if _is_text(claims.schema_arrow.field(name).type)]
     # Read as codes and the different texts, a text that stands in a million rows takes its room once.
     table = pq.ParquetFile(path, read_dictionary=coded).read(columns=list(columns.values()))
     parts = [part for name in coded for part in table[name].chunks]
     lengths = [pc.sum(pc.take(pc.binary_length(part.dictionary), part.indices)).as_py() or 0 for part in parts]
     _refuse_large(path, len(table), sum(lengths))
-    table = _named(table, columns)
-    return pa.table({name: table[name].cast(kind) for name, kind in zip(columns, kinds, strict=True)}), 0
+    return table, columns, 0
 
 
 def _refuse_large(path: str, rows: int, size: int) -> None:
@@ -241,10 +243,14 @@ def _hub_columns(path: str, schema: pa.Schema, task: GlueTask) -> dict[str, str]
     if said is not None and said != list(task.labels):
         names = some(map(str, said if isinstance(said, list) else [said]))
         raise UserError(f"'{path}' numbers its labels {names}; expected {', '.join(task.labels)}.")
-    return _columns(path, task.texts, {"label": "label", "id": "idx"}, schema.names)
+    columns = _columns(path, task.texts, {"label": "label", "id": "idx"}, schema.names)
+    for name in task.texts:
+        kind = schema.field(name).type
+        require(_is_text(kind), f"'{path}' has a column of {kind} where a string is expected.")
+    return columns
 
 
-def _tsv(path: str, task: GlueTask, split: str) -> tuple[pa.Table, int]:
+def _tsv(path: str, task: GlueTask, split: str) -> _Content:
     with open(path, "rb") as file:
         header = file.readline(_LONGEST_HEADER).decode("utf-8-sig").rstrip("\r\n").split("\t")
     texts, test = task.tsv_texts or task.texts, split.startswith("test")
@@ -271,7 +277,7 @@ def _tsv(path: str, task: GlueTask, split: str) -> tuple[pa.Table, int]:
             f"'{path}' line {broken[0].number} has {broken[0].actual_columns} columns, expected "
             f"{broken[0].expected_columns} ({len(broken):,} such lines); is the file complete?"
         )
-    return _named(table, columns), len(broken)
+    return table, columns, len(broken)
 
 
 def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:
@@ -285,29 +291,19 @@ def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], there
     return columns
 
 
-def _named(table: pa.Table, columns: Mapping[str, str]) -> pa.Table:
-    return pa.table({ours: table[theirs] for ours, theirs in columns.items()})
-
-
-def _checked(path: str, table: pa.Table, task: GlueTask) -> pa.Table:
+def _checked(path: str, table: pa.Table, columns: Mapping[str, str], task: GlueTask) -> pa.Table:
     """Check the columns of a file and bring them to one form."""
-    texts = [name for name in ("text", "second") if name in table.column_names]
-    for name in texts:
-        kind = table[name].type
-        require(_is_text(kind), f"'{path}' has a column of {kind} where a string is expected.")
-    columns = {name: table[name] for name in texts}
-    kind, there = pa.int64() if task.labels else pa.float64(), table.column_names
-    columns["label"] = (
-        _labels(path, table["label"], task).cast(kind) if "label" in there else pa.nulls(len(table), kind)
-    )
-    columns["id"] = table["id"].cast(pa.int64()) if "id" in there else pa.array(np.arange(len(table)))
-    table = pa.table(columns)
+    table = table.select(list(columns.values())).rename_columns(list(columns))
     # Arrow trusts the offsets in a file: reading through a damaged one would end the process, not the run.
     table.validate(full=True)
-    for name in (*texts, "id"):
-        if table[name].null_count:
-            raise UserError(f"'{path}' row {pc.index(table[name].is_null(), True)} has no {name}.")
-    return table
+    found = {name: table[name].cast(pa.string()) for name in ("text", "second") if name in columns}
+    label = table["label"] if "label" in columns else pa.nulls(len(table), pa.string())
+    found["label"] = _labels(path, label, task)
+    found["id"] = table["id"].cast(pa.int64()) if "id" in columns else pa.array(np.arange(len(table)))
+    for name, column in found.items():
+        if name != "label" and column.null_count:
+            raise UserError(f"'{path}' row {pc.index(column.is_null(), True)} has no {name}.")
+    return pa.table(found)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -315,7 +311,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _labels(path: str, given: pa.ChunkedArray, task: GlueTask) -> pa.ChunkedArray:
-    """Return numbers of classes, or scores; null where they are hidden."""
+    """Return numbers of classes, or scores of 64 bits; null where they are hidden."""
     given = pc.fill_null(given.cast(pa.string()), "")
     hidden = pc.is_in(given, pa.array(_HIDDEN))
     if task.labels:
