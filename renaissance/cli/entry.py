@@ -1,4 +1,4 @@
-"""The way in and the one way out of the program: signals, screen, exit status. `run.py` calls it."""
+"""Entry point of the program, called by run.py: signals, screen, exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning
 
 
 def run_program() -> NoReturn:
-    """Does what the words of the command line say, and ends the process with the status that `cli.main` gives.
+    """Runs the command line and exits with the status that `cli.main` returns.
 
     A defect prints its traceback and gives 1, however it was raised: what libraries in Rust raise is no Exception.
     """

@@ -1,4 +1,4 @@
-"""The command line: picks the command by the first word, screens the words, and hands them to Sacred.
+"""The command line: picks the command by the first word, checks the words, and hands them to Sacred.
 
 Sacred runs code that a `py/` key of a JSON file names, unpickles `.pickle` files, answers an unknown key with a page and a
 wrong type with a warning. So the words are screened, and config files are read, before Sacred sees their values.
@@ -72,7 +72,7 @@ _ELSEWHERE = re.compile(r"-*(\w[\w.-]*)(?:\s*[:=\s]\s*(.*))?", re.DOTALL)
 
 
 class Words(NamedTuple):
-    """What the words behind `with` set.
+    """What the words after `with` set.
 
     Attributes:
         values: by key; a later preset or config file counts before an earlier one, and `key=value` before both.
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unread_status() -> int:
-    """The exit status of a command whose answer is what it prints: 1 where that did not arrive."""
+    """Exit status of a command that only prints: 1 where the output could not be written."""
     error = lost()
     if error is not None and error.errno != errno.EPIPE:  # `| head` has read enough
         say(f"error: what this command prints could not be written ({error.strerror}).", error=True)
@@ -118,7 +118,7 @@ def unread_status() -> int:
 
 
 def _command(name: str, *words: str) -> None:
-    """Does a command, or prints its help."""
+    """Runs a command, or prints its help."""
     known = ("with", "check", *QUERIES, *SUBCOMMANDS)
     if name not in known:
         run = f"write `python run.py with {name} ...` for a run, or"
@@ -147,7 +147,7 @@ def _command(name: str, *words: str) -> None:
 
 
 def _run(name: str, resolver: ConfigResolver) -> None:
-    """The main experiment: a run, or what one would build."""
+    """Trains and evaluates, or reports what that would build."""
     if name == "check":
         from .check import check as work
     else:
@@ -188,7 +188,7 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Word
 
 
 def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
-    """Turns updates into values, and finds what Sacred would misread or answer with a page.
+    """Turns updates into values, and finds those that Sacred would misread.
 
     Args:
         updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
@@ -237,7 +237,7 @@ def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
 
 
 def _refuse_form(word: str, settings: Mapping[str, Setting]) -> None:
-    """Refuses a setting in the form of another program."""
+    """Refuses the form of a setting in other programs, such as --key=value."""
     found = _ELSEWHERE.fullmatch(word.translate(_PLAIN).strip())
     key, value = (found[1].replace("-", "_"), found[2] or "<value>") if found else ("", "")
     unknown = key.split(".")[0] not in settings
@@ -247,7 +247,7 @@ def _refuse_form(word: str, settings: Mapping[str, Setting]) -> None:
 def _named(
     word: str, before: str, settings: Mapping[str, Setting], named: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, Any]]:
-    """Where a word without = comes from, and what it sets; `before` is the word before it."""
+    """The source and values of a word without =, a preset or config file; `before` is the word before it."""
     if word in named:
         return f"preset {word}", named[word]
     if Path(word).suffix.lower() in CONFIG_FILES:
@@ -265,7 +265,7 @@ def _named(
 
 
 def literal(text: str) -> Any:
-    """A word as the Python value that it writes, else as itself; three dots, copied from a README, stay three dots."""
+    """The Python literal that a text writes, else the text. Three dots, copied from a README, stay three dots."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

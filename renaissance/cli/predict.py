@@ -21,7 +21,7 @@ class Predict:
 
 
 def main(load_path: str | None, image: str | None, text: str | None, trust_remote_code: bool, top: int) -> None:
-    """Prints all that the heads of the checkpoint can say.
+    """Prints the predictions of all heads of the checkpoint.
 
     Raises:
         UserError: a setting is missing, or nothing can be said.

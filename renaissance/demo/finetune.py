@@ -55,7 +55,7 @@ class DemoTask(NamedTuple):
 
 
 APART = ("without_relations", "relations")
-"""The first metric of a task over the examples that are not, and that are, about how two objects lie to each other."""
+"""The first metric of a task over examples without and with a spatial relation."""
 
 # Shares and sizes were tried: each bar of tests/demo/test_demo.py is met with room to spare.
 TASKS = {
@@ -111,7 +111,7 @@ class FinetuneRun(NamedTuple):
 
 
 def chosen(demo_tasks: Any) -> list[str]:
-    """The tasks that the setting names.
+    """The tasks of the setting `demo_tasks`.
 
     Raises:
         UserError: it names something else.
@@ -126,7 +126,7 @@ def chosen(demo_tasks: Any) -> list[str]:
 
 
 def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
-    """Writes and converts the downloads of these tasks; what an earlier demo wrote there is gone."""
+    """Writes and converts the downloads of these tasks; those of an earlier demo are deleted."""
     for name in names:
         task = TASKS[name]
         if task.make is None:
@@ -139,7 +139,7 @@ def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
 
 
 def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
-    """The runs of these tasks, what takes longest first; a block is done in order: a blind run before what it is beside.
+    """The runs of these tasks, longest first. A block is run in order: a blind run before the run that reports it.
 
     Args:
         steps: of pretraining.
@@ -172,7 +172,7 @@ def run_settings(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping
 
 
 def finetune(block: Sequence[FinetuneRun], folder: Path, seed: int, checkpoints: Mapping[str, str]) -> None:
-    """Does the runs of a block, one after the other."""
+    """Trains the runs of a block, one after the other."""
     from renaissance.training.train import run as train
 
     for run in block:
@@ -186,7 +186,7 @@ def newest(folder: Path, task: str, kind: str) -> Path:
 
 
 def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What the runs of these tasks reached on scenes that nobody was trained on.
+    """Metrics of these tasks on held-out scenes.
 
     Returns:
         {task: {"examples": how many, kind of run or "baseline": {metric: value}}}.

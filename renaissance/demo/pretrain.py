@@ -71,7 +71,7 @@ class CurriculumSteps(TrainSteps):
 
 
 def demo_data(resolved: Resolved) -> RunData:
-    """The arrow files like any other run, with the demo's masking and order."""
+    """The data of any other run, with the demo's masking and curriculum."""
     data, seed = read_data(resolved), resolved.settings.run.seed
     data.target_builders["mlm"] = ContentWordMasker(resolved.tokenizer, seed)
     scenes = scenes_of(data.samples["train"], seed)

@@ -1,4 +1,4 @@
-"""What has a model learned of the world: masked words, asked with the right image, a wrong one, and without any.
+"""Probes of masked words: accuracy with the right image, with a wrong one, and without any.
 
 A probe is a caption of a held-out scene with one content word masked. With the right image exactly one word fits.
 With the image of another scene, of which the caption is false, the caption's word can be met by chance only; so a
@@ -33,7 +33,7 @@ class ContentWord(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """One question to a model.
+    """One masked word of a caption.
 
     Attributes:
         text: the caption, nothing masked.
@@ -49,7 +49,7 @@ class Probe(NamedTuple):
 
 
 def content_words(text: str) -> list[ContentWord]:
-    """The words of a caption that its image decides, in order; of "left of" it is "left".
+    """The words of a caption that follow from its image, in order; of "left of" it is "left".
 
     "left" and "right" are places or relations by what follows them: the caption's position, not the word, has a kind.
     """
@@ -85,7 +85,7 @@ def probes(scenes: Sequence[Scene]) -> list[Probe]:
 
 
 def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[str, float]:
-    """The share of probes whose guess is the caption's word, for each kind of word that was asked for."""
+    """Share of probes whose guess is the caption's word, by kind of word."""
     right = defaultdict(list)
     for probe, guess in zip(probes, guesses, strict=True):
         right[probe.target.kind].append(guess == probe.target.word)
@@ -130,7 +130,7 @@ def _guess(counts: Mapping[str, Counter[str]], probe: Probe, level: int) -> str:
 
 
 def _contexts(text: str, content: Sequence[ContentWord], target: ContentWord) -> list[str]:
-    """What is known around a masked word, from the narrowest context to the widest: `_LEVELS` of them."""
+    """Contexts of a masked word, from the narrowest to the widest: `_LEVELS` of them."""
     words = text.split()
     words[target.position] = "_"
     contexts = [" ".join(words)]

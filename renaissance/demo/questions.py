@@ -15,7 +15,7 @@ QUESTIONS = 4
 """Questions of a scene; the last one is about a relation where two objects have one."""
 
 RELATION_TYPE = "relation"
-"""What the question types of relation questions begin with: they are reported apart."""
+"""Prefix of the question types of relations, which are reported separately."""
 
 _QUESTIONS, _ANNOTATORS = 10, 11  # streams of random numbers, see `world.stream`
 _DISSENT = 0.2  # share of the questions that two annotators answer otherwise
@@ -69,7 +69,7 @@ def _ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
 
 
 def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    """Is there such an object? Where there is not, one of its words is mostly that of an object that is there."""
+    """Asks whether an object exists. One that does not mostly shares its colour or shape with one that does."""
     there = draws.random() < 0.5
     shown = pick(draws, scene.objects)
     colour, shape = shown.colour, shown.shape
@@ -82,7 +82,7 @@ def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
 
 
 def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:
-    """A question about how two objects lie to each other, where any two do."""
+    """A question about the relation of two objects; None where no two have one."""
     pairs = related_pairs(scene)
     if not pairs:
         return None
@@ -94,7 +94,7 @@ def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] |
 
 
 def _annotated(answer: str, people: random.Random) -> tuple[str, ...]:
-    """What ten people write: most the answer, some in other words, and now and then two of them something else."""
+    """The answers of ten annotators: seven the answer, three in other words; in some questions two disagree."""
     spoken = _SPOKEN.get(answer, f"the {answer}" if answer in SHAPES else answer.capitalize())
     given = [answer] * 7 + [spoken] * 3
     if people.random() < _DISSENT:
@@ -109,5 +109,5 @@ def vocabulary() -> set[str]:
 
 
 def is_relation(question_type: str) -> bool:
-    """Whether a question of this type is reported apart."""
+    """Whether a question type is about a relation."""
     return question_type.startswith(RELATION_TYPE)

@@ -32,7 +32,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def split_of(scene: Scene) -> str:
-    """The split a scene belongs to, by what captions can tell of it: equal contents are never trained on and evaluated.
+    """The split of a scene, by a hash of its content: equal contents are never both trained on and evaluated.
 
     The same in every world, so a model of one world can be evaluated on the held-out scenes of another.
     """
@@ -113,7 +113,7 @@ def save_image(path: Path, made: Scene) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes a file, and the folder that it is in."""
+    """Writes a text file; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -21,11 +21,11 @@ TASK_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test
 """Karpathy's splits, as those that a task trains on, selects a checkpoint with, and evaluates."""
 
 POOL = 400
-"""Scenes, at least, that the pairs of NLVR2 are made of: each object is in some of them and not in most."""
+"""Least number of scenes that the pairs of NLVR2 are drawn from: each object is in some of them and not in most."""
 
 
 class Sizes(NamedTuple):
-    """How much is written, in scenes (NLVR2: sentences). Attributes: train; val, which selects; test."""
+    """Scenes of each split (NLVR2: sentences)."""
 
     train: int
     val: int

@@ -120,7 +120,7 @@ def _finetune(
 
 
 def _side_by_side(folder: Path, name: str, jobs: list[tuple[Any, ...]], followed: dict[str, int]) -> None:
-    """Does jobs in processes of their own, one a core, each taking what is waiting next; with one progress bar over all runs.
+    """Runs jobs in parallel, one process a core, with one progress bar over all runs.
 
     Args:
         folder: of the demo.
@@ -162,7 +162,7 @@ def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
 
 
 def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], began: float, title: str) -> None:
-    """One progress bar over all runs, fed by their metrics.csv, until the processes, by their logs, are through.
+    """Shows one progress bar over all runs, from their metrics.csv, until the processes (by their logs) have ended.
 
     Raises:
         UserError: a process failed; its log is named.
@@ -188,7 +188,7 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
 
 
 def _last_row(runs: Path, began: float) -> dict[str, str] | None:
-    """The newest training line of the run that started after `began`."""
+    """The last training row of the run that started after `began`."""
     files = [file for file in runs.glob("version_*/metrics.csv") if file.stat().st_mtime >= began]
     rows = read_rows(max(files, key=lambda file: file.stat().st_mtime))[1] if files else []
     return next((row for row in reversed(rows) if row.get("learning_rate")), None)

@@ -12,7 +12,7 @@ from renaissance.settings.resolver import ConfigResolver
 
 
 def demo_settings(folder: Path, names: Sequence[str], given: Mapping[str, Any]) -> ConfigResolver:
-    """The settings of a run as of `python run.py with <names> <given>`.
+    """The settings of `python run.py with <names> <given>`.
 
     Args:
         folder: of the demo; it takes the place of `demo/` in the values of presets.

@@ -151,5 +151,5 @@ def sentence_pair(scene: Scene) -> SentencePair:
 
 
 def vocabulary() -> set[str]:
-    """Every word of the statements beside those that are filled in."""
+    """The fixed words of the statements."""
     return words((*_SAID.values(), *_TWO_IMAGES, *_EXPRESSIONS))

@@ -12,7 +12,7 @@ from .probes import KINDS
 
 
 def pretraining_table(figures: Mapping[str, Any]) -> str:
-    """Both models, image-text matching and masked words by kind; beside them chance, or the best guess from the text."""
+    """ITM and masked words by kind of both models, and of chance or the best guess from the text."""
     models = figures.values()
     text_only = next(iter(models))["mlm_text_only"]
     rows: list[tuple[Any, ...]] = [("held-out scenes", *figures, "chance or text alone")]
@@ -27,7 +27,7 @@ def pretraining_table(figures: Mapping[str, Any]) -> str:
 
 
 def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
-    """Mean over colour, shape, size and place; relation words are reported apart."""
+    """Mean over colour, shape, size and place, without relations."""
     kinds = [kind for kind in KINDS if kind != "relation"]
     return sum(accuracies[kind] for kind in kinds) / len(kinds)
 
@@ -47,5 +47,5 @@ def finetuning_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _aligned(rows: Iterable[tuple[Any, ...]]) -> str:
-    """Rows whose numbers have three decimals."""
+    """Rows as an aligned table, floats with three decimals."""
     return table([tuple(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row) for row in rows], indent="")

@@ -119,7 +119,7 @@ class Scene(NamedTuple):
 
     @property
     def content(self) -> tuple[Thing, ...]:
-        """What captions can tell of the scene: equal where two scenes differ in pixels only."""
+        """The scene without what captions cannot describe: equal where two scenes differ in pixels only."""
         return tuple(sorted(thing._replace(shift=(0, 0)) for thing in self.objects))
 
 
@@ -133,12 +133,12 @@ class Description(NamedTuple):
     column: str | None = None
 
     def fits(self, thing: Thing) -> bool:
-        """Whether all that is said is so."""
+        """Whether an object matches."""
         return all(said is None or said == getattr(thing, name) for name, said in self._asdict().items())
 
 
 class Fact(NamedTuple):
-    """What a caption claims: an object of this description exists, and stands in `relation` to such another."""
+    """What a caption claims: an object matches `subject`, and stands in `relation` to one that matches `other`."""
 
     subject: Description
     relation: str | None = None
@@ -162,12 +162,12 @@ def stream(seed: int, index: int, which: int) -> random.Random:
 
 
 def below(draws: random.Random, n: int) -> int:
-    """One of 0 .. n - 1."""
+    """A number from 0 to n - 1."""
     return int(draws.random() * n)
 
 
 def pick(draws: random.Random, population: Iterable[Any]) -> Any:
-    """One member."""
+    """One random member."""
     members = tuple(population)
     return members[below(draws, len(members))]
 
@@ -238,7 +238,7 @@ def _paint(scene: Scene) -> np.ndarray:
 
 @functools.cache
 def _weights(pattern: str, direction: tuple[int, int], width: int) -> np.ndarray:
-    """How much of the second colour a pixel takes, (48, 48) int16 in units of 1/256."""
+    """Share of the second colour in each pixel, (48, 48) int16 in units of 1/256."""
     across, down = direction
     rows, columns = np.ogrid[:IMAGE_SIZE, :IMAGE_SIZE]
     last = IMAGE_SIZE - 1
@@ -272,7 +272,7 @@ def _sprite(shape: str, colour: str, side: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def relation(first: Thing, second: Thing) -> str | None:
-    """How the first object lies to the second: along the longer of the two distances, None on an exact diagonal.
+    """The relation of the first object to the second, along the longer of the two distances; None on an exact diagonal.
 
     So at most one of the four relations holds between two objects, and a masked relation has one right answer.
     """
@@ -291,7 +291,7 @@ def related_pairs(scene: Scene) -> list[tuple[Thing, Thing]]:
 
 
 def is_true(fact: Fact, scene: Scene) -> bool:
-    """Whether a caption's claim holds in a scene, be it the caption's own or another."""
+    """Whether a fact holds in a scene."""
     subjects = [thing for thing in scene.objects if fact.subject.fits(thing)]
     if fact.other is None:
         return bool(subjects)
@@ -316,7 +316,7 @@ def captions(scene: Scene) -> list[Caption]:
 
 
 def _fill(template: str, subject: Thing, other: Thing | None = None) -> Caption:
-    """A caption of a template, with the fact that it states: only what the template names."""
+    """A caption from a template, with the fact that it states."""
 
     def described(thing: Thing, prefix: str) -> Description:
         said = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
@@ -330,7 +330,7 @@ def _fill(template: str, subject: Thing, other: Thing | None = None) -> Caption:
 
 
 def words(templates: Iterable[str]) -> set[str]:
-    """The words of templates, without those that are filled in."""
+    """The fixed words of templates."""
     return set(" ".join(re.sub(r"{\w+}", "", template) for template in templates).split())
 
 

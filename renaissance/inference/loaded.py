@@ -235,7 +235,7 @@ class Loaded:
 
 
 def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | None]:
-    """Images and texts as lists, of one where one is given by itself; None stays None.
+    """Images and texts as lists; a single one becomes a list of one, None stays None.
 
     Raises:
         UserError: something is no image or text, a list is empty, or two lists are of different lengths.
@@ -264,7 +264,7 @@ def _listed(value: Any, kind: Any, name: str) -> list[Any]:
 
 
 def _one(value: Any, kind: Any, name: str) -> Any:
-    """An image or text. Raises UserError where it is none."""
+    """Returns an image or text. Raises UserError where it is none."""
     forms = "a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
     what = "text" if kind is str else f"picture: give {forms}"
     require(isinstance(value, kind), f"{name}={type(value).__name__} is no {what}.")

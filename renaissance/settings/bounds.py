@@ -1,4 +1,4 @@
-"""Sizes that no machine holds: refused by arithmetic, before anything of them is allocated or walked through.
+"""Sizes that no machine holds: refused by arithmetic, before anything is allocated.
 
 Each setting has a most of its own in `rules`. What several of them make together, or with a model's configuration, is found here,
 by the tensors that are made while the model is built without memory (on the meta device).
@@ -24,7 +24,7 @@ _NEW = (
 
 @contextmanager
 def bounded_building(held: int | None = None) -> Iterator[None]:
-    """Around a build on the meta device: a model that this machine could not hold is not built to its end.
+    """Stops a build on the meta device of a model that does not fit into the memory of this machine.
 
     Args:
         held: bytes of the weights that a checkpoint holds for it; None where there is none.
@@ -49,7 +49,7 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def bounded(most: int, sentence: str) -> Iterator[None]:
-    """Around the building of a model: one of more than `most` bytes of weights and buffers is not built to its end.
+    """Stops the build of a model of more than `most` bytes of weights and buffers.
 
     Raises:
         UserError: it has more bytes, says `sentence`; or more modules and tensors than any encoder has.
@@ -75,7 +75,7 @@ def bounded(most: int, sentence: str) -> Iterator[None]:
 
 
 def refuse_huge_batches(settings: Settings) -> None:
-    """Refuses a step whose images this machine cannot hold: the loader hands over those of all its micro-batches at once.
+    """Refuses a step whose images do not fit into memory: the loader returns all micro-batches of a step at once.
 
     Raises:
         UserError: naming the settings that decide.

@@ -9,7 +9,7 @@ from .keys import AUTO, HEADS, TOWER_KEYS
 
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
-    """A sentence about each problem; `given` are the keys that the command names."""
+    """Yields a sentence about each problem; `given` are the keys that the command names."""
     for rule in (_model_type, _something_to_train, _start, size_problems, _transforms):
         yield from rule(values)
     if "lr_mult_random" in given:
@@ -48,7 +48,7 @@ def _start(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def size_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong where heads do not divide their width, or patches their image; sizes that are open are passed over."""
+    """Heads that do not divide their width, patches that do not divide their image. Sizes that are None are skipped."""
     for width, heads in HEADS.items():
         if values[width] and values[heads] and values[width] % values[heads]:
             yield f"{heads}={values[heads]} does not divide {width}={values[width]}; give a number of heads that does."

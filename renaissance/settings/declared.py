@@ -47,17 +47,17 @@ class Setting(NamedTuple):
 
     @property
     def default(self) -> Any:
-        """Its value where nobody gives another; where it is None, None may be given, too."""
+        """Its value where none is given. Where it is None, None is allowed."""
         return self.declared() if callable(self.declared) else copy.deepcopy(self.declared)
 
     def problem(self, value: Any) -> str | None:
-        """A sentence, or None where the value may stand."""
+        """What is wrong with a value; None where it is allowed."""
         if value is None and (self.default is None or self.check.optional):
             return None
         return self.check.problem(self.key, value)
 
     def convert(self, value: Any) -> Any:
-        """An allowed value in its one form."""
+        """An allowed value in its canonical form."""
         return None if value is None else self.check.convert(value)
 
 
@@ -82,7 +82,7 @@ def groups(settings: Mapping[str, Setting]) -> list[tuple[str, list[Setting]]]:
 
 
 def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Values in their one form, and a sentence about each that may not stand, which stays as it is."""
+    """Values in their canonical form, and a sentence about each that is not allowed and stays as it is."""
     problems = {key: problem for key, value in values.items() if (problem := settings[key].problem(value))}
     forms = {key: value if key in problems else settings[key].convert(value) for key, value in values.items()}
     return forms, [*problems.values()]

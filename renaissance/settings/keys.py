@@ -1,4 +1,4 @@
-"""Which settings belong together, and who may answer for those that nobody gave."""
+"""Groups of settings, and the fallbacks of those that are not given."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ HEADS["cross_layer_hidden_size"] = "num_cross_layer_heads"
 
 
 def model_keys() -> tuple[str, ...]:
-    """What a checkpoint fixes for a run that starts from it by load_path; resume_from fixes every setting."""
+    """Settings that a checkpoint fixes for a run with load_path; resume_from fixes all."""
     return tuple(
         key
         for key, setting in SETTINGS.items()
@@ -72,5 +72,5 @@ def model_keys() -> tuple[str, ...]:
 
 
 def resumable() -> frozenset[str]:
-    """What a resumed run may have otherwise; everything else must be as it was."""
+    """Settings that a resumed run may change."""
     return frozenset(key for key, setting in SETTINGS.items() if setting.check.resumable)

@@ -53,7 +53,7 @@ def presets() -> dict[str, dict[str, Any]]:
 
 
 def merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
-    """Merges a preset into another in place, dictionaries key by key, as Sacred does."""
+    """Merges a preset into another in place, nested dictionaries too, as Sacred does."""
     for key, value in update.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             merge(into[key], value)
@@ -79,8 +79,8 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML whose words without quotes are what YAML 1.2 takes them for (its core schema): null, true, false, numbers in
-    decimal such as 1e-4, and text. PyYAML's own rules, of YAML 1.1, make text of 1e-4, 8 of 010, False of no, and 90 of 1:30.
+    """YAML with the scalars of the core schema of YAML 1.2: null, true, false, decimal numbers such as 1e-4, and text.
+    PyYAML's own rules, of YAML 1.1, make text of 1e-4, 8 of 010, False of no, and 90 of 1:30.
     """
 
     yaml_implicit_resolvers: dict[str, Any] = {}

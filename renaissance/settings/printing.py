@@ -1,4 +1,4 @@
-"""What `print_config`, `print_named_configs` and `--help` show, without torch: they answer at once."""
+"""The output of `print_config`, `print_named_configs` and `--help`; imports no torch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from .sections import Section, Settings
 
 
 class SettingsError(UserError):
-    """One or several settings, or words, are wrong; the message lists every problem at once."""
+    """One or several settings, or words, are wrong. The message lists every problem."""
 
     def __init__(self, problems: list[str], what: str = "settings"):
         self.problems = problems
@@ -77,14 +77,14 @@ class ConfigResolver:
         return self.values[key]
 
     def resuming(self, path: str | None) -> ConfigResolver:
-        """The settings of the same command with a checkpoint that it goes on from, or with none."""
+        """The settings of the same command with a checkpoint to resume from, or with none."""
         free = ("resume_from", "load_path") if path else ("resume_from",)
         values = self.raw | dict.fromkeys(free) | {"resume_from": path}
         given = {key: source for key, source in self.sources.items() if key in self.given and key not in free}
         return ConfigResolver(values, given | ({"resume_from": "auto"} if path else {}))
 
     def fill_defaults(self, source: str, answers: Mapping[str, Any], free: Iterable[str] = ADAPTABLE) -> None:
-        """Takes what a checkpoint or a model knows for the keys that nobody gave.
+        """Fills the keys that were not given from a checkpoint or a model.
 
         Args:
             source: "checkpoint" or "model <name>", for the report.
@@ -108,7 +108,7 @@ class ConfigResolver:
         refuse(problems)
 
     def name_towers(self) -> None:
-        """Chooses the towers, once a checkpoint had its say: one-tower by `encoder`, else two-tower."""
+        """Chooses the towers, after a checkpoint has filled its keys: one-tower by `encoder`, else two-tower."""
         if self["model_type"] is None:
             self._fill({"model_type": "one-tower" if self["encoder"] else "two-tower"}, "encoder settings")
         if self["model_type"] == "two-tower":
@@ -138,7 +138,7 @@ class ConfigResolver:
         return Section(name=self[key], random=random, manual=manual, frozen=self[frozen_key], dimensions=sizes)
 
     def finalize(self) -> Settings:
-        """Fills what is still open with the fallbacks and freezes everything.
+        """Fills the open keys with fallbacks and returns the frozen settings.
 
         Raises:
             SettingsError: sizes that do not go together (heads that do not divide a width).
@@ -158,7 +158,7 @@ class ConfigResolver:
                 self.values[key], self.sources[key] = value, source
 
     def finalize_batches(self) -> None:
-        """Finalizes processes, micro-batches and groups; where a checkpoint answers for them, once it has.
+        """Finalizes processes, micro-batches and groups; after a checkpoint has filled its keys, if there is one.
 
         Raises:
             SettingsError: sizes that do not divide each other.
@@ -217,7 +217,7 @@ def _manual_hint(key: str) -> str:
 
 
 def _batch_problem(batch: int, micro: int, processes: int) -> str:
-    """What batch_size or per_gpu_batchsize would fit."""
+    """A sentence with the batch_size or per_gpu_batchsize that would fit."""
     unit = max(micro, 1) * processes
     near = near_multiples(batch, unit)
     if not micro:
