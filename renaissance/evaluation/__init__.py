@@ -1,10 +1,8 @@
-"""Rows to numbers, intervals and comparisons.
+"""Metrics with intervals from the rows of a split, ranking, and comparison of runs.
 
-Honest numbers: the rows of a whole split, intervals by bootstrap, and what is printed and kept of them.
+    rows of each process -> frames.gather_rows -> frame -> the task's score -> score_report, predictions/<task>_<split>.parquet
 
-    rows of each process -> frames.gather_rows -> frame -> the task's score -> sheet.lines, predictions/<task>_<split>.parquet
-
-A *frame* has one row an example, sorted by `position` (in the data set): `id`, `prediction`, `target` (None = hidden),
-`score` (NaN = hidden), and columns of the task's. Rows that share a value of the column `group` (the pairs that NLVR2
-shows with one sentence) are no independent examples: the bootstrap then draws groups.
+A *frame* has one row for each example, sorted by `position` (in the data set): `id`, `prediction`, `target` (None = hidden),
+`score` (NaN = hidden), and columns of the task. Rows with the same `group` (such as the pairs that NLVR2 shows with one
+sentence) are not independent: the bootstrap draws groups.
 """

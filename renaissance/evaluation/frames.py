@@ -22,12 +22,12 @@ def gather_rows(
     """Bring the rows of all processes together into one frame; every process must call it.
 
     Args:
-        rows: of this process, with "position" and what the task makes of each example.
-        gather: brings one object of each process together, in the order of ranks.
-        expected: number of examples of the split; None where it is not evaluated to its end.
+        rows: of this process, each with its "position".
+        gather: returns one object of each process, in the order of ranks.
+        expected: number of examples of the split; None where only a part is evaluated.
 
     Returns:
-        The frame, each position once, the same on every process and for any number of them.
+        The frame, each position once; it does not depend on the number of processes.
 
     Raises:
         RuntimeError: an example is missing.
@@ -44,7 +44,7 @@ def gather_rows(
 
 
 def predictions_file(task: str, split: str) -> str:
-    """Where a run keeps the frame of a split, below its folder."""
+    """The file of a split's frame, below the run folder."""
     return f"predictions/{task}_{split}.parquet"
 
 
@@ -65,7 +65,7 @@ def write_predictions(folder: RunFolder, task: str, split: str, frame: pd.DataFr
 def _column(name: str, values: list[Any]) -> pa.Array:
     """An array of one type: that of the values, else text (numbers beside words, lists beside numbers)."""
     try:
-        # A prediction that is not a number is no hidden one.
+        # A prediction that is NaN is not hidden.
         return pa.array(values, pa.float64() if name == "score" else None, from_pandas=name != "prediction")
     except (pa.ArrowException, OverflowError):
         return pa.array([None if value is None or value != value else _text(value) for value in values], pa.string())

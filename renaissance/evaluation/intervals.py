@@ -1,4 +1,4 @@
-"""How sure a number is: percentile intervals by bootstrap, and two runs on the same examples."""
+"""Percentile intervals by bootstrap, and the paired bootstrap of two runs on the same examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from renaissance.core.errors import UserError
 GROUP = "group"
 COVERED = (0.025, 0.975)
 FEWEST_RESAMPLES = 200
-MOST_KINDS = 4096  # different scores that are told apart
+MOST_KINDS = 4096  # different scores that are distinguished
 _MOST_COUNTS = 5_000_000  # counts of kinds that the interval of a mean draws: under a second
 _MOST_ROWS = 10_000_000  # rows that the interval of any other statistic draws: a few seconds
 
@@ -45,9 +45,9 @@ def bootstrap(
 ) -> tuple[float, float]:
     """The 95 % percentile interval of a statistic over examples, or over groups where the frame has the column `group`.
 
-    A mean only depends on how often each score was drawn, so these counts are drawn, which is the same distribution at
-    no cost; more than 4,096 different scores are merged into as many levels. Any other statistic is computed on drawn
-    frames: fewer of them where they are big, 10 million rows in all, but 200 at least.
+    A mean depends only on how often each score was drawn, so these counts are drawn: the same distribution at no cost. More
+    than 4,096 different scores are merged into as many levels. Any other statistic is computed on drawn frames, of 10
+    million rows in all, but at least 200 frames.
 
     Args:
         frame: labelled.
@@ -69,10 +69,10 @@ def bootstrap(
 def interval(
     frames: Sequence[pd.DataFrame], statistic: Callable[[pd.DataFrame], float] | None = None
 ) -> tuple[float, float] | None:
-    """`bootstrap` of a metric; None where it has none, or where less than two examples or groups say how sure it is.
+    """`bootstrap` of a metric; None for NaN or less than two examples or groups.
 
-    Where all are right, or all wrong, no resample is any different: then it is the exact one of a binomial share (Clopper
-    and Pearson 1934), of examples or groups.
+    Where all are right, or all wrong, no resample differs: then it is the exact interval of a binomial proportion (Clopper and
+    Pearson 1934), of examples or groups.
 
     Args:
         frames: one, or several whose means of "score" the metric is the mean of; then groups that they share are drawn.
@@ -89,13 +89,13 @@ def interval(
 
 
 def _units(frame: pd.DataFrame) -> int:
-    """How many examples, or groups, have a score."""
+    """Number of examples, or groups, with a score."""
     known = frame[frame["score"].notna()]
     return known[GROUP].nunique() if GROUP in frame else len(known)
 
 
 def _joint(frames: Sequence[pd.DataFrame], draw: np.random.Generator) -> tuple[float, float]:
-    """The interval of the mean of several means, where a group brings what it has in each frame."""
+    """The interval of the mean of several means; a drawn group adds its scores in each frame."""
     grouped = [frame.groupby(GROUP)["score"].agg(["sum", "count"]) for frame in frames]
     sums, sizes = (
         pd.concat([each[name] for each in grouped], axis=1).fillna(0).to_numpy(float) for name in ("sum", "count")
@@ -109,13 +109,13 @@ def _joint(frames: Sequence[pd.DataFrame], draw: np.random.Generator) -> tuple[f
 def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> Paired:
     """The difference of the mean scores of two runs on the same examples, matched by id; groups as in `bootstrap`.
 
-    p is twice the smaller share of resampled differences on either side of 0, the observed one counted among them; and no
-    smaller than so few examples (or groups) with a difference can show at all, by the signs of their differences.
+    p is twice the smaller share of resampled differences on either side of 0, including the observed one; but at least the p
+    of a sign test in which all examples (or groups) that differ agree.
 
     Raises:
         UserError: an id occurs twice, the runs have different ids, all answers are hidden, or there is one example alone.
     """
-    # Ids that a file holds as text are those that were numbers beside text.
+    # A file may hold ids as text that were numbers.
     first, second = (
         frame.assign(id=frame["id"].astype(str), score=frame["score"].astype(float)) for frame in (first, second)
     )
@@ -135,7 +135,7 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     units = differences if groups is None else differences.groupby(groups.to_numpy()).sum()
     if len(units) < 2:
         raise UserError("The predictions are of one example, or one group of them: no difference can be measured.")
-    # Seen from the other run, the same draws with the other sign: the order of two runs changes no digit.
+    # The same draws for either order of the runs: swapping them only changes the sign.
     leading = differences[differences != 0].head(1)
     sign = np.sign(leading.iloc[0]) if len(leading) else 1.0
     means = _means(sign * differences.to_numpy(), groups, resamples, np.random.default_rng(seed))
@@ -156,7 +156,7 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def _means(scores: np.ndarray, groups: pd.Series | None, resamples: int, draw: np.random.Generator) -> np.ndarray:
-    """(resamples,) means of `scores` (n,) over drawn examples or groups; a group brings its sum and its size."""
+    """(resamples,) means of `scores` (n,) over drawn examples or groups; a group adds its sum and its size."""
     if not scores.size:
         return np.full(1, math.nan)
     units = pd.DataFrame({"sum": scores, "size": 1.0})
@@ -170,7 +170,7 @@ def _means(scores: np.ndarray, groups: pd.Series | None, resamples: int, draw: n
 
 
 def _merged(kinds: pd.DataFrame) -> pd.DataFrame:
-    """Puts together kinds that move the mean alike, to `MOST_KINDS` levels of one width; each keeps its own mean."""
+    """Merges kinds with a similar effect on the mean into `MOST_KINDS` levels of one width, each with its own mean."""
     weights = kinds["count"]
     totals = kinds[["sum", "size"]].mul(weights, axis=0)
     pull = kinds["sum"] - kinds["size"] * (totals["sum"].sum() / totals["size"].sum())
@@ -197,5 +197,5 @@ def _statistics(
 
 
 def is_mean(frame: pd.DataFrame, value: float) -> bool:
-    """Whether a metric's value is the mean score of its frame, as that of accuracy is."""
+    """Whether a metric is the mean score of its frame, such as accuracy."""
     return bool(len(frame)) and math.isclose(frame["score"].mean(), value, abs_tol=1e-9)

@@ -1,4 +1,4 @@
-"""The metrics of a downstream task on a split, each with how it was found."""
+"""Metrics of a downstream task on a split, each with how it was measured."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class MetricDetails(NamedTuple):
     """A metric on a split.
 
     Attributes:
-        value: NaN where no example counts.
-        frames: whose mean of the column "score" it is, examples of one `group` drawn together; of several frames the mean of
-            their means, drawn by groups that they share; () where it has no interval.
-        statistic: of the one frame, where it is no mean.
-        baseline: what a model that sees nothing gets: ("majority", "chance" or "random", value). None of the selecting metric
+        value: NaN without an example.
+        frames: the metric is the mean of the column "score", examples of one `group` drawn together; of several frames the mean
+            of their means, where groups that they share are drawn. () = no interval.
+        statistic: of the one frame, where the metric is not a mean.
+        baseline: of a model that sees no input: ("majority", "chance" or "random", value). None for the selecting metric
             means `Downstream.baseline`, which may take seconds.
-        method: how it was found. exact: whether that is what the benchmark asks for.
-        candidates: among how many the right one is to be found, on average; None where it is no matter of candidates.
+        method: how it was measured. exact: whether that is the benchmark's way.
+        candidates: mean number of candidates; None where the task has none.
     """
 
     value: float
@@ -35,7 +35,7 @@ class MetricDetails(NamedTuple):
     exact: bool = True
 
     def record(self) -> dict[str, Any]:
-        """What results_details.json keeps of it; "examples" are those that have an answer, None where it has no interval."""
+        """Its entry in results_details.json; "examples" counts those with an answer, None where it has no interval."""
         return {
             "candidates": self.candidates,
             "baseline": dict([self.baseline]) if self.baseline else None,
@@ -47,7 +47,7 @@ class MetricDetails(NamedTuple):
 
 
 def mean_score(frame: pd.DataFrame, score: Any = None, **details: Any) -> MetricDetails:
-    """The mean of the column "score", or of other scores of the rows, NaN where they do not count; details: fields."""
+    """The mean of the column "score", or of other scores of the rows; NaN is left out. details: further fields."""
     scores = frame["score"] if score is None else pd.Series(score, frame.index).astype(float)
     groups = {GROUP: frame[GROUP]} if GROUP in frame else {}
     return MetricDetails(float(scores.mean()), (pd.DataFrame({"score": scores, **groups}),), **details)

@@ -1,13 +1,13 @@
-"""Every image with every text, and where the right ones stand.
+"""Ranks every image with every text.
 
     images, texts -> each through its encoder once -> pairs, in batches, through the fusion -> scores -> ranks
 
-Processes share the images: each encodes its own, and all texts, which cost little, and scores them with one another. The
-scores of all processes are gathered, and each process ranks them. Kept in memory are the tokens of a process's images and of
-all texts, and all scores: of COCO's 5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB.
+Each process encodes its share of the images and all texts, which cost little, and scores them with one another. The scores
+of all processes are gathered, and each process ranks them. Memory holds the tokens of a process's images and of all texts,
+and all scores: for COCO's 5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB.
 
-A tie counts against the right one, whatever its place: a model that cannot tell anything apart finds nothing. Scores that are
-closer than rounding makes them are tied, or equal texts of two images would stand in an order that depends on the batches.
+A tie counts against the right one, so a model that distinguishes nothing finds nothing. Scores that differ by less than
+rounding errors are tied, or the order of equal texts of two images would depend on the batches.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from renaissance.data.sampler import Draw
 from renaissance.data.text import encode
 
 AT = (1, 5, 10)
-FIRST = 10  # best ones of each text, and of each image, that are kept
+FIRST = 10  # best images of each text, and texts of each image, that are kept
 FOLD = 1_000  # images of a fold of COCO's 1K protocol
-TIED = 1e-5  # scores that are no further apart are equal
-TIED_COSINES = 1e-6  # the same of products of vectors of length 1
-_BLOCK = 1 << 22  # scores that are sorted at once
-TOKENS = {"cpu": 1 << 14}  # text and image tokens that one call of the fusion takes, by kind of device
-_MORE_TOKENS = 1 << 18  # the same on any other device
-_MEASURED = 3  # batches that are timed for the estimate, after one that warms up
+TIED = 1e-5  # scores with a smaller difference are equal
+TIED_COSINES = 1e-6  # the same for products of unit vectors
+_BLOCK = 1 << 22  # scores sorted at once
+TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
+_MORE_TOKENS = 1 << 18  # on any other device
+_MEASURED = 3  # batches timed for the estimate, after one to warm up
 
 
 class FullSplit(NamedTuple):
-    """A split that is evaluated as a whole, by one process or several.
+    """A split that a task evaluates as a whole.
 
     Attributes:
-        collate: makes batches of its samples, `collate.source`, with as many of them as go through an encoder at once.
+        collate: makes batches of its samples, `collate.source`, of the size of one call of an encoder.
         num_workers: loader processes.
         rank, world_size: this process and the number of processes.
         gather: returns one object of each process, in the order of ranks; every process must call it.
@@ -59,23 +59,23 @@ class FullSplit(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best ones of each of n, best first. Attributes: ids, (n, up to 10); scores, NaN where the fusion gave none."""
+    """The best ones of each of n, best first. Attributes: ids (n, up to 10); scores, NaN where the fusion computed none."""
 
     ids: np.ndarray
     scores: np.ndarray
 
 
 class Ranked(NamedTuple):
-    """Where the right ones stand, from 0. T texts, P images.
+    """Ranks of the right ones, from 0. T texts, P images.
 
     Attributes:
         image_of_text: (T,) number of the image that a text belongs to.
-        text_ranks: (T,) images that match a text at least as well as its own one does.
-        image_ranks: (P,) texts of other images that match an image at least as well as the best of its own does.
+        text_ranks: (T,) number of images that match a text at least as well as its own.
+        image_ranks: (P,) number of other texts that match an image at least as well as the best of its own.
         best_images, best_texts: of each text, and of each image.
         folds: the same ranks, (text_ranks, image_ranks), within each fold of 1,000 consecutive images; none where there are
             less than two.
-        contrastive: the ranks by the contrastive vectors alone, where they chose the candidates of these; else None.
+        contrastive: the ranks by the contrastive vectors, where they selected the candidates; else None.
     """
 
     image_of_text: np.ndarray
@@ -88,7 +88,7 @@ class Ranked(NamedTuple):
 
 
 def recalls(ranked: Ranked) -> dict[str, float]:
-    """Recall at 1, 5 and 10 both ways, their mean, and the same with "_1k" behind it: the means over folds of 1,000 images."""
+    """Recall at 1, 5 and 10 in both directions, their mean, and with the suffix "_1k" their means over folds."""
     found = _recalls(ranked.text_ranks, ranked.image_ranks)
     found["recall_mean"] = sum(found.values()) / len(found)
     folds = [_recalls(*fold) for fold in ranked.folds]
@@ -105,8 +105,8 @@ def rank(scores: np.ndarray, image_of_text: np.ndarray, tied: float = TIED, lowe
 
     Args:
         image_of_text: (T,) ascending.
-        tied: scores that are no further apart are equal.
-        lowest: what is below is no score of the fusion.
+        tied: scores with a smaller difference are equal.
+        lowest: lower scores are not of the fusion.
     """
     folds = []
     if scores.shape[1] >= 2 * FOLD:
@@ -132,11 +132,11 @@ def _ranks(scores: np.ndarray, image_of_text: np.ndarray, tied: float) -> tuple[
 
 
 def _best(scores: np.ndarray, lowest: float) -> Best:
-    """The best of each row of scores, of equal ones the first; those that are below `lowest` or not finite are NaN."""
+    """The best of each row of scores, the first of equal ones; those below `lowest` or not finite become NaN."""
     count, rows = min(FIRST, scores.shape[1]), max(1, _BLOCK // scores.shape[1])
     ids = np.empty((len(scores), count), np.int64)
     for start in range(0, len(scores), rows):
-        # Floats as whole numbers of the same order, with the place behind: no two are equal, so there is one answer.
+        # Floats as integers of the same order, followed by the position: no two are equal, so the result is unique.
         bits = (np.asarray(scores[start : start + rows], np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
         keys = ((bits ^ ((bits >> 31) & 0x7FFF_FFFF)) << 32) - np.arange(scores.shape[1])
         ids[start : start + rows] = torch.from_numpy(keys).topk(count, dim=1).indices.numpy()
@@ -149,7 +149,7 @@ class Ranking:
 
     Args:
         model: a `TwoTower` or `OneTower`.
-        match: pooled vectors (n,Dp) -> (n,) how well each pair matches.
+        match: pooled vectors (n,Dp) -> matching scores (n,).
         split: the pairs.
     """
 
@@ -164,8 +164,8 @@ class Ranking:
         """Ranks everything; the result is the same on every process.
 
         Args:
-            top: candidates a text, and an image, that go through the fusion; None = all, 0 = none: the vectors rank.
-            vectors: unimodal tokens and their side -> vectors of length 1, whose products choose the candidates.
+            top: candidates of each text, and of each image, for the fusion; None = all, 0 = none: the vectors rank.
+            vectors: unimodal tokens and their side -> unit vectors, whose products select the candidates.
         """
         texts, images = self._embed_texts(), self._embed_images()
         if top is None or top >= len(self.first):
@@ -180,7 +180,7 @@ class Ranking:
         return ranked._replace(contrastive=contrastive)
 
     def _embed_texts(self) -> list[tuple[np.ndarray, Tokens]]:
-        """All texts, embedded in groups of one length, the longest first: their numbers, and their tokens (n,L,D)."""
+        """All texts, embedded in groups of one length: their numbers and tokens (n,L,D)."""
         collate, parts = self.split.collate, []
         for start in range(0, len(self.dataset), self.batch_size * 64):
             numbers = range(start, min(len(self.dataset), start + self.batch_size * 64))
@@ -189,7 +189,7 @@ class Ranking:
         text = TextInput(*map(torch.cat, zip(*parts, strict=True)))
         lengths = -(-text.attention_mask.sum(1) // 4) * 4  # few lengths, little padding
         groups = []
-        for length in lengths.unique().flip(0).tolist():  # so neither the estimate nor the memory is exceeded later
+        for length in lengths.unique().flip(0).tolist():  # the longest first, so time and memory are not underestimated
             numbers = (lengths == length).nonzero().flatten()
             batches = (
                 TextInput(*(field[batch, :length].to(self.device) for field in text))
@@ -233,10 +233,10 @@ class Ranking:
     def _scores(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None = None
     ) -> np.ndarray:
-        """(T,P) how well each text matches each image, the same on every process; -inf where that is NaN or not computed.
+        """(T,P) matching scores, the same on every process; -inf where they are NaN or not computed.
 
         Args:
-            candidates: (T,P/world_size) bool, the pairs that are computed; None = all.
+            candidates: (T,P/world_size) bool, the pairs to compute; None = all.
         """
         scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
         total, done = scores.size if candidates is None else int(candidates.sum()), 0
@@ -266,7 +266,7 @@ class Ranking:
     def _pairs(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
-        """Batches of pairs: a group of texts, and the places in it and among this process's images."""
+        """Batches of pairs: a group of texts, and the indices into it and into this process's images."""
         most = TOKENS.get(self.device.type, _MORE_TOKENS)
         for numbers, tokens in texts:
             size = max(1, most // (tokens.hidden.shape[1] + images.hidden.shape[1]))
@@ -277,7 +277,7 @@ class Ranking:
                 yield numbers, tokens, rows, columns
 
     def _cost(self, total: int, seconds: float, kept: int, exact: bool) -> str:
-        """What the ranking costs, by the time of its first batches."""
+        """A sentence about time and memory, estimated from the first batches."""
         minutes = seconds / 60
         duration = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
         on = " on this process" if self.split.world_size > 1 else ""
@@ -299,13 +299,13 @@ def choose_candidates(similarities: Tensor, top: int) -> np.ndarray:
 def rank_candidates(
     scores: np.ndarray, candidates: np.ndarray, similarities: np.ndarray, image_of_text: np.ndarray
 ) -> Ranked:
-    """Ranks by the scores of candidates; all other pairs stand behind them, in the order of their similarity; all (T,P)."""
+    """Ranks by the scores of candidates, then all other pairs by their similarity; all arguments (T,P)."""
     lowest = float(scores[np.isfinite(scores)].min(initial=0.0))
     return rank(np.where(candidates, scores, similarities - 2 + lowest), image_of_text, TIED, lowest)
 
 
 def _concatenated(parts: Iterable[Tokens], count: int) -> Tokens:
-    """The tokens of several batches in memory that is taken once; those of images of different sizes are padded."""
+    """Concatenates the tokens of batches in memory that is allocated once; different lengths are padded."""
     hidden = mask = None
     at = 0
     for part in parts:

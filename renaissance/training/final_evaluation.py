@@ -14,10 +14,10 @@ from pytorch_lightning import Trainer
 
 from renaissance.core.errors import require
 from renaissance.data.limited import Limited
-from renaissance.evaluation import sheet
 from renaissance.evaluation.frames import write_predictions
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.runs import BlindRun, read_blind_run
+from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Downstream, reading_task
@@ -135,8 +135,8 @@ class FinalEvaluation:
         blind, problem = self._blind(samples, split)
         notes += problem
         files = [file.file for file in samples.describe()]
-        lines = sheet.lines(name, split, files, frame, values, headline, recorded, blind, notes)
-        self.folder.say("\n".join([*lines, *sheet.nan_sentence(name, split, values)]))
+        lines = score_lines(name, split, files, frame, values, headline, recorded, blind, notes)
+        self.folder.say("\n".join([*lines, *nan_sentence(name, split, values)]))
 
     def _write_submissions(self, task: Downstream, split: str, frame: pd.DataFrame) -> list[str]:
         """Writes the files for the benchmark's server, which refuses parts of a split; a note where it is one."""

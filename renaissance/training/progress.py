@@ -8,7 +8,7 @@ import time
 from torch import Tensor
 from tqdm import tqdm
 
-from renaissance.evaluation.sheet import nan_sentence
+from renaissance.evaluation.score_report import nan_sentence
 from renaissance.runs.report import RunFolder
 
 from .module import StepResult, VisionLanguageModule

@@ -18,7 +18,7 @@ from renaissance.core.errors import UserError
 from renaissance.evaluation.frames import gather_rows, write_predictions
 from renaissance.evaluation.intervals import bootstrap, interval, paired_bootstrap
 from renaissance.evaluation.runs import read_blind_run
-from renaissance.evaluation.sheet import lines, nan_sentence
+from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder
 
 RANDOM = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_an_example_without_an_answer_counts_for_nothing():
     assert bootstrap(some) == bootstrap(known)
     better = known.assign(score=known["score"] + RANDOM.random(300))
     assert paired_bootstrap(some, pd.concat([better, some[300:]])) == paired_bootstrap(known, better)
-    said = lines("snli", "val", ["f"], some, {"accuracy": TENTHS.mean()}, "accuracy", {})
+    said = score_lines("snli", "val", ["f"], some, {"accuracy": TENTHS.mean()}, "accuracy", {})
     assert said[-1] == "  note: 300 examples have no answer and are left out of the mean score"
 
 
@@ -274,7 +274,7 @@ def test_what_is_printed(blind_folder: Path):
     frame = forty(np.arange(40) % 4 != 0)
     values = {"loss": 0.5, "accuracy": 0.75, "consistency": 0.125}
     blind = read_blind_run(str(blind_folder), "nlvr2", ["val", "test"])
-    said = lines(
+    said = score_lines(
         "nlvr2",
         "val",
         ["nlvr2_dev.arrow"],
@@ -306,19 +306,19 @@ def test_what_is_printed(blind_folder: Path):
 def test_a_blind_run_that_lacks_something_is_no_silence(blind_folder: Path):
     blind = read_blind_run(str(blind_folder), "nlvr2")
     frame = forty(np.arange(40) % 4 != 0)
-    printed = lines("nlvr2", "test", ["f"], frame, {"accuracy": 0.75}, "accuracy", {}, blind)
+    printed = score_lines("nlvr2", "test", ["f"], frame, {"accuracy": 0.75}, "accuracy", {}, blind)
     assert printed[1:] == ["  accuracy  0.7500", f"  note: the blind run {blind_folder} has no accuracy on test"]
-    other = lines("nlvr2", "val", ["f"], frame[:20], {"accuracy": 0.75}, "accuracy", {}, blind)
+    other = score_lines("nlvr2", "val", ["f"], frame[:20], {"accuracy": 0.75}, "accuracy", {}, blind)
     assert other[-1].startswith(
         f"  note: beside the blind run {blind_folder}: The predictions are of different examples"
     )
     (blind_folder / "predictions" / "nlvr2_val.parquet").unlink()
-    without = lines("nlvr2", "val", ["f"], frame, {"accuracy": 0.75}, "accuracy", {}, blind)
+    without = score_lines("nlvr2", "val", ["f"], frame, {"accuracy": 0.75}, "accuracy", {}, blind)
     assert without[2] == f"  blind run  0.5000  {blind_folder}"
 
 
 def test_a_split_without_answers_gets_no_number(blind_folder: Path):
-    said = lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", {}, notes=["of the server"])
+    said = score_lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", {}, notes=["of the server"])
     assert said == [
         "nlvr2, test: 40 examples of f.arrow",
         "  note: the answers of this split are hidden: there are predictions, and no number",

@@ -25,12 +25,12 @@ from .folders import find, logged
 from .screen import screen
 
 FILE = "compare"  # the name of what is written, without its ending
-# Where a run and its data lie and how it is watched changes no number; whether the data are the same is looked at.
+# Settings that change no number. Whether the data are the same is checked by their fingerprints.
 _NOISE = (
     *("exp_name", "log_dir", "data_root", "log_every_n_steps", "num_workers", "resume_from", "allow_download"),
     *("trust_remote_code", "blind_run", "save_every_steps", "save_every_minutes", "keep_last", "max_time"),
 )
-# Predictions that a run may have of a split: what their names end with, and what they are.
+# Predictions of a split: the ending of their files' names, and what they are.
 _PREDICTIONS = {"": "", "_image_to_text": ", image to text"}
 _Runs = Mapping[str, FinishedRun]  # by name
 _Entries = dict[str, tuple[Any, str | None]]  # of a run: key -> its value in the CSV file, and its cell in the table
@@ -55,7 +55,7 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
         A dictionary a run, the rows of the CSV file.
 
     Raises:
-        UserError: a pattern that nothing matches, a folder that is none of a run, damaged files, or no finished run.
+        UserError: a pattern without a match, a folder of no run, damaged files, or no finished run.
     """
     require(
         output is None or (isinstance(output, str) and output.strip()),
@@ -95,7 +95,7 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by key; entries of dictionaries as <key>.<entry>, those that are 0 left out as those that are not there."""
+    """Settings by key; entries of dictionaries as <key>.<entry>, without those that are 0."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -106,7 +106,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The settings that are not the same in all runs, or that some do not have."""
+    """The settings that differ between runs, or that some do not have."""
     absent = object()
     keys = dict.fromkeys(key for each in settings.values() for key in each)
     values = {key: [each.get(key, absent) for each in settings.values()] for key in keys}
@@ -124,14 +124,14 @@ def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> _Entries:
 
 
 def _splits(run: FinishedRun) -> Iterator[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]]:
-    """Of each split and task: their names, the values of its metrics, and the details of each."""
+    """Each split and task, with the values of the metrics and their details."""
     for split, tasks in run.results.items():
         for task, values in tasks.items():
             yield split, task, values, run.details.get(split, {}).get(task, {})
 
 
 def _metrics(run: FinishedRun) -> _Entries:
-    """Metrics of a run, with what results_details.json says of them; what is not exact, or of a part of a split, has a star."""
+    """Metrics of a run with their details; those that are not exact, or of a part of a split, have a star."""
     found: _Entries = {}
     for split, task, values, details in _splits(run):
         for metric, value in values.items():
@@ -150,7 +150,7 @@ def _metrics(run: FinishedRun) -> _Entries:
 
 
 def _marks(named: _Runs) -> list[str]:
-    """What the stars of the table stand for: a sentence for each split with numbers that are not exact, or of a part of it."""
+    """What the stars of the table mean: a sentence for each split whose metrics are not exact, or of a part of it."""
     said = []
     for name, run in named.items():
         for split, task, _, details in _splits(run):
@@ -180,7 +180,7 @@ def _other_tasks(named: _Runs) -> list[str]:
 
 
 def _other_data(named: _Runs) -> list[str]:
-    """A sentence for each split whose files are not those of the first run; when they were written does not matter."""
+    """A sentence for each split whose data are not those of the first run."""
     (name, first), *others = named.items()
     return [
         f"the {split} data of {other} are not those of {name} ({', '.join(files)})."
@@ -192,7 +192,7 @@ def _other_data(named: _Runs) -> list[str]:
 
 
 def _differences(named: _Runs) -> tuple[list[Difference], list[str]]:
-    """Each run against the first, on every split of which both have predictions; and why not, where that cannot be."""
+    """Each run against the first on every split with predictions of both; and the problems."""
     found, problems = [], []
     (name, first), *others = named.items()
     for other, run in others:

@@ -1,4 +1,4 @@
-"""Which runs a command names: folders and patterns, in order, each by the shortest name that no other has."""
+"""Finds the runs that a command names by folders and patterns, and names each by the shortest unique end of its path."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from renaissance.runs.metrics_table import read_rows
 
 
 def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list[str]]:
-    """The finished runs among those named, by the shortest name of each, and a sentence for each that is left out.
+    """The finished runs by their shortest names, and a sentence for each that is left out.
 
     Raises:
-        UserError: nothing matches a pattern, a folder is none of a run, a file is damaged, or no run is finished.
+        UserError: a pattern without a match, a folder of no run, a damaged file, or no finished run.
     """
     paths, notes = _matching(_words(runs))
     found = {name: read_run(path, "runs") for name, path in zip(shortest_names(paths), paths, strict=True)}
@@ -31,7 +31,7 @@ def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list
 
 
 def logged(folder: Path) -> tuple[list[dict[str, str]], str | None]:
-    """The rows of a run's metrics.csv that have a step, and a sentence about what is damaged in it."""
+    """The rows of a run's metrics.csv, and a sentence about damaged ones."""
     try:
         _, rows, lost = read_rows(folder / "metrics.csv")
     except (OSError, UserError) as error:
@@ -50,7 +50,7 @@ def _words(runs: Sequence[str] | str | None) -> list[str]:
 
 
 def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run folders of all words, each once, in the order of the words; and what a pattern matched besides."""
+    """The run folders of all words in their order, each once; and notes on other matches."""
     paths: dict[Path, Path] = {}
     notes = []
     for word in words:
@@ -71,12 +71,12 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key under which version_2 comes before version_10."""
+    """A sort key that puts version_2 before version_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def shortest_names(paths: Sequence[Path]) -> list[str]:
-    """For each path the shortest end that no other of them has: the experiment and the version, or more."""
+    """The shortest end of each path that is unique among them: the experiment and the version, or more."""
     every = [Path(os.path.realpath(path)).parts for path in paths]
     names = []
     for parts in every:

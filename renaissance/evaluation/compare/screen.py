@@ -1,4 +1,4 @@
-"""Tables and sentences in the width of a screen: long values shortened, a table of many columns in several parts."""
+"""Fits tables and sentences to the width of a screen: long values are shortened, wide tables split."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ LONGEST = 34  # characters of a cell
 
 
 def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
-    """Rows of cells as tables, whose first column stands in each, or sentences; no line wider than the screen.
+    """Rows of cells as tables that all have the first column, or sentences; no line is wider than the screen.
 
-    A row stands in the tables that have a cell for it. Names of columns that would be the same if they were shortened stay
-    as they are.
+    A table omits rows without a cell in it. Column names are not shortened if that makes them equal.
     """
     if isinstance(lines[0], str):
         return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
@@ -35,7 +34,7 @@ def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
 
 
 def shortened(text: str) -> str:
-    """A text without its middle, where it is too long for a cell; its beginning and its end say most."""
+    """A text without its middle, if it is too long for a cell."""
     if len(text) <= LONGEST:
         return text
     start = LONGEST // 3

@@ -1,4 +1,4 @@
-"""What is printed beside a score: where it comes from, how sure it is, and what it has to be compared with."""
+"""What is printed of a score: its data, its interval, and the baseline and the blind run to compare it with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BASELINES = {
 }
 
 
-def lines(
+def score_lines(
     task_name: str,
     split: str,
     files: Sequence[str],
@@ -32,16 +32,16 @@ def lines(
     blind: BlindRun | None = None,
     notes: Sequence[str] = (),
 ) -> list[str]:
-    """What is printed after the evaluation of a split.
+    """Lines to print after the evaluation of a split.
 
     Args:
-        task_name, split: what was evaluated. files: that it was read from.
+        task_name, split, files: what was evaluated.
         frame: its rows.
-        values: metrics by plain name; none where the answers are hidden.
-        selecting: the metric that stands first.
-        details: of metrics: "interval" of 95 %, and "baseline", what it is for a model that sees nothing: {"majority": value}.
+        values: metrics by plain name; empty where the answers are hidden.
+        selecting: the metric that comes first.
+        details: of each metric its "interval" of 95 % and its "baseline", {"majority": value}.
         blind: the run that `blind_run` names.
-        notes: sentences that belong beside the numbers.
+        notes: sentences to print below.
     """
     said = [f"{task_name}, {split}: {len(frame):,} examples of {', '.join(files)}"]
     notes = list(notes)
@@ -79,7 +79,7 @@ def _span(bounds: tuple[float, float] | None, sign: str = "") -> str:
 def _blind_rows(
     blind: BlindRun, split: str, frame: pd.DataFrame, values: Mapping[str, float], selecting: str
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """The blind run's value and what is gained over it, with intervals where its predictions are there; and notes."""
+    """The blind run's value and the gain over it, with intervals where its predictions exist; and notes."""
     value = blind.value(split, selecting)
     if value is None:
         return [], [f"the blind run {blind.run.path} has no {selecting} on {split}"]
@@ -96,7 +96,7 @@ def _blind_rows(
 
 
 def nan_sentence(task: str, split: str, values: Mapping[str, float]) -> list[str]:
-    """A sentence for each metric that is not a number, with what that usually means.
+    """A sentence for each metric that is NaN, with the usual cause.
 
     Args:
         values: metrics by plain name or by "<task>/<split>/<metric>".
