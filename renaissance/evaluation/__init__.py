@@ -1,4 +1,4 @@
-"""Metrics with intervals from the rows of a split, ranking, and comparison of runs.
+"""Rows to metrics, intervals and comparisons.
 
     rows of each process -> frames.gather_rows -> frame -> the task's score -> score_report, predictions/<task>_<split>.parquet
 
