@@ -8,28 +8,22 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
 
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.datasets import open_samples
 from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
-from renaissance.models.heads import ClassifierHead
 from renaissance.settings.sections import Settings
-from renaissance.tasks import Context, Downstream, Encodings
+from renaissance.tasks import Classification
 
 from . import SAMPLE_KIND
 
 
-class Gqa(Downstream):
+class Gqa(Classification):
     """Cross-entropy over the answers of train and val on the pooled vector."""
 
     sample_kind, answer, labels_in_data = SAMPLE_KIND, "answers", 1_878
     answer_scores = staticmethod(partial(torch.softmax, dim=-1))
-
-    def __init__(self, model: nn.Module, context: Context):
-        super().__init__(model, context)
-        self.head = ClassifierHead(model.pooled_size, 2 * model.width, len(self.labels))
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -52,9 +46,6 @@ class Gqa(Downstream):
             label=label,
             metadata=metadata | {"target": values["answers"]},
         )
-
-    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As GQA's eval.py: an answer is right where it is the annotated one, letter for letter."""
