@@ -111,7 +111,7 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
 def expect(value: Any, hint: Any, name: str) -> Any:
     """Returns the value if it matches a type hint: `dict[str, list[float]]`, `int | None`, `tuple[int, ...]` ...
 
-    A TypedDict names the keys that an object has to have among others; one that is not there counts as None.
+    A TypedDict or NamedTuple names keys of a dictionary, which may have more; one that is not there counts as None.
 
     A whole number passes for float, no bool for a number; floats have to be finite.
 
@@ -132,7 +132,7 @@ def _problem(value: Any, hint: Any) -> str | None:
     """The end of a sentence where a value is not of a type, else None; it begins with the part that is not."""
     if hint is Any or (hint in (str, int, INT64, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
         return None
-    origin, inner = dict if is_typeddict(hint) else get_origin(hint), get_args(hint)
+    origin, inner = dict if _is_record(hint) else get_origin(hint), get_args(hint)
     fixed = origin is tuple and inner[-1] is not ...
     if origin in (Union, types.UnionType):
         found = [_problem(value, each) for each in inner]
@@ -145,8 +145,12 @@ def _problem(value: Any, hint: Any) -> str | None:
     return f" is {short(value)}, but has to be {_words(hint)}"
 
 
+def _is_record(hint: Any) -> bool:
+    return is_typeddict(hint) or hasattr(hint, "_fields")
+
+
 def _problem_inside(value: Any, hint: Any, origin: Any, inner: tuple[Any, ...]) -> str | None:
-    if is_typeddict(hint):
+    if _is_record(hint):
         parts = ((key, value.get(key), kind) for key, kind in _keys_of(hint).items())
     elif origin in (dict, Mapping):
         if problem := next(filter(None, (_problem(key, inner[0]) for key in value)), None):
@@ -168,7 +172,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _words(hint: Any) -> str:
     """A type hint in words of JSON."""
-    origin, inner = dict if is_typeddict(hint) else get_origin(hint) or hint, get_args(hint)
+    origin, inner = dict if _is_record(hint) else get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(map(_words, inner))
     if origin is tuple and inner[-1:] != (...,):

@@ -25,29 +25,11 @@ from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 from . import checkpoint
-from .checkpoint import Stored
 from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
 from .identity import JOB, former_identity, identity, identity_record, read_identity
 from .metrics_table import drop_rows_after
 from .report import RunFolder, unwritable
-
-
-class TrainingState(NamedTuple):
-    """The part "training" of a checkpoint; the defaults are those of a run that has done no step.
-
-    Attributes:
-        step: optimizer steps done.
-        optimizer, scaler: their state dictionaries; a scaler of gradients only in 16-mixed on a GPU.
-        best, best_step: selecting metric and step of the best validation so far.
-        pending: whether the validation of this step is still to come.
-    """
-
-    step: int = 0
-    optimizer: dict[str, Any] | None = None
-    best: float | None = None
-    best_step: int | None = None
-    pending: bool = False
-    scaler: dict[str, Any] | None = None
+from .stored import Stored, TrainingState
 
 
 class Start(NamedTuple):

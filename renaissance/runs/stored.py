@@ -40,13 +40,22 @@ class _Optimizer(TypedDict):
     param_groups: list[_ParamGroup]
 
 
-class _Training(TypedDict):
-    step: int
-    best: float | None
-    best_step: int | None
-    pending: bool | None
-    optimizer: _Optimizer | None
-    scaler: dict[str, float] | None
+class TrainingState(NamedTuple):
+    """The part "training" of a checkpoint; the defaults are those of a run that has done no step.
+
+    Attributes:
+        step: optimizer steps done.
+        optimizer, scaler: their state dictionaries; a scaler of gradients only in 16-mixed on a GPU.
+        best, best_step: selecting metric and step of the best validation so far.
+        pending: whether the validation of this step is still to come.
+    """
+
+    step: int = 0
+    optimizer: _Optimizer | None = None
+    best: float | None = None
+    best_step: int | None = None
+    pending: bool | None = False
+    scaler: dict[str, float] | None = None
 
 
 class Stored(NamedTuple):
@@ -59,9 +68,7 @@ class Stored(NamedTuple):
         image: {"mean", "std"} of the pixels that the model expects.
         labels: the vocabulary of answers of each task that has one, in the order of their numbers.
         model, heads: state dictionaries.
-        training: {"step": optimizer steps done, "optimizer": its state, "best", "best_step": selecting metric and step of the
-            best validation so far, None where there was none, "pending": whether the validation of this step is still to come,
-            "scaler": state of the scaler of gradients, None where there is none}.
+        training: the fields of a `TrainingState`.
     """
 
     settings: dict[str, Any]
@@ -71,7 +78,7 @@ class Stored(NamedTuple):
     labels: dict[str, list[str]]
     model: dict[str, Tensor]
     heads: dict[str, Tensor]
-    training: _Training
+    training: dict[str, Any]
 
 
 def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         for value in leaves(content, _MOST):
             _check_leaf(value)
         for part, hint in get_type_hints(Stored).items():
-            expect(content.get(part), hint, part)
+            expect(content.get(part), TrainingState if part == "training" else hint, part)
         plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
         refuse_missing(plugins or (), where)
         settings = _settings(content["settings"])
