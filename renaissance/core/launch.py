@@ -56,7 +56,7 @@ def clean_environment() -> None:
         if os.environ.get(name) == "":
             del os.environ[name]
     if not launch_environment().first:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (meeting.py)
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (training/rank_zero_first.py)
 
 
 def check_launch(values: Mapping[str, object], given: frozenset[str]) -> tuple[Launch, list[str]]:

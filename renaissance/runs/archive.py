@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from renaissance.core.errors import require
 from renaissance.core.plain_pickle import PlainUnpickler
-from renaissance.core.untrusted import MOST_BYTES
+from renaissance.core.untrusted import MOST_BYTES, refuse_lfs
 
 MOST_VALUES = 2 * MOST_BYTES  # bytes of data.pkl: a tokenizer's files are in it, the names of tensors, the settings
 _MOST_LISTING = 32 << 20  # bytes of the archive's table: 300,000 members
@@ -40,10 +41,11 @@ def read_archive(path: str | os.PathLike) -> Any:
             than there is.
     """
     with open(path, "rb") as file:
+        refuse_lfs(file.read(64), "it")
         size = file.seek(0, os.SEEK_END)
         end = zipfile._EndRecData(file)  # ZipFile reads the table of members whole: its size is looked at before
-        _require(end and end[zipfile._ECD_LOCATION] + zipfile.sizeEndCentDir == size, "File is not a zip file")
-        _require(end[zipfile._ECD_SIZE] <= _MOST_LISTING, "its list of members is longer than any checkpoint's")
+        require(end and end[zipfile._ECD_LOCATION] + zipfile.sizeEndCentDir == size, "File is not a zip file")
+        require(end[zipfile._ECD_SIZE] <= _MOST_LISTING, "its list of members is longer than any checkpoint's")
         with zipfile.ZipFile(file) as archive:
             folder = _checked_folder(archive)
             reader = _Tensors(archive, f"{folder}/data", _SHARED * size)
@@ -54,29 +56,24 @@ def read_archive(path: str | os.PathLike) -> Any:
             return unpickler.load()
 
 
-def _require(condition: object, sentence: str) -> None:
-    if not condition:
-        raise zipfile.BadZipFile(sentence)
-
-
 def _checked_folder(archive: zipfile.ZipFile) -> str:
     """The folder of the members, which are stored, lie one behind the other within the file, and have different names."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     # torch's reader takes names for equal whose letters differ in case only.
     names = {member.filename.lower() for member in members}
-    _require(0 < len(members) == len(names), "it holds two members of one name, or none")
-    _require(members[0].header_offset == 0, "something stands before its first member")
+    require(0 < len(members) == len(names), "it holds two members of one name, or none")
+    require(members[0].header_offset == 0, "something stands before its first member")
     folder = members[0].filename.partition("/")[0]
     ends = [member.header_offset for member in members[1:]] + [archive.start_dir]
     for member, end in zip(members, ends, strict=True):
         stored = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
-        _require(stored, "it holds compressed members, which torch.save does not write")
+        require(stored, "it holds compressed members, which torch.save does not write")
         begin = member.header_offset + zipfile.sizeFileHeader + len(member.filename.encode())
-        _require(begin + member.file_size <= end, "a member claims more bytes than it has")
+        require(begin + member.file_size <= end, "a member claims more bytes than it has")
         name = member.filename.removeprefix(f"{folder}/")
-        _require(name != member.filename, "its members lie in several folders")
+        require(name != member.filename, "its members lie in several folders")
         most = MOST_VALUES if name == "data.pkl" else math.inf if name.startswith("data/") else _SMALL
-        _require(member.file_size <= most, f"its {name} has {member.file_size:,} bytes; at most {most:,} are read")
+        require(member.file_size <= most, f"its {name} has {member.file_size:,} bytes; at most {most:,} are read")
     return folder
 
 
@@ -105,18 +102,16 @@ class _Tensors:
             self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
         found = self.storages[key]
         same = what == "storage" and found.dtype == dtype and len(found) == items
-        _require(same, f"a storage is not of the {len(found):,} items that its member has")
+        require(same, f"a storage is not of the {len(found):,} items that its member has")
         return found
 
     def tensor(
         self, storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
     ) -> Tensor:
         plain = isinstance(storage, Tensor) and type(shape) is tuple and len(shape) <= 16 and not hooks and not metadata
-        _require(plain and type(requires_grad) is bool, "it holds a tensor that is no plain one")
+        require(plain and type(requires_grad) is bool, "it holds a tensor that is no plain one")
         count = math.prod(shape)
-        _require(
-            count <= len(storage), f"a tensor claims the shape {shape}, and its storage has {len(storage):,} items"
-        )
+        require(count <= len(storage), f"a tensor claims the shape {shape}, and its storage has {len(storage):,} items")
         self.left -= count * storage.itemsize
-        _require(self.left >= 0, "its tensors claim several times the bytes of the file")
+        require(self.left >= 0, "its tensors claim several times the bytes of the file")
         return storage.as_strided(shape, strides, offset)  # which looks at its bounds

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError, first_line, require, shortened
-from renaissance.core.untrusted import refuse_lfs
 
 from .archive import read_archive
 from .stored import Stored, check_parts
@@ -86,11 +85,7 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
         near = f" (there: {there})" if there else ""
         raise UserError(f"{where} is not a file{near}; give the path of a checkpoint.")
     try:
-        with open(path, "rb") as file:
-            refuse_lfs(file.read(64), where)
         content = read_archive(path)
-    except UserError:
-        raise
     except Exception as error:  # zlib, struct, zipfile and pickle each have their own ways to fail on damaged bytes
         raise UserError(
             f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "

@@ -54,10 +54,8 @@ class MetricsTable:
         return said
 
     def _state(self) -> tuple[int, int] | None:
-        if not self.path.is_file():
-            return None
-        state = self.path.stat()
-        return state.st_size, state.st_mtime_ns
+        state = self.path.stat() if self.path.is_file() else None
+        return state and (state.st_size, state.st_mtime_ns)
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row], int]:

@@ -119,10 +119,8 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_leaf(value: Any) -> None:
-    plain = value is None or isinstance(value, (Tensor, int, float, str))
-    require(plain, f"a value of it is {type(value).__name__}.")
-    small = not isinstance(value, int) or abs(value) < 1 << 63
-    require(small, "a whole number of it does not fit into 64 bits.")
+    require(isinstance(value, (Tensor, int, float, str, type(None))), f"a value of it is {type(value).__name__}.")
+    require(not isinstance(value, int) or abs(value) < 1 << 63, "a whole number of it does not fit into 64 bits.")
     if isinstance(value, str):
         value.encode()  # UnicodeEncodeError is a ValueError
 
