@@ -472,10 +472,9 @@ def test_added_tokens_are_numbered_anew_and_padding_of_a_file_is_not_applied(wor
     said["padding"] = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": 10**9}
     said["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
     (words / "tokenizer.json").write_text(json.dumps(said))
-    for key, number in (("added_tokens_decoder", "-1"), ("added_tokens_decoder", str(10**9))):
-        found, _ = backbones.load_tokenizer(
-            changed(words, "tokenizer_config.json", **{key: {number: {"content": "x"}}})
-        )
+    for number in ("-1", str(10**9)):
+        said = {"added_tokens_decoder": {number: {"content": "x"}}}
+        found, _ = backbones.load_tokenizer(changed(words, "tokenizer_config.json", **said))
         assert backbones.vocabulary_rows(found) < 30 and len(found("a red").input_ids) < 6
     with pytest.raises(UserError, match="cannot be read"):
         backbones.load_tokenizer(changed(words, "tokenizer_config.json", added_tokens_decoder={"x": {"content": "a"}}))
