@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import require
 from renaissance.core.types import IGNORED, Batch, Example, Fused, LabelTargets, TaskOutput, TextInput, Tokens
 from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS
@@ -203,8 +203,7 @@ class Downstream(Task):
             UserError: `datasets` names several.
         """
         names = settings.data.datasets
-        if len(names) != 1:
-            raise UserError(f"datasets={list(names)}: this task reads one data set at a time; name one.")
+        require(len(names) == 1, f"datasets={list(names)}: this task reads one data set at a time; name one.")
         return names[0]
 
     @classmethod

@@ -53,8 +53,8 @@ class Glue(Downstream):
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
-        there = glue_splits(cls.data_name(settings), settings.data.data_root)
-        return tuple(split for split in there if split != "train")
+        found = glue_splits(cls.data_name(settings), settings.data.data_root)
+        return tuple(split for split in found if split != "train")
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> ReadSamples:
@@ -197,8 +197,7 @@ def _spearman(guesses: np.ndarray, answers: np.ndarray) -> float:
 
 def _matthews(guesses: np.ndarray, answers: np.ndarray) -> float:
     """Pearson's of two classes (Matthews 1975)."""
-    value = _pearson(guesses, answers)
-    return 0.0 if math.isnan(value) else value
+    return float(np.nan_to_num(_pearson(guesses, answers)))
 
 
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
