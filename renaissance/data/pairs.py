@@ -42,7 +42,8 @@ class PairDataset(SampleDataset):
     missing_shards: tuple[str, ...] = ()
 
     def __init__(self, folder: str, files: Sequence[tuple[str, str]], *, training: bool):
-        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name, training=training)
+        self._drops_repeats = training  # a file of images that have no captions yet may be one of many
+        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
 
     def __getitem__(self, index: int) -> Example:
         """Read one pair. Raises IndexError outside 0 <= index < len."""
@@ -76,7 +77,7 @@ class PairDataset(SampleDataset):
             return None
 
     def _gaps(self, path: str, now: Stamp) -> np.ndarray:
-        if not self._training:
+        if not self._drops_repeats:
             return super()._gaps(path, now)
         return np.array(cached(path, now, "repeats", {"gaps": list[int]}, lambda: find_gaps(path))["gaps"], np.int64)
 
