@@ -103,7 +103,7 @@ class AtomicFile:
 
 
 def write_whole(target: Path, content: bytes, setting: str) -> None:
-    """Writes a small file through `AtomicFile`, into a folder that is made where there is none; errors are its."""
+    """Writes a small file with `AtomicFile` and creates its folder; raises the same errors."""
     with contextlib.suppress(OSError):  # explained by what writes into it
         target.parent.mkdir(parents=True, exist_ok=True)
     with AtomicFile(target, setting) as file:

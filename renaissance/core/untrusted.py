@@ -22,7 +22,6 @@ from .errors import UserError, first_line, printable, require
 MOST_BYTES = 64 << 20  # of a JSON or text file: tokenizer.json of a large vocabulary has about 20 MB
 MOST_DEPTH = 64
 INT64 = NewType("INT64", int)  # as a type hint: a whole number that an arrow file can hold
-_LFS = b"version https://git-lfs"
 
 
 def refuse_special(path: str | os.PathLike, name: str) -> os.stat_result:
@@ -35,9 +34,8 @@ def refuse_special(path: str | os.PathLike, name: str) -> os.stat_result:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"{name} cannot be read ({first_line(error)}).") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
-        raise UserError(f"{name} is {kind}, and no file.")
+    kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+    require(stat.S_ISREG(found.st_mode), f"{name} is {kind}, and no file.")
     return found
 
 
@@ -52,8 +50,7 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
     """
     name = printable(name or f"'{path}'")
     size = refuse_special(path, name).st_size
-    if size > most:
-        raise UserError(f"{name} has {size:,} bytes; at most {most:,} are read.")
+    require(size <= most, f"{name} has {size:,} bytes; at most {most:,} are read.")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -64,8 +61,8 @@ def read_bytes(path: str | os.PathLike, name: str | None = None, *, most: int = 
 
 def refuse_lfs(start: bytes, name: str) -> None:
     """Refuses a git-LFS pointer, by the first bytes of the file."""
-    if start.startswith(_LFS):
-        raise UserError(f"{name} is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository.")
+    pointer = start.startswith(b"version https://git-lfs")
+    require(not pointer, f"{name} is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository.")
 
 
 def read_text(path: str | os.PathLike, name: str | None = None, *, most: int = MOST_BYTES) -> str:
@@ -78,9 +75,8 @@ def read_text(path: str | os.PathLike, name: str | None = None, *, most: int = M
 
 
 def read_json(path: str | os.PathLike, hint: Any = Any, name: str | None = None, *, most: int = MOST_BYTES) -> Any:
-    """The value of a JSON file, checked against a type hint; errors as `read_text` and `parse_json`."""
-    name = printable(name or f"'{path}'")
-    return parse_json(read_text(path, name, most=most), hint, name)
+    """The value of a JSON file, checked against a type hint; errors as `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(path, name, most=most), hint, printable(name or f"'{path}'"))
 
 
 def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, nan_is_null: bool = False) -> Any:

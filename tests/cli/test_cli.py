@@ -201,7 +201,7 @@ def test_words_that_mean_nothing(words, sentence, refused):
 NO_CONFIG = [
     ("a.json", b"{", "cannot be read as JSON"),
     ("a.json", b"[1]", "does not hold settings by name"),
-    ("a.json", b"\xff", "is no UTF-8 text"),
+    ("a.json", b"\xff", "cannot be read as JSON ("),
     ("a.json", b'{"sede": 1}', "no setting 'sede'"),
     ("a.json", b'{"seed": 1, // c\n}', "cannot be read as JSON"),
     ("a.json", b'{"seed": NaN}', "NaN is no number"),

@@ -239,7 +239,7 @@ def test_names_that_shortening_would_make_the_same_stay_whole():
         ("results.json", b'{"val": {"vqa": 0.5}}', "['vqa'] is 0.5, but has to be an object"),
         ("results.json", b'{"val": {"vqa": {"loss": NaN}}}', "NaN is no number of JSON"),
         ("results.json", b"[" * 100_000, "nested too deeply"),
-        ("results.json", b"\xff\xfe\x00", "is no UTF-8 text"),
+        ("results.json", b"\xff\xfe\x00", "cannot be read as JSON ("),
         ("results_details.json", b'{"val": {"vqa": {"vqa_score": {"interval": "wide"}}}}', "['interval'] is 'wide'"),
         ("results_details.json", b"[]", "is list, but has to be an object"),
         ("settings.json", b'{"settings": []}', "settings.json'['settings'] is list"),
