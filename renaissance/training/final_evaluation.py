@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -43,25 +44,21 @@ class SplitReport(NamedTuple):
     details: dict[str, dict[str, dict[str, Any]]]
 
 
+@dataclass
 class FinalEvaluation:
     """Evaluates splits, one after the other, prints what was found, and writes predictions and files for servers.
 
-    Args:
+    Attributes:
         trainer, module, loaders, loop, folder: of the run.
         blind: the blind run that `blind_run` names, or None.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        module: VisionLanguageModule,
-        loaders: Loaders,
-        loop: Loop,
-        folder: RunFolder,
-        blind: BlindRun | None,
-    ):
-        self.trainer, self.module, self.loaders, self.loop = trainer, module, loaders, loop
-        self.folder, self.blind = folder, blind
+    trainer: Trainer
+    module: VisionLanguageModule
+    loaders: Loaders
+    loop: Loop
+    folder: RunFolder
+    blind: BlindRun | None
 
     def evaluate(self, splits: Iterable[str]) -> list[SplitReport]:
         """Evaluates the model as it is on these splits."""

@@ -60,9 +60,7 @@ def screen(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: 
     settings = resolved.settings
     lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
     if resolved.stored is None and reading_task(settings.objectives.loss_names):
-        lines.append(
-            "note: no load_path: only the encoders' own weights are pretrained, all else starts from random ones"
-        )
+        lines.append("note: no load_path: only the encoders' own weights are pretrained, all else starts at random")
     lines += data_lines(settings, samples)
     if not settings.run.test_only:
         lines += _optimization_lines(built, settings, len(samples["train"]), steps, first_step)
@@ -86,9 +84,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     if settings.objectives.blind:
         lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
     if samples.get("val") is None and not settings.run.test_only:
-        lines.append(
-            f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept as it is"
-        )
+        lines.append(f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept")
     return lines
 
 
@@ -151,12 +147,8 @@ def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | N
         if name.count("/") == 2 and name.partition("/")[0] not in printed
     ]
     lines = [table([("result", "value"), *rows], indent="")] if rows else []
-    where = (
-        f"run folder: {path}"
-        if path
-        else "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
-    )
-    return "\n".join([*lines, where])
+    tried = "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
+    return "\n".join([*lines, f"run folder: {path}" if path else tried])
 
 
 def sources_table(settings: Settings) -> str:

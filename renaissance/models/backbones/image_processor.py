@@ -28,11 +28,7 @@ _DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True
 
 
 def read_image_processor(
-    name: str,
-    config: PreTrainedConfig | None = None,
-    *,
-    allow_download: bool = True,
-    notes: list[str] | None = None,
+    name: str, config: PreTrainedConfig | None = None, *, allow_download: bool = True, notes: list[str] | None = None
 ) -> dict[str, Any] | None:
     """Reads size, mean and standard deviation of a model's images.
 
