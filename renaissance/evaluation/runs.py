@@ -1,4 +1,4 @@
-"""What finished runs left: their folders read back, and the blind run that a score stands beside."""
+"""Reads the folders of finished runs, and the blind run that a score is compared with."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Start(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run of a command, in the order in which runs are resumed. `files`: see `CheckpointFolder.newest_first`."""
+    """A run of a command; sorts in the order in which runs are resumed. `files`: see `CheckpointFolder.newest_first`."""
 
     of_this_job: bool
     step: int
@@ -105,10 +105,10 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
 
 
 def refuse_finished(start: Start, steps: int) -> None:
-    """Ends a command whose run has done all its steps and has its results.
+    """Refuses to resume a run that is finished: it has done all its steps and has its results.
 
     Args:
-        steps: of the whole run, those done before included.
+        steps: of the whole run.
 
     Raises:
         Stopped: with status 0, where resume_from=auto found it.
@@ -127,10 +127,10 @@ def refuse_finished(start: Start, steps: int) -> None:
 
 
 def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tuple[RunFolder, TrainingState, list[str]]:
-    """The folder that a run writes in, locked: its own where it is resumed at its newest checkpoint, else a new one.
+    """Opens and locks the run folder: the existing one if the run is resumed at its newest checkpoint, else a new one.
 
     Args:
-        settings: complete. first: whether this is the process that writes.
+        settings: complete. first: whether this is rank 0, which writes.
 
     Returns:
         The folder, the state that training starts from, and sentences for the screen.
@@ -165,7 +165,7 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
 
 
 def _return_to(own: RunFolder, start: Start) -> tuple[int | None, TrainingState]:
-    """Brings a run's folder back to the checkpoint that it is resumed from.
+    """Resets a run folder to the checkpoint that the run is resumed from.
 
     Returns:
         The step of a later whole checkpoint, then nothing is changed, or None; and the state that training starts from.
@@ -191,7 +191,7 @@ def _return_to(own: RunFolder, start: Start) -> tuple[int | None, TrainingState]
 
 @contextlib.contextmanager
 def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
-    """Around the start of a command with resume_from=auto, until its folder is locked and says whose it is.
+    """Locks the start of a command with resume_from=auto, until its run folder is locked and has settings.json.
 
     Raises:
         UserError: another process is starting the same command, or runs it.
@@ -258,7 +258,7 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
 
 
 def _runs(values: Mapping[str, Any]) -> tuple[list[_Run], dict[Path, str]]:
-    """The runs of this command in the order in which they are resumed; and why other folders may be one, or not.
+    """The runs of this command in the order in which they are resumed; and of other folders, why they cannot be identified.
 
     Where this Slurm job has runs, the others do not count.
     """
@@ -287,7 +287,7 @@ def _runs_folder(values: Mapping[str, Any]) -> Path:
 
 
 def _has_results(path: str) -> bool:
-    """Whether the run of a checkpoint has its results, whole; a checkpoint outside of a run folder can have no more."""
+    """Whether the run of a checkpoint has complete results; always True for a checkpoint that is in no run folder."""
     folder = RunFolder.of_checkpoint(path)
     with contextlib.suppress(OSError):
         return folder is None or (folder.path / "results.json").read_bytes().rstrip().endswith(b"}")

@@ -88,8 +88,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         content: the parts by name. where: what sentences begin with, such as "load_path=a.ckpt".
 
     Returns:
-        The settings, each in its one form; those that this version does not know as they are, and none of those that no
-        checkpoint answers for.
+        The settings, converted; unknown ones as they are, without those that a checkpoint never sets.
 
     Raises:
         UserError: naming what is something else.

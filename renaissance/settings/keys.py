@@ -45,7 +45,7 @@ START_KEYS = frozenset(
 )
 # Where a run lies, which the path of its checkpoint says, and the checkpoint does not: it may come from anybody.
 PLACE_KEYS = frozenset(["log_dir", "exp_name"])
-# Settings that came after runs had an identity (resuming.py); what resume_from=auto finds must not depend on them.
+# Settings that came after runs had an identity (runs/identity.py); what resume_from=auto finds must not depend on them.
 YOUNGER = frozenset(["eval_limit", "lr_mult_random", "max_time"])
 FALLBACK_TOWERS = {
     "image_encoder": "facebook/deit-tiny-patch16-224",
