@@ -30,7 +30,7 @@ from .transforms import Transform
 
 
 class Samples(Protocol):
-    """A map-style data set of samples, such as `pairs.PairDataset` or `samples.ReadSamples`."""
+    """A map-style data set of samples, such as `pairs.PairDataset` or `samples.TaskDataset`."""
 
     @property
     def labelled(self) -> bool: ...

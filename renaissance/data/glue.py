@@ -72,7 +72,7 @@ def glue_splits(name: str, data_root: str | os.PathLike) -> tuple[str, ...]:
     return there
 
 
-class GlueSamples:
+class GlueDataset:
     """One split of a task of GLUE. A map-style data set of `Sample`s without images; it pickles small.
 
     The values of a sample are "text", "second" (None where the task has single sentences), "label" (the number of a

@@ -11,11 +11,11 @@ from renaissance.core.types import Example
 from .samples import FileSummary
 
 
-class Limited:
+class LimitedDataset:
     """The first samples of a data set, in its order. A map-style data set; what is not defined here is that of the whole.
 
     Args:
-        whole: a `ReadSamples`, or a `PairDataset`.
+        whole: a `TaskDataset`, or a `PairDataset`.
         limit: how many samples stay, or images with all of their samples.
         by_image: which of the two.
 
@@ -67,5 +67,5 @@ def limited(samples: Any, limit: int | None, by_image: bool = False) -> Any:
     """The samples, or the first of them; whatever has no more than the limit is whole."""
     if samples is None or limit is None:
         return samples
-    part = Limited(samples, limit, by_image)
+    part = LimitedDataset(samples, limit, by_image)
     return part if len(part) < len(samples) else samples

@@ -225,7 +225,7 @@ class SampleDataset:
         return images + "\n".join(entries).encode("utf-8", "surrogatepass")
 
 
-class ReadSamples:
+class TaskDataset:
     """Samples as a task reads them. A map-style data set.
 
     Args:

@@ -24,7 +24,7 @@ from renaissance.core.types import IGNORED, Batch, Example, Fused, LabelTargets,
 from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
-from renaissance.data.samples import ReadSamples, Sample
+from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
 from renaissance.models.heads import ClassifierHead
@@ -213,7 +213,7 @@ class Downstream(Task):
         return tuple(sorted((split for split in there if split != "train"), key=lambda split: split != "val"))
 
     @classmethod
-    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> ReadSamples:
+    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
         """Opens one split.
 
         Raises:
@@ -222,7 +222,7 @@ class Downstream(Task):
         name, data = cls.data_name(settings), settings.data
         dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind)
         hidden = name in DATASETS and split in DATASETS[name].hidden_splits
-        return ReadSamples(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
+        return TaskDataset(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from renaissance.core.types import IGNORED, Example, LabelTargets, TaskOutput
 from renaissance.data.columns import clean
-from renaissance.data.glue import GlueSamples, glue_splits, glue_task
+from renaissance.data.glue import GlueDataset, glue_splits, glue_task
 from renaissance.data.glue_specs import GLUE, GLUE_SCORES
-from renaissance.data.samples import ReadSamples, Sample
+from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import Pooler
 from renaissance.settings.sections import Section, Settings
@@ -57,9 +57,9 @@ class Glue(Downstream):
         return tuple(split for split in found if split != "train")
 
     @classmethod
-    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> ReadSamples:
-        samples = GlueSamples(settings.data.data_root, cls.data_name(settings), split, training=split == "train")
-        return ReadSamples(samples, partial(_read, samples.name), cls.answer)
+    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
+        samples = GlueDataset(settings.data.data_root, cls.data_name(settings), split, training=split == "train")
+        return TaskDataset(samples, partial(_read, samples.name), cls.answer)
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -110,7 +110,7 @@ class Glue(Downstream):
         return "majority", next(iter(_values(frame.assign(prediction=frequent)).values()))
 
     @classmethod
-    def notes(cls, frame: pd.DataFrame, dataset: GlueSamples) -> list[str]:
+    def notes(cls, frame: pd.DataFrame, dataset: GlueDataset) -> list[str]:
         said = []
         if dataset.broken:
             said.append(f"{dataset.broken:,} lines of the file lack columns and are left out")

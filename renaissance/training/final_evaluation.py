@@ -14,7 +14,7 @@ import pandas as pd
 from pytorch_lightning import Trainer
 
 from renaissance.core.errors import require
-from renaissance.data.limited import Limited
+from renaissance.data.limited import LimitedDataset
 from renaissance.evaluation.frames import write_predictions
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.runs import BlindRun, read_blind_run
@@ -94,12 +94,12 @@ class FinalEvaluation:
         samples, steps = self.loaders.data.samples[split], self.module.settings.run.fast_dev_run
         if steps:
             return f"fast_dev_run={steps}: some batches, which give no result of the whole split"
-        return f"{samples}; no result of the whole split" if isinstance(samples, Limited) else ""
+        return f"{samples}; no result of the whole split" if isinstance(samples, LimitedDataset) else ""
 
     def _plain(self, result: SplitResult) -> dict[str, dict[str, dict[str, Any]]]:
         """Details of each number as of an evaluation of each example once."""
         samples = self.loaders.data.samples[result.split]
-        part = {"limit": samples.limit, "of": samples.of} if isinstance(samples, Limited) else None
+        part = {"limit": samples.limit, "of": samples.of} if isinstance(samples, LimitedDataset) else None
         plain = {
             **MetricDetails(math.nan).record(),
             "examples": len(samples),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from renaissance.data.limited import Limited
+from renaissance.data.limited import LimitedDataset
 from renaissance.runs.report import millions, table, versions
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task
@@ -80,7 +80,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
     if hidden:
         lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
-    lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, Limited)]
+    lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, LimitedDataset)]
     if settings.objectives.blind:
         lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
     if samples.get("val") is None and not settings.run.test_only:

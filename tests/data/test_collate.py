@@ -111,7 +111,7 @@ def test_pictures_of_different_sizes_are_padded_and_measured():
         assert padded.sum() == sample.images[0].sum()
 
 
-def test_makers_see_one_micro_batch_and_add_their_pictures_one_after_the_other():
+def test_target_builders_see_one_micro_batch_and_add_their_pictures_one_after_the_other():
     seen = []
 
     def doubles(micro: MicroBatch):
@@ -130,7 +130,7 @@ def test_makers_see_one_micro_batch_and_add_their_pictures_one_after_the_other()
     assert seen == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
 
 
-def test_makers_leave_the_text_as_it_is():
+def test_target_builders_leave_the_text_as_it_is():
     data = source()
     tokenizer = tokenizer_of("word_piece")
     with_masks = collate(data, {"mlm": MlmMasker(vocabulary(tokenizer), 0.5, True, 0)})(examples(data, 4))[0]

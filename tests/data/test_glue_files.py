@@ -13,10 +13,10 @@ import pytest
 
 from data.raw_glue import LAYOUTS, Row, hub_table, rows_of, splits_of, write_parquet, write_saved, write_split
 from renaissance.core.errors import UserError
-from renaissance.data.glue import GlueSamples, glue_splits
+from renaissance.data.glue import GlueDataset, glue_splits
 
 
-def contents(samples: GlueSamples) -> list[dict]:
+def contents(samples: GlueDataset) -> list[dict]:
     return [samples[n].values for n in range(len(samples))]
 
 
@@ -33,7 +33,7 @@ def test_every_layout_gives_the_rows_that_were_written(name: str, tmp_path: Path
         write_parquet(tmp_path / "parquet", name, split, hub_table(name, rows), shards=3)
         write_saved(tmp_path / "saved" / "glue", name, split, hub_table(name, rows), shards=2)
         for layout in ("tsv", "windows", "parquet", "saved"):
-            samples = GlueSamples(tmp_path / layout, name, split, training=split == "train")
+            samples = GlueDataset(tmp_path / layout, name, split, training=split == "train")
             assert contents(samples) == expected, (split, layout)
             assert ("label" in samples.columns) == (not split.startswith("test"))
             assert samples[3].images == () and samples.broken == 0
@@ -44,7 +44,7 @@ def test_every_layout_gives_the_rows_that_were_written(name: str, tmp_path: Path
 def test_it_pickles_small_and_reads_the_same_files_again(tmp_path: Path) -> None:
     rows = [Row(("a sentence of some length " * 10,), n % 2) for n in range(1000)]
     path = write_split(tmp_path, "sst2", "train", rows)
-    samples = GlueSamples(tmp_path, "sst2", "train", training=True)
+    samples = GlueDataset(tmp_path, "sst2", "train", training=True)
     pickled = pickle.dumps(samples)
     assert len(pickled) < 2000
     assert pickle.loads(pickled)[999] == samples[999]
@@ -59,7 +59,7 @@ def test_it_pickles_small_and_reads_the_same_files_again(tmp_path: Path) -> None
 def test_samples_know_their_file_and_a_fingerprint_tells_content_apart(tmp_path: Path) -> None:
     table = hub_table("rte", rows_of("rte", "val"))
     write_parquet(tmp_path, "rte", "val", table, shards=3)  # 4 + 4 + 2 rows
-    samples = GlueSamples(tmp_path, "rte", "val")
+    samples = GlueDataset(tmp_path, "rte", "val")
     assert [samples[n].where for n in (3, 4, 9)] == [
         "rte/validation-00000-of-00003.parquet row 3",
         "rte/validation-00001-of-00003.parquet row 0",
@@ -69,7 +69,7 @@ def test_samples_know_their_file_and_a_fingerprint_tells_content_apart(tmp_path:
     assert [each["pairs"] for each in before.values()] == [4, 4, 2]
     changed = table.set_column(2, "label", pa.array([1 - n for n in table["label"].to_pylist()]))
     write_parquet(tmp_path, "rte", "val", changed, shards=3)
-    after = GlueSamples(tmp_path, "rte", "val").fingerprint()
+    after = GlueDataset(tmp_path, "rte", "val").fingerprint()
     assert after.keys() == before.keys()
     assert all(after[file]["ends"] != before[file]["ends"] for file in before)
     with pytest.raises(IndexError):
@@ -82,14 +82,14 @@ def test_broken_lines_of_training_are_left_out_and_counted(tmp_path: Path) -> No
     lines = path.read_text().splitlines(keepends=True)
     lines[8] = "97\t1\t2\tcut off\n"  # line 9 holds question 7
     path.write_text("".join(lines))
-    samples = GlueSamples(tmp_path, "qqp", "train", training=True)
+    samples = GlueDataset(tmp_path, "qqp", "train", training=True)
     assert (len(samples), samples.broken) == (2499, 1)
     assert samples[7].values["text"] == "question 8"
     assert samples.describe()[0][2:4] == (2500, 2499)
     lines[20] = lines[30] = "1\t2\n"
     path.write_text("".join(lines))
     with pytest.raises(UserError, match=r"line 9 has 4 columns, expected 6 \(3 such lines\)"):
-        GlueSamples(tmp_path, "qqp", "train")
+        GlueDataset(tmp_path, "qqp", "train")
 
 
 def damaged(name: str, split: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -211,7 +211,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case: str, tmp_path: Pat
     write, name, sentence = REFUSED[case]
     write(tmp_path)
     with pytest.raises(UserError, match=sentence) as refused:
-        GlueSamples(tmp_path, name, "val")
+        GlueDataset(tmp_path, name, "val")
     assert "\n" not in str(refused.value)
 
 
@@ -220,19 +220,19 @@ def test_a_test_needs_every_line_and_every_number_once(tmp_path: Path) -> None:
     content = path.read_text()
     path.write_text(content.replace("\n3\t", "\n4\t"))
     with pytest.raises(UserError, match="numbers two rows alike"):
-        GlueSamples(tmp_path, "qqp", "test")
+        GlueDataset(tmp_path, "qqp", "test")
     path.write_text(re.sub("\n3\t.*?\n", "\n3\tcut\n", content))
     with pytest.raises(UserError, match="line 5 has 2 columns, expected 3"):
-        GlueSamples(tmp_path, "qqp", "test")
+        GlueDataset(tmp_path, "qqp", "test")
 
 
 def test_training_and_splits_are_refused_where_they_are_not(tmp_path: Path) -> None:
     unlabelled = [row._replace(label=None) for row in rows_of("rte", "train")]
     write_parquet(tmp_path, "rte", "train", hub_table("rte", unlabelled))
     with pytest.raises(UserError, match="has labels in 0 of 10 rows; training needs one in every row"):
-        GlueSamples(tmp_path, "rte", "train", training=True)
+        GlueDataset(tmp_path, "rte", "train", training=True)
     with pytest.raises(UserError, match="'rte' of GLUE has no split 'dev'; its splits are train, val, test"):
-        GlueSamples(tmp_path, "rte", "dev")
+        GlueDataset(tmp_path, "rte", "dev")
     with pytest.raises(UserError, match="needs RTE/train.tsv, .*nowhere'; found there: nothing"):
         glue_splits("rte", tmp_path / "nowhere")
     with pytest.raises(UserError, match="GLUE's 'cola' needs CoLA/train.tsv"):

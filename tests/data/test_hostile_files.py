@@ -22,7 +22,7 @@ from renaissance.data import arrow
 from renaissance.data.arrow import check_file
 from renaissance.data.dataset_specs import CAPTION_COLUMNS, DATASETS, METADATA_KEY
 from renaissance.data.datasets import open_pairs
-from renaissance.data.glue import GlueSamples
+from renaissance.data.glue import GlueDataset
 from renaissance.data.messages import _BLOCK as BLOCK
 from renaissance.data.messages import blocks
 from renaissance.data.samples import SampleDataset
@@ -275,11 +275,11 @@ def test_glue_of_any_form_works_or_gets_a_sentence(case: str, tmp_path: Path) ->
     name = next(name for name, folder in (("cola", "CoLA"), ("rte", "RTE"), ("wnli", "WNLI"), ("cola", "cola"))
                 if (tmp_path / folder).exists())  # fmt: skip
     if sentence is None:
-        samples = GlueSamples(tmp_path, name, "val")
+        samples = GlueDataset(tmp_path, name, "val")
         assert len(samples) == 10 and samples[9].values["text"] is not None
     else:
         with at_most(64 << 20), pytest.raises(UserError, match=sentence) as error:
-            GlueSamples(tmp_path, name, "val")
+            GlueDataset(tmp_path, name, "val")
         assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
 
 
@@ -293,7 +293,7 @@ def test_glue_columns_of_any_type_work_or_get_a_sentence(form: Callable, tmp_pat
         except (pa.ArrowException, NotImplementedError):  # no file of this form has such a column
             continue
         try:
-            samples = GlueSamples(tmp_path / str(number), "cola", "val")
+            samples = GlueDataset(tmp_path / str(number), "cola", "val")
             assert samples[0].values["text"] is not None
         except UserError as error:
             assert "\n" not in str(error), (name, kind)
@@ -307,4 +307,4 @@ def test_shards_of_different_string_types_are_one_split(tmp_path: Path) -> None:
     with pa.ipc.new_stream(sink, wide.schema) as writer:
         writer.write_table(wide)
     path.write_bytes(sink.getvalue())
-    assert len(GlueSamples(tmp_path, "cola", "val")) == 10
+    assert len(GlueDataset(tmp_path, "cola", "val")) == 10

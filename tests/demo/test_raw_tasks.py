@@ -17,7 +17,7 @@ from data.prepare.raw_files import read_rows
 from renaissance.core.errors import UserError
 from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.datasets import open_samples, splits_of
-from renaissance.data.glue import GlueSamples, glue_splits
+from renaissance.data.glue import GlueDataset, glue_splits
 from renaissance.demo import raw_tasks
 from renaissance.demo.finetune import TASKS, blocks, chosen, write_tasks
 from renaissance.demo.questions import questions
@@ -133,7 +133,7 @@ def test_sentence_pairs_are_read_as_they_lie(arrows: Path):
     root = arrows / "raw" / "pairs"
     assert glue_splits("mrpc", root) == ("train", "val")
     for split, of_world, count in (("train", TRAINED, 12), ("val", ("test",), 6)):
-        samples = GlueSamples(root, "mrpc", split, training=split == "train")
+        samples = GlueDataset(root, "mrpc", split, training=split == "train")
         drawn = (made for made in (scene(0, index) for index in range(300)) if split_of(made) in of_world)
         expected = [(pair.first, pair.second, int(pair.same)) for pair in map(sentence_pair, islice(drawn, count))]
         found = (samples[place].values for place in range(len(samples)))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from renaissance.core.types import ImageInput
 from renaissance.data.collate import Collate, Source
 from renaissance.data.images import decode
-from renaissance.data.limited import Limited
+from renaissance.data.limited import LimitedDataset
 from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
@@ -223,7 +223,7 @@ def test_several_processes_find_what_one_finds(
 
 def test_the_first_pictures_rank_as_if_there_were_no_others(distinct: PairDataset):
     matches, _ = pairwise(distinct, "two-tower")
-    part = Limited(distinct, 4, by_image=True)
+    part = LimitedDataset(distinct, 4, by_image=True)
     assert len(part) == sum(CAPTIONS[:4])
     for world in (1, 2):
         for ranked in rankings(part, "two-tower", world):

@@ -22,7 +22,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import MicroBatch, Source
 from renaissance.data.prepare.nlvr2 import make_arrow
-from renaissance.data.samples import ReadSamples
+from renaissance.data.samples import TaskDataset
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.nlvr2 import ANSWERS, Nlvr2
@@ -117,7 +117,7 @@ def settings(folder: Path) -> Any:
     return SimpleNamespace(data=SimpleNamespace(datasets=["nlvr2"], data_root=str(folder)))
 
 
-def opened(folder: Path, split: str) -> ReadSamples:
+def opened(folder: Path, split: str) -> TaskDataset:
     return Nlvr2.open(settings(folder), split, ANSWERS)
 
 

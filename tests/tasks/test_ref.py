@@ -21,7 +21,7 @@ from renaissance.core.types import Batch, Example, LabelTargets
 from renaissance.data.collate import Source, crop
 from renaissance.data.images import decode
 from renaissance.data.prepare.refcoco import make_arrow
-from renaissance.data.samples import ReadSamples
+from renaissance.data.samples import TaskDataset
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.ref import Ref
@@ -170,7 +170,7 @@ def settings(folder: Path, name: str) -> Any:
     return SimpleNamespace(data=SimpleNamespace(datasets=[name], data_root=str(folder)))
 
 
-def opened(folder: Path, name: str, split: str) -> ReadSamples:
+def opened(folder: Path, name: str, split: str) -> TaskDataset:
     return Ref.open(settings(folder, name), split, None)
 
 

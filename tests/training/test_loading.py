@@ -10,7 +10,7 @@ import pytest
 
 import small_run
 from renaissance.core.errors import UserError
-from renaissance.data.limited import Limited
+from renaissance.data.limited import LimitedDataset
 from renaissance.training.loading import RunData, read_data
 from small_tasks import arrows
 
@@ -78,7 +78,7 @@ def test_a_limit_takes_the_first_samples_or_pictures_of_evaluation_splits_alone(
         small_run.write_pairs(tmp_path / COCO[split], pictures, captions=2)
     data, _ = read(tmp_path, "coco", test_only=False, limit=7)
     assert [len(data.samples[split]) for split in ("train", "val", "test")] == [12, 6, 7]
-    assert not isinstance(data.samples["val"], Limited)  # it has no more than the limit
+    assert not isinstance(data.samples["val"], LimitedDataset)  # it has no more than the limit
     part, (whole, _) = data.samples["test"], read(tmp_path, "coco", test_only=False)
     assert [part[index].text for index in range(7)] == [whole.samples["test"][index].text for index in range(7)]
     assert part.fingerprint() == whole.samples["test"].fingerprint() and part.describe()[0].samples == 7
