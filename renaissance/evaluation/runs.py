@@ -76,6 +76,10 @@ class FinishedRun(NamedTuple):
             return f"was evaluated with eval_limit={own}, this run with eval_limit={limit}"
         return None
 
+    def value(self, task: str, split: str, metric: str) -> float | None:
+        """A metric, None if it has none."""
+        return self.results.get(split, {}).get(task, {}).get(metric)
+
     def predictions(self, task: str, split: str) -> pd.DataFrame | None:
         """Ids, scores and groups of the frame of a split, None where the run has written none.
 
@@ -101,18 +105,7 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return {file: {key: value for key, value in facts.items() if key != "mtime_ns"} for file, facts in files.items()}
 
 
-class BlindRun(NamedTuple):
-    """A finished run with blind=True of the same task, whose score stands beside this run's."""
-
-    run: FinishedRun
-    task: str
-
-    def value(self, split: str, metric: str) -> float | None:
-        """Its metric on a split, None where it has none."""
-        return self.run.results.get(split, {}).get(self.task, {}).get(metric)
-
-
-def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun:
+def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> FinishedRun:
     """What `blind_run` names: a run folder, or a file in it such as results.json or its predictions.
 
     Args:
@@ -135,7 +128,7 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> BlindRun
         not wanted or set(wanted) & set(evaluated),
         f"blind_run={path} was evaluated on {', '.join(evaluated)}, and this run will be on {', '.join(wanted)}.",
     )
-    return BlindRun(run, task)
+    return run
 
 
 def is_run(path: Path) -> bool:

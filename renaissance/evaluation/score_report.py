@@ -12,7 +12,7 @@ from renaissance.core.errors import UserError
 from renaissance.runs.report import table
 
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
-from .runs import BlindRun
+from .runs import FinishedRun
 
 _BASELINES = {
     "majority": "the most frequent answer, always",
@@ -29,7 +29,7 @@ def score_lines(
     values: Mapping[str, float],
     selecting: str,
     details: Mapping[str, Mapping[str, Any]],
-    blind: BlindRun | None = None,
+    blind: FinishedRun | None = None,
     notes: Sequence[str] = (),
 ) -> list[str]:
     """Lines to print after the evaluation of a split.
@@ -56,7 +56,7 @@ def score_lines(
         baseline = details.get(selecting, {}).get("baseline") or {}
         rows += [(name, f"{value:.4f}", _BASELINES[name]) for name, value in baseline.items()]
         if blind is not None:
-            more, problems = _blind_rows(blind, split, frame, values, selecting)
+            more, problems = _blind_rows(blind, task_name, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems
         others = [name for name in values if name != selecting]
         rows += [(name, f"{values[name]:.4f}", _span(bounds.get(name))) for name in others]
@@ -77,20 +77,20 @@ def _span(bounds: tuple[float, float] | None, sign: str = "") -> str:
 
 
 def _blind_rows(
-    blind: BlindRun, split: str, frame: pd.DataFrame, values: Mapping[str, float], selecting: str
+    blind: FinishedRun, task: str, split: str, frame: pd.DataFrame, values: Mapping[str, float], selecting: str
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
     """The blind run's value and the gain over it, with intervals where its predictions exist; and notes."""
-    value = blind.value(split, selecting)
+    value = blind.value(task, split, selecting)
     if value is None:
-        return [], [f"the blind run {blind.run.path} has no {selecting} on {split}"]
-    theirs = blind.run.predictions(blind.task, split)
+        return [], [f"the blind run {blind.path} has no {selecting} on {split}"]
+    theirs = blind.predictions(task, split)
     if theirs is None or not (is_mean(theirs, value) and is_mean(frame, values[selecting])):
-        return [("blind run", f"{value:.4f}", str(blind.run.path))], []
-    rows = [("blind run", f"{value:.4f}", f"{_between(bootstrap(theirs), theirs)}, {blind.run.path}")]
+        return [("blind run", f"{value:.4f}", str(blind.path))], []
+    rows = [("blind run", f"{value:.4f}", f"{_between(bootstrap(theirs), theirs)}, {blind.path}")]
     try:
         gain = paired_bootstrap(theirs, frame)
     except UserError as error:
-        return rows, [f"beside the blind run {blind.run.path}: {error}"]
+        return rows, [f"beside the blind run {blind.path}: {error}"]
     over = f"{_between((gain.low, gain.high), frame, '+')}, paired"
     return [*rows, ("gain over it", f"{gain.difference:+.4f}", over)], []
 

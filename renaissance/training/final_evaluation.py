@@ -17,7 +17,7 @@ from renaissance.core.errors import require
 from renaissance.data.limited import LimitedDataset
 from renaissance.evaluation.frames import write_predictions
 from renaissance.evaluation.metrics import MetricDetails
-from renaissance.evaluation.runs import BlindRun, read_blind_run
+from renaissance.evaluation.runs import FinishedRun, read_blind_run
 from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
@@ -58,7 +58,7 @@ class FinalEvaluation:
     loaders: Loaders
     loop: Loop
     folder: RunFolder
-    blind: BlindRun | None
+    blind: FinishedRun | None
 
     def evaluate(self, splits: Iterable[str]) -> list[SplitReport]:
         """Evaluates the model as it is on these splits."""
@@ -144,12 +144,12 @@ class FinalEvaluation:
             return []
         return [f"{part}{'; no file for the server, which wants all' if files else ''}"]
 
-    def _blind(self, samples: Any, split: str) -> tuple[BlindRun | None, list[str]]:
+    def _blind(self, samples: Any, split: str) -> tuple[FinishedRun | None, list[str]]:
         """The blind run, where it was evaluated on the same data; else why it cannot be compared with this one."""
         if self.blind is None:
             return None, []
-        problem = self.blind.run.unlike(split, samples.fingerprint(), self.module.settings.data.eval_limit)
-        return (None, [f"the blind run {self.blind.run.path} {problem}"]) if problem else (self.blind, [])
+        problem = self.blind.unlike(split, samples.fingerprint(), self.module.settings.data.eval_limit)
+        return (None, [f"the blind run {self.blind.path} {problem}"]) if problem else (self.blind, [])
 
 
 def all_values(reports: Iterable[SplitReport]) -> dict[str, float]:
@@ -162,7 +162,7 @@ def details_file(reports: Iterable[SplitReport]) -> Mapping[str, Any]:
     return {report.result.split: report.details for report in reports if report.details}
 
 
-def blind_run_of(settings: Settings, splits: Iterable[str]) -> BlindRun | None:
+def blind_run_of(settings: Settings, splits: Iterable[str]) -> FinishedRun | None:
     """The blind run that the command names, read before anything is computed.
 
     Args:

@@ -21,7 +21,7 @@ from renaissance.core.checks import seconds_of
 from renaissance.core.errors import Stopped, UserError, is_defect, require
 from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
-from renaissance.evaluation.runs import BlindRun
+from renaissance.evaluation.runs import FinishedRun
 from renaissance.models.execution import compile_stacks
 from renaissance.runs import checkpoint_folder
 from renaissance.runs.checkpoint import Stored
@@ -61,7 +61,7 @@ class _Ready(NamedTuple):
     built: Built
     state: TrainingState
     steps: int
-    blind: BlindRun | None
+    blind: FinishedRun | None
     folder: RunFolder
 
 

@@ -331,7 +331,7 @@ def test_a_blind_run_of_other_data_or_of_a_part_does_not_stand_beside(blind_fold
     of_data = lambda ends, mtime=1: {"val.arrow": {"ends": ends, "mtime_ns": mtime}}  # noqa: E731
     record = {"settings": {"blind": True, "eval_limit": 5}, "data": {"val": of_data("00")}}
     RunFolder(blind_folder).write_json("settings.json", record)
-    run = read_blind_run(str(blind_folder), "nlvr2").run
+    run = read_blind_run(str(blind_folder), "nlvr2")
     assert run.unlike("val", of_data("00", 2), 5) is None
     assert run.unlike("val", of_data("ff"), 5) == "was evaluated on other data of val (val.arrow)"
     assert run.unlike("val", of_data("00"), None) == "was evaluated with eval_limit=5, this run with eval_limit=None"
@@ -340,8 +340,8 @@ def test_a_blind_run_of_other_data_or_of_a_part_does_not_stand_beside(blind_fold
 @pytest.mark.parametrize("within", [".", "results.json", "predictions", "predictions/nlvr2_val.parquet"])
 def test_a_blind_run_by_any_of_its_files(blind_folder: Path, within: str):
     blind = read_blind_run(str(blind_folder / within), "nlvr2", ["val"])
-    assert blind.value("val", "accuracy") == 0.5
-    assert blind.value("test", "accuracy") is None
+    assert blind.value("nlvr2", "val", "accuracy") == 0.5
+    assert blind.value("nlvr2", "test", "accuracy") is None
 
 
 def test_a_blind_run_that_cannot_stand_beside_is_refused(blind_folder: Path, tmp_path: Path):
@@ -366,7 +366,7 @@ def test_a_blind_run_that_cannot_stand_beside_is_refused(blind_folder: Path, tmp
 def test_damaged_predictions_are_one_sentence(blind_folder: Path):
     (blind_folder / "predictions" / "nlvr2_val.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"nlvr2_val.parquet' cannot be read \(.*; evaluate that run again"):
-        read_blind_run(str(blind_folder), "nlvr2").run.predictions("nlvr2", "val")
+        read_blind_run(str(blind_folder), "nlvr2").predictions("nlvr2", "val")
 
 
 def test_a_metric_that_is_no_number_says_what_that_means():
@@ -382,4 +382,4 @@ def test_a_metric_that_is_no_number_says_what_that_means():
 
 def test_results_stay_json(blind_folder: Path):
     assert json.loads((blind_folder / "results.json").read_text())["val"]["nlvr2"]["loss"] is None
-    assert read_blind_run(str(blind_folder), "nlvr2").value("val", "loss") is None
+    assert read_blind_run(str(blind_folder), "nlvr2").value("nlvr2", "val", "loss") is None
