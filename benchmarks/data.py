@@ -1,6 +1,6 @@
-"""How many pictures a second does one core turn from bytes into pixels, and does the loader keep up with the model?
+"""How many images a second does one core turn from bytes into pixels, and does the loader keep up with the model?
 
-    python benchmarks/data.py [--rounds 40] [--pictures 8] [--batch 16]
+    python benchmarks/data.py [--rounds 40] [--images 8] [--batch 16]
 
 One run on one thread prints a table in Markdown: decode + resize + crop to 224 of made-up photographs of 640 x 480 in
 140 to 180 kB, by the ancestors' path (Pillow) and by ours, and by ours of what `prepare ... resize=224` stores of them.
@@ -75,7 +75,7 @@ def pillow_transform(picture: Image.Image) -> Tensor:
 
 
 def reduced(encoded: bytes) -> bytes:
-    """What `prepare` stores of a picture with `resize=224`."""
+    """What `prepare` stores of an image with `resize=224`."""
     return read_image(encoded, resize=SIZE)
 
 
@@ -96,7 +96,7 @@ def variants(files: list[bytes]) -> dict[str, tuple[Callable[[Any], object], lis
 
 
 def time_variants(files: list[bytes], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the processor a picture, of every variant once a round. The first round warms up and is left out."""
+    """Seconds of the processor an image, of every variant once a round. The first round warms up and is left out."""
     ways = variants(files)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -153,9 +153,9 @@ def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
     loaders = [loader_rate(folder, options.batch)[1] for folder in folders]
     print("## Data (`benchmarks/data.py`)\n")
     print(f"{date.today()}, {processor_name()}, torch {torch.__version__}, Pillow {PIL.__version__}, one thread,")
-    print(f"processor time, {options.rounds} rounds of {options.pictures} pictures of 640 x 480 in {sizes[0]:.0f} kB,")
+    print(f"processor time, {options.rounds} rounds of {options.pictures} images of 640 x 480 in {sizes[0]:.0f} kB,")
     print(f"which `resize={SIZE}` stores in {sizes[1]:.0f} kB (quality {QUALITY}).\n")
-    print(f"| decode + resize + crop to {SIZE} | pictures/s | faster than the ancestors' | bar |")
+    print(f"| decode + resize + crop to {SIZE} | images/s | faster than the ancestors' | bar |")
     print("| --- | --- | --- | --- |")
     print(f"| the ancestors' (Pillow), as downloaded | {rate['ancestors']:.0f} | | |")
     print(f"| ours, as downloaded | {rate['ours']:.0f} | {faster('ancestors', 'ours')} | >= {SPEED_BAR} x |")
@@ -178,7 +178,7 @@ def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)

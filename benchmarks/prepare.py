@@ -1,10 +1,10 @@
-"""How many pictures a second does the writer check and store, and how much memory does that take?
+"""How many images a second does the writer check and store, and how much memory does that take?
 
-    python benchmarks/prepare.py [--pictures 200000] [--workers 1 2] [--resize 256]
+    python benchmarks/prepare.py [--images 200000] [--workers 1 2] [--resize 256]
 
 JPEG files of 640 x 480 pixels and 60 kB are listed over and over, each with a caption, and written to one arrow file in
-the temporary folder (1.2 GB for 20,000 pictures), which is removed again. A table in Markdown says for each number of
-workers: pictures a second, and the peak of resident memory of the writing process and of its largest worker.
+the temporary folder (1.2 GB for 20,000 images), which is removed again. A table in Markdown says for each number of
+workers: images a second, and the peak of resident memory of the writing process and of its largest worker.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def photograph() -> bytes:
 
 
 def numbered(encoded: bytes, number: int) -> bytes:
-    """The same picture in a file of its own, brought to `BYTES` by a comment (marker FF FE) that begins with a number."""
+    """The same image in a file of its own, brought to `BYTES` by a comment (marker FF FE) that begins with a number."""
     room = BYTES - len(encoded) - 2
     return encoded[:2] + b"\xff\xfe" + room.to_bytes(2, "big") + str(number).encode().ljust(room - 2) + encoded[2:]
 
@@ -106,18 +106,18 @@ def processor() -> str:
 def main() -> None:
     cores = available_cores()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, 2, cores}))
-    parser.add_argument("--resize", type=int, help="short side of the pictures in the file")
+    parser.add_argument("--resize", type=int, help="short side of the images in the file")
     parser.add_argument("--in-here", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.in_here:
         folder, pictures, workers, resize = given.in_here
         print(json.dumps(write(Path(folder), int(pictures), int(workers), int(resize) or None)))
         return
-    print(f"{date.today()}, {processor()}, {cores} cores, {given.pictures:,} pictures of {BYTES // 1000} kB,", end=" ")
+    print(f"{date.today()}, {processor()}, {cores} cores, {given.pictures:,} images of {BYTES // 1000} kB,", end=" ")
     print(
-        f"resize={given.resize}\n\n| workers | pictures/s | writer, MiB | largest worker, MiB |\n| --- | --- | --- | --- |"
+        f"resize={given.resize}\n\n| workers | images/s | writer, MiB | largest worker, MiB |\n| --- | --- | --- | --- |"
     )
     for workers in given.workers:
         got = measure(given.pictures, workers, given.resize)

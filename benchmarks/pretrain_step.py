@@ -166,7 +166,7 @@ VARIANTS = {
     OURS: Variant(),
     REFERENCE: Variant(lambda m, batch: reference_step.losses(*m, batch), padded, eager, fused=False),
     "texts padded to the batch's longest": Variant(prepare=padded),
-    "one pass of the pictures": Variant(lambda m, batch: our_losses(m, batch, Forgetful)),
+    "one pass of the images": Variant(lambda m, batch: our_losses(m, batch, Forgetful)),
     "vocabulary at masked positions": Variant(within=lambda _: mock.patch.object(Mlm, "forward", decode_everywhere)),
     "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough)),
     "short side of cross-attention": Variant(within=lambda _: mock.patch.object(Attention, "_saves", lambda *_: False)),

@@ -1,6 +1,6 @@
 """The pretraining step as the ancestors (ViLT, METER) take it, written plainly: what `pretrain_step.py` compares with.
 
-Both objectives run the whole model for themselves, so each step passes every picture and every text through its tower
+Both objectives run the whole model for themselves, so each step passes every image and every text through its tower
 twice; texts come padded to the maximum length; attention makes queries, keys and values by three products and writes
 out its scores, probabilities and dropped-out probabilities; the last layer computes every token; the vocabulary is
 decoded at every position.

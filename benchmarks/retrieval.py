@@ -1,15 +1,15 @@
-"""What does ranking every picture with every text cost beside encoding each pair anew, and beside its own lower bound?
+"""What does ranking every image with every text cost beside encoding each pair anew, and beside its own lower bound?
 
-    python benchmarks/retrieval.py [--pictures 64] [--many 250] [--image_size 48] [--threads 1]
+    python benchmarks/retrieval.py [--images 64] [--many 250] [--image_size 48] [--threads 1]
 
 One run on one machine prints a table in Markdown: DeiT-tiny, ELECTRA-small and a fusion of 6 x 256, random weights, fp32,
-captions as long as COCO's. The bound is each picture and each caption through its tower once, and every pair through the
-fusion, which is timed alone. Encoding pairs anew is timed on random texts with all pictures, so that their ranks can be
+captions as long as COCO's. The bound is each image and each caption through its tower once, and every pair through the
+fusion, which is timed alone. Encoding pairs anew is timed on random texts with all images, so that their ranks can be
 compared too. All times are of the processor. Neighbours slow even those, by a tenth and more; so what the exact ranking is
 compared with takes turns with it.
 
-With 250 pictures of 224 pixels a run would take hours. A pair costs less with smaller ones, but the share of the towers in it
-stays about the same; the last lines show it for both sizes. Candidates pay off with the number of pictures: of a few, 16 are
+With 250 images of 224 pixels a run would take hours. A pair costs less with smaller ones, but the share of the towers in it
+stays about the same; the last lines show it for both sizes. Candidates pay off with the number of images: of a few, 16 are
 a large share.
 """
 
@@ -105,7 +105,7 @@ def rank(
 
 
 class Encoded(NamedTuple):
-    """All texts and pictures, ready for the towers. Attributes: texts, by ascending length; order, their numbers."""
+    """All texts and images, ready for the towers. Attributes: texts, by ascending length; order, their numbers."""
 
     texts: TextInput
     order: np.ndarray
@@ -130,11 +130,11 @@ class Compared:
     """What the exact ranking is compared with, in small pieces that take turns with it.
 
     Args:
-        texts: places in `encoded` of the texts that are scored with all pictures, each pair through the whole model.
+        texts: places in `encoded` of the texts that are scored with all images, each pair through the whole model.
 
     Attributes:
         once: seconds of encoding everything once. fused: seconds a pair of the fusion alone, over text lengths as
-            frequent as they are. anew: seconds of each piece of `scores`, which become (texts, pictures) at the end.
+            frequent as they are. anew: seconds of each piece of `scores`, which become (texts, images) at the end.
     """
 
     def __init__(self, parts: Parts, encoded: Encoded, texts: np.ndarray):
@@ -195,7 +195,7 @@ class Compared:
 
 
 def pair_costs(image_size: int, pictures: int = 16) -> tuple[float, float]:
-    """Milliseconds of the towers and of the fusion for a pair of pictures of a size and texts of 12 pieces."""
+    """Milliseconds of the towers and of the fusion for a pair of images of a size and texts of 12 pieces."""
     model = build(image_size).model
     shape = (pictures, 12)
     text = TextInput(
@@ -243,7 +243,7 @@ def report(folder: str, options: argparse.Namespace) -> None:
         f"{date.today()}, {processor_name()}, {options.threads} thread, load {load:.1f} to {os.getloadavg()[0]:.1f}, "
         f"torch {torch.__version__}, fp32, processor time."
     )
-    print(f"DeiT-tiny + ELECTRA-small + fusion 6 x 256, random weights, pictures of {size} pixels.\n")
+    print(f"DeiT-tiny + ELECTRA-small + fusion 6 x 256, random weights, images of {size} pixels.\n")
     print("| | measured | bar |\n| --- | --- | --- |")
     print(f"| exact ranking of {count} x {count} / (all encoded once + pairs x fusion alone) | "
           f"{exact_seconds / lowest:.2f} x | <= {BOUND_BAR} x |")  # fmt: skip
@@ -268,8 +268,8 @@ def report(folder: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=64, help="pictures, and texts, that are ranked exactly")
-    parser.add_argument("--many", type=int, default=250, help="pictures, and texts, of the ranking of candidates")
+    parser.add_argument("--images", type=int, default=64, help="images, and texts, that are ranked exactly")
+    parser.add_argument("--many", type=int, default=250, help="images, and texts, of the ranking of candidates")
     parser.add_argument("--image_size", type=int, default=48)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

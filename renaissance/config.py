@@ -51,7 +51,7 @@ class Data:
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
     per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
-    eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: pictures) of each split, and marks it; None = all
+    eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
     train_transform_keys: transform = ["imagenet"]  # one of {TRANSFORMS}, each also with _randaug
     val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
     num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
@@ -134,15 +134,15 @@ class Objectives:
     loss_names: loss_weights = no_losses  # weight of each objective and task; 0 = off
     mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
     whole_word_masking: flag = True  # mask all pieces of a word together
-    draw_false_image: whole(0, 1) = 0  # 0: ITM takes false pictures from the sample's group; 1: draws them from the data set
-    negative_group: pairs(1) = None  # consecutive samples among which false pictures are exchanged; None = per_gpu_batchsize
+    draw_false_image: whole(0, 1) = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
+    negative_group: pairs(1) = None  # consecutive samples among which false images are exchanged; None = per_gpu_batchsize
     draw_false_text: pairs(0) = 0  # retrieval: false texts beside each true one
     get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
     rerank_top_k: whole(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
     vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
-    text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without a picture
-    image_only: flag = True  # classes of pictures: the same for the image encoder
-    blind: flag = False  # True: every picture is one colour, the mean; what is learned then can be had from texts alone
+    text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
+    image_only: flag = True  # classes of images: the same for the image encoder
+    blind: flag = False  # True: every image is one colour, the mean; what is learned then can be had from texts alone
     blind_run: path("a run folder").free = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
 
@@ -207,15 +207,15 @@ TASKS = {
     "task_itm": {"exp_name": "itm", "loss_names": {"itm": 1}},
     # Both, and the contrastive objective that rerank_top_k takes its candidates from.
     "task_mlm_itm_itc": {"exp_name": "mlm_itm_itc", "loss_names": {"mlm": 1, "itm": 1, "itc": 1}},
-    # Questions about pictures (VQAv2).
+    # Questions about images (VQAv2).
     "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {"vqa": 1}},
-    # Is the sentence true of the two pictures? (NLVR2)
+    # Is the sentence true of the two images? (NLVR2)
     "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {"nlvr2": 1}},
-    # Does the picture entail the sentence? (SNLI-VE)
+    # Does the image entail the sentence? (SNLI-VE)
     "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {"snli": 1}},
     # Which box does the expression mean? (RefCOCO, RefCOCO+, RefCOCOg, by ref_dataset)
     "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {"ref": 1}},
-    # Which picture belongs to the text, which text to the picture? (retrieval)
+    # Which image belongs to the text, which text to the image? (retrieval)
     "task_finetune_irtr_coco": {**IRTR, "exp_name": "finetune_irtr_coco", "datasets": ["coco"]},
     "task_finetune_irtr_f30k": {**IRTR, "exp_name": "finetune_irtr_f30k", "datasets": ["f30k"]},
     # Sentences and pairs of them (GLUE).
@@ -228,7 +228,7 @@ TASKS = {
     "task_finetune_qnli": {**GLUE, "exp_name": "finetune_qnli", "datasets": ["qnli"]},
     "task_finetune_rte": {**GLUE, "exp_name": "finetune_rte", "datasets": ["rte"]},
     "task_finetune_wnli": {**GLUE, "exp_name": "finetune_wnli", "datasets": ["wnli"]},
-    # Classes of pictures: CIFAR-10, or any folder of class folders by the name it was prepared under.
+    # Classes of images: CIFAR-10, or any folder of class folders by the name it was prepared under.
     "task_finetune_cifar10": {**IMAGES, "exp_name": "finetune_cifar10", "datasets": ["cifar10"]},
     "task_finetune_images": {**IMAGES, "exp_name": "finetune_images", "datasets": ["images"]},
 }

@@ -127,7 +127,7 @@ def minilm_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def nlvr1_dev() -> Path:
-    """Real pictures with sentences that people wrote; the test is skipped where the folder is absent."""
+    """Real images with sentences that people wrote; the test is skipped where the folder is absent."""
     folder = SHARED_DATA / "nlvr1-dev"
     if not folder.is_dir():
         pytest.skip(f"needs the real data of {folder.relative_to(ROOT.parent)}, which is no part of the project")

@@ -33,7 +33,7 @@ COCO_VG = {
     COCO.format("test"): 10,
     "vg.arrow": 12,
 }
-"""File name -> pictures, two captions each; neither split is a multiple of a batch."""
+"""File name -> images, two captions each; neither split is a multiple of a batch."""
 
 TOWERS = ("image_encoder=facebook/deit-tiny-patch16-224", "text_encoder=google/electra-small-discriminator")
 FUSION = ("cross_layer_hidden_size=32", "num_cross_layers=1", "num_cross_layer_heads=2")
@@ -56,7 +56,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 
 def write_pairs(path: Path, pictures: int, captions: int = 2) -> None:
-    """Writes an arrow file of small noisy PNG pictures, no two alike, with captions of many words."""
+    """Writes an arrow file of small noisy PNG images, no two alike, with captions of many words."""
     random = np.random.default_rng([len(path.name), *path.name.encode()])
     rows = []
     for number in range(pictures):
@@ -79,7 +79,7 @@ def write_coco_vg(folder: Path, files: dict[str, int] = COCO_VG) -> Path:
 
 
 def damage_picture(path: Path) -> bytes:
-    """Overwrites some of the pixels of one picture of an arrow file; returns the file as it was."""
+    """Overwrites some of the pixels of one image of an arrow file; returns the file as it was."""
     sound = path.read_bytes()
     start = sound.index(b"\x89PNG", len(sound) // 2) + 60
     path.write_bytes(sound[:start] + bytes(40) + sound[start + 40 :])

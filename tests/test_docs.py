@@ -60,7 +60,7 @@ def command_lines(markdown: str) -> list[str]:
                 lines.append(line.strip())
         else:
             indented = line.startswith("    ") and (indented or not previous.strip())
-            # Indented text may also be a picture or a listing: only what begins as a command is one.
+            # Indented text may also be an image or a listing: only what begins as a command is one.
             if indented and (lines and lines[-1].endswith("\\") or re.match(r"\s+(\w+=\S+ )*(python|bash) ", line)):
                 lines.append(line.strip())
         previous = line

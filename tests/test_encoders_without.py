@@ -1,4 +1,4 @@
-"""Encoders that lack something: weights, a tokenizer, picture preparation, sizes; and towers of random weights."""
+"""Encoders that lack something: weights, a tokenizer, image preparation, sizes; and towers of random weights."""
 
 from __future__ import annotations
 

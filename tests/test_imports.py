@@ -30,7 +30,7 @@ from docs.rooms import (
 
 MOST_ENTRIES = 13  # of the top of the package
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_LINES, MOST_PACKAGE_LINES = 400, 50, 2_600, 16_700
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_LINES, MOST_PACKAGE_LINES = 350, 50, 2_600, 14_420
 
 each_file = pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
 
@@ -62,7 +62,7 @@ def test_no_room_for_leftovers(path: Path):
 @each_file
 def test_files_and_functions_are_short(path: Path):
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) < MOST_FILE_LINES, f"{len(lines)} lines: this asks for a second room, not for an exemption"
+    assert len(lines) <= MOST_FILE_LINES, f"{len(lines)} lines: this asks for a second room, not for an exemption"
     long = {}
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

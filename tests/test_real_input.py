@@ -1,6 +1,6 @@
-"""Real weights and real captions: MiniLM as the text tower, what people wrote about the NLVR pictures as own captions.
+"""Real weights and real captions: MiniLM as the text tower, what people wrote about the NLVR images as own captions.
 
-The true sentences of the corpus are captions of their pictures; validation has sentences of its own. What is learned in
+The true sentences of the corpus are captions of their images; validation has sentences of its own. What is learned in
 these few steps is language: the MLM loss has to end below the unigram entropy of the captions, the least loss of a
 model that does not read the context. The sentences with their labels are also an entailment task, in the raw layout of
 SNLI-VE: it has to run to the end, with every number that belongs beside its own.
@@ -26,7 +26,7 @@ VAL_EVERY = 6  # each so many-th sentence is of validation
 
 
 def true_sentences(folder: Path) -> list[tuple[str, str]]:
-    """(picture's path below the folder, sentence) of every example whose sentence is true of its picture."""
+    """(image's path below the folder, sentence) of every example whose sentence is true of its image."""
     found = []
     for line in (folder / "dev.json").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -113,7 +113,7 @@ def write_entailment(folder: Path, root: Path) -> dict[str, list[str]]:
         label = {"false": "contradiction", "true": "entailment"}[entry["label"]]
         made = {"Flickr30K_ID": name, "pairID": f"{name}#0", "gold_label": label, "sentence2": entry["sentence"]}
         split = {0: "dev", 3: "test"}.get(number % VAL_EVERY, "train")
-        splits[split].append(made | {"sentence1": "a picture of shapes"})
+        splits[split].append(made | {"sentence1": "an image of shapes"})
     for split, lines in splits.items():
         (root / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {split: [line["gold_label"] for line in lines] for split, lines in splits.items()}

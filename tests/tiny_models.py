@@ -22,7 +22,7 @@ from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-PLAIN = "two small pictures a red blue green square circle is left right of the above"
+PLAIN = "two small images a red blue green square circle is left right of the above"
 WORDS = (*SPECIAL, *PLAIN.split())
 VOCAB, WIDTH, FUSED, SIDE, PATCH, MAX_TEXT_LEN = len(WORDS), 16, 24, 32, 8, 20
 HALF = (0.5, 0.5, 0.5)

@@ -11,7 +11,7 @@ class Demo:
     root: path("a folder") = "demo"  # folder of everything that the demo writes
     seed: whole(0, 2**63 - 1) = 0  # of the world and of both models
     steps: whole(10) = 1450  # optimizer steps of each model; each finetuning run takes a fixed share of them
-    pictures: whole(100) = 6000  # pictures of the train split
+    pictures: whole(100) = 6000  # images of the train split
     demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
 # fmt: on
 

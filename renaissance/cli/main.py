@@ -52,7 +52,7 @@ USAGE = """usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] 
   prepare              raw downloads to arrow files
   check_data           arrow files, checked to their last pixel
   compare              finished runs side by side
-  predict              what a checkpoint makes of a picture and a text
+  predict              what a checkpoint makes of an image and a text
   demo                 a small world, two models that learn it, and what they learned"""
 OVERVIEW = f"""Vision-language encoders: pretrain, finetune, evaluate.
 

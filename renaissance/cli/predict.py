@@ -1,4 +1,4 @@
-"""`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one picture and text."""
+"""`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one image and text."""
 
 from renaissance.core.checks import flag, path, plugin_names, whole
 from renaissance.core.checks import text as a_text
@@ -13,7 +13,7 @@ class Predict:
 
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
-    image: path("the path of a picture") = None  # file of a picture; None = fill the masks of the text without one
+    image: path("the path of an image") = None  # file of an image; None = fill the masks of the text without one
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
     trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
     top: whole(1) = 5  # how many answers, and how many words for each mask
@@ -39,14 +39,14 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
         if masks and "mlm" in model.heads:
             scored = model.complete(image, text)
             note = f" (masks filled: {scored})"
-        lines.append(f"the text belongs to the picture: {model.score(image, scored):.3f}{note}")
+        lines.append(f"the text belongs to the image: {model.score(image, scored):.3f}{note}")
     if "mlm" in model.heads and masks:
         for number, words in enumerate(model.fill(image, text, top), 1):
             lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
     if image is not None and model.answering:
         answers = (f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
         lines.append(f"answers: {', '.join(answers)}")
-    asked = "one picture and text" if image is not None else "a text without [MASK] and without image="
+    asked = "one image and text" if image is not None else "a text without [MASK] and without image="
     heads = ", ".join(model.heads) or "nothing"
     require(lines, f"{load_path} has heads for {heads}, which say nothing of {asked}.")
     say("\n".join(lines))

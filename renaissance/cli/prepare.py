@@ -12,14 +12,14 @@ class Prepare:
     plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     root: path("a folder") = None  # folder of the raw download
     data_root: path("a folder") = None  # folder that takes the arrow files
-    workers: whole(1) = None  # processes that read pictures; None = one a core
-    max_unreadable: number(0, 1) = None  # share of a file's pictures that may be missing or unreadable; None = 1 %, gcc and sbu any
-    resize: whole(1) = None  # pixels that the short side of a larger picture is reduced to; None = pictures stay as they are
+    workers: whole(1) = None  # processes that read images; None = one a core
+    max_unreadable: number(0, 1) = None  # share of a file's images that may be missing or unreadable; None = 1 %, gcc and sbu any
+    resize: whole(1) = None  # pixels that the short side of a larger image is reduced to; None = images stay as they are
     quality: whole(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
     split_by: choice("unc", "google", "umd") = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
     name: text("a name") = None  # captions, images: name of the data set; None = captions, images or cifar10
     annotations: path("a file") = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"
-    val_share: number(0, 1) = None  # captions, images: share of the training pictures for val; None = 0, images without val 0.1
+    val_share: number(0, 1) = None  # captions, images: share of the training images for val; None = 0, images without val 0.1
 # fmt: on
 
 main = prepare

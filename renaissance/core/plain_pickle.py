@@ -98,9 +98,7 @@ def leaves(value: Any, most: int) -> Iterator[Any]:
         value, depth = waiting.pop()
         most -= _VALUE + (len(value) if isinstance(value, (str, bytes)) else 0)
         if most < _VALUE * len(waiting) or depth > MOST_DEPTH:
-            raise ValueError(
-                "it names the same values so often that they would fill the memory, or is nested too deeply"
-            )
+            raise ValueError("it names the same values so often that they would fill memory, or is nested too deeply")
         if isinstance(value, dict):
             waiting += [(each, depth + 1) for pair in value.items() for each in pair]
         elif type(value) in (list, tuple):

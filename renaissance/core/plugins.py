@@ -67,5 +67,5 @@ def refuse_missing(plugins: Iterable[str], where: str) -> None:
     if missing := [printable(plugin) for plugin in plugins if plugin_name(plugin) not in LOADED]:
         given = json.dumps(missing, ensure_ascii=False)
         raise MissingPluginError(
-            f"{where} was made with the plugin {missing[0]}; if you trust it, give plugins='{given}'."
+            f"{where} was made with the plugin {missing[0]}; if you trust it, add plugins='{given}'."
         )

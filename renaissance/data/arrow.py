@@ -165,7 +165,7 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
     refuse_claims(path, whole)
     batches = [*valid_batches(path, reader, columns)]
     rows = sum(batch.num_rows for batch in batches)
-    require(rows, f"'{path}' has no rows; expected at least one picture.")
+    require(rows, f"'{path}' has no rows; expected at least one image.")
     counts = {
         column.name: sum(int(Flat(batch[column.name], 1).lengths[0].sum()) for batch in batches)
         for column in columns

@@ -139,7 +139,7 @@ def _rules(column: Column, flat: dict[str, Flat], samples: str, names: int | Non
     own = flat[column.name]
     if column.is_image:
         sizes = np.asarray(pc.fill_null(pc.binary_length(own.values), 0))
-        yield _Rule(sizes == 0, sizes, "the bytes of a picture")
+        yield _Rule(sizes == 0, sizes, "the bytes of an image")
     elif column.leaf != "string":
         yield _Rule(np.asarray(own.values.is_null()), np.full(len(own.values), "null"), "a number")
     if column.one_of:

@@ -131,9 +131,9 @@ ENTAILMENT = "entailment"
 BOXES = "boxes"
 CLASSES = "classes"
 
-IMAGE = Column("image", "binary", "the encoded picture file, as it was or resized")
+IMAGE = Column("image", "binary", "the encoded image file, as it was or resized")
 CAPTION = Column("caption", "list<string>", "its captions")
-IMAGE_ID = Column("image_id", "string", "file name of the picture", needed=False)
+IMAGE_ID = Column("image_id", "string", "file name of the image", needed=False)
 SPLIT = Column("split", "string", "the split it belongs to", needed=False)
 CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
 _CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
@@ -152,7 +152,7 @@ _QUESTIONS = (
     Column("answers", "list<list<string>>", "distinct normalised answers to each question that are labels"),
     Column("answer_labels", "list<list<int64>>", "their labels", beside="answers", indexes=LABEL_NAMES),
     Column("answer_scores", "list<list<double>>", "their soft scores, 0.3 to 1", beside="answers", bounds=(0, 1)),
-    Column("image_id", "int64", "COCO's number of the picture"),
+    Column("image_id", "int64", "COCO's number of the image"),
     Column("question_id", "list<int64>", "number of each question"),
     SPLIT,
     Column("raw_answers", "list<list<string>>", "the ten answers to each question, as given", needed=False),
@@ -160,8 +160,8 @@ _QUESTIONS = (
     Column("question_type", "list<string>", "first words of the question, as VQAv2 groups them", needed=False),
 )
 _IMAGE_PAIRS = (
-    Column("image_0", "binary", "the left picture"),
-    Column("image_1", "binary", "the right picture"),
+    Column("image_0", "binary", "the left image"),
+    Column("image_1", "binary", "the right image"),
     Column("questions", "list<string>", "sentences about the pair"),
     Column("answers", "list<string>", '"True" or "False", of each sentence', one_of=("True", "False")),
     Column("identifier", "string", "the pair: identifier of its sentences without the last part"),
@@ -174,13 +174,13 @@ _ENTAILMENT = (
     IMAGE_ID,
 )
 _FINITE = (-1e9, 1e9)
-_BOXED = "[x, y, width, height] in pixels of every annotated object of the picture"
+_BOXED = "[x, y, width, height] in pixels of every annotated object of the image"
 _BOXES = (
     IMAGE,
     Column("sentences", "list<string>", "referring expressions of one object"),
     Column("bboxes", "list<list<double>>", _BOXED, per_row=True, length=4, bounds=_FINITE),
     Column("labels", "int64", "index of the right box", indexes="bboxes"),
-    Column("image_id", "int64", "COCO's number of the picture", needed=False),
+    Column("image_id", "int64", "COCO's number of the image", needed=False),
     Column("ref_id", "int64", "number of the reference in the refs file", needed=False),
 )
 _CLASSES = (IMAGE, Column("label", "int64", "its class", indexes=LABEL_NAMES), IMAGE_ID, SPLIT)

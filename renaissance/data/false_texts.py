@@ -57,6 +57,6 @@ class FalseTexts:
         if not found:
             raise UserError(
                 f"draw_false_text={self.count}: none of {len(candidates)} texts drawn from the data set is false of the "
-                "picture; retrieval needs pictures with captions of their own."
+                "image; retrieval needs images with captions of their own."
             )
         return (found * self.count)[: self.count]

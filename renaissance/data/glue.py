@@ -202,7 +202,7 @@ def _missing(name: str, split: str, root: Path) -> UserError:
     wanted = f"{row.folder}/{tsv}.tsv, {name}/{hub}-00000-of-00001.parquet or {name}/{hub}/state.json"
     there = sorted(each.relative_to(root).as_posix() for each in (*root.glob("*"), *root.glob(f"*/{row.folder}")))
     return UserError(
-        f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found there: {shortened(there, 8) or 'nothing'}."
+        f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found: {shortened(there, 8) or 'nothing'}."
     )
 
 
@@ -325,7 +325,5 @@ def _labels(path: str, given: pa.ChunkedArray, task: GlueTask) -> pa.ChunkedArra
         values, allowed = pc.if_else(inside, scores, None), f"a number from {low:g} to {high:g}"
     first = pc.index(pc.or_(hidden, values.is_valid()), False).as_py()
     if first >= 0:
-        raise UserError(
-            f"'{path}' row {first} has the label {printable(given[first].as_py())[:60]}; expected {allowed}."
-        )
+        raise UserError(f"'{path}' row {first} has label {printable(given[first].as_py())[:60]}; expected {allowed}.")
     return pc.if_else(hidden, None, values)

@@ -57,7 +57,7 @@ def decode(encoded: bytes, where: str) -> Tensor:
             content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
             return torch.ops.image.decode_jpeg(content, ImageReadMode.RGB.value, False)
         except Exception as error:  # foreign bytes make decoders fail in any way they like
-            raise UserError(f"The picture of {printable(where)} cannot be decoded ({first_line(error)}).") from error
+            raise UserError(f"The image of {printable(where)} cannot be decoded ({first_line(error)}).") from error
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -46,7 +46,7 @@ class LimitedDataset:
         return self._whole[index]
 
     def __str__(self) -> str:
-        first = f"the first {self.limit:,} pictures, " if self._by_image else "the first "
+        first = f"the first {self.limit:,} images, " if self._by_image else "the first "
         return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
     def rows(self) -> np.ndarray:

@@ -37,9 +37,7 @@ def refuse_claims(path: str, whole: pa.Buffer, *, stream: bool = False) -> None:
     try:
         for message in _streamed(whole) if stream else _listed(memoryview(whole).cast("B")):
             if _compressed(message):
-                raise UserError(
-                    f"'{path}' is compressed, so it cannot be memory-mapped: write it again without compression."
-                )
+                raise UserError(f"'{path}' is compressed and cannot be memory-mapped: write it without compression.")
     except (struct.error, IndexError, ValueError, OverflowError, pa.ArrowException) as error:
         raise UserError(f"'{path}' is damaged ({first_line(error)}); copy it or write it again.") from None
 

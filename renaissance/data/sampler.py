@@ -100,9 +100,7 @@ class TrainSteps(Sampler[list[Draw]]):
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.per_gpu_batchsize * self.world_size):
-            raise ValueError(
-                f"{self.batch_size} is no multiple of {self.per_gpu_batchsize} x {self.world_size} processes"
-            )
+            raise ValueError(f"{self.batch_size} is no multiple of {self.per_gpu_batchsize} x {self.world_size}")
 
     def __len__(self) -> int:
         return max(0, self.last_step - self.first_step)

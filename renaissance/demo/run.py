@@ -75,12 +75,10 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"writing {pictures:,} pictures with captions as COCO downloads to {folder / 'raw'}")
+        say(f"writing {pictures:,} images with captions as COCO downloads to {folder / 'raw'}")
         write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, val=VAL, test=TEST)
     except OSError as error:
-        raise UserError(
-            f"root={folder} cannot be written ({error.strerror}); give another folder with root=."
-        ) from error
+        raise UserError(f"root={folder} cannot be written ({error.strerror}); give another folder by root=.") from error
     make_arrow(folder / "raw", folder / "arrow")
     write_tokenizer(folder / "tokenizer")
     pieces = write_tokenizer(folder / "text_encoder")

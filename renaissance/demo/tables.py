@@ -18,7 +18,7 @@ def pretraining_table(figures: Mapping[str, Any]) -> str:
     rows: list[tuple[Any, ...]] = [("held-out scenes", *figures, "chance or text alone")]
     for key, label in (("itm", "ITM accuracy"), ("itm_matched", "  matched"), ("itm_mismatched", "  mismatched")):
         rows.append((label, *(of[key] for of in models), 0.5))
-    for key, label in (("mlm", "MLM, right picture"), ("mlm_wrong_picture", "MLM, wrong picture")):
+    for key, label in (("mlm", "MLM, right image"), ("mlm_wrong_picture", "MLM, wrong image")):
         columns = [*(of[key] for of in models), text_only]
         rows.append((label, *("" for _ in columns)))
         rows += [(f"  {kind}", *(column[kind] for column in columns)) for kind in KINDS]

@@ -205,7 +205,7 @@ class Ranking:
             return Tokens(torch.zeros(0, 1, self.model.width, device=self.device), None)
         steps = [draws[at : at + self.batch_size] for at in range(0, len(draws), self.batch_size)]
         loader = StepLoader(steps, self.split.collate, self.split.num_workers, pin_memory=False)
-        bar = tqdm(loader, desc="encoding pictures", unit="batch", disable=self.split.rank > 0, dynamic_ncols=True)
+        bar = tqdm(loader, desc="encoding images", unit="batch", disable=self.split.rank > 0, dynamic_ncols=True)
         images = (
             ImageInput(*(None if part is None else part.to(self.device) for part in batch.images)) for [batch] in bar
         )
@@ -283,7 +283,7 @@ class Ranking:
         on = " on this process" if self.split.world_size > 1 else ""
         advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and minutes > 60 else ""
         return (
-            f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} pictures: {total:,} pairs{on}, about "
+            f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images: {total:,} pairs{on}, about "
             f"{duration}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
         )
 

@@ -114,13 +114,13 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> Finished
         splits: on which that run will be evaluated; () = not known.
 
     Raises:
-        UserError: no run folder; a run that is unfinished or learned with pictures; another task or other splits.
+        UserError: no run folder; a run that is unfinished or learned with images; another task or other splits.
     """
     given = Path(path)
     run = read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), "blind_run")
     require(run.results is not None, f"blind_run={path} is of a run that has no results.json yet; let it end first.")
     blind = run.settings.get("blind") is True
-    require(blind, f"blind_run={path} is of a run that saw its pictures; name one that was trained with blind=True.")
+    require(blind, f"blind_run={path} is of a run that saw its images; name one that was trained with blind=True.")
     there = ", ".join(dict.fromkeys(name for tasks in run.results.values() for name in tasks)) or "no task"
     evaluated, wanted = [split for split, tasks in run.results.items() if task in tasks], list(splits)
     require(evaluated, f"blind_run={path} is of {there}, and this run is of {task}.")

@@ -243,7 +243,7 @@ def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | N
     images = None if image is None else _listed(image, ImageLike, "image")
     texts = None if text is None else _listed(text, str, "text")
     single = None in (images, texts) or isinstance(image, ImageLike) or isinstance(text, str)
-    counts = f"image has {len(images or ())} pictures and text {len(texts or ())} texts"
+    counts = f"image has {len(images or ())} images and text {len(texts or ())} texts"
     require(single or len(images) == len(texts), f"{counts}; give as many, or a single one of either.")
     return images, texts
 
@@ -265,8 +265,8 @@ def _listed(value: Any, kind: Any, name: str) -> list[Any]:
 
 def _one(value: Any, kind: Any, name: str) -> Any:
     """Returns an image or text. Raises UserError where it is none."""
-    forms = "a path, bytes, a Pillow picture, (H, W, 3) uint8 or a (3, H, W) tensor"
-    what = "text" if kind is str else f"picture: give {forms}"
+    forms = "a path, bytes, a Pillow image, (H, W, 3) uint8 or a (3, H, W) tensor"
+    what = "text" if kind is str else f"image: give {forms}"
     require(isinstance(value, kind), f"{name}={type(value).__name__} is no {what}.")
     return value
 
@@ -293,9 +293,7 @@ def _bytes_or_pixels(image: ImageLike) -> bytes | Tensor:
         refuse_size(*opened.size)
         return torch.from_numpy(rgb(opened.convert(_CONVERTED.get(opened.mode, opened.mode)))).permute(2, 0, 1)
     except Exception as error:  # Pillow reads a lazy file here, whose bytes fail in any way they like
-        raise UserError(
-            f"image={type(image).__name__} is no picture that can be read ({first_line(error)})."
-        ) from error
+        raise UserError(f"image={type(image).__name__} is no readable image ({first_line(error)}).") from error
 
 
 def _pixels(image: np.ndarray | Tensor) -> np.ndarray:

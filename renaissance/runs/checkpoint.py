@@ -1,7 +1,7 @@
 """Writes and reads a checkpoint, and copies its weights into a model.
 
 A checkpoint is one file of plain values and tensors: it holds all that builds the model again
-(settings, each tower's configuration, the tokenizer's files, the pictures' mean and deviation), so loading never asks the Hub.
+(settings, each tower's configuration, the tokenizer's files, the images' mean and deviation), so loading never asks the Hub.
 It is written beside its target, flushed to the disk and renamed: a reader finds the old file or the new one, never half of one.
 """
 

@@ -89,9 +89,7 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
         if "resume_from" not in shared:  # else another machine may not see the folder as it is now
             found, notes = newest(resolver.raw)
             where = f"{resolver['log_dir']}/{resolver['exp_name']}"
-            what = (
-                f"goes on with {found[0]}" if found else f"{where} has no run of this command to go on with; it starts"
-            )
+            what = f"goes on with {found[0]}" if found else f"{where} has no run of this command; it starts"
             notes.append(f"resume_from=auto: {what}")
             path, stored = found or (None, None)
             shared["resume_from"] = path and str(path)
@@ -154,9 +152,7 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
             return own, state, notes
         own.close()
         if start.automatic:
-            raise UserError(
-                f"{own.path} has gone on to step {later} since this command has read {start.path}; give it again."
-            )
+            raise UserError(f"{own.path} has gone on to step {later} since this command read {start.path}; repeat it.")
         notes.append(f"{own.path} has been at step {later}; what goes on from {start.path} gets a folder of its own")
     folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).lock()
     # What `find_start` looks for; the rest follows when the run is built.

@@ -17,9 +17,7 @@ from .sections import Settings
 
 MOST_PARTS = 100_000  # modules, parameters and buffers of a model, which take time each; the largest encoders have some thousands
 _GB = 1e9
-_NEW = (
-    1 << 30
-)  # bytes of weights that a model has beside those of its checkpoint: new heads, positions of larger images
+_NEW = 1 << 30  # bytes of weights beside those of its checkpoint: new heads, positions of larger images
 
 
 @contextmanager
@@ -84,10 +82,10 @@ def refuse_huge_batches(settings: Settings) -> None:
     sizes = {"eval_batch_size": data.eval_batch_size}
     if not settings.run.test_only:
         sizes["batch_size"] = data.batch_size // settings.machine.num_nodes
-    for key, pictures in sizes.items():
-        if (size := pictures * 3 * side * side) > memory:
+    for key, images in sizes.items():
+        if (size := images * 3 * side * side) > memory:
             raise UserError(
-                f"{key}={settings.flat[key]} with image_size={side}: the pictures of one batch take {size / _GB:,.0f} GB, and "
+                f"{key}={settings.flat[key]} with image_size={side}: the images of one batch take {size / _GB:,.0f} GB, and "
                 f"this machine has {memory / _GB:,.0f} GB of memory; give a smaller {key} or image_size."
             )
 

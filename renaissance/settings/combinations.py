@@ -66,7 +66,7 @@ def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
     two = values["image_encoder"] or values["text_encoder"] or not (values["encoder"] or values["load_path"])
     keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]
     if keys and two:
-        yield f"{keys[0]}={values[keys[0]]} keeps the aspect of pictures, which only one-tower can read; give imagenet."
+        yield f"{keys[0]}={values[keys[0]]} keeps the aspect of images, which only one-tower can read; give imagenet."
     name = values["val_transform_keys"][0]
     if name.endswith("_randaug"):
         yield f"val_transform_keys={[name]} would augment the evaluation; give {name[:-8]}."

@@ -176,7 +176,7 @@ class ConfigResolver:
         if self["draw_false_image"] and "itm" in grouped:
             grouped.remove("itm")
         if grouped and group < 2:
-            none = f"negative_group=1 leaves {grouped[0].upper()} no picture to exchange"
+            none = f"negative_group=1 leaves {grouped[0].upper()} no image to exchange"
             refuse([f"{none}; give negative_group and per_gpu_batchsize of 2 or more."])
         sizes = ("eval_batch_size",) if self["test_only"] else ("per_gpu_batchsize", "eval_batch_size")
         refuse(

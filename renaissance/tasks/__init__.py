@@ -21,7 +21,7 @@ def reading_task(names: Iterable[str]) -> str | None:
     """The one of these tasks that has a data set of its own; None where all learn from any image with its text.
 
     Raises:
-        UserError: two that do, or objectives beside one whose samples are not one picture with a text.
+        UserError: two that do, or objectives beside one whose samples are not one image with a text.
     """
     names = list(names)
     reading = [name for name in names if task_class(name).has_dataset]
@@ -32,7 +32,7 @@ def reading_task(names: Iterable[str]) -> str | None:
     others = [name for name in names if name not in reading]
     if others and task_class(reading[0]).images_per_sample != 1:
         raise UserError(
-            f"loss_names: {', '.join(others)} beside {reading[0]} learn from one picture with its text, which the samples of "
+            f"loss_names: {', '.join(others)} beside {reading[0]} learn from one image with its text, which the samples of "
             f"{reading[0]} are not; turn {', '.join(others)} off."
         )
     return reading[0]

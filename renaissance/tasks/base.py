@@ -247,7 +247,7 @@ class Downstream(Task):
         """An example for tracing which parameters the loss depends on."""
         boxes = [[0, 0, 8, 8], [4, 4, 8, 8]] if cls.images_per_sample is None else None
         images = (image,) * (1 if cls.images_per_sample is None else cls.images_per_sample)
-        return Example(0, images, "two small pictures", label=cls.dummy_label, metadata={"id": 0}, boxes=boxes)
+        return Example(0, images, "two small images", label=cls.dummy_label, metadata={"id": 0}, boxes=boxes)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:

@@ -35,7 +35,7 @@ class Images(Downstream):
         super().__init__(model, context)
         settings = context.settings
         others = [name for name in settings.objectives.loss_names if name != "images"]
-        require(not others, f"loss_names: {', '.join(others)} cannot run beside images, whose pictures have no text.")
+        require(not others, f"loss_names: {', '.join(others)} cannot run beside images, whose images have no text.")
         require(
             self.labels,
             f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
@@ -44,7 +44,7 @@ class Images(Downstream):
         self.image_only = settings.objectives.image_only
         require(
             self.image_only or not settings.model.fusion or model.image_pooler is not None,
-            "image_only=False: pooler_type=single sums up the text alone, and these pictures have none; give "
+            "image_only=False: pooler_type=single sums up the text alone, and these images have none; give "
             "pooler_type=double, or image_only=True.",
         )
         self.pooling = model.unimodal_pooling["image"]

@@ -108,12 +108,12 @@ class Irtr(Downstream):
     def notes(cls, frame: pd.DataFrame, dataset: Any) -> list[str]:
         if "rank" not in frame:
             return []
-        pictures, top = frame["target"].nunique(), frame.get("rerank_top_k", default=[None])[0]
-        notes = [f"each text ranks {pictures:,} pictures, each picture {len(frame):,} texts; a tie counts as wrong"]
+        images, top = frame["target"].nunique(), frame.get("rerank_top_k", default=[None])[0]
+        notes = [f"each text ranks {images:,} images, each image {len(frame):,} texts; a tie counts as wrong"]
         if top == 0:
             notes.append("itc_...: ITC alone ranks; no pair went through the fusion")
         elif top is not None:
-            how = f"{_method(top)}, of each text and of each picture"
+            how = f"{_method(top)}, of each text and of each image"
             notes.append(f"not exact: {how}; itc_...: the same before the fusion")
         return notes
 

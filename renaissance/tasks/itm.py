@@ -53,6 +53,6 @@ class Itm(Task):
         if share <= MOST_WITHOUT_PARTNER:
             return []
         return [
-            f"{share:.0%} of the pairs have no eligible false picture in their group and stay matched; a larger "
+            f"{share:.0%} of the pairs have no eligible false image in their group and stay matched; a larger "
             "negative_group (and per_gpu_batchsize), or draw_false_image=1, gives them one."
         ]

@@ -1,4 +1,4 @@
-"""NLVR2: is a sentence true of two pictures? (Suhr et al., ACL 2019)
+"""NLVR2: is a sentence true of two images? (Suhr et al., ACL 2019)
 
 The sentence is embedded once, and all images of a micro-batch in one pass. Each sentence is then fused with its left and with its
 right image, all pairs in one call; the third token type marks the second image. The pooled vectors of both pairs are
@@ -37,7 +37,7 @@ class Nlvr2(Downstream):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One sentence with its two pictures; `metadata` hold the group that consistency goes by.
+        """One sentence with its two images; `metadata` hold the group that consistency goes by.
 
         An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
         without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence

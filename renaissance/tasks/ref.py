@@ -26,7 +26,7 @@ from renaissance.data.samples import Sample, SampleDataset
 
 from .base import Context, Downstream, Encodings
 
-_BOXES_NOTE = "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
+_BOXES_NOTE = "the candidates are the ground-truth boxes of the image; accuracy among detected boxes is another task"
 
 
 class Ref(Downstream):

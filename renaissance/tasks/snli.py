@@ -1,4 +1,4 @@
-"""SNLI-VE: does the picture entail the sentence, contradict it, or leave it open? (Xie et al., 2019)
+"""SNLI-VE: does the image entail the sentence, contradict it, or leave it open? (Xie et al., 2019)
 
 The sentence is the hypothesis. The image replaces the premise, which was its caption and is not read.
 """
@@ -26,7 +26,7 @@ class Snli(Classification):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One hypothesis with its picture."""
+        """One hypothesis with its image."""
         label, (_, hypothesis), name = (sample.values[column] for column in ("labels", "sentences", "image_id"))
         metadata = {"id": sample.id if name is None else f"{name}#{sample.id}", "group": sample.row}
         if label is not None:

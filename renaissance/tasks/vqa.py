@@ -1,4 +1,4 @@
-"""VQAv2: open questions about a picture, answered with one of the vocabulary's answers. (Goyal et al., CVPR 2017)
+"""VQAv2: open questions about an image, answered with one of the vocabulary's answers. (Goyal et al., CVPR 2017)
 
 The loss is that of the soft scores of all answers, as in ViLT (Kim et al., ICML 2021). The metric is the official score of all
 questions, also of those whose answers are not in the vocabulary: answers are compared as strings with those of the ten
@@ -56,9 +56,7 @@ class SoftScores:
 
     def __call__(self, micro: MicroBatch) -> VqaTargets:
         labels = [example.label or ((), ()) for example in micro.examples]
-        entries = [
-            (place, label, score) for place, pair in enumerate(labels) for label, score in zip(*pair, strict=True)
-        ]
+        entries = [(row, label, score) for row, pair in enumerate(labels) for label, score in zip(*pair, strict=True)]
         question, label, score = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3).T
         return VqaTargets(
             question.long(),

@@ -126,9 +126,7 @@ class FinalEvaluation:
             for metric, each in metrics.items():
                 recorded[metric] |= each.record() if each.frames else {}
             if recorded[headline]["interval"] is None and not math.isnan(values[headline]):
-                notes.append(
-                    "so few examples, or groups of them, do not tell how sure the number is: it has no interval"
-                )
+                notes.append("too few examples, or groups of them, to tell how sure the number is: no interval")
         blind, problem = self._blind(samples, split)
         notes += problem
         files = [file.file for file in samples.describe()]

@@ -48,7 +48,7 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
         resolver.finalize_batches()
     require(
         not evaluated or resolver["blind"] == stored.settings.get("blind", False),
-        f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: pictures "
+        f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: images "
         "hidden or shown at test time only measure something else; leave blind out.",
     )
     return keys - free if resumed else {*model_keys()}
@@ -104,9 +104,7 @@ def read_models(
         if resolver[key] != stored.settings[key]
     ]
     if unknown := sorted(stored.settings.keys() - resolver.values.keys()):
-        notes.append(
-            f"the checkpoint has settings that this version does not know: {', '.join(map(printable, unknown))}"
-        )
+        notes.append(f"the checkpoint has settings unknown to this version: {', '.join(map(printable, unknown))}")
     return configs, tokenizer
 
 

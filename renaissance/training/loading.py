@@ -180,7 +180,7 @@ class Loaders(LightningDataModule):
         return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, gathered, say)
 
     def source(self, split: str) -> Source:
-        """The samples of a split with the transform of their pictures."""
+        """The samples of a split with the transform of their images."""
         model, data, train = self.settings.model, self.settings.data, split == "train"
         key = data.train_transform_keys[0] if train else data.val_transform_keys[0]
         seed, patch = self.settings.run.seed, model.patch_size or 1

@@ -262,11 +262,8 @@ class VisionLanguageModule(LightningModule):
         if every.isfinite().all():
             return ""
         bad = [name for name, finite in zip(sums, means.isfinite().tolist(), strict=True) if not finite]
-        what = (
-            f"the loss of {' and of '.join(bad)} is"
-            if bad
-            else f"the losses are, but the norm of the gradient is {float(norm)},"
-        )
+        of_loss = f"the loss of {' and of '.join(bad)} is"
+        what = of_loss if bad else f"the losses are, but the norm of the gradient is {float(norm)},"
         ids = [
             batch.ids.tolist()
             for number, batch in enumerate(micro_batches)

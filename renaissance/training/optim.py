@@ -174,11 +174,8 @@ def learning_rate(step: int, total: int, optim: Section) -> float:
     if step < warmup:
         return optim.learning_rate * step / max(1, warmup)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    share = (
-        0.5 * (1 + math.cos(math.pi * progress))
-        if optim.decay_power == "cosine"
-        else (1 - progress) ** optim.decay_power
-    )
+    power = optim.decay_power
+    share = 0.5 * (1 + math.cos(math.pi * progress)) if power == "cosine" else (1 - progress) ** power
     return optim.end_lr + (optim.learning_rate - optim.end_lr) * share
 
 

@@ -41,10 +41,8 @@ class Progress:
 
     def training_starts(self, module: VisionLanguageModule) -> None:
         """Before the first step."""
-        watched = self.folder.prints and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=not watched
-        )
+        hidden = not (self.folder.prints and sys.stderr.isatty())
+        self.bar = tqdm(total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=hidden)
         self.began = self.line_at = self.ended = time.perf_counter()
         self.first_step = module.step
 

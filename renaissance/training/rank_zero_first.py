@@ -22,7 +22,7 @@ from renaissance.core.launch import PYTHON, Launch, launch_environment
 
 from .devices import cluster_environment
 
-# Seconds that a process waits for the first: a download, or the check of millions of pictures, takes long.
+# Seconds that a process waits for the first: a download, or the check of millions of images, takes long.
 PATIENCE = 2 * 3600
 _TO_START = 600  # seconds between the start of the first process and that of the last
 _REMIND = 60  # seconds between two sentences that say so
@@ -79,15 +79,11 @@ def _wait_for_first(store: Store) -> dict[str, Any]:
         try:
             store.wait(["ready"], timedelta(seconds=_POLL))
         except DistNetworkError:
-            raise UserError(
-                "The first process of this run has ended before it was ready, so this one ends too."
-            ) from None
+            raise UserError("The first process of this run ended before it was ready, so this one ends too.") from None
         except DistStoreError:  # not yet
             waited = time.monotonic() - began
             if waited > PATIENCE:
-                raise UserError(
-                    f"The first process of this run was not ready after {PATIENCE / 3600:.0f} hours."
-                ) from None
+                raise UserError(f"The first process was not ready after {PATIENCE / 3600:.0f} hours.") from None
             speaks = (
                 os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
                 or launch_environment().nodes == 1

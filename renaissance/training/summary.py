@@ -41,7 +41,7 @@ def parameter_table(built: Built) -> str:
 def model_lines(resolved: Resolved) -> list[str]:
     """What is built, in a few lines."""
     model = resolved.settings.model
-    size = f"pictures {model.image_size} px" + (f", patches {model.patch_size} px" if model.patch_size else "")
+    size = f"images {model.image_size} px" + (f", patches {model.patch_size} px" if model.patch_size else "")
     lines = [f"{model.model_type} model; {size}; texts up to {model.max_text_len} tokens of {model.tokenizer}"]
     for key in resolved.configs:
         tower = getattr(model, key)
@@ -82,7 +82,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
         lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
     lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, LimitedDataset)]
     if settings.objectives.blind:
-        lines.append("note: blind=True: every picture is one colour; what is measured can be had from the texts alone")
+        lines.append("note: blind=True: every image is one colour; what is measured can be had from the texts alone")
     if samples.get("val") is None and not settings.run.test_only:
         lines.append(f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept")
     return lines
@@ -156,6 +156,4 @@ def sources_table(settings: Settings) -> str:
     rows = [("setting", "value", "from")]
     rows += [(key, str(value), settings.sources[key]) for key, value in settings.flat.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(
-        f"{key.ljust(widths[0])}  {value.ljust(min(widths[1], 48))}  {source}" for key, value, source in rows
-    )
+    return "\n".join(f"{key:{widths[0]}}  {value:{min(widths[1], 48)}}  {source}" for key, value, source in rows)

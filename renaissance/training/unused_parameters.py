@@ -33,7 +33,7 @@ def freeze_unused_parameters(
     Returns:
         The names of the parameters frozen here.
     """
-    built.model.eval()  # in train mode, batch norms would take the dummy pictures into their statistics
+    built.model.eval()  # in train mode, batch norms would take the dummy images into their statistics
     built.heads.eval()
     encodings = Encodings(built.model, dummy_batch(resolved, target_builders))
     with torch.enable_grad():
@@ -83,12 +83,12 @@ class _DummySamples:
 
 
 def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]) -> Batch:
-    """Two samples with the same words and grey pictures, through the real reading and collation."""
+    """Two samples with the same words and grey images, through the real reading and collation."""
     model = resolved.settings.model
     grey = io.BytesIO()
     Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
     reading = reading_task(resolved.settings.objectives.loss_names)
-    sample = Example(0, (grey.getvalue(),), "two small pictures")
+    sample = Example(0, (grey.getvalue(),), "two small images")
     if reading is not None:
         sample = task_class(reading).dummy_sample(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)

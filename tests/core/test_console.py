@@ -14,10 +14,10 @@ from renaissance.core.errors import first_line, printable
 
 
 def test_what_came_from_data_steers_no_terminal(capsys):
-    say("a picture\x1b[2J.jpg\n\tof \u202egpj \x9b31m\x00 caf\u00e9 \U0001f469\u200d\U0001f4bb")
+    say("an image\x1b[2J.jpg\n\tof \u202egpj \x9b31m\x00 caf\u00e9 \U0001f469\u200d\U0001f4bb")
     assert (
         capsys.readouterr().out
-        == "a picture\\x1b[2J.jpg\n\tof \\u202egpj \\x9b31m\\x00 caf\u00e9 \U0001f469\u200d\U0001f4bb\n"
+        == "an image\\x1b[2J.jpg\n\tof \\u202egpj \\x9b31m\\x00 caf\u00e9 \U0001f469\u200d\U0001f4bb\n"
     )
     assert printable("a\r\nb") == "a\\r\\nb" and printable("plain") == "plain"
     assert first_line(ValueError("\n  one \x07\ntwo")) == "one \\x07" and first_line(KeyError()) == "KeyError"

@@ -16,14 +16,14 @@ ROWS = 7
 
 
 class Foreign(NamedTuple):
-    """Attributes: rows, as dictionaries; per_sample, the columns with an entry a sample; pictures, those with pictures."""
+    """Attributes: rows, as dictionaries; per_sample, the columns with an entry a sample; images, those with images."""
 
     rows: list[dict[str, Any]]
     per_sample: tuple[str, ...]
     pictures: tuple[str, ...] = ("image",)
 
     def samples(self) -> list[tuple[int, tuple[bytes, ...], dict[str, Any]]]:
-        """What a reader has to give: row, pictures, values."""
+        """What a reader has to give: row, images, values."""
         return [
             (number, tuple(row[name] for name in self.pictures), self._values(row, place))
             for number, row in enumerate(self.rows)

@@ -12,7 +12,7 @@ from renaissance.data.identity import image_key, text_key
 
 
 class PairStub:
-    """Two captions a picture; the pictures differ in size and content, and pair `broken` has none that can be read."""
+    """Two captions an image; the images differ in size and content, and pair `broken` has none that can be read."""
 
     def __init__(self, captions: list[str], broken: int | None = None) -> None:
         self.captions = captions
@@ -26,6 +26,6 @@ class PairStub:
         noise = np.random.default_rng(picture).integers(0, 256, (30 + picture % 5 * 6, 40, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "PNG")
-        image = b"not a picture" if id == self.broken else buffer.getvalue()
+        image = b"not an image" if id == self.broken else buffer.getvalue()
         texts = frozenset(map(text_key, self.captions[picture * 2 : picture * 2 + 2]))
         return Example(id, (image,), self.captions[id], texts, image_key(image), f"stub.arrow row {picture}")

@@ -21,7 +21,7 @@ from renaissance.data.columns import clean
 from renaissance.data.dataset_specs import CAPTION_COLUMNS
 from renaissance.data.pairs import clean_all
 
-PICTURES = [b"first", b"second picture", b"3", b"four"]
+PICTURES = [b"first", b"second image", b"3", b"four"]
 CAPTIONS = [["a dog", "a  dog\nruns "], [], ["one"], ["x", "y", "z"]]
 SMALL = {"image": pa.binary(), "caption": pa.list_(pa.string())}
 LARGE = {"image": pa.large_binary(), "caption": pa.large_list(pa.large_string())}
@@ -241,4 +241,4 @@ def test_an_open_file_holds_no_descriptor(tmp_path: Path):
     before = len(list(descriptors.iterdir()))
     files = [ArrowFile(path, CAPTION_COLUMNS) for _ in range(20)]
     assert len(list(descriptors.iterdir())) == before
-    assert files[random.Random(0).randrange(20)].value("image", 1) == b"second picture"
+    assert files[random.Random(0).randrange(20)].value("image", 1) == b"second image"

@@ -1,4 +1,4 @@
-"""From samples to micro-batches: texts, pictures, targets."""
+"""From samples to micro-batches: texts, images, targets."""
 
 import copy
 

@@ -71,7 +71,7 @@ def write(path: Path, table: pa.Table, **options: Any) -> str:
 
 
 def read(path: str, dataset: str) -> None:
-    """Everything that a run does with a file, pictures excepted."""
+    """Everything that a run does with a file, images excepted."""
     row = DATASETS[dataset]
     samples = SampleDataset(os.path.dirname(path), [(dataset, os.path.basename(path))], row.columns, row.samples)
     for number in range(min(len(samples), 3)):

@@ -1,4 +1,4 @@
-"""Decoding of ordinary and of odd pictures."""
+"""Decoding of ordinary and of odd images."""
 
 import io
 import itertools
@@ -143,7 +143,7 @@ def test_bytes_damaged_in_any_way_are_decoded_or_refused(format: str, options: d
         try:
             assert decode(bytes(damaged), "here").dtype == torch.uint8
         except UserError as error:
-            assert str(error).startswith("The picture of here")
+            assert str(error).startswith("The image of here")
             refused += 1
     assert refused > 50
 
@@ -164,7 +164,7 @@ PNG = encoded(Image.fromarray(GRADIENT), "PNG")
     ids=["empty", "a web page", "two bytes", "JPEG cut short", "PNG cut short", "TIFF cut short"],
 )
 def test_unreadable_pictures_are_named(file):
-    with pytest.raises(UserError, match=r"^The picture of coco.arrow row 7 cannot be decoded"):
+    with pytest.raises(UserError, match=r"^The image of coco.arrow row 7 cannot be decoded"):
         decode(file, "coco.arrow row 7")
 
 
@@ -190,7 +190,7 @@ def bmp_of_runs(width: int, height: int) -> bytes:
 
 
 def tiff_of_a_tile(side: int) -> bytes:
-    """A picture of 16 x 16 pixels in the corner of a tile."""
+    """An image of 16 x 16 pixels in the corner of a tile."""
     content = zlib.compress(bytes(1 << 20))
     tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 0), (325, 0)]
     places = {324: 14 + 12 * len(tags), 325: len(content)}
@@ -219,7 +219,7 @@ SWELLING = {
 @pytest.mark.parametrize("case", SWELLING)
 def test_pictures_that_would_swell_or_take_long_are_refused(case: str):
     begin = time.process_time()
-    with pytest.raises(UserError, match=r"^The picture of coco.arrow row 7 cannot be decoded \("):
+    with pytest.raises(UserError, match=r"^The image of coco.arrow row 7 cannot be decoded \("):
         decode(SWELLING[case], "coco.arrow row 7")
     assert time.process_time() - begin < 2
 
@@ -251,7 +251,7 @@ ODDITIES += [segment(0xDC, b"\0\x08"), segment(0xCC, b"\0\0"), segment(0xF0, b""
 @pytest.mark.parametrize("before", DECOYS + ODDITIES, ids=bytes.hex)
 def test_a_jpeg_bomb_is_refused_whatever_is_before_its_size(before):
     bomb = JPEG[:FRAME] + before + frame(65_000, 65_000) + JPEG[FRAME + len(frame(0, 0)) :]
-    with pytest.raises(UserError, match=r"^The picture of bomb "):
+    with pytest.raises(UserError, match=r"^The image of bomb "):
         decode(bomb, "bomb")
     if before in DECOYS:
         assert _jpeg_size(bomb) == (65_000, 65_000)

@@ -115,7 +115,7 @@ def test_an_unreadable_picture_is_one_sentence_that_names_file_and_row(workers):
     with pytest.raises(UserError) as caught:
         list(StepLoader(steps(), collate(broken=31), workers, pin_memory=False))
     _kill_all()
-    assert str(caught.value).startswith("The picture of stub.arrow row 15 cannot be decoded")
+    assert str(caught.value).startswith("The image of stub.arrow row 15 cannot be decoded")
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 

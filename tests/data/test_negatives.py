@@ -1,4 +1,4 @@
-"""Which false pictures are drawn, against the rules spelled out."""
+"""Which false images are drawn, against the rules spelled out."""
 
 import io
 
@@ -16,7 +16,7 @@ from renaissance.data.transforms import make_transform
 
 
 class World:
-    """`size` pairs; `pictures(i)` tells which picture pair i shows, `captions(picture)` its captions."""
+    """`size` pairs; `images(i)` tells which image pair i shows, `captions(image)` its captions."""
 
     def __init__(self, size, pictures, captions):
         self.size, self.pictures, self.captions, self.read = size, pictures, captions, []
@@ -36,7 +36,7 @@ class World:
 
 
 def crowded(size=60):
-    """Many pairs share a picture, many pictures share a caption (in other case and spacing)."""
+    """Many pairs share an image, many images share a caption (in other case and spacing)."""
     return World(size, lambda id: id // 3, lambda picture: [f"a  Dog {picture % 4}", f"A dog {picture % 3 + 10}"])
 
 
@@ -77,7 +77,7 @@ def test_false_pictures_of_the_group_obey_the_rules():
 
 
 def test_half_are_matched_and_every_partner_is_as_likely():
-    world = World(8, lambda id: id, lambda picture: [f"picture {picture}"])
+    world = World(8, lambda id: id, lambda picture: [f"image {picture}"])
     counts = np.zeros((8, 8))
     batch = micro(world, range(8))
     for epoch in range(3000):
@@ -90,7 +90,7 @@ def test_half_are_matched_and_every_partner_is_as_likely():
 
 
 def test_the_coin_does_not_depend_on_the_batch():
-    world = World(40, lambda id: id, lambda picture: [f"picture {picture}"])
+    world = World(40, lambda id: id, lambda picture: [f"image {picture}"])
     whole = FalseImages(2, 4, 0)(micro(world, range(40)))
     for ids in ([*range(20, 28)], [*range(8)]):
         part = FalseImages(2, 4, 0)(micro(world, ids))
@@ -104,7 +104,7 @@ def test_a_sample_without_a_partner_stays_and_is_marked():
     for draw_false_image in (0, 1):
         batch = micro(alike, range(16))
         targets = FalseImages(0, 4, draw_false_image)(batch)
-        free = World(16, lambda id: id, lambda picture: [f"picture {picture}"])
+        free = World(16, lambda id: id, lambda picture: [f"image {picture}"])
         due = FalseImages(0, 4, 0)(micro(free, range(16))).labels == 0
         assert torch.equal(targets.stayed, due) and due.any() and not due.all()
         assert targets.labels.all() and targets.image_index.tolist() == list(range(16))
@@ -112,7 +112,7 @@ def test_a_sample_without_a_partner_stays_and_is_marked():
 
 
 def test_the_same_picture_in_another_row_is_not_a_false_one():
-    world = World(40, lambda id: id, lambda picture: [f"picture {picture}"])
+    world = World(40, lambda id: id, lambda picture: [f"image {picture}"])
     batch = micro(world, range(40))
     batch.examples = [each._replace(image_key=batch.examples[each.id // 2 * 2].image_key) for each in batch.examples]
     targets = FalseImages(0, 2, 0)(batch)
@@ -131,7 +131,7 @@ def test_false_pictures_of_the_data_set_obey_the_rules_and_come_after_the_own():
     )
     drawn = set()
     for i in false:
-        picture = int(batch.images[targets.image_index[i]][0, 0, 0])  # the red of a picture is its number
+        picture = int(batch.images[targets.image_index[i]][0, 0, 0])  # the red of an image is its number
         assert allowed(world, batch.examples[i].id, picture * 3)
         drawn.add(picture)
     assert len(drawn) > len(false) / 2

@@ -13,7 +13,7 @@ from renaissance.data.pixels import refuse_slow
 
 
 def coded(width: int, height: int, more: int, progressive: bool = True) -> bytes:
-    """A grey picture whose last scan comes `more` times again."""
+    """A grey image whose last scan comes `more` times again."""
     whole = encode(Image.new("RGB", (width, height), "grey"), "JPEG", progressive=progressive)
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * more + whole[-2:]
 
@@ -27,7 +27,7 @@ def coded(width: int, height: int, more: int, progressive: bool = True) -> bytes
         (coded(8000, 8000, 40), "its 64,000,000 pixels are coded in 28 or more passes"),
         (photograph()[:2] + b"\xff\xe1\x00\x0aExif\0\0ab" * 100_000 + photograph()[2:], "has more than 1,000 segments"),
         (photograph()[:2] + b"\xff\xe1\xff\xff" + b"\xff\xda" * 9000, None),  # not coded pixels
-        (photograph() + b"\xff\xda" * 9000, None),  # what lies behind the picture, as films of telephones do
+        (photograph() + b"\xff\xda" * 9000, None),  # what lies behind the image, as films of telephones do
         (b"\xff\xd8" + b"\xff\xda\x00\x02" * 200, "its 0 pixels are coded in 101"),
         *((content, None) for content in (photograph(), b"", b"\xff\xd8", b"\xff\xd8\xff", *odd_pictures().values())),
     ],

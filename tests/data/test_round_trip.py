@@ -1,4 +1,4 @@
-"""What the writers make of a raw download, read back: every sample of the annotations, with its picture."""
+"""What the writers make of a raw download, read back: every sample of the annotations, with its image."""
 
 from __future__ import annotations
 

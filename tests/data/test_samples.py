@@ -410,9 +410,7 @@ def test_memory_does_not_grow_over_an_epoch(folder: Path):
     if not Path("/proc/self/status").exists():
         pytest.skip("reads RssAnon in /proc")
     rows = 50_000
-    captions = [
-        [f"a long caption of picture number {row}, " + "so that it would be noticed " * 4] for row in range(rows)
-    ]
+    captions = [[f"a long caption of image number {row}, " + "so that it would be noticed " * 4] for row in range(rows)]
     table = pa.table({"image": [b"x" * 100 + str(row).encode() for row in range(rows)], "caption": captions})
     write(folder / "mine.arrow", table, 1000)
     out = in_own_process(EPOCH.format(folder=str(folder)))

@@ -47,7 +47,7 @@ def test_crops_equal_pillows(shape, size):
     pixels = photograph(*shape)
     off = levels(crop(pixels, size), pillow_crop(pixels, size))
     # One level, where a sum is rounded the other way: torch's weights have 16 bits, Pillow's 22. Both directions are
-    # rounded, and where the picture is enlarged, the two add up in one value of many thousands.
+    # rounded, and where the image is enlarged, the two add up in one value of many thousands.
     assert off.max() <= (1 if (shape, size) in SHRUNK else 2)
     assert (off > 0).mean() < 0.01 and (off > 1).mean() < 1e-4
 
@@ -113,7 +113,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample(key):
     torch.manual_seed(99)
     again = [pickle.loads(pickle.dumps(transform))(pixels, epoch, id) for epoch in range(3) for id in range(5)]
     assert all(map(torch.equal, views, again))
-    assert len({view.numpy().tobytes() for view in views}) >= 12  # a pair of identities may repeat the picture
+    assert len({view.numpy().tobytes() for view in views}) >= 12  # a pair of identities may repeat the image
     assert sum(torch.equal(view, plain) for view in views) <= 2
     other = make_transform(key, 48, patch_size=16, seed=2)
     assert sum(map(torch.equal, views, [other(pixels, e, i) for e in range(3) for i in range(5)])) <= 2

@@ -69,7 +69,7 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
     assert two_tower["snli"] >= 0.75
     assert two_tower["ref"] >= 0.80 and tasks["ref"]["baseline"]["accuracy"] <= 0.40
     assert two_tower["pairs"] >= 0.85 and two_tower["classes"] >= 0.90
-    # Without pictures nothing can be had, so what is reached with them comes from them.
+    # Without images nothing can be had, so what is reached with them comes from them.
     assert tasks["vqa"]["blind"]["without_relations"] <= 0.60
     assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)
     assert tasks["snli"]["blind"]["accuracy"] <= 0.50

@@ -1,4 +1,4 @@
-"""Probes of masked words: what is asked, of which picture, and what can be guessed without one."""
+"""Probes of masked words: what is asked, of which image, and what can be guessed without one."""
 
 from collections import Counter
 

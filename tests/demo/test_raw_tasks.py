@@ -65,7 +65,7 @@ def arrows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scene_of(name: str, image_id: object) -> Scene:
-    """The scene that a picture of this data set shows, by its id or file name."""
+    """The scene that an image of this data set shows, by its id or file name."""
     index = int(re.search(r"(\d+)(\.\w+)?$", str(image_id))[1])
     return scene(0, index, objects=OBJECTS.get(name, lambda index: None)(index))
 
@@ -93,7 +93,7 @@ def told(name: str, values: dict[str, Any], made: Scene) -> tuple[list[Any], lis
 
 @pytest.mark.parametrize("name", [name for name in OFFERS if name != "nlvr2"])
 def test_the_readers_read_what_the_world_tells(arrows: Path, name: str):
-    """Each sample is one of its scene's, once, beside the picture of that scene, and none of the scene's is missing."""
+    """Each sample is one of its scene's, once, beside the image of that scene, and none of the scene's is missing."""
     for split in splits_of(name, arrows, sample_kind=OFFERS[name]):
         samples = open_samples(name, split, arrows, sample_kind=OFFERS[name])
         missing: dict[int, list[Any]] = {}
@@ -177,7 +177,7 @@ FILES = {
 def splits_shown(file: Path, scenes_of_pixels: Scenes) -> set[str]:
     """The splits of the scenes that an arrow file shows, by what captions tell of them, the same as in pretraining."""
     rows = read_rows(file)
-    if file.name.startswith("nlvr2"):  # its names do not say which scene they show, but its pictures are exact
+    if file.name.startswith("nlvr2"):  # its names do not say which scene they show, but its images are exact
         pictures = [row[f"image_{side}"] for row in rows for side in (0, 1)]
         return {split_of(scenes_of_pixels[Image.open(io.BytesIO(picture)).tobytes()]) for picture in pictures}
     return {split_of(scene_of(file.name.partition("_")[0], row["image_id"])) for row in rows}
@@ -185,7 +185,7 @@ def splits_shown(file: Path, scenes_of_pixels: Scenes) -> set[str]:
 
 @pytest.fixture(scope="module")
 def scenes_of_pixels() -> Scenes:
-    """What a picture without loss shows. Of the scenes that are trained on the first ones suffice."""
+    """What an image without loss shows. Of the scenes that are trained on the first ones suffice."""
     made = (scene(0, index) for index in range(10000))
     return {render(each).tobytes(): each for each in made if each.index < 600 or split_of(each) not in TRAINED}
 
@@ -220,7 +220,7 @@ def test_a_task_that_is_not_there_is_refused(given: object):
 
 
 def test_writing_another_world_leaves_nothing_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Class folders are read whole, so a picture that stayed would be one of the new world."""
+    """Class folders are read whole, so an image that stayed would be one of the new world."""
     monkeypatch.setitem(TASKS, "classes", TASKS["classes"]._replace(sizes=Sizes(12, 2, 2)))
     for seed in (0, 1):
         write_tasks(tmp_path, seed, ["classes"])

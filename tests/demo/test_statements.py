@@ -35,7 +35,7 @@ def test_hypotheses_are_what_they_are_labelled():
 
 
 def lookup_accuracy(train: list[tuple[str, object]], test: list[tuple[str, object]]) -> float:
-    """Of the most frequent answer to the same text: what can be had without a picture."""
+    """Of the most frequent answer to the same text: what can be had without an image."""
     known: defaultdict[str, Counter] = defaultdict(Counter)
     for text, label in train:
         known[text][label] += 1
@@ -69,7 +69,7 @@ def test_sentences_about_two_pictures_are_exactly_balanced():
 
 
 def test_one_picture_of_a_pair_does_not_tell_the_answer():
-    """Whether the object is in the right picture, where the sentence is about the left one, is a coin."""
+    """Whether the object is in the right image, where the sentence is about the left one, is a coin."""
     beside = Counter()
     for index in range(400):
         said = sentence(0, index)

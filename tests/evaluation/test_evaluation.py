@@ -134,7 +134,7 @@ def test_a_metric_has_an_interval_where_examples_tell_how_sure_it_is():
 
 
 def test_a_mean_of_means_is_drawn_by_the_groups_that_they_share():
-    """As with retrieval: five texts a picture, and the picture itself; by hand, each picture with all that is its own."""
+    """As with retrieval: five texts an image, and the image itself; by hand, each image with all that is its own."""
     draw = np.random.default_rng(1)
     texts, pictures = draw.random(300) < 0.3, draw.random(60) < 0.6
     frames = [scored(texts, group=np.arange(300) // 5), scored(pictures, group=np.arange(60))]
@@ -353,7 +353,7 @@ def test_a_blind_run_that_cannot_stand_beside_is_refused(blind_folder: Path, tmp
         (tmp_path / "absent", "nlvr2", [], r"absent, which is no run folder \(it does not exist\)"),
         (tmp_path, "nlvr2", [], r"which is no run folder \(it holds no settings.json\)"),
         (unfinished, "nlvr2", [], r"unfinished is of a run that has no results.json yet"),
-        (seeing, "nlvr2", [], r"seeing is of a run that saw its pictures; name one that was trained with blind=True"),
+        (seeing, "nlvr2", [], r"seeing is of a run that saw its images; name one that was trained with blind=True"),
         (blind_folder, "vqa", [], r"blind is of nlvr2, and this run is of vqa"),
         (blind_folder, "nlvr2", ["test"], r"blind was evaluated on val, and this run will be on test"),
         (damaged, "nlvr2", [], r"damaged/results.json' cannot be read as JSON \(Expecting value"),

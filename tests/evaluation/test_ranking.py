@@ -31,8 +31,8 @@ from renaissance.tasks.itc import Itc
 from tiny_models import MAX_TEXT_LEN, PATCH, PLAIN, SIDE, VOCAB, one_tower, stirred, tokenizer, two_tower
 
 MODELS = {"two-tower": two_tower, "one-tower": lambda: one_tower("image")}
-CAPTIONS = (3, 1, 2, 2, 1, 4, 1)  # of each picture: their number is told from that of the pictures
-TWINS = ((0, 5), (2, 3))  # pairs of captions that are the same words under two pictures
+CAPTIONS = (3, 1, 2, 2, 1, 4, 1)  # of each image: their number is told from that of the images
+TWINS = ((0, 5), (2, 3))  # pairs of captions that are the same words under two images
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def distinct(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
 
 
 def write(folder: Path, twins: tuple[tuple[int, int], ...]) -> PairDataset:
-    """Two files of noisy pictures with captions of two to twelve words, of which `twins` are the same."""
+    """Two files of noisy images with captions of two to twelve words, of which `twins` are the same."""
     draw, words = np.random.default_rng(0), PLAIN.split()
     texts = [" ".join(draw.choice(words, size)) for size in draw.integers(2, 13, sum(CAPTIONS))]
     assert len(set(texts)) == len(texts)
@@ -147,7 +147,7 @@ def pairwise(dataset: PairDataset, kind: str, key: str = "imagenet") -> tuple[np
 
 
 def counted(scores: np.ndarray, image_of_text: np.ndarray, slack: float = 1e-5) -> tuple[list[int], list[int]]:
-    """Ranks of texts and of pictures, counted one by one; whatever ties with the right one stands before it."""
+    """Ranks of texts and of images, counted one by one; whatever ties with the right one stands before it."""
     texts, pictures = [], []
     for t, own in enumerate(image_of_text):
         texts.append(sum(scores[t, p] >= scores[t, own] - slack for p in range(scores.shape[1]) if p != own))
@@ -208,7 +208,7 @@ def test_only_the_closest_go_through_the_fusion(kind: str, top: int, distinct: P
 def test_several_processes_find_what_one_finds(
     world: int, top: int | None, dataset: PairDataset, distinct: PairDataset
 ):
-    """Even where one of them has no picture, and where what is no candidate stands behind those of another process."""
+    """Even where one of them has no image, and where what is no candidate stands behind those of another process."""
     data = dataset if top is None else distinct
     [alone] = rankings(data, "two-tower", 1, top=top)
     for ranked in rankings(data, "two-tower", world, top=top):
@@ -258,7 +258,7 @@ def test_what_is_no_candidate_stands_behind_all_candidates():
 
 
 def test_ranks_by_hand():
-    """Two texts of picture 0, one of picture 1; ties stand before the right one, other captions of a picture do not."""
+    """Two texts of image 0, one of image 1; ties stand before the right one, other captions of an image do not."""
     scores = np.array([[0.9, 0.1], [0.5, 0.5 - 1e-6], [0.9, 0.8]], np.float32)  # rounding unties nothing
     ranked = rank(scores, np.array([0, 0, 1]))
     assert ranked.text_ranks.tolist() == [0, 1, 1]
@@ -313,5 +313,5 @@ def test_the_cost_is_said_after_a_few_batches(dataset: PairDataset, monkeypatch:
     said: list[str] = []
     rankings(dataset, "two-tower", 1, say=said.append)
     assert len(said) == 1
-    assert said[0].startswith(f"ranking {len(dataset)} texts and {len(CAPTIONS)} pictures: {len(dataset) * 7} pairs, ")
+    assert said[0].startswith(f"ranking {len(dataset)} texts and {len(CAPTIONS)} images: {len(dataset) * 7} pairs, ")
     assert "GiB" in said[0]

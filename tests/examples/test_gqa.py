@@ -31,7 +31,7 @@ def folder(hub_cache: Path, own_tables: None, tmp_path_factory: pytest.TempPathF
 def test_from_raw_files_to_results_and_predictions(folder: Path, capsys: pytest.CaptureFixture[str]):
     places = f"root={folder / 'raw'}", f"data_root={folder / 'arrow'}"
     assert main(["prepare", "with", PLUGIN, "dataset=gqa", *places, "workers=1"]) == 0
-    assert "gqa_testdev.arrow: 6 pictures, 18 texts" in capsys.readouterr().out
+    assert "gqa_testdev.arrow: 6 images, 18 texts" in capsys.readouterr().out
     assert main(["check_data", "with", PLUGIN, f"data_root={folder / 'arrow'}", "workers=1"]) == 0
     assert "gqa" in capsys.readouterr().out
 

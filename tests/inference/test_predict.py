@@ -1,4 +1,4 @@
-"""A trained model for one's own pictures and texts: the numbers of an evaluation, and refusals in one sentence."""
+"""A trained model for one's own images and texts: the numbers of an evaluation, and refusals in one sentence."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
         best = shares.argsort(descending=True)[:3]
         assert [word for word, _ in row] == [model.tokenizer.decode([piece]).strip() for piece in best.tolist()]
         assert [share for _, share in row] == pytest.approx(shares[best].tolist(), abs=1e-5)
-    assert model.fill(None, "a [MASK]", top=1) != [], "without a picture"
+    assert model.fill(None, "a [MASK]", top=1) != [], "without an image"
 
 
 def test_any_form_of_a_picture_is_the_same_picture(path: Path, home: Path, tmp_path: Path, monkeypatch):
@@ -135,7 +135,7 @@ MODES = {
 
 
 def in_mode(mode: str) -> Image.Image:
-    """A picture of many colours, half of it transparent where the mode can say so."""
+    """An image of many colours, half of it transparent where the mode can say so."""
     samples = np.random.default_rng(0).integers(0, 256, (20, 24, 4), dtype=np.uint8)
     colours = Image.fromarray(samples)
     through = {"La": ["LA"], "PA": ["P"], "LAB": [], "I;16": ["I"], "LA": ["RGBA"], "RGBa": ["RGBA"]}
@@ -159,7 +159,7 @@ def test_a_picture_of_any_mode_is_read_as_its_file_is(mode: str):
         expected = decode(stream.getvalue(), "it")
     except UserError:  # no decoder of training reads it, so nothing else does
         assert mode in ("F", "LAB")
-        with pytest.raises(UserError, match="no picture that can be read"):
+        with pytest.raises(UserError, match="no image that can be read"):
             loaded._bytes_or_pixels(picture)
         return
     assert torch.equal(expected, loaded._bytes_or_pixels(picture)) and expected.float().std() > 10
@@ -190,7 +190,7 @@ def test_arrays_that_are_no_picture_are_refused_and_grey_ones_read():
         torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8),
         Image.open(io.BytesIO(cut.getvalue()[:-200])),
     ):  # fmt: skip
-        with pytest.raises(UserError, match="is no picture that can be read"):
+        with pytest.raises(UserError, match="is no image that can be read"):
             read(image)
 
 
@@ -219,7 +219,7 @@ def test_pictures_alone_have_no_vector_where_texts_alone_are_pooled(path: Path, 
     monkeypatch.setattr(model.model, "image_pooler", None)
     image, text = pictures_and_texts(home)[0]
     assert model.encode(image, text).shape == model.encode(text=text).shape == (1, model.model.width)
-    if model.settings.model.model_type == "one-tower":  # which pools a picture in the text's stead
+    if model.settings.model.model_type == "one-tower":  # which pools an image in the text's stead
         assert model.encode(image).abs().sum() > 0
     else:
         with pytest.raises(UserError, match="pools the text alone"):
@@ -238,7 +238,7 @@ def test_masks_are_filled_before_a_text_is_scored(path: Path, home: Path, tmp_pa
     (tmp_path / "a.png").write_bytes(image)
     assert main(["predict", "with", f"load_path={path}", f"image={tmp_path / 'a.png'}", "text=a red [MASK]"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"the text belongs to the picture: {model.score(image, filled):.3f} (masks filled: {filled})"
+    assert first == f"the text belongs to the image: {model.score(image, filled):.3f} (masks filled: {filled})"
     assert second.startswith("mask 1: ") and second.count(",") == 4
 
 
@@ -279,18 +279,18 @@ def test_refusals_of_the_library(path: Path, home: Path):
         (lambda: model.answer(image, text), "has no head for vqa (its heads: mlm, itm)"),
         (lambda: model.fill(image, text), r"holds no \[MASK\]"),
         (lambda: model.encode(), "needs image, text or both"),
-        (lambda: model.encode([image], [text, text]), "1 pictures and text 2 texts"),
-        (lambda: model.score(5, text), "image=int is no picture"),
+        (lambda: model.encode([image], [text, text]), "1 images and text 2 texts"),
+        (lambda: model.score(5, text), "image=int is no image"),
         (lambda: model.score(None, text), "score needs image and text"),
         (lambda: model.score(image, 5), "text=int is no text"),
         (lambda: model.score(image, [text, None]), r"text\[1\]=NoneType is no text"),
-        (lambda: model.score([[image]], text), r"image\[0\]=list is no picture"),
+        (lambda: model.score([[image]], text), r"image\[0\]=list is no image"),
         (lambda: model.score(image, []), "text is an empty list"),
         (lambda: model.score(image, b"a"), "text=bytes is no text"),
         (lambda: model.score(image, {text: 1}), "text=dict is no text"),
-        (lambda: model.score([image], [text, text]), "1 pictures and text 2 texts; give as many"),
+        (lambda: model.score([image], [text, text]), "1 images and text 2 texts; give as many"),
         (lambda: model.score(image, [text, "a [MASK]"]), "which no text of image-text matching does"),
-        (lambda: model.fill([image], "a [MASK]"), "image=list is no picture"),
+        (lambda: model.fill([image], "a [MASK]"), "image=list is no image"),
         (lambda: model.fill(image, ["a [MASK]"]), "text=list is no text"),
         (lambda: model.fill(image, "a [MASK]", top=0), "top=0 is not allowed"),
         (lambda: model.fill(image, "a [MASK]", top="5"), "top='5' is not allowed"),

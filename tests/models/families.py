@@ -10,7 +10,7 @@ from renaissance.core.errors import UserError
 from renaissance.models import backbones
 from renaissance.models.backbones.families import FAMILIES, IMAGE, TEXT
 
-SIDE = 32  # pixels of a picture's side
+SIDE = 32  # pixels of an image's side
 
 BERT = {
     "vocab_size": 64,
@@ -230,7 +230,7 @@ def small_config(kind: str) -> transformers.PreTrainedConfig:
 
 
 def picture_side(config: transformers.PreTrainedConfig) -> int:
-    """Pixels of the side of a picture that suits a tiny configuration."""
+    """Pixels of the side of an image that suits a tiny configuration."""
     size = getattr(config, "image_size", SIDE if config.model_type == "timm_wrapper" else 64)
     return size[0] if isinstance(size, list | tuple) else size
 

@@ -42,7 +42,7 @@ def _tried(attempt: Any, kind: str) -> str:
 
 
 def _try_tower(kind: str) -> float:
-    """Builds a tower; returns how much padding moves a text (0 for pictures)."""
+    """Builds a tower; returns how much padding moves a text (0 for images)."""
     config = small_config(kind)
     if FAMILIES[kind].modality != TEXT:
         side = picture_side(config)

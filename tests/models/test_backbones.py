@@ -83,7 +83,7 @@ def stir(model: nn.Module) -> None:
 
 @torch.no_grad()
 def settle_batch_norms(model: nn.Module, kind: str) -> None:
-    """Gives batch norms the statistics of some pictures; through those they start with, a picture fades to nothing."""
+    """Gives batch norms the statistics of some images; through those they start with, an image fades to nothing."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

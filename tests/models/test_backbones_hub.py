@@ -1,4 +1,4 @@
-"""What a name can be: a folder, an id in the cache, or a mistake; configurations, weights, pictures and tokenizers."""
+"""What a name can be: a folder, an id in the cache, or a mistake; configurations, weights, images and tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two whole models: against ViLT, with parts left out, frozen, padded, and at another picture size."""
+"""The two whole models: against ViLT, with parts left out, frozen, padded, and at another image size."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_text_alone_reads_no_parameter_of_pictures_and_its_pooled_half_of_them
     assert any(name.startswith(("text_tower", "text_embeddings")) for name in read)
     assert not [name for name in read if "image" in name or "cross" in name]
     assert not model.token_types.embedding.weight.grad[1:].any()
-    # It is not what a picture of which every patch is masked would give, which still leaks.
+    # It is not what an image of which every patch is masked would give, which still leaks.
     with torch.no_grad():
         other = fused(model, texts(), pictures())
     assert not torch.allclose(other.text, text_only.text, atol=1e-3)
@@ -239,7 +239,7 @@ def test_pictures_that_keep_their_aspect_are_each_as_alone_in_a_one_tower(side: 
 
 @torch.no_grad()
 def test_a_one_tower_pools_as_its_encoder_is_pooled() -> None:
-    """SigLIP's pictures have no CLS token: their mean stands for them, over real patches."""
+    """SigLIP's images have no CLS token: their mean stands for them, over real patches."""
     config = SiglipVisionConfig(
         hidden_size=WIDTH,
         num_hidden_layers=1,

@@ -52,7 +52,7 @@ def test_a_byte_order_mark_and_other_ends_of_lines_are_no_damage(tmp_path):
 SPOILED = {
     "semicolons": b"step;loss\r\n1;0,5\r\n",
     "NUL": bytes(4096),
-    "picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+    "image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
     "header": b"number,loss\n1,0.5\n",
     "twice": b"step,step\n1,1\n",
     "long": b"step" * 500_000,

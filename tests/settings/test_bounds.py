@@ -18,10 +18,10 @@ HUGE = [
         ["num_cross_layers=1000000"],
         "num_cross_layers=1000000 is not allowed: give a whole number of at least 1, at most 1,024",
     ),
-    (["image_size=16000"], "eval_batch_size=256 with image_size=16000: the pictures of one batch take 197 GB"),
+    (["image_size=16000"], "eval_batch_size=256 with image_size=16000: the images of one batch take 197 GB"),
     (
         ["batch_size=1048576", "per_gpu_batchsize=256"],
-        "batch_size=1048576 with image_size=224: the pictures of one batch take",
+        "batch_size=1048576 with image_size=224: the images of one batch take",
     ),
 ]
 

@@ -57,7 +57,7 @@ ONE = {"encoder": DINO}
 IRTR = {"loss_names": {"irtr": 1}, "draw_false_text": 1}
 VQA = {"loss_names": {"vqa": 1}, "datasets": ["vqa"], "data_root": "vqa"}
 GLUE = {"loss_names": {"glue": 1}, "datasets": ["sst2"]}
-IMAGES = {"loss_names": {"images": 1}, "datasets": ["images"], "data_root": "pictures"}
+IMAGES = {"loss_names": {"images": 1}, "datasets": ["images"], "data_root": "images"}
 HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
 MANUAL_IMAGE = {"image_encoder_manual_configuration": True}
@@ -213,7 +213,7 @@ def loaded(trial: Trial) -> float:
 
 
 def asked_locally(trial: Trial) -> set[bool]:
-    """How the files of configurations and picture preparation are asked for; weights are only looked for here."""
+    """How the files of configurations and image preparation are asked for; weights are only looked for here."""
     real = backbones.hub.cached_file
     with mock.patch.object(backbones.hub, "cached_file", side_effect=real) as ask:
         assert trial.resolved
@@ -458,7 +458,7 @@ def folder(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_run.write_pairs(home / "arrow" / "long.arrow", 6)
     for shard in (0, 2):
         small_run.write_pairs(home / "holes" / f"sbu_{shard}.arrow", 4)
-    for task, root in (("vqa", "vqa"), ("images", "pictures")):
+    for task, root in (("vqa", "vqa"), ("images", "images")):
         TASKS[task].write(home / "raw" / task, home / root)
     write_tokenizer(home / "words")
     sizes = {

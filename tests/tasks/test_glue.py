@@ -165,7 +165,7 @@ class NoPicture(torch.nn.Module):
     """Stands for an image tower that nobody may ask."""
 
     def forward(self, *_: object) -> None:
-        raise AssertionError("a picture was asked for")
+        raise AssertionError("an image was asked for")
 
 
 def batch_of(name: str, model: torch.nn.Module, seed: int = 3) -> Batch:
@@ -223,7 +223,7 @@ def test_no_picture_takes_part(make: object, text_only: bool) -> None:
 
 @pytest.mark.parametrize("name", ["rte", "sst2", "stsb"])
 def test_files_become_batches_with_the_tokenizers_own_types(name: str, tmp_path: Path) -> None:
-    first, second = "two  small pictures of a red square ", "a blue circle is left of the above square"
+    first, second = "two  small images of a red square ", "a blue circle is left of the above square"
     long = " ".join(["red"] * 30)
     pairs = [(first, second), (long, "a blue circle"), (first, long), ("a", "")]
     labels = [0.5, 4.0, 5.0, 0.0] if name == "stsb" else [0, 1, 1, 0]

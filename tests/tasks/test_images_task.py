@@ -1,4 +1,4 @@
-"""Classes of pictures: what is pooled, top-5 against a loop, and classes that files must agree on."""
+"""Classes of images: what is pooled, top-5 against a loop, and classes that files must agree on."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def test_files_that_name_no_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_pictures_alone_cannot_serve_is_refused() -> None:
-    with pytest.raises(UserError, match="loss_names: mlm, itm cannot run beside images, whose pictures have no text"):
+    with pytest.raises(UserError, match="loss_names: mlm, itm cannot run beside images, whose images have no text"):
         head_of(two_tower(), loss_names={"images": 1.0, "mlm": 1.0, "itm": 1.0})
     with pytest.raises(UserError, match="image_only=False: pooler_type=single sums up the text alone"):
         head_of(two_tower(pooler_type="single"), image_only=False)
-    head_of(one_tower("image", "single"), image_only=False, two=False)  # pools the picture in the text's stead
+    head_of(one_tower("image", "single"), image_only=False, two=False)  # pools the image in the text's stead

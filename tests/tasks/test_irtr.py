@@ -79,7 +79,7 @@ def test_false_texts_are_functions_of_seed_epoch_and_sample_and_never_true(pairs
 
 
 def test_a_text_that_another_picture_shares_is_not_false(tmp_path: Path):
-    """Whatever its case and spacing: of four texts two are the first picture's own, and a third says the same as one."""
+    """Whatever its case and spacing: of four texts two are the first image's own, and a third says the same as one."""
     small_run.write_pairs(tmp_path / "mine_train.arrow", 2)
     table = pa.ipc.open_file(tmp_path / "mine_train.arrow").read_all()
     captions = pa.array([["a red circle", "two squares"], ["A  Red CIRCLE", "the blue square"]])
@@ -155,7 +155,7 @@ def test_a_pretraining_checkpoint_ranks_as_it_is(kind: str, hub_cache: Path, tmp
     ended = small_run.command(capsys, *evaluation)
     assert ended.code == 0, ended.err
     assert "irtr.head starts from itm.head" in ended.out
-    assert "each text ranks 4 pictures, each picture 20 texts" in ended.out
+    assert "each text ranks 4 images, each image 20 texts" in ended.out
     exact, details = files_of(ended)
     told = details["test"]["irtr"]["text_to_image_r1"]
     assert told["method"] == "every pair through the fusion" and told["examples"] == 20 and told["candidates"] == 4
@@ -191,7 +191,7 @@ def files_of(ended: small_run.Ended) -> tuple[dict, dict]:
 
 
 def test_predictions_hold_ids_and_texts_both_ways(hub_cache: Path, tmp_path: Path, capsys):
-    """And a limit of pictures ranks those alone: candidates, chance and files follow, and it is said."""
+    """And a limit of images ranks those alone: candidates, chance and files follow, and it is said."""
     run = small_run.train(capsys, *words("irtr", tmp_path), "eval_limit=3")
     pairs = open_pairs(["f30k"], "test", tmp_path / "irtr" / "arrow")
     texts, images = (pd.read_parquet(run / "predictions" / f"irtr_test{end}.parquet") for end in ("", "_image_to_text"))
@@ -207,7 +207,7 @@ def test_predictions_hold_ids_and_texts_both_ways(hub_cache: Path, tmp_path: Pat
         assert [texts["text"][number] for number in row.first_ids] == list(row.first_texts)
         assert row.score == float(row.rank == 0)
     log = (run / "log.txt").read_text(encoding="utf-8")
-    assert "note: eval_limit=3: the first 3 pictures, 15 of 20 samples; no result of the whole split" in log
+    assert "note: eval_limit=3: the first 3 images, 15 of 20 samples; no result of the whole split" in log
     details = json.loads((run / "results_details.json").read_text(encoding="utf-8"))["test"]["irtr"]
     assert details["text_to_image_r1"]["eval_limit"] == {"limit": 3, "of": 20}
     assert details["text_to_image_r1"]["baseline"] == {"chance": pytest.approx(1 / 3)}

@@ -22,7 +22,7 @@ clip_loss = getattr(modeling_clip, "image_text_contrastive_loss", None) or model
 
 
 def examples(captions: list[tuple[int, str]]) -> SimpleNamespace:
-    """(picture, caption) pairs; a picture's captions are all that are listed of it."""
+    """(image, caption) pairs; an image's captions are all that are listed of it."""
     made = []
     for number, (picture, caption) in enumerate(captions):
         own = frozenset(text_key(text) for other, text in captions if other == picture)
@@ -34,9 +34,7 @@ def test_neither_the_same_picture_nor_one_with_the_same_caption_is_told_apart():
     made = examples([(0, "a dog"), (1, "a cat"), (0, "a pet"), (2, "A  DOG"), (3, "a cow"), (4, "a cat")])
     compared = ContrastiveGroups(4)(made).compared
     first = [[1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0], [0, 1, 0, 1]]
-    assert (
-        compared[:4, :4].int().tolist() == first
-    )  # picture 2 has picture 0's caption: not told apart from "a pet" either
+    assert compared[:4, :4].int().tolist() == first  # image 2 has image 0's caption: not told apart from "a pet" either
     assert compared[4:, 4:].all() and not compared[:4, 4:].any() and not compared[4:, :4].any()
 
 
@@ -74,7 +72,7 @@ def test_groups_and_doubles_against_a_double_loop():
 
 
 def test_what_is_compared_with_nothing_does_not_count_as_right():
-    """Texts 0 and 1 find their pictures, picture 0 finds text 1; the last two cannot be wrong."""
+    """Texts 0 and 1 find their images, image 0 finds text 1; the last two cannot be wrong."""
     none = -math.inf
     logits = torch.tensor([[2, 1, none, none], [3, 4, none, none], [none, none, 9, none], [none, none, none, 9]])
     task = Itc(two_tower(), Context(None, VOCAB))

@@ -21,7 +21,7 @@ MODELS = {
 
 
 def a_batch(pictures_more: int = 0, seed: int = 1) -> Batch:
-    """Four texts; MLM hides some pieces of all but the third, ITM shows the last two another picture."""
+    """Four texts; MLM hides some pieces of all but the third, ITM shows the last two another image."""
     text = texts((7, 4, 6, 5), seed=seed)
     chosen = torch.zeros_like(text.attention_mask)
     chosen[[0, 0, 1, 3], [1, 5, 2, 4]] = True
@@ -82,7 +82,7 @@ def test_a_text_without_hidden_pieces_costs_nothing_and_breaks_nothing() -> None
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("name", ["shared", "one-image"])
 def test_each_embedding_is_computed_once_a_step(name: str, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLM reads masked texts, ITM true ones, both the same pictures, drawn false ones among them."""
+    """MLM reads masked texts, ITM true ones, both the same images, drawn false ones among them."""
     model = MODELS[name]()
     calls = counted_parts(model, monkeypatch)
     batch = a_batch(more)

@@ -130,7 +130,7 @@ def test_nothing_is_computed_twice(name: str, monkeypatch: pytest.MonkeyPatch):
 
 # -- which crops -----------------------------------------------------------------------------------------------------
 
-# (left, top, right, bottom) of what is seen of `raw_refcoco.BOXES` in a picture of 128 x 96.
+# (left, top, right, bottom) of what is seen of `raw_refcoco.BOXES` in an image of 128 x 96.
 SEEN = [(0, 0, 37, 28), (10, 10, 11, 70), (1, 2, 21, 22), (90, 50, 128, 96), (5, 5, 6, 12), (127, 9, 128, 14)]
 FURTHER = [  # boxes beyond every border, and turned round
     ([-50.0, 20, 10, 5], (0, 20, 1, 25)),
@@ -212,7 +212,7 @@ def test_reads_what_prepare_wrote(tmp_path: Path, name: str, dataset: str, split
             }
         frame = pd.DataFrame([dict(sample.metadata) for sample in samples])
         assert Ref.notes(frame, data.dataset) == [
-            "the candidates are the ground-truth boxes of the picture; accuracy among detected boxes is another task"
+            "the candidates are the ground-truth boxes of the image; accuracy among detected boxes is another task"
         ]
 
 
@@ -243,7 +243,7 @@ def test_reads_files_of_older_programs_and_says_what_they_leave_open(tmp_path: P
     [
         ({"bboxes": [[-math.inf, 0.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]]}, "row 2 has -inf in 'bboxes'"),
         ({"bboxes": [[0.0, 0.0, 1.0, 1.0], [1.0, 2.0, math.inf, 4.0]]}, "row 2 has inf in 'bboxes'"),
-        ({"image": b"<html>"}, "The picture of refcoco_unc_val.arrow row 2 cannot be decoded"),
+        ({"image": b"<html>"}, "The image of refcoco_unc_val.arrow row 2 cannot be decoded"),
     ],
 )
 def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):

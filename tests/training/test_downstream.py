@@ -108,7 +108,7 @@ def test_without_a_checkpoint_it_is_said(folder: Path, capsys, tmp_path: Path):
 
 
 def test_what_a_command_repeats_must_agree_and_what_it_changes_is_adapted(folder: Path, capsys, tmp_path: Path):
-    """From a checkpoint of another task: towers and fusion load, the head is new; picture and text sizes follow."""
+    """From a checkpoint of another task: towers and fusion load, the head is new; image and text sizes follow."""
     before = small_run.train(capsys, *words("snli", folder, log=tmp_path)) / "checkpoints" / "best.ckpt"
     given = [
         word for word in words("nlvr2", folder, log=tmp_path) if not word.startswith(("image_size", "max_text_len"))

@@ -174,7 +174,7 @@ def test_each_tower_runs_once_a_micro_batch_but_for_the_masked_text(data_root):
 
     bench.build = counted
     bench.fit([8, 8], steps=1)
-    # Two micro-batches; MLM reads masked texts, ITM whole ones, both the same pictures.
+    # Two micro-batches; MLM reads masked texts, ITM whole ones, both the same images.
     assert calls == {"image_tower": 2, "text_tower": 4}
 
 

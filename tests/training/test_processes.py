@@ -186,7 +186,7 @@ def test_loader_processes_of_several_processes(work: Path):
 
 
 def test_a_run_goes_on_with_another_number_of_processes(work: Path):
-    """The same samples, masks and pictures: without dropout the same curve."""
+    """The same samples, masks and images: without dropout the same curve."""
     words = (*(word for word in WORDS if not word.startswith("num_gpus")), *NO_DROPOUT, "negative_group=2")
     alone = started(work, *words, "max_steps=6", "keep_last=6")
     said, _ = alone.communicate(timeout=120)

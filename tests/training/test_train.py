@@ -254,7 +254,7 @@ def test_other_refusals_leave_no_folder(work, capsys):
 
 
 VARIANTS = {
-    "false pictures of the data set": ("task_itm", *SMALL, "draw_false_image=1", "per_gpu_batchsize=1", "batch_size=2"),
+    "false images of the data set": ("task_itm", *SMALL, "draw_false_image=1", "per_gpu_batchsize=1", "batch_size=2"),
     "pixelbert": ("task_mlm_itm", "encoder=facebook/dino-vits16", "image_size=32", "batch_size=4", "num_workers=0",
                   "train_transform_keys=['pixelbert_randaug']", "val_transform_keys=['pixelbert']"),
     "pieces": ("task_mlm", *SMALL, "whole_word_masking=False", "mlm_prob=0.5"),

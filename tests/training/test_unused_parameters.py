@@ -125,7 +125,7 @@ def test_the_names_in_a_checkpoint_do_not_depend_on_its_tasks(name: str) -> None
 
 
 def test_looking_changes_nothing_but_what_is_frozen() -> None:
-    """Batch norms keep the statistics of real pictures, and the model is left as training wants it."""
+    """Batch norms keep the statistics of real images, and the model is left as training wants it."""
     run = resolved("shared", BOTH, freeze_text_encoder=True)
     run.configs["image_encoder"] = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"

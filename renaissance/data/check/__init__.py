@@ -89,7 +89,7 @@ def check_data(
 
 def _files_table(files: Sequence[CheckedFile]) -> str:
     """Return what is in each file, beside what the official download gives."""
-    rows = [("file", "split", "rows", "expected", "pictures", "texts", "expected", "empty", "left out", "problems")]
+    rows = [("file", "split", "rows", "expected", "images", "texts", "expected", "empty", "left out", "problems")]
     for file in files:
         official, empty = file.expected, file.notes.count("empty texts")
         counts = (file.rows, official.rows, file.images, file.texts, official.texts, empty, file.left_out)

@@ -98,9 +98,7 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
 def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) -> list[CheckedFile]:
     """Return the files of a data set; in them stands which shards and which other files are missing."""
     files, absent = [], []
-    wanted = [
-        (split, template, spec.older_files.get(split)) for split, each in spec.splits.items() for template in each
-    ]
+    wanted = [(split, name, spec.older_files.get(split)) for split, each in spec.splits.items() for name in each]
     wanted += [("", template, None) for template in spec.extra_files]
     wanted += [(split, older, None) for split, older in spec.older_files.items() if split not in spec.splits]
     for split, template, older in wanted:

@@ -29,7 +29,7 @@ def find_shared_images(files: Iterable[CheckedFile]) -> None:
         if len(roles) < 2 or not (same or "train" in roles):
             continue
         found = ours.problems if same and ours.dataset not in _SHARES_BY_CONSTRUCTION else ours.notes
-        what = f"pictures that {ours.dataset} {ours.split} shares with {theirs.dataset} {theirs.split}, by"
+        what = f"images that {ours.dataset} {ours.split} shares with {theirs.dataset} {theirs.split}, by"
         for row, other in _shared(ours.keys, theirs.keys, ours.rows, theirs.rows):
             found.add(f"{what} content", f"row {row} is {theirs.path.name} row {other}")
         if ours.spec.collection and ours.spec.collection == theirs.spec.collection:

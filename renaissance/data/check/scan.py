@@ -60,13 +60,13 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
         for request, read in tqdm(replies, file.path.name, file.rows, unit=" rows", mininterval=0.5, leave=False):
             for name, encoded, image in zip(names, request.sources, read, strict=True):
                 if isinstance(image, Fault):
-                    file.problems.add(f"pictures that are {image.kind} ({name})", f"row {request.row}: {image.why}")
+                    file.problems.add(f"images that are {image.kind} ({name})", f"row {request.row}: {image.why}")
                 keys.append(-1 if isinstance(image, Fault) else image_key(encoded))
     file.keys, file.images = np.array(keys, np.int64), len(keys)
     if len(names) == 1 and not shared:
         for row in repeated(file.keys):
             if file.keys[row] >= 0:
-                file.notes.add("pictures that occurred before in the file", f"row {row}")
+                file.notes.add("images that occurred before in the file", f"row {row}")
 
 
 def _compare_manifest(file: CheckedFile) -> None:

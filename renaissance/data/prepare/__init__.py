@@ -71,7 +71,7 @@ def options_of(make_arrow: Callable[..., Any]) -> list[str]:
 
 def _summary(manifest: dict[str, Any]) -> str:
     line = (
-        f"{manifest['file']}: {manifest['images']:,} pictures, {manifest['texts']:,} texts, "
+        f"{manifest['file']}: {manifest['images']:,} images, {manifest['texts']:,} texts, "
         f"{manifest['bytes'] / 1e6:,.1f} MB"
     )
     for kind, skipped in manifest["skipped"].items():

@@ -31,7 +31,7 @@ _SCHEMA = """
     CREATE TABLE texts (image INTEGER, place INTEGER, samples TEXT, PRIMARY KEY (image, place)) WITHOUT ROWID;
 """
 _ROWS = "SELECT name, samples FROM images LEFT JOIN texts ON image = number WHERE split = ? ORDER BY number, place"
-NO_CAPTION = "picture without a caption"
+NO_CAPTION = "image without a caption"
 MOST_TEXT = 1 << 20  # characters; a text of a million is no caption, and a few bytes of a file can stand for it
 
 
@@ -40,14 +40,14 @@ class AnnotationStore:
 
     Args:
         noun: what a text is called where it is counted as left out.
-        without: what an image without a usable text is counted as; None = "picture without a <noun>".
+        without: what an image without a usable text is counted as; None = "image without a <noun>".
 
     Attributes:
         skipped: split -> what was left out of it so far.
     """
 
     def __init__(self, noun: str = "caption", without: str | None = None) -> None:
-        self._noun, self._without = noun, without or f"picture without a {noun}"
+        self._noun, self._without = noun, without or f"image without a {noun}"
         self._database = sqlite3.connect("", isolation_level=None)  # "" = on disk, without a name
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
@@ -90,11 +90,9 @@ class AnnotationStore:
             number, known = found or (None, split)
             require(
                 split == known,
-                f"Picture '{name}' is listed in split '{known}' and in '{split}'; it can be in one only.",
+                f"Image '{name}' is listed in split '{known}' and in '{split}'; it can be in one only.",
             )
-            require(
-                found is None or once_in is None, f"'{once_in}' lists '{name}' twice; every picture stands there once."
-            )
+            require(found is None or once_in is None, f"'{once_in}' lists '{name}' twice; give each image once.")
             if found is None:
                 insert = "INSERT INTO images(name, split) VALUES (?, ?)"
                 number = self._database.execute(insert, (name, split)).lastrowid
@@ -144,12 +142,12 @@ def plain_name(name: str) -> str:
     """
     require(
         name and "\0" not in name and is_unicode(name),
-        f"Picture name {name!r} is not a path below root; give one such as 'images/1.jpg'.",
+        f"Image name {name!r} is not a path below root; give one such as 'images/1.jpg'.",
     )
     path = PurePosixPath(name.replace("\\", "/"))
     require(
         not path.is_absolute() and ".." not in path.parts and name[1:3] not in (":\\", ":/"),
-        f"Picture name '{name}' leads out of root; names are paths below root, without '..'.",
+        f"Image name '{name}' leads out of root; names are paths below root, without '..'.",
     )
     return str(PurePosixPath(name))
 

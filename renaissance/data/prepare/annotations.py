@@ -124,9 +124,7 @@ def text_lines(path: Path) -> Iterator[str]:
     """
     with opened(path) as file:
         while line := file.readline(_MOST_LINE):
-            require(
-                len(line) < _MOST_LINE, f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it a text file?"
-            )
+            require(len(line) < _MOST_LINE, f"'{path}' has a line of more than {_MOST_LINE:,} bytes; is it text?")
             try:
                 yield line.decode()
             except UnicodeDecodeError as error:

@@ -209,7 +209,7 @@ def _note(plan: Plan, rows: int) -> str | None:
 def _refusal(plan: Plan, kept: Path, rows: int, unreadable: int, limit: float | None) -> str:
     if rows:
         why = (
-            f"{unreadable:,} of {plan.listed:,} pictures for {plan.name} could not be read (first "
+            f"{unreadable:,} of {plan.listed:,} images for {plan.name} could not be read (first "
             f"{'; '.join(plan.skipped.first(*_UNREADABLE)[:3])}): {unreadable / plan.listed:.1%}, and max_unreadable={limit}"
         )
     else:

@@ -48,7 +48,7 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
     """
     check_val_share(val_share)
     check_name(name, OWN_NAME)
-    listings = _annotation_files(folder_of(root, "pictures and captions.jsonl, .csv or .parquet"), annotations)
+    listings = _annotation_files(folder_of(root, "images and captions.jsonl, .csv or .parquet"), annotations)
     store, read_from = AnnotationStore(), {}
     for listing in listings:
         number = 0
@@ -92,9 +92,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Return the split that the line belongs to."""
     split = split_of(line["split"], whole=True) if line["split"] else split_of(listing.stem) or "train"
-    require(
-        split, f"'{listing}' line {line['number']} has split '{line['split']}'; the splits are {', '.join(OWN_SPLITS)}."
-    )
+    require(split, f"'{listing}' line {line['number']} has split '{line['split']}'; give {', '.join(OWN_SPLITS)}.")
     if not line["split"] and split == "train" and is_validation(plain_name(line["path"]), val_share):
         split = "val"
     store.add(line["path"], split, line["caption"])

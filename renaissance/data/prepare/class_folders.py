@@ -57,22 +57,22 @@ def read_class_folders(root: Path) -> Classes:
         for inner in (inner for folder in within for inner in folders_in(folder)):
             require(
                 split_of(inner.name, whole=True) in (None, split),
-                f"'{inner}' is a folder of a split in one of a class, so its pictures would be for {split}; put the splits "
+                f"'{inner}' is a folder of a split in one of a class, so its images would be for {split}; put the splits "
                 "above: train/<class>/, val/<class>/, test/<class>/.",
             )
         folders[split] = [folder for folder in within if _has_images(folder)]
         ignored += [f"{folder.relative_to(root)}/" for folder in within if folder not in folders[split]]
         loose = sum(map(_may_be_image, files_in(place)))
-        ignored += [f"{loose:,} pictures in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
+        ignored += [f"{loose:,} images in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
     labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
-    left = f" Left alone, as no class has pictures there: {shortened(ignored, _SHOWN)}." if ignored else ""
+    left = f" Left alone, as no class has images there: {shortened(ignored, _SHOWN)}." if ignored else ""
     require(
         len(labels) > 1,
-        f"root='{root}' needs at least two folders, one a class, with pictures in them; found "
+        f"root='{root}' needs at least two folders, one a class, with images in them; found "
         f"{', '.join(labels) or 'none'}.{left}",
     )
     missing = sorted(set(labels) - {folder.name for folder in folders.get("train", [])}) if "train" in places else []
-    require(not missing, f"root='{root}' has no training pictures of {', '.join(missing[:5])}; every class needs some.")
+    require(not missing, f"root='{root}' has no training images of {', '.join(missing[:5])}; every class needs some.")
     notes = {
         split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
     }
@@ -106,7 +106,7 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     require(
         not strange,
         f"root='{root}' has folders of splits, {', '.join(place.name for place in places.values())}, and beside them "
-        f"{', '.join(strange[:5])}: which split is that? Every picture is in train/<class>/, val/<class>/ or "
+        f"{', '.join(strange[:5])}: which split is that? Every image is in train/<class>/, val/<class>/ or "
         "test/<class>/; rename it, or move what is not meant.",
     )
     return {split: places[split] for split in OWN_SPLITS if split in places}, [f"{folder.name}/" for folder in others]

@@ -56,7 +56,7 @@ def read_entries(
         values = row.values
         if faults:
             source, fault = faults[0]
-            where = source if isinstance(source, str) else f"a picture of the row {values}"
+            where = source if isinstance(source, str) else f"an image of the row {values}"
             yield LeftOut(fault.kind, f"{where}: {fault.why}")
             continue
         if pool.resize is not None and row.rescale is not None:

@@ -182,7 +182,7 @@ def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[tuple[Req
     except BrokenProcessPool:
         names = [source for request in chunk for source in request.sources if isinstance(source, str)]
         raise UserError(
-            f"A process that reads pictures was ended from outside, at or after '{names[0] if names else '?'}', most "
+            f"A process that reads images was ended from outside, at or after '{names[0] if names else '?'}', most "
             "likely for want of memory; give fewer workers=."
         ) from None
     yield from zip(chunk, read, strict=True)

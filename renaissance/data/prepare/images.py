@@ -60,19 +60,19 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
     if val_share:
         require(
             "train" in images and "val" not in images,
-            f"val_share={val_share} needs root='{root}' to have pictures for train and none for val, found "
+            f"val_share={val_share} needs root='{root}' to have images for train and none for val, found "
             f"{', '.join(images)}; leave val_share out.",
         )
         divided = {split: partial(_part, images["train"], val_share, split) for split in ("train", "val")}
         images = {**images, **divided}
-        notes = {**notes, "val": [f"val_share={val_share} of the training pictures."]}
+        notes = {**notes, "val": [f"val_share={val_share} of the training images."]}
     plans = {
         split: _plan(name, split, classes.labels, images[split])._replace(notes=notes.get(split, []))
         for split in OWN_SPLITS
         if split in images
     }
     plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few images none may fall to val
-    require(plans, f"root='{root}' holds no picture in its class folders {', '.join(classes.labels)}.")
+    require(plans, f"root='{root}' holds no image in its class folders {', '.join(classes.labels)}.")
     return Download(
         OWN_IMAGES_NAME,
         list(plans.values()),
@@ -127,7 +127,7 @@ def _cifar_images(paths: list[Path], classes: int) -> Iterator[LabelledImage]:
             and len(labels) == len(names)
             and all(0 <= label < classes for label in labels)
             and is_unicode("".join(names)),
-            f"'{path}' does not hold pictures of 32 x 32 with their labels and names.",
+            f"'{path}' does not hold images of 32 x 32 with their labels and names.",
         )
         for content, label, name in zip(data.values.reshape(-1, 3, 32, 32), labels, names, strict=True):
             yield LabelledImage(f"{path.name}/{name}", label, content)

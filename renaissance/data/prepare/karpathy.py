@@ -59,7 +59,7 @@ def make_arrow(root: Path, *, dataset: str = "coco") -> Download:
     listed = store.splits()
     lacking = [split for split in layout.splits if split not in listed]
     counts = ", ".join(f"{split} {count:,}" for split, count in listed.items())
-    require(not lacking, f"'{path}' lists no picture of split {', '.join(lacking)}; pictures listed: {counts}.")
+    require(not lacking, f"'{path}' lists no image of split {', '.join(lacking)}; images listed: {counts}.")
     plans = (
         plan_stored(store, dataset, layout.file.format(split=split), split, store.caption_rows(split, os.path.basename))
         for split in layout.splits

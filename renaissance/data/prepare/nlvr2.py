@@ -35,9 +35,7 @@ def make_arrow(root: Path) -> Download:
         UserError: a missing or malformed annotation file (with the line), or one of the refusals of `arrow_writer`.
     """
     found = require_files(root, list(_NEEDED.values()), list(_OPTIONAL.values()))
-    absent = [
-        f"'{file}' is not there, so its file was not written." for file in _OPTIONAL.values() if file not in found
-    ]
+    absent = [f"'{file}' is not there: its file was not written." for file in _OPTIONAL.values() if file not in found]
     plans = [_plan(root, split, file) for split, file in (_NEEDED | _OPTIONAL).items() if file in found]
     plans[0] = plans[0]._replace(notes=absent)
     return Download("nlvr2", plans, source={"annotations": found})
@@ -45,7 +43,7 @@ def make_arrow(root: Path) -> Download:
 
 def _plan(root: Path, split: str, file: str) -> Plan:
     """Read the annotations of a split into a store, each pair under the beginning of its images' paths."""
-    store, seen, path = AnnotationStore("sentence", "picture pair without a sentence"), set(), root / file
+    store, seen, path = AnnotationStore("sentence", "image pair without a sentence"), set(), root / file
     base = split.rpartition("_")[2]
     folder = base if base != "train" and (root / base).is_dir() else f"images/{base}"
     for number, entry in json_lines(path):

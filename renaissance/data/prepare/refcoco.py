@@ -145,7 +145,7 @@ def _plan(variant: str, split_by: str, split: str, references: list[_Reference],
     skipped = Skipped()
     shown = (images[image_id] for image_id in {each.image_id for each in references} & images.keys())
     odd = sum(min(box[2:]) < 1 or not image.shows(box) for image in shown for box in image.boxes.values())
-    note = f"{odd:,} boxes are thinner than a pixel or outside of their picture; they stay candidates."
+    note = f"{odd:,} boxes are thinner than a pixel or outside of their image; they stay candidates."
     return plan_file(
         variant,
         REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split),
@@ -166,11 +166,11 @@ def _rows(references: list[_Reference], images: dict[int, _Image], skipped: Skip
             skipped.add(fault, name)
         sentences = [text for text, fault in zip(each.sentences, faults, strict=True) if fault is None]
         if image is None:
-            yield LeftOut("reference to a picture that instances.json lacks", name)
+            yield LeftOut("reference to an image that instances.json lacks", name)
         elif each.ann_id not in image.boxes:
-            yield LeftOut("reference to an object that its picture lacks in instances.json", name)
+            yield LeftOut("reference to an object that its image lacks in instances.json", name)
         elif not image.shows(image.boxes[each.ann_id]):
-            yield LeftOut("reference to a box without area inside its picture", name)
+            yield LeftOut("reference to a box without area inside its image", name)
         elif not sentences:
             yield LeftOut("reference without an expression", name)
         else:

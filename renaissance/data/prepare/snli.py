@@ -29,7 +29,7 @@ def make_arrow(root: Path) -> Download:
             of `arrow_writer`.
     """
     found = require_files(root, list(_ANNOTATIONS.values()))
-    store = AnnotationStore("hypothesis", "picture without a pair")
+    store = AnnotationStore("hypothesis", "image without a pair")
     plans = [_plan(store, split, root / file) for split, file in _ANNOTATIONS.items()]
     return Download("snli", plans, source={"annotations": found})
 

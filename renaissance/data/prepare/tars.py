@@ -153,8 +153,8 @@ def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
         return LeftOut("link in a tar", name)
     if image is None:
         others = ", ".join(f".{suffix}" for suffix in group.members if suffix not in _TEXTS)
-        missing = LeftOut("missing", f"{name}: no picture in the tar")
-        return LeftOut("picture of a form that is not read", f"{name}: {others}") if others else missing
+        missing = LeftOut("missing", f"{name}: no image in the tar")
+        return LeftOut("image of a form that is not read", f"{name}: {others}") if others else missing
     if any(member.size > _MOST_TEXT for member in texts):
         return LeftOut("too large", f"{name}: a text of more than {_MOST_TEXT:,} bytes")
     if image.size > MAX_BYTES:

@@ -103,7 +103,7 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
                 store.skipped[split].add("annotation without a question", f"question {question_id}")
                 continue
             question, asked[question_id] = asked[question_id], None  # None: its annotation has been read
-            fault = "a second time" if question is None else f"for another picture than '{questions}'"
+            fault = "a second time" if question is None else f"for another image than '{questions}'"
             require(
                 question is not None and question[0] == image_id,
                 f"'{annotations}' lists question {question_id} {fault}; download both again.",
@@ -113,7 +113,7 @@ def _read_annotated(root: Path, listing: _Listing) -> None:
             store.skipped[split].add("question without an annotation", f"question {question_id}")
         require(
             store.splits().get(split, 0) > 1,
-            f"'{annotations}' answers questions of '{questions}' about fewer than two pictures.",
+            f"'{annotations}' answers questions of '{questions}' about fewer than two images.",
         )
 
 

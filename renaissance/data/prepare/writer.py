@@ -137,7 +137,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         quality = options["quality"]
         require(
             quality is None,
-            f"quality={quality} needs resize=<short side>: a picture that is not resized keeps its bytes.",
+            f"quality={quality} needs resize=<short side>: an image that is not resized keeps its bytes.",
         )
     elif options["quality"] is None:
         options["quality"] = QUALITY
@@ -148,7 +148,7 @@ def _write(download: Download, root: str | os.PathLike, folder: Path, writing: d
     left = [file for file in download.leftovers if (folder / file).exists()]
     require(
         not left,
-        f"data_root='{folder}' holds {', '.join(left)}, which this run would not replace and which may share pictures "
+        f"data_root='{folder}' holds {', '.join(left)}, which this run would not replace and which may share images "
         "with what it writes; remove it, or give another name=.",
     )
     try:

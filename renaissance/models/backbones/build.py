@@ -159,9 +159,7 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
     """Refuses missing weights; returns the names of those that the encoder leaves out."""
     prefix = family.part + "." if family.part else ""
     ignored = tuple(f"{prefix}{path}." for path in family.drop)
-    missing = [
-        name for name in sorted(info["missing_keys"]) if name.startswith(prefix) and not name.startswith(ignored)
-    ]
+    missing = [key for key in sorted(info["missing_keys"]) if key.startswith(prefix) and not key.startswith(ignored)]
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
     wrong = [name.removeprefix(prefix) for name in missing + mismatched]
     require(

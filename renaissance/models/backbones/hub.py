@@ -138,9 +138,7 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
 
     cache = f"in the Hugging Face cache ({constants.HF_HUB_CACHE})"
     if caused_by(UnpicklingError):
-        return (
-            f"The weights of {name} hold more than tensors, which could run code: they are not read; give safetensors."
-        )
+        return f"The weights of {name} hold more than tensors, which could run code: not read; give safetensors."
     if Path(name).is_dir():
         files = ", ".join(sorted(path.name for path in Path(name).iterdir())[:12]) or "nothing"
         return f"The folder {name} does not hold a readable Hugging Face model (found: {files}): {first_line(error)}"

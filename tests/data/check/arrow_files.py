@@ -74,7 +74,7 @@ def _entailment(seed: int) -> Columns:
 
 def _boxes(seed: int) -> Columns:
     return {
-        "image": [picture(seed, row // 2) for row in range(ROWS)],  # several references of one picture
+        "image": [picture(seed, row // 2) for row in range(ROWS)],  # several references of one image
         "sentences": [["the left dog", "dog"]] * ROWS,
         "bboxes": [[[0.0, 0.0, 10.0, 10.0], [12.5, 3.0, 9.0, 8.0]]] * ROWS,
         "labels": [1] * ROWS,
@@ -102,7 +102,7 @@ def _named(template: str, *splits: str) -> list[str]:
 
 
 def files_of(dataset: str) -> dict[str, Columns]:
-    """The files of a data set, file name -> columns; no picture is in two of them, but for those that share on purpose."""
+    """The files of a data set, file name -> columns; no image is in two of them, but for those that share on purpose."""
     if dataset == "coco":
         return _each(_coco, 10, *_named("coco_caption_karpathy_{}.arrow", "train", "restval", "val", "test"))
     if dataset == "f30k":

@@ -70,10 +70,10 @@ def put(column: str, value: Any, *places: int) -> Callable[[Columns], None]:
 
 JPEG = picture(0)
 DEFECTS = {
-    "no picture": ("coco", "coco_caption_karpathy_val", put("image", b"junk", 3), r"unreadable \(image\): 1 \(row 3: "),
-    "half a picture": ("vg", "vg", put("image", JPEG[: len(JPEG) // 2], 4), r"unreadable \(image\): 1 \(row 4: "),
-    "second picture": ("nlvr2", "nlvr2_dev", put("image_1", b"GIF89a", 1), r"unreadable \(image_1\): 1 \(row 1: "),
-    "empty picture": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), "row 2 has 0 in 'image'"),
+    "no image": ("coco", "coco_caption_karpathy_val", put("image", b"junk", 3), r"unreadable \(image\): 1 \(row 3: "),
+    "half an image": ("vg", "vg", put("image", JPEG[: len(JPEG) // 2], 4), r"unreadable \(image\): 1 \(row 4: "),
+    "second image": ("nlvr2", "nlvr2_dev", put("image_1", b"GIF89a", 1), r"unreadable \(image_1\): 1 \(row 1: "),
+    "empty image": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), "row 2 has 0 in 'image'"),
     "image_id twice": ("sbu", "sbu_1", put("image_id", "5101.jpg", 4), r"image_id that occurred before: 1 \(row 4\)"),
     "no caption column": ("coco", "coco_caption_karpathy_val", lambda columns: columns.pop("caption"), "'caption'"),
     "fewer x": ("vg", "vg", put("x", [1], 2), "row 2 has 1 in 'x'; expected as many entries as in 'caption'"),
@@ -93,13 +93,13 @@ DEFECTS = {
     "no number": ("refcocog", "refcocog_umd_val", put("bboxes", float("inf"), 2, 1, 3), "row 2 has inf in 'bboxes'"),
     "ref_id twice": ("refcocog_google", "refcocog_google_val", put("ref_id", 12100, 1), r"ref_id that occurred before: 1 "),
     "negative class": ("images", "images_val", put("label", -1, 1), "row 1 has -1 in 'label'; expected 0 to inf"),
-    "picture in train and val": ("f30k", "f30k_caption_karpathy_val", put("image", picture(20, 1), 2),
-        r"f30k_caption_karpathy_train.arrow: pictures that f30k train shares with f30k val, by content: 1 \(row 1 is "
+    "image in train and val": ("f30k", "f30k_caption_karpathy_val", put("image", picture(20, 1), 2),
+        r"f30k_caption_karpathy_train.arrow: images that f30k train shares with f30k val, by content: 1 \(row 1 is "
         r"f30k_caption_karpathy_val.arrow row 2\)"),
     "same name in train and test": ("coco", "coco_caption_karpathy_test", put("image_id", "COCO_train2014_000000001102.jpg", 0),
-        r"_restval.arrow: pictures that coco train shares with coco test, by COCO number: 1 \(row 2 is coco_"),
-    "picture in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "val shares with captions test"),
-    "second picture in train": ("nlvr2", "nlvr2_dev", put("image_1", picture(70, 4, 0), 3),
+        r"_restval.arrow: images that coco train shares with coco test, by COCO number: 1 \(row 2 is coco_"),
+    "image in val and test": ("captions", "captions_test", put("image", picture(141, 0), 0), "val shares with captions test"),
+    "second image in train": ("nlvr2", "nlvr2_dev", put("image_1", picture(70, 4, 0), 3),
         r"nlvr2 train shares with nlvr2 val, by content: 1 \(row 4 is nlvr2_dev.arrow row 3\)"),
 }  # fmt: skip
 
@@ -158,7 +158,7 @@ def test_damaged_files_do_not_stop_the_others(check: Check, tmp_path: Path):
         "_val.arrow' is not a whole Arrow file",
     ):
         assert sentence in err
-    assert "test.arrow: pictures that are unreadable (image): 1 (row 0: " in err
+    assert "test.arrow: images that are unreadable (image): 1 (row 0: " in err
     assert (tmp_path / "sheets" / "check_data_coco.png").is_file()
 
 
@@ -193,7 +193,7 @@ def test_missing_shard(check: Check, tmp_path: Path):
 
 
 def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
-    """Shared pictures of two data sets, or of a split that is made so; empty texts, flat boxes, files of no layout."""
+    """Shared images of two data sets, or of a split that is made so; empty texts, flat boxes, files of no layout."""
     folder = tmp_path / "arrow"
     google, coco, vg = (arrow_files.write(folder, name) for name in ("refcocog_google", "coco", "vg"))
     columns = google["refcocog_google_val.arrow"]
@@ -210,11 +210,11 @@ def test_what_is_only_worth_knowing(check: Check, tmp_path: Path):
     by_name = "refcocog_google train shares with refcocog_google val, by content: 1 (row 2 is refcocog_google_val.arrow row 0)"
     for note in (
         by_name,
-        "_val.arrow: pictures that coco val shares with vg train, by content: 1 (row 3 is vg.arrow row 2)",
+        "_val.arrow: images that coco val shares with vg train, by content: 1 (row 3 is vg.arrow row 2)",
         "boxes without width or height: 5 ([0.0, 0.0, 10.0, 0.0]",
         "vg.arrow: empty texts: 1 (row 4)",
         "vg.arrow: rows without caption, which no run reads: 1 (row 0)",
-        "vg.arrow: pictures that occurred before in the file: 1 (row 1)",
+        "vg.arrow: images that occurred before in the file: 1 (row 1)",
         "vectors.arrow is of unknown layout: its columns are vector\\x1b[31m",
         "_val.arrow: differences from the official download: 1 (5 rows instead of 5,000)",
     ):
@@ -231,7 +231,7 @@ def test_same_picture_of_coco_in_two_data_sets(check: Check, tmp_path: Path):
     status, out, _ = check()
     assert status == 0
     assert (
-        "_val.arrow: pictures that coco val shares with vqa train, by COCO number: 1 (row 4 is vqav2_train.arrow row 2)"
+        "_val.arrow: images that coco val shares with vqa train, by COCO number: 1 (row 4 is vqav2_train.arrow row 2)"
         in out
     )
 
@@ -240,7 +240,7 @@ NLVR = ROOT.parent / "shared" / "data" / "nlvr1-dev" / "images"
 
 
 def test_names_of_another_layout_hold_no_number_of_the_collection(check: Check, tmp_path: Path):
-    """Own files in the layout of SNLI-VE: the numbers in NLVR's names are no pictures of Flickr30k."""
+    """Own files in the layout of SNLI-VE: the numbers in NLVR's names are no images of Flickr30k."""
     names = sorted(path.name for path in NLVR.rglob("*.png"))[: 3 * arrow_files.ROWS] or [
         f"dev-{number}-{part}-0.png" for number in (1572, 1373, 1374) for part in range(arrow_files.ROWS)
     ]
@@ -324,4 +324,4 @@ def test_as_a_user_runs_it(run_cli, tmp_path: Path):
     write_columns(folder / "coco_caption_karpathy_val.arrow", columns)
     done = run_cli("check_data", "with", "data_root=data/arrow/", "workers=2")
     assert done.code == 1 and "Traceback" not in done.stderr and "nothing is wrong" not in done.stdout
-    assert "error: coco_caption_karpathy_val.arrow: pictures that are unreadable (image): 1 (row 1: " in done.stderr
+    assert "error: coco_caption_karpathy_val.arrow: images that are unreadable (image): 1 (row 1: " in done.stderr

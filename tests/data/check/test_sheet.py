@@ -60,7 +60,7 @@ def test_boxes_lie_where_they_are_said_to_be(tmp_path: Path):
     }
     sheet = sheet_of("refcoco", columns, tmp_path)
     picture, right = places(sheet, (0, 0, 0)), places(sheet, (0x1A, 0x9F, 0x4B))
-    scale = 320 / 64  # of a cell's width to the picture's
+    scale = 320 / 64  # of a cell's width to the image's
     top, left = picture.min(axis=0)
     drawn = np.array([right.min(axis=0), right.max(axis=0)]) - (top, left)
     assert abs(drawn - scale * np.array([(12, 16), (36, 48)])).max() <= 2

@@ -12,7 +12,7 @@ ODD_TEXT = "  zwei Hündchen\nauf Gras "
 
 
 def write(root: Path, pictures: dict[str, bytes | None], **changes) -> list[dict]:
-    """Return the entries of "images"; every third picture is of a split, `changes` are set in the first entry."""
+    """Return the entries of "images"; every third image is of a split, `changes` are set in the first entry."""
     write_pictures(root / "flickr30k-images", pictures)
     entries = []
     for number, name in enumerate(pictures):

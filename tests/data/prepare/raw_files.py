@@ -1,4 +1,4 @@
-"""Raw downloads as tests need them: Karpathy's file, real photographs, pictures that are wrong in every known way."""
+"""Raw downloads as tests need them: Karpathy's file, real photographs, images that are wrong in every known way."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encode(picture: Image.Image, kind: str, **options) -> bytes:
 
 
 def odd_pictures() -> dict[str, bytes]:
-    """Pictures that look wrong and are fine."""
+    """Images that look wrong and are fine."""
     grey = Image.fromarray(skimage_data.camera()[:64, :64])
     colour = Image.fromarray(skimage_data.astronaut()[:64, :64])
     deep = Image.fromarray(np.linspace(0, 65535, 4096, dtype=np.uint16).reshape(64, 64))

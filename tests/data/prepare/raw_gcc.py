@@ -19,7 +19,7 @@ PER_SHARD = 4
 
 
 class Sample(NamedTuple):
-    """A picture of the web (None = its download failed) with its caption."""
+    """An image of the web (None = its download failed) with its caption."""
 
     picture: bytes | None
     caption: str
@@ -36,9 +36,9 @@ def write_list(root: Path, samples: Sequence[Sample], split: str = "train", name
 
 
 def write_table(place: Path, samples: Sequence[Sample], suffix: str) -> None:
-    """A table of path and caption beside the pictures."""
-    write_pictures(place / "pictures", {f"{number}.jpg": sample.picture for number, sample in enumerate(samples)})
-    rows = [{"path": f"pictures/{number}.jpg", "caption": sample.caption} for number, sample in enumerate(samples)]
+    """A table of path and caption beside the images."""
+    write_pictures(place / "images", {f"{number}.jpg": sample.picture for number, sample in enumerate(samples)})
+    rows = [{"path": f"images/{number}.jpg", "caption": sample.caption} for number, sample in enumerate(samples)]
     if suffix == "csv":
         with open(place / "captions.csv", "w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, ["path", "caption"])

@@ -25,7 +25,7 @@ def write_folders(root: Path, splits: tuple[str, ...], each: int = 4) -> dict[st
 
 
 def write_cifar(folder: Path, columnwise: bool = False, **changes) -> dict[str, list[tuple[np.ndarray, int]]]:
-    """Return batch -> (H, W, 3) pixels and label of its pictures, in order; `changes` are set in every batch."""
+    """Return batch -> (H, W, 3) pixels and label of its images, in order; `changes` are set in every batch."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {"num_cases_per_batch": 12, "label_names": CIFAR_CLASSES, "num_vis": 3072}
     (folder / "batches.meta").write_bytes(b"\x80\x02" + pickled(names) + b".")

@@ -1,4 +1,4 @@
-"""NLVR2 in miniature, as the authors' repository and their pictures lie on disk."""
+"""NLVR2 in miniature, as the authors' repository and their images lie on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build() -> dict[str, list[dict]]:
         splits[split] = [
             {
                 "identifier": f"{split}-{sentence}-{pair}-{example}",
-                "sentence": f"There are {sentence} dögs\nin one picture, {pair}.",
+                "sentence": f"There are {sentence} dögs\nin one image, {pair}.",
                 "label": str((sentence + pair + example) % 2 == 0),
                 "writer": "42",
                 "left_url": "https://example.org/left.jpg",
@@ -45,7 +45,7 @@ def build() -> dict[str, list[dict]]:
 
 
 def pictures(example: dict) -> list[str]:
-    """Paths of the left and the right picture."""
+    """Paths of the left and the right image."""
     split, sentence, pair, _ = example["identifier"].split("-")
     folder = FOLDERS.get(split, split) + (f"/{example['directory']}" if "directory" in example else "")
     return [f"{folder}/{split}-{sentence}-{pair}-img{side}.png" for side in (0, 1)]

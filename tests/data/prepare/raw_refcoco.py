@@ -19,7 +19,7 @@ BOXES = [
     [5, 5, 0, 7],
     [128, 9, 5, 5],
 ]
-REFERRED = 4  # objects of each picture that a reference is about: the first ones
+REFERRED = 4  # objects of each image that a reference is about: the first ones
 
 
 def picture_file(image_id: int) -> str:
@@ -27,7 +27,7 @@ def picture_file(image_id: int) -> str:
 
 
 def build(split_by: str = "unc") -> tuple[list[dict], dict]:
-    """References and instances; the numbers of a picture's objects are not in the order of their places."""
+    """References and instances; the numbers of an image's objects are not in the order of their places."""
     splits = SPLITS[split_by]
     annotations = [
         {

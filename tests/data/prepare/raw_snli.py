@@ -1,4 +1,4 @@
-"""SNLI-VE in miniature: JSON lines beside Flickr30k's pictures."""
+"""SNLI-VE in miniature: JSON lines beside Flickr30k's images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def picture_file(line: dict) -> str:
 
 
 def build() -> dict[str, list[dict]]:
-    """Lines by split; those of a picture do not stand together, and some name it with its extension."""
+    """Lines by split; those of an image do not stand together, and some name it with its extension."""
     splits: dict[str, list[dict]] = {}
     for first, (split, count) in enumerate(PICTURES.items()):
         splits[split] = [
@@ -30,7 +30,7 @@ def build() -> dict[str, list[dict]]:
                 "captionID": f"{picture}.jpg#0",
                 "gold_label": LABELS[(number + picture) % 3],
                 "pairID": f"{picture}.jpg#0r{number}",
-                "sentence1": f"A man in picture {picture}.",
+                "sentence1": f"A man in image {picture}.",
                 "sentence1_parse": "( ( A man ) . )",
                 "sentence2": f" Hypothesis {number}\nof {picture}: é ",
             }

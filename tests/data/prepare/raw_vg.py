@@ -19,7 +19,7 @@ REGIONS = [
 
 
 def write(root: Path, pictures: dict[int, bytes | None], **changes) -> list[dict]:
-    """Return the entries; even pictures lie in the first folder, `changes` are set in the first entry."""
+    """Return the entries; even images lie in the first folder, `changes` are set in the first entry."""
     for place, folder in enumerate(FOLDERS):
         own = {f"{number}.jpg": content for number, content in pictures.items() if number % 2 == place}
         write_pictures(root / "images" / folder, own)
@@ -41,7 +41,7 @@ def regions_of(picture: int, regions: list[tuple[str, int, int, int, int]]) -> l
 
 
 def write_large(root: Path, picture: bytes, pictures: int, regions: int) -> None:
-    """Write `pictures` entries of `regions` regions each; the pictures are names of a few equal files."""
+    """Write `pictures` entries of `regions` regions each; the images are names of a few equal files."""
     for folder in ("annotations", *(f"images/{name}" for name in FOLDERS)):
         (root / folder).mkdir(parents=True)
     source = None
@@ -53,6 +53,6 @@ def write_large(root: Path, picture: bytes, pictures: int, regions: int) -> None
                 source = target
             else:
                 target.hardlink_to(source)
-            own = [(f"phrase {n} of picture {number}", n, number % 600, 300, 400) for n in range(regions)]
+            own = [(f"phrase {n} of image {number}", n, number % 600, 300, 400) for n in range(regions)]
             file.write(("," if number else "[") + json.dumps({"id": number, "regions": regions_of(number, own)}))
         file.write("]")

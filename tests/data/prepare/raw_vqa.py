@@ -1,4 +1,4 @@
-"""VQAv2 in miniature, as it is unpacked: questions, annotations with ten answers, COCO's pictures."""
+"""VQAv2 in miniature, as it is unpacked: questions, annotations with ten answers, COCO's images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from data.prepare.raw_files import photograph, write_pictures
 
 NAMES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
-COUNTS = {"train": 12, "val": 20, "test": 4, "test-dev": 2}  # pictures; those of test-dev are test's first
-QUESTIONS = 3  # of each picture
+COUNTS = {"train": 12, "val": 20, "test": 4, "test-dev": 2}  # images; those of test-dev are test's first
+QUESTIONS = 3  # of each image
 CHOSEN = ("no",) * 40 + ("Yes.", "yes") * 10 + ("two", "2") * 5 + ("dont know",) * 8 + ("red", "the blue") * 9
 """What train and val are answered, as given: "2" is a label only if both its spellings count."""
 NORMAL = {"Yes.": "yes", "two": "2", "dont know": "don't know", "the blue": "blue"}
@@ -31,7 +31,7 @@ def picture_file(split: str, image_id: int) -> str:
 
 
 def build() -> dict[str, tuple[list[dict], list[dict]]]:
-    """Questions and annotations by split; those of a picture do not stand together."""
+    """Questions and annotations by split; those of an image do not stand together."""
     chosen = list(CHOSEN)
     random.Random(0).shuffle(chosen)
     splits = {}

@@ -59,14 +59,14 @@ def test_captions_that_cannot_be_used_are_counted(tmp_path: Path):
     write_karpathy(tmp_path, sentences=[])
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[0]
     assert manifest["rows"] == 4
-    assert manifest["skipped"]["picture without a caption"]["count"] == 1
+    assert manifest["skipped"]["image without a caption"]["count"] == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"filename": "../../secret.jpg"}, "leads out of root"),
-        ({"filename": "/etc/picture.jpg", "filepath": ""}, "leads out of root"),
+        ({"filename": "/etc/image.jpg", "filepath": ""}, "leads out of root"),
         ({"filepath": "C:\\train2014"}, "leads out of root"),
         ({"split": "trian"}, "is in split 'trian'; the splits are train, restval, val, test"),
         ({"sentences": [{"tokens": ["a"]}]}, "image 0['sentences'][0]['raw'] is None"),
@@ -105,7 +105,7 @@ def test_refuses_annotations_that_are_damaged_missing_or_partial(tmp_path: Path)
         (key,) = change
         assert f"dataset_coco.json' image 0['{key}'] is " in refusal()
     write_karpathy(tmp_path, {"train": 3, "val": 1, "test": 1})
-    assert "lists no picture of split restval; pictures listed: train 3, val 1, test 1" in refusal()
+    assert "lists no image of split restval; images listed: train 3, val 1, test 1" in refusal()
     with pytest.raises(UserError, match="is not a folder; expected one that contains train2014/"):
         make_arrow(tmp_path / "none", tmp_path / "arrow")
 

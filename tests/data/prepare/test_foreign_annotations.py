@@ -1,6 +1,6 @@
 """Whatever one field of an annotation file holds: it is written, counted as left out, or refused in a sentence.
 
-Every field of every format is replaced in turn, and whole files by what is none. Pictures are not read, so this is quick.
+Every field of every format is replaced in turn, and whole files by what is none. Images are not read, so this is quick.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ FORMATS = {
 
 @pytest.fixture
 def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path, dict], int]:
-    """Runs a writer up to its pictures: values are brought into the columns that they go to. Returns the rows."""
+    """Runs a writer up to its images: values are brought into the columns that they go to. Returns the rows."""
     rows = []
 
     def take(given, schema) -> None:

@@ -1,4 +1,4 @@
-"""Pictures that are made smaller while writing: the pixels a reader would see, and nothing else of the file."""
+"""Images that are made smaller while writing: the pixels a reader would see, and nothing else of the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def as_read(encoded: bytes) -> np.ndarray:
 
 
 def reduced(encoded: bytes, short_side: int) -> np.ndarray:
-    """The reference: what a reader sees of the whole picture, made smaller by Pillow."""
+    """The reference: what a reader sees of the whole image, made smaller by Pillow."""
     whole = Image.fromarray(as_read(encoded))
     width, height = whole.size
     size = (short_side, round(height * short_side / width))

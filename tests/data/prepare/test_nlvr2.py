@@ -1,4 +1,4 @@
-"""NLVR2: sentences about pairs of pictures in, the layout of ViLT and METER with every identifier out."""
+"""NLVR2: sentences about pairs of images in, the layout of ViLT and METER with every identifier out."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_pair_without_a_sentence_is_counted(tmp_path: Path):
     splits["dev"][0]["sentence"] = " "  # the only one of its pair
     raw_nlvr2.write(tmp_path, splits)
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[1]
-    assert manifest["skipped"]["picture pair without a sentence"] == {"count": 1, "first": ["dev/dev-0-0"]}
+    assert manifest["skipped"]["image pair without a sentence"] == {"count": 1, "first": ["dev/dev-0-0"]}
     assert manifest["rows"] == 7
 
 
@@ -147,5 +147,5 @@ def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):
     raw_nlvr2.write(tmp_path / "raw", raw_nlvr2.build())
     result = run_cli("prepare", "with", "dataset=nlvr2", "root=raw", "data_root=arrow", "workers=1")
     assert result.code == 0, result.stderr
-    assert "nlvr2_unbalanced_test1.arrow: 12 pictures, 13 texts" in result.stdout
+    assert "nlvr2_unbalanced_test1.arrow: 12 images, 13 texts" in result.stdout
     assert read_rows(tmp_path / "arrow" / FILE.format("train")) == expected_rows(tmp_path / "raw", "train")

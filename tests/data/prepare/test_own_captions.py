@@ -80,7 +80,7 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
 
 def test_pictures_of_scikit_image_keep_every_pixel(tmp_path: Path):
     names = ("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "grass", "moon", "page", "text")
-    lines = [{"path": f"{name}.png", "captions": [name, f"a picture of {name}"]} for name in names]
+    lines = [{"path": f"{name}.png", "captions": [name, f"an image of {name}"]} for name in names]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for name in names:
         (tmp_path / f"{name}.png").symlink_to(Path(skimage_data.__file__).parent / f"{name}.png")
@@ -94,7 +94,7 @@ def test_pictures_of_scikit_image_keep_every_pixel(tmp_path: Path):
 
 
 def write_many(root: Path, **more) -> None:
-    lines = [{"path": f"p/{number}.jpg", "caption": f"picture {number}"} | more for number in range(40)]
+    lines = [{"path": f"p/{number}.jpg", "caption": f"image {number}"} | more for number in range(40)]
     (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
 
@@ -109,7 +109,7 @@ def test_validation_is_chosen_by_a_hash_of_the_path(root: Path, tmp_path: Path, 
         assert not ids[0] & ids[1]
         assert len(ids[0] | ids[1]) == 40
         chosen.append(ids[1])
-    with open(root / "captions.jsonl", "a") as file:  # the same pictures under other spellings of their paths
+    with open(root / "captions.jsonl", "a") as file:  # the same images under other spellings of their paths
         file.writelines(f'\n{{"path": "./p//{number}.jpg", "caption": "again"}}' for number in range(40))
     assert sum(each["texts"] for each in make_arrow(root, tmp_path / "d", val_share=0.5, workers=1)) == 80
     assert chosen[0] == chosen[1] < chosen[2]
@@ -184,7 +184,7 @@ def test_a_long_caption_and_a_number_that_is_none_do_not_stop_anyone(root: Path,
     for name in ("a.csv", "a.jsonl"):
         (manifest,) = make_arrow(root, tmp_path / name, annotations=name, workers=1)
         assert [row["caption"] for row in read_rows(tmp_path / name / "captions_train.arrow")] == [[long]]
-        expected = {"caption of more than 1,048,576 characters", "picture without a caption"}
+        expected = {"caption of more than 1,048,576 characters", "image without a caption"}
         assert set(manifest["skipped"]) == (expected if name == "a.csv" else set())
 
 
@@ -312,7 +312,7 @@ def test_prepare_prints_what_came_of_it(root: Path, tmp_path: Path, capsys: pyte
     (root / "p" / "7.jpg").unlink()
     manifests = prepare("captions", root, tmp_path, workers=1, max_unreadable=0.1, val_share=None, name="mine")
     printed = capsys.readouterr().out
-    assert printed.startswith("mine_train.arrow: 39 pictures, 39 texts, 0.")
+    assert printed.startswith("mine_train.arrow: 39 images, 39 texts, 0.")
     assert "missing: 1 (first p/7.jpg: no such file)" in printed
     assert manifests == [json.loads((tmp_path / "mine_train.json").read_text())]
 

@@ -1,4 +1,4 @@
-"""Class folders and CIFAR-10: pictures with the number of their class."""
+"""Class folders and CIFAR-10: images with the number of their class."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_tenth_of_training_is_validation_where_there_is_none(tmp_path: Path):
     write_folders(tmp_path / "raw", ("",), each=50)
     make_arrow(tmp_path / "raw", tmp_path / "more", workers=1)
     more = {row["image_id"] for row in read_rows(tmp_path / "more" / "images_val.arrow")}
-    assert more & set(written) == parts["val"]  # a picture stays where it is when others are added
+    assert more & set(written) == parts["val"]  # an image stays where it is when others are added
 
 
 def test_validation_is_never_taken_from_test(tmp_path: Path):
@@ -149,7 +149,7 @@ def test_arrays_of_todays_numpy_are_read_too(tmp_path: Path):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]))), np.full((32, 32, 3), 7))
 
 
-NOT_PICTURES = "test_batch' does not hold pictures of 32 x 32 with their labels and names."
+NOT_PICTURES = "test_batch' does not hold images of 32 x 32 with their labels and names."
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
     for name in ("emu", "yak"):
         write_folders(tmp_path / name, ("train", "val"))
         write_pictures(tmp_path / name / "val" / name, {"1.jpg": photograph()})
-    (tmp_path / "yak" / "train" / "yak").mkdir()  # a folder alone makes no training pictures
+    (tmp_path / "yak" / "train" / "yak").mkdir()  # a folder alone makes no training images
     write_folders(tmp_path / "twice", ("train", "val", "valid"))
     write_folders(tmp_path / "only test", ("test",))
     write_folders(tmp_path / "fine", ("train", "val"))
@@ -218,18 +218,18 @@ def test_refuses_folders_and_options_that_do_not_fit(tmp_path: Path):
         (tmp_path / "empty" / "test" / name).mkdir(parents=True)
     for root, options, sentence in (
         ("none", {}, "is not a folder; expected one that contains class folders"),
-        ("one", {}, "needs at least two folders, one a class, with pictures in them; found none."),
-        ("emu", {}, "has no training pictures of emu; every class needs some."),
-        ("yak", {}, "has no training pictures of yak; every class needs some."),
+        ("one", {}, "needs at least two folders, one a class, with images in them; found none."),
+        ("emu", {}, "has no training images of emu; every class needs some."),
+        ("yak", {}, "has no training images of yak; every class needs some."),
         ("twice", {}, "has two folders for val, val and valid."),
         (
             "empty",
             {},
-            "one a class, with pictures in them; found none. Left alone, as no class has pictures there: test/",
+            "one a class, with images in them; found none. Left alone, as no class has images there: test/",
         ),
-        ("bytes", {}, r"Picture name 'cat/\udcff.jpg' is not a path below root"),
+        ("bytes", {}, r"Image name 'cat/\udcff.jpg' is not a path below root"),
         ("only test", {"val_share": 0.2}, "val_share=0.2 needs root='"),
-        ("fine", {"val_share": 0.2}, "to have pictures for train and none for val, found train, val; leave val_share"),
+        ("fine", {"val_share": 0.2}, "to have images for train and none for val, found train, val; leave val_share"),
         ("fine", {"val_share": 1}, "val_share=1 must be a share"),
         ("fine", {"name": "captions"}, "name='captions' must be a plain name such as 'images'"),
         ("fine", {"name": "coco"}, "name='coco' must be a plain name such as 'images'"),
@@ -262,9 +262,7 @@ def test_a_split_is_read_whatever_word_its_folder_has(tmp_path: Path, names: tup
     assert sum(each["rows"] for each in manifests) == len(written)
     assert all(said_of(tmp_path / "arrow" / each["file"])["labels"] == sorted(CLASSES) for each in manifests)
     left = ["test/"] * (not names[2]) + [f"{names[0]}/notes/"]
-    said = (
-        f"Read from {names[0]}/. 3 classes: {', '.join(sorted(CLASSES))}. Left alone, as no class has pictures there: "
-    )
+    said = f"Read from {names[0]}/. 3 classes: {', '.join(sorted(CLASSES))}. Left alone, as no class has images there: "
     assert manifests[0]["note"] == f"{said}{', '.join(left)}."
 
 
@@ -275,7 +273,7 @@ def test_a_word_of_a_split_may_be_a_class_and_other_folders_are_no_splits(tmp_pa
     write_pictures(tmp_path / "a", {"loose.jpg": photograph()})
     (manifest,) = make_arrow(tmp_path / "a", tmp_path / "arrow", workers=1, val_share=0)
     assert said_of(tmp_path / "arrow" / "images_train.arrow")["labels"] == sorted([*CLASSES, "train"])
-    assert manifest["note"].endswith("there: annotations/, 1 pictures in ./ that lie in no class folder.")
+    assert manifest["note"].endswith("there: annotations/, 1 images in ./ that lie in no class folder.")
     write_folders(tmp_path / "inside", ("cat", "dog"))
     (tmp_path / "inside" / "dog" / "cat").rename(tmp_path / "inside" / "dog" / "Validation")
     assert "Validation' is a folder of a split in one of a class" in refusal(tmp_path / "inside")
@@ -291,7 +289,7 @@ def test_linked_folders_are_followed_once_and_a_pipe_is_no_picture(tmp_path: Pat
     (tmp_path / "raw" / "train" / "cat" / "more").symlink_to(tmp_path / "more")
     (tmp_path / "more" / "loop").symlink_to(tmp_path / "raw" / "train" / "cat")
     (tmp_path / "raw" / "train" / "linked").symlink_to(tmp_path / "more")
-    (tmp_path / "raw" / "train" / "cat" / "up").symlink_to("..")  # would make every picture a cat
+    (tmp_path / "raw" / "train" / "cat" / "up").symlink_to("..")  # would make every image a cat
     os.mkfifo(tmp_path / "raw" / "train" / "cat" / "pipe.jpg")
     (tmp_path / "raw" / "train" / "cat" / "zero.jpg").symlink_to("/dev/zero")
     (manifest,) = make_arrow(tmp_path / "raw", tmp_path / "arrow", workers=1, val_share=0, max_unreadable=0.5)
@@ -315,7 +313,7 @@ def test_a_user_prepares_them_with_one_command(run_cli, tmp_path: Path):
     done = run_cli(*command, "val_share=0.5")
     assert done.code == 0, done.stderr
     rows = {split: read_rows(tmp_path / "arrow" / f"pets_{split}.arrow") for split in ("train", "val")}
-    assert f"pets_val.arrow: {len(rows['val'])} pictures, 0 texts, 0." in done.stdout
+    assert f"pets_val.arrow: {len(rows['val'])} images, 0 texts, 0." in done.stdout
     assert len(rows["train"]) + len(rows["val"]) == 60
     write_cifar(tmp_path / "raw" / "cifar-10-batches-py")
     (tmp_path / "raw" / "cifar-10-batches-py" / "test_batch").write_bytes(b"cos\nsystem\n(S'x'\ntR.")

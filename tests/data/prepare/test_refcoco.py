@@ -71,7 +71,7 @@ def test_every_file_holds_what_the_raw_files_say(
         assert said == {"dataset": written, "split": split, "split_by": split_by}
         assert manifest["texts"] == manifest["listed_texts"] == 2 * len(rows)
         pictures = len({row["image_id"] for row in rows})
-        noted = f"{3 * pictures} boxes are thinner than a pixel or outside of their picture; they stay candidates."
+        noted = f"{3 * pictures} boxes are thinner than a pixel or outside of their image; they stay candidates."
         assert manifest["note"].startswith(noted)
         official = f"holds {len(rows)} rows where the official download has"
         assert (official in manifest["note"]) == ((dataset, given) != ("refcoco", "google"))
@@ -123,9 +123,9 @@ def test_references_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[0]
     assert manifest["skipped"] == {
         "empty expression": {"count": 2, "first": [names[2], names[3]]},
-        "reference to a box without area inside its picture": {"count": 2, "first": [names[n] for n in at_500[:2]]},
-        "reference to a picture that instances.json lacks": {"count": 1, "first": [names[1]]},
-        "reference to an object that its picture lacks in instances.json": {"count": 1, "first": [names[0]]},
+        "reference to a box without area inside its image": {"count": 2, "first": [names[n] for n in at_500[:2]]},
+        "reference to an image that instances.json lacks": {"count": 1, "first": [names[1]]},
+        "reference to an object that its image lacks in instances.json": {"count": 1, "first": [names[0]]},
         "reference without an expression": {"count": 1, "first": [names[2]]},
     }
     rows = read_rows(tmp_path / "arrow" / "refcoco_unc_train.arrow")
@@ -141,7 +141,7 @@ def test_a_size_that_is_not_said_leaves_only_boxes_without_area_out(tmp_path: Pa
     for entry in instances["images"]:
         entry.pop("width", None)
         entry.pop("height", None)
-    for reference in references[:2]:  # outside of the picture to the right, without area
+    for reference in references[:2]:  # outside of the image to the right, without area
         box = raw_refcoco.BOXES[-1 - references.index(reference)]
         reference.update(split="val", image_id=501)
         reference["ann_id"] = next(
@@ -150,7 +150,7 @@ def test_a_size_that_is_not_said_leaves_only_boxes_without_area_out(tmp_path: Pa
     raw_refcoco.write(tmp_path, references, instances)
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[1]
     assert {kind: each["first"] for kind, each in manifest["skipped"].items()} == {
-        "reference to a box without area inside its picture": ["reference 71"]
+        "reference to a box without area inside its image": ["reference 71"]
     }
 
 
@@ -275,7 +275,7 @@ def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):
     command = ("prepare", "with", "dataset=refcocog", "root=raw", "data_root=arrow", "workers=2")
     done = run_cli(*command, "split_by=google")
     assert done.code == 0, done.stderr
-    assert "refcocog_google_val.arrow: 16 pictures, 32 texts, 0." in done.stdout
+    assert "refcocog_google_val.arrow: 16 images, 32 texts, 0." in done.stdout
     assert "refcocog_google_val.arrow holds 16 rows where the official download has 5,000" in done.stdout
     rows = read_rows(tmp_path / "arrow" / "refcocog_google_train.arrow")
     assert rows == expected_rows(tmp_path / "raw", references, instances, "train")

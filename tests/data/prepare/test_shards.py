@@ -198,7 +198,7 @@ def test_shards_of_a_longer_run_are_set_aside(root: Path, tmp_path: Path, capsys
 def test_too_many_unreadable_pictures_reject_their_shard_and_no_picture_at_all_the_first(root: Path, tmp_path: Path):
     with pytest.raises(UserError) as refusal:
         write(root, tmp_path, max_unreadable=0.2)
-    assert "6 of 14 pictures for web_0.arrow" in str(refusal.value)  # of the others 0 of 6 and 1 of 5 are missing
+    assert "6 of 14 images for web_0.arrow" in str(refusal.value)  # of the others 0 of 6 and 1 of 5 are missing
     assert sorted(contents(tmp_path)) == [
         *("web_0.arrow.rejected", "web_0.arrow.rejected.json"),
         *("web_1.arrow", "web_1.json", "web_2.arrow", "web_2.json"),

@@ -55,7 +55,7 @@ def test_every_file_holds_what_the_raw_files_say(tmp_path: Path):
 def test_pairs_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
     splits = raw_snli.build()
     lines = splits["train"]
-    for number in (0, 1, 7, 13, 19):  # all of the second picture
+    for number in (0, 1, 7, 13, 19):  # all of the second image
         lines[number]["gold_label"] = "-"
     lines[2]["sentence2"] = "\t"
     raw_snli.write(tmp_path, splits)
@@ -66,7 +66,7 @@ def test_pairs_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
     assert [row["image_id"] for row in rows] == ["0.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
     assert manifest["skipped"] == {
         "pair without a gold label": {"count": 5, "first": ["line 1", "line 2", "line 8", "line 14", "line 20"]},
-        "picture without a pair": {"count": 1, "first": ["Flickr30K/images/1.jpg"]},
+        "image without a pair": {"count": 1, "first": ["Flickr30K/images/1.jpg"]},
         "empty hypothesis": {"count": 1, "first": ["Flickr30K/images/2.jpg"]},
     }
     assert (manifest["texts"], manifest["listed_texts"]) == (18, 24)
@@ -126,5 +126,5 @@ def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):
     raw_snli.write(tmp_path / "raw", splits)
     result = run_cli("prepare", "with", "dataset=snli", "root=raw", "data_root=arrow", "workers=1")
     assert result.code == 0, result.stderr
-    assert "snli_test.arrow: 3 pictures, 12 texts" in result.stdout
+    assert "snli_test.arrow: 3 images, 12 texts" in result.stdout
     assert read_rows(tmp_path / "arrow" / FILE.format("dev")) == expected_rows(tmp_path / "raw", splits["dev"])

@@ -126,7 +126,7 @@ def test_keys_with_dots_other_pictures_and_what_systems_leave(tmp_path: Path):
         ("x/0005", ["h"]),
         ("x/0006", ["i"]),
     ]
-    assert manifest["skipped"] == {"picture of a form that is not read": {"count": 1, "first": ["x/0004: .heic"]}}
+    assert manifest["skipped"] == {"image of a form that is not read": {"count": 1, "first": ["x/0004: .heic"]}}
 
 
 def header(kind: bytes, size: int, name: str = "0.jpg", **pax: str) -> bytes:

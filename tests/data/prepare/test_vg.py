@@ -39,7 +39,7 @@ def test_every_readable_picture_has_its_phrases_and_boxes_as_written(tmp_path: P
     assert list(rows[0]) == COLUMNS
     assert {kind: skipped["count"] for kind, skipped in manifest["skipped"].items()} == {
         "empty caption": len(pictures),
-        "picture without a caption": 1,
+        "image without a caption": 1,
         "missing": 1,
         "unreadable": 5,
         "too large": 1,
@@ -91,7 +91,7 @@ def test_the_command_line(tmp_path: Path, run_cli):
     raw_vg.write(tmp_path / "raw", {number: photograph(number) for number in range(3)})
     done = run_cli("prepare", "with", "dataset=vg", "root=raw", "data_root=arrow", "workers=2", "resize=64")
     assert done.code == 0, done.stderr
-    assert "vg.arrow: 3 pictures, 12 texts, 0." in done.stdout
+    assert "vg.arrow: 3 images, 12 texts, 0." in done.stdout
     assert "vg.arrow holds 3 rows where the official download has 108,077" in done.stdout
     manifest = json.loads((tmp_path / "arrow" / "vg.json").read_text())
     assert manifest["options"] == {"max_unreadable": 0.01, "resize": 64, "quality": 95}

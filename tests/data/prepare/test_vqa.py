@@ -150,7 +150,7 @@ def test_pictures_are_kept_as_they_are_or_counted(tmp_path: Path):
         "unreadable": 5,
         "too large": 1,
     }
-    with pytest.raises(UserError, match=r"7 of 20 pictures for vqav2_val.arrow could not be read"):
+    with pytest.raises(UserError, match=r"7 of 20 images for vqav2_val.arrow could not be read"):
         make_arrow(tmp_path, tmp_path / "arrow", workers=1)
 
 
@@ -179,7 +179,7 @@ def answer_all_differently(splits: dict) -> None:
     [
         (of_train(lambda q, a: q.append(q[4])), "train2014_questions.json' lists question 149002 twice"),
         (of_train(lambda q, a: a.append(a[4])), "train2014_annotations.json' lists question 128000 a second time"),
-        (of_train(lambda q, a: a[4].update(image_id=100)), "lists question 128000 for another picture than"),
+        (of_train(lambda q, a: a[4].update(image_id=100)), "lists question 128000 for another image than"),
         (of_train(lambda q, a: q[3].update(question=None)), "question 3['question'] is None, but has to be text"),
         (of_train(lambda q, a: q[3].pop("image_id")), "question 3['image_id'] is None"),
         (of_train(lambda q, a: q.insert(0, "text")), "question 0 is 'text', but has to be an object"),
@@ -192,7 +192,7 @@ def answer_all_differently(splits: dict) -> None:
         (of_train(lambda q, a: a[1]["answers"][0].update(answer=3)), "annotation 1['answers'][0]['answer'] is 3"),
         (of_train(lambda q, a: a[1].pop("question_type")), "annotation 1['question_type'] is None"),
         (of_train(lambda q, a: a[1].update(question_id=True)), "annotation 1['question_id'] is True"),
-        (leave_one_picture, "about fewer than two pictures"),
+        (leave_one_picture, "about fewer than two images"),
         (answer_all_differently, "No answer of train and val occurs 9 times"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_user_prepares_it_with_one_command(run_cli, tmp_path: Path):
     command = ("prepare", "with", "dataset=vqa", "root=raw", "data_root=arrow", "workers=2")
     result = run_cli(*command)
     assert result.code == 0, result.stderr
-    assert "vqav2_rest_val.arrow: 2 pictures, 6 texts" in result.stdout
+    assert "vqav2_rest_val.arrow: 2 images, 6 texts" in result.stdout
     assert "5 answers are labels where the official download gives 3,129." in result.stdout
     assert read_rows(tmp_path / "arrow" / FILE.format("val")) == expected_rows(tmp_path / "raw", "val")
     again = run_cli(*command, "name=mine")

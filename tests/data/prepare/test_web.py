@@ -44,8 +44,8 @@ IDS = {  # of SAMPLES[1]
     "tars": "00000/000000001",
     "tars without parquet": "00000/000000001",
     "folders": "00000/000000001.jpg",
-    "csv": "pictures/1.jpg",
-    "parquet": "pictures/1.jpg",
+    "csv": "images/1.jpg",
+    "parquet": "images/1.jpg",
 }
 
 
@@ -170,7 +170,7 @@ def test_what_else_a_tar_can_hold(root: Path, tmp_path: Path):
         *raw_gcc.files_of("0", Sample(photograph(0), "of the text file"), "json txt jpg"),
         ("1.png", ODD["alpha.png"]),
         ("1.json", json.dumps({"caption": "of the json file"}).encode()),
-        *raw_gcc.files_of("2", Sample(None, "no picture")),
+        *raw_gcc.files_of("2", Sample(None, "no image")),
         ("a/3.JPG", photograph(3)),
         ("./a//3.txt", "in a folder".encode("utf-8-sig")),
         ("4.jpg", photograph(4)),
@@ -191,8 +191,8 @@ def test_what_else_a_tar_can_hold(root: Path, tmp_path: Path):
         ("x/a/3", ["in a folder"], photograph(3)),
     ]
     assert {kind: skipped["first"] for kind, skipped in manifest["skipped"].items()} == {
-        "missing": ["x/2: no picture in the tar"],
-        "picture without a caption": ["x/4", "x/5"],
+        "missing": ["x/2: no image in the tar"],
+        "image without a caption": ["x/4", "x/5"],
         "caption that is not Unicode text": ["x/6"],
         "link in a tar": ["x/7", "x/8", "x/9"],
     }

@@ -151,7 +151,7 @@ def test_too_many_unreadable_pictures_keep_the_old_file(tmp_path: Path):
     old = [(tmp_path / name).read_bytes() for name in ("a.arrow", "a.json")]
     with pytest.raises(UserError) as refusal:
         write([plan(names), plan(names[:3], "b.arrow")], tmp_path, tmp_path, workers=1)
-    assert "1 of 10 pictures for a.arrow could not be read (first 9.jpg: no such file): 10.0%" in str(refusal.value)
+    assert "1 of 10 images for a.arrow could not be read (first 9.jpg: no such file): 10.0%" in str(refusal.value)
     assert f"kept as '{tmp_path / 'a.arrow.rejected'}'" in str(refusal.value)
     assert [(tmp_path / name).read_bytes() for name in ("a.arrow", "a.json")] == old
     assert len(read_rows(tmp_path / "a.arrow.rejected")) == 9
@@ -301,7 +301,7 @@ def test_few_requests_are_in_flight(tmp_path: Path):
         nonlocal asked
         for number in range(100_000):
             asked = number
-            yield Request((b"no picture",), number)
+            yield Request((b"no image",), number)
 
     with ImagePool(2) as pool:
         replies = pool.read(requests())
