@@ -85,7 +85,7 @@ def run_of(name: str) -> Path:
 
 def predictions(_: Command) -> dict[str, Any]:
     """What the three models say of an image."""
-    picture, found = Path("image.png"), {}
+    picture, found = Path("picture.png"), {}
     for name, path in {"two_tower": BEST, "one_tower": "one_tower.ckpt"}.items():
         model = renaissance.load(path)
         vectors = model.encode(picture, TEXT).tolist()
@@ -159,7 +159,7 @@ def make(place: Path) -> None:
     for path in Path("arrow").glob("vqav2_val.*"):  # the other files hold its rows
         path.unlink()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    Image.fromarray(pixels).save("image.png")
+    Image.fromarray(pixels).save("picture.png")
     assert new_process(*TWO_TOWER, program=STOPPED) == 75
     for name, words in (("one_tower", ONE_TOWER), ("vqa", VQA)):
         assert new_process(*words) == 0

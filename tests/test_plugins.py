@@ -77,7 +77,7 @@ def test_a_toy_of_each_kind_runs(lab: Path, capsys: pytest.CaptureFixture[str], 
     for refused in (["predict", "with", "text=a"], ["with", "task_itm", "max_steps=1"]):
         assert main([*refused, f"load_path={best}"]) == 1
         error = capsys.readouterr().err
-        assert f"was made with the plugin {lab / 'toy_lab'}; if you trust it, give plugins=" in error
+        assert f"was made with the plugin {lab / 'toy_lab'}; if you trust it, add plugins=" in error
 
 
 def test_questions_about_settings_load_no_torch(lab: Path):

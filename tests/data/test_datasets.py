@@ -259,7 +259,7 @@ def test_fingerprint_tells_contents_apart(folder: Path):
     for each in prints:
         assert each.pop("mtime_ns") > 0
     assert prints[0] == prints[2] != prints[1]
-    assert (prints[0]["images"], prints[0]["pairs"]) == (2, 2)
+    assert (prints[0]["pictures"], prints[0]["pairs"]) == (2, 2)
 
 
 def test_keys_are_stable_63_bit_hashes():

@@ -160,17 +160,17 @@ REFUSED = {
     "a label out of range": (
         hub("sst2", with_labels([0, 1, 2, *[0] * 7])),
         "sst2",
-        r"row 2 has the label 2; expected negative, positive or 0 to 1\.",
+        r"row 2 has label 2; expected negative, positive or 0 to 1\.",
     ),
     "an unknown word": (
         damaged("mnli", "val", lambda content: content.replace(b"\tentailment\n", b"\tmaybe\n")),
         "mnli",
-        r"has the label maybe; expected entailment, neutral, contradiction or 0 to 2\.",
+        r"has label maybe; expected entailment, neutral, contradiction or 0 to 2\.",
     ),
     "a score out of range": (
         hub("stsb", with_labels([*[2.5] * 9, 5.2])),
         "stsb",
-        r"row 9 has the label 5\.2; expected a number from 0 to 5\.",
+        r"row 9 has label 5\.2; expected a number from 0 to 5\.",
     ),
     "a score that is none": (
         damaged("stsb", "val", lambda content: content.replace(b"\t3.8\n", b"\thigh\n")),
@@ -233,7 +233,7 @@ def test_training_and_splits_are_refused_where_they_are_not(tmp_path: Path) -> N
         GlueDataset(tmp_path, "rte", "train", training=True)
     with pytest.raises(UserError, match="'rte' of GLUE has no split 'dev'; its splits are train, val, test"):
         GlueDataset(tmp_path, "rte", "dev")
-    with pytest.raises(UserError, match="needs RTE/train.tsv, .*nowhere'; found there: nothing"):
+    with pytest.raises(UserError, match="needs RTE/train.tsv, .*nowhere'; found: nothing"):
         glue_splits("rte", tmp_path / "nowhere")
     with pytest.raises(UserError, match="GLUE's 'cola' needs CoLA/train.tsv"):
         glue_splits("cola", tmp_path)

@@ -68,7 +68,7 @@ def test_a_resumed_run_continues_the_stream():
 
 
 def test_impossible_streams_are_refused():
-    with pytest.raises(ValueError, match="13 is no multiple of 2 x 3 processes"):
+    with pytest.raises(ValueError, match="13 is no multiple of 2 x 3"):
         TrainSteps(29, 13, 2, 0, 3, seed=5, first_step=0, last_step=9)
 
 

@@ -63,7 +63,7 @@ def test_the_same_command_starts_goes_on_and_is_finished(work: Path, monkeypatch
     whole = work / "kept" / whole.name
 
     run = stopped_at(4, capsys, monkeypatch, *AUTO)
-    assert "has no run of this command to go on with; it starts" in (run / "log.txt").read_text()
+    assert "has no run of this command; it starts" in (run / "log.txt").read_text()
     again = train(capsys, *AUTO)
     assert (
         again == run
@@ -302,7 +302,7 @@ def test_a_run_that_has_gone_on_meanwhile_is_not_rolled_back(work: Path, monkeyp
 
     monkeypatch.setattr(train_room, "build", slowly)
     before = small_run.rows(run)
-    assert "has gone on to step 4 since this command has read" in command(capsys, *AUTO).sentence()
+    assert "has gone on to step 4 since this command read" in command(capsys, *AUTO).sentence()
     assert small_run.rows(run) == before and not (run / "results.json").exists()
 
 

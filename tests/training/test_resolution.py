@@ -304,4 +304,4 @@ def test_settings_of_another_version_are_named(tmp_path):
     stored = checkpoint.read(path)
     later = stored._replace(settings=stored.settings | {"later_size": 5})
     notes = resolve(resolver(load_path=str(path)), later).notes
-    assert "the checkpoint has settings that this version does not know: later_size" in notes
+    assert "the checkpoint has settings unknown to this version: later_size" in notes

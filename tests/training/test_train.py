@@ -216,16 +216,19 @@ def _without_captions(path: Path) -> None:
 
 
 DAMAGES = {
-    "missing root": (lambda path: shutil.rmtree(path.parent), ["data_root='data/arrow", "cannot be read", "vg.arrow"]),
+    "missing root": (
+        lambda path: shutil.rmtree(path.parent),
+        ["data_root='data/arrow", "cannot be read", "give a folder of arrow files"],
+    ),
     "missing file": (
         Path.unlink,
         ["needs vg.arrow in data_root='data/arrow", "files there are: coco_caption_karpathy_"],
     ),
-    "cut short": (_cut, ["vg.arrow' was cut short"]),
+    "cut short": (_cut, ["vg.arrow' is not a whole Arrow file"]),
     "no such column": (_without_captions, ["vg.arrow' needs one column 'caption'", "its columns are image"]),
     "no rows": (lambda path: write_pairs(path, 0), ["vg.arrow' has no rows"]),
     "no captions": (lambda path: write_pairs(path, 3, captions=0), ["can be used: all are empty"]),
-    "not arrow": (lambda path: path.write_text("PK is not arrow"), ["vg.arrow' is not an Arrow file"]),
+    "not arrow": (lambda path: path.write_text("PK is not arrow"), ["vg.arrow' is not a whole Arrow file", "PK is"]),
 }
 
 

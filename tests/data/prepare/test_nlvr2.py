@@ -72,7 +72,7 @@ def test_parts_of_dev_and_test_may_be_absent(tmp_path: Path):
     manifests = make_arrow(tmp_path, tmp_path / "arrow", workers=1)
     assert len(manifests) == 5
     for split in ("unbalanced_dev", "unbalanced_test1"):
-        assert f"'{raw_nlvr2.FILES[split]}' is not there, so its file was not written." in manifests[0]["note"]
+        assert f"'{raw_nlvr2.FILES[split]}' is not there: its file was not written." in manifests[0]["note"]
 
 
 def test_pairs_with_a_picture_that_cannot_be_read_are_counted(tmp_path: Path):
