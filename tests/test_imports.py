@@ -24,6 +24,7 @@ from docs.rooms import (
     imports,
     module_name,
     picture,
+    purpose,
     room_of,
     tree,
 )
@@ -92,6 +93,7 @@ def test_the_package_and_its_rooms_are_small():
 def test_the_picture_of_the_rooms_is_current():
     assert PICTURE.read_text(encoding="utf-8") == picture(), "run `python docs/rooms.py`"
     assert PLACES.keys() == FLOOR_OF.keys()
+    assert not [room for room in PLACES if len(purpose(room)) > 48], "longer than a box is wide"
     assert all(PLACES[room][0] < PLACES[other][0] for room, other in arrows()), "an arrow goes up"
 
 

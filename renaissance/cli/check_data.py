@@ -1,5 +1,7 @@
 """`python run.py check_data with data_root=...`: arrow files, checked to their last pixel."""
 
+from typing import Any
+
 from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, plugin_names, size, whole
 from renaissance.data.check import check_data
 
@@ -17,4 +19,13 @@ class CheckData:
     sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
 # fmt: on
 
-main = check_data
+
+def main(**values: Any) -> None:
+    """Checks the files as the settings say; `tokenizer` is loaded here, as `data.check` knows no models."""
+    check_data(**values, load_tokenizer=_load_tokenizer)
+
+
+def _load_tokenizer(name: str) -> Any:
+    from renaissance.models.backbones.tokenizer import load_tokenizer  # imports transformers, which takes seconds
+
+    return load_tokenizer(name)[0]

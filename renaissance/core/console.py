@@ -79,3 +79,14 @@ def install() -> None:
 def lost() -> OSError | None:
     """The error because of which something printed to stdout was lost, or None."""
     return getattr(sys.stdout, "lost", None)
+
+
+def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
+    """Formats rows as aligned columns: the first left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in rows]
+    return "\n".join((indent + "  ".join(cells)).rstrip() for cells in lines)
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M"

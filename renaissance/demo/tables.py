@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from renaissance.runs.report import table
+from renaissance.core.console import table
 
 from .finetune import APART, TASKS
 from .probes import KINDS

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from renaissance.core.console import table
 from renaissance.core.errors import UserError
-from renaissance.runs.report import table
 
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
 from .runs import FinishedRun

@@ -191,14 +191,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
-    """Formats rows as aligned columns: the first left-aligned, the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in rows]
-    return "\n".join((indent + "  ".join(cells)).rstrip() for cells in lines)
-
-
-def millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M"

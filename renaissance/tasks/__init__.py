@@ -1,4 +1,7 @@
-"""Objectives and downstream tasks, one file each: `tasks/<name>.py` holds the subclass `<Name>` of `Task`."""
+"""One file an objective or downstream task.
+
+`tasks/<name>.py` holds the subclass `<Name>` of `Task`.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from renaissance.core.console import millions, table
 from renaissance.data.limited import LimitedDataset
-from renaissance.runs.report import millions, table, versions
+from renaissance.runs.report import versions
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from renaissance.core.console import Screen, say
+from renaissance.core.console import Screen, say, table
 from renaissance.core.errors import first_line, printable
 
 
@@ -58,3 +58,9 @@ def test_a_question_whose_answer_does_not_arrive(where, status, said):
     command = f"{sys.executable} {ROOT / 'run.py'} print_config {where}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, "Traceback" in done.stderr, said in done.stderr) == (status, False, True), done
+
+
+def test_columns_align():
+    assert table([("name", "value"), ("a", "1"), ("long name", "22")], indent="") == (
+        "name       value\na              1\nlong name     22"
+    )

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from renaissance.core.errors import UserError
 from renaissance.runs.metrics_table import read_rows
-from renaissance.runs.report import RunFolder, nested_results, table
+from renaissance.runs.report import RunFolder, nested_results
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
@@ -80,12 +80,6 @@ def test_results_are_nested_by_split_and_task():
         "val": {"mlm": {"loss": 2.0}, "itm": {"accuracy": 0.5}},
         "test": {"itm": {"accuracy": 0.25}},
     }
-
-
-def test_columns_align():
-    assert table([("name", "value"), ("a", "1"), ("long name", "22")], indent="") == (
-        "name       value\na              1\nlong name     22"
-    )
 
 
 @pytest.mark.parametrize(

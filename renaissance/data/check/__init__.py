@@ -12,13 +12,13 @@ A run checks what could end it; this checks what could make it learn or measure 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from renaissance.core.console import say
+from renaissance.core.console import say, table
 from renaissance.core.errors import UserError, printable
 from renaissance.data.prepare.skipped import Skipped
-from renaissance.runs.report import table
 
 from .files import CheckedFile, find
 from .leaks import find_shared_images
@@ -36,6 +36,7 @@ def check_data(
     tokenizer: str | None = None,
     workers: int | None = None,
     sheet_folder: str | os.PathLike | None = None,
+    load_tokenizer: Callable[[str], Any] | None = None,
 ) -> list[CheckedFile]:
     """Check arrow files and print what was found; a damaged file does not keep the others from being checked.
 
@@ -46,6 +47,7 @@ def check_data(
         tokenizer: Hub id or folder of the tokenizer that measures texts; None = words and punctuation marks.
         workers: processes that decode images, None = one a core.
         sheet_folder: takes the contact sheets, None = data_root.
+        load_tokenizer: gives the tokenizer that `tokenizer` names.
 
     Returns:
         What was found in each file.
@@ -57,7 +59,7 @@ def check_data(
     if not isinstance(data_root, str | os.PathLike):
         raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
     files, notes = find(Path(data_root), datasets)
-    measure = words if tokenizer is None else pieces(str(tokenizer))
+    measure = words if tokenizer is None else pieces(load_tokenizer(tokenizer))
     lengths = {file.dataset: Lengths(measure) for file in files}
     for file in files:
         scan_file(file, workers, lengths[file.dataset])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +26,15 @@ def words(strings: pa.Array) -> np.ndarray:
     return pc.count_substring_regex(strings, _WORD).to_numpy(zero_copy_only=False) + _SPECIAL
 
 
-def pieces(tokenizer: str) -> Measure:
-    """Return what measures texts in the word pieces of a tokenizer, special tokens included.
-
-    Args:
-        tokenizer: a Hub id or a folder.
-
-    Raises:
-        UserError: there is no such tokenizer.
-    """
-    from renaissance.data.text import tokenize  # these import transformers, which takes seconds
-    from renaissance.models.backbones.tokenizer import load_tokenizer
+def pieces(tokenizer: Any) -> Measure:
+    """Return what measures texts in the word pieces of a tokenizer of transformers, special tokens included."""
+    from renaissance.data.text import tokenize  # imports transformers, which takes seconds
 
     # Its threads do not survive the fork of the next file's pool.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loaded, _ = load_tokenizer(tokenizer)
 
     def measure(strings: pa.Array) -> np.ndarray:
-        ids = tokenize(loaded, [strings.to_pylist()], verbose=False)["input_ids"] if len(strings) else []
+        ids = tokenize(tokenizer, [strings.to_pylist()], verbose=False)["input_ids"] if len(strings) else []
         return np.array(list(map(len, ids)), np.int64)
 
     return measure

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
 
-from renaissance.runs.report import table
+from renaissance.core.console import table
 
 WIDTH = 120
 LONGEST = 34  # characters of a cell
