@@ -6,7 +6,7 @@ This is the file to edit; it holds no logic.
     python run.py print_config with ...                        what a command resolves to
     python run.py print_named_configs                          every preset below, with what it sets
 
-`None` means "the checkpoint, the pretrained model or a fallback answers": given > checkpoint > model > fallback. The comment
+`None` is filled from the checkpoint, the pretrained model or a fallback: given > checkpoint > model > fallback. The comment
 behind a default is that key's documentation: `print_config` prints it, CONFIGURING_MODELS.md is generated from it.
 
     keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt
@@ -25,16 +25,16 @@ class Run:
     exp_name: run_name.free = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
     seed: whole(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
     log_dir: path("a folder").free = "result"  # folder that holds the run folders
-    load_path: checkpoint.free = None  # checkpoint to start from: its towers, sizes and tokenizer answer for what is not given
+    load_path: checkpoint.free = None  # checkpoint to start from: its towers, sizes and tokenizer are the defaults of this run
     resume_from: checkpoint.free = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
     test_only: flag.free = False  # True: evaluate load_path on every split that is there, and stop
     final_test: flag.free = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
     fast_dev_run: flag_or_steps.free = False  # True or a number: that many steps of training and of evaluation, nothing kept
     log_every_n_steps: whole(1).free = 50  # steps between two lines of metrics.csv
-    max_bad_steps: whole(1).free = 10  # steps in a row whose loss or gradient is not finite, and which are left out, that end the run
+    max_bad_steps: whole(1).free = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
     save_every_steps: whole(1).free = None  # steps between two saves, beside those at validations; None = by the clock
     save_every_minutes: number(0.01).free = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
-    keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt: where the last is damaged, the one before it is not
+    keep_last: whole(1).free = 2  # newest checkpoints to keep besides best.ckpt, in case the last one is damaged
     max_time: duration.free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
     trust_remote_code: flag.free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
     plugins: plugin_names.free = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
@@ -45,7 +45,7 @@ class Data:
     """Data"""
 
     datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
-    ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # the data set of referring expressions: one of these
+    ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # data set of referring expressions: refcoco, refcoco+, refcocog or refcocog_google
     data_root: path("the folder of the arrow files").free = "data/arrow"  # folder of the arrow files
     allow_missing_shards: flag.free = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
@@ -68,7 +68,7 @@ class Model:
     image_size: pixels(8) = None  # side of the square that the transform crops, pixels; None = the vision encoder's
     original_image_size: pixels(8) = None  # side that the vision encoder was pretrained at; must agree with the model
     patch_size: pixels(1) = None  # side of a patch, pixels; must agree with the vision encoder
-    initializer_range: number(0, above=True) = None  # standard deviation of random weights; None = 1/sqrt(width)
+    initializer_range: number(0, above=True) = None  # standard deviation of random weights; None = 1/sqrt(fan-in)
     freeze_encoder: flag = False  # one-tower: keep the pretrained blocks and embeddings fixed
     freeze_image_encoder: flag = False  # two-tower: keep the image encoder fixed, without dropout
     freeze_text_encoder: flag = False  # two-tower: keep the text encoder fixed, without dropout
@@ -142,7 +142,7 @@ class Objectives:
     vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag = True  # classes of images: the same for the image encoder
-    blind: flag = False  # True: every image is one colour, the mean; what is learned then can be had from texts alone
+    blind: flag = False  # True: every image is replaced by the mean colour, for a text-only baseline
     blind_run: path("a run folder").free = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
 

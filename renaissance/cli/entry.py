@@ -30,7 +30,7 @@ def run_program() -> NoReturn:
         say(f"{stop}.", error=True)
         status = stop.status
     except SystemExit as end:  # of a library: the command is not done, whatever it says
-        say(f"error: the command ended from within ({traceback.format_exc().splitlines()[-2].strip()}).", error=True)
+        say(f"error: a library ended the program ({traceback.format_exc().splitlines()[-2].strip()}).", error=True)
         status = end.code if isinstance(end.code, int) and end.code else 1
     except BaseException:
         say(traceback.format_exc(), error=True)

@@ -95,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _command(*words)
     except (UserError, SacredError) as error:
-        if launch_environment().first or getattr(error, "each", False):
+        if launch_environment().is_rank_zero or getattr(error, "each", False):
             say(f"error: {str(error).strip()}", error=True)
         return 1
     except Stopped as stop:
-        if not launch_environment().first:
-            return stop.status if stop.alone else 0  # the first process says it, for all
+        if not launch_environment().is_rank_zero:
+            return stop.status if stop.local_only else 0  # the first process says it, for all
         say(f"{stop}.", error=True)
         return stop.status
     except KeyboardInterrupt:
@@ -166,12 +166,12 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Word
         UserError: a word cannot stand, or as `load_plugins`.
     """
     named = presets if settings is SETTINGS else dict
-    words = screen(updates, settings, named())
+    words = parse_words(updates, settings, named())
     plugins = words.values.get("plugins")
     if plugins and not settings["plugins"].problem(plugins):
         check = settings["plugins"].check
         load_plugins(check.convert(check.expanded("plugins", plugins)))
-        words = screen(updates, settings, named())  # again: a plugin brings presets and settings
+        words = parse_words(updates, settings, named())  # again: a plugin brings presets and settings
     refuse(words.problems, "words")
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
     seed = {"seed": words.values.pop("seed")} if "seed" in words.values else {}
@@ -187,7 +187,7 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Word
     return Words({key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources, [])
 
 
-def screen(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
+def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
     """Turns updates into values, and finds those that Sacred would misread.
 
     Args:
@@ -229,7 +229,7 @@ def _assigned(word: str, settings: Mapping[str, Setting]) -> tuple[str, Any]:
         _refuse_form(word, settings)
     value, plain = literal(text), text.translate(_PLAIN)
     if value == text != plain and literal(plain) != plain:
-        raise UserError(f"{word} holds quotes, dashes or spaces of a text program; type them anew: {key}={plain}.")
+        raise UserError(f"{word} contains typographic quotes, dashes or spaces; type {key}={plain}.")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and key in settings and (settings[key].check.is_path or isinstance(settings[key].default, str)):
         return key, text  # exp_name=2024_01 is no number

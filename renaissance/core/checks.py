@@ -89,7 +89,7 @@ def whole(least: int, most: int | None = None) -> Check:
 
 
 def size(least: int, most: int) -> Check:
-    """A whole number whose most is so far away that the sentence begins with what a user may have meant."""
+    """Integer with a large upper bound; the message names the lower bound first."""
     return replace(whole(least, most), allowed=f"a whole number of at least {least}, at most {most:,}")
 
 

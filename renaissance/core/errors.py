@@ -14,7 +14,7 @@ class UserError(Exception):
     """A mistake of the user's (a setting, a file, a model id). The message is a full sentence, ready to print.
 
     Attributes:
-        each: every process of a run that meets with it says so; else the first says it for all.
+        each: raised on every process, so each prints it; else the first process prints it for all.
     """
 
     each = False
@@ -26,12 +26,12 @@ class Stopped(BaseException):
     Args:
         message: what stopped it, and how to go on.
         status: exit status of the program.
-        alone: whether the other processes of the run know nothing of it; else the first one's status is that of the run.
+        local_only: whether the other processes of the run do not stop; else the status of the first one is that of the run.
     """
 
-    def __init__(self, message: str, status: int, *, alone: bool = False):
+    def __init__(self, message: str, status: int, *, local_only: bool = False):
         super().__init__(message)
-        self.status, self.alone = status, alone
+        self.status, self.local_only = status, local_only
 
 
 def require(condition: object, sentence: str) -> None:

@@ -23,14 +23,14 @@ class Launch(NamedTuple):
     """How this process was started.
 
     Attributes:
-        by: "python", "torchrun" or "srun".
-        first: whether it is global rank 0, which writes and prints.
+        launcher: "python", "torchrun" or "srun".
+        is_rank_zero: whether it is global rank 0, which writes and prints.
         per_node, nodes: processes per node and number of nodes; None for plain python, where the settings decide.
         processes: world size, if srun started them.
     """
 
-    by: str
-    first: bool
+    launcher: str
+    is_rank_zero: bool
     per_node: int | None = None
     nodes: int | None = None
     processes: int | None = None
@@ -55,7 +55,7 @@ def clean_environment() -> None:
     for name in _RANK_VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
-    if not launch_environment().first:
+    if not launch_environment().is_rank_zero:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (training/rank_zero_first.py)
 
 
@@ -78,7 +78,7 @@ def check_launch(values: Mapping[str, object], given: frozenset[str]) -> tuple[L
     ):
         if number is not None and key in given and values[key] not in (None, number):
             problems.append(
-                f"{key}={values[key]}, but {launch.by} has started this run with {number} {what}; give {key}={number}, or "
+                f"{key}={values[key]}, but {launch.launcher} has started this run with {number} {what}; give {key}={number}, or "
                 f"leave {key} out."
             )
     return launch, problems
@@ -97,15 +97,15 @@ def exit_process(status: int) -> NoReturn:
     for child in children:
         child.kill()
     distributed = sys.modules.get("torch.distributed")
-    together = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    if not (together or children):
+    in_group = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if not (in_group or children):
         sys.exit(status)
     # NCCL does not tell the first process that this one has gone, so there Lightning has to.
-    by_first = launch_environment().by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0"
-    told = together and distributed.get_backend() == "gloo"
+    by_first = launch_environment().launcher == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0"
+    peers_notice = in_group and distributed.get_backend() == "gloo"
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0 if by_first and told else status)
+    os._exit(0 if by_first and peers_notice else status)
 
 
 def available_cores(processes_here: int = 1) -> int:
@@ -115,5 +115,5 @@ def available_cores(processes_here: int = 1) -> int:
         processes_here: processes of the run on this machine, which share its cores unless Slurm has assigned each its own.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = launch_environment().by == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)
+    own = launch_environment().launcher == SRUN and cores <= int(os.environ.get("SLURM_CPUS_PER_TASK") or 0)
     return cores if own else max(1, cores // max(1, processes_here))

@@ -17,7 +17,7 @@ from typing import Any
 from .errors import Stopped
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGALRM)
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on later
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: rerun the same command to resume
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -80,7 +80,7 @@ class StopSignals:
                 with contextlib.suppress(OSError):
                     os.write(2, f"{stop_reason(number)}.\n".encode())
                 os._exit(exit_status(number))
-            raise Stopped(stop_reason(number), exit_status(number), alone=True)
+            raise Stopped(stop_reason(number), exit_status(number), local_only=True)
         if self.prints and not again:
             more = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one. Ctrl-C ends a `| tee` too, so nobody may be listening.

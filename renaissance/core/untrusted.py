@@ -65,13 +65,12 @@ def refuse_lfs(start: bytes, name: str) -> None:
     require(not pointer, f"{name} is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository.")
 
 
-def read_text(path: str | os.PathLike, name: str | None = None, *, most: int = MOST_BYTES) -> str:
+def read_text(path: str | os.PathLike, *, most: int = MOST_BYTES) -> str:
     """The text of a UTF-8 file without its byte order mark; errors as `read_bytes`, and where it is not UTF-8."""
-    name = printable(name or f"'{path}'")
     try:
-        return read_bytes(path, name, most=most).decode("utf-8-sig")
+        return read_bytes(path, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise UserError(f"'{printable(str(path))}' is no UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
 def read_json(path: str | os.PathLike, hint: Any = Any, name: str | None = None, *, most: int = MOST_BYTES) -> Any:
@@ -125,7 +124,7 @@ def finite(value: Any) -> bool:
 
 
 def _problem(value: Any, hint: Any) -> str | None:
-    """The end of a sentence where a value is not of a type, else None; it begins with the part that is not."""
+    """Describes the first mismatch of a value and a type, beginning with its place; None if there is none."""
     if hint is Any or (hint in (str, int, INT64, float, bool) and _is(value, hint)):  # a vocabulary has 100,000 of them
         return None
     origin, inner = dict if _is_record(hint) else get_origin(hint), get_args(hint)

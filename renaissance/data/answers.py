@@ -56,7 +56,7 @@ def normalise_answer(answer: str) -> str:
 
 
 def soft_score(count: int) -> float:
-    """Return what an answer is worth that `count` of the ten annotators gave: 0, 0.3, 0.6, 0.9, and 1 from four on.
+    """Return the soft score of an answer given by `count` of ten annotators: 0, 0.3, 0.6, 0.9, and 1 from four on.
 
     It equals the official accuracy, the mean of min(others who agree / 3, 1) over the ten sets of nine annotators.
     """

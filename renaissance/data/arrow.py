@@ -266,6 +266,6 @@ def _damaged(path: str, error: BaseException) -> UserError:
     return UserError(f"'{path}' {what} ({first_line(error)}); copy it or write it again.")
 
 
-def some(names: Sequence[str], limit: int = 8) -> str:
+def some(names: Sequence[str]) -> str:
     """Return the first few of names that came from data, each cut where it is long."""
-    return shortened((name[:_LONGEST_TYPE] for name in names), limit)
+    return shortened((name[:_LONGEST_TYPE] for name in names), 8)

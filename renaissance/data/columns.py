@@ -102,7 +102,7 @@ class Flat:
 
 
 class _Rule(NamedTuple):
-    """What must hold in a column: where it does not, what is there, what is expected; how many lists are around a place."""
+    """A constraint of a column: where it is violated, what was found, what is expected, and the nesting depth."""
 
     broken: np.ndarray
     found: np.ndarray

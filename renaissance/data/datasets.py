@@ -217,7 +217,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
 
 
 def _refuse_parts(name: str, found: set[str]) -> None:
-    """Refuse a name that reaches for one file of a data set: it would train on validation or test images."""
+    """Refuse the name of a single file of a data set: it would train on validation or test images."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     base, _, split = name.rpartition("_")

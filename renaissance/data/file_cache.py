@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from renaissance.core.atomic import write_whole
 from renaissance.core.errors import UserError
 from renaissance.core.untrusted import expect, read_json, refuse_special
 
@@ -73,11 +74,8 @@ def cached(
         if record.get("key") == key:
             return {each: expect(record.get(each), hint, each) for each, hint in hints.items()}
     found = find()
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"key": key, **found}))
-        os.replace(temporary, place)  # processes that write the same record at once do no harm
+    with contextlib.suppress(OSError, UserError):  # processes that write the same record at once do no harm
+        write_whole(place, json.dumps({"key": key, **found}).encode(), "XDG_CACHE_HOME")
     return found
 
 

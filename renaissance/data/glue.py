@@ -159,7 +159,7 @@ class GlueDataset:
         self._ends = np.cumsum(self._used).tolist()
         require(len(whole), f"'{path}' has no rows; expected at least one.")
         once = not self.split.startswith("test") or pc.count_distinct(whole["id"]).as_py() == len(whole)
-        require(once, f"'{path}' numbers two rows alike; GLUE's server wants each number once.")
+        require(once, f"'{path}' has duplicate ids; GLUE's server needs unique ones.")
         return whole
 
 

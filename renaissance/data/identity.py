@@ -1,4 +1,4 @@
-"""Who is who: hashes by which negatives and leakage checks tell images and captions apart.
+"""Content hashes by which negatives and leakage checks tell images and captions apart.
 
 They are functions of the content alone: the same in every process, on every machine, in every run.
 """

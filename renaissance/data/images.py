@@ -6,7 +6,7 @@ torchvision's decoder of PNG (0.29) ends the process where the compressed pixels
 scaled to 8. The format is read from the bytes, never from a file name, and the size before anything is decoded: of an
 ordinary JPEG by `_jpeg_size`, which takes a few microseconds, of all else by Pillow.
 
-The EXIF orientation is ignored, as the ancestors (ViLT, METER) ignore it: the boxes of COCO, Visual Genome and RefCOCO
+The EXIF orientation is ignored, as ViLT and METER ignore it: the boxes of COCO, Visual Genome and RefCOCO
 are in stored pixels, and published numbers were made that way.
 """
 

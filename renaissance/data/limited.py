@@ -64,7 +64,7 @@ class LimitedDataset:
 
 
 def limited(samples: Any, limit: int | None, by_image: bool = False) -> Any:
-    """The samples, or the first of them; whatever has no more than the limit is whole."""
+    """Limit a data set to its first samples; unchanged if it is not larger."""
     if samples is None or limit is None:
         return samples
     part = LimitedDataset(samples, limit, by_image)

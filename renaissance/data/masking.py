@@ -31,7 +31,7 @@ class MlmMasker:
     was nearest to it is. Special tokens are never chosen, nor is a word with an unknown piece.
 
     Args:
-        vocabulary: facts of the tokenizer.
+        vocabulary: of the tokenizer.
         mlm_prob: share of the words to choose, 0 < mlm_prob <= 1.
         whole_word_masking: choose words; else each piece counts as a word.
         seed: the run's seed.
@@ -102,7 +102,7 @@ def choose(micro: MicroBatch, words: np.ndarray, vocabulary: Vocabulary, mlm_pro
     Args:
         micro: the micro-batch.
         words: (B, L) int64, the word of each token counted from 0, -1 where there is nothing to choose.
-        vocabulary: facts of the tokenizer.
+        vocabulary: of the tokenizer.
         mlm_prob: share of the words to choose.
         seed: the run's seed.
 
@@ -130,7 +130,7 @@ def hide(micro: MicroBatch, chosen: np.ndarray, vocabulary: Vocabulary, seed: in
     Args:
         micro: the micro-batch.
         chosen: (B, L) bool.
-        vocabulary: facts of the tokenizer.
+        vocabulary: of the tokenizer.
         seed: the run's seed.
     """
     input_ids = micro.text.input_ids.numpy()

@@ -99,7 +99,7 @@ def _field(buffer: memoryview, table: int | None, field: int) -> int | None:
 
 
 def _followed(buffer: memoryview, at: int | None) -> int | None:
-    """Return where the number leads that is at a place."""
+    """Return the offset that the relative offset at `at` points to."""
     return None if at is None else at + _number(buffer, at)
 
 

@@ -1,7 +1,7 @@
 """From a decoded image to the pixels that a model sees: (3, H, W) uint8.
 
 `imagenet`, `vit` and `clip` are three names for one transform, kept because users know them: the short side
-is resized to `image_size` (bicubic, antialiased) and the centre is cut out. The ancestors' versions differed in mean
+is resized to `image_size` (bicubic, antialiased) and the centre is cut out. ViLT's and METER's versions differed in mean
 and standard deviation only, which here always come from the model and are applied on the device. `pixelbert` keeps the
 aspect ratio. Each key also exists with `_randaug` behind it, for training.
 """

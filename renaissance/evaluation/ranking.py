@@ -3,7 +3,7 @@
     images, texts -> each through its encoder once -> pairs, in batches, through the fusion -> scores -> ranks
 
 Each process encodes its share of the images and all texts, which cost little, and scores them with one another. The scores
-of all processes are gathered, and each process ranks them. Memory holds the tokens of a process's images and of all texts,
+of all processes are all_gather, and each process ranks them. Memory holds the tokens of a process's images and of all texts,
 and all scores: for COCO's 5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB.
 
 A tie counts against the right one, so a model that distinguishes nothing finds nothing. Scores that differ by less than
@@ -258,10 +258,10 @@ class Ranking:
             bar.update(len(rows))
             done += len(rows)
         bar.close()
-        gathered = np.empty((len(scores), len(self.first)), np.float32)
+        all_gather = np.empty((len(scores), len(self.first)), np.float32)
         for number, part in enumerate(self.split.gather(scores)):
-            gathered[:, number :: self.split.world_size] = part
-        return gathered
+            all_gather[:, number :: self.split.world_size] = part
+        return all_gather
 
     def _pairs(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None

@@ -102,7 +102,7 @@ class FinishedRun(NamedTuple):
 
 def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Fingerprints of files but for when they were written."""
-    return {file: {key: value for key, value in facts.items() if key != "mtime_ns"} for file, facts in files.items()}
+    return {file: {key: value for key, value in prints.items() if key != "mtime_ns"} for file, prints in files.items()}
 
 
 def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> FinishedRun:

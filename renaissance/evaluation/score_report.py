@@ -48,7 +48,7 @@ def score_lines(
     hidden = int(frame["score"].isna().sum())
     bounds = {name: each.get("interval") for name, each in details.items()}
     if not values:
-        notes.insert(0, "the answers of this split are hidden: there are predictions, and no number")
+        notes.insert(0, "this split has no public labels: predictions are written, no metrics")
     else:
         if 0 < hidden < len(frame):
             notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")

@@ -63,7 +63,7 @@ class Start(NamedTuple):
         return TrainingState(**{key: known[key] for key in TrainingState._fields if key in known})
 
 
-class _Run(NamedTuple):
+class _ResumableRun(NamedTuple):
     """A run of a command; sorts in the order in which runs are resumed. `files`: see `CheckpointFolder.newest_first`."""
 
     of_this_job: bool
@@ -89,7 +89,7 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
         if "resume_from" not in shared:  # else another machine may not see the folder as it is now
             found, notes = newest(resolver.raw)
             where = f"{resolver['log_dir']}/{resolver['exp_name']}"
-            what = f"goes on with {found[0]}" if found else f"{where} has no run of this command; it starts"
+            what = f"goes on with {found[0]}" if found else f"{where} has no run of this command; starts a new one"
             notes.append(f"resume_from=auto: {what}")
             path, stored = found or (None, None)
             shared["resume_from"] = path and str(path)
@@ -253,7 +253,7 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
     return None, damaged
 
 
-def _runs(values: Mapping[str, Any]) -> tuple[list[_Run], dict[Path, str]]:
+def _runs(values: Mapping[str, Any]) -> tuple[list[_ResumableRun], dict[Path, str]]:
     """The runs of this command in the order in which they are resumed; and of other folders, why they cannot be identified.
 
     Where this Slurm job has runs, the others do not count.
@@ -273,7 +273,7 @@ def _runs(values: Mapping[str, Any]) -> tuple[list[_Run], dict[Path, str]]:
             version = int(re.sub("[^0-9]", "", folder.name) or 0)
             of_job = job is not None and record["job"] == job
             step = there[0][0] if there else UNKNOWN
-            runs.append(_Run(of_job, step, version, folder, there))
+            runs.append(_ResumableRun(of_job, step, version, folder, there))
     runs.sort(key=lambda run: run[:4], reverse=True)
     return [run for run in runs if run.of_this_job] or runs, unknown
 

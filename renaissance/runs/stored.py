@@ -20,13 +20,13 @@ from renaissance.settings.keys import FUSION, PLACE_KEYS, START_KEYS
 
 _MOST = 1 << 27  # characters of all values (`leaves`); one that is named a thousand times is a thousand
 _TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
-# Settings that are always settled when a checkpoint is written, and those that may be None and are asked for.
-_SETTLED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
+# Settings that are always required when a checkpoint is written, and those that may be None and are asked for.
+_REQUIRED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
 _ASKED = ("initializer_range", "max_steps", "max_epoch")
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
-class _Tower(TypedDict):
+class _StoredTower(TypedDict):
     model_type: str
 
 
@@ -72,7 +72,7 @@ class Stored(NamedTuple):
     """
 
     settings: dict[str, Any]
-    towers: dict[str, _Tower]
+    towers: dict[str, _StoredTower]
     tokenizer: dict[str, str]
     image: dict[str, list[float]]
     labels: dict[str, list[str]]
@@ -130,8 +130,8 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     forms, problems = converted(SETTINGS, known)
     require(not problems, " ".join(problems)[:200])
     kind = settings.get("model_type")
-    settled = (*_SETTLED, *_TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
-    absent = [key for key in settled if settings.get(key) is None] + [key for key in _ASKED if key not in settings]
+    required = (*_REQUIRED, *_TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
+    absent = [key for key in required if settings.get(key) is None] + [key for key in _ASKED if key not in settings]
     require(not absent, f"settings lack {', '.join(absent)}.")
     return settings | forms
 

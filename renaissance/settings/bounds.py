@@ -1,7 +1,7 @@
 """Sizes that no machine holds: refused by arithmetic, before anything is allocated.
 
-Each setting has a most of its own in `rules`. What several of them make together, or with a model's configuration, is found here,
-by the tensors that are made while the model is built without memory (on the meta device).
+Each setting has its own upper bound in `core/checks.py`. What several of them make together, or with a model's configuration,
+is found here: by the tensors that are made while the model is built without memory (on the meta device).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from renaissance.core.checks import RANDAUG
+
 from .keys import AUTO, HEADS, TOWER_KEYS
 
 
@@ -68,8 +70,8 @@ def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
     if keys and two:
         yield f"{keys[0]}={values[keys[0]]} keeps the aspect of images, which only one-tower can read; give imagenet."
     name = values["val_transform_keys"][0]
-    if name.endswith("_randaug"):
-        yield f"val_transform_keys={[name]} would augment the evaluation; give {name[:-8]}."
+    if name.endswith(RANDAUG):
+        yield f"val_transform_keys={[name]} would augment the evaluation; give {name.removesuffix(RANDAUG)}."
 
 
 def _idle_random_rate(values: Mapping[str, Any]) -> Iterator[str]:

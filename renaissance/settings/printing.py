@@ -17,7 +17,7 @@ WIDTH = 44
 def print_config(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """Every setting by groups, with its value, its comment, and where the value came from if it is not the default."""
     lines = [
-        "# None: the checkpoint, the pretrained model or a fallback answers; `python run.py check with ...` asks them.",
+        "# None: filled from the checkpoint, the pretrained model or a fallback; `python run.py check with ...` shows them.",
         "# [given], [preset ...], [file ...]: where a value that is not the default came from.",
     ]
     return "\n".join([*lines, "", with_comments(SETTINGS, values, sources)])

@@ -56,7 +56,7 @@ class ConfigResolver:
         refuse(problems)
         if launch.per_node is not None:
             for key, number in (("num_gpus", launch.per_node), ("num_nodes", launch.nodes)):
-                self.values[key], self.sources[key] = number, launch.by
+                self.values[key], self.sources[key] = number, launch.launcher
         if self["ref_dataset"]:
             self.values["datasets"], self.sources["datasets"] = [self["ref_dataset"]], "ref_dataset"
         if not (self["resume_from"] or self["test_only"]):

@@ -49,7 +49,7 @@ class Irtr(Downstream):
         objectives = context.settings.objectives
         require(
             objectives.draw_false_text,
-            "draw_false_text=0 leaves retrieval nothing to tell a text from; give 1 or more (ViLT: 15).",
+            "draw_false_text=0: retrieval needs false texts; give draw_false_text=1 or more (ViLT: 15).",
         )
         require(
             objectives.rerank_top_k is None or objectives.loss_names.get("itc"),

@@ -162,7 +162,7 @@ class CheckpointSaver:
         return math.inf if self.steps else max(LEAST_MINUTES * 60, (self.save_seconds or 0) / SHARE)
 
     def _save(self, trainer: Trainer, module: VisionLanguageModule, names: list[str]) -> bool:
-        """Saves under these names, which all processes have to ask for; whether it was written."""
+        """Saves under these names; returns whether it was written. Collective: call on all ranks."""
         began = time.monotonic()
         module.average_statistics()
         state = self._state(module, trainer, whole_state(trainer.optimizers[0], first=trainer.is_global_zero))

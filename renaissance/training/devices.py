@@ -56,14 +56,14 @@ def check_start(num_nodes: int) -> None:
         UserError: several machines, and nothing that says which.
     """
     launch = launch_environment()
-    rank_zero_only.rank = 0 if launch.first else max(1, rank_zero_only.rank)
+    rank_zero_only.rank = 0 if launch.is_rank_zero else max(1, rank_zero_only.rank)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
     require(
-        num_nodes == 1 or launch.by != PYTHON or not lacking,
+        num_nodes == 1 or launch.launcher != PYTHON or not lacking,
         f"num_nodes={num_nodes} needs a start on each machine: submit scripts/slurm/pretrain.sbatch, run scripts/torchrun.sh on "
         "each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK there.",
     )
-    if launch.by == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0":
+    if launch.launcher == PYTHON and os.environ.get("LOCAL_RANK", "0") != "0":
         _end_with_parent()
 
 
@@ -109,8 +109,8 @@ class _Bf16GradientDDP(DDPStrategy):
         self.model.register_comm_hook(None, bf16_compress_hook)
 
 
-def gathered(value: Any) -> list[Any]:
-    """A value of each process, in the order of their ranks; every process has to ask."""
+def all_gather(value: Any) -> list[Any]:
+    """A value of each process, in the order of their ranks. Collective: call on all ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     values: list[Any] = [None] * torch.distributed.get_world_size()
@@ -148,10 +148,10 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
 def cluster_environment() -> ClusterEnvironment:
     """Named, so that Lightning does not guess: it takes any allocation of Slurm for a start by srun, and waits."""
     launch = launch_environment()
-    if launch.by == SRUN:
+    if launch.launcher == SRUN:
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launch.per_node))  # srun --ntasks alone does not set it
         return SLURMEnvironment(auto_requeue=False)  # a run saves, and its script requeues (signals.py)
-    return TorchElasticEnvironment() if launch.by == TORCHRUN else LightningEnvironment()
+    return TorchElasticEnvironment() if launch.launcher == TORCHRUN else LightningEnvironment()
 
 
 def _end_with_parent() -> None:

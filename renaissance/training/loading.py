@@ -25,7 +25,7 @@ from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Settings
 from renaissance.tasks import reading_task, task_class
 
-from .devices import gathered
+from .devices import all_gather
 from .resolution import Resolved
 
 
@@ -177,7 +177,7 @@ class Loaders(LightningDataModule):
         """A split for tasks that evaluate it as a whole."""
         collate = self._collate(split, self.settings.data.eval_batch_size, {})
         workers, say = self.settings.data.num_workers, self.folder.say
-        return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, gathered, say)
+        return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, all_gather, say)
 
     def source(self, split: str) -> Source:
         """The samples of a split with the transform of their images."""

@@ -15,7 +15,7 @@ from renaissance.core.signals import exit_status, stop_reason
 from renaissance.runs.report import RunFolder
 
 from .checkpointing import CheckpointSaver
-from .devices import gathered
+from .devices import all_gather
 from .lightning_state import start_counting_at, validate_now
 from .loading import Loaders
 from .module import EvaluationOutput, StepResult, VisionLanguageModule
@@ -127,7 +127,7 @@ class Loop(Callback):
 
 
 def _refuse_different_starts(module: VisionLanguageModule) -> None:
-    steps = gathered(module.step)
+    steps = all_gather(module.step)
     found = ", ".join(f"{step} by process {rank}" for rank, step in enumerate(steps))
     require(
         len(set(steps)) == 1,

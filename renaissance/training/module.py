@@ -26,7 +26,7 @@ from renaissance.core.types import Batch, TaskOutput
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
 
-from .devices import gathered
+from .devices import all_gather
 from .optim import learning_rate, load_state, make_optimizer, parameter_groups, random_towers, set_learning_rate
 
 _SHOWN = 16  # samples that a sentence names
@@ -117,7 +117,7 @@ class VisionLanguageModule(LightningModule):
         """One optimizer step. Lightning hands what it returns to the callback, and wants a dictionary for that."""
         error = micro_batches if isinstance(micro_batches, UserError) else None
         micro_batches = [] if error else micro_batches
-        counts, asked = self._meet(micro_batches, error)
+        counts, asked = self._all_reduce_counts(micro_batches, error)
         if asked.data_error is not None:
             return {"step": asked}  # and nothing has changed
         optimizer = self.optimizers()
@@ -174,14 +174,16 @@ class VisionLanguageModule(LightningModule):
     test_step = validation_step
 
     def stop_signal_of_any(self) -> int | None:
-        """The signal that has asked any process to stop since the last step; every process has to ask."""
-        return _first_asked(self.summed(self.signals.flags()).tolist())
+        """The signal that has asked any process to stop since the last step. Collective: call on all ranks."""
+        return _first_asked(self.all_reduce_sum(self.signals.flags()).tolist())
 
-    def summed(self, values: Tensor | list[float]) -> Tensor:
-        """Values added up over all processes; every process has to ask."""
+    def all_reduce_sum(self, values: Tensor | list[float]) -> Tensor:
+        """Sum of the values over all processes. Collective: call on all ranks."""
         return self.trainer.strategy.reduce(torch.as_tensor(values, device=self.device), reduce_op="sum")
 
-    def _meet(self, micro_batches: Iterable[Batch], error: UserError | None) -> tuple[dict[str, Tensor], StepResult]:
+    def _all_reduce_counts(
+        self, micro_batches: Iterable[Batch], error: UserError | None
+    ) -> tuple[dict[str, Tensor], StepResult]:
         """The number of items of each task over all micro-batches and processes of this step; and what any process asks for.
 
         One message has both: whether one of them was asked to stop, could not read its data, or wants to save.
@@ -195,7 +197,7 @@ class VisionLanguageModule(LightningModule):
         ]
         mine = [*self.signals.flags(), float(error is not None), float(self.save_is_due())]
         flags = torch.tensor(mine, device=self.device)
-        counts, flags = self.summed(torch.cat([torch.stack(counts), flags])).split([len(counts), len(flags)])
+        counts, flags = self.all_reduce_sum(torch.cat([torch.stack(counts), flags])).split([len(counts), len(flags)])
         *asked, unread, save_due = flags.tolist()
         result = StepResult(
             data_error=data_error_of_any(error, unread), stop_signal=_first_asked(asked), save_due=save_due > 0
@@ -203,13 +205,13 @@ class VisionLanguageModule(LightningModule):
         return dict(zip(self.heads, counts, strict=True)), result
 
     def average_statistics(self) -> None:
-        """Gives all processes the mean of their batch norms' statistics, which each has of its own samples; all have to ask.
+        """Gives all processes the mean of their batch norms' statistics, which each has of its own samples. Collective.
 
         Training does not read them. They are running means, so it makes no difference when they are averaged.
         """
         own = [buffer for buffer in self._statistics() if buffer.is_floating_point()]
         if own and self.trainer.world_size > 1:
-            mean = self.summed(torch.cat(own)) / self.trainer.world_size
+            mean = self.all_reduce_sum(torch.cat(own)) / self.trainer.world_size
             for buffer, part in zip(own, mean.split([len(buffer) for buffer in own]), strict=True):
                 buffer.copy_(part)
 
@@ -230,7 +232,7 @@ class VisionLanguageModule(LightningModule):
 
     def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
         """The mean loss of each task over the whole batch, the same on every process."""
-        total = self.summed(torch.stack([torch.stack(losses).sum() for losses in sums.values()]))
+        total = self.all_reduce_sum(torch.stack([torch.stack(losses).sum() for losses in sums.values()]))
         return {name: loss / counts[name].clamp(min=1) for name, loss in zip(sums, total, strict=True)}
 
     @property
@@ -269,7 +271,7 @@ class VisionLanguageModule(LightningModule):
             for number, batch in enumerate(micro_batches)
             if not bad or any(not sums[name][number].isfinite() for name in bad)
         ]
-        ids = sorted({each for part in gathered(ids) for batch in part for each in batch})
+        ids = sorted({each for part in all_gather(ids) for batch in part for each in batch})
         return f"{what} not finite (samples {shortened(ids, _SHOWN)}; learning rate {self.learning_rate_of(self.step):.2e})"
 
     def _loss(self, batch: Batch, counts: dict[str, Tensor], sums: dict[str, list[Tensor]]) -> Tensor:

@@ -95,7 +95,7 @@ def is_shared(optimizer: torch.optim.Optimizer) -> bool:
 def whole_state(optimizer: torch.optim.Optimizer, *, first: bool) -> dict[str, Any] | None:
     """The state of an optimizer, the same whether its processes share it or not; None on all but the first, which keeps it.
 
-    Every process has to ask.
+    Collective: call on all ranks.
     """
     if not is_shared(optimizer):
         return optimizer.state_dict() if first else None

@@ -17,7 +17,7 @@ from typing import Any
 from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Store, TCPStore
 
 from renaissance.core.console import say
-from renaissance.core.errors import Stopped, UserError
+from renaissance.core.errors import Stopped, UserError, first_line
 from renaissance.core.launch import PYTHON, Launch, launch_environment
 
 from .devices import cluster_environment
@@ -47,9 +47,9 @@ def rank_zero_first(num_nodes: int) -> Iterator[dict[str, Any]]:
     """
     launch = launch_environment()
     shared: dict[str, Any] = {}
-    if launch.by == PYTHON and (num_nodes == 1 or os.environ.get("LOCAL_RANK", "0") != "0"):
+    if launch.launcher == PYTHON and (num_nodes == 1 or os.environ.get("LOCAL_RANK", "0") != "0"):
         yield shared
-    elif launch.first:
+    elif launch.is_rank_zero:
         yield from _first(_store(launch), shared, (launch.per_node or 1) * (launch.nodes or num_nodes) - 1)
     else:
         shared |= _wait_for_first(_store(launch))
@@ -109,15 +109,15 @@ def _store(launch: Launch) -> Store:
         store = TCPStore(
             host,
             port,
-            is_master=launch.first and not agent,
+            is_master=launch.is_rank_zero and not agent,
             timeout=timedelta(seconds=_TO_START),
             wait_for_workers=False,
             multi_tenant=True,
         )
     except (DistNetworkError, DistStoreError) as error:
-        what = "cannot be opened" if launch.first else f"was not there within {_TO_START // 60} minutes"
+        what = "cannot be opened" if launch.is_rank_zero else f"was not there within {_TO_START // 60} minutes"
         raise UserError(
-            f"The meeting point of this run's processes, {host}:{port}, {what} ({str(error).splitlines()[0]}); is the port "
+            f"The rendezvous address of this run, {host}:{port}, {what} ({first_line(error)}); is the port "
             "free (MASTER_PORT), and can the machines reach each other?"
         ) from None
     _KEPT.append(store)

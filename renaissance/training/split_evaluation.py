@@ -12,7 +12,7 @@ from renaissance.evaluation.frames import gather_rows
 from renaissance.evaluation.metrics import SELECTING, MetricDetails
 from renaissance.tasks import Downstream
 
-from .devices import gathered
+from .devices import all_gather
 from .loading import Loaders
 from .module import EvaluationOutput, VisionLanguageModule, data_error_of_any
 
@@ -76,8 +76,8 @@ class SplitEvaluation:
                     self.rows[name] += [{"position": position, **row} for position, row in rows]
 
     def compute(self) -> SplitResult:
-        """The result over all processes; every process has to ask."""
-        failed = float(self.module.summed([float(self.data_error is not None)]))
+        """The result over all processes. Collective: call on all ranks."""
+        failed = float(self.module.all_reduce_sum([float(self.data_error is not None)]))
         if (error := data_error_of_any(self.data_error, failed)) is not None:
             return SplitResult(self.split, data_error=error)
         heads, labelled = self.module.heads, self.loaders.labelled(self.split)
@@ -99,7 +99,7 @@ class SplitEvaluation:
         """The means over all processes; NaN where an item is, or where there is none."""
         if not (sums := self.sums.get(name)):
             return {}
-        total = self.module.summed(torch.stack([*sums.values()]))
+        total = self.module.all_reduce_sum(torch.stack([*sums.values()]))
         return dict(zip(sums, (total[:, 0] / total[:, 1]).tolist(), strict=True))
 
     def _score(
@@ -112,5 +112,5 @@ class SplitEvaluation:
                 return task.evaluate_full_split(self.module.model, self.module.heads, full)
         partial = self.module.settings.run.fast_dev_run
         count = None if partial else len(self.loaders.data.samples[self.split])
-        frame = gather_rows(self.rows[name], gathered, count)
+        frame = gather_rows(self.rows[name], all_gather, count)
         return {"": frame}, task.score(frame) if labelled else {}

@@ -56,7 +56,7 @@ def model_lines(resolved: Resolved) -> list[str]:
     return lines
 
 
-def screen(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int, first_step: int) -> str:
+def startup_report(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int, first_step: int) -> str:
     """The screen before training: model, parameters, data, optimization, devices."""
     settings = resolved.settings
     lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
@@ -83,7 +83,7 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
         lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
     lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, LimitedDataset)]
     if settings.objectives.blind:
-        lines.append("note: blind=True: every image is one colour; what is measured can be had from the texts alone")
+        lines.append("note: blind=True: every image is one colour: the score is a text-only baseline")
     if samples.get("val") is None and not settings.run.test_only:
         lines.append(f"note: {', '.join(settings.data.datasets)} has no validation split; the last checkpoint is kept")
     return lines
@@ -119,7 +119,7 @@ def device_lines(settings: Settings) -> list[str]:
     if machine.compile:
         lines.append("note: compile=True compiles the model in the first steps, which takes a minute or more")
     if machine.strategy != "ddp" and machine.processes == 1:
-        lines.append(f"note: strategy={machine.strategy} has nothing to do, as there is one process")
+        lines.append(f"note: strategy={machine.strategy} has no effect with one process")
     if not on_gpu(settings) and machine.precision == "16-mixed":
         lines.append("warning: precision=16-mixed needs a GPU; on the CPU Lightning computes in bf16-mixed instead")
     return lines

@@ -103,7 +103,7 @@ def _left(max_time: str | None, began: float) -> float | None:
 def _locked(resolver: ConfigResolver) -> contextlib.AbstractContextManager[None]:
     """Keeps the same command out while this one, with resume_from=auto, starts or resumes its run."""
     automatic = resolver["resume_from"] == AUTO and not resolver["fast_dev_run"]
-    return lock_command(resolver.raw) if automatic and launch_environment().first else contextlib.nullcontext()
+    return lock_command(resolver.raw) if automatic and launch_environment().is_rank_zero else contextlib.nullcontext()
 
 
 def prepare_run(resolver: ConfigResolver, *, reads_data: bool = True) -> Resolved:
@@ -162,7 +162,7 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
     start, resolved, data, built, state, steps, blind, folder = ready
     settings = resolved.settings
     signals.prints = folder.prints
-    folder.say(summary.screen(built, resolved, data.samples, steps, state.step))
+    folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
     record = summary.record(built, resolved, data.samples) | identity_record(start.command, folder.path)
     folder.write_json("settings.json", record)
     if settings.machine.compile:
@@ -193,7 +193,7 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
         folder.write_json("results.json", nested_results(values))
         folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
     except Stopped as stop:
-        raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, alone=stop.alone) from None
+        raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
     except UserError as error:
         raise UserError(f"{str(error).removesuffix('.')}{folder.resume_hint()}.") from error
     except BaseException:
@@ -237,7 +237,7 @@ def _selected(path: str, built: Built, final: FinalEvaluation) -> Stored | None:
     stored, why = checkpoint_folder.try_read(Path(path))
     if stored is not None and _shapes(stored.model) != _shapes(built.model.state_dict()):
         why = f"{path} is of another model."
-    if not any(reasons := devices.gathered(why)):
+    if not any(reasons := devices.all_gather(why)):
         return stored
     first = next(filter(None, reasons))
     final.folder.say(f"warning: {first} The last checkpoint is evaluated in place of the best one.")

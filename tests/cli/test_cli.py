@@ -21,7 +21,7 @@ import torch
 
 from conftest import ROOT
 from renaissance import config
-from renaissance.cli.main import QUERIES, SUBCOMMANDS, literal, main, screen
+from renaissance.cli.main import QUERIES, SUBCOMMANDS, literal, main, parse_words
 from renaissance.core.checks import no_losses
 from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
@@ -71,7 +71,7 @@ def test_literal(text: str, value: Any):
 
 
 def test_later_words_count_before_earlier_ones_and_values_before_presets():
-    words = screen(
+    words = parse_words(
         ["seed=3", "task_mlm_itm", "deit_tiny", "task_itm", "loss_names.itm=2", "exp_name=a=b"], SETTINGS, PRESETS
     )
     assert words.values == {
@@ -91,7 +91,7 @@ def test_later_words_count_before_earlier_ones_and_values_before_presets():
 def test_a_config_file_is_read_as_plain_values(work: Path):
     Path("mine.json").write_text('{"seed": 4, "loss_names.mlm": 2, "data_root": "copy/arrow"}', encoding="utf-8")
     Path("mine.yaml").write_text("datasets: [mine]\nseed: 5\n", encoding="utf-8")
-    words = screen(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], SETTINGS, PRESETS)
+    words = parse_words(["task_itm", "mine.json", "mine.yaml", "learning_rate=1"], SETTINGS, PRESETS)
     assert (
         words.values["loss_names"] == no_losses() | {"mlm": 2, "itm": 1} and words.values["data_root"] == "copy/arrow"
     )
@@ -110,7 +110,7 @@ def test_a_config_file_is_read_as_plain_values(work: Path):
 )  # fmt: skip
 def test_words_of_yaml_are_what_yaml_1_2_takes_them_for(text: str, value: Any, work: Path):
     Path("a.yaml").write_bytes(b"\xef\xbb\xbf" + f"seed: {text}\r\n".encode())  # as an editor of Windows leaves it
-    found = screen(["a.yaml"], SETTINGS, PRESETS).values["seed"]
+    found = parse_words(["a.yaml"], SETTINGS, PRESETS).values["seed"]
     assert found == value and type(found) is type(value)
 
 
@@ -119,9 +119,9 @@ def test_a_config_path_may_hold_an_equals_sign(work: Path, monkeypatch):
     Path("lr=1").mkdir()
     for path in ("a=b.yaml", "lr=1/c.json", "seed=3.yaml"):
         Path(path).write_text('{"seed": 4}', encoding="utf-8")
-        assert screen([path], SETTINGS, PRESETS) == ({"seed": 4}, {"seed": f"file {path}"}, [])
-        assert screen([f"~/{path}"], SETTINGS, PRESETS).values == {"seed": 4}
-    assert screen(["log_dir=c.json"], SETTINGS, PRESETS).values == {"log_dir": "c.json"}  # there is no such file
+        assert parse_words([path], SETTINGS, PRESETS) == ({"seed": 4}, {"seed": f"file {path}"}, [])
+        assert parse_words([f"~/{path}"], SETTINGS, PRESETS).values == {"seed": 4}
+    assert parse_words(["log_dir=c.json"], SETTINGS, PRESETS).values == {"log_dir": "c.json"}  # there is no such file
 
 
 def test_a_file_named_like_a_preset_is_not_read(work: Path, capsys):
@@ -244,7 +244,7 @@ def test_a_config_file_that_is_no_file_is_refused_at_once(refused):
 
 
 def test_a_name_of_digits_stays_as_it_is_written():
-    words = screen(["exp_name=2024_01", "load_path=007", "log_dir=1e3", "max_steps=100_000"], SETTINGS, PRESETS)
+    words = parse_words(["exp_name=2024_01", "load_path=007", "log_dir=1e3", "max_steps=100_000"], SETTINGS, PRESETS)
     assert words.values == {"exp_name": "2024_01", "load_path": "007", "log_dir": "1e3", "max_steps": 100_000}
 
 
@@ -499,5 +499,5 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 def test_screen_lists_all_problems():
-    words = screen(["a", "b=1", "seed=1"], SETTINGS, PRESETS)
+    words = parse_words(["a", "b=1", "seed=1"], SETTINGS, PRESETS)
     assert len(words.problems) == 2 and words.values == {"seed": 1}

@@ -113,7 +113,7 @@ def test_the_status_of_a_stopped_run_is_that_of_its_first_process(rank, alone, s
     """Unless only another one was asked, where nobody waits for the end of a step: srun reports the largest."""
 
     def stop(*_: object) -> None:
-        raise Stopped("stopped by SIGUSR1", 75, alone=alone)
+        raise Stopped("stopped by SIGUSR1", 75, local_only=alone)
 
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(train, "run", stop)

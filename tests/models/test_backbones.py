@@ -383,7 +383,7 @@ def test_refusals_name_the_reason_and_families_that_can() -> None:
             backbones.encoder_dimensions(config, "some/model")
     with pytest.raises(UserError, match="encoder=some/model .* cannot be a one-tower encoder: .*bert.*vit"):
         backbones.check_modality(small_config("swin"), "some/model", "encoder")
-    with pytest.raises(UserError, match="is a image model: give it as image_encoder"):
+    with pytest.raises(UserError, match="is an encoder of images: give it as image_encoder"):
         backbones.check_modality(small_config("vit"), "some/model", "text_encoder")
     with pytest.raises(UserError, match="max_text_len=41 is more than the 40 tokens"):
         build("roberta", max_text_len=41)

@@ -20,7 +20,7 @@ from .annotations import fields, folder_of, json_items
 from .writer import Download, arrow_writer, plan_stored
 
 
-class _Source(NamedTuple):
+class _KarpathySource(NamedTuple):
     """Attributes: file, name with "{split}"; splits; annotations, below root; images, None = each entry names its folder."""
 
     file: str
@@ -29,13 +29,13 @@ class _Source(NamedTuple):
     images: str | None
 
 
-class _Sentence(TypedDict):
+class _KarpathySentence(TypedDict):
     raw: str
 
 
 _LAYOUTS = {
-    "coco": _Source(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
-    "f30k": _Source(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
+    "coco": _KarpathySource(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
+    "f30k": _KarpathySource(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
 }
 
 
@@ -51,7 +51,7 @@ def make_arrow(root: Path, *, dataset: str = "coco") -> Download:
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "images.item")):
         where = f"'{path}' image {number}"
-        name, split, sentences = fields(entry, where, filename=str, split=str, sentences=list[_Sentence])
+        name, split, sentences = fields(entry, where, filename=str, split=str, sentences=list[_KarpathySentence])
         folder = layout.images or fields(entry, where, filepath=str)[0]
         known = ", ".join(layout.splits)
         require(split in layout.splits, f"{where}, '{name}', is in split '{split}'; the splits are {known}.")

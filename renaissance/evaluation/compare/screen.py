@@ -1,4 +1,4 @@
-"""Fits tables and sentences to the width of a screen: long values are shortened, wide tables split."""
+"""Fits tables and sentences to the width of a screen: long values are ellipsis, wide tables split."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ WIDTH = 120
 LONGEST = 34  # characters of a cell
 
 
-def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
+def fit_to_screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
     """Rows of cells as tables that all have the first column, or sentences; no line is wider than the screen.
 
-    A table omits rows without a cell in it. Column names are not shortened if that makes them equal.
+    A table omits rows without a cell in it. Column names are not ellipsis if that makes them equal.
     """
     if isinstance(lines[0], str):
         return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
     head, *rest = lines
-    short = tuple(map(shortened, head))
-    rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(shortened, row)) for row in rest)]
+    short = tuple(map(ellipsis, head))
+    rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(ellipsis, row)) for row in rest)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     parts, start = [], 1
     while start < len(widths) or not parts:
@@ -33,7 +33,7 @@ def screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
     return "\n\n".join(parts)
 
 
-def shortened(text: str) -> str:
+def ellipsis(text: str) -> str:
     """A text without its middle, if it is too long for a cell."""
     if len(text) <= LONGEST:
         return text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import UserError, first_line, require
 
 from . import remote
 from .configs import make_config
@@ -219,7 +219,7 @@ def _set(config: PreTrainedConfig, dimension: str, name: str, value: Any) -> Non
     try:
         setattr(config, name, value)
     except (StrictDataclassFieldValidationError, NotImplementedError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         what = f"a model of type {config.model_type} does not take {name}={value!r}"
         raise UserError(f"{dimension}: {what}: {reason}") from error
 

@@ -88,7 +88,7 @@ def check_modality(config: PreTrainedConfig, name: str, setting: str) -> Family:
             f"install transformers>={blocks.since}.",
         )
     elif setting != f"{family.modality}_encoder":
-        raise UserError(f"{what} is a {family.modality} model: give it as {family.modality}_encoder.")
+        raise UserError(f"{what} is an encoder of {family.modality}s: give it as {family.modality}_encoder.")
     return family
 
 
