@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _INSTRUCTIONS = (
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID"),  # a name or an id, a call, a state: of `names` alone
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),  # a name or an id, a call: of `names` alone
 )
 # Where the stack holds the keys that an instruction puts into a dictionary. Python computes the hash of a key, and that of
 # tuples within tuples, a million deep, ends the process.
@@ -65,6 +66,7 @@ class PlainUnpickler(pickle._Unpickler):
         super().__init__(io.BytesIO(content), fix_imports=False, encoding=encoding, errors="replace")
         self._names = names
         self.dispatch = _Dispatch({getattr(pickle, name)[0]: _instruction(name) for name in _INSTRUCTIONS})
+        self.dispatch[pickle.BUILD[0]] = _build
         self.dispatch.left = most
 
     def find_class(self, module: str, name: str) -> Any:
@@ -82,6 +84,17 @@ def _instruction(name: str) -> Callable[[Any], Any]:
         does(self)
 
     return with_plain_keys if name in _KEYS_AT else does
+
+
+def _build(self: PlainUnpickler) -> None:
+    """Gives a state to instances of the classes in `names` alone: a tensor would take any storage and shape as its state."""
+    kind = type(self.stack[-2])
+    if kind is OrderedDict:
+        self.stack.pop()  # what torch notes in a state dictionary, which nobody reads
+    elif kind in self._names.values():
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)
+    else:
+        raise pickle.UnpicklingError(f"it sets the state of a {kind.__name__}")
 
 
 def leaves(value: Any, most: int) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import stat
 import sys
@@ -94,7 +95,9 @@ def parse_json(text: str | bytes, hint: Any = Any, name: str = "the text", *, na
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         constant = (lambda _: None) if nan_is_null else _no_constant
-        value = json.loads(text.removeprefix("\ufeff"), parse_constant=constant, object_pairs_hook=_unique)
+        value = json.loads(
+            text.removeprefix("\ufeff"), parse_constant=constant, object_pairs_hook=_unique, parse_float=_finite
+        )
         _refuse_deep(value)
     except RecursionError:
         raise UserError(f"{name} is nested too deeply; at most {MOST_DEPTH} levels are read.") from None
@@ -152,7 +155,9 @@ def _problem_inside(value: Any, hint: Any, origin: Any, inner: tuple[Any, ...]) 
             return f" (a key){problem}"
         parts = ((key, each, inner[1]) for key, each in value.items())
     else:
-        parts = zip(count(), value, inner if len(inner) == len(value) else inner[:1] * len(value), strict=False)
+        parts = zip(
+            count(), value, inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value), strict=False
+        )
     found = ((key, _problem(each, kind)) for key, each, kind in parts if type(each) is not kind or kind is float)
     return next((f"[{short(key)}]{problem}" for key, problem in found if problem), None)
 
@@ -190,6 +195,11 @@ def short(value: Any) -> str:
 
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from collections import OrderedDict
 from typing import Any
@@ -25,6 +26,7 @@ MOST_VALUES = 2 * MOST_BYTES  # bytes of data.pkl: a tokenizer's files are in it
 _MOST_LISTING = 32 << 20  # bytes of the archive's table: 300,000 members
 _MOST_INSTRUCTIONS = 10_000_000  # of the pickle; a tensor takes about thirty
 _SMALL = 4096  # bytes of a member that is neither values nor a tensor: a version, a byte order
+_PIECE = 16 << 20  # bytes of a member that are read at once
 _SHARED = 4  # times the bytes of the file: a tensor may be there under several names
 _DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
@@ -48,6 +50,9 @@ def read_archive(path: str | os.PathLike) -> Any:
         require(end[zipfile._ECD_SIZE] <= _MOST_LISTING, "its list of members is longer than any checkpoint's")
         with zipfile.ZipFile(file) as archive:
             folder = _checked_folder(archive)
+            order = f"{folder}/byteorder"  # older files have none
+            little = order not in archive.namelist() or archive.read(order).decode() == sys.byteorder
+            require(little, "its numbers are in another byte order than this machine's")
             reader = _Tensors(archive, f"{folder}/data", _SHARED * size)
             names = {("torch", name): name for name in _DTYPES}
             names |= {("collections", "OrderedDict"): _ordered, ("torch._utils", "_rebuild_tensor_v2"): reader.tensor}
@@ -98,7 +103,10 @@ class _Tensors:
         what, kind, key, _place, items = number
         dtype = _DTYPES[kind]
         if key not in self.storages:
-            content = bytearray(self.archive.read(f"{self.folder}/{key}"))
+            content = bytearray(self.archive.getinfo(f"{self.folder}/{key}").file_size)
+            with self.archive.open(f"{self.folder}/{key}") as member:
+                for start in range(0, len(content), _PIECE):
+                    content[start : start + _PIECE] = member.read(_PIECE)
             self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
         found = self.storages[key]
         same = what == "storage" and found.dtype == dtype and len(found) == items

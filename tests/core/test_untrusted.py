@@ -20,6 +20,7 @@ from renaissance.core.untrusted import expect, parse_json, read_json, read_text
         ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands there twice"),
         ("[NaN]", "NaN is no number"),
         ("[-Infinity]", "-Infinity is no number"),
+        ("[1e999]", "1e999 is no number"),
         ("[" + "9" * 5000 + "]", "cannot be read as JSON"),
         (b"\xff\xfe[\x001\x00]\x00", "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
@@ -75,6 +76,7 @@ def test_what_is_of_the_type():
         (None, int | None),
         ({"a": [1, 2]}, dict[str, list[int]]),
         ((1, 2), tuple[int, int]),
+        ((1, 2), tuple[int, ...]),
     ):
         assert expect(value, hint, "x") is value
 

@@ -127,6 +127,17 @@ class Attribute(torch.Tensor):
     pass
 
 
+class Stated:
+    """A tensor that is made as torch makes it and then takes a storage and shape as its state."""
+
+    def __init__(self, items: int, shape: int, stride: int):
+        self.items, self.shape, self.stride = items, shape, stride
+
+    def __reduce__(self) -> Any:
+        function, arguments = torch.zeros(self.items).__reduce_ex__(2)
+        return function, arguments, (arguments[0], 0, (self.shape,), (self.stride,))
+
+
 TENSORS = {
     "expanded": lambda: torch.zeros(1).expand(10**10),
     "expanded a little": lambda: torch.zeros(1, 2).expand(2, 2),
@@ -135,6 +146,8 @@ TENSORS = {
     "quantised": lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
     "of a class": lambda: torch.zeros(2).as_subclass(Attribute),
     "complex": lambda: torch.zeros(2, dtype=torch.complex64),
+    "enlarged by its state": lambda: Stated(0, 3 * 10**8, 1),
+    "repeated by its state": lambda: Stated(1, 10**10, 0),
     "a parameter": lambda: torch.nn.Parameter(torch.zeros(2)),
 }
 VALUES = {
@@ -156,6 +169,13 @@ VALUES = {
 @pytest.mark.filterwarnings("ignore")
 def test_a_tensor_that_is_no_plain_one_is_refused(what: str, tmp_path: Path, refusal):
     refusal(saved(tmp_path / "a.ckpt", model={"weight": TENSORS[what]()}))
+
+
+def test_numbers_in_another_byte_order_are_refused(tmp_path: Path, refusal):
+    def big(members: dict[str, bytes]) -> dict[str, bytes]:
+        return {name: b"big" if name.endswith("/byteorder") else content for name, content in members.items()}
+
+    assert "another byte order" in refusal(repacked(saved(tmp_path / "a.ckpt"), big))
 
 
 @pytest.mark.parametrize("what", VALUES)
