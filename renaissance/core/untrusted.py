@@ -121,6 +121,26 @@ def expect(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
+def expect_keys(value: Any, hints: Mapping[str, Any], name: str) -> list[Any]:
+    """Returns the values of some keys of an object, in the order of the hints.
+
+    Args:
+        value: what is there.
+        hints: key -> type of its value, see `expect`; a key that is not there counts as None.
+        name: what sentences call the object.
+
+    Raises:
+        UserError: naming the part that is something else, and every key with its type.
+    """
+    expect(value, dict, name)
+    for key, hint in hints.items():
+        if problem := _problem(value.get(key), hint):
+            fault = f"[{key!r}]{problem}" if key in value else f" lacks {key!r}"
+            needs = ", ".join(f"{each} ({_words(kind)})" for each, kind in hints.items())
+            raise UserError(f"{name}{fault}; it needs {needs}.")
+    return [value.get(key) for key in hints]
+
+
 def finite(value: Any) -> bool:
     """Whether a value is a number that a float can hold; whole numbers of JSON may have thousands of digits."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

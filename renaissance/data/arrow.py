@@ -132,7 +132,7 @@ def schema_metadata(path: str) -> dict[str, Any]:
 def dataset_of(path: str, otherwise: str) -> str:
     """Return the data set that a file's metadata name; `otherwise` if they name none, or cannot be read."""
     try:
-        return schema_metadata(path).get("dataset", otherwise)
+        return schema_metadata(path).get("dataset") or otherwise
     except UserError:
         return otherwise
 

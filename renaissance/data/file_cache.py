@@ -19,6 +19,7 @@ from renaissance.core.untrusted import expect, read_json, refuse_special
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
 RECORD_VERSION = 4
+_MOST_BYTES = 1 << 30  # of a record, a file of our own
 
 
 class Stamp(NamedTuple):
@@ -70,7 +71,7 @@ def cached(
     except RuntimeError:
         return find()
     with contextlib.suppress(UserError):
-        record = read_json(place, dict[str, Any])
+        record = read_json(place, dict[str, Any], most=_MOST_BYTES)
         if record.get("key") == key:
             return {each: expect(record.get(each), hint, each) for each, hint in hints.items()}
     found = find()

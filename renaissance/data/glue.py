@@ -38,6 +38,7 @@ MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30
 _LONGEST_HEADER = 1 << 20  # bytes of a .tsv file's first line
 MOST_BROKEN = 0.001  # share of a .tsv file's rows that may lack columns, as a few of QQP's train.tsv do
 _SCORE_DECIMALS = 3  # as STS-B has them; the Hub keeps 3.8 as the nearest number of 32 bits
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)  # types of labels and ids, beside texts
 _HIDDEN = ("", "-1", "-1.0")  # labels where the right answer is not public
 
 
@@ -244,9 +245,11 @@ def _hub_columns(path: str, schema: pa.Schema, task: GlueTask) -> dict[str, str]
         names = some(map(str, said if isinstance(said, list) else [said]))
         raise UserError(f"'{path}' numbers its labels {names}; expected {', '.join(task.labels)}.")
     columns = _columns(path, task.texts, {"label": "label", "id": "idx"}, schema.names)
-    for name in task.texts:
-        kind = schema.field(name).type
-        require(_is_text(kind), f"'{path}' has a column of {kind} where a string is expected.")
+    for ours, theirs in columns.items():
+        kind = schema.field(theirs).type
+        number = ours in ("label", "id") and any(is_kind(kind) for is_kind in _NUMBERS)
+        wanted = "a string" if ours in ("text", "second") else "a number or a string"
+        require(number or _is_text(kind), f"'{path}' has a column {theirs} of {kind} where {wanted} is expected.")
     return columns
 
 

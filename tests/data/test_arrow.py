@@ -19,6 +19,7 @@ from renaissance.data import arrow
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.columns import clean
 from renaissance.data.dataset_specs import CAPTION_COLUMNS
+from renaissance.data.file_cache import cached, stamp
 from renaissance.data.pairs import clean_all
 
 PICTURES = [b"first", b"second image", b"3", b"four"]
@@ -224,6 +225,13 @@ def test_a_check_is_done_once_until_the_file_changes(tmp_path: Path, own_cache: 
     record.write_text("cut sho")
     check_file(path, CAPTION_COLUMNS)
     assert len(checked) == 4
+
+
+def test_records_of_more_than_64_mib_are_found_again(tmp_path: Path):
+    (tmp_path / "a.arrow").write_bytes(b"")
+    now, hints, long = stamp(str(tmp_path / "a.arrow")), {"gaps": str}, "1" * (65 << 20)
+    assert cached(str(tmp_path / "a.arrow"), now, "repeats", hints, lambda: {"gaps": long}) == {"gaps": long}
+    assert cached(str(tmp_path / "a.arrow"), now, "repeats", hints, lambda: pytest.fail("again")) == {"gaps": long}
 
 
 def test_works_without_a_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -130,6 +130,11 @@ def bad_offsets(root: Path) -> None:
     path.write_bytes(content.replace(offsets, np.array([0, 2**30, 8], np.int32).tobytes()))
 
 
+def swelling(root: Path) -> None:
+    table = with_labels([b"a" * 1000] * 10)(hub_table("rte", rows_of("rte", "val")))
+    write_parquet(root, "rte", "val", table.replace_schema_metadata(None))
+
+
 def unlisted(root: Path) -> None:
     path = write_saved(root, "rte", "val", hub_table("rte", rows_of("rte", "val")))
     (path.parent / "state.json").write_text("{}")
@@ -190,7 +195,12 @@ REFUSED = {
     "a text that is none": (
         hub("cola", lambda table: table.set_column(0, "sentence", pa.array(range(10)))),
         "cola",
-        r"has a column of int64 where a string is expected",
+        r"has a column sentence of int64 where a string is expected",
+    ),
+    "labels that swell": (
+        swelling,
+        "rte",
+        r"has a column label of binary where a number or a string is expected",
     ),
     "a text without content": (
         hub("cola", lambda table: table.set_column(0, "sentence", pa.array(["a"] * 9 + [None]))),
@@ -219,7 +229,7 @@ def test_a_test_needs_every_line_and_every_number_once(tmp_path: Path) -> None:
     path = write_split(tmp_path, "qqp", "test", rows_of("qqp", "test"))
     content = path.read_text()
     path.write_text(content.replace("\n3\t", "\n4\t"))
-    with pytest.raises(UserError, match="numbers two rows alike"):
+    with pytest.raises(UserError, match="has duplicate ids"):
         GlueDataset(tmp_path, "qqp", "test")
     path.write_text(re.sub("\n3\t.*?\n", "\n3\tcut\n", content))
     with pytest.raises(UserError, match="line 5 has 2 columns, expected 3"):

@@ -157,6 +157,11 @@ def test_what_a_file_says_of_itself_is_checked(said: bytes, tmp_path: Path) -> N
     assert "\n" not in str(error.value) and arrow.dataset_of(path, "coco") == "coco"
 
 
+def test_a_file_without_a_name_of_its_data_set_counts_as_the_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.arrow", PLAIN.replace_schema_metadata({METADATA_KEY: b'{"dataset": null}'}))
+    assert arrow.dataset_of(path, "coco") == "coco"
+
+
 def test_pipes_and_pointers(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.arrow")
     for ask in (lambda path: check_file(path, CAPTION_COLUMNS), arrow.schema_metadata):

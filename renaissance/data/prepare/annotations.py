@@ -12,7 +12,7 @@ import ijson
 import numpy as np
 
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.core.untrusted import MOST_DEPTH, expect, parse_json, refuse_lfs, refuse_special
+from renaissance.core.untrusted import MOST_DEPTH, expect_keys, parse_json, refuse_lfs, refuse_special
 
 from .annotation_store import is_unicode
 
@@ -154,8 +154,7 @@ def fields(entry: Any, where: str, **hints: Any) -> list[Any]:
     Raises:
         UserError: it is no object, lacks a key, or a value is of another type or a text that is not Unicode.
     """
-    expect(entry, dict, where)
-    values = [expect(entry.get(name), hint, f"{where}[{name!r}]") for name, hint in hints.items()]
+    values = expect_keys(entry, hints, where)
     for name, value in zip(hints, values, strict=True):
         require(not isinstance(value, str) or is_unicode(value), f"{where}[{name!r}] is not Unicode text.")
     return values

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.core.untrusted import expect
+from renaissance.core.untrusted import expect_keys
 
 from .annotations import json_lines, opened, text_lines
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 CAPTION_NAMES = ("caption", "captions")  # a text or a list of texts under either
+_LINE = {"path": str, "caption": str | list[str], "split": str | None}
 _ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
 _MOST_FIELD = 16 << 20  # characters of a field of CSV
 # What a parquet file may swell to when it is read: one of a thousand bytes can claim anything.
@@ -25,11 +26,11 @@ _SWELLS, _LEAST_BYTES, _LEAST_VALUES = 100, 64 << 20, 10_000_000
 
 
 class Line(TypedDict):
-    """One entry; its caption is a list where `lines_of` gives it."""
+    """One entry."""
 
     number: int
     path: str
-    caption: str | list[str]
+    caption: list[str]
     split: str | None
 
 
@@ -64,9 +65,11 @@ def lines_of(table: Path) -> Iterator[Line]:
     read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
     for number, record in read(table):
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
-        line = {"number": number, "path": record.get("path"), "caption": caption, "split": record.get("split") or None}
-        expect(line, Line, f"'{table}' line {number}")
-        yield {**line, "caption": [caption] if isinstance(caption, str) else caption}
+        found = {"path": record.get("path"), "caption": caption, "split": record.get("split") or None}
+        there = {key: value for key, value in found.items() if value is not None}
+        path, caption, split = expect_keys(there, _LINE, f"'{table}' line {number}")
+        captions = [caption] if isinstance(caption, str) else caption
+        yield Line(number=number, path=path, caption=captions, split=split)
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -126,5 +129,7 @@ def _explained(table: Path) -> Iterator[None]:
     """Turn errors of a damaged file into a UserError."""
     try:
         yield
-    except (csv.Error, pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
+    except csv.Error as error:
+        raise UserError(f"'{table}' is cut short or is not CSV ({error}).") from None
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError) as error:
         raise UserError(f"'{table}' cannot be read, or is cut short ({first_line(error)}).") from None

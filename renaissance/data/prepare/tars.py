@@ -27,6 +27,7 @@ from .tables import columns_of, records_of
 _END = bytes(1024)  # two empty blocks end a tar file (POSIX.1-1988, ustar)
 _TAIL = 1 << 16  # bytes of which only such blocks are expected, more than any writer's padding
 _MOST_EXTENSION = 1 << 16  # bytes of a header that is followed by a text and then by the header that it extends
+_MORE_SPARSE, _MORE_IN_BLOCK = 482, 504  # bytes that say whether a map of GNU's sparse files goes on in a further block
 _TEXTS, _MOST_TEXT = ("txt", "json"), 16 << 20  # bytes
 
 
@@ -124,9 +125,16 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         member.offset_data = at + tarfile.BLOCKSIZE
         extends = member.type in b"xXgLK"
         if not extends:
-            member.name, member.size = extended.get("path", member.name), int(extended.get("size", member.size))
-        if member.size < 0 or (extends and member.size > _MOST_EXTENSION) or member.issparse():
-            raise tarfile.ReadError(f"a header that is too long, sparse or makes no sense at byte {at}")
+            name = extended.get("GNU.sparse.name", extended.get("path", member.name))
+            member.name, member.size = name, int(extended.get("size", member.size))
+            if member.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse.") for key in extended):
+                member.sparse = []  # `issparse`; its map may go on in further blocks
+                more = member.type == tarfile.GNUTYPE_SPARSE and block[_MORE_SPARSE]
+                while more:
+                    more = (file.read(tarfile.BLOCKSIZE)[_MORE_IN_BLOCK:] or b"\0")[0]
+                    member.offset_data += tarfile.BLOCKSIZE
+        if member.size < 0 or (extends and member.size > _MOST_EXTENSION):
+            raise tarfile.ReadError(f"a header that is too long or makes no sense at byte {at}")
         has_content = extends or member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
         at = member.offset_data + has_content * -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if extends:
@@ -151,6 +159,8 @@ def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
     image, texts = group.image, group.texts
     if not all(member.isreg() for member in group.members.values()):
         return LeftOut("link in a tar", name)
+    if any(member.issparse() for member in group.members.values()):
+        return LeftOut("sparse file in a tar", name)
     if image is None:
         others = ", ".join(f".{suffix}" for suffix in group.members if suffix not in _TEXTS)
         missing = LeftOut("missing", f"{name}: no image in the tar")

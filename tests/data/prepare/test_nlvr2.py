@@ -108,9 +108,9 @@ def test_a_pair_without_a_sentence_is_counted(tmp_path: Path):
     [
         (lambda lines: lines[2].update(label="true"), "line 3 has identifier 'train-1-0-0' and label 'true'; identif"),
         (lambda lines: lines[2].update(label=True), "line 3['label'] is True, but has to be text"),
-        (lambda lines: lines[2].pop("sentence"), "line 3['sentence'] is None"),
+        (lambda lines: lines[2].pop("sentence"), "line 3 lacks 'sentence'"),
         (lambda lines: lines[2].update(sentence="\ud800"), "line 3['sentence'] is not Unicode text"),
-        (lambda lines: lines[2].pop("directory"), "line 3['directory'] is None"),
+        (lambda lines: lines[2].pop("directory"), "line 3 lacks 'directory'"),
         (lambda lines: lines[2].update(directory="../../secret"), "leads out of root"),
         (lambda lines: lines[2].update(identifier="train-../../x-0"), "leads out of root"),
         (lambda lines: lines[2].update(identifier="dev-1-0-0"), "identifier 'dev-1-0-0'"),

@@ -68,7 +68,7 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
             make_arrow(root, tmp_path / "out")
     for columns, sentence in [
         ({"path": ["a"]}, "has the columns path; expected path,caption"),
-        ({"path": ["a", None], "caption": ["b", "c"]}, r"line 2\['path'\] is None, but has to be text"),
+        ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 lacks 'path'; it needs path"),
         ({"path": ["a"], "caption": [3]}, r"line 1\['caption'\] is 3, but has to be text or a list"),
         ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
     ]:
@@ -227,7 +227,12 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
     [
         ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 cannot be read as JSON"),
         ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is list, but has to be an object"),
-        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1['caption'] is None, but has to be text or a list"),
+        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 lacks 'caption'; it needs path"),
+        (
+            "a.jsonl",
+            '{"file": "p/1.jpg", "text": "a"}',
+            "line 1 lacks 'path'; it needs path (text), caption (text or a list (of text)), split (text or null).",
+        ),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1['caption'][1] is 1, but has to be text"),
         ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
         ("a.jsonl", '{"path": "/p/1.jpg", "caption": "a"}', "leads out of root"),
@@ -238,8 +243,8 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
         ("a.csv", "", "has the columns none"),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
-        ("a.csv", "path,caption\np/1.jpg\n", "line 2['caption'] is None, but has to be text"),
-        ("a.csv", 'path,caption\np/1.jpg,"open\n', "cannot be read, or is cut short (unexpected end of data)"),
+        ("a.csv", "path,caption\np/1.jpg\n", "line 2 lacks 'caption'; it needs path"),
+        ("a.csv", 'path,caption\np/1.jpg,"open\n', "is cut short or is not CSV (unexpected end of data)"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
         ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, or one for each split"),
     ],

@@ -92,7 +92,7 @@ def test_pictures_are_kept_as_they_are_or_counted(tmp_path: Path):
     [
         (lambda lines: lines[3].update(gold_label="maybe"), "line 4 has gold_label 'maybe'; the labels are contradict"),
         (lambda lines: lines[3].update(gold_label=2), "line 4['gold_label'] is 2, but has to be text"),
-        (lambda lines: lines[3].pop("sentence1"), "line 4['sentence1'] is None"),
+        (lambda lines: lines[3].pop("sentence1"), "line 4 lacks 'sentence1'"),
         (lambda lines: lines[3].update(sentence1="\ud800"), "line 4['sentence1'] is not Unicode"),
         (lambda lines: lines[3].update(Flickr30K_ID=12), "line 4['Flickr30K_ID'] is 12"),
         (lambda lines: lines[3].update(Flickr30K_ID="../../secret"), "leads out of root"),

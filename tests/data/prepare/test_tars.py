@@ -146,6 +146,13 @@ def record(key: bytes, value: bytes) -> bytes:
     return str(length + (len(str(length)) > len(str(len(rest))))).encode() + rest
 
 
+def sparse_header(name: str, size: int) -> bytes:
+    """GNU's own form, with a map that goes on in the next block."""
+    start = header(tarfile.GNUTYPE_SPARSE, size, name)
+    start = start[:148] + b" " * 8 + start[156:482] + b"\1" + start[483:]  # the check sum is taken of spaces
+    return start[:148] + b"%06o\0 " % sum(start) + start[156:]
+
+
 PICTURE = header(tarfile.REGTYPE, 5) + b"..." + bytes(509)
 HOSTILE = {
     "digits": extended(b"x", b"1" * 60_000) + PICTURE,
@@ -160,24 +167,34 @@ HOSTILE = {
     "a size below zero": header(tarfile.REGTYPE, -1024) + PICTURE,
     "a pax size below zero": extended(b"x", record(b"size", b"-2048")) + PICTURE,
     "an extension below zero": header(b"x", -512) + PICTURE,
-    "sparse without end": PICTURE[:156] + b"S" + PICTURE[157:482] + b"\1" + PICTURE[483:512],
+    "sparse without end": sparse_header("0.jpg", 5),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_headers_that_lie_end_in_a_sentence_at_once(tmp_path: Path, name: str):
-    content = HOSTILE[name]
-    if name.startswith("sparse"):  # its check sum, of all bytes with spaces in its own place
-        total = sum(content[:148]) + 8 * 32 + sum(content[156:])
-        content = content[:148] + b"%06o\0 " % total + content[156:]
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "00000.tar").write_bytes(content + bytes(1024))
+    (tmp_path / "raw" / "00000.tar").write_bytes(HOSTILE[name] + bytes(1024))
     started = time.monotonic()
     with pytest.raises(Exception) as error:
         make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert type(error.value).__name__ == "UserError"
     assert "is damaged" in str(error.value) or "Nothing is left for sbu_0.arrow" in str(error.value)
     assert time.monotonic() - started < 2
+
+
+def test_sparse_members_of_both_kinds_are_left_out_and_counted(tmp_path: Path):
+    """What a tar holds of them is packed: a map, and the parts that are no holes."""
+    packed, text = photograph(0).ljust(20_480, b"."), header(tarfile.REGTYPE, 512, "1.txt") + b"a" * 512
+    pax = extended(b"x", record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.name", b"1.jpg"))
+    members = sparse_header("0.jpg", len(packed)), bytes(504) + b"\1" + bytes(7), bytes(512), packed
+    members += pax, header(tarfile.REGTYPE, len(packed), "GNUSparseFile.1/1.jpg"), packed, text
+    write(tmp_path / "raw" / "0.tar", 5)
+    whole = (tmp_path / "raw" / "0.tar").read_bytes()
+    (tmp_path / "raw" / "0.tar").write_bytes(b"".join(members) + whole)
+    (manifest,) = make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
+    assert counts(tmp_path / "out") == {"sbu_0": 2}
+    assert manifest["skipped"] == {"sparse file in a tar": {"count": 2, "first": ["0/0", "0/1"]}}
 
 
 def test_ordinary_extended_headers_are_read(tmp_path: Path):

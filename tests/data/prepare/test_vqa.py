@@ -180,8 +180,12 @@ def answer_all_differently(splits: dict) -> None:
         (of_train(lambda q, a: q.append(q[4])), "train2014_questions.json' lists question 149002 twice"),
         (of_train(lambda q, a: a.append(a[4])), "train2014_annotations.json' lists question 128000 a second time"),
         (of_train(lambda q, a: a[4].update(image_id=100)), "lists question 128000 for another image than"),
+        (
+            of_train(lambda q, a: q[3].pop("image_id")),
+            "question 3 lacks 'image_id'; it needs question_id (a whole number of 64 bits), image_id (a whole number of 64 "
+            "bits), question (text).",
+        ),
         (of_train(lambda q, a: q[3].update(question=None)), "question 3['question'] is None, but has to be text"),
-        (of_train(lambda q, a: q[3].pop("image_id")), "question 3['image_id'] is None"),
         (of_train(lambda q, a: q.insert(0, "text")), "question 0 is 'text', but has to be an object"),
         (of_train(lambda q, a: q[3].update(image_id="9/../../x")), "question 3['image_id'] is '9/../../x'"),
         (of_train(lambda q, a: q[3].update(question_id=2**63)), "train2014_questions.json' "),
@@ -190,7 +194,7 @@ def answer_all_differently(splits: dict) -> None:
             "annotation 2 has 9 answers, and not 10",
         ),
         (of_train(lambda q, a: a[1]["answers"][0].update(answer=3)), "annotation 1['answers'][0]['answer'] is 3"),
-        (of_train(lambda q, a: a[1].pop("question_type")), "annotation 1['question_type'] is None"),
+        (of_train(lambda q, a: a[1].pop("question_type")), "annotation 1 lacks 'question_type'; it needs question_id"),
         (of_train(lambda q, a: a[1].update(question_id=True)), "annotation 1['question_id'] is True"),
         (leave_one_picture, "about fewer than two images"),
         (answer_all_differently, "No answer of train and val occurs 9 times"),
