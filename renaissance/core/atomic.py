@@ -104,9 +104,10 @@ class AtomicFile:
 
 def write_whole(target: Path, content: bytes, setting: str) -> None:
     """Writes a small file with `AtomicFile` and creates its folder; raises the same errors."""
-    with contextlib.suppress(OSError):  # explained by what writes into it
+    file = AtomicFile(target, setting)
+    with file._explaining():
         target.parent.mkdir(parents=True, exist_ok=True)
-    with AtomicFile(target, setting) as file:
+    with file:
         file.write(content)
         file.commit()
 
@@ -163,12 +164,17 @@ def is_locked(folder: Path) -> bool:
 
 
 def rename_damaged(path: Path) -> Path:
-    """Renames a damaged file or folder to `<name>.damaged`, with a number if that exists, and returns the new path."""
+    """Renames a damaged file or folder to its `damaged_name`, and returns the new path."""
+    return path.rename(damaged_name(path))
+
+
+def damaged_name(path: Path) -> Path:
+    """`<name>.damaged`, with a number if that exists."""
     free, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}.damaged_{number}")
-    return path.rename(free)
+    return free
 
 
 def link_or_copy(source: Path, target: Path, setting: str) -> None:

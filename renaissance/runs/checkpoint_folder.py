@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from renaissance.core.atomic import link_or_copy, rename_damaged
@@ -35,13 +35,13 @@ class CheckpointFolder:
         """Path of the checkpoint of a step; names sort by step."""
         return self.path / f"step_{step:09d}.ckpt"
 
-    def write(self, step: int, stored: Stored, names: Iterable[str], keep: int, warn: Callable[[str], None]) -> bool:
+    def write(self, step: int, stored: Stored, names: Iterable[str], keep: int) -> str | None:
         """Writes the checkpoint of a step, links further names to it, and removes all but the newest `keep`.
 
         An old file is removed only when the new one is whole on the disk.
 
         Returns:
-            False, with a warning, where it could not be written; the files before it are untouched.
+            Why it could not be written, then the files before it are untouched; None where it was.
         """
         path = self.file(step)
         try:
@@ -49,12 +49,11 @@ class CheckpointFolder:
             for name in names:
                 link_or_copy(path, path.with_name(name), "log_dir")
         except (UserError, OSError) as error:
-            warn(f"warning: step {step} is not saved: {first_line(error)}")
-            return False
+            return first_line(error)
         for old in sorted(self.path.glob("step_*.ckpt"))[:-keep]:
             with contextlib.suppress(OSError):  # the next save tries again
                 old.unlink()
-        return True
+        return None
 
     def newest_first(self) -> list[tuple[int, Path]]:
         """Step and path of the checkpoints that a run can be resumed from, each under one of its names.
@@ -97,6 +96,8 @@ class CheckpointFolder:
                 rename_damaged(damaged)
         # A run that was killed in a save may not have given the names that a checkpoint has by its content.
         for other in (*([self.path / BEST] if best else []), self.path / LAST):
+            if other.is_dir() and not other.is_symlink():
+                rename_damaged(other)
             if not _same(path, other):
                 link_or_copy(path, other, "log_dir")
         return None
@@ -153,4 +154,7 @@ def _step_of(path: Path) -> tuple[int, str]:
 
 
 def _same(path: Path, other: Path) -> bool:
-    return path.exists() and other.exists() and path.samefile(other)
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False

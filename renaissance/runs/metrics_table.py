@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from renaissance.core.atomic import rename_damaged, write_whole
+from renaissance.core.atomic import damaged_name, link_or_copy, rename_damaged, write_whole
 from renaissance.core.errors import UserError, printable, require
 from renaissance.core.untrusted import read_bytes
 
@@ -27,24 +27,26 @@ class MetricsTable:
     def __init__(self, path: Path):
         self.path = path
         self._header: list[str] = []
-        self._left: tuple[int, int] | None = None  # size and date of the file as it was left; else it is read again
+        self._left: tuple[int, bytes] | None = None  # `_state` of the file as it was left; if another, it is read again
 
     def append(self, values: Mapping[str, float]) -> list[str]:
-        """Appends a row and writes it to the disk.
+        """Appends a row.
 
         Returns:
             Warnings if the file was damaged meanwhile.
 
         Raises:
-            OSError, UserError: it cannot be written; a partial row is removed when the next one is appended.
+            OSError, UserError: it cannot be written; the file is as it was.
         """
         row = {name: str(value) for name, value in values.items()}
         said: list[str] = []
         if set(row) <= set(self._header) and self._state() == self._left:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._header, restval="").writerow(row)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with open(self.path, "a", encoding="utf-8", newline="") as file:
+                    csv.DictWriter(file, self._header, restval="").writerow(row)
+            except OSError:
+                os.truncate(self.path, self._left[0])  # it will be appended again
+                raise
         else:
             header, rows, said = _read_usable(self.path)
             header += [name for name in row if name not in header]
@@ -53,9 +55,12 @@ class MetricsTable:
         self._left = self._state()
         return said
 
-    def _state(self) -> tuple[int, int] | None:
-        state = self.path.stat() if self.path.is_file() else None
-        return state and (state.st_size, state.st_mtime_ns)
+    def _state(self) -> tuple[int, bytes] | None:
+        """Size and start of the file; not its date, which network disks settle later."""
+        if not self.path.is_file():
+            return None
+        with open(self.path, "rb") as file:
+            return os.fstat(file.fileno()).st_size, file.readline(1 << 16)
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row], int]:
@@ -89,13 +94,16 @@ def _is_row(cells: list[str], header: list[str]) -> bool:
 
 
 def _read_usable(path: Path) -> tuple[list[str], list[Row], list[str]]:
-    """Header, valid rows and warnings; renames a file with anything invalid to *.damaged."""
+    """Header, valid rows and warnings; what is invalid is kept as *.damaged: a file that is no table, or a copy."""
     try:
         header, rows, broken = read_rows(path)
     except UserError as error:
         return [], [], [f"{error} It is now {rename_damaged(path).name}, and a new one begins."]
-    said = f"'{path}': {broken} of its lines cannot be read and are left out; "
-    return header, rows, [f"{said}{rename_damaged(path).name} has them."] if broken else []
+    if not broken:
+        return header, rows, []
+    copy = damaged_name(path)
+    link_or_copy(path, copy, "log_dir")  # no renaming: the disk may be full when the valid rows are written
+    return header, rows, [f"'{path}': {broken} of its lines cannot be read and are left out; {copy.name} has them."]
 
 
 def _write(path: Path, header: list[str], rows: list[Row]) -> None:

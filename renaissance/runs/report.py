@@ -161,6 +161,12 @@ class RunFolder:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
+    def sync_rows(self) -> None:
+        """Writes metrics.csv to the disk: no row of a step that is saved next is lost, even if the machine fails."""
+        if self.path is not None and (path := self.path / "metrics.csv").is_file():
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                os.fsync(file.fileno())
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             if self._events is not None:

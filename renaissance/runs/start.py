@@ -270,7 +270,8 @@ def _runs(values: Mapping[str, Any]) -> tuple[list[_ResumableRun], dict[Path, st
             continue
         if record["identity"] in own:
             there = files.newest_first()
-            version = int(re.sub("[^0-9]", "", folder.name) or 0)
+            number = re.fullmatch(r"version_(\d{1,9})", folder.name)  # a copy may have any other name
+            version = int(number[1]) if number else UNKNOWN
             of_job = job is not None and record["job"] == job
             step = there[0][0] if there else UNKNOWN
             runs.append(_ResumableRun(of_job, step, version, folder, there))

@@ -60,6 +60,7 @@ class CheckpointSaver:
         self.steps, self.minutes, self.keep = settings.save_every_steps, settings.save_every_minutes, settings.keep_last
         self.saved: int | None = None  # step of the last save
         self.failed: int | None = None  # step whose last save has failed
+        self.warned: int | None = None  # step of the last warning
         self.saved_at = time.monotonic()
         self.save_seconds: float | None = None  # the longest save
         self.validation_seconds = math.inf  # the last validation
@@ -114,9 +115,10 @@ class CheckpointSaver:
         """
         if self.saved != module.step and not self._save(trainer, module, [LAST]):
             self.failed = module.step
+            before = "The save before it is whole" if self.folder.resume_hint() else "Nothing of this run is saved"
             raise UserError(
                 f"The last step of this run, {module.step}, is not saved (see above), so it has no results; free space first. "
-                "The save before it is whole"
+                f"{before}."
             )
 
     def rescue(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
@@ -181,7 +183,12 @@ class CheckpointSaver:
     def _write(self, step: int, state: TrainingState, names: list[str]) -> bool:
         if self.files is None:
             return True
-        return self.files.write(step, self.content(state), names, self.keep, self.folder.say)
+        self.folder.sync_rows()
+        why = self.files.write(step, self.content(state), names, self.keep)
+        if why is not None and self.warned != step:
+            self.folder.say(f"warning: step {step} is not saved: {why}")
+            self.warned = step
+        return why is None
 
     def _print_cost(self, seconds: float, step: int) -> None:
         """Prints once what a save costs."""

@@ -41,6 +41,12 @@ def test_what_cannot_be_finished_leaves_the_old_file(files, monkeypatch, call, n
     assert target.read_bytes() == b"old" and sorted(os.listdir(target.parent)) == ["best", "last"]
 
 
+def test_a_folder_that_cannot_be_made_is_said_with_the_reason_and_the_setting(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", refuse(errno.EROFS))
+    with pytest.raises(UserError, match=r"new/a' cannot be written \(Read-only file system\); give another output\.$"):
+        write_whole(tmp_path / "new" / "a", b"", "output")
+
+
 def test_the_error_that_a_library_makes_of_a_refusal_gives_way_to_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
     with pytest.raises(UserError, match="There is no room left"), AtomicFile(tmp_path / "a", "data_root") as file:

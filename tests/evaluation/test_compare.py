@@ -164,7 +164,7 @@ def test_names_are_no_longer_than_they_must_be():
         (["runs=result/vqa/version_1"], "vqa/version_1 has no results.json yet; let a run end first."),
         (
             ["runs=result/vqa/version_0", "output=file"],
-            "'file/compare.md' cannot be written (Not a directory); give another output",
+            "'file/compare.md' cannot be written (File exists); give another output",
         ),
         (["runs=result/damaged/version_0"], "result/damaged/version_0/results.json' is list, but has to be an object"),
     ],

@@ -243,9 +243,7 @@ def test_hidden_and_mixed_columns_have_a_type(tmp_path: Path):
 
 def test_folders_that_cannot_be(tmp_path: Path):
     (tmp_path / "predictions").write_text("", encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"vqa_val.parquet' cannot be written \(Not a directory\); give another log_dir"
-    ):
+    with pytest.raises(UserError, match=r"vqa_val.parquet' cannot be written \(File exists\); give another log_dir"):
         write_predictions(RunFolder(tmp_path), "vqa", "val", answered(id=[1, 2, 3], score=1.0))
 
 

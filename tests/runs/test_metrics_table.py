@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from renaissance.core.errors import UserError
+from renaissance.runs import metrics_table
 from renaissance.runs.metrics_table import MetricsTable, drop_rows_after, read_rows
 
 
@@ -130,3 +133,36 @@ def test_a_row_behind_one_that_was_cut_is_whole(tmp_path):
     path.write_bytes(b"step,loss\n1,0.5\n2")
     MetricsTable(path).append({"step": 3, "loss": 1})
     assert [row["step"] for row in read_rows(path)[1]] == ["1", "3"]
+
+
+def test_a_full_disk_takes_no_row_while_a_table_is_repaired(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,loss\n1,0.5\nx,1\n")
+
+    def full(*_: object) -> None:
+        raise UserError("There is no room left.")
+
+    monkeypatch.setattr(metrics_table, "write_whole", full)
+    for change in (lambda: drop_rows_after(path, 1), lambda: MetricsTable(path).append({"step": 2, "loss": 1})):
+        with pytest.raises(UserError, match="no room"):
+            change()
+        assert [row["step"] for row in read_rows(path)[1]] == ["1"]
+
+
+def test_a_row_that_fails_is_not_there_twice_and_only_another_size_is_read_again(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    table = MetricsTable(path)
+    table.append({"step": 1, "loss": 0.5})
+    os.utime(path, (0, 0))  # as network disks settle it later
+    monkeypatch.setattr(metrics_table, "_read_usable", None)
+
+    class Refusing(csv.DictWriter):
+        def writerow(self, row: dict[str, str]) -> None:
+            super().writerow(row)
+            raise OSError(errno.EDQUOT, "quota")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="quota"):
+        patch.setattr(csv, "DictWriter", Refusing)
+        table.append({"step": 2, "loss": 0.25})
+    table.append({"step": 2, "loss": 0.25})
+    assert path.read_text(encoding="utf-8").splitlines() == ["step,loss", "1,0.5", "2,0.25"]

@@ -44,14 +44,24 @@ def test_the_folder_of_a_checkpoint_is_known_by_its_settings(tmp_path):
     assert RunFolder.of_checkpoint(str(tmp_path / "last.ckpt")) is None
 
 
-def test_points_reach_tensorboard_and_the_table(tmp_path):
+def test_points_reach_tensorboard_and_the_table(tmp_path, monkeypatch):
     folder = RunFolder.create(str(tmp_path), "mlm")
     folder.log(10, {"mlm/train/loss": 2.0})
     folder.log(20, {"mlm/train/loss": 1.0, "mlm/val/accuracy": 0.5})
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    folder.log(30, {"mlm/train/loss": 0.5})
+    assert not synced  # before a save only
+    folder.sync_rows()
+    assert len(synced) == 1
     folder.close()
     events = EventAccumulator(str(folder.path)).Reload()
-    assert [(point.step, point.value) for point in events.Scalars("mlm/train/loss")] == [(10, 2.0), (20, 1.0)]
-    assert [row["mlm/train/loss"] for row in read_rows(folder.path / "metrics.csv")[1]] == ["2.0", "1.0"]
+    assert [(point.step, point.value) for point in events.Scalars("mlm/train/loss")] == [
+        (10, 2.0),
+        (20, 1.0),
+        (30, 0.5),
+    ]
+    assert [row["mlm/train/loss"] for row in read_rows(folder.path / "metrics.csv")[1]] == ["2.0", "1.0", "0.5"]
 
 
 def test_json_is_whole_or_as_it_was(tmp_path, monkeypatch):

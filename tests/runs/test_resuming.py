@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step_and_no_line(small_disk: P
     ended = command(capsys, *WORDS, "save_every_steps=1", f"log_dir={small_disk}", "log_every_n_steps=1")
     assert ended.code == 0 and "Traceback" not in ended.err, ended.err
     run = small_disk / "mlm_itm" / "version_0"
-    assert re.findall(r"warning: step (\d) is not saved: There is no room left", ended.out) == ["3", "3", "4", "5"]
+    assert re.findall(r"warning: step (\d) is not saved: There is no room left", ended.out) == ["3", "4", "5"]
     assert ended.out.count("warning: metrics.csv cannot be written") == 1
     assert small_run.rows(run) == small_run.rows(whole)
     assert equal_state(*(read(folder / "checkpoints" / "last.ckpt").model for folder in (run, whole)))

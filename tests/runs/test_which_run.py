@@ -22,7 +22,7 @@ from conftest import OFFLINE, ROOT
 from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError
 from renaissance.runs import checkpoint, start
-from renaissance.runs.checkpoint_folder import CheckpointFolder
+from renaissance.runs.checkpoint_folder import CheckpointFolder, _same
 from renaissance.runs.identity import identity, identity_record
 from renaissance.settings import keys
 from renaissance.settings.declared import defaults
@@ -136,6 +136,7 @@ def test_runs_are_ordered_by_step_and_version_and_not_by_date(place, trained, mo
     for path in (place / "version_10" / "checkpoints").iterdir():  # nothing whole is left in it: the next one
         path.write_bytes(b"")
     assert found() == "version_9/checkpoints/last.ckpt"
+    shutil.copytree(place / "version_9", place / "version_3_before_2026")
     shutil.copytree(place / "version_2", place / "version_0 (copy)")  # hard links become files of their own
     assert found() == "version_9/checkpoints/last.ckpt"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -154,8 +155,16 @@ def test_a_folder_that_was_copied_goes_on_with_its_newest_file(place, trained):
     assert found() == "version_0/checkpoints/last.ckpt"
     assert CheckpointFolder(run).make_newest("step_000000003.ckpt", 3, best=False) == 4
     (run / "last.ckpt").rename(run / "best.ckpt")
+    (run / "last.ckpt").mkdir()
+    assert CheckpointFolder(run).make_newest("step_000000003.ckpt", 3, best=False) is None
+    assert (run / "last.ckpt").samefile(run / "step_000000003.ckpt") and (run / "last.ckpt.damaged").is_dir()
+    (run / "last.ckpt").unlink()
     (run / "step_000000003.ckpt").write_bytes(b"")
     assert found() == "version_0/checkpoints/best.ckpt"  # better than nothing
+
+
+def test_names_that_cannot_be_looked_at_are_of_two_files(tmp_path):
+    assert not _same(tmp_path, tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("kind", ["its own", "missing", "later", "unknown", "empty", "folder", "link"])

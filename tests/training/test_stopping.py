@@ -308,9 +308,10 @@ def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, mon
     """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
     whole = undisturbed(*WORDS)
     plain = checkpointing.checkpoint.save
+    last = 3
 
     def full(path: Path, stored: Any) -> None:
-        if stored.training["step"] > 3:
+        if stored.training["step"] > last:
             raise UserError("There is no room left.")
         plain(path, stored)
 
@@ -324,6 +325,10 @@ def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, mon
         interrupting(patch, "training_step", 2, kill(signal.SIGTERM))
         ended = command(capsys, *WORDS, "resume_from=auto")
         assert ended.code == 75 and "after step 5, which is not saved (see above)" in ended.err, ended
+        last = 0
+        ended = command(capsys, *WORDS, "exp_name=none")
+        assert ended.code == 1 and ended.err.strip().endswith("free space first. Nothing of this run is saved."), ended
+        assert re.findall(r"warning: step (\d) is not saved", ended.out) == ["3", "6"]
     plain_json = RunFolder.write_json
     with monkeypatch.context() as patch:
 
