@@ -228,7 +228,7 @@ class Loaded:
     def _image(self, images: list[ImageLike]) -> Tokens:
         pixels = []
         for image in images:
-            where = str(image) if isinstance(image, str | os.PathLike) else "image"
+            where = f"image={image}" if isinstance(image, str | os.PathLike) else "image"
             pixels += self._source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
         stacked = stack_images(pixels, self._source.transform.keeps_aspect)
         return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))

@@ -338,7 +338,9 @@ def test_a_model_without_a_vocabulary_brings_no_tokenizer(kind: str, tmp_path: P
 def test_a_vocabulary_that_cannot_say_unknown_is_refused(tmp_path: Path) -> None:
     folder_of(small_config("bert").to_dict(), tmp_path)
     (tmp_path / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(UserError, match="cannot cut a short sentence .*; give tokenizer="):
+    with pytest.raises(
+        UserError, match="cannot cut a short sentence .*; give tokenizer=<Hub id or folder of a model with"
+    ):
         backbones.load_tokenizer(str(tmp_path))
 
 

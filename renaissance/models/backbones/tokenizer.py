@@ -20,7 +20,18 @@ from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
 
 from .hub import find_file, is_family, quiet
-from .tokenizer_data import ADDED, CONFIG, FAST, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth, refuse_sparse
+from .tokenizer_data import (
+    ADDED,
+    CONFIG,
+    FAST,
+    GIVE,
+    SETTINGS,
+    SPECIAL,
+    VOCABULARIES,
+    clean,
+    refuse_growth,
+    refuse_sparse,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,14 +54,16 @@ def load_tokenizer(name: str, *, allow_download: bool = True) -> tuple[PreTraine
         UserError: the model brings no fast tokenizer, or cannot be reached.
     """
     if is_family(name):
-        raise NoTokenizerError(f"{name} is the name of a family and brings no tokenizer: give tokenizer=.")
+        raise NoTokenizerError(
+            f"{name} is the name of a family and brings no tokenizer: give tokenizer=<Hub id or folder>."
+        )
     kept = clean(_files(name, allow_download), name)
     settings = json.loads(kept.get(SETTINGS, b"{}"))
     if "auto_map" in settings:
-        raise NoTokenizerError(f"{name} brings a tokenizer of code of its own, which is never run: give tokenizer=.")
+        raise NoTokenizerError(f"{name} brings a tokenizer of code of its own, which is never run: {GIVE}.")
     _refuse_slow(getattr(transformers, settings.get("tokenizer_class", ""), None), name)
     if not kept.keys() & {FAST, *VOCABULARIES}:
-        raise NoTokenizerError(f"{name} brings no tokenizer (no {FAST} or other vocabulary): give tokenizer=.")
+        raise NoTokenizerError(f"{name} brings no tokenizer (no {FAST} or other vocabulary): {GIVE}.")
     pieces = next((file for file in kept if file.endswith((".model", ".spm"))), None)
     require(
         FAST in kept or pieces is None or importlib.util.find_spec("sentencepiece"),
@@ -128,7 +141,7 @@ def _refusing(sentence: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UserError(f"{sentence} ({first_line(error)}); give tokenizer=.") from error
+        raise UserError(f"{sentence} ({first_line(error)}); {GIVE}.") from error
 
 
 def _refuse_slow(kind: Any, name: str) -> None:
@@ -146,13 +159,13 @@ def _check_pieces(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
             refuse_growth(json.loads(part.__getstate__()), what)
     vocabulary, rows = tokenizer.get_vocab(), vocabulary_rows(tokenizer)
     useful = set(vocabulary) - set(tokenizer.all_special_tokens)
-    require(useful, f"{what} has no pieces but special ones: every text would be unknown; give tokenizer=.")
+    require(useful, f"{what} has no pieces but special ones: every text would be unknown; {GIVE}.")
     refuse_sparse(rows - 1, len(vocabulary), what)
     with _refusing(f"{what} cannot cut a short sentence"):  # a vocabulary without the piece for what is unknown, say
         numbers = tokenizer(_PROBE)["input_ids"]
     require(
         len(numbers) <= 1000 and max(numbers, default=0) < rows,
-        f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; give tokenizer=.",
+        f"{what} makes {len(numbers):,} pieces of a short sentence, or numbers that are no pieces; {GIVE}.",
     )
 
 

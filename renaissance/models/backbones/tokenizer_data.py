@@ -43,6 +43,7 @@ _TYPES: dict[str, Any] = {
 _ROLES = frozenset(transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES)
 _INPUTS = frozenset({"input_ids", "token_type_ids", "attention_mask"})
 _CLASS = re.compile(r"(?!AutoT)[A-Z]\w*Tokenizer(Fast)?|TokenizersBackend")
+GIVE = "give tokenizer=<Hub id or folder of a model with the same vocabulary>"  # the end of a refusal
 _MOST_GROWTH = 1000  # times a text may be longer behind a normalizer
 _MOST_STEPS = 1000
 _MOST_EXTRA = 10_000
@@ -130,7 +131,7 @@ def refuse_sparse(highest: int, pieces: int, what: str) -> None:
     """Refuses a vocabulary whose numbers reach far beyond its pieces."""
     require(
         highest <= 2 * pieces + 1000,
-        f"{what} numbers {pieces:,} pieces up to {highest:,}: the word embeddings would have a row for each; give tokenizer=.",
+        f"{what} numbers {pieces:,} pieces up to {highest:,}: the word embeddings would have a row for each; {GIVE}.",
     )
 
 
@@ -145,7 +146,7 @@ def refuse_growth(part: Any, what: str) -> None:
         growth *= _growth(step, what)
         require(
             growth <= _MOST_GROWTH and number < _MOST_STEPS,
-            f"{what} has steps of replacement that can make a text more than {_MOST_GROWTH:,} times longer; give tokenizer=.",
+            f"{what} has steps of replacement that can make a text more than {_MOST_GROWTH:,} times longer; {GIVE}.",
         )
 
 
