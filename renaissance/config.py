@@ -52,7 +52,7 @@ class Data:
     per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
     eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
     eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
-    train_transform_keys: transform = ["imagenet"]  # one of {TRANSFORMS}, each also with _randaug
+    train_transform_keys: transform = ["imagenet"]  # a list of one of {TRANSFORMS}, each also with _randaug
     val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
     num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
 
@@ -120,7 +120,7 @@ class TextEncoder(Model):
 class Fusion(Model):
     """Two-tower: fusion"""
 
-    fusion: fusion_kind = None  # one cross-attention for both directions, one for each, or one stack over both
+    fusion: fusion_kind = None  # one of {FUSIONS}: shared is one cross-attention for both directions, separate one for each, merged one stack over both
     cross_layer_hidden_size: width = None  # width; fallback 256
     num_cross_layers: layers = None  # layers; fallback 6
     num_cross_layer_heads: heads = None  # attention heads; fallback width / 64
@@ -160,7 +160,7 @@ class Optim:
     end_lr: number(0) = 0  # learning rate at the last step, before the multipliers
     max_steps: whole(1).free = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
     max_epoch: number(0, 1e9, above=True).free = None  # passes over the data
-    val_check_interval: steps_or_share("an epoch", 1, closed=True) = 1.0  # between validations; 1.0 = each epoch, 1 = each step
+    val_check_interval: steps_or_share("an epoch", 1, closed=True) = 1.0  # steps between validations (a whole number) or share of an epoch (1.0 = each epoch)
     gradient_clip_val: number(0, above=True) = None  # largest norm of the gradient; None = no clipping
 
 
@@ -173,8 +173,8 @@ class Machine:
     precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64
     gradient_checkpointing: flag.free = False  # True: layers are computed again in the backward pass: less memory, more time
     compile: flag.free = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
-    strategy: choice("ddp", "ddp_bf16", "zero1").free = "ddp"  # of many processes; ddp_bf16 sends gradients in 16 bits, zero1 shares out optimizer state
-    float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # high and medium: TF32 and bf16 matrix products on GPUs
+    strategy: choice("ddp", "ddp_bf16", "zero1").free = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
+    float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
 # fmt: on
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -119,6 +120,23 @@ BROKEN = {
         "from renaissance.core.registry import PRESETS\nPRESETS.add('two words', {})",
         "the preset 'two words' needs a name without spaces",
     ),
+    "exits.py": ("import sys\nsys.exit(0)", "cannot be imported (SystemExit: 0, "),
+    "captions.jsonl": (
+        "{}",
+        "cannot be imported; give a .py file, or a folder with an __init__.py, or a module's dotted",
+    ),
+    "no_task.py": (
+        "from renaissance.core.registry import TASKS\nTASKS.add('zzz', dict)",
+        "the task 'zzz', <class 'dict'>, is no subclass of renaissance.tasks.base.Task",
+    ),
+    "no_data.py": (
+        "from renaissance.core.registry import DATASETS\nDATASETS.add('dd', {'x': 1})",
+        "the data set 'dd', {'x': 1}, is no instance of renaissance.data.dataset_specs.DatasetSpec",
+    ),
+    "no_preset.py": (
+        "from renaissance.core.registry import PRESETS\nPRESETS.add('pp', ['x'])",
+        "the preset 'pp', ['x'], is no instance of dict | str",
+    ),
     "json.py": ("", "has the name of another module"),
     "silent.py": (
         "from renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
@@ -143,6 +161,40 @@ def test_a_plugin_that_cannot_be_used_is_a_sentence(name: str, tmp_path: Path, c
     assert error.startswith("error: plugins: ") and sentence in error and len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("table", ["TASKS", "TRANSFORMS", "FUSIONS", "FAMILIES", "WRITERS", "DATASETS"])
+def test_an_entry_of_another_kind_is_a_sentence(table: str):
+    names = copy.copy(getattr(registry, table))
+    for place in ("string:digits", "collections:OrderedDict"):
+        names.add(place[:3], place)
+        if table != "WRITERS" or place == "string:digits":
+            with pytest.raises(
+                UserError, match=rf"^the {names.what} {place[:3]} \({place}\) is no (subclass|instance) of "
+            ):
+                names[place[:3]]
+
+
+def test_unknown_settings_of_presets_and_folders_without_code(tmp_path: Path, capsys, own_tables: None, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/words.py").write_text(
+        "from renaissance.core.registry import PRESETS\nPRESETS.add('task_z', {'max_stepps': 1})\n", encoding="utf-8"
+    )
+    for given, sentence in (
+        ("mine", "plugins: 'mine' is a folder without code; give a .py file, or a folder with an __init__.py"),
+        ("./mine", "plugins: './mine' cannot be imported; give a .py file, or a folder with an __init__.py"),
+        ("['']", "plugins=[''] is not allowed"),
+        ("mine/words.py", "preset task_z: there is no setting 'max_stepps' (nearest: max_steps"),
+    ):
+        assert main(["print_config", "with", "task_z", f"plugins={given}"]) == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_config_file_may_name_a_plugin_and_its_settings(lab: Path, capsys, own_tables: None, monkeypatch):
+    monkeypatch.chdir(lab)
+    Path("both.yaml").write_text('toy_weight: 3\nplugins: ["toy_lab"]\n', encoding="utf-8")
+    assert main(["print_config", "with", "both.yaml"]) == 0 and "toy_weight = 3 " in capsys.readouterr().out
+
+
 def test_a_module_that_is_not_there_is_a_sentence(own_tables: None):
     with pytest.raises(
         UserError, match=r"plugins: 'no.such' cannot be imported \(ModuleNotFoundError: No module named"
@@ -160,3 +212,13 @@ def test_a_file_in_tasks_is_a_task(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "'images': 0, 'region_words': 1}" in done.stdout and "exp_name = 'region_words'" in done.stdout, done
+
+
+def test_the_documented_objective_trains(hub_cache: Path, tmp_path: Path, capsys, own_tables: None):
+    guide = (ROOT / "CONFIGURING_MODELS.md").read_text(encoding="utf-8")
+    (tmp_path / "length.py").write_text(re.search(r"```python\n(.*?class Length.*?)```", guide, re.DOTALL)[1], "utf-8")
+    data = small_run.write_coco_vg(tmp_path / "arrow")
+    words = ["task_length", f"plugins={tmp_path / 'length.py'}", f"data_root={data}", f"log_dir={tmp_path}"]
+    run = small_run.train(capsys, *words, *small_run.SMALL, "max_steps=2")
+    assert "length/train/loss" in small_run.rows(run)[0]
+    assert small_run.results(run)["test"]["length"].keys() >= {"loss", "accuracy"}

@@ -30,7 +30,8 @@ def run_program() -> NoReturn:
         say(f"{stop}.", error=True)
         status = stop.status
     except SystemExit as end:  # of a library: the command is not done, whatever it says
-        say(f"error: a library ended the program ({traceback.format_exc().splitlines()[-2].strip()}).", error=True)
+        place = traceback.extract_tb(end.__traceback__)[-1]
+        say(f"error: a library ended the program ({place.filename}:{place.lineno}: {place.line}).", error=True)
         status = end.code if isinstance(end.code, int) and end.code else 1
     except BaseException:
         say(traceback.format_exc(), error=True)

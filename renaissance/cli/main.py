@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import sacred
@@ -23,7 +24,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
-from renaissance.core.plugins import load_plugins
+from renaissance.core.plugins import LOADED, load_plugins
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.presets import CONFIG_FILES, merge, presets, read_config_file
@@ -42,21 +43,27 @@ sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict")}
 HELP = ("help", "-h", "--help")
-USAGE = """usage: python run.py <command> with [<preset> ...] [<file>.yaml ...] [key=value ...]
-
-  with                 trains and evaluates: python run.py with task_mlm_itm max_steps=50000
-                       evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>
-  check                what such a command would build, and where each setting comes from; reads no data
-  print_config         every setting of such a command with its value and meaning
-  print_named_configs  every preset (tasks, parts, recipes) with what it sets
-  prepare              raw downloads to arrow files
-  check_data           arrow files, checked to their last pixel
-  compare              finished runs side by side
-  predict              what a checkpoint makes of an image and a text
-  demo                 a small world, two models that learn it, and what they learned"""
+WORDS = "[<preset> ...] [<file>.yaml ...] [key=value ...]"
+COMMANDS = {
+    "with": """trains and evaluates: python run.py with task_mlm_itm max_steps=50000
+evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>""",
+    "check": "what a run would build, and where each setting comes from; reads no data",
+    "print_config": "every setting of a run with its value and meaning",
+    "print_named_configs": "every preset (tasks, parts, recipes) with what it sets",
+    "prepare": "raw downloads to arrow files",
+    "check_data": "arrow files, checked to their last pixel",
+    "compare": "finished runs side by side",
+    "predict": "what a checkpoint makes of an image and a text",
+    "demo": "a small world, two models that learn it, and what they learned",
+}
+_TABLE = "\n".join(
+    indent(text, " " * 23).replace(" " * 23, f"  {name.ljust(21)}", 1) for name, text in COMMANDS.items()
+)
 OVERVIEW = f"""Vision-language encoders: pretrain, finetune, evaluate.
 
-{USAGE}
+usage: python run.py <command> with {WORDS}
+
+{_TABLE}
 
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
@@ -119,16 +126,17 @@ def unread_status() -> int:
 
 def _command(name: str, *words: str) -> None:
     """Runs a command, or prints its help."""
-    known = ("with", "check", *QUERIES, *SUBCOMMANDS)
-    if name not in known:
+    if name not in COMMANDS:
         run = f"write `python run.py with {name} ...` for a run, or"
         hint = run if "=" in name or name in presets() else "the commands are"
-        raise UserError(f"There is no command {name!r}{suggest(name, known)}; {hint} {', '.join(known)}.")
+        raise UserError(f"There is no command {name!r}{suggest(name, COMMANDS)}; {hint} {', '.join(COMMANDS)}.")
     module = importlib.import_module(SUBCOMMANDS[name]) if name in SUBCOMMANDS else None
     settings = declared(module) if module else SETTINGS
     if {*words} & {*HELP[1:]}:
-        usage = f"usage: {module.__doc__.replace('`', '')}" if module else USAGE
-        say(f"{usage}\n\n{with_comments(settings, defaults(settings), {})}")
+        command = f"python run.py {name} with".replace("with with", "with")
+        usage = module.__doc__.replace("`", "") if module else f"{command} {WORDS}\n\n{indent(COMMANDS[name], '  ')}"
+        table = "" if name == "print_named_configs" else f"\n\n{with_comments(settings, defaults(settings), {})}"
+        say(f"usage: {usage}{table}")
         return
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
@@ -168,8 +176,10 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Word
     named = presets if settings is SETTINGS else dict
     words = parse_words(updates, settings, named())
     plugins = words.values.get("plugins")
-    if plugins and not settings["plugins"].problem(plugins):
+    if plugins not in (None, ""):
         check = settings["plugins"].check
+        if problem := settings["plugins"].problem(plugins):
+            refuse([problem])
         load_plugins(check.convert(check.expanded("plugins", plugins)))
         words = parse_words(updates, settings, named())  # again: a plugin brings presets and settings
     refuse(words.problems, "words")
@@ -203,8 +213,14 @@ def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: 
                 _set(given, key, value, settings, named)
             else:
                 source, content = _named(word, before, settings, named)
-                merge(words.values, content)
-                words.sources.update(dict.fromkeys(content, source))
+                allowed: dict[str, Any] = {}
+                for key, value in content.items():
+                    try:
+                        _set(allowed, str(key), value, settings, named)
+                    except UserError as error:  # the others may name a plugin, which brings this one
+                        words.problems.append(f"{source}: {str(error).replace('There', 'there', 1)}")
+                merge(words.values, allowed)
+                words.sources.update(dict.fromkeys(allowed, source))
         except UserError as error:
             words.problems.append(str(error))
     merge(words.values, given)
@@ -251,17 +267,18 @@ def _named(
     if word in named:
         return f"preset {word}", named[word]
     if Path(word).suffix.lower() in CONFIG_FILES:
-        content: dict[str, Any] = {}
-        for key, value in read_config_file(Path(os.path.expanduser(word))).items():
-            _set(content, str(key), value, settings, named)
-        return f"file {word}", content
+        return f"file {word}", read_config_file(Path(os.path.expanduser(word)))
     _refuse_form(word, settings)
-    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all"
+    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all{_plugin_hint(settings)}"
     if before.endswith("="):
         advice = f"; if it is the value of {before}, write them without a space"
     elif os.path.exists(word):
         advice = f"; the name of a config file ends in {', '.join(CONFIG_FILES)}"
     raise UserError(f"There is no preset {word!r}{advice}.")
+
+
+def _plugin_hint(settings: Mapping[str, Setting]) -> str:
+    return "; of a plugin? add plugins=" if "plugins" in settings and not LOADED else ""
 
 
 def literal(text: str) -> Any:
@@ -277,7 +294,8 @@ def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Sett
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
     near = suggest(base, [*settings, *named])
-    require(base in settings, f"There is no setting {base!r}{near}; `python run.py print_config` lists them all.")
+    where = f"; `python run.py print_config` lists them all{_plugin_hint(settings)}"
+    require(base in settings, f"There is no setting {base!r}{near}{where}.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
     known = not rest or ".".join(rest) in entries
     require(known, f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")

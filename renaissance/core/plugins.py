@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import UserError, first_line, printable, require
 
+_WANTED = "give a .py file, or a folder with an __init__.py, or a module's dotted name"
 LOADED: set[str] = set()  # names of the plugins that were imported
 
 
@@ -29,7 +30,9 @@ def load_plugins(plugins: Sequence[str]) -> None:
     for plugin in plugins:
         path = Path(plugin).expanduser().resolve()
         by_path = path.suffix == ".py" or os.sep in plugin
-        require(path.exists() or not by_path, f"plugins: there is no {plugin!r}; give a module or the path of a file.")
+        require(path.exists() or not by_path, f"plugins: there is no {plugin!r}; {_WANTED}.")
+        importable = path.suffix == ".py" or (path / "__init__.py").exists() or not (by_path or path.is_file())
+        require(importable, f"plugins: {plugin!r} cannot be imported; {_WANTED}.")
         module, folder = (path.stem, str(path.parent)) if by_path else (plugin, os.getcwd())
         if folder not in sys.path:
             sys.path.append(folder)  # for loader processes, too
@@ -37,13 +40,14 @@ def load_plugins(plugins: Sequence[str]) -> None:
             file = import_module(module).__file__
         except UserError as error:
             raise UserError(f"plugins: {plugin!r}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = "" if "importlib" in place.filename else f", {place.filename}:{place.lineno}"
             raise UserError(
                 f"plugins: {plugin!r} cannot be imported ({type(error).__name__}: {first_line(error)}{where})."
             ) from error
-        found = Path(file or path).resolve()
+        require(file, f"plugins: {plugin!r} is a folder without code; {_WANTED}.")
+        found = Path(file).resolve()
         require(
             not by_path or found in (path, path / "__init__.py"),
             f"plugins: {plugin!r} has the name of another module, {found}; rename it.",

@@ -22,40 +22,63 @@ class Registry(UserDict[str, Any]):
 
     Args:
         what: is registered, for sentences.
+        base: the class of the entries, or "module:attribute" where it is to be found.
+        subclasses: the entries are subclasses of `base`, not instances.
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, base: Any, *, subclasses: bool = False):
         super().__init__()
-        self.what = what
+        self.what, self.base, self.subclasses = what, base, subclasses
 
     def add(self, name: str, entry: Any) -> None:
         """Adds an entry, or "module:attribute" where it is to be found.
 
         Raises:
-            UserError: the name is taken, or is none that can be typed.
+            UserError: the name is taken, or is none that can be typed; the entry is of another kind.
         """
         require(name and name == "".join(name.split()), f"the {self.what} {name!r} needs a name without spaces.")
         require(name not in self, f"the {self.what} {name!r} is there already; give this one another name.")
+        if not _is_place(entry):
+            self._check(f"{name!r}, {entry!r},", entry)
         self.data[name] = entry
 
     def __getitem__(self, name: str) -> Any:
         entry = self.data[name]
-        if isinstance(entry, str) and ":" in entry:
-            module, _, attribute = entry.partition(":")
-            try:
-                return getattr(import_module(module), attribute)
-            except (ModuleNotFoundError, AttributeError) as error:
-                raise UserError(f"The {self.what} {name} is not at {entry} ({first_line(error)}).") from error
-        return entry
+        if not _is_place(entry):
+            return entry
+        try:
+            found = _found(entry)
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise UserError(f"The {self.what} {name} is not at {entry} ({first_line(error)}).") from error
+        self._check(f"{name} ({entry})", found)
+        return found
+
+    def _check(self, which: str, entry: Any) -> None:
+        base = _found(self.base) if _is_place(self.base) else self.base
+        fits = isinstance(entry, type) and issubclass(entry, base) if self.subclasses else isinstance(entry, base)
+        kind = "subclass" if self.subclasses else "instance"
+        require(fits, f"the {self.what} {which} is no {kind} of {str(self.base).replace(':', '.')}.")
 
 
-TASKS = Registry("task")  # name -> subclass of tasks.base.Task
-DATASETS = Registry("data set")  # name -> data.dataset_specs.DatasetSpec
-WRITERS = Registry("writer")  # name -> make_arrow(root, data_root, ...), see data.prepare.writer.arrow_writer
-TRANSFORMS = Registry("transform")  # name -> subclass of data.transforms.Transform
-FUSIONS = Registry("fusion kind")  # name -> class of a layer, as models.fusion.SharedLayer
-FAMILIES = Registry("encoder family")  # model type -> models.backbones.family.Family
-PRESETS = Registry("preset")  # name -> the settings that it sets, or the names of the presets that it joins
+def _is_place(entry: Any) -> bool:
+    return isinstance(entry, str) and ":" in entry
+
+
+def _found(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+# name -> entry
+TASKS = Registry("task", "renaissance.tasks.base:Task", subclasses=True)
+DATASETS = Registry("data set", "renaissance.data.dataset_specs:DatasetSpec")
+WRITERS = Registry(
+    "writer", "collections.abc:Callable"
+)  # make_arrow(root, data_root, ...), see data.prepare.writer.arrow_writer
+TRANSFORMS = Registry("transform", "renaissance.data.transforms:Transform", subclasses=True)
+FUSIONS = Registry("fusion kind", "torch.nn:Module", subclasses=True)  # a layer, as models.fusion.SharedLayer
+FAMILIES = Registry("encoder family", "renaissance.models.backbones.family:Family")  # by model type
+PRESETS = Registry("preset", dict | str)  # the settings that it sets, or the names of the presets that it joins
 
 # The order of losses in their sum. A new file of tasks/ comes behind them, and is left out of a run's identity where it is off.
 FIRST_TASKS = ("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images")

@@ -88,7 +88,7 @@ def converted(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> tup
     return forms, [*problems.values()]
 
 
-SETTINGS = registry.Registry("setting")
+SETTINGS = registry.Registry("setting", Setting)
 
 
 for _setting in declared(config).values():

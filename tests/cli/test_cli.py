@@ -146,7 +146,7 @@ def test_a_config_file_runs_no_code(name: str, refused, monkeypatch):
     monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
     sentence = refused("with", *RUN, name)
     expected = {
-        "a": "There is no setting 'py/object'",
+        "a": "file a.json: there is no setting 'py/object'",
         "b": "seed has no entries of its own",
         "c": "give a list of data set",
     }
@@ -158,6 +158,8 @@ WORDS = [
     (("with", "task_mlm", "sede=3"), "There is no setting 'sede' (nearest: seed"),
     (("with", "task_mlm", "text_encoder_hiden_size=3"), "(nearest: text_encoder_hidden_size"),
     (("with", "task_mlmm"), "There is no preset 'task_mlmm' (nearest: task_mlm"),
+    (("with", "task_mlmm"), "lists them all; of a plugin? add plugins="),
+    (("with", "task_mlm", "toy_weight=3"), "lists them all; of a plugin? add plugins="),
     (("with", "task_mlm=1"), "There is no setting 'task_mlm'"),
     (("with", "loss_names.vqa2=1"), "loss_names.vqa2 does not exist: loss_names has the entries mlm, itm, itc, vqa, "),
     (("with", "seed.x=1"), "seed.x does not exist: seed has the entries none."),
@@ -177,9 +179,9 @@ WORDS = [
     (("with", "--batch-size"), "write batch_size=<value>"),
     (("with", "seed: 3"), "write seed=3"),
     (("with", "\u2013\u2013seed=3"), "write seed=3"),
-    (("with", "learning_rate=1e\u20134"), "type them anew: learning_rate=1e-4"),
-    (("with", "exp_name=\u201crun\u201d"), 'type them anew: exp_name="run"'),
-    (("with", "datasets=[\u2018coco\u2019]"), "type them anew: datasets=['coco']"),
+    (("with", "learning_rate=1e\u20134"), "spaces; type learning_rate=1e-4"),
+    (("with", "exp_name=\u201crun\u201d"), 'spaces; type exp_name="run"'),
+    (("with", "datasets=[\u2018coco\u2019]"), "spaces; type datasets=['coco']"),
     (("with", "loss_names=3", "loss_names.mlm=1"), "contradict each other"),
     (("with", "seed={'a': 1}"), "seed has no entries of its own"),
     (("with", "a" * 300), "There is no preset"),
@@ -295,7 +297,7 @@ CONTRADICTIONS = [
     ((*RUN, "text_encoder=gpt"), "(model type gpt2) cannot be a tower: it"),
     ((*RUN, "encoder=gpt"), "(model type gpt2) cannot be a tower: it"),
     ((*RUN, "encoder=empty"), "The folder empty does not hold a readable Hugging Face model (found: nothing)"),
-    ((*RUN, "image_encoder=google/electra-base-discriminator"), "is a text model: give it as text_encoder."),
+    ((*RUN, "image_encoder=google/electra-base-discriminator"), "is an encoder of texts: give it as text_encoder."),
     ((*ONE, "hidden_size=64"), "which has hidden_size=32; leave hidden_size out or give 32, or set encoder_manual_con"),
     ((*ONE, "encoder_manual_configuration=True", "hidden_size=64", "num_heads=5"), "num_heads=5 does not divide hidde"),
     ((*ONE, "encoder_manual_configuration=True", "num_heads=5"), "encoder=facebook/dino-vits16: num_heads=5 does not"),
@@ -434,8 +436,9 @@ def test_help_of_a_command_lists_its_settings(name, capsys):
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
     settings = declared(importlib.import_module(SUBCOMMANDS[name])) if name in SUBCOMMANDS else SETTINGS
-    assert out.startswith("usage: python run.py") and "`" not in out.partition("#")[0]
-    assert re.findall(r"^(\w+) = .*  # .", out, re.MULTILINE) == [*settings]
+    assert out.startswith(f"usage: python run.py {name} ".replace("with with", "with"))
+    assert "`" not in out.partition("#")[0] and "print_config " not in out.partition("\n")[2].partition("#")[0]
+    assert re.findall(r"^(\w+) = .*  # .", out, re.MULTILINE) == ([] if name == "print_named_configs" else [*settings])
 
 
 # Processes of their own
@@ -486,6 +489,16 @@ def test_a_command_of_its_own_process(run_cli, tmp_path):
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr.startswith("error: There is no setting 'sede' (nearest: seed") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_exits_is_a_failure_with_its_place(tmp_path):
+    (tmp_path / "exits.py").write_text("import sys\n\ndef main():\n    return sys.exit(0)\n", encoding="utf-8")
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]; import exits\n"
+        "sys.modules['renaissance.cli.main'] = exits; from renaissance.cli.entry import run_program; run_program()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "exits.py:4: return sys.exit(0))." in done.stderr, done
 
 
 def test_a_reader_that_has_enough_is_no_error():

@@ -95,6 +95,6 @@ def test_every_recipe_resolves(name: str, full_size_cache: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("name", config.RECIPES)
 def test_a_recipe_is_what_its_names_are_together(name: str):
-    by_name, by_parts = (parse_words(words, DEFAULTS, PRESETS) for words in ([name], config.RECIPES[name].split()))
+    by_name, by_parts = (parse_words(words, SETTINGS, PRESETS) for words in ([name], config.RECIPES[name].split()))
     assert by_name.values == by_parts.values
     assert set(by_name.sources.values()) == {f"preset {name}"}
