@@ -319,7 +319,7 @@ def test_a_split_without_answers_gets_no_number(blind_folder: Path):
     said = score_lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", {}, notes=["of the server"])
     assert said == [
         "nlvr2, test: 40 examples of f.arrow",
-        "  note: the answers of this split are hidden: there are predictions, and no number",
+        "  note: this split has no public labels: predictions are written, no metrics",
         "  note: of the server",
     ]
 

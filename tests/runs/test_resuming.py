@@ -63,7 +63,7 @@ def test_the_same_command_starts_goes_on_and_is_finished(work: Path, monkeypatch
     whole = work / "kept" / whole.name
 
     run = stopped_at(4, capsys, monkeypatch, *AUTO)
-    assert "has no run of this command; it starts" in (run / "log.txt").read_text()
+    assert "has no run of this command; starts a new one" in (run / "log.txt").read_text()
     again = train(capsys, *AUTO)
     assert (
         again == run
