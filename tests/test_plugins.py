@@ -143,6 +143,15 @@ BROKEN = {
         "class Mine(Run):\n    mine: int = 1\nadd_settings(Mine)\n",
         "the setting 'mine' has no comment",
     ),
+    "unchecked.py": (
+        "from renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
+        "class Mine(Run):\n    mine: int = 1  # a number\nadd_settings(Mine)\n",
+        "the setting 'mine' needs a check of core/checks.py, such as whole(1)",
+    ),
+    "nowhere.py": (
+        "from renaissance.core.registry import TASKS\nTASKS.add('zzz', 'my_lab.task')",
+        "the task 'zzz', 'my_lab.task', is no subclass of renaissance.tasks.base.Task; give one, or \"module:attribute\".",
+    ),
     "homeless.py": (
         "from renaissance.core.checks import flag\nfrom renaissance.settings.declared import add_settings\n"
         "class Mine:\n    mine: flag = True  # a flag\nadd_settings(Mine)\n",
@@ -175,15 +184,21 @@ def test_an_entry_of_another_kind_is_a_sentence(table: str):
 
 def test_unknown_settings_of_presets_and_folders_without_code(tmp_path: Path, capsys, own_tables: None, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry.PRESETS, "data", dict(registry.PRESETS.data))
     Path("mine").mkdir()
     Path("mine/words.py").write_text(
         "from renaissance.core.registry import PRESETS\nPRESETS.add('task_z', {'max_stepps': 1})\n", encoding="utf-8"
+    )
+    Path("mine/weights.py").write_text(
+        "from renaissance.core.registry import PRESETS\nPRESETS.add('task_w', {'loss_names': ['mlm']})\n",
+        encoding="utf-8",
     )
     for given, sentence in (
         ("mine", "plugins: 'mine' is a folder without code; give a .py file, or a folder with an __init__.py"),
         ("./mine", "plugins: './mine' cannot be imported; give a .py file, or a folder with an __init__.py"),
         ("['']", "plugins=[''] is not allowed"),
         ("mine/words.py", "preset task_z: there is no setting 'max_stepps' (nearest: max_steps"),
+        ("mine/weights.py", "preset task_w: loss_names=['mlm'] is not allowed: give weights by task"),
     ):
         assert main(["print_config", "with", "task_z", f"plugins={given}"]) == 1
         assert sentence in capsys.readouterr().err

@@ -218,7 +218,7 @@ def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: 
                     try:
                         _set(allowed, str(key), value, settings, named)
                     except UserError as error:  # the others may name a plugin, which brings this one
-                        words.problems.append(f"{source}: {str(error).replace('There', 'there', 1)}")
+                        words.problems.append(f"{source}: {str(error).replace('There is', 'there is', 1)}")
                 merge(words.values, allowed)
                 words.sources.update(dict.fromkeys(allowed, source))
         except UserError as error:

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, first_line, require
+from .errors import UserError, first_line, printable, require
 
 
 class Registry(UserDict[str, Any]):
@@ -39,7 +39,7 @@ class Registry(UserDict[str, Any]):
         require(name and name == "".join(name.split()), f"the {self.what} {name!r} needs a name without spaces.")
         require(name not in self, f"the {self.what} {name!r} is there already; give this one another name.")
         if not _is_place(entry):
-            self._check(f"{name!r}, {entry!r},", entry)
+            self._check(f"{name!r}, {printable(repr(entry))[:80]},", entry)
         self.data[name] = entry
 
     def __getitem__(self, name: str) -> Any:
@@ -57,7 +57,10 @@ class Registry(UserDict[str, Any]):
         base = _found(self.base) if _is_place(self.base) else self.base
         fits = isinstance(entry, type) and issubclass(entry, base) if self.subclasses else isinstance(entry, base)
         kind = "subclass" if self.subclasses else "instance"
-        require(fits, f"the {self.what} {which} is no {kind} of {str(self.base).replace(':', '.')}.")
+        require(
+            fits,
+            f'the {self.what} {which} is no {kind} of {str(self.base).replace(":", ".")}; give one, or "module:attribute".',
+        )
 
 
 def _is_place(entry: Any) -> bool:
@@ -72,9 +75,7 @@ def _found(place: str) -> Any:
 # name -> entry
 TASKS = Registry("task", "renaissance.tasks.base:Task", subclasses=True)
 DATASETS = Registry("data set", "renaissance.data.dataset_specs:DatasetSpec")
-WRITERS = Registry(
-    "writer", "collections.abc:Callable"
-)  # make_arrow(root, data_root, ...), see data.prepare.writer.arrow_writer
+WRITERS = Registry("writer", "collections.abc:Callable")  # make_arrow(root, data_root, ...), as arrow_writer makes it
 TRANSFORMS = Registry("transform", "renaissance.data.transforms:Transform", subclasses=True)
 FUSIONS = Registry("fusion kind", "torch.nn:Module", subclasses=True)  # a layer, as models.fusion.SharedLayer
 FAMILIES = Registry("encoder family", "renaissance.models.backbones.family:Family")  # by model type

@@ -73,6 +73,10 @@ def _settings_of(group: type) -> Iterator[Setting]:
     section = group.__mro__[-2].__name__.lower()
     for key, check in inspect.get_annotations(group, eval_str=True).items():
         require(key in comments, f"the setting {key!r} has no comment: write `  # what it is` behind its default.")
+        require(
+            isinstance(check, Check),
+            f"the setting {key!r} needs a check of core/checks.py, such as whole(1), behind its colon.",
+        )
         yield Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
 
 

@@ -28,6 +28,11 @@ for _name, _content in (config.TASKS | config.PARTS | config.RECIPES).items():
 def preset_tables() -> dict[str, dict[str, Any]]:
     """Tasks, parts and recipes, as config.py and plugins write them. A task that none turns on has the preset task_<name>."""
     contents = [content for content in PRESETS.values() if not isinstance(content, str)]
+    for name, content in PRESETS.items():
+        weights = {} if isinstance(content, str) else content.get("loss_names", {})
+        require(
+            isinstance(weights, dict), f"preset {name}: loss_names={weights!r} is not allowed: give weights by task."
+        )
     used = {name for content in contents for name in content.get("loss_names", ())}
     own = {f"task_{name}": {"exp_name": name, "loss_names": {name: 1}} for name in TASKS if name not in used}
     tables: dict[str, dict[str, Any]] = {"tasks": {}, "parts": {}, "recipes": {}}
