@@ -237,3 +237,16 @@ def test_the_documented_objective_trains(hub_cache: Path, tmp_path: Path, capsys
     run = small_run.train(capsys, *words, *small_run.SMALL, "max_steps=2")
     assert "length/train/loss" in small_run.rows(run)[0]
     assert small_run.results(run)["test"]["length"].keys() >= {"loss", "accuracy"}
+
+
+def test_commands_that_use_an_entry_of_another_kind_are_refused(hub_cache: Path, tmp_path: Path, capsys, own_tables):
+    entries = {"TASKS": "odd_task", "TRANSFORMS": "odd_transform", "FUSIONS": "odd_fusion"}
+    lines = [f"{table}.add({name!r}, 'collections:Counter')" for table, name in entries.items()]
+    (tmp_path / "odd.py").write_text("from renaissance.core.registry import *\n" + "\n".join(lines), encoding="utf-8")
+    data = small_run.write_coco_vg(tmp_path / "arrow")
+    words = [f"plugins={tmp_path / 'odd.py'}", f"data_root={data}", f"log_dir={tmp_path}", *small_run.SMALL]
+    for given in ("task_odd_task", "train_transform_keys=['odd_transform']", "fusion=odd_fusion"):
+        assert main(["with", "task_itm", *words, given, "max_steps=1"]) == 1
+        assert re.fullmatch(
+            r"error: the .* odd_\w+ \(collections:Counter\) is no subclass of .*\n", capsys.readouterr().err
+        )
