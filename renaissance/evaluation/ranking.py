@@ -2,9 +2,11 @@
 
     images, texts -> each through its encoder once -> pairs, in batches, through the fusion -> scores -> ranks
 
-Each process encodes its share of the images and all texts, which cost little, and scores them with one another. The scores
-of all processes are all_gather, and each process ranks them. Memory holds the tokens of a process's images and of all texts,
-and all scores: for COCO's 5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB.
+Process r of n has images r, r + n, ...: it encodes these and all texts, which cost little, scores them with one another, and
+ranks the texts of each image. Images of texts are ranked in blocks, whose scores are gathered from all processes. Memory
+holds the tokens of a process's images and of all texts, the scores of its images, and a block: on one process, for COCO's
+5,000 images and 25,010 texts with a DeiT-tiny and a fusion of 256, 0.9, 0.4 and 0.5 GiB; of two, half of the first and last.
+Similarities come from an image's process alone, so processes that round differently choose the same candidates.
 
 A tie counts against the right one, so a model that distinguishes nothing finds nothing. Scores that differ by less than
 rounding errors are tied, or the order of equal texts of two images would depend on the batches.
@@ -33,7 +35,7 @@ FIRST = 10  # best images of each text, and texts of each image, that are kept
 FOLD = 1_000  # images of a fold of COCO's 1K protocol
 TIED = 1e-5  # scores with a smaller difference are equal
 TIED_COSINES = 1e-6  # the same for products of unit vectors
-_BLOCK = 1 << 22  # scores sorted at once
+_BLOCK = 1 << 22  # scores that are gathered and sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
 _MORE_TOKENS = 1 << 18  # on any other device
 _MEASURED = 3  # batches timed for the estimate, after one to warm up
@@ -58,6 +60,20 @@ class FullSplit(NamedTuple):
     say: Callable[[str], None]
 
 
+class Columns(NamedTuple):
+    """The columns of (T,P) scores that are on this process. Functions that take it are collective: call them on all ranks.
+
+    Attributes:
+        image_of_text: (T,) number of the image that a text belongs to, ascending.
+        own: (P/world_size,) numbers of this process's images.
+        gather: as in `FullSplit`.
+    """
+
+    image_of_text: np.ndarray
+    own: np.ndarray
+    gather: Callable[[Any], list[Any]]
+
+
 class Best(NamedTuple):
     """The best ones of each of n, best first. Attributes: ids (n, up to 10); scores, NaN where the fusion computed none."""
 
@@ -69,12 +85,11 @@ class Ranked(NamedTuple):
     """Ranks of the right ones, from 0. T texts, P images.
 
     Attributes:
-        image_of_text: (T,) number of the image that a text belongs to.
+        image_of_text: as in `Columns`.
         text_ranks: (T,) number of images that match a text at least as well as its own.
         image_ranks: (P,) number of other texts that match an image at least as well as the best of its own.
         best_images, best_texts: of each text, and of each image.
-        folds: the same ranks, (text_ranks, image_ranks), within each fold of 1,000 consecutive images; none where there are
-            less than two.
+        folds: the same ranks, (text_ranks, image_ranks), in each fold of 1,000 consecutive images; none if less than two.
         contrastive: the ranks by the contrastive vectors, where they selected the candidates; else None.
     """
 
@@ -100,48 +115,66 @@ def _recalls(text_ranks: np.ndarray, image_ranks: np.ndarray) -> dict[str, float
     return {f"{way}_r{k}": float((ranks < k).mean()) for way, ranks in both.items() for k in AT}
 
 
-def rank(scores: np.ndarray, image_of_text: np.ndarray, tied: float = TIED, lowest: float = -np.inf) -> Ranked:
-    """Ranks by (T,P) scores.
+def rank(scores: np.ndarray, columns: Columns, tied: float = TIED, lowest: float = -np.inf) -> Ranked:
+    """Ranks by the scores of all processes; the result is the same on each.
 
     Args:
-        image_of_text: (T,) ascending.
+        scores: (T,P/world_size), not NaN.
         tied: scores with a smaller difference are equal.
         lowest: lower scores are not of the fusion.
     """
-    folds = []
-    if scores.shape[1] >= 2 * FOLD:
-        for start in range(0, scores.shape[1] - FOLD + 1, FOLD):
-            texts = slice(*np.searchsorted(image_of_text, (start, start + FOLD)))
-            folds.append(_ranks(scores[texts, start : start + FOLD], image_of_text[texts] - start, tied))
-    best = _best(scores, lowest), _best(scores.T, lowest)
-    return Ranked(image_of_text, *_ranks(scores, image_of_text, tied), *best, folds)
+    image_of_text, own, gather = columns
+    images = np.arange(image_of_text[-1] + 1)
+    of_texts = [
+        _rank_rows(block, image_of_text[rows], images, tied, lowest) for rows, block in _all_images(scores, columns)
+    ]
+    of_images = [
+        _rank_rows(scores[:, rows].T, own[rows], image_of_text, tied, lowest) for rows in _blocks(len(own), len(scores))
+    ]
+    text_ranks, text_folds, *best_images = map(np.concatenate, zip(*of_texts, strict=True))
+    image_ranks, image_folds, *best_texts = (
+        _interleave(gather(np.concatenate(parts))) for parts in zip(*of_images, strict=True)
+    )
+    whole = range(len(images) // FOLD)
+    folds = [(text_folds[image_of_text // FOLD == fold], image_folds[images // FOLD == fold]) for fold in whole]
+    best = Best(*best_images), Best(*best_texts)
+    return Ranked(image_of_text, text_ranks, image_ranks, *best, folds if len(folds) > 1 else [])
 
 
-def _ranks(scores: np.ndarray, image_of_text: np.ndarray, tied: float) -> tuple[np.ndarray, np.ndarray]:
-    """`Ranked.text_ranks` and `Ranked.image_ranks`."""
-    matched = np.arange(len(scores)), image_of_text
-    of_texts = scores[matched]
-    of_images = np.full(scores.shape[1], -np.inf, scores.dtype)
-    np.maximum.at(of_images, image_of_text, of_texts)
-    ranks = []
-    for axis, right in ((1, of_texts[:, None]), (0, of_images)):
-        before = scores >= right - tied
-        before[matched] = False
-        ranks.append(before.sum(axis))
-    return ranks[0], ranks[1]
+def _blocks(rows: int, columns: int) -> list[slice]:
+    """Slices of rows of about _BLOCK scores; at least one, if only an empty one."""
+    size = max(1, _BLOCK // columns)
+    return [slice(start, start + size) for start in range(0, max(1, rows), size)]
 
 
-def _best(scores: np.ndarray, lowest: float) -> Best:
-    """The best of each row of scores, the first of equal ones; those below `lowest` or not finite become NaN."""
-    count, rows = min(FIRST, scores.shape[1]), max(1, _BLOCK // scores.shape[1])
-    ids = np.empty((len(scores), count), np.int64)
-    for start in range(0, len(scores), rows):
-        # Floats as integers of the same order, followed by the position: no two are equal, so the result is unique.
-        bits = (np.asarray(scores[start : start + rows], np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
-        keys = ((bits ^ ((bits >> 31) & 0x7FFF_FFFF)) << 32) - np.arange(scores.shape[1])
-        ids[start : start + rows] = torch.from_numpy(keys).topk(count, dim=1).indices.numpy()
+def _all_images(scores: np.ndarray, columns: Columns) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of n texts, and their (n,P) scores, gathered from (T,P/world_size) on each process."""
+    for rows in _blocks(len(scores), columns.image_of_text[-1] + 1):
+        yield rows, np.ascontiguousarray(_interleave(columns.gather(scores[rows].T)).T)
+
+
+def _interleave(parts: list[np.ndarray]) -> np.ndarray:
+    """What each process has of its images, (P/world_size,...), in the order of the images, (P,...)."""
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
+
+
+def _rank_rows(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tied: float, lowest: float) -> tuple:
+    """(n,) ranks of the best right column of each row of (n,m) scores; the same within its fold; both fields of `Best`.
+
+    rows, columns: (n,) and (m,) images of the rows and columns; a column is right for the rows of its image.
+    """
+    right = rows[:, None] == columns
+    before = (scores >= scores.max(1, keepdims=True, where=right, initial=-np.inf) - tied) & ~right
+    within = before & (rows[:, None] // FOLD == columns // FOLD)
+    # Floats as integers of the same order, followed by the position: no two are equal, so the result is unique.
+    bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
+    keys = ((bits ^ ((bits >> 31) & 0x7FFF_FFFF)) << 32) - np.arange(scores.shape[1])
+    ids = torch.from_numpy(keys).topk(min(FIRST, scores.shape[1]), dim=1).indices.numpy()
     best = np.take_along_axis(scores, ids, 1)
-    return Best(ids, np.where(np.isfinite(best) & (best >= lowest), best, np.nan))
+    return before.sum(1), within.sum(1), ids, np.where(np.isfinite(best) & (best >= lowest), best, np.nan)
 
 
 class Ranking:
@@ -159,6 +192,7 @@ class Ranking:
         self.dataset, self.batch_size = split.collate.source.dataset, split.collate.per_gpu_batchsize
         _, self.first, self.image_of_text = np.unique(self.dataset.rows(), return_index=True, return_inverse=True)
         self.own = np.arange(len(self.first))[split.rank :: split.world_size]  # numbers of this process's images
+        self.columns = Columns(self.image_of_text, self.own, split.gather)
 
     def run(self, top: int | None = None, vectors: Callable[[Tokens, str], Tensor] | None = None) -> Ranked:
         """Ranks everything; the result is the same on every process.
@@ -169,14 +203,14 @@ class Ranking:
         """
         texts, images = self._embed_texts(), self._embed_images()
         if top is None or top >= len(self.first):
-            return rank(self._scores(texts, images), self.image_of_text)
+            return rank(self._scores(texts, images), self.columns)
         similarities = self._similarities(texts, images, vectors)
-        contrastive = rank(similarities.numpy(), self.image_of_text, TIED_COSINES)
+        contrastive = rank(similarities, self.columns, TIED_COSINES)
         if top == 0:
             return contrastive
-        candidates = choose_candidates(similarities, top)
-        scores = self._scores(texts, images, candidates[:, self.own])
-        ranked = rank_candidates(scores, candidates, similarities.numpy(), self.image_of_text)
+        candidates = choose_candidates(similarities, top, self.columns)
+        scores = self._scores(texts, images, candidates)
+        ranked = rank_candidates(scores, candidates, similarities, self.columns)
         return ranked._replace(contrastive=contrastive)
 
     def _embed_texts(self) -> list[tuple[np.ndarray, Tokens]]:
@@ -213,8 +247,8 @@ class Ranking:
 
     def _similarities(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, vectors: Callable[[Tokens, str], Tensor]
-    ) -> Tensor:
-        """(T,P) products of the contrastive vectors, the same on every process."""
+    ) -> np.ndarray:
+        """(T,P/world_size) products of the contrastive vectors; -inf where they are NaN."""
 
         def vectors_of(tokens: Tokens, side: str) -> Tensor:
             parts = (
@@ -225,15 +259,12 @@ class Ranking:
 
         of_texts = torch.cat([vectors_of(tokens, "text") for _, tokens in texts])
         of_texts = of_texts[np.argsort(np.concatenate([numbers for numbers, _ in texts]))]
-        of_images = of_texts.new_empty(len(self.first), of_texts.shape[1])
-        for number, found in enumerate(self.split.gather(vectors_of(images, "image"))):
-            of_images[number :: self.split.world_size] = found
-        return of_texts @ of_images.T
+        return (of_texts @ vectors_of(images, "image").T).nan_to_num_(nan=-torch.inf).numpy()
 
     def _scores(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None = None
     ) -> np.ndarray:
-        """(T,P) matching scores, the same on every process; -inf where they are NaN or not computed.
+        """(T,P/world_size) matching scores; -inf where they are NaN or not computed.
 
         Args:
             candidates: (T,P/world_size) bool, the pairs to compute; None = all.
@@ -258,10 +289,7 @@ class Ranking:
             bar.update(len(rows))
             done += len(rows)
         bar.close()
-        all_gather = np.empty((len(scores), len(self.first)), np.float32)
-        for number, part in enumerate(self.split.gather(scores)):
-            all_gather[:, number :: self.split.world_size] = part
-        return all_gather
+        return scores
 
     def _pairs(
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
@@ -288,20 +316,20 @@ class Ranking:
         )
 
 
-def choose_candidates(similarities: Tensor, top: int) -> np.ndarray:
-    """(T,P) bool: the `top` images closest to each text, and the `top` texts closest to each image."""
-    chosen = torch.zeros(similarities.shape, dtype=torch.bool)
-    chosen.scatter_(1, similarities.topk(top, dim=1).indices, True)
-    chosen.scatter_(0, similarities.topk(min(top, len(similarities)), dim=0).indices, True)
+def choose_candidates(similarities: np.ndarray, top: int, columns: Columns) -> np.ndarray:
+    """(T,P/world_size) bool: the `top` images closest to each text, and the `top` texts closest to each image."""
+    closest = torch.from_numpy(similarities).topk(min(top, len(similarities)), dim=0).indices
+    chosen = torch.zeros(similarities.shape, dtype=torch.bool).scatter_(0, closest, True)
+    for rows, block in _all_images(similarities, columns):
+        closest = torch.from_numpy(block).topk(top, dim=1).indices
+        chosen[rows] |= torch.zeros(block.shape, dtype=torch.bool).scatter_(1, closest, True)[:, columns.own]
     return chosen.numpy()
 
 
-def rank_candidates(
-    scores: np.ndarray, candidates: np.ndarray, similarities: np.ndarray, image_of_text: np.ndarray
-) -> Ranked:
-    """Ranks by the scores of candidates, then all other pairs by their similarity; all arguments (T,P)."""
-    lowest = float(scores[np.isfinite(scores)].min(initial=0.0))
-    return rank(np.where(candidates, scores, similarities - 2 + lowest), image_of_text, TIED, lowest)
+def rank_candidates(scores: np.ndarray, candidates: np.ndarray, similarities: np.ndarray, columns: Columns) -> Ranked:
+    """Ranks by the scores of candidates, then all other pairs by their similarity; the arrays are (T,P/world_size)."""
+    lowest = min(columns.gather(float(scores[np.isfinite(scores)].min(initial=0.0))))
+    return rank(np.where(candidates, scores, similarities - 2 + lowest), columns, TIED, lowest)
 
 
 def _concatenated(parts: Iterable[Tokens], count: int) -> Tokens:

@@ -24,7 +24,16 @@ from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
 from renaissance.evaluation import ranking
-from renaissance.evaluation.ranking import FullSplit, Ranked, Ranking, rank, rank_candidates, recalls
+from renaissance.evaluation.ranking import (
+    Columns,
+    FullSplit,
+    Ranked,
+    Ranking,
+    choose_candidates,
+    rank,
+    rank_candidates,
+    recalls,
+)
 from renaissance.models.heads import ItmHead
 from renaissance.tasks.base import Context
 from renaissance.tasks.itc import Itc
@@ -249,10 +258,78 @@ def test_each_picture_and_each_text_is_encoded_once(dataset: PairDataset, monkey
     assert seen == {"embed_text": texts, "embed_image": pictures, "fuse": texts * pictures}
 
 
+@pytest.mark.parametrize("top", [0, 2])
+@torch.no_grad()
+def test_vectors_that_are_nan_find_nothing(top: int, dataset: PairDataset):
+    model, match, itc = parts("two-tower")
+    vectors = lambda tokens, side: itc.vectors(tokens, side) * float("nan")  # noqa: E731
+    ranked = Ranking(model, match, split_of(dataset)).run(top, vectors)
+    before = ranked if top == 0 else ranked.contrastive
+    assert before.text_ranks.tolist() == [len(CAPTIONS) - 1] * len(dataset)
+    assert before.image_ranks.tolist() == [len(dataset) - count for count in CAPTIONS]
+
+
+def test_processes_whose_rounding_differs_choose_the_same_candidates(distinct: PairDataset):
+    """Here the vectors of each process are others altogether; yet each candidate is scored, whoever has its image."""
+    model, match, itc = parts("two-tower")
+
+    @torch.no_grad()
+    def work(rank: int, gather: Callable[[Any], list[Any]]) -> Ranked:
+        split = split_of(distinct)._replace(rank=rank, world_size=3, gather=gather)
+        return Ranking(model, match, split).run(2, lambda tokens, side: itc.vectors(tokens, side).roll(rank, -1).abs())
+
+    found = together(3, work)
+    assert all(np.isfinite(ranked.best_images.scores[:, :2]).all() for ranked in found)
+    assert all(np.isfinite(ranked.best_texts.scores[:, :2]).all() for ranked in found)
+    for ranked in found[1:]:
+        np.testing.assert_equal(ranked, found[0])
+
+
+def alone(owners: Any) -> Columns:
+    """All columns on one process."""
+    return Columns(np.array(owners), np.arange(max(owners) + 1), lambda value: [value])
+
+
+@pytest.mark.parametrize("world", [2, 3, 14])
+@pytest.mark.parametrize("top", [None, 0, 3])
+def test_ranks_of_shares_are_those_of_all_scores(world: int, top: int | None, monkeypatch: pytest.MonkeyPatch):
+    """With ties, -inf and folds, to the last bit; what is gathered at once does not grow with the number of scores."""
+    monkeypatch.setattr(ranking, "FOLD", 4)
+    monkeypatch.setattr(ranking, "_BLOCK", 40)
+    draw = np.random.default_rng(0)
+    owners = np.sort(np.concatenate([np.arange(13), draw.integers(0, 13, 60)]))
+    scores = draw.integers(0, 9, (len(owners), 13)).astype(np.float32)
+    scores[draw.random(scores.shape) < 0.2] = -np.inf
+    close = (draw.permutation(scores.size).reshape(scores.shape) // 2 / scores.size).astype(
+        np.float32
+    )  # pairs are tied
+    sizes = []
+
+    def ranked(columns: Columns) -> Ranked:
+        share, near = scores[:, columns.own], close[:, columns.own]
+        if not top:
+            return rank(share if top is None else near, columns)
+        return rank_candidates(share, choose_candidates(near, top, columns), near, columns)
+
+    def work(number: int, gather: Callable[[Any], list[Any]]) -> Ranked:
+        def measured(value: Any) -> list[Any]:
+            sizes.append(np.size(value))
+            return gather(value)
+
+        return ranked(Columns(owners, np.arange(13)[number::world], measured))
+
+    expected = ranked(alone(owners))
+    assert len(expected.folds) == 3
+    for found in together(world, work):
+        np.testing.assert_equal(found, expected)
+    own = -(-13 // world)
+    assert max(sizes) <= max(40 // 13 * own, own * 10)  # a block of scores, or the best ten
+
+
 def test_what_is_no_candidate_stands_behind_all_candidates():
     """The first image's scores are far below the second's, which is no candidate of the first text."""
     scores, close = np.array([[-100, -np.inf], [-101, 5]], np.float32), np.array([[0.9, 0.8], [0.1, 0.2]], np.float32)
-    ranked = rank_candidates(scores, np.isfinite(scores), close, np.arange(2))
+    ranked = rank_candidates(scores, np.isfinite(scores), close, alone([0, 1]))
     assert ranked.text_ranks.tolist() == [0, 0] and ranked.best_images.ids.tolist() == [[0, 1], [1, 0]]
     assert np.isnan(ranked.best_images.scores).tolist() == [[False, True], [False, False]]
 
@@ -260,7 +337,7 @@ def test_what_is_no_candidate_stands_behind_all_candidates():
 def test_ranks_by_hand():
     """Two texts of image 0, one of image 1; ties stand before the right one, other captions of an image do not."""
     scores = np.array([[0.9, 0.1], [0.5, 0.5 - 1e-6], [0.9, 0.8]], np.float32)  # rounding unties nothing
-    ranked = rank(scores, np.array([0, 0, 1]))
+    ranked = rank(scores, alone([0, 0, 1]))
     assert ranked.text_ranks.tolist() == [0, 1, 1]
     assert ranked.image_ranks.tolist() == [1, 0]
     assert ranked.best_images.ids.tolist() == [[0, 1]] * 3 and ranked.best_texts.ids.tolist() == [[0, 2, 1], [2, 1, 0]]
@@ -290,7 +367,7 @@ def test_recalls_are_those_of_a_naive_count_and_folds_are_consecutive(pictures: 
     owners = np.sort(np.concatenate([np.arange(pictures), draw.integers(0, pictures, 9)]))
     scores = draw.integers(0, 12, (len(owners), pictures)).astype(np.float32)  # many ties
     scores[np.arange(len(owners)), owners] += 4
-    ranked = rank(scores, owners)
+    ranked = rank(scores, alone(owners))
     found = recalls(ranked)
 
     def naive(chosen: range) -> list[float]:
