@@ -40,11 +40,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
 
 from renaissance.core.types import ImageInput, TextInput  # noqa: E402
-from renaissance.data.collate import Source  # noqa: E402
+from renaissance.data.collate import Collate, Source  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
 from renaissance.data.text import encode  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
-from renaissance.evaluation.ranking import TIED, TOKENS, Ranked, Ranking, recalls  # noqa: E402
+from renaissance.evaluation.ranking import TIED, TOKENS, FullSplit, Ranked, Ranking, recalls  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
 from renaissance.models.fusion import FusionStack  # noqa: E402
@@ -98,7 +98,8 @@ def rank(
         aside += timed(turn)[1]
         return parts.match(pooled)
 
-    ranking = Ranking(parts.model, match, source, tokenizer(), MAX_TEXT_LEN, BATCH, 0, torch.device("cpu"))
+    split = FullSplit(Collate(tokenizer(), MAX_TEXT_LEN, BATCH, {}, source), 0, 0, 1, lambda value: [value], print)
+    ranking = Ranking(parts.model, match, split)
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(sys.stderr):
         ranked, seconds = timed(lambda: ranking.run(top, parts.itc.vectors))
     return ranked, seconds - aside
@@ -221,7 +222,7 @@ def open_source(folder: str, file: str, image_size: int) -> Source:
 
 @torch.no_grad()
 def report(folder: str, options: argparse.Namespace) -> None:
-    size, count, many = options.image_size, options.pictures, options.many
+    size, count, many = options.image_size, options.images, options.many
     parts = build(size)
     source = open_source(folder, "few.arrow", size)
     encoded = ready(source)
@@ -275,7 +276,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        for file, pictures in (("few.arrow", options.pictures), ("many.arrow", options.many)):
+        for file, pictures in (("few.arrow", options.images), ("many.arrow", options.many)):
             write_captions(Path(folder) / file, pictures=pictures)
         report(folder, options)
 
