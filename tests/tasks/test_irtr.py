@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_each_picture_with_its_texts_one_at_a_time(make, pai
 @pytest.mark.parametrize(
     ("objectives", "sentence"),
     [
-        ({"draw_false_text": 0}, "draw_false_text=0 leaves retrieval nothing to tell a text from"),
+        ({"draw_false_text": 0}, "draw_false_text=0: retrieval needs false texts"),
         ({"rerank_top_k": 16}, "rerank_top_k=16 takes its candidates from the contrastive head: give loss_names.itc=1"),
     ],
 )
