@@ -24,7 +24,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
-from renaissance.core.plugins import LOADED, load_plugins
+from renaissance.core.plugins import load_plugins, plugin_hint
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.presets import CONFIG_FILES, merge, presets, read_config_file
@@ -269,16 +269,12 @@ def _named(
     if Path(word).suffix.lower() in CONFIG_FILES:
         return f"file {word}", read_config_file(Path(os.path.expanduser(word)))
     _refuse_form(word, settings)
-    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all{_plugin_hint(settings)}"
+    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all{plugin_hint(settings)}"
     if before.endswith("="):
         advice = f"; if it is the value of {before}, write them without a space"
     elif os.path.exists(word):
         advice = f"; the name of a config file ends in {', '.join(CONFIG_FILES)}"
     raise UserError(f"There is no preset {word!r}{advice}.")
-
-
-def _plugin_hint(settings: Mapping[str, Setting]) -> str:
-    return "; of a plugin? add plugins=" if "plugins" in settings and not LOADED else ""
 
 
 def literal(text: str) -> Any:
@@ -294,7 +290,7 @@ def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Sett
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
     near = suggest(base, [*settings, *named])
-    where = f"; `python run.py print_config` lists them all{_plugin_hint(settings)}"
+    where = f"; `python run.py print_config` lists them all{plugin_hint(settings)}"
     require(base in settings, f"There is no setting {base!r}{near}{where}.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
     known = not rest or ".".join(rest) in entries

@@ -21,6 +21,11 @@ def plugin_name(plugin: str) -> str:
     return Path(plugin).name.removesuffix(".py").rpartition(".")[2]
 
 
+def plugin_hint(settings: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not there, where the command takes plugins and names none."""
+    return "; of a plugin? add plugins=" if "plugins" in settings and not LOADED else ""
+
+
 def load_plugins(plugins: Sequence[str]) -> None:
     """Imports plugins, each a dotted name of a module or the path of a file or package.
 
