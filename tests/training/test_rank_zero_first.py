@@ -89,9 +89,7 @@ def test_a_first_process_that_never_comes_or_is_never_ready_is_one_sentence(by_h
     by_hand(1)
     monkeypatch.setattr(rank_zero_first, "_TO_START", 1)
     with (
-        pytest.raises(
-            UserError, match=r"The meeting point of this run's processes, 127.0.0.1:\d+, was not there within"
-        ),
+        pytest.raises(UserError, match=r"The rendezvous address of this run, 127.0.0.1:\d+, was not there within"),
         rank_zero_first.rank_zero_first(2),
     ):
         raise AssertionError("went on")
