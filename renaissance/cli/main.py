@@ -141,7 +141,7 @@ def _command(name: str, *words: str) -> None:
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
     updates = words if name == "with" else words[1:]
-    values, sources, _ = _configured(settings, updates)
+    values, sources = _configured(settings, updates)
     if module:
         values, problems = converted(settings, values)
         refuse(problems)
@@ -167,8 +167,8 @@ def _run(name: str, resolver: ConfigResolver) -> None:
         raise
 
 
-def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Words:
-    """Defaults and updates as Sacred puts them together, with `~` written out. Plugins are imported.
+def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Defaults and updates as Sacred puts them together, with `~` written out, and their sources. Plugins are imported.
 
     Raises:
         UserError: a word cannot stand, or as `load_plugins`.
@@ -194,7 +194,7 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> Word
 
     config = experiment.run(config_updates=words.values, options={"--loglevel": "CRITICAL"}).result | seed
     given = {key: None if config[key] == "" else config[key] for key in settings}
-    return Words({key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources, [])
+    return {key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources
 
 
 def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
@@ -289,9 +289,10 @@ def literal(text: str) -> Any:
 def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Setting], named: Mapping[str, Any]) -> None:
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
-    near = suggest(base, [*settings, *named])
-    where = f"; `python run.py print_config` lists them all{plugin_hint(settings)}"
-    require(base in settings, f"There is no setting {base!r}{near}{where}.")
+    if base not in settings:
+        near = suggest(base, [*settings, *named])
+        where = f"; `python run.py print_config` lists them all{plugin_hint(settings)}"
+        raise UserError(f"There is no setting {base!r}{near}{where}.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
     known = not rest or ".".join(rest) in entries
     require(known, f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")

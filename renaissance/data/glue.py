@@ -56,8 +56,9 @@ class _Files(NamedTuple):
 
 def glue_task(name: str) -> GlueTask:
     """Return the specification of a task of GLUE. Raises UserError where there is no such task."""
-    near = suggest(name, GLUE)
-    require(name in GLUE, f"datasets names '{name}'{near}, which is no task of GLUE; give one of {', '.join(GLUE)}.")
+    if name not in GLUE:
+        near = suggest(name, GLUE)
+        raise UserError(f"datasets names '{name}'{near}, which is no task of GLUE; give one of {', '.join(GLUE)}.")
     return GLUE[name]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from renaissance.core.errors import require, shortened
+from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
@@ -58,10 +58,13 @@ class Images(Downstream):
         label, name = sample.values["label"], sample.values["image_id"]
         metadata = {"id": sample.id if name is None else name}
         if label is not None:
-            require(
-                0 <= label < len(labels),
-                f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered from 0.",
-            )
+            if (
+                not 0 <= label < len(labels)
+            ):  # for each sample: a sentence of all classes would cost more than the check
+                raise UserError(
+                    f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered "
+                    "from 0."
+                )
             metadata["target"] = labels[label]
         return Example(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)
 
