@@ -17,7 +17,6 @@ from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import YOUNGER, resumable
 
 JOB = "SLURM_JOB_ID"
-_PATHS = ("load_path", "tokenizer", "encoder", "image_encoder", "text_encoder")  # of those that are not free
 
 
 def identity(values: Mapping[str, Any]) -> str:
@@ -30,13 +29,15 @@ def identity(values: Mapping[str, Any]) -> str:
         values: every setting as the command has it, before checkpoints and models fill in the others.
     """
     canonical, usual = _canonical(values), _canonical(defaults())
-    changed = (key for key, value in canonical.items() if _json(value) != _json(usual.get(key)))  # 1 is not 1.0
-    return _hash({key: canonical[key] for key in changed if key not in _free()})
+    return _hash(
+        {key: value for key, value in canonical.items() if _json(value) != _json(usual.get(key))}
+    )  # 1 is not 1.0
 
 
 def former_identity(values: Mapping[str, Any]) -> str:
     """The identity as earlier versions computed it: of the values as they are written."""
-    return _hash({key: value for key, value in values.items() if key not in _free() | YOUNGER})
+    left_out = _free() | YOUNGER
+    return _hash({key: value for key, value in values.items() if key not in left_out})
 
 
 def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
@@ -80,10 +81,12 @@ def _json(value: Any) -> str:
 
 
 def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Each value in one form, however it was written."""
-    canonical = {key: SETTINGS[key].convert(None if value == "" else value) for key, value in values.items()}
+    """Each value that a resumed run may not change, in one form, however it was written."""
+    free = _free()
+    fixed = {key: None if value == "" else value for key, value in values.items() if key not in free}
+    canonical = {key: SETTINGS[key].convert(value) for key, value in fixed.items()}
     for key, value in canonical.items():
-        if key in _PATHS and value is not None:
+        if SETTINGS[key].check.is_path and isinstance(value, str):
             canonical[key] = plain_path(value)
         elif key == "loss_names":
             canonical[key] = {name: _number(weight) for name, weight in value.items() if weight or name in FIRST_TASKS}
