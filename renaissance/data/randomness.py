@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
-_MASK64 = (1 << 64) - 1
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

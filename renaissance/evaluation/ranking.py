@@ -106,8 +106,9 @@ def recalls(ranked: Ranked) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, their mean, and with the suffix "_1k" their means over folds."""
     found = _recalls(ranked.text_ranks, ranked.image_ranks)
     found["recall_mean"] = sum(found.values()) / len(found)
-    folds = [_recalls(*fold) for fold in ranked.folds]
-    return found | {f"{name}_1k": float(np.mean([fold[name] for fold in folds])) for fold in folds[:1] for name in fold}
+    if folds := [_recalls(*fold) for fold in ranked.folds]:
+        found |= {f"{name}_1k": float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
+    return found
 
 
 def _recalls(text_ranks: np.ndarray, image_ranks: np.ndarray) -> dict[str, float]:

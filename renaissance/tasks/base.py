@@ -4,7 +4,7 @@ A task turns the encodings of a micro-batch and its own targets into a loss. It 
 that nothing else is computed, and asks `Encodings`, never a tower.
 
 An *objective* (masked language modelling, matching) learns from any image with its text. A *downstream* task reads a data
-set of its own. It makes a row of each example; the rows of all processes are all_gather, and the metrics are computed from
+set of its own. It makes a row of each example; the rows of all processes are gathered, and the metrics are computed from
 them. So they do not depend on the number of processes or on the batch size.
 """
 
