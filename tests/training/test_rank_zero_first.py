@@ -197,7 +197,7 @@ def test_a_refusal_is_said_once(tmp_path: Path, hub_cache: Path):
 def test_two_machines_that_plain_python_starts_train_together(tmp_path: Path, hub_cache: Path):
     """The second is there first, and waits; both go on from what the first finds."""
     small_run.write_coco_vg(tmp_path / "data" / "arrow")
-    for steps, said in ((2, "it starts"), (4, "goes on with")):
+    for steps, said in ((2, "starts a new one"), (4, "goes on with")):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(small_run.free_port()), "PYTHONPATH": str(OFFLINE)}
         machines = []
         for rank in (1, 0):
