@@ -90,7 +90,7 @@ for _name in (*FIRST_TASKS, *sorted(_FILES.difference(FIRST_TASKS))):
 for _name in ("imagenet", "vit", "clip"):
     TRANSFORMS.add(_name, "renaissance.data.transforms:CenterCrop")
 TRANSFORMS.add("pixelbert", "renaissance.data.transforms:KeepAspect")
-for _name, _class in (("shared", "SharedLayer"), ("separate", "SeparateLayer"), ("merged", "Side")):
+for _name, _class in (("shared", "SharedLayer"), ("separate", "SeparateLayer"), ("merged", "TransformerLayer")):
     FUSIONS.add(_name, f"renaissance.models.fusion:{_class}")
 
 

@@ -16,7 +16,7 @@ from renaissance.core.types import TextInput
 # Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain.
 _PAD_MULTIPLE = 4
 
-_SHOWN = 60  # characters of a text that a sentence tells
+_CHARACTERS_SHOWN = 60  # characters of a text that a sentence tells
 
 # Rows that vocabularies keep in reserve: [unused12] (BERT), <unused12> (Gemma), <extra_id_12> (T5).
 _RESERVED_PIECE = re.compile(r"[\[<](unused_?|extra_id_)\d+[\]>]")
@@ -117,6 +117,6 @@ def tokenize(
                 one = slice(number, number + 1)
                 tokenize(tokenizer, [texts[one] for texts in pairs], where[one], **options)
         text = " | ".join(texts[0] for texts in pairs)
-        shown = printable(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
+        shown = printable(text[:_CHARACTERS_SHOWN]) + ("..." if len(text) > _CHARACTERS_SHOWN else "")
         of = f" of {where[0]}" if where else ""
         raise UserError(f"The tokenizer cannot read the text{of}, '{shown}' ({first_line(error)}).") from None

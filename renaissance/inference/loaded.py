@@ -67,7 +67,7 @@ class Loaded:
             resolved = resolve(resolver, stored, reads_data=False)
         build_on_meta(resolved)
         built = build(resolved, pretrained=False)
-        checkpoint.load_weights(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
+        checkpoint.load_state_dicts(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         self.answering = [name for name, task in self.heads.items() if task.answer_scores]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from renaissance.core.types import Tokens
 
 
-class _Kept(torch.autograd.Function):
+class _MaskAndScale(torch.autograd.Function):
     """hidden * keep * scale. The mask is stored as booleans, but multiplied as numbers: mixed types are slow on CPUs."""
 
     @staticmethod
@@ -49,7 +49,7 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * 2**16)
         words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.int16)[: hidden.numel()].view(hidden.shape) >= dropped - 2**15
-        return _Kept.apply(hidden, keep, 2**16 / (2**16 - dropped))
+        return _MaskAndScale.apply(hidden, keep, 2**16 / (2**16 - dropped))
 
 
 class Residual(nn.Module):

@@ -23,7 +23,7 @@ from .fusion import FusionStack
 _REASON = 200  # most characters of a compiler's message that are repeated
 MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two images an example, are fewer
 
-recomputed = partial(checkpoint, use_reentrant=False)
+checkpointed = partial(checkpoint, use_reentrant=False)
 
 
 def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -32,7 +32,7 @@ def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, part) for name, part in model.named_children() if isinstance(part, kinds))
 
 
-def recompute_layers(model: nn.Module) -> dict[str, int]:
+def enable_gradient_checkpointing(model: nn.Module) -> dict[str, int]:
     """Turns gradient checkpointing on; frozen parts keep no activations in any case.
 
     Returns:
@@ -43,10 +43,10 @@ def recompute_layers(model: nn.Module) -> dict[str, int]:
         if not any(parameter.requires_grad for parameter in part.parameters()):
             continue
         if isinstance(part, FusionStack):
-            part.around_layer = recomputed
+            part.around_layer = checkpointed
             counts[name] = len(part.layers)
         else:
-            counts[name] = backbones.recompute(part, recomputed)
+            counts[name] = backbones.checkpoint_layers(part, checkpointed)
     return counts
 
 

@@ -50,7 +50,7 @@ class FeedForward(nn.Module):
         return self.output(F.gelu(self.dense(hidden)), hidden)
 
 
-class Side(nn.Module):
+class TransformerLayer(nn.Module):
     """A transformer layer over the tokens of one modality: self-attention, then the feed-forward layer."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
@@ -68,7 +68,7 @@ class SharedLayer(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_rate: float):
         super().__init__()
         self.cross = Attention(width, heads, drop_rate)
-        self.text, self.image = (Side(width, heads, mlp_ratio, drop_rate) for _ in range(2))
+        self.text, self.image = (TransformerLayer(width, heads, mlp_ratio, drop_rate) for _ in range(2))
 
     def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
         text_hidden, image_hidden = (None if side is None else side.hidden for side in (text, image))

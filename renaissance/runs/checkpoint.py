@@ -108,7 +108,7 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     return Stored(**parts | {"settings": settings})
 
 
-def load_weights(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
+def load_state_dicts(model: nn.Module, heads: nn.Module, stored: Stored, path: str) -> LoadReport:
     """Copies the weights of a checkpoint into a model, resizing position embeddings.
 
     Args:

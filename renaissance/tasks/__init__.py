@@ -12,7 +12,7 @@ from renaissance.core.registry import TASKS
 
 from .base import Classification, Context, Downstream, Encodings, Task
 
-__all__ = ["Classification", "Context", "Downstream", "Encodings", "Task", "reading_task", "task_class"]
+__all__ = ["Classification", "Context", "Downstream", "Encodings", "Task", "downstream_task", "task_class"]
 
 
 def task_class(name: str) -> type[Task]:
@@ -20,7 +20,7 @@ def task_class(name: str) -> type[Task]:
     return TASKS[name]
 
 
-def reading_task(names: Iterable[str]) -> str | None:
+def downstream_task(names: Iterable[str]) -> str | None:
     """The one of these tasks that has a data set of its own; None where all learn from any image with its text.
 
     Raises:

@@ -261,7 +261,7 @@ class Downstream(Task):
             None where the answer is hidden. Here: the class with the highest logit, and 1 if it is right, else 0; 0 if a
             logit is NaN.
         """
-        found = zip(targets.metadata, output.labels.tolist(), guesses(output.logits), strict=True)
+        found = zip(targets.metadata, output.labels.tolist(), predicted_classes(output.logits), strict=True)
         return [
             {
                 **metadata,
@@ -313,7 +313,7 @@ class Classification(Downstream):
         return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
 
 
-def guesses(logits: Tensor) -> list[tuple[int, bool]]:
+def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
     """Of each row of logits (B,C) the argmax, and whether none of them is NaN."""
     numbers = ~logits.isnan().any(-1)
     return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))

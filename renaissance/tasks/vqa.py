@@ -28,7 +28,7 @@ from renaissance.data.vocabulary import vqa_labels
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.settings.sections import Settings
 
-from .base import Classification, Encodings, guesses
+from .base import Classification, Encodings, predicted_classes
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores
@@ -135,7 +135,7 @@ class Vqa(Classification):
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
         """The answer with the highest logit and its score, the official one where the ten answers are known."""
         rows = []
-        for metadata, (label, number) in zip(targets.metadata, guesses(output.logits), strict=True):
+        for metadata, (label, number) in zip(targets.metadata, predicted_classes(output.logits), strict=True):
             score = _answer_score(self.labels[label], metadata)
             rows.append({**metadata, "prediction": self.labels[label], "score": score and score * number})
         return rows

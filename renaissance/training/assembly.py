@@ -12,14 +12,14 @@ from renaissance.core.errors import require, shortened
 from renaissance.data.randomness import torch_seed
 from renaissance.models import backbones
 from renaissance.models.embeddings import Normalize, PatchEmbeddings, TextEmbeddings
-from renaissance.models.execution import recompute_layers
+from renaissance.models.execution import enable_gradient_checkpointing
 from renaissance.models.fusion import FusionStack
 from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 from renaissance.runs import checkpoint
 from renaissance.settings.bounds import bounded_building
-from renaissance.tasks import Context, Task, reading_task, task_class
+from renaissance.tasks import Context, Task, downstream_task, task_class
 
 from .from_checkpoint import naming_checkpoint, same_benchmark
 from .resolution import Resolved
@@ -52,7 +52,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
         initialize(module, std)
     model.token_types.copy_image_row()
     if settings.machine.gradient_checkpointing:
-        without = [part for part, layers in recompute_layers(model).items() if not layers]
+        without = [part for part, layers in enable_gradient_checkpointing(model).items() if not layers]
         notes += [f"gradient_checkpointing: the {part} has no layers that can be recomputed" for part in without]
     heads = nn.ModuleDict()
     for name in settings.objectives.loss_names:
@@ -140,9 +140,9 @@ def load_weights(built: Built, resolved: Resolved) -> None:
     path = settings.run.resume_from or settings.run.load_path
     other = [name for name in built.heads if not same_benchmark(name, stored, settings)]
     taken = {key: tensor for key, tensor in stored.heads.items() if key.partition(".")[0] not in other}
-    report = checkpoint.load_weights(built.model, built.heads, stored._replace(heads=taken), path)
+    report = checkpoint.load_state_dicts(built.model, built.heads, stored._replace(heads=taken), path)
     built.notes += str(report).splitlines()
-    reading = reading_task(list(built.heads))
+    reading = downstream_task(list(built.heads))
     there = ", ".join(sorted({key.partition(".")[0] for key in stored.heads} - {*other})) or "none"
     require(
         not (settings.run.test_only and reading and any(name.startswith(f"{reading}.") for name in report.missing)),

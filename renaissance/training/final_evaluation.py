@@ -21,7 +21,7 @@ from renaissance.evaluation.runs import FinishedRun, read_blind_run
 from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.settings.sections import Settings
-from renaissance.tasks import Downstream, reading_task
+from renaissance.tasks import Downstream, downstream_task
 
 from .loading import Loaders
 from .loop import Loop
@@ -171,6 +171,6 @@ def blind_run_of(settings: Settings, splits: Iterable[str]) -> FinishedRun | Non
     """
     if not settings.objectives.blind_run:
         return None
-    reading = reading_task(settings.objectives.loss_names)
+    reading = downstream_task(settings.objectives.loss_names)
     require(reading, "blind_run= belongs to a downstream task; leave it out of pretraining.")
     return read_blind_run(settings.objectives.blind_run, reading, splits)

@@ -26,7 +26,7 @@ from renaissance.settings.keys import (
 )
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.sections import Settings
-from renaissance.tasks import reading_task, task_class
+from renaissance.tasks import downstream_task, task_class
 
 
 def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
@@ -121,7 +121,7 @@ def label_vocabularies(
     Raises:
         UserError: the data have other answers than the checkpoint.
     """
-    name = reading_task(settings.objectives.loss_names)
+    name = downstream_task(settings.objectives.loss_names)
     if name is None:
         return {}
     task = task_class(name)

@@ -23,7 +23,7 @@ from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
 from renaissance.runs.report import RunFolder
 from renaissance.settings.sections import Settings
-from renaissance.tasks import reading_task, task_class
+from renaissance.tasks import downstream_task, task_class
 
 from .devices import all_gather
 from .resolution import Resolved
@@ -58,7 +58,7 @@ def read_data(resolved: Resolved) -> RunData:
     settings = resolved.settings
     names, limit = settings.objectives.loss_names, settings.data.eval_limit
     target_builders = {name: task_class(name).target_builder(settings, resolved.tokenizer) for name in names}
-    reading = reading_task(names)
+    reading = downstream_task(names)
     task = None if reading is None else task_class(reading)
     if task is None:
         splits, opened = ("val", "test"), partial(_pairs, settings)

@@ -29,7 +29,7 @@ from renaissance.tasks import Encodings
 from .devices import all_gather
 from .optim import learning_rate, load_state, make_optimizer, parameter_groups, random_towers, set_learning_rate
 
-_SHOWN = 16  # samples that a sentence names
+_SAMPLES = 16  # samples that a sentence names
 
 
 class StepResult(NamedTuple):
@@ -272,7 +272,7 @@ class VisionLanguageModule(LightningModule):
             if not bad or any(not sums[name][number].isfinite() for name in bad)
         ]
         ids = sorted({each for part in all_gather(ids) for batch in part for each in batch})
-        return f"{what} not finite (samples {shortened(ids, _SHOWN)}; learning rate {self.learning_rate_of(self.step):.2e})"
+        return f"{what} not finite (samples {shortened(ids, _SAMPLES)}; learning rate {self.learning_rate_of(self.step):.2e})"
 
     def _loss(self, batch: Batch, counts: dict[str, Tensor], sums: dict[str, list[Tensor]]) -> Tensor:
         encodings = Encodings(self.model, batch)

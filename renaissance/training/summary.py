@@ -12,7 +12,7 @@ from renaissance.core.console import millions, table
 from renaissance.data.limited import LimitedDataset
 from renaissance.runs.report import versions
 from renaissance.settings.sections import Settings
-from renaissance.tasks import reading_task
+from renaissance.tasks import downstream_task
 
 from .assembly import Built
 from .devices import on_gpu
@@ -60,7 +60,7 @@ def startup_report(built: Built, resolved: Resolved, samples: Mapping[str, Any],
     """The screen before training: model, parameters, data, optimization, devices."""
     settings = resolved.settings
     lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
-    if resolved.stored is None and reading_task(settings.objectives.loss_names):
+    if resolved.stored is None and downstream_task(settings.objectives.loss_names):
         lines.append("note: no load_path: only the encoders' own weights are pretrained, all else starts at random")
     lines += data_lines(settings, samples)
     if not settings.run.test_only:

@@ -16,7 +16,7 @@ from renaissance.core.types import Batch, Example
 from renaissance.data.collate import Collate, Source, TargetBuilder
 from renaissance.data.sampler import Draw
 from renaissance.data.transforms import make_transform
-from renaissance.tasks import Encodings, reading_task, task_class
+from renaissance.tasks import Encodings, downstream_task, task_class
 
 from .assembly import Built
 from .resolution import Resolved
@@ -87,7 +87,7 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
     model = resolved.settings.model
     grey = io.BytesIO()
     Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
-    reading = reading_task(resolved.settings.objectives.loss_names)
+    reading = downstream_task(resolved.settings.objectives.loss_names)
     sample = Example(0, (grey.getvalue(),), "two small images")
     if reading is not None:
         sample = task_class(reading).dummy_sample(grey.getvalue())

@@ -23,7 +23,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import TextInput
 from renaissance.models import backbones
 from renaissance.models.backbones.families import DUAL, FAMILIES, IMAGE, TEXT
-from renaissance.models.execution import recomputed
+from renaissance.models.execution import checkpointed
 
 TEXTS = [kind for kind in INSTALLED if FAMILIES[kind].modality == TEXT]
 PICTURES = [kind for kind in INSTALLED if FAMILIES[kind].modality == IMAGE]
@@ -192,7 +192,7 @@ def test_recomputed_layers_have_the_same_gradient_and_keep_less(
     gradients, kept = [], []
     for recomputes in (False, True):
         tower = build(kind, pretrained(kind).folder).train()
-        layers = backbones.recompute(tower, recomputed) if recomputes else 0
+        layers = backbones.checkpoint_layers(tower, checkpointed) if recomputes else 0
         kept.append(0)
 
         def pack(tensor: Tensor) -> Tensor:

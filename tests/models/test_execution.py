@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from renaissance.models.execution import MOST_SHAPES, compile_stacks, recompute_layers, stacks
+from renaissance.models.execution import MOST_SHAPES, compile_stacks, enable_gradient_checkpointing, stacks
 from tiny_models import MODELS, pictures, texts
 
 # dynamo looks at gradients of what is no leaf, and hides the warning only where it is none that ends the program.
@@ -67,7 +67,7 @@ def test_compiled_stacks_have_the_same_gradients(name: str, recomputes: bool):
     model, said, backend = without_dropout(MODELS[name]()).train(), [], Backend()
     plain, names = gradients(model), list(model.state_dict())
     if recomputes:
-        recompute_layers(model)
+        enable_gradient_checkpointing(model)
     compile_stacks(model, said.append, backend)
     for _ in range(2):
         before = backend.ran

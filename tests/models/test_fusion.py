@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from renaissance.core.types import Tokens
-from renaissance.models.fusion import FusionStack, NeededTokens, SharedLayer, Side
+from renaissance.models.fusion import FusionStack, NeededTokens, SharedLayer, TransformerLayer
 from tiny_models import FUSIONS, same, stirred
 
 WIDTH, HEADS, RATIO = 32, 4, 2
@@ -154,7 +154,7 @@ def test_without_one_side_its_cross_attention_is_skipped(kind: str, absent: str)
         assert (parameter.grad is not None) == own, name
     hidden = TEXT if present == "text" else IMAGE  # what is left is a plain transformer stack
     for layer in stack.layers:
-        side = Side(WIDTH, HEADS, RATIO, 0.1).eval()
+        side = TransformerLayer(WIDTH, HEADS, RATIO, 0.1).eval()
         if kind == "shared":
             side = getattr(layer, present)
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from renaissance.core.errors import UserError
-from renaissance.runs.checkpoint import Stored, load_weights, read, save
+from renaissance.runs.checkpoint import Stored, load_state_dicts, read, save
 from renaissance.settings.declared import defaults
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
 
@@ -146,7 +146,7 @@ def test_the_report_names_what_became_of_every_tensor():
     given = stored(**state, **{"tower.gone": torch.zeros(2)})
     given = given._replace(heads={"mlm.weight": torch.ones(3, 4), "mlm.bias": torch.ones(5)})
 
-    report = load_weights(target, heads, given, "first.ckpt")
+    report = load_state_dicts(target, heads, given, "first.ckpt")
 
     assert sorted(report.loaded) == ["mlm.weight", "token_types.weight", "tower.layer.weight", "tower.positions.weight"]
     assert report.resized == ["tower.positions.weight"]
@@ -166,4 +166,4 @@ def test_a_checkpoint_of_which_no_tower_fits_is_refused():
     # The token types, which every model of this width has, are no tower.
     other = stored(**{"token_types.weight": torch.zeros(3, 4), "encoder.weight": torch.zeros(4, 4)})
     with pytest.raises(UserError, match=r"load_path=other\.ckpt holds another model: none of its 2 tensors fits"):
-        load_weights(Model(), nn.ModuleDict(), other, "other.ckpt")
+        load_state_dicts(Model(), nn.ModuleDict(), other, "other.ckpt")

@@ -150,7 +150,7 @@ def test_a_checkpoint_counts_before_the_model_and_asks_nobody(tmp_path, monkeypa
     assert resolved.image == before.image
     assert resolved.tokenizer("a red square")["input_ids"] == before.tokenizer("a red square")["input_ids"]
     built = build(resolved)
-    report = checkpoint.load_weights(built.model, built.heads, resolved.stored, str(path))
+    report = checkpoint.load_state_dicts(built.model, built.heads, resolved.stored, str(path))
     assert not report.missing and not report.unexpected and not report.resized
 
 
@@ -193,7 +193,7 @@ def test_a_command_may_repeat_how_the_checkpoints_model_was_made_and_draws_new_h
     resolve(resolver(load_path=str(path), loss_names={"mlm": 1}, initializer_range=0.1, **made), stored)
     # The head of ITM is new: it is drawn with the deviation of this command.
     built = build(resolve(resolver(load_path=str(path), initializer_range=1e-6), stored))
-    checkpoint.load_weights(built.model, built.heads, stored, str(path))
+    checkpoint.load_state_dicts(built.model, built.heads, stored, str(path))
     assert 0 < built.heads["itm"].head.classifier.weight.abs().max() < 1e-4
     assert built.heads["mlm"].head.decoder.weight.std().item() == pytest.approx(0.1, rel=0.1)
 

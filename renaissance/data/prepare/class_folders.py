@@ -16,7 +16,7 @@ from .annotation_store import plain_name
 from .annotations import opened
 from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
 
-_SHOWN = 20  # classes that are named in a sentence
+_CLASSES_SHOWN = 20  # classes that are named in a sentence
 # First bytes of the forms that are read, for files whose names do not say what they are.
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 
@@ -65,7 +65,7 @@ def read_class_folders(root: Path) -> Classes:
         loose = sum(map(_may_be_image, files_in(place)))
         ignored += [f"{loose:,} images in {place.relative_to(root)}/ that lie in no class folder"] * (loose > 0)
     labels = sorted({plain_name(folder.name) for of in folders.values() for folder in of})
-    left = f" Left alone, as no class has images there: {shortened(ignored, _SHOWN)}." if ignored else ""
+    left = f" Left alone, as no class has images there: {shortened(ignored, _CLASSES_SHOWN)}." if ignored else ""
     require(
         len(labels) > 1,
         f"root='{root}' needs at least two folders, one a class, with images in them; found "
@@ -76,7 +76,7 @@ def read_class_folders(root: Path) -> Classes:
     notes = {
         split: [f"Read from {place.relative_to(root)}/."] if place != root else [] for split, place in places.items()
     }
-    notes[next(iter(places))] += [f"{len(labels):,} classes: {shortened(labels, _SHOWN)}.{left}"]
+    notes[next(iter(places))] += [f"{len(labels):,} classes: {shortened(labels, _CLASSES_SHOWN)}.{left}"]
     images = {split: partial(_listed, root, of, labels) for split, of in folders.items()}
     return Classes(labels, images, notes)
 

@@ -19,7 +19,7 @@ from .dimensions import encoder_dimensions, override_dimensions
 from .families import check_modality, class_of
 from .family import TEXT, Family
 from .hub import quiet
-from .resize import carry_weights
+from .resize import copy_weights
 from .weights import read_weights
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def build_encoder(
         if new.to_dict() != old.to_dict():
             resized = _random(model_class, new)
             with torch.no_grad():
-                carry_weights(model, resized, family)
+                copy_weights(model, resized, family)
             model = resized
         if grows:
             _grow_vocabulary(model, vocab_size)
@@ -170,7 +170,7 @@ def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[s
     return tuple(sorted(info["unexpected_keys"]))
 
 
-def recompute(part: nn.Module, around: Callable[..., Any]) -> int:
+def checkpoint_layers(part: nn.Module, around: Callable[..., Any]) -> int:
     """Gradient checkpointing: `around(layer, *inputs)` runs each layer of a tower in training.
 
     Returns:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .family import Family
 
 
-def carry_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
+def copy_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
     """Copies `source`'s parameters and buffers into `target`, which differs from it only in the image size.
 
     Raises:
