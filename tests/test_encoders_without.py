@@ -15,7 +15,7 @@ from models.families import small_config
 from renaissance.core.errors import UserError
 from renaissance.inference.loaded import Loaded
 from renaissance.runs import checkpoint
-from renaissance.runs.start import TrainingState
+from renaissance.runs.stored import TrainingState
 from renaissance.training import summary
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.checkpointing import checkpoint_content

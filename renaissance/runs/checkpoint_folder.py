@@ -15,7 +15,7 @@ from renaissance.core.atomic import link_or_copy, rename_damaged
 from renaissance.core.errors import UserError, first_line
 
 from . import checkpoint
-from .checkpoint import Stored
+from .stored import Stored
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 UNKNOWN = -1  # step of a checkpoint that cannot be read

@@ -12,10 +12,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from renaissance.core.errors import Stopped, UserError, first_line
 from renaissance.models.backbones import tokenizer_files
-from renaissance.runs import checkpoint
 from renaissance.runs.checkpoint_folder import BEST, LAST, CheckpointFolder
 from renaissance.runs.report import RunFolder
-from renaissance.runs.start import TrainingState
+from renaissance.runs.stored import Stored, TrainingState
 from renaissance.settings.sections import Section
 
 from .assembly import Built
@@ -47,7 +46,7 @@ class CheckpointSaver:
     def __init__(
         self,
         folder: RunFolder,
-        content: Callable[[TrainingState], checkpoint.Stored],
+        content: Callable[[TrainingState], Stored],
         state: TrainingState,
         interval: int,
         validates: bool,
@@ -200,14 +199,14 @@ class CheckpointSaver:
         self.save_seconds = max(seconds, self.save_seconds or 0)
 
 
-def checkpoint_content(built: Built, resolved: Resolved) -> Callable[[TrainingState], checkpoint.Stored]:
+def checkpoint_content(built: Built, resolved: Resolved) -> Callable[[TrainingState], Stored]:
     """What makes the checkpoint of a model from its part "training"."""
     parts = {"encoder": "blocks", "image_encoder": "image_tower", "text_encoder": "text_tower"}
     # Once: transformers writes a tokenizer by way of a temporary folder, which may be full in the middle of a run.
     tokenizer = tokenizer_files(resolved.tokenizer)
 
-    def content(state: TrainingState) -> checkpoint.Stored:
-        return checkpoint.Stored(
+    def content(state: TrainingState) -> Stored:
+        return Stored(
             settings=resolved.settings.flat,
             towers={key: getattr(built.model, parts[key]).config.to_dict() for key in resolved.configs},
             tokenizer=tokenizer,

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError, first_line, printable, require, shortened
 from renaissance.models import backbones
-from renaissance.runs.checkpoint import Stored
+from renaissance.runs.stored import Stored
 from renaissance.settings.keys import (
     ADAPTABLE,
     EVALUATION_KEYS,

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError, require
 from renaissance.models import backbones
-from renaissance.runs.checkpoint import Stored
+from renaissance.runs.stored import Stored
 from renaissance.settings.keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
 from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings

@@ -24,11 +24,11 @@ from renaissance.core.signals import StopSignals
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.models.execution import compile_stacks
 from renaissance.runs import checkpoint_folder
-from renaissance.runs.checkpoint import Stored
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.identity import identity_record
 from renaissance.runs.report import RunFolder, nested_results
-from renaissance.runs.start import Start, TrainingState, find_start, lock_command, open_folder, refuse_finished
+from renaissance.runs.start import Start, find_start, lock_command, open_folder, refuse_finished
+from renaissance.runs.stored import Stored, TrainingState
 from renaissance.settings.bounds import refuse_huge_batches
 from renaissance.settings.keys import AUTO
 from renaissance.settings.resolver import ConfigResolver

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from renaissance.core.errors import UserError
-from renaissance.runs.checkpoint import Stored, load_state_dicts, read, save
+from renaissance.runs.checkpoint import load_state_dicts, read, save
+from renaissance.runs.stored import Stored
 from renaissance.settings.declared import defaults
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
 

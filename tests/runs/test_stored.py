@@ -17,8 +17,7 @@ from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.inference.loaded import Loaded
 from renaissance.runs import checkpoint
-from renaissance.runs.start import TrainingState
-from renaissance.runs.stored import check_parts
+from renaissance.runs.stored import TrainingState, check_parts
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import PLACE_KEYS, START_KEYS
 from renaissance.settings.resolver import ConfigResolver

@@ -24,6 +24,7 @@ from renaissance.core.errors import UserError
 from renaissance.runs import checkpoint, start
 from renaissance.runs.checkpoint_folder import CheckpointFolder, _same
 from renaissance.runs.identity import identity, identity_record
+from renaissance.runs.stored import Stored
 from renaissance.settings import keys
 from renaissance.settings.declared import defaults
 from small_run import SMALL, command, train
@@ -49,7 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> checkpoint.Stored:
+def trained(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> Stored:
     """What a run of two steps has stored."""
     from renaissance.cli.main import main
 
@@ -59,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, hub_cache: Path) -> checkp
         return checkpoint.read("result/mlm/version_0/checkpoints/last.ckpt")
 
 
-def made(run: Path, trained: checkpoint.Stored, *steps: int, **values: Any) -> Path:
+def made(run: Path, trained: Stored, *steps: int, **values: Any) -> Path:
     """A folder as a run of the command leaves it, with checkpoints of these steps."""
     (run / "checkpoints").mkdir(parents=True)
     (run / "settings.json").write_text(json.dumps(identity_record(DEFAULTS | values, None)))

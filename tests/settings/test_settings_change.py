@@ -27,7 +27,8 @@ from renaissance.demo.raw import write_tokenizer
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
-from renaissance.runs.start import TrainingState, find_start, open_folder
+from renaissance.runs.start import find_start, open_folder
+from renaissance.runs.stored import TrainingState
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings

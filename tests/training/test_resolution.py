@@ -15,7 +15,7 @@ from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.demo.raw import write_tokenizer
 from renaissance.runs import checkpoint
-from renaissance.runs.start import TrainingState
+from renaissance.runs.stored import TrainingState
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build
