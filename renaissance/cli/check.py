@@ -15,7 +15,7 @@ def check(resolver: ConfigResolver) -> None:
     Raises:
         UserError: what the run itself would be refused for, data aside.
     """
-    resolved = prepare_run(resolver, reads_data=False)
+    _, resolved = prepare_run(resolver, reads_data=False)
     built = build_on_meta(resolved)
     say(summary.sources_table(resolved.settings) + "\n")
     notes = [f"note: {note}" for note in built.notes]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,10 +20,13 @@ from renaissance.evaluation.frames import write_predictions
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.runs import FinishedRun, read_blind_run
 from renaissance.evaluation.score_report import nan_sentence, score_lines
+from renaissance.runs.checkpoint_folder import try_read
 from renaissance.runs.report import RunFolder, nested_results
+from renaissance.runs.stored import Stored
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Downstream, downstream_task
 
+from .devices import all_gather
 from .loading import Loaders
 from .loop import Loop
 from .module import VisionLanguageModule
@@ -69,6 +73,44 @@ class FinalEvaluation:
             self.trainer.test(self.module, datamodule=self.loaders.of_split(split), verbose=False)
             reports.append(self.report(self.loop.result))
         return reports
+
+    def best(self, path: str) -> list[SplitReport]:
+        """Evaluates the labelled splits, after training, with the weights of the best checkpoint.
+
+        Args:
+            path: of the checkpoint; "" where none was selected, then the model is evaluated as it is.
+        """
+        module, run, validated = self.module, self.module.settings.run, self.loop.result
+        labelled = [split for split in self.loaders.data.evaluated if self.loaders.labelled(split)]
+        if run.fast_dev_run or not run.final_test:
+            if validated is not None and validated.values:
+                return [self.report_validation(validated)]
+            return self.evaluate(split for split in labelled if split == "val")
+        stored = self._read(path) if path else None
+        if stored is None:
+            return self.evaluate(labelled)
+        is_best = stored.training["step"] == module.step  # the model is the best one, and has just been validated
+        if (
+            validated
+            and validated.values
+            and is_best
+            and not any(task.partial_validation for task in module.heads.values())
+        ):
+            return [self.report(validated), *self.evaluate(split for split in labelled if split != "val")]
+        module.model.load_state_dict(stored.model)
+        module.heads.load_state_dict(stored.heads)
+        return self.evaluate(labelled)
+
+    def _read(self, path: str) -> Stored | None:
+        """The best checkpoint; None, with a warning, where it is of another model, or a process cannot read it."""
+        stored, why = try_read(Path(path))
+        if stored is not None and _shapes(stored.model) != _shapes(self.module.model.state_dict()):
+            why = f"{path} is of another model."
+        if not any(reasons := all_gather(why)):
+            return stored
+        first = next(filter(None, reasons))
+        self.folder.say(f"warning: {first} The last checkpoint is evaluated in place of the best one.")
+        return None
 
     def report(self, result: SplitResult) -> SplitReport:
         """Prints, and writes down, what an evaluation has found."""
@@ -148,6 +190,10 @@ class FinalEvaluation:
             return None, []
         problem = self.blind.unlike(split, samples.fingerprint(), self.module.settings.data.eval_limit)
         return (None, [f"the blind run {self.blind.path} {problem}"]) if problem else (self.blind, [])
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def all_values(reports: Iterable[SplitReport]) -> dict[str, float]:

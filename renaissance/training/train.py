@@ -10,9 +10,9 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -23,12 +23,11 @@ from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.models.execution import compile_stacks
-from renaissance.runs import checkpoint_folder
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.identity import identity_record
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.runs.start import Start, find_start, lock_command, open_folder, refuse_finished
-from renaissance.runs.stored import Stored, TrainingState
+from renaissance.runs.stored import TrainingState
 from renaissance.settings.bounds import refuse_huge_batches
 from renaissance.settings.keys import AUTO
 from renaissance.settings.resolver import ConfigResolver
@@ -37,7 +36,7 @@ from renaissance.settings.sections import Settings
 from . import devices, summary
 from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
-from .final_evaluation import FinalEvaluation, SplitReport, all_values, blind_run_of, details_file
+from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file
 from .loading import Loaders, RunData, read_data
 from .loop import Loop
 from .module import VisionLanguageModule
@@ -50,19 +49,6 @@ from .unused_parameters import freeze_unused_parameters
 # Lightning's own notices (devices, tips, "Trainer.fit stopped") say less than the screen that summary.py prints.
 for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
-
-
-class _Ready(NamedTuple):
-    """All that a run needs before its Trainer. Attributes: steps, of the whole run; the others as in the rooms they come from."""
-
-    start: Start
-    resolved: Resolved
-    data: RunData
-    built: Built
-    state: TrainingState
-    steps: int
-    blind: FinishedRun | None
-    folder: RunFolder
 
 
 def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_data) -> RunFolder:
@@ -83,16 +69,30 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_
     with StopSignals() as signals:
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
-            ready = _ready(resolver, data_of, shared)
-        signals.set_alarm(_left(ready.resolved.settings.run.max_time, began))  # again: the checkpoint may have it
+            start, resolved = prepare_run(resolver, shared)
+            settings, data = resolved.settings, data_of(resolved)
+            steps = _steps(settings, len(data.samples["train"] or ()))
+            _refuse_nothing_to_do(start, settings, data, steps)
+            built = build(resolved)
+            load_weights(built, resolved)
+            freeze_unused_parameters(built, resolved, data.target_builders)
+            blind = blind_run_of(settings, data.evaluated)
+            # Only now: a command that is refused leaves nothing behind.
+            folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)
+            built.notes += notes
+        signals.set_alarm(_left(settings.run.max_time, began))  # again: the checkpoint may have it
+        signals.prints = folder.prints
         try:
-            _run(ready, signals)
+            folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
+            record = summary.record(built, resolved, data.samples) | identity_record(start.command, folder.path)
+            folder.write_json("settings.json", record)
+            _run(_assemble(resolved, data, built, state, steps, folder, signals, blind))
         except BaseException as error:
-            ready.folder.write_log("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
+            folder.write_log("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")
             raise
         finally:
-            ready.folder.close()
-    return ready.folder
+            folder.close()
+    return folder
 
 
 def _left(max_time: str | None, began: float) -> float | None:
@@ -106,16 +106,16 @@ def _locked(resolver: ConfigResolver) -> contextlib.AbstractContextManager[None]
     return lock_command(resolver.raw) if automatic and launch_environment().is_rank_zero else contextlib.nullcontext()
 
 
-def prepare_run(resolver: ConfigResolver, *, reads_data: bool = True) -> Resolved:
+def prepare_run(
+    resolver: ConfigResolver, shared: dict[str, Any] | None = None, *, reads_data: bool = True
+) -> tuple[Start, Resolved]:
     """Refuses whatever can be refused before samples are read: devices, checkpoint, models, answer vocabularies.
 
     Args:
-        resolver: the settings of a command. reads_data: see `resolution.resolve`.
+        resolver: the settings of a command.
+        shared: of `rank_zero_first`, None for one process.
+        reads_data: see `resolution.resolve`.
     """
-    return _prepare(resolver, {}, reads_data=reads_data)[1]
-
-
-def _prepare(resolver: ConfigResolver, shared: dict[str, Any], *, reads_data: bool = True) -> tuple[Start, Resolved]:
     devices.check_devices(resolver)
     start = find_start(resolver, shared)
     resolved = resolve(start.resolver, start.stored, reads_data=reads_data)
@@ -128,29 +128,6 @@ def _prepare(resolver: ConfigResolver, shared: dict[str, Any], *, reads_data: bo
     return start, resolved
 
 
-def _ready(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData], shared: dict[str, Any]) -> _Ready:
-    """Everything that can be refused, done."""
-    start, resolved = _prepare(resolver, shared)
-    settings = resolved.settings
-    data = data_of(resolved)
-    require(
-        data.evaluated or not settings.run.test_only,
-        f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
-        f"data_root={settings.data.data_root}.",
-    )
-    steps = _steps(settings, len(data.samples["train"] or ()))
-    if not settings.run.test_only:
-        refuse_finished(start, steps)
-    built = build(resolved)
-    load_weights(built, resolved)
-    freeze_unused_parameters(built, resolved, data.target_builders)
-    blind = blind_run_of(settings, data.evaluated)
-    # Only now: a command that is refused leaves nothing behind.
-    folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)
-    built.notes += notes
-    return _Ready(start, resolved, data, built, state, steps, blind, folder)
-
-
 def _steps(settings: Settings, samples: int) -> int:
     """Optimizer steps of the whole run, those done before a resume included; 0 where nothing is trained."""
     if settings.run.test_only:
@@ -158,13 +135,29 @@ def _steps(settings: Settings, samples: int) -> int:
     return settings.run.fast_dev_run or total_steps(settings.optim, samples, settings.data.batch_size)
 
 
-def _run(ready: _Ready, signals: StopSignals) -> None:
-    start, resolved, data, built, state, steps, blind, folder = ready
+def _refuse_nothing_to_do(start: Start, settings: Settings, data: RunData, steps: int) -> None:
+    """Refuses an evaluation without a split, and to resume a run that is finished."""
+    require(
+        data.evaluated or not settings.run.test_only,
+        f"test_only=True, but {', '.join(settings.data.datasets)} have neither a validation nor a test split in "
+        f"data_root={settings.data.data_root}.",
+    )
+    if not settings.run.test_only:
+        refuse_finished(start, steps)
+
+
+def _assemble(
+    resolved: Resolved,
+    data: RunData,
+    built: Built,
+    state: TrainingState,
+    steps: int,
+    folder: RunFolder,
+    signals: StopSignals,
+    blind: FinishedRun | None,
+) -> FinalEvaluation:
+    """Puts module, loaders, callback and Trainer together; arguments as in the rooms they come from."""
     settings = resolved.settings
-    signals.prints = folder.prints
-    folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
-    record = summary.record(built, resolved, data.samples) | identity_record(start.command, folder.path)
-    folder.write_json("settings.json", record)
     if settings.machine.compile:
         compile_stacks(built.model, folder.say)
     interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
@@ -184,68 +177,7 @@ def _run(ready: _Ready, signals: StopSignals) -> None:
         save_is_due=saver.is_due,
     )
     trainer = _trainer(settings, loop, interval, validates=validates)
-    final = FinalEvaluation(trainer, module, loaders, loop, folder, blind)
-    try:
-        with devices.lost_process_is_one_sentence(settings.machine.processes):
-            reports = final.evaluate(data.evaluated) if settings.run.test_only else _fit(final, built)
-        values = all_values(reports)
-        folder.write_json("results_details.json", details_file(reports))
-        folder.write_json("results.json", nested_results(values))
-        folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
-    except Stopped as stop:
-        raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
-    except UserError as error:
-        raise UserError(f"{str(error).removesuffix('.')}{folder.resume_hint()}.") from error
-    except BaseException:
-        folder.say(f"error: a defect ended the run{folder.resume_hint()}.")
-        raise
-    finally:
-        signals.waits_for_step = False
-        loaders.close()
-
-
-def _fit(final: FinalEvaluation, built: Built) -> list[SplitReport]:
-    """Trains to the end, then evaluates the best checkpoint, or the last where there is no validation."""
-    trainer, module, loop, settings = final.trainer, final.module, final.loop, final.module.settings
-    if module.step < module.steps or loop.saver.pending:  # a validation is still to come, be it of the last step
-        trainer.fit(module, datamodule=final.loaders)
-        best = final.folder.checkpoints and final.folder.checkpoints / BEST
-        has_best = best and (os.path.lexists(best) or loop.saver.best_step is not None)
-        path = trainer.strategy.broadcast(str(best) if has_best else "")
-    else:  # it was stopped between its last step and the evaluation that ends it
-        best = Path(settings.run.resume_from).with_name(BEST)
-        path = str(best) if os.path.lexists(best) else ""
-    data, validated = final.loaders.data, loop.result
-    labelled = [split for split in data.evaluated if final.loaders.labelled(split)]
-    if settings.run.fast_dev_run or not settings.run.final_test:
-        if validated is not None and validated.values:
-            return [final.report_validation(validated)]
-        return final.evaluate(split for split in labelled if split == "val")
-    stored = _selected(path, built, final) if path else None
-    if stored is None:  # nothing selected a checkpoint: the last one stands
-        return final.evaluate(labelled)
-    is_best = stored.training["step"] == module.step  # the model is the best one, and has just been validated
-    if validated and validated.values and is_best and not any(task.partial_validation for task in built.heads.values()):
-        return [final.report(validated), *final.evaluate(split for split in labelled if split != "val")]
-    built.model.load_state_dict(stored.model)
-    built.heads.load_state_dict(stored.heads)
-    return final.evaluate(labelled)
-
-
-def _selected(path: str, built: Built, final: FinalEvaluation) -> Stored | None:
-    """What best.ckpt holds; None, with a warning, where it is of another model, or one of the processes cannot read it."""
-    stored, why = checkpoint_folder.try_read(Path(path))
-    if stored is not None and _shapes(stored.model) != _shapes(built.model.state_dict()):
-        why = f"{path} is of another model."
-    if not any(reasons := devices.all_gather(why)):
-        return stored
-    first = next(filter(None, reasons))
-    final.folder.say(f"warning: {first} The last checkpoint is evaluated in place of the best one.")
-    return None
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tensor.shape for name, tensor in state.items()}
+    return FinalEvaluation(trainer, module, loaders, loop, folder, blind)
 
 
 def _trainer(settings: Settings, loop: Loop, interval: int, *, validates: bool) -> Trainer:
@@ -265,3 +197,38 @@ def _trainer(settings: Settings, loop: Loop, interval: int, *, validates: bool) 
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+
+
+def _run(final: FinalEvaluation) -> None:
+    """Trains, evaluates, and writes the results; what ends the run early also says how to go on."""
+    folder, run = final.folder, final.module.settings.run
+    try:
+        with devices.lost_process_is_one_sentence(final.module.settings.machine.processes):
+            reports = final.evaluate(final.loaders.data.evaluated) if run.test_only else final.best(_fit(final))
+        values = all_values(reports)
+        folder.write_json("results_details.json", details_file(reports))
+        folder.write_json("results.json", nested_results(values))
+        folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
+    except Stopped as stop:
+        raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}{folder.resume_hint()}.") from error
+    except BaseException:
+        folder.say(f"error: a defect ended the run{folder.resume_hint()}.")
+        raise
+    finally:
+        final.module.signals.waits_for_step = False
+        final.loaders.close()
+
+
+def _fit(final: FinalEvaluation) -> str:
+    """Trains to the end. Returns: the path of the best checkpoint, "" where nothing has selected one."""
+    trainer, module, saver = final.trainer, final.module, final.loop.saver
+    if module.step < module.steps or saver.pending:  # a validation is still to come, be it of the last step
+        trainer.fit(module, datamodule=final.loaders)
+        best = final.folder.checkpoints and final.folder.checkpoints / BEST
+        has_best = best and (os.path.lexists(best) or saver.best_step is not None)
+        return trainer.strategy.broadcast(str(best) if has_best else "")
+    # It was stopped between its last step and the evaluation that ends it.
+    best = Path(module.settings.run.resume_from).with_name(BEST)
+    return str(best) if os.path.lexists(best) else ""

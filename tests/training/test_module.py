@@ -56,7 +56,7 @@ class Bench:
         task = "loss_names={'mlm': 1, 'itm': 1}"
         given = values_of(*SMALL, *NO_DROPOUT, f"data_root={data_root}", task, *sizes, *words)
         values = {**defaults(), **given}
-        self.resolved: Resolved = prepare_run(ConfigResolver(values, dict.fromkeys(given, "given")))
+        self.resolved: Resolved = prepare_run(ConfigResolver(values, dict.fromkeys(given, "given")))[1]
         self.data: RunData = read_data(self.resolved)
 
     def build(self) -> Built:
