@@ -21,12 +21,14 @@ import sacred
 from sacred import Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
+from renaissance.core.checks import require_checkpoint
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.plugins import load_plugins, plugin_hint
 from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
+from renaissance.settings.keys import AUTO
 from renaissance.settings.presets import CONFIG_FILES, merge, presets, read_config_file
 from renaissance.settings.printing import print_config, print_named_configs, with_comments
 from renaissance.settings.resolver import ConfigResolver, refuse
@@ -151,7 +153,13 @@ def _command(name: str, *words: str) -> None:
         say(QUERIES[name](values, sources))
     else:
         # A wrong setting is said before torch is imported, which takes seconds.
-        _run(name, ConfigResolver(values, sources))
+        resolver = ConfigResolver(values, sources)
+        for key in ("load_path", "resume_from"):
+            if (
+                resolver[key] not in (None, AUTO) and resolver["num_nodes"] == 1
+            ):  # else the first machine says it, for all
+                require_checkpoint(key, resolver[key])
+        _run(name, resolver)
 
 
 def _run(name: str, resolver: ConfigResolver) -> None:

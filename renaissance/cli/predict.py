@@ -1,6 +1,6 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one image and text."""
 
-from renaissance.core.checks import flag, path, plugin_names, whole
+from renaissance.core.checks import flag, path, plugin_names, require_checkpoint, whole
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import printable, require
@@ -30,6 +30,7 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
     require(text is not None, "text=None: give a text with text=.")
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
+    require_checkpoint("load_path", load_path)
     from renaissance.inference.loaded import Loaded  # here, because it imports torch
 
     model = Loaded(load_path, trust_remote_code=trust_remote_code)

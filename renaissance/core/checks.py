@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, require
 from .registry import FUSIONS, TASKS, TRANSFORMS, with_names
 
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
@@ -231,6 +232,13 @@ def expanded(key: str, value: Any) -> Any:
         user = path.split("/")[0]
         raise UserError(f"{key}={value}: {user} is the home folder of nobody here; write ./{path} for a name with ~.")
     return path
+
+
+def require_checkpoint(key: str, path: str | os.PathLike) -> None:
+    """Refuses the path of a checkpoint where there is no file; those beside it are named."""
+    beside = sorted(Path(path).parent.glob("*.ckpt"))[:5]
+    there = f" (there: {', '.join(map(str, beside))})" if beside else ""
+    require(os.path.isfile(path), f"{key}={path} is not a file{there}; give the path of a checkpoint.")
 
 
 def plain_path(path: str | os.PathLike) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
+from renaissance.core.checks import require_checkpoint
 from renaissance.core.errors import UserError, first_line, require, shortened
 
 from .archive import read_archive
@@ -80,10 +81,7 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     """
     path = Path(path)
     where = f"{setting}={path}"
-    if not path.is_file():
-        there = ", ".join(map(str, sorted(path.parent.glob("*.ckpt"))[:5]))
-        near = f" (there: {there})" if there else ""
-        raise UserError(f"{where} is not a file{near}; give the path of a checkpoint.")
+    require_checkpoint(setting, path)
     try:
         content = read_archive(path)
     except Exception as error:  # zlib, struct, zipfile and pickle each have their own ways to fail on damaged bytes

@@ -454,6 +454,9 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["with", "task_mlm", "max_steps=1", "batch_size=3", "per_gpu_batchsize=2"],
         ["with", "task_mlm", "max_steps=1", "encoder=a", "image_encoder=b"],
         ["check", "with", "task_mlm", "max_steps=1", "load_path=..."],
+        ["check", "with", "task_mlm", "max_steps=1", "load_path=none.ckpt"],
+        ["with", "task_mlm", "max_steps=1", "resume_from=none.ckpt"],
+        ["with", "task_mlm", "test_only=True", "load_path=none.ckpt"],
         ["demo", "with", "seed=a"],
         ["predict", "with", "load_path=a", "text=a", "image=/dev/zero"],
         ["with", "task_mlm", "learning_rate=much"],
@@ -462,7 +465,7 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["prepare", "with", "dataset=coco", "root=nowhere", "data_root=nowhere"],
         ["check_data", "with", "data_root=nowhere"],
         ["compare", "with", "runs=nowhere", "output=None"],
-        ["predict", "with", "load_path=nowhere"],
+        ["predict", "with", "load_path=nowhere", "text=a"],
         ["demo", "with", "steps=0"],
     ]
     libraries = ("torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm")
@@ -479,8 +482,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 15, []]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 15
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 18, []]
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 18
     assert list(work.iterdir()) == []
 
 
