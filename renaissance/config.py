@@ -9,9 +9,9 @@ This is the file to edit; it holds no logic.
 `None` is filled from the checkpoint, the pretrained model or a fallback: given > checkpoint > model > fallback. The comment
 behind a default is that key's documentation: `print_config` prints it, CONFIGURING_MODELS.md is generated from it.
 
-    keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt
+    keep_last: integer(1).changeable = 2  # newest checkpoints that stay beside best.ckpt
 
-In between stands what the setting may be (core/checks.py): here a whole number of at least 1. `.free`: a resumed run may have it
+In between stands what the setting may be (core/checks.py): here a whole number of at least 1. `.changeable`: a resumed run may have it
 otherwise. A setting whose default is None may be None.
 """
 
@@ -22,23 +22,23 @@ from renaissance.core.checks import *  # what a setting may be
 class Run:
     """The run"""
 
-    exp_name: run_name.free = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
-    seed: whole(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
-    log_dir: path("a folder").free = "result"  # folder that holds the run folders
-    load_path: checkpoint.free = None  # checkpoint to start from: its towers, sizes and tokenizer are the defaults of this run
-    resume_from: checkpoint.free = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
-    test_only: flag.free = False  # True: evaluate load_path on every split that is there, and stop
-    final_test: flag.free = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
-    fast_dev_run: flag_or_steps.free = False  # True or a number: that many steps of training and of evaluation, nothing kept
-    log_every_n_steps: whole(1).free = 50  # steps between two lines of metrics.csv
-    max_bad_steps: whole(1).free = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
-    save_every_steps: whole(1).free = None  # steps between two saves, beside those at validations; None = by the clock
-    save_every_minutes: number(0.01).free = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
-    keep_last: whole(1).free = 2  # newest checkpoints to keep besides best.ckpt, in case the last one is damaged
-    max_time: duration.free = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
-    trust_remote_code: flag.free = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
-    plugins: plugin_names.free = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
-    allow_download: flag.free = True  # False: models come from local folders and the Hub's cache only
+    exp_name: run_name.changeable = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
+    seed: integer(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
+    log_dir: path("a folder").changeable = "result"  # folder that holds the run folders
+    load_path: checkpoint.changeable = None  # checkpoint to start from: its towers, sizes and tokenizer are the defaults of this run
+    resume_from: checkpoint.changeable = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
+    test_only: flag.changeable = False  # True: evaluate load_path on every split that is there, and stop
+    final_test: flag.changeable = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
+    fast_dev_run: flag_or_steps.changeable = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    log_every_n_steps: integer(1).changeable = 50  # steps between two lines of metrics.csv
+    max_bad_steps: integer(1).changeable = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
+    save_every_steps: integer(1).changeable = None  # steps between two saves, beside those at validations; None = by the clock
+    save_every_minutes: number(0.01).changeable = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
+    keep_last: integer(1).changeable = 2  # newest checkpoints to keep besides best.ckpt, in case the last one is damaged
+    max_time: duration.changeable = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
+    trust_remote_code: flag.changeable = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
+    plugins: plugin_names.changeable = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
+    allow_download: flag.changeable = True  # False: models come from local folders and the Hub's cache only
 
 
 class Data:
@@ -46,15 +46,15 @@ class Data:
 
     datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
     ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # data set of referring expressions: refcoco, refcoco+, refcocog or refcocog_google
-    data_root: path("the folder of the arrow files").free = "data/arrow"  # folder of the arrow files
-    allow_missing_shards: flag.free = False  # True: train without the files of gcc and sbu that are missing between others
+    data_root: path("the folder of the arrow files").changeable = "data/arrow"  # folder of the arrow files
+    allow_missing_shards: flag.changeable = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
-    per_gpu_batchsize: pairs(0).free = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
-    eval_batch_size: pairs(1).free = None  # pairs of one evaluation batch; None = per_gpu_batchsize
-    eval_limit: whole(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
+    per_gpu_batchsize: pairs(0).changeable = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
+    eval_batch_size: pairs(1).changeable = None  # pairs of one evaluation batch; None = per_gpu_batchsize
+    eval_limit: integer(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
     train_transform_keys: transform = ["imagenet"]  # a list of one of {TRANSFORMS}, each also with _randaug
     val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
-    num_workers: processes(0).free = None  # loader processes of each training process; None = its cores less one, 8 at most
+    num_workers: processes(0).changeable = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 
 class Model:
@@ -134,16 +134,16 @@ class Objectives:
     loss_names: loss_weights = no_losses  # weight of each objective and task; 0 = off
     mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
     whole_word_masking: flag = True  # mask all pieces of a word together
-    draw_false_image: whole(0, 1) = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
+    draw_false_image: integer(0, 1) = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
     negative_group: pairs(1) = None  # consecutive samples among which false images are exchanged; None = per_gpu_batchsize
     draw_false_text: pairs(0) = 0  # retrieval: false texts beside each true one
     get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
-    rerank_top_k: whole(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
+    rerank_top_k: integer(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
     vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag = True  # classes of images: the same for the image encoder
     blind: flag = False  # True: every image is replaced by the mean colour, for a text-only baseline
-    blind_run: path("a run folder").free = None  # run folder of a blind run of the same task, whose score is printed beside this one's
+    blind_run: path("a run folder").changeable = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
 
 class Optim:
@@ -158,8 +158,8 @@ class Optim:
     decay_power: decay = 1  # exponent of the polynomial decay, or "cosine"
     warmup_steps: steps_or_share("all steps", 0) = 0.1  # steps (a whole number) or share of all steps (below 1)
     end_lr: number(0) = 0  # learning rate at the last step, before the multipliers
-    max_steps: whole(1).free = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
-    max_epoch: number(0, 1e9, above=True).free = None  # passes over the data
+    max_steps: integer(1).changeable = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
+    max_epoch: number(0, 1e9, above=True).changeable = None  # passes over the data
     val_check_interval: steps_or_share("an epoch", 1, closed=True) = 1.0  # steps between validations (a whole number) or share of an epoch (1.0 = each epoch)
     gradient_clip_val: number(0, above=True) = None  # largest norm of the gradient; None = no clipping
 
@@ -167,13 +167,13 @@ class Optim:
 class Machine:
     """Machine"""
 
-    num_gpus: processes(1).free = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
-    num_nodes: size(1, 1 << 16).free = 1  # machines
-    accelerator: choice("auto", "gpu", "cpu").free = "auto"  # auto, gpu (an error without one) or cpu
+    num_gpus: processes(1).changeable = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
+    num_nodes: size(1, 1 << 16).changeable = 1  # machines
+    accelerator: choice("auto", "gpu", "cpu").changeable = "auto"  # auto, gpu (an error without one) or cpu
     precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64
-    gradient_checkpointing: flag.free = False  # True: layers are computed again in the backward pass: less memory, more time
-    compile: flag.free = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
-    strategy: choice("ddp", "ddp_bf16", "zero1").free = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
+    gradient_checkpointing: flag.changeable = False  # True: layers are computed again in the backward pass: less memory, more time
+    compile: flag.changeable = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
+    strategy: choice("ddp", "ddp_bf16", "zero1").changeable = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
     float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs
 # fmt: on
 

@@ -146,7 +146,7 @@ BROKEN = {
     "unchecked.py": (
         "from renaissance.config import Run\nfrom renaissance.settings.declared import add_settings\n"
         "class Mine(Run):\n    mine: int = 1  # a number\nadd_settings(Mine)\n",
-        "the setting 'mine' needs a check of core/checks.py, such as whole(1)",
+        "the setting 'mine' needs a check of core/checks.py, such as integer(1)",
     ),
     "nowhere.py": (
         "from renaissance.core.registry import TASKS\nTASKS.add('zzz', 'my_lab.task')",

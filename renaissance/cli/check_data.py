@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from renaissance.core.checks import MOST_TOKENS, dataset_list, model, path, plugin_names, size, whole
+from renaissance.core.checks import MOST_TOKENS, dataset_list, integer, model, path, plugin_names, size
 from renaissance.data.check import check_data
 
 
@@ -15,7 +15,7 @@ class CheckData:
     datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
     max_text_len: size(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
     tokenizer: model = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
-    workers: whole(1) = None  # processes that decode images; None = one a core
+    workers: integer(1) = None  # processes that decode images; None = one a core
     sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root
 # fmt: on
 

@@ -1,6 +1,6 @@
 """`python run.py demo with key=value`: a generated world, two models that learn it, and what they learned."""
 
-from renaissance.core.checks import path, task_list, whole
+from renaissance.core.checks import integer, path, task_list
 from renaissance.demo.run import demo
 
 
@@ -9,9 +9,9 @@ class Demo:
     """How much of it"""
 
     root: path("a folder") = "demo"  # folder of everything that the demo writes
-    seed: whole(0, 2**63 - 1) = 0  # of the world and of both models
-    steps: whole(10) = 1450  # optimizer steps of each model; each finetuning run takes a fixed share of them
-    pictures: whole(100) = 6000  # images of the train split
+    seed: integer(0, 2**63 - 1) = 0  # of the world and of both models
+    steps: integer(10) = 1450  # optimizer steps of each model; each finetuning run takes a fixed share of them
+    pictures: integer(100) = 6000  # images of the train split
     demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
 # fmt: on
 

@@ -1,6 +1,6 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one image and text."""
 
-from renaissance.core.checks import flag, path, plugin_names, require_checkpoint, whole
+from renaissance.core.checks import flag, integer, path, plugin_names, require_checkpoint
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import printable, require
@@ -16,7 +16,7 @@ class Predict:
     image: path("the path of an image") = None  # file of an image; None = fill the masks of the text without one
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
     trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
-    top: whole(1) = 5  # how many answers, and how many words for each mask
+    top: integer(1) = 5  # how many answers, and how many words for each mask
 # fmt: on
 
 

@@ -1,6 +1,6 @@
 """`python run.py prepare with dataset=... root=... data_root=...`: a raw download to arrow files."""
 
-from renaissance.core.checks import choice, number, path, plugin_names, text, whole
+from renaissance.core.checks import choice, integer, number, path, plugin_names, text
 from renaissance.data.prepare import prepare
 
 
@@ -12,10 +12,10 @@ class Prepare:
     plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     root: path("a folder") = None  # folder of the raw download
     data_root: path("a folder") = None  # folder that takes the arrow files
-    workers: whole(1) = None  # processes that read images; None = one a core
+    workers: integer(1) = None  # processes that read images; None = one a core
     max_unreadable: number(0, 1) = None  # share of a file's images that may be missing or unreadable; None = 1 %, gcc and sbu any
-    resize: whole(1) = None  # pixels that the short side of a larger image is reduced to; None = images stay as they are
-    quality: whole(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
+    resize: integer(1) = None  # pixels that the short side of a larger image is reduced to; None = images stay as they are
+    quality: integer(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
     split_by: choice("unc", "google", "umd") = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
     name: text("a name") = None  # captions, images: name of the data set; None = captions, images or cifar10
     annotations: path("a file") = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"

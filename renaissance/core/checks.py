@@ -1,7 +1,7 @@
 """What a setting may be: the kinds of values that `config.py` and the commands declare behind a setting's name.
 
-    keep_last: whole(1).free = 2  # a whole number of at least 1, which a resumed run may have otherwise
-    max_steps: whole(1) = None  # ... or None
+    keep_last: integer(1).changeable = 2  # a whole number of at least 1, which a resumed run may have otherwise
+    max_steps: integer(1) = None  # ... or None
 
 Rules between settings are in `settings/combinations.py`.
 """
@@ -38,7 +38,7 @@ class Check:
         allowed: the end of the sentence "<key>=<value> is not allowed: give ..."; `{TASKS}` stands for the names in that table.
         test: True for a value that may stand.
         convert: brings an allowed value to its one form (1e3 arrives as a float).
-        resumable: a resumed run may have it otherwise; written `.free`.
+        resumable: a resumed run may have it otherwise; written `.changeable`.
         optional: None may stand, where it is not the default; written `.or_none`.
         is_path: it names a file or folder, so that `~` is the home folder.
     """
@@ -51,7 +51,7 @@ class Check:
     is_path: bool = False
 
     @property
-    def free(self) -> Check:
+    def changeable(self) -> Check:
         return replace(self, resumable=True)
 
     @property
@@ -84,14 +84,14 @@ def _is_whole(value: Any) -> bool:
     return _is_number(value) and abs(value) < 1 << 63 and value == int(value)
 
 
-def whole(least: int, most: int | None = None) -> Check:
+def integer(least: int, most: int | None = None) -> Check:
     span = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
     return Check(span, lambda v: _is_whole(v) and least <= v and (most is None or v <= most), int)
 
 
 def size(least: int, most: int) -> Check:
     """Integer with a large upper bound; the message names the lower bound first."""
-    return replace(whole(least, most), allowed=f"a whole number of at least {least}, at most {most:,}")
+    return replace(integer(least, most), allowed=f"a whole number of at least {least}, at most {most:,}")
 
 
 pairs = partial(size, most=MOST_PAIRS)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from renaissance.core.checks import expanded, whole
+from renaissance.core.checks import expanded, integer
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
@@ -272,7 +272,7 @@ def _one(value: Any, kind: Any, name: str) -> Any:
 
 
 def _count(top: Any, most: int) -> int:
-    problem = whole(1).problem("top", top)
+    problem = integer(1).problem("top", top)
     require(not problem, problem)
     return min(int(top), most)
 

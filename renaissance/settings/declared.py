@@ -3,7 +3,7 @@
     class Run:
         \"""The run\"""
 
-        keep_last: whole(1).free = 2  # newest checkpoints that stay beside best.ckpt
+        keep_last: integer(1).changeable = 2  # newest checkpoints that stay beside best.ckpt
 
 `{TRANSFORMS}` in a comment stands for the names in that table of `core/registry.py`. A class is a group. Its name is the section
 of `Settings` that the values go to, or its base class's is.
@@ -75,7 +75,7 @@ def _settings_of(group: type) -> Iterator[Setting]:
         require(key in comments, f"the setting {key!r} has no comment: write `  # what it is` behind its default.")
         require(
             isinstance(check, Check),
-            f"the setting {key!r} needs a check of core/checks.py, such as whole(1), behind its colon.",
+            f"the setting {key!r} needs a check of core/checks.py, such as integer(1), behind its colon.",
         )
         yield Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
 

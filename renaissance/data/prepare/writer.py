@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from tqdm import tqdm
 
-from renaissance.core.checks import number, whole
+from renaissance.core.checks import integer, number
 from renaissance.core.errors import UserError, require
 from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, UNKNOWN, Column
 
@@ -32,10 +32,10 @@ from .skipped import Skipped
 
 # What every `make_arrow` takes beside its own options; None = the default.
 WRITE_OPTIONS = {
-    "workers": whole(1),  # processes that read images; default: one a core
+    "workers": integer(1),  # processes that read images; default: one a core
     "max_unreadable": number(0, 1),  # share of a file's images that may be unreadable or missing; None = any
-    "resize": whole(1),  # pixels that the short side of a larger image is reduced to; default: images stay as they are
-    "quality": whole(1, 100),  # of the JPEG files that resizing makes; default: `image_pool.QUALITY`
+    "resize": integer(1),  # pixels that the short side of a larger image is reduced to; default: none is
+    "quality": integer(1, 100),  # of the JPEG files that resizing makes; default: `image_pool.QUALITY`
 }
 
 

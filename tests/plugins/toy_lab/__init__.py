@@ -11,7 +11,7 @@ from renaissance.settings.declared import add_settings
 class Toys(Objectives):
     """Toys"""
 
-    toy_weight: number(0).free = 1.0  # factor of the loss of toys
+    toy_weight: number(0).changeable = 1.0  # factor of the loss of toys
 # fmt: on
 
 
