@@ -20,6 +20,8 @@ MOST_SEGMENTS = 1000  # a colour profile has at most 255 of them
 _FEW = 20  # scans that any image may have: of MAX_PIXELS they take two seconds
 _SOS, _EOI = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that give the size, table B.1
+_ORDINARY = frozenset({0xC0, 0xC1, 0xC2})  # those that every decoder reads: baseline, extended, progressive
+_BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})  # DHT, DQT, DRI, APP0 to APP15, COM
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # The next marker with a segment: no stuffed or fill byte, no restart (D0 to D7), none of those that stand alone.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -37,7 +39,7 @@ def open_image(encoded: bytes) -> Image.Image:
             than its pixels say.
         Exception: foreign bytes make Pillow fail in any way they like.
     """
-    refuse_slow(encoded)
+    jpeg_size(encoded)
     try:
         image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
     except UnidentifiedImageError:
@@ -73,34 +75,42 @@ def to_8_bits(samples: np.ndarray) -> np.ndarray:
     return ((np.clip(samples, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def refuse_slow(content: bytes) -> None:
-    """Refuse a JPEG file that would keep a decoder busy for too long; any other content passes.
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Reads the markers of a JPEG file, and refuses one that would keep a decoder busy for too long.
 
     A progressive JPEG is coded in scans, each a pass over the whole image (ITU-T T.81, annex G): writers make about ten.
     Hundreds of empty scans fit a small file and take a minute. Pillow joins segments before the image one by one.
 
+    Returns:
+        Width and height of a JPEG of grey or three-component samples of 8 bits, None of all other content. Strict, so that
+        it cannot be told another size than the decoder: None where anything out of the ordinary comes before the frame.
+
     Raises:
-        ValueError: why.
+        ValueError: why it takes too long.
     """
     if content[:2] != b"\xff\xd8":
-        return
-    at, scans, pixels, components = 2, 0, 0, None
+        return None
+    at, scans, pixels, components, size, ordinary = 2, 0, 0, None, None, True
     for _ in range(MOST_SEGMENTS):
         found = _MARKER.search(content, at)
         marker = content[found.start() + 1] if found else _EOI
         if marker == _EOI:
-            return
-        at = found.end()
+            return size
+        ordinary, at = ordinary and found.start() == at, found.end()
+        length = int.from_bytes(content[at : at + 2], "big")
         if marker in _FRAMES:
             height, width = (int.from_bytes(content[at + start : at + start + 2], "big") for start in (3, 5))
-            pixels = max(pixels, height * width)
-            components = None if marker in _PROGRESSIVE else content[at + 7 : at + 8]
+            pixels, count = max(pixels, height * width), content[at + 7 : at + 8]
+            components = None if marker in _PROGRESSIVE else count
+            if ordinary and marker in _ORDINARY and content[at + 2 : at + 3] == b"\x08" and count in (b"\1", b"\3"):
+                size = width, height
+        ordinary = ordinary and marker in _BEFORE_FRAME and length >= 2
         if marker == _SOS:
             # Mostly one scan has all components, or there are a few: then there is no need to look for more of them.
             if scans == 0 and (components == content[at + 2 : at + 3] or content.count(b"\xff\xda") <= _FEW):
-                return
+                return size
             scans += 1
         if scans > MOST_SCANS or scans * pixels > _FEW * MAX_PIXELS:
             raise ValueError(f"its {pixels:,} pixels are coded in {scans} or more passes, which takes too long")
-        at += int.from_bytes(content[at : at + 2], "big")
+        at += length
     raise ValueError(f"it has more than {MOST_SEGMENTS:,} segments")

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from renaissance.core.errors import UserError
-from renaissance.data.images import _jpeg_size, decode
+from renaissance.data.images import decode
+from renaissance.data.pixels import jpeg_size
 
 GRADIENT = np.stack(
     [np.tile(np.arange(40) * 6, (30, 1)), np.tile(np.arange(30)[:, None] * 8, (1, 40)), np.full((30, 40), 90)], axis=-1
@@ -75,7 +76,7 @@ def test_an_ordinary_jpeg_is_read_without_pillow(mode, options, monkeypatch):
     file = encoded(Image.fromarray(GRADIENT[:, :33]).convert(mode), "JPEG", **options)
     expected = np.array(Image.open(io.BytesIO(file)).convert("RGB"))
     monkeypatch.setattr(Image, "open", None)
-    assert _jpeg_size(file) == (33, 30)
+    assert jpeg_size(file) == (33, 30)
     assert array(file).tolist() == expected.tolist()
 
 
@@ -254,14 +255,14 @@ def test_a_jpeg_bomb_is_refused_whatever_is_before_its_size(before):
     with pytest.raises(UserError, match=r"^The image of bomb "):
         decode(bomb, "bomb")
     if before in DECOYS:
-        assert _jpeg_size(bomb) == (65_000, 65_000)
+        assert jpeg_size(bomb) == (65_000, 65_000)
 
 
 def test_the_size_read_is_the_size_decoded():
     sizes = []
     for decoy, oddity in itertools.product(DECOYS, DECOYS + ODDITIES):
         file = JPEG[:FRAME] + decoy + oddity + JPEG[FRAME:]
-        size = _jpeg_size(file)
+        size = jpeg_size(file)
         try:
             height, width = decode(file, "here").shape[1:]
         except UserError:
