@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line, require, suggest
@@ -30,7 +30,8 @@ from .dataset_specs import (
 from .pairs import PairDataset
 from .samples import SampleDataset
 
-_OWN = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}  # layouts of own data
+# Of own data, by kind of sample.
+OWN_LAYOUTS = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}
 
 
 def open_pairs(
@@ -52,7 +53,7 @@ def open_pairs(
             is missing (expected and found are listed); a file cannot be used.
     """
     names, folder = list(names), os.fspath(data_root)
-    require(names, f"datasets=[] is empty; name at least one of {_those_of(CAPTIONS)} or your own captions.")
+    require(names, f"datasets=[] is empty; name at least one of {', '.join(_names_of(CAPTIONS))} or your own captions.")
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
     specs = {name: _spec(name, CAPTIONS) for name in names}
@@ -71,7 +72,7 @@ def open_pairs(
     if not files:
         return None
     pairs = PairDataset(folder, files, training=split == "train")
-    pairs.missing_shards = tuple(file for part in parts.values() for file in part.missing)
+    pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)
     return pairs
 
 
@@ -95,7 +96,7 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
     files = [(name, file) for file in part.files]
     samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
-    samples.older_files = part.older
+    samples.older_files = tuple(part.files) if part.older else ()
     return samples
 
 
@@ -131,75 +132,77 @@ def arrow_names(folder: str | os.PathLike) -> set[str]:
         ) from None
 
 
-def matching(template: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names that a template of `DatasetSpec.splits` stands for, and the shards that are missing between them.
+def named_specs() -> dict[str, DatasetSpec]:
+    """All but the layouts of own data, which no name stands for."""
+    return {name: spec for name, spec in DATASETS.items() if spec not in OWN_LAYOUTS.values()}
 
-    Shards are in the order of their numbers.
+
+class SplitFiles(NamedTuple):
+    """The files of a split.
+
+    Attributes:
+        files: name of each file -> the template of `DatasetSpec.splits` that it goes by.
+        older: whether the file has the name that older programs gave it.
+        absent: templates of which there is no file.
+        gaps: names of shards that are missing before the last one.
     """
-    matches = filter(None, map(file_pattern(template).fullmatch, names))
-    if SHARD not in template:
-        return [match[0] for match in matches], []
-    shards = {int(match[1]): match[0] for match in matches}
-    holes = [template.replace(SHARD, str(number)) for number in range(max(shards, default=0)) if number not in shards]
-    return [shards[number] for number in sorted(shards)], holes
+
+    files: Mapping[str, str]
+    older: bool = False
+    absent: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
+
+
+def split_files(name: str, spec: DatasetSpec, split: str, folder: str, names: set[str]) -> SplitFiles:
+    """Finds the files of a split of a data set of the table among the names in a folder, shards in the order of numbers."""
+    files, absent, gaps = {}, [], []
+    for template in spec.splits.get(split, ()):
+        matches = filter(None, map(file_pattern(template).fullmatch, names))
+        shards = {int(match[1]) if match.lastindex else 0: match[0] for match in matches}
+        files |= {shards[number]: template for number in sorted(shards)}
+        gaps += [template.replace(SHARD, str(n)) for n in range(max(shards, default=0)) if n not in shards]
+        absent += [] if shards else [template.replace(SHARD, "0")]
+    older = spec.older_files.get(split)
+    # An older name can also be the name of another data set now: our own files say what they are.
+    if older in names and (absent or not files) and dataset_of(os.path.join(folder, older), name) == name:
+        return SplitFiles({older: absent[0] if absent else older}, older=True)
+    return SplitFiles(files, absent=tuple(absent), gaps=tuple(gaps))
 
 
 class _Missing(UserError):
     """A file is not there."""
 
 
-class _Part(NamedTuple):
-    """A split of one data set. Attributes: files; older, those with an older name; missing, shards that are not there."""
-
-    files: tuple[str, ...]
-    older: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
 def _spec(name: str, sample_kind: str) -> DatasetSpec:
     """Return the row of a data set, or the layout that own data of this kind have."""
-    spec = _table().get(name) or _OWN.get(sample_kind)
+    spec = named_specs().get(name) or OWN_LAYOUTS.get(sample_kind)
     if spec is None or spec.sample_kind != sample_kind:
-        near = suggest(name, _table()) if spec is None else ""
+        near = suggest(name, named_specs()) if spec is None else ""
         holds = f"holds no {sample_kind}" if spec is None else f"holds {spec.sample_kind}, not {sample_kind}"
-        own = f", or the name of your own {sample_kind}" if sample_kind in _OWN else ""
-        raise UserError(f"datasets names '{name}'{near}, which {holds}; give {_those_of(sample_kind)}{own}.")
+        own = f", or the name of your own {sample_kind}" if sample_kind in OWN_LAYOUTS else ""
+        raise UserError(f"datasets names '{name}'{near}, which {holds}; give {', '.join(_names_of(sample_kind))}{own}.")
     return spec
 
 
-def _table() -> dict[str, DatasetSpec]:
-    """All but the layouts of own data, which no name stands for."""
-    return {name: spec for name, spec in DATASETS.items() if spec not in _OWN.values()}
-
-
-def _those_of(sample_kind: str) -> str:
-    return ", ".join(name for name, spec in _table().items() if spec.sample_kind == sample_kind)
+def _names_of(sample_kind: str) -> list[str]:
+    return [name for name, spec in named_specs().items() if spec.sample_kind == sample_kind]
 
 
 def _files(
     name: str, spec: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool = False
-) -> _Part:
-    """Return the existing files of one data set and split; or raise."""
-    if name not in _table():
-        return _Part(_own_files(name, spec.sample_kind, split, folder, found))
-    older, whose = spec.older_files.get(split), name
-    if older in found:  # an older name can also be the name of another data set now: our own files say what they are
-        whose = dataset_of(os.path.join(folder, older), name)
-    templates = {template: matching(template, found) for template in spec.splits.get(split, ())}
-    absent = [template.replace(SHARD, "0") for template, (there, _) in templates.items() if not there]
-    if absent or not templates:
-        if older in found and whose == name:
-            return _Part((older,), (older,))
-        if not templates:
-            return _Part(())
-        raise _missing(name, absent[0] + (f" ({older} is of '{whose}')" if whose != name else ""), folder, found)
-    missing = tuple(hole for _, holes in templates.values() for hole in holes)
-    if missing and not allow_missing_shards:
-        raise UserError(
-            f"data_root='{folder}' lacks {len(missing)} shards of '{name}': {some(missing)}; complete them, or give "
-            "allow_missing_shards=True to go without."
-        )
-    return _Part(tuple(file for there, _ in templates.values() for file in there), missing=missing)
+) -> SplitFiles:
+    """Returns the existing files of one data set and split; or raises."""
+    if name not in named_specs():
+        return SplitFiles(dict.fromkeys(_own_files(name, spec.sample_kind, split, folder, found), ""))
+    part = split_files(name, spec, split, folder, found)
+    if part.absent:
+        raise _missing(name, part.absent[0], folder, found)
+    require(
+        not part.gaps or allow_missing_shards,
+        f"data_root='{folder}' lacks {len(part.gaps)} shards of '{name}': {some(part.gaps)}; complete them, or give "
+        "allow_missing_shards=True to go without.",
+    )
+    return part
 
 
 def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
@@ -211,7 +214,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
         require(own["train"] not in found, both)
         own["train"] = plain
     if (split == "train" and own["train"] not in found) or not found.intersection(own.values()):
-        near = suggest(name, [*(each for each, spec in _table().items() if spec.sample_kind == sample_kind), OWN_NAME])
+        near = suggest(name, [*_names_of(sample_kind), OWN_NAME])
         raise _missing(name, f"{own['train']} or {plain}", folder, found, near)
     return (own[split],) if own.get(split) in found else ()
 
@@ -221,7 +224,7 @@ def _refuse_parts(name: str, found: set[str]) -> None:
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     base, _, split = name.rpartition("_")
-    owner = next((key for key, spec in _table().items() if spec.owns(f"{name}.arrow")), None)
+    owner = next((key for key, spec in named_specs().items() if spec.owns(f"{name}.arrow")), None)
     if owner is None and split in OWN_SPLITS and f"{name}.arrow" in found:
         owner = base
     if owner:

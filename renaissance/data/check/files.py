@@ -9,21 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from renaissance.core.errors import UserError, suggest
-from renaissance.data.arrow import dataset_of, open_file, some
-from renaissance.data.dataset_specs import (
-    DATASETS,
-    OWN_IMAGES_NAME,
-    OWN_NAME,
-    OWN_SPLITS,
-    SHARD,
-    UNKNOWN,
-    DatasetSpec,
-    Expected,
-)
-from renaissance.data.datasets import arrow_names, matching
+from renaissance.data.arrow import open_file, some
+from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected
+from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, named_specs, split_files
 from renaissance.data.prepare.skipped import Skipped
-
-_OWN_LAYOUTS = (OWN_NAME, OWN_IMAGES_NAME)
 
 
 @dataclass
@@ -75,10 +64,9 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
     """
     names = arrow_names(folder)
     files: list[CheckedFile] = []
-    for dataset, spec in DATASETS.items():
-        if dataset in _OWN_LAYOUTS or (datasets is not None and dataset not in datasets):
-            continue
-        files += _of_table(dataset, spec, names - {file.path.name for file in files}, folder)
+    for dataset, spec in named_specs().items():
+        if datasets is None or dataset in datasets:
+            files += _of_table(dataset, spec, names - {file.path.name for file in files}, folder)
     own, unknown = _own(folder, names, datasets)
     if unknown and datasets is not None:
         raise UserError(unknown[0])
@@ -96,22 +84,17 @@ def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile
 
 
 def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) -> list[CheckedFile]:
-    """Return the files of a data set; in them stands which shards and which other files are missing."""
+    """Returns the files of a data set; in them stands which shards and which other files are missing."""
     files, absent = [], []
-    wanted = [(split, name, spec.older_files.get(split)) for split, each in spec.splits.items() for name in each]
-    wanted += [("", template, None) for template in spec.extra_files]
-    wanted += [(split, older, None) for split, older in spec.older_files.items() if split not in spec.splits]
-    for split, template, older in wanted:
-        found, gaps = matching(template, names)
-        # An older name can also be the name of another data set now: our own files say what they are.
-        if not found and older in names and dataset_of(str(folder / older), dataset) == dataset:
-            found = [older]
-        expected = spec.expected.get(template, UNKNOWN)
-        files += [CheckedFile(dataset, split, folder / name, spec, expected) for name in found]
-        for name in gaps:
+    for split in dict.fromkeys([*spec.splits, *spec.older_files]):
+        part = split_files(dataset, spec, split, str(folder), names)
+        for name, template in part.files.items():
+            files.append(CheckedFile(dataset, split, folder / name, spec, spec.expected.get(template, UNKNOWN)))
+        for name in part.gaps:
             files[-1].problems.add("shards that are missing before it", name)
-        if not found and split in spec.splits:
-            absent.append(f"{template.replace(SHARD, '0')} ({split})")
+        absent += [f"{name} ({split})" for name in part.absent]
+    extra = [name for name in spec.extra_files if name in names]
+    files += [CheckedFile(dataset, "", folder / name, spec, spec.expected.get(name, UNKNOWN)) for name in extra]
     for name in absent if files else ():
         files[0].notes.add("files of the data set that are missing", name)
     return files
@@ -126,7 +109,7 @@ def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple
         if datasets is not None and dataset not in datasets:
             continue
         there = _column_names(folder / name)
-        for spec in map(DATASETS.get, _OWN_LAYOUTS):  # what cannot be read at all is left to the check of the file
+        for spec in OWN_LAYOUTS.values():  # what cannot be read at all is left to the check of the file
             if there is None or all(column.name in there for column in spec.columns if column.needed):
                 files.append(CheckedFile(dataset, OWN_SPLITS[place], folder / name, spec))
                 break
