@@ -42,7 +42,7 @@ _CONTRACTIONS = {
 
 @lru_cache(maxsize=1 << 16)  # VQAv2's 6.6 million answers are mostly "yes", "no" and few others
 def normalise_answer(answer: str) -> str:
-    """Return the spelling under which equal answers are compared: "Two dogs." -> "2 dogs".
+    """Returns the spelling under which equal answers are compared: "Two dogs." -> "2 dogs".
 
     A punctuation mark is deleted if a space stands beside it anywhere in the answer, or if the answer holds a comma
     between digits; otherwise each of its occurrences becomes a space. Periods are deleted unless a digit follows.
@@ -56,7 +56,7 @@ def normalise_answer(answer: str) -> str:
 
 
 def soft_score(count: int) -> float:
-    """Return the soft score of an answer given by `count` of ten annotators: 0, 0.3, 0.6, 0.9, and 1 from four on.
+    """Returns the soft score of an answer given by `count` of ten annotators: 0, 0.3, 0.6, 0.9, and 1 from four on.
 
     It equals the official accuracy, the mean of min(others who agree / 3, 1) over the ten sets of nine annotators.
     """
@@ -64,7 +64,7 @@ def soft_score(count: int) -> float:
 
 
 def soft_scores(answers: Sequence[str]) -> dict[str, float]:
-    """Return {normalised answer: soft score} of one question, in order of first appearance.
+    """Returns {normalised answer: soft score} of one question, in order of first appearance.
 
     Args:
         answers: of the ten annotators, as given.
@@ -73,7 +73,7 @@ def soft_scores(answers: Sequence[str]) -> dict[str, float]:
 
 
 def official_accuracy(predicted: str, answers: Sequence[str]) -> float:
-    """Return the official accuracy of one predicted answer, 0 to 1.
+    """Returns the official accuracy of one predicted answer, 0 to 1.
 
     Both sides are normalised only where the ten answers differ as given. Ten people who all wrote "two" therefore
     give nothing for "2", while `soft_scores` gives 1; the answers of VQAv2 hardly ever are of that kind.

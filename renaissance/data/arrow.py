@@ -78,7 +78,7 @@ class ArrowFile:
         self._sample_starts = _starts([int(offsets[-1] - offsets[0]) for offsets in self._offsets])
 
     def locate(self, number: int) -> tuple[int, int]:
-        """Return the row of a sample, and which of the row's samples it is."""
+        """Returns the row of a sample, and which of the row's samples it is."""
         if not self._listed:
             return number, 0
         part = bisect.bisect_right(self._sample_starts, number) - 1
@@ -89,7 +89,7 @@ class ArrowFile:
         return self._row_starts[part] + row, int(place - offsets[row])
 
     def value(self, name: str, row: int, entry: int | None = None) -> Any:
-        """Return a row's value, copied out of the map.
+        """Returns a row's value, copied out of the map.
 
         Args:
             name: the column.
@@ -108,13 +108,13 @@ class ArrowFile:
         return [plain(each, column, cleaned=cleaned) for each in entries]
 
     def slices(self, rows: int = 4096) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in record batches of at most `rows`."""
+        """Yields all rows in record batches of at most `rows`."""
         for batch in self._batches:
             yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
 
 
 def schema_metadata(path: str) -> dict[str, Any]:
-    """Return the metadata that our writers add to a file: dataset, split, and labels, their names in order; {} for others.
+    """Returns the metadata that our writers add to a file: dataset, split, and labels, their names in order; {} for others.
 
     Raises:
         UserError: the file cannot be read, or its metadata are not as our writers write them.
@@ -130,7 +130,7 @@ def schema_metadata(path: str) -> dict[str, Any]:
 
 
 def dataset_of(path: str, otherwise: str) -> str:
-    """Return the data set that a file's metadata name; `otherwise` if they name none, or cannot be read."""
+    """Returns the data set that a file's metadata name; `otherwise` if they name none, or cannot be read."""
     try:
         return schema_metadata(path).get("dataset") or otherwise
     except UserError:
@@ -138,7 +138,7 @@ def dataset_of(path: str, otherwise: str) -> str:
 
 
 def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, FileContents]:
-    """Check a file from end to end, or look up that this was done since its last change.
+    """Checks a file from end to end, or looks up that this was done since its last change.
 
     Checked are: magic numbers at both ends; the columns and their types; that nothing is compressed or claims to be larger
     than the file, before anything is read; every offset and every string (Arrow's full validation); rows at all. With
@@ -184,7 +184,7 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
 def valid_batches(
     path: str, reader: pa.ipc.RecordBatchFileReader, columns: Sequence[Column]
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of an open file with these columns, each fully validated by Arrow.
+    """Yields the record batches of an open file with these columns, each fully validated by Arrow.
 
     Raises:
         UserError: an offset or a string is wrong, or lists have more values than the file has bits: nulls or empty lists,
@@ -206,7 +206,7 @@ def valid_batches(
 
 
 def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchFileReader, pa.Buffer, list[Column]]:
-    """Map the file and read its schema; the descriptor is closed again, the map lives as long as its buffer.
+    """Maps the file and reads its schema; the descriptor is closed again, the map lives as long as its buffer.
 
     Returns:
         The reader, the map, and those of the columns that are there.
@@ -249,12 +249,12 @@ def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
 
 
 def _starts(counts: Sequence[int]) -> list[int]:
-    """Return where each part begins, and the total behind: one number a record batch."""
+    """Returns where each part begins, and the total behind: one number a record batch."""
     return [0, *np.cumsum(counts, dtype=np.int64).tolist()]
 
 
 def _offsets(lists: pa.Array) -> np.ndarray:
-    """Return where each row's entries start and end, from the map; computed only where rows are null."""
+    """Returns where each row's entries start and end, from the map; computed only where rows are null."""
     if lists.null_count:
         return np.array(_starts(np.asarray(pc.fill_null(pc.list_value_length(lists), 0))), np.int64)
     offsets = lists.offsets.to_numpy(zero_copy_only=True)
@@ -267,5 +267,5 @@ def _damaged(path: str, error: BaseException) -> UserError:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first few of names that came from data, each cut where it is long."""
+    """Returns the first few of names that came from data, each cut where it is long."""
     return shortened((name[:_LONGEST_TYPE] for name in names), 8)

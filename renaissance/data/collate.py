@@ -56,7 +56,7 @@ class Source:
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
     def images(self, raw: Example, epoch: int) -> tuple[Tensor, ...]:
-        """Decode a sample's images, cut out its boxes, and transform what is left: each (3, H, W) uint8.
+        """Decodes a sample's images, cuts out its boxes, and transforms what is left: each (3, H, W) uint8.
 
         Raises:
             UserError: an image cannot be decoded.
@@ -71,13 +71,13 @@ class Source:
         return tuple(self.transform(image, epoch, raw.id, place) for place, image in enumerate(images))
 
     def example(self, draw: Draw) -> Example:
-        """Load one sample of the stream."""
+        """Loads one sample of the stream."""
         stored = self.dataset[draw.id]
         return stored._replace(images=self.images(stored, draw.epoch), epoch=draw.epoch)
 
 
 def crop(image: Tensor, box: Sequence[float]) -> Tensor:
-    """Cut a box out of an image, as a view: what of it lies in the image, one pixel at least.
+    """Cuts a box out of an image, as a view: what of it lies in the image, one pixel at least.
 
     Args:
         image: (3, H, W).
@@ -118,12 +118,12 @@ class MicroBatch:
         return tuple(example.metadata for example in self.examples)
 
     def uniform(self, seed: int, purpose: str, count: int) -> NDArray[np.float64]:
-        """Draw (B, count) numbers from [0, 1), a function of seed, purpose, and epoch and id of each example."""
+        """Draws (B, count) numbers from [0, 1), a function of seed, purpose, and epoch and id of each example."""
         epochs, ids = [example.epoch for example in self.examples], [example.id for example in self.examples]
         return uniform(seed, epochs, ids, purpose, count)
 
     def add_image(self, pixels: Tensor) -> int:
-        """Append an image, (3, H, W) uint8, to the micro-batch and return its index among the M images."""
+        """Appends an image, (3, H, W) uint8, to the micro-batch and returns its index among the M images."""
         self.images.append(pixels)
         return len(self.images) - 1
 
@@ -140,7 +140,7 @@ class LabelTargetBuilder:
 
 
 def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
-    """Put images of shape (3, h, w) into one (M, 3, H, W) tensor.
+    """Puts images of shape (3, h, w) into one (M, 3, H, W) tensor.
 
     Args:
         images: uint8; all of one size unless `keeps_aspect`.
@@ -162,7 +162,7 @@ def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
 
 @dataclass
 class Collate:
-    """Cut the samples of one step into micro-batches and build each of them; picklable.
+    """Cuts the samples of one step into micro-batches and builds each of them; picklable.
 
     Args:
         tokenizer: any tokenizer of transformers.

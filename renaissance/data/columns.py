@@ -45,12 +45,12 @@ def fits(found: pa.DataType, column: Column) -> bool:
 
 
 def clean(text: str | None) -> str:
-    """Return the text with every run of white space turned into one space, none at the ends."""
+    """Returns the text with every run of white space turned into one space, none at the ends."""
     return " ".join(text.split()) if text else ""
 
 
 def plain(value: Any, column: Column, *, cleaned: bool) -> Any:
-    """Return a row's value, or a sample's entry, as the program uses it.
+    """Returns a row's value, or a sample's entry, as the program uses it.
 
     Args:
         value: as Arrow gives it.
@@ -90,14 +90,14 @@ class Flat:
         self.values = array
 
     def rows(self, depth: int | None = None) -> np.ndarray:
-        """Return the row of each value, or of each list that is `depth` levels down."""
+        """Returns the row of each value, or of each list that is `depth` levels down."""
         rows = np.arange(len(self.lengths[0] if self.lengths else self.values))
         for lengths in self.lengths[:depth]:
             rows = np.repeat(rows, lengths)
         return rows
 
     def numbers(self) -> np.ndarray:
-        """Return the values as float64, null as NaN."""
+        """Returns the values as float64, null as NaN."""
         return np.asarray(self.values.cast(pa.float64(), safe=False))
 
 
@@ -113,7 +113,7 @@ class _Rule(NamedTuple):
 def first_fault(
     batch: pa.RecordBatch, columns: Sequence[Column], samples: str, names: int | None
 ) -> tuple[int, str] | None:
-    """Find a value that is not what its column declares.
+    """Finds a value that is not what its column declares.
 
     Args:
         batch: has all the columns.

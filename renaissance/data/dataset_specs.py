@@ -119,7 +119,7 @@ class DatasetSpec(NamedTuple):
 
 
 def file_pattern(template: str) -> re.Pattern[str]:
-    """Return what the names match that a template of `DatasetSpec.splits` stands for; its group is a shard's number."""
+    """Returns what the names match that a template of `DatasetSpec.splits` stands for; its group is a shard's number."""
     return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
 
 

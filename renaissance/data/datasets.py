@@ -37,7 +37,7 @@ OWN_LAYOUTS = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME,
 def open_pairs(
     names: Sequence[str], split: str, data_root: str | os.PathLike, *, allow_missing_shards: bool = False
 ) -> PairDataset | None:
-    """Open one split of a mix of data sets of captions, concatenated in the order of the names.
+    """Opens one split of a mix of data sets of captions, concatenated in the order of the names.
 
     Args:
         names: keys of `dataset_specs.DATASETS` of captions, or names of own captions.
@@ -77,7 +77,7 @@ def open_pairs(
 
 
 def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_kind: str) -> SampleDataset:
-    """Open one split of one data set with all its columns.
+    """Opens one split of one data set with all its columns.
 
     Args:
         name: a key of `dataset_specs.DATASETS`, or the name of own data.
@@ -101,7 +101,7 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
 
 
 def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> tuple[str, ...]:
-    """Return the splits of a data set whose files are all there, in the order of the table.
+    """Returns the splits of a data set whose files are all there, in the order of the table.
 
     RefCOCO as older programs wrote it has one split "test" in the place of testA and testB.
 
@@ -122,7 +122,7 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
 
 
 def arrow_names(folder: str | os.PathLike) -> set[str]:
-    """Return the names of the arrow files in a folder. Raises UserError where it cannot be read."""
+    """Returns the names of the arrow files in a folder. Raises UserError where it cannot be read."""
     try:
         return {name for name in os.listdir(folder) if name.endswith(".arrow") and name[0] != "."}
     except OSError as error:
@@ -174,7 +174,7 @@ class _Missing(UserError):
 
 
 def _spec(name: str, sample_kind: str) -> DatasetSpec:
-    """Return the row of a data set, or the layout that own data of this kind have."""
+    """Returns the row of a data set, or the layout that own data of this kind have."""
     spec = named_specs().get(name) or OWN_LAYOUTS.get(sample_kind)
     if spec is None or spec.sample_kind != sample_kind:
         near = suggest(name, named_specs()) if spec is None else ""
@@ -206,7 +206,7 @@ def _files(
 
 
 def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
-    """Return the file of own data, none where this split is not there."""
+    """Returns the file of own data, none where this split is not there."""
     _refuse_parts(name, found)
     own, plain = {each: OWN_FILE.format(name=name, split=each) for each in OWN_SPLITS}, f"{name}.arrow"
     if plain in found:
@@ -220,7 +220,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
 
 
 def _refuse_parts(name: str, found: set[str]) -> None:
-    """Refuse the name of a single file of a data set: it would train on validation or test images."""
+    """Refuses the name of a single file of a data set: it would train on validation or test images."""
     if os.path.basename(name) != name:
         raise UserError(f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     base, _, split = name.rpartition("_")

@@ -31,7 +31,7 @@ class FalseTexts:
         self.seed, self.count = seed, count
 
     def __call__(self, micro: MicroBatch) -> FalseTextTargets:
-        """Build the targets of a micro-batch.
+        """Builds the targets of a micro-batch.
 
         Raises:
             UserError: the data set has no text that is false of an image.

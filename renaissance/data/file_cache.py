@@ -30,7 +30,7 @@ class Stamp(NamedTuple):
 
 
 def stamp(path: str) -> Stamp:
-    """Return the file's stamp.
+    """Returns the file's stamp.
 
     Raises:
         UserError: there is no such file, or it may not be read.
@@ -40,7 +40,7 @@ def stamp(path: str) -> Stamp:
 
 
 def refuse_changed(path: str, then: Stamp, before: str = "") -> Stamp:
-    """Return the file's stamp where it is `then`.
+    """Returns the file's stamp where it is `then`.
 
     Raises:
         UserError: it is another, or there is no such file. `before` says at which point of a run.
@@ -56,7 +56,7 @@ def refuse_changed(path: str, then: Stamp, before: str = "") -> Stamp:
 def cached(
     path: str, now: Stamp, what: str, hints: Mapping[str, Any], find: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what `find()` returns, from the cache where the file has not changed since it was found.
+    """Returns what `find()` returns, from the cache where the file has not changed since it was found.
 
     Args:
         path, now: the file and its stamp.
@@ -81,5 +81,5 @@ def cached(
 
 
 def cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/renaissance`, or `~/.cache/renaissance`. Raises RuntimeError where there is no home."""
+    """Returns `$XDG_CACHE_HOME/renaissance`, or `~/.cache/renaissance`. Raises RuntimeError where there is no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "renaissance"

@@ -55,7 +55,7 @@ class _Files(NamedTuple):
 
 
 def glue_task(name: str) -> GlueTask:
-    """Return the specification of a task of GLUE. Raises UserError where there is no such task."""
+    """Returns the specification of a task of GLUE. Raises UserError where there is no such task."""
     if name not in GLUE:
         near = suggest(name, GLUE)
         raise UserError(f"datasets names '{name}'{near}, which is no task of GLUE; give one of {', '.join(GLUE)}.")
@@ -63,7 +63,7 @@ def glue_task(name: str) -> GlueTask:
 
 
 def glue_splits(name: str, data_root: str | os.PathLike) -> tuple[str, ...]:
-    """Return the splits of a task of GLUE that are there, in the order of the table.
+    """Returns the splits of a task of GLUE that are there, in the order of the table.
 
     Raises:
         UserError: there is no such task, or no file of it.
@@ -120,7 +120,7 @@ class GlueDataset:
         return {**self.__dict__, "_table": None}
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample. Raises IndexError outside 0 <= index < len."""
+        """Reads one sample. Raises IndexError outside 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         if self._table is None:
@@ -133,12 +133,12 @@ class GlueDataset:
         return Sample(int(index), int(index), (), {"second": None, **values}, where)
 
     def describe(self) -> list[FileSummary]:
-        """Return what each file gives, in order: its rows, and those of them that are used."""
+        """Returns what each file gives, in order: its rows, and those of them that are used."""
         counts = zip(self._shown, self._rows, self._used, strict=True)
         return [FileSummary(self.name, file, rows, used) for file, rows, used in counts]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""
+        """Returns, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""
         prints = {}
         for file, now, end in zip(self.describe(), self._stamps, self._ends, strict=True):
             ends = [self[end - back].values for back in (file.samples, 1) if file.samples]
@@ -146,7 +146,7 @@ class GlueDataset:
         return prints
 
     def _read(self) -> pa.Table:
-        """Return the split as one table; notes how many rows each file has, and how many are used."""
+        """Returns the split as one table; notes how many rows each file has, and how many are used."""
         task, tables, self._rows = GLUE[self.name], [], []
         path = self._paths[0]
         try:
@@ -166,7 +166,7 @@ class GlueDataset:
 
 
 def _find(name: str, split: str, root: Path) -> _Files | None:
-    """Find the files of a split, or None. Raises where two layouts have it."""
+    """Finds the files of a split, or None. Raises where two layouts have it."""
     task = GLUE[name]
     hub, tsv = task.splits[split]
     found = []
@@ -185,14 +185,14 @@ def _find(name: str, split: str, root: Path) -> _Files | None:
 
 
 def _saved_names(state: Path) -> tuple[str, ...]:
-    """Return the data files that a saved data set lists; without folders, so that none outside its own is read."""
+    """Returns the data files that a saved data set lists; without folders, so that none outside its own is read."""
     what = f"'_data_files' of '{state}'"
     files = expect(read_json(state, dict[str, Any]).get("_data_files"), list[dict[str, str]], what)
     return tuple(os.path.basename(file.get("filename", "")) for file in files) or ("",)
 
 
 def _shards(folder: Path, split: str) -> tuple[str, ...]:
-    """Return all parquet files of a split as their names count them; those that lack are found when they are opened."""
+    """Returns all parquet files of a split as their names count them; those that lack are found when they are opened."""
     pattern = re.compile(rf"{split}-\d{{5}}-of-(\d{{5}})\.parquet")
     counts = {match[1] for each in folder.glob("*.parquet") if (match := pattern.fullmatch(each.name))}
     return tuple(f"{split}-{n:05d}-of-{count}.parquet" for count in sorted(counts) for n in range(int(count)))
@@ -237,7 +237,7 @@ def _refuse_large(path: str, rows: int, size: int) -> None:
 
 
 def _hub_columns(path: str, schema: pa.Schema, task: GlueTask) -> dict[str, str]:
-    """Return our name and the file's of each column. Refuses labels that mean other classes, where the file tells."""
+    """Returns our name and the file's of each column. Refuses labels that mean other classes, where the file tells."""
     content = (schema.metadata or {}).get(b"huggingface", b"{}")
     said: Any = parse_json(content, name=f"The 'huggingface' metadata of '{path}'")
     for key in ("info", "features", "label", "names"):
@@ -285,7 +285,7 @@ def _tsv(path: str, task: GlueTask, split: str) -> _Content:
 
 
 def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:
-    """Return our name and the file's of each column that is read. Raises UserError for one that lacks or is there twice."""
+    """Returns our name and the file's of each column that is read. Raises UserError for one that lacks or is there twice."""
     columns = dict(zip(("text", "second"), texts, strict=False))
     columns |= {ours: theirs for ours, theirs in optional.items() if theirs in there}
     for name in columns.values():
@@ -296,7 +296,7 @@ def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], there
 
 
 def _checked(path: str, table: pa.Table, columns: Mapping[str, str], task: GlueTask) -> pa.Table:
-    """Check the columns of a file and bring them to one form."""
+    """Checks the columns of a file and brings them to one form."""
     table = table.select(list(columns.values())).rename_columns(list(columns))
     # Arrow trusts the offsets in a file: reading through a damaged one would end the process, not the run.
     table.validate(full=True)
@@ -315,7 +315,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _labels(path: str, given: pa.ChunkedArray, task: GlueTask) -> pa.ChunkedArray:
-    """Return numbers of classes, or scores of 64 bits; null where they are hidden."""
+    """Returns numbers of classes, or scores of 64 bits; null where they are hidden."""
     given = pc.fill_null(given.cast(pa.string()), "")
     hidden = pc.is_in(given, pa.array(_HIDDEN))
     if task.labels:

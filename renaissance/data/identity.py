@@ -11,12 +11,12 @@ _SIXTY_THREE_BITS = (1 << 63) - 1  # fits a signed 64-bit tensor
 
 
 def image_key(encoded: bytes) -> int:
-    """Return a 63-bit hash of the encoded image; files of equal bytes, and only those, share it."""
+    """Returns a 63-bit hash of the encoded image; files of equal bytes, and only those, share it."""
     return _key(encoded)
 
 
 def text_key(caption: str) -> int:
-    """Return a 63-bit hash of the caption; captions that differ in case or white space only share it."""
+    """Returns a 63-bit hash of the caption; captions that differ in case or white space only share it."""
     return _key(" ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"))
 
 

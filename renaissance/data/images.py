@@ -24,7 +24,7 @@ from .pixels import jpeg_size, open_image, refuse_size, rgb
 
 
 def decode(encoded: bytes, where: str) -> Tensor:
-    """Decode an image.
+    """Decodes an image.
 
     Args:
         encoded: the file's bytes.

@@ -50,11 +50,11 @@ class LimitedDataset:
         return f"eval_limit={self.limit}: {first}{len(self):,} of {self.of:,} samples"
 
     def rows(self) -> np.ndarray:
-        """Return the row of each sample; see `SampleDataset.rows`."""
+        """Returns the row of each sample; see `SampleDataset.rows`."""
         return self._whole.rows()[: self._size]
 
     def describe(self) -> list[FileSummary]:
-        """Return what each file gives; those that give nothing are left out."""
+        """Returns what each file gives; those that give nothing are left out."""
         left, found = self._size, []
         for file in self._whole.describe():
             if left:
@@ -64,7 +64,7 @@ class LimitedDataset:
 
 
 def limited(samples: Any, limit: int | None, by_image: bool = False) -> Any:
-    """Limit a data set to its first samples; unchanged if it is not larger."""
+    """Limits a data set to its first samples; unchanged if it is not larger."""
     if samples is None or limit is None:
         return samples
     part = LimitedDataset(samples, limit, by_image)

@@ -115,7 +115,7 @@ class StepLoader(DataLoader):
             yield item
 
     def kill(self) -> None:
-        """End the workers at once: they ignore signals, and Python would wait for them when it exits."""
+        """Ends the workers at once: they ignore signals, and Python would wait for them when it exits."""
         items, self._iterator = self._iterator, None
         workers = getattr(items, "_workers", ())
         for worker in workers:
@@ -141,7 +141,7 @@ class StepLoader(DataLoader):
             yield self._cause(error)
 
     def _start(self) -> Iterator[list[Batch] | UserError]:
-        """Return torch's iterator; workers of the previous pass that are alive but do not answer are replaced."""
+        """Returns torch's iterator; workers of the previous pass that are alive but do not answer are replaced."""
         if self._iterator is not None:
             try:
                 return self._wait_for(super().__iter__, 3 * _LOOK)
@@ -150,7 +150,7 @@ class StepLoader(DataLoader):
         return super().__iter__()
 
     def _wait_for(self, call: Callable[[], Any], patience: float) -> Any:
-        """Return the result of a call that reads from the workers.
+        """Returns the result of a call that reads from the workers.
 
         It runs in a thread: reading the message of a worker that was killed while it sent it would block for ever.
 

@@ -54,12 +54,12 @@ class MlmMasker:
         self.seed = seed
 
     def __call__(self, micro: MicroBatch) -> MlmTargets:
-        """Build the targets of a micro-batch; a function of (seed, epoch, id) and the text of each sample."""
+        """Builds the targets of a micro-batch; a function of (seed, epoch, id) and the text of each sample."""
         words = self.words(micro)
         return hide(micro, choose(micro, words, self.vocabulary, self.mlm_prob, self.seed), self.vocabulary, self.seed)
 
     def words(self, micro: MicroBatch) -> np.ndarray:
-        """Return (B, L) int64, the word of each token, -1 on padding and on what belongs to no word."""
+        """Returns (B, L) int64, the word of each token, -1 on padding and on what belongs to no word."""
         mask = micro.text.attention_mask.numpy()
         if not self.whole_word_masking:
             return np.where(mask, np.arange(mask.shape[1]), -1)
@@ -70,7 +70,7 @@ class MlmMasker:
 
 
 def words_of(encoding: Encoding, text: str) -> list[int]:
-    """Number the words of a tokenised text.
+    """Numbers the words of a tokenised text.
 
     A new word begins where the tokenizer's own word index changes, and at white space. The index alone is not enough:
     tokenizers whose pre-tokenizer does not split (several SentencePiece conversions) call the whole text one word.
@@ -97,7 +97,7 @@ def words_of(encoding: Encoding, text: str) -> list[int]:
 
 
 def choose(micro: MicroBatch, words: np.ndarray, vocabulary: Vocabulary, mlm_prob: float, seed: int) -> np.ndarray:
-    """Choose the tokens to hide, whole words at a time, at least one word of a text that has any.
+    """Chooses the tokens to hide, whole words at a time, at least one word of a text that has any.
 
     Args:
         micro: the micro-batch.
@@ -125,7 +125,7 @@ def choose(micro: MicroBatch, words: np.ndarray, vocabulary: Vocabulary, mlm_pro
 
 
 def hide(micro: MicroBatch, chosen: np.ndarray, vocabulary: Vocabulary, seed: int) -> MlmTargets:
-    """Replace the chosen tokens: 80 % by the mask token, 10 % by a random ordinary piece, 10 % not at all.
+    """Replaces the chosen tokens: 80 % by the mask token, 10 % by a random ordinary piece, 10 % not at all.
 
     Args:
         micro: the micro-batch.

@@ -43,13 +43,13 @@ def refuse_claims(path: str, whole: pa.Buffer, *, stream: bool = False) -> None:
 
 
 def _streamed(whole: pa.Buffer) -> Iterator[memoryview]:
-    """The messages of an Arrow stream."""
+    """Yields the messages of an Arrow stream."""
     for message in pa.ipc.MessageReader.open_stream(whole):
         yield memoryview(message.metadata)
 
 
 def _listed(content: memoryview) -> Iterator[memoryview]:
-    """The messages that an Arrow file's footer lists; ValueError where their batches are larger than the file."""
+    """Yields the messages that an Arrow file's footer lists; ValueError where their batches are larger than the file."""
     total = 0
     for start, message, body in blocks(content):
         total += message + body
@@ -60,7 +60,7 @@ def _listed(content: memoryview) -> Iterator[memoryview]:
 
 
 def blocks(content: memoryview) -> Iterator[tuple[int, int, int]]:
-    """The place, the bytes of the message and those of the body of every batch that an Arrow file's footer lists."""
+    """Yields the place, the bytes of the message and those of the body of every batch that an Arrow file's footer lists."""
     end = len(content) - len(_MAGIC) - 4
     size = _number(content, end, "<i")
     if not 0 < size <= end:
@@ -90,7 +90,7 @@ def _compressed(message: memoryview) -> bool:
 
 
 def _field(buffer: memoryview, table: int | None, field: int) -> int | None:
-    """Return where a field of a table is; None where there is no such field, or no table."""
+    """Returns where a field of a table is; None where there is no such field, or no table."""
     if table is None:
         return None
     places, entry = table - _number(buffer, table, "<i"), 4 + 2 * field
@@ -99,7 +99,7 @@ def _field(buffer: memoryview, table: int | None, field: int) -> int | None:
 
 
 def _followed(buffer: memoryview, at: int | None) -> int | None:
-    """Return the offset that the relative offset at `at` points to."""
+    """Returns the offset that the relative offset at `at` points to."""
     return None if at is None else at + _number(buffer, at)
 
 

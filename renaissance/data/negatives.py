@@ -50,7 +50,7 @@ class FalseImages:
         self.draw_false_image = draw_false_image
 
     def __call__(self, micro: MicroBatch) -> ItmTargets:
-        """Build the targets of a micro-batch; with draw_false_image=1 it gets an image more for each false one."""
+        """Builds the targets of a micro-batch; with draw_false_image=1 it gets an image more for each false one."""
         draws, size = micro.uniform(self.seed, "itm", 1 + _MAX_DRAWS), len(micro.examples)
         find = self._from_dataset if self.draw_false_image else self._from_group
         index = list(range(size))
@@ -63,7 +63,7 @@ class FalseImages:
         return ItmTargets(image_index, (image_index == torch.arange(size)).long(), torch.tensor(stayed))
 
     def _from_group(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
-        """Return the index of an eligible image of the group of sample i, each with the same probability."""
+        """Returns the index of an eligible image of the group of sample i, each with the same probability."""
         example = micro.examples[i]
         start = i - i % self.group
         members = range(start, min(start + self.group, len(micro.examples)))
@@ -72,7 +72,7 @@ class FalseImages:
         return eligible[int(draws[0] * len(eligible))] if eligible else None
 
     def _from_dataset(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
-        """Draw from the data set until an image is eligible, add it to the micro-batch and return its index."""
+        """Draws from the data set until an image is eligible, adds it to the micro-batch and returns its index."""
         example = micro.examples[i]
         key = text_key(example.text)
         dataset = micro.source.dataset
@@ -98,7 +98,7 @@ class ContrastiveGroups:
         self.group = group
 
     def __call__(self, micro: MicroBatch) -> ItcTargets:
-        """Build the targets of a micro-batch."""
+        """Builds the targets of a micro-batch."""
         examples = micro.examples
         keys = [text_key(example.text) for example in examples]
         compared = torch.eye(len(examples), dtype=torch.bool)
@@ -110,5 +110,5 @@ class ContrastiveGroups:
 
 
 def _is_false(example: Example, key: int, candidate: Example) -> bool:
-    """Tell whether the candidate's image is another one, without a caption equal to the example's (of key `key`)."""
+    """Tells whether the candidate's image is another one, without a caption equal to the example's (of key `key`)."""
     return candidate.image_key != example.image_key and key not in candidate.text_keys

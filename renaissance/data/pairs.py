@@ -46,7 +46,7 @@ class PairDataset(SampleDataset):
         super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
 
     def __getitem__(self, index: int) -> Example:
-        """Read one pair. Raises IndexError outside 0 <= index < len."""
+        """Reads one pair. Raises IndexError outside 0 <= index < len."""
         place = self._find(index)
         captions, image = (place.file.value(name, place.row) for name in (CAPTION.name, IMAGE.name))
         texts = frozenset(map(text_key, captions))
@@ -56,12 +56,12 @@ class PairDataset(SampleDataset):
         )
 
     def text(self, index: int) -> str:
-        """Read a caption without its image."""
+        """Reads a caption without its image."""
         place = self._find(index)
         return place.file.value(CAPTION.name, place.row, place.entry)
 
     def image_names(self, indices: Sequence[int]) -> list[str]:
-        """Return what the files call the images of these samples; "file.arrow row 12" where a file has no names."""
+        """Returns what the files call the images of these samples; "file.arrow row 12" where a file has no names."""
         places = [self._find(int(index)) for index in indices]
         files = {number: self._with_names(number) for number in {place.number for place in places}}
         return [
@@ -83,7 +83,7 @@ class PairDataset(SampleDataset):
 
 
 def find_gaps(path: str) -> dict[str, list[int]]:
-    """Return, as "gaps", where repeated and empty captions of a file are left out; of equal ones of a row the first is kept."""
+    """Returns, as "gaps", where repeated and empty captions of a file are left out; of equal ones of a row the first is kept."""
     left_out, start = [np.empty(0, np.int64)], 0
     for batch in ArrowFile(path, CAPTION_COLUMNS).slices():
         captions = Flat(batch[CAPTION.name], CAPTION.depth)
@@ -100,6 +100,6 @@ def find_gaps(path: str) -> dict[str, list[int]]:
 
 
 def clean_all(strings: pa.Array) -> pa.Array:
-    """Do what `columns.clean` does to one text to every string of an array; null becomes empty."""
+    """Does what `columns.clean` does to one text to every string of an array; null becomes empty."""
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.fill_null(strings.cast(pa.large_string()), "")))
     return pc.binary_join(words, pa.scalar(" ", pa.large_string()))

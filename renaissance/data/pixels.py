@@ -32,7 +32,7 @@ class TooLarge(ValueError):
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Open an image, its first frame; nothing is decoded yet.
+    """Opens an image, its first frame; nothing is decoded yet.
 
     Raises:
         ValueError: it is none of IMAGE_FORMATS, claims more than MAX_PIXELS, or would take far more time or memory to decode
@@ -59,7 +59,7 @@ def refuse_size(width: int, height: int, where: str = "") -> None:
 
 
 def rgb(image: Image.Image) -> np.ndarray:
-    """Decode an opened image to (H, W, 3) uint8."""
+    """Decodes an opened image to (H, W, 3) uint8."""
     if image.mode.startswith("I"):  # "I;16" and its byte orders; Pillow's own conversion would clip at 255
         return np.repeat(to_8_bits(np.asarray(image))[..., None], 3, axis=-1)
     if image.mode == "F":
@@ -71,7 +71,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def to_8_bits(samples: np.ndarray) -> np.ndarray:
-    """Scale samples of 0..65535 to 0..255, rounding to the nearest (65535 = 255 * 257)."""
+    """Scales samples of 0..65535 to 0..255, rounding to the nearest (65535 = 255 * 257)."""
     return ((np.clip(samples, 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

@@ -22,7 +22,7 @@ _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Apply the finaliser of splitmix64, a bijection of 64-bit words, to every element of an array (not a scalar)."""
+    """Applies the finaliser of splitmix64, a bijection of 64-bit words, to every element of an array (not a scalar)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -30,7 +30,7 @@ def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=256)
 def _purpose_key(seed: int, purpose: str) -> int:
-    """Hash (seed, purpose) to 64 bits. Any integer is a seed; the digest is stable between runs, unlike `hash`."""
+    """Hashes (seed, purpose) to 64 bits. Any integer is a seed; the digest is stable between runs, unlike `hash`."""
     digest = hashlib.blake2b(f"{seed}\0{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -38,7 +38,7 @@ def _purpose_key(seed: int, purpose: str) -> int:
 def bits(
     seed: int, epochs: Sequence[int] | NDArray, ids: Sequence[int] | NDArray, purpose: str, count: int
 ) -> NDArray[np.uint64]:
-    """Draw `count` 64-bit words for each of B samples.
+    """Draws `count` 64-bit words for each of B samples.
 
     Draw j of a sample does not depend on `count`, nor on the other samples, so padding and batching change nothing.
 
@@ -61,10 +61,10 @@ def bits(
 def uniform(
     seed: int, epochs: Sequence[int] | NDArray, ids: Sequence[int] | NDArray, purpose: str, count: int
 ) -> NDArray[np.float64]:
-    """Draw (B, count) numbers from [0, 1) with 53 random bits each; arguments as in `bits`."""
+    """Draws (B, count) numbers from [0, 1) with 53 random bits each; arguments as in `bits`."""
     return (bits(seed, epochs, ids, purpose, count) >> np.uint64(11)) * 2.0**-53
 
 
 def torch_seed(seed: int, epoch: int, id: int, purpose: str) -> int:
-    """Return a seed in [0, 2**63) for a torch generator that serves one sample."""
+    """Returns a seed in [0, 2**63) for a torch generator that serves one sample."""
     return int(bits(seed, [epoch], [id], purpose, 1)[0, 0]) >> 1

@@ -33,7 +33,7 @@ class Draw(NamedTuple):
 
 
 def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], left_bits: int, right_bits: int) -> NDArray[np.uint64]:
-    """Permute the integers below 2**(left_bits + right_bits) by an alternating (unbalanced) Feistel network.
+    """Permutes the integers below 2**(left_bits + right_bits) by an alternating (unbalanced) Feistel network.
 
     Args:
         x: (n,) the integers.
@@ -51,7 +51,7 @@ def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], left_bits: int, ri
 
 
 def permuted(seed: int, epochs: NDArray[np.int64], places: NDArray[np.int64], num_samples: int) -> NDArray[np.int64]:
-    """Return perm(seed, epoch)[place], for each of n pairs of epoch and place.
+    """Returns perm(seed, epoch)[place], for each of n pairs of epoch and place.
 
     The network permutes the smallest power of two that holds the data set; a value that falls outside the data set is
     put through it again ("cycle walking", Black and Rogaway, CT-RSA 2002), under twice on average, which leaves a
@@ -110,7 +110,7 @@ class TrainSteps(Sampler[list[Draw]]):
             yield self.draws(step)
 
     def draws(self, step: int) -> list[Draw]:
-        """Return this process's batch_size / world_size samples of one step, in order."""
+        """Returns this process's batch_size / world_size samples of one step, in order."""
         share = self.batch_size // self.world_size
         start = step * self.batch_size + self.rank * share
         epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), self.num_samples)

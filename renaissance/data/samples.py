@@ -56,7 +56,7 @@ class FileSummary(NamedTuple):
     samples: int
 
     def fingerprint(self, now: Stamp, ends: bytes) -> dict[str, Any]:
-        """Return what settings.json holds of the file; `ends`: its first and last samples."""
+        """Returns what settings.json holds of the file; `ends`: its first and last samples."""
         counts = {"bytes": now.size, "mtime_ns": now.mtime_ns, "pictures": self.rows, "pairs": self.samples}
         return {**counts, "ends": f"{image_key(ends):016x}"}
 
@@ -123,7 +123,7 @@ class SampleDataset:
         return {**self.__dict__, "_open": {}}
 
     def __getitem__(self, index: int) -> Any:
-        """Read one sample. Raises IndexError outside 0 <= index < len."""
+        """Reads one sample. Raises IndexError outside 0 <= index < len."""
         file, number, row, entry, where = self._find(index)
         images = tuple(file.value(column.name, row) for column in self._wanted if column.is_image)
         values = {
@@ -141,15 +141,15 @@ class SampleDataset:
         )
 
     def schema_metadata(self) -> list[dict[str, Any]]:
-        """Return the metadata of each file (`arrow.schema_metadata`)."""
+        """Returns the metadata of each file (`arrow.schema_metadata`)."""
         return [schema_metadata(self._path(number)) for number in range(len(self._files))]
 
     def describe(self) -> list[FileSummary]:
-        """Return what each file gives, in order."""
+        """Returns what each file gives, in order."""
         return [file.summary for file in self._files]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, by file name, by what a later run can tell that its data are the same.
+        """Returns, by file name, by what a later run can tell that its data are the same.
 
         `bytes`, `pictures`, `pairs` and `ends` (a hash of the first and the last row, images and entries) depend on
         the content alone; `mtime_ns` also on when the file was written.
@@ -161,7 +161,7 @@ class SampleDataset:
         return prints
 
     def rows(self) -> np.ndarray:
-        """Return (len,) int64, the row of each sample, numbered through over all files."""
+        """Returns (len,) int64, the row of each sample, numbered through over all files."""
         first = np.cumsum([0, *(file.rows for file in self.describe())])
         places = map(self._find, range(len(self)))
         return np.array([first[place.number] + place.row for place in places], np.int64)
@@ -172,7 +172,7 @@ class SampleDataset:
             self._refuse_changed(number)
 
     def _find(self, index: int) -> Place:
-        """Find a sample. Raises IndexError outside 0 <= index < len."""
+        """Finds a sample. Raises IndexError outside 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))

@@ -39,7 +39,7 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Read from a tokenizer what `masking.MlmMasker` needs."""
+    """Reads from a tokenizer what `masking.MlmMasker` needs."""
     special = set(tokenizer.all_special_ids)
     special |= {id for id, added in tokenizer.added_tokens_decoder.items() if added.special}
     pieces = tokenizer.get_vocab()
@@ -61,7 +61,7 @@ def encode(
     full: bool = False,
     where: Sequence[str] = (),
 ) -> tuple[BatchEncoding, TextInput]:
-    """Tokenise a batch of texts and pad it on the right.
+    """Tokenises a batch of texts and pads it on the right.
 
     Args:
         tokenizer: any tokenizer of transformers.
@@ -96,7 +96,7 @@ def encode(
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], where: Sequence[str] = (), **options
 ) -> BatchEncoding:
-    """Call a tokenizer.
+    """Calls a tokenizer.
 
     Args:
         tokenizer: any tokenizer of transformers.

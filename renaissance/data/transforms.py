@@ -23,7 +23,7 @@ _WIDEST_ASPECT = 8
 
 
 def make_transform(key: str, image_size: int, *, patch_size: int, seed: int) -> Transform:
-    """Build the transform that a key of `train_transform_keys` or `val_transform_keys` names.
+    """Builds the transform that a key of `train_transform_keys` or `val_transform_keys` names.
 
     Args:
         key: a name of `TRANSFORMS`, `_randaug` behind it for augmentation.
@@ -55,7 +55,7 @@ class Transform:
         self._augment = v2.RandAugment(num_ops=2, magnitude=9)
 
     def __call__(self, pixels: Tensor, epoch: int, id: int, place: int = 0) -> Tensor:
-        """Transform one image.
+        """Transforms one image.
 
         Args:
             pixels: (3, H, W) uint8.
@@ -127,13 +127,13 @@ def resized(pixels: Tensor, size: list[int]) -> Tensor:
 
 
 def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the middle of an image as a view, at torchvision's position (half a pixel is rounded to even)."""
+    """Returns the middle of an image as a view, at torchvision's position (half a pixel is rounded to even)."""
     top, left = (round((have - kept) / 2) for have, kept in zip(pixels.shape[-2:], (height, width), strict=True))
     return pixels[..., top : top + height, left : left + width]
 
 
 def aspect_size(height: int, width: int, short: int, multiple: int) -> list[int]:
-    """Return the height and width that `pixelbert` gives an image.
+    """Returns the height and width that `pixelbert` gives an image.
 
     The short side becomes `short`, unless the long side would then exceed 1333/800 of it; both are rounded down to a
     multiple, and are one multiple at least. Source: `MinMaxResize` of ViLT, after Pixel-BERT (Huang et al., 2020).

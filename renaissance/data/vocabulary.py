@@ -20,7 +20,7 @@ _COLUMNS = tuple(column for column in _ROW.columns if column.name in (_ROW.sampl
 
 
 def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[str] | None:
-    """Return the answer of each label, in the order of their numbers; None where there is no file with answers.
+    """Returns the answer of each label, in the order of their numbers; None where there is no file with answers.
 
     Files of our writer name their labels. For files of older programs, which do not, the answers are put together from
     the questions of train and val. Where files of both kinds lie together, they have to agree.
@@ -58,7 +58,7 @@ def vqa_labels(data_root: str | os.PathLike, known: Sequence[str] = ()) -> list[
 
 
 def _pairs(path: str) -> list[tuple[int, str]]:
-    """Return the different (label, answer) of a file."""
+    """Returns the different (label, answer) of a file."""
     _, found = check_file(path, _COLUMNS, _ROW.samples)
     if not {"answers", "answer_labels"} <= {*found.columns}:
         return []

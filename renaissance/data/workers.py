@@ -26,7 +26,7 @@ _SOCKETS_FIT = 60  # characters of a folder whose sockets still have a name of a
 
 
 def start_method() -> BaseContext | None:
-    """Return the start method of workers; None = the default of the system.
+    """Returns the start method of workers; None = the default of the system.
 
     With several training processes it is a fork server: torch's process groups start and end threads, and a process that is
     forked at such a moment hangs (in Python 3.11 its list of threads stays locked).
@@ -39,7 +39,7 @@ def start_method() -> BaseContext | None:
 
 
 def start_worker(_: int) -> None:
-    """Prepare a worker: ignore the signals that stop a run, which still needs the loaded steps; end with the parent."""
+    """Prepares a worker: ignores the signals that stop a run, which still needs the loaded steps; ends with the parent."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     sys.stderr = _SilentAfterParent(sys.stderr)
@@ -67,7 +67,7 @@ def _end_with_parent() -> None:
 
 
 def make_socket_folder() -> None:
-    """Make one folder for the sockets through which all workers of this process send tensors.
+    """Makes one folder for the sockets through which all workers of this process send tensors.
 
     Python makes one for each process, in TMPDIR however long its path is, and leaves those of killed processes behind.
 
@@ -87,13 +87,13 @@ def make_socket_folder() -> None:
 
 
 def remove_socket_folder() -> None:
-    """Remove the folder of the sockets after the loaders have ended."""
+    """Removes the folder of the sockets after the loaders have ended."""
     if folder := current_process()._config.pop("tempdir", None):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def raise_file_limit() -> None:
-    """Raise this process's limit of open files to the maximum.
+    """Raises this process's limit of open files to the maximum.
 
     Each tensor that a worker sends is an open file until it is released. Prefetched steps of many micro-batches hold
     hundreds; the usual limit of 1024 would end the run with "Too many open files".

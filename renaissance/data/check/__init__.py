@@ -38,7 +38,7 @@ def check_data(
     sheet_folder: str | os.PathLike | None = None,
     load_tokenizer: Callable[[str], Any] | None = None,
 ) -> list[CheckedFile]:
-    """Check arrow files and print what was found; a damaged file does not keep the others from being checked.
+    """Checks arrow files and prints what was found; a damaged file does not keep the others from being checked.
 
     Args:
         data_root: the folder of the arrow files.
@@ -90,7 +90,7 @@ def check_data(
 
 
 def _files_table(files: Sequence[CheckedFile]) -> str:
-    """Return what is in each file, beside what the official download gives."""
+    """Returns what is in each file, beside what the official download gives."""
     rows = [("file", "split", "rows", "expected", "images", "texts", "expected", "empty", "left out", "problems")]
     for file in files:
         official, empty = file.expected, file.notes.count("empty texts")

@@ -50,7 +50,7 @@ class CheckedFile:
 
 
 def find(folder: Path, datasets: Sequence[str] | None) -> tuple[list[CheckedFile], list[str]]:
-    """Find the files of the data sets, or of all data sets, in the order of the table.
+    """Finds the files of the data sets, or of all data sets, in the order of the table.
 
     Args:
         folder: where the files are.
@@ -101,7 +101,7 @@ def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) ->
 
 
 def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple[list[CheckedFile], list[str]]:
-    """Return the files of own data, told by their columns, and a sentence for each that fits no layout."""
+    """Returns the files of own data, told by their columns, and a sentence for each that fits no layout."""
     files, unknown = [], []
     names = {name for name in names if not any(spec.owns(name) for spec in DATASETS.values())}
     for name in sorted(names, key=_own_name):
@@ -122,7 +122,7 @@ def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple
 
 
 def _column_names(path: Path) -> list[str] | None:
-    """Return the names of an arrow file's columns, None where it cannot be read."""
+    """Returns the names of an arrow file's columns, None where it cannot be read."""
     try:
         return open_file(str(path), ())[0].schema.names
     except UserError:
@@ -130,7 +130,7 @@ def _column_names(path: Path) -> list[str] | None:
 
 
 def _own_name(file: str) -> tuple[str, int]:
-    """Return name and number of the split of own data; a file that names no split is for training."""
+    """Returns name and number of the split of own data; a file that names no split is for training."""
     stem = file.removesuffix(".arrow")
     name, _, split = stem.rpartition("_")
     return (name, OWN_SPLITS.index(split)) if name and split in OWN_SPLITS else (stem, 0)

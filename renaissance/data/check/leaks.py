@@ -18,7 +18,7 @@ _SHARES_BY_CONSTRUCTION = ("refcocog_google",)
 
 
 def find_shared_images(files: Iterable[CheckedFile]) -> None:
-    """Find images that are in two splits, and write them into the first of the two files.
+    """Finds images that are in two splits, and writes them into the first of the two files.
 
     Wrong is what two splits of one data set share; worth knowing, what training images of one data set share with another's
     validation or test split.
@@ -42,7 +42,7 @@ def _role(split: str) -> str:
 
 
 def _shared(ours: np.ndarray, theirs: np.ndarray, our_rows: int, their_rows: int) -> list[tuple[int, int]]:
-    """Return the rows of equal values, of which each row has one or several; -1 is equal to none."""
+    """Returns the rows of equal values, of which each row has one or several; -1 is equal to none."""
     both, here, there = np.intersect1d(ours, theirs, return_indices=True)
     known = both >= 0
     rows = (here[known] * our_rows // max(len(ours), 1), there[known] * their_rows // max(len(theirs), 1))

@@ -19,7 +19,7 @@ Measure = Callable[[pa.Array], np.ndarray]  # (n,) strings without null -> (n,) 
 
 
 def words(strings: pa.Array) -> np.ndarray:
-    """Estimate the length of texts in tokens: words and punctuation marks, and two special tokens.
+    """Estimates the length of texts in tokens: words and punctuation marks, and two special tokens.
 
     Word pieces are as many or more: a tokenizer cuts rare words into several.
     """
@@ -27,7 +27,7 @@ def words(strings: pa.Array) -> np.ndarray:
 
 
 def pieces(tokenizer: Any) -> Measure:
-    """Return what measures texts in the word pieces of a tokenizer of transformers, special tokens included."""
+    """Returns what measures texts in the word pieces of a tokenizer of transformers, special tokens included."""
     from renaissance.data.text import tokenize  # imports transformers, which takes seconds
 
     # Its threads do not survive the fork of the next file's pool.
@@ -52,13 +52,13 @@ class Lengths:
         self.counts = np.zeros(1, np.int64)  # texts of each length
 
     def add(self, strings: pa.Array) -> None:
-        """Count more texts, none of them null."""
+        """Counts more texts, none of them null."""
         more = np.bincount(self._measure(strings), minlength=len(self.counts))
         more[: len(self.counts)] += self.counts
         self.counts = more
 
     def row(self, limit: int) -> tuple[str, ...]:
-        """Return texts, quantiles, longest, and the share of texts that are longer than `limit`, as words."""
+        """Returns texts, quantiles, longest, and the share of texts that are longer than `limit`, as words."""
         total, reached = int(self.counts.sum()), self.counts.cumsum()
         at = [int(np.searchsorted(reached, np.ceil(quantile * total))) for quantile in QUANTILES]
         longer = self.counts[limit + 1 :].sum() / total

@@ -24,7 +24,7 @@ from .values import check_values, repeated
 
 
 def scan_file(file: CheckedFile, workers: int | None, lengths: Lengths) -> None:
-    """Check a file, and write into it what was found.
+    """Checks a file, and writes into it what was found.
 
     Args:
         file: the file.
@@ -46,7 +46,7 @@ def scan_file(file: CheckedFile, workers: int | None, lengths: Lengths) -> None:
 
 
 def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers: int | None, shared: bool) -> None:
-    """Decode all images of a file, and count those that occur twice, unless rows share them."""
+    """Decodes all images of a file, and counts those that occur twice, unless rows share them."""
     names, keys = file.spec.image_columns, array("q")
     file.rows = sum(batch.num_rows for batch in batches)
 
@@ -70,7 +70,7 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
 
 
 def _compare_manifest(file: CheckedFile) -> None:
-    """Compare a file with its manifest, if one of ours lies beside it."""
+    """Compares a file with its manifest, if one of ours lies beside it."""
     beside = manifest_of(file.path)
     if not beside.exists():
         return
@@ -89,7 +89,7 @@ def _compare_manifest(file: CheckedFile) -> None:
 
 
 def _compare_official(file: CheckedFile) -> None:
-    """Note where a file differs from the official download and its manifest does not tell why."""
+    """Notes where a file differs from the official download and its manifest does not tell why."""
     for what, here, official in zip(("rows", "texts"), (file.rows, file.texts), file.expected, strict=True):
         if official is not None and not here <= official <= here + (file.left_out or 0):
             file.notes.add("differences from the official download", f"{here:,} {what} instead of {official:,}")

@@ -30,7 +30,7 @@ _LETTERS, _MOST_TEXTS = 42, 3  # letters of a line, and texts of a row, that are
 
 
 def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Path:
-    """Draw some rows of a data set, spread evenly over its files, and write them as PNG; the same rows at every call.
+    """Draws some rows of a data set, spread evenly over its files, and writes them as PNG; the same rows at every call.
 
     Args:
         dataset: its name.
@@ -63,7 +63,7 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
 
 
 def _rows_at(files: Sequence[CheckedFile], places: np.ndarray) -> Iterator[tuple[CheckedFile, int, dict[str, Any]]]:
-    """Yield the rows at places that are counted through all files: the file, the row in it, column -> value."""
+    """Yields the rows at places that are counted through all files: the file, the row in it, column -> value."""
     start = 0
     for file in files:
         _, _, columns = open_file(str(file.path), file.spec.columns)
@@ -74,7 +74,7 @@ def _rows_at(files: Sequence[CheckedFile], places: np.ndarray) -> Iterator[tuple
 
 
 def _draw_images(cell: Image.Image, row: dict[str, Any], spec: DatasetSpec) -> None:
-    """Draw the images of a row side by side, each in the middle of the place for it."""
+    """Draws the images of a row side by side, each in the middle of the place for it."""
     names = spec.image_columns
     width = (_WIDTH - (len(names) - 1) * _GAP // 2) // len(names)
     for number, name in enumerate(names):
@@ -88,7 +88,7 @@ def _draw_images(cell: Image.Image, row: dict[str, Any], spec: DatasetSpec) -> N
 
 
 def _decoded(encoded: bytes) -> Image.Image:
-    """Return an image as training sees it; a plain one where it cannot be decoded."""
+    """Returns an image as training sees it; a plain one where it cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # oddities of a file
         try:
@@ -98,7 +98,7 @@ def _decoded(encoded: bytes) -> Image.Image:
 
 
 def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
-    """Draw every box, the right one last and in another colour."""
+    """Draws every box, the right one last and in another colour."""
     draw, right = ImageDraw.Draw(image), row["labels"]
     for number, box in sorted(enumerate(row["bboxes"]), key=lambda item: item[0] == right):
         x, y, width, height = np.array(box) * scale
@@ -110,7 +110,7 @@ def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
 
 
 def _texts(row: dict[str, Any], file: CheckedFile) -> list[str]:
-    """Return the texts of a row, each with its label."""
+    """Returns the texts of a row, each with its label."""
     if file.spec.sample_kind == CLASSES:
         names = dict(enumerate(schema_metadata(str(file.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
@@ -130,7 +130,7 @@ def _joined(texts: Any, by: str) -> str:
 
 
 def _wrapped(texts: list[str]) -> str:
-    """Break the first texts into the lines of a cell; each has the same share of them."""
+    """Breaks the first texts into the lines of a cell; each has the same share of them."""
     shown = [("· " if len(texts) > 1 else "") + printable(text) for text in texts[:_MOST_TEXTS]]
     most = _LINES // max(len(shown), 1)
     return "\n".join(line for text in shown for line in textwrap.wrap(text, _LETTERS, max_lines=most, placeholder=" …"))

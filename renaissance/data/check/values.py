@@ -26,7 +26,7 @@ _NUMBERED = r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,1
 def check_values(
     file: CheckedFile, columns: Sequence[Column], batches: Sequence[pa.RecordBatch], lengths: Lengths
 ) -> bool:
-    """Check the values of a file, and write what was found into it: problems, notes, texts, ids.
+    """Checks the values of a file, and writes what was found into it: problems, notes, texts, ids.
 
     Args:
         file: the file.
@@ -59,14 +59,14 @@ def check_values(
 
 
 def repeated(keys: np.ndarray) -> list[int]:
-    """Return the places of keys that occurred before."""
+    """Returns the places of keys that occurred before."""
     again = np.ones(len(keys), bool)
     again[np.unique(keys, return_index=True)[1]] = False
     return np.flatnonzero(again).tolist()
 
 
 def _check_answers(file: CheckedFile, flat: dict[str, Flat], first: int) -> None:
-    """Check what only one kind of sample needs; count flat boxes."""
+    """Checks what only one kind of sample needs; counts flat boxes."""
     kind = file.spec.sample_kind
     if kind == QUESTIONS and "test" not in file.split:
         for row in np.flatnonzero(flat["answers"].lengths[0] == 0).tolist():
@@ -78,7 +78,7 @@ def _check_answers(file: CheckedFile, flat: dict[str, Flat], first: int) -> None
 
 
 def _count_texts(file: CheckedFile, texts: Flat, first: int, lengths: Lengths) -> None:
-    """Count the texts, those with nothing in them, and how long they are."""
+    """Counts the texts, those with nothing in them, and how long they are."""
     strings = pc.fill_null(texts.values.cast(pa.large_string()), "")
     file.texts += int(texts.lengths[0].sum())
     empty = np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(strings)), 0))
@@ -92,7 +92,7 @@ def _count_texts(file: CheckedFile, texts: Flat, first: int, lengths: Lengths) -
 
 
 def _collection_numbers(file: CheckedFile, image_ids: pa.Array) -> np.ndarray:
-    """Return the number of each image in the collection it is of, -1 = none; empty where the data set is of none."""
+    """Returns the number of each image in the collection it is of, -1 = none; empty where the data set is of none."""
     if not file.spec.collection:
         return file.ids
     if not pa.types.is_integer(image_ids.type):

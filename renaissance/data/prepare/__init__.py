@@ -22,7 +22,7 @@ from .writer import WRITE_OPTIONS
 def prepare(
     dataset: str | None, root: str | os.PathLike | None, data_root: str | os.PathLike | None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Convert a raw download and print a summary of each file.
+    """Converts a raw download and prints a summary of each file.
 
     Args:
         dataset: a key of `dataset_specs.DATASETS`.
@@ -63,7 +63,7 @@ def prepare(
 
 
 def options_of(make_arrow: Callable[..., Any]) -> list[str]:
-    """Return the names of a data set's options: its own, then `WRITE_OPTIONS`."""
+    """Returns the names of a data set's options: its own, then `WRITE_OPTIONS`."""
     own = inspect.signature(make_arrow).parameters.values()
     names = [each.name for each in own if each.kind == each.KEYWORD_ONLY and each.name != "dataset"]
     return list(dict.fromkeys([*names, *WRITE_OPTIONS]))

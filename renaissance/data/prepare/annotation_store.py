@@ -62,7 +62,7 @@ class AnnotationStore:
         *,
         once_in: Path | None = None,
     ) -> None:
-        """Add captions, or other texts, to an image.
+        """Adds captions, or other texts, to an image.
 
         Empty texts, and those that are no Unicode text, are left out and counted.
 
@@ -101,25 +101,25 @@ class AnnotationStore:
                 self._database.execute("INSERT INTO texts VALUES (?, ?, ?)", row)
 
     def splits(self) -> dict[str, int]:
-        """Return the number of images of each split."""
+        """Returns the number of images of each split."""
         return dict(self._database.execute("SELECT split, COUNT(*) FROM images GROUP BY split ORDER BY MIN(number)"))
 
     def samples(self, split: str) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-        """Yield (name, [(text, payload)]) of every image of a split; the list is empty where all texts were left out."""
+        """Yields (name, [(text, payload)]) of every image of a split; the list is empty where all texts were left out."""
         with _explained():
             rows = self._database.execute(_ROWS, (split,))
             for name, group in groupby(rows, key=itemgetter(0)):
                 yield name, [tuple(sample) for _, said in group if said is not None for sample in json.loads(said)]
 
     def rows(self, split: str, row: Callable[[str, list[tuple[str, Any]]], Row | None]) -> Iterator[Row | LeftOut]:
-        """Yield `row(name, samples)` of every image of a split; an image without samples, or a row, is left out."""
+        """Yields `row(name, samples)` of every image of a split; an image without samples, or a row, is left out."""
         for name, samples in self.samples(split):
             yield (row(name, samples) if samples else None) or LeftOut(self._without, name)
 
     def caption_rows(
         self, split: str, image_id: Callable[[str], str] = str, below: str = ""
     ) -> Iterator[Row | LeftOut]:
-        """Yield the row of every image of a split, with all its captions.
+        """Yields the row of every image of a split, with all its captions.
 
         Args:
             split: which.
@@ -135,7 +135,7 @@ class AnnotationStore:
 
 
 def plain_name(name: str) -> str:
-    """Return an image's path below the root without "./" and "//", so that one image has one name.
+    """Returns an image's path below the root without "./" and "//", so that one image has one name.
 
     Raises:
         UserError: the name is empty, absolute, climbs with "..", or is no Unicode text.
@@ -153,7 +153,7 @@ def plain_name(name: str) -> str:
 
 
 def text_fault(text: str, noun: str = "caption") -> str | None:
-    """Return why a text is left out, as it is counted; None = it can be used."""
+    """Returns why a text is left out, as it is counted; None = it can be used."""
     if not text.strip():
         return f"empty {noun}"
     if len(text) > MOST_TEXT:

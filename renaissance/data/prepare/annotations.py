@@ -23,7 +23,7 @@ _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # 1 and -1
 
 
 def folder_of(root: str | os.PathLike, contains: str) -> Path:
-    """Return `root` as a path.
+    """Returns `root` as a path.
 
     Raises:
         UserError: it is not a folder; the sentence says what it should contain.
@@ -33,7 +33,7 @@ def folder_of(root: str | os.PathLike, contains: str) -> Path:
 
 
 def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
-    """Return which of the needed and the optional files lie below `root`.
+    """Returns which of the needed and the optional files lie below `root`.
 
     Raises:
         UserError: `root` is not a folder, or a needed file is not there.
@@ -52,7 +52,7 @@ def require_files(root: str | os.PathLike, needed: Sequence[str], optional: Sequ
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of a download in binary mode; a byte order mark is skipped.
+    """Opens a file of a download in binary mode; a byte order mark is skipped.
 
     Raises:
         UserError: it cannot be read (by then or later), is a pipe or a device, or a git-LFS pointer.
@@ -77,7 +77,7 @@ class _DepthLimitedReader:
         self._depth, self._in_text, self._rest = 0, False, b""
 
     def read(self, size: int = -1) -> bytes:
-        """Read the next bytes. Raises UserError where they are nested too deeply."""
+        """Reads the next bytes. Raises UserError where they are nested too deeply."""
         block = self._file.read(size)
         text = self._rest + block
         whole = text.rstrip(b"\\")  # an escape sequence may be split between two blocks
@@ -95,7 +95,7 @@ class _DepthLimitedReader:
 
 
 def json_items(path: Path, prefix: str) -> Iterator[Any]:
-    """Yield the items of one list in a JSON file.
+    """Yields the items of one list in a JSON file.
 
     Args:
         path: the file.
@@ -117,7 +117,7 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their line breaks.
+    """Yields the lines of a UTF-8 file with their line breaks.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8 text, or a line of it has more than 64 MiB.
@@ -133,7 +133,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a file of one JSON object a line; empty lines are skipped.
+    """Yields (line number, object) of a file of one JSON object a line; empty lines are skipped.
 
     Raises:
         UserError: as `text_lines`, or a line is not a JSON object.
@@ -144,7 +144,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def fields(entry: Any, where: str, **hints: Any) -> list[Any]:
-    """Return the values of an object of an annotation file, in the order of the hints.
+    """Returns the values of an object of an annotation file, in the order of the hints.
 
     Args:
         entry: what is there.

@@ -77,7 +77,7 @@ class _Manifest(TypedDict):
 def write_file(
     plan: Plan, entries: EntryIterator, folder: Path, said: Mapping[str, Any], refusals: list[str]
 ) -> dict[str, Any]:
-    """Write one file and its manifest.
+    """Writes one file and its manifest.
 
     Args:
         plan: the file, or the shard; its own `rows` are not read.
@@ -127,7 +127,7 @@ def write_file(
 
 
 def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the manifests of the shards, from 0 on, that need not be written again.
+    """Returns the manifests of the shards, from 0 on, that need not be written again.
 
     A shard is kept if it and all before it are complete and their manifests name the same source, options and program.
     """
@@ -150,7 +150,7 @@ def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str
 
 
 def set_aside_shards(folder: Path, template: str, shards: int) -> None:
-    """Rename the shards of an earlier, longer run to "<name>.stale", so that no image is in two shards."""
+    """Renames the shards of an earlier, longer run to "<name>.stale", so that no image is in two shards."""
     for file in sorted(folder.iterdir()):
         match = file_pattern(template).fullmatch(file.name)
         if match and int(match[1]) >= shards:
@@ -161,19 +161,19 @@ def set_aside_shards(folder: Path, template: str, shards: int) -> None:
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
-    """Return column -> type, as manifests say it."""
+    """Returns column -> type, as manifests say it."""
     return {field.name: str(field.type) for field in schema}
 
 
 def manifest_of(file: Path) -> Path:
-    """Return the path of a file's manifest."""
+    """Returns the path of a file's manifest."""
     return file.with_name(f"{file.name.removesuffix('.arrow')}.json")
 
 
 def _batches(
     rows: Iterable[dict[str, Any]], counts: dict[str, int], texts: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Group rows into record batches of bounded size, and count them."""
+    """Groups rows into record batches of bounded size, and counts them."""
     batch, before = [], dict(counts)
     for row in rows:
         batch.append(row)
@@ -191,7 +191,7 @@ def _batches(
 
 
 def _note(plan: Plan, rows: int) -> str | None:
-    """Say where a file differs from the official download, a sentence for each difference."""
+    """Says where a file differs from the official download, a sentence for each difference."""
     notes = [*plan.notes]
     if plan.expected.rows not in (None, rows):
         notes.append(

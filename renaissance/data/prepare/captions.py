@@ -33,7 +33,7 @@ _KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 @arrow_writer
 def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = None, val_share: float = 0.0) -> Download:
-    """Write one file for each split that has images.
+    """Writes one file for each split that has images.
 
     Args:
         root: as for every `make_arrow`.
@@ -90,7 +90,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
 
 
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
-    """Return the split that the line belongs to."""
+    """Returns the split that the line belongs to."""
     split = split_of(line["split"], whole=True) if line["split"] else split_of(listing.stem) or "train"
     require(split, f"'{listing}' line {line['number']} has split '{line['split']}'; give {', '.join(OWN_SPLITS)}.")
     if not line["split"] and split == "train" and is_validation(plain_name(line["path"]), val_share):

@@ -44,7 +44,7 @@ class Classes(NamedTuple):
 
 
 def read_class_folders(root: Path) -> Classes:
-    """Find the classes of class folders and the images of each split.
+    """Finds the classes of class folders and the images of each split.
 
     Raises:
         UserError: two folders for one split; folders that are neither splits nor classes; fewer than two classes, or one
@@ -82,7 +82,7 @@ def read_class_folders(root: Path) -> Classes:
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folder of each split (root for train if there are none), and the folders that are ignored."""
+    """Returns the folder of each split (root for train if there are none), and the folders that are ignored."""
     found = {folder: split_of(folder.name, whole=True) for folder in folders_in(root)}
     # A folder named train that holds images and no folders may be a class: trains.
     places: dict[str, Path] = {}
@@ -127,7 +127,7 @@ def _may_be_image(path: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder. Links are followed; each folder is visited once."""
+    """Yields all files below a folder. Links are followed; each folder is visited once."""
     visited = set(folder.resolve().parents)  # a link to one is a loop
     waiting = [folder]
     while waiting:

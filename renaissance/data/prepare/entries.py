@@ -40,7 +40,7 @@ class LeftOut(NamedTuple):
 def read_entries(
     rows: Iterable[Row | LeftOut], root: str | os.PathLike, pool: ImagePool, progress: Callable[[Iterable], Iterable]
 ) -> Iterator[dict[str, Any] | LeftOut]:
-    """Yield every row, in order, as column -> value, or as left out because an image of it cannot be read.
+    """Yields every row, in order, as column -> value, or as left out because an image of it cannot be read.
 
     Args:
         rows: what the annotations list.
@@ -88,7 +88,7 @@ class EntryIterator:
         return self._next is None
 
     def take(self, most: int | None, skipped: Skipped) -> Iterator[dict[str, Any]]:
-        """Yield up to `most` rows (None = all); count what is left out before, between and right after them."""
+        """Yields up to `most` rows (None = all); counts what is left out before, between and right after them."""
         taken = 0
         while self._next is not None:
             if isinstance(self._next, LeftOut):

@@ -83,7 +83,7 @@ class ImagePool:
             self._executor.shutdown(cancel_futures=True)
 
     def read(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[bytes | Fault]]]:
-        """Yield every request in order, with the bytes or the fault of each source.
+        """Yields every request in order, with the bytes or the fault of each source.
 
         At most some 100 MiB of images are held at a time.
         """
@@ -104,7 +104,7 @@ class ImagePool:
 
 
 def read_image(source: str | bytes, resize: int | None = None, quality: int | None = QUALITY) -> bytes | Fault:
-    """Decode an image completely; return the bytes to store, or why it cannot be used.
+    """Decodes an image completely; returns the bytes to store, or why it cannot be used.
 
     Args:
         source: the file's path, or its bytes.
@@ -135,14 +135,14 @@ def read_image(source: str | bytes, resize: int | None = None, quality: int | No
 
 
 def size_of(source: str | bytes) -> tuple[int, int]:
-    """Return (width, height) of an image that can be read, from its path or its bytes."""
+    """Returns (width, height) of an image that can be read, from its path or its bytes."""
     with warnings.catch_warnings(action="ignore"):
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         return Image.open(file, formats=IMAGE_FORMATS).size
 
 
 def _resized(image: Image.Image, short_side: int, quality: int | None) -> bytes:
-    """Encode an opened image with its short side reduced, by an antialiased bicubic filter."""
+    """Encodes an opened image with its short side reduced, by an antialiased bicubic filter."""
     scale = short_side / min(image.size)
     size = tuple(round(side * scale) for side in image.size)
     # A JPEG may be put together at 1/2, 1/4 or 1/8 if that is still twice the size. The last pixels of its rows and
@@ -189,7 +189,7 @@ def _replies(chunk: list[Request], _: int, future: Future) -> Iterator[tuple[Req
 
 
 def _chunks(requests: Iterable[Request]) -> Iterator[tuple[list[Request], int]]:
-    """Group requests into tasks; each comes with the bytes that its images will take."""
+    """Groups requests into tasks; each comes with the bytes that its images will take."""
     chunk, size = [], 0
     for request in requests:
         chunk.append(request)
@@ -208,7 +208,7 @@ def _size(source: str | bytes) -> int:
 
 
 def _start_worker() -> None:
-    """Ignore interrupts, which the parent handles, and exit when the parent does."""
+    """Ignores interrupts, which the parent handles, and exits when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -37,7 +37,7 @@ _CIFAR_FILES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "te
 
 @arrow_writer
 def make_arrow(root: Path, *, name: str | None = None, val_share: float | None = None) -> Download:
-    """Write one file for each split that has images.
+    """Writes one file for each split that has images.
 
     Args:
         root: as for every `make_arrow`.
@@ -83,7 +83,7 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
 
 
 def _part(images: _Images, val_share: float, split: str) -> Iterator[LabelledImage]:
-    """Yield the training images that stay in train, or go to val."""
+    """Yields the training images that stay in train, or go to val."""
     return (each for each in images() if is_validation(each.name, val_share) == (split == "val"))
 
 
@@ -144,7 +144,7 @@ class ByteType:
         self.code = code
 
     def __setstate__(self, state: tuple) -> None:
-        """Ignore the rest of the state: for bytes it is always the same."""
+        """Ignores the rest of the state: for bytes it is always the same."""
 
 
 class ByteArray:
@@ -156,7 +156,7 @@ class ByteArray:
     values = np.empty(0, np.uint8)
 
     def __init__(self, *_: Any):
-        """Ignore the arguments; the content comes with the state."""
+        """Ignores the arguments; the content comes with the state."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, by_columns, content = state

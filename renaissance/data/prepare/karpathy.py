@@ -41,7 +41,7 @@ _LAYOUTS = {
 
 @arrow_writer
 def make_arrow(root: Path, *, dataset: str = "coco") -> Download:
-    """Write one file a split, of which the annotations must list all.
+    """Writes one file a split, of which the annotations must list all.
 
     Raises:
         UserError: a missing or damaged annotation file, or one of the refusals of `arrow_writer`.

@@ -37,20 +37,20 @@ def is_system_file(name: str) -> bool:
 
 
 def folders_in(place: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, with links but without system folders."""
+    """Returns the folders in a folder, sorted, with links but without system folders."""
     with os.scandir(place) as entries:  # tells folders from files without a stat call for every image
         return sorted(place / entry.name for entry in entries if entry.is_dir() and not is_system_file(entry.name))
 
 
 def files_in(place: Path) -> list[Path]:
-    """Return everything else in a folder, sorted, without system files; a pipe is refused when it is opened."""
+    """Returns everything else in a folder, sorted, without system files; a pipe is refused when it is opened."""
     with os.scandir(place) as entries:
         return sorted(place / entry.name for entry in entries if not entry.is_dir() and not is_system_file(entry.name))
 
 
 @functools.lru_cache
 def split_of(name: str, *, whole: bool = False) -> str | None:
-    """Return the split that a name contains (train, val or test, in any usual word and spelling), or None.
+    """Returns the split that a name contains (train, val or test, in any usual word and spelling), or None.
 
     All readers use this function, so that no validation set is read as training because of its name.
 

@@ -27,7 +27,7 @@ _OPTIONAL = {
 
 @arrow_writer
 def make_arrow(root: Path) -> Download:
-    """Write the seven files, or as many as there are annotations for.
+    """Writes the seven files, or as many as there are annotations for.
 
     A row is a pair of images with all sentences about it, in the order of the annotations.
 
@@ -42,7 +42,7 @@ def make_arrow(root: Path) -> Download:
 
 
 def _plan(root: Path, split: str, file: str) -> Plan:
-    """Read the annotations of a split into a store, each pair under the beginning of its images' paths."""
+    """Reads the annotations of a split into a store, each pair under the beginning of its images' paths."""
     store, seen, path = AnnotationStore("sentence", "image pair without a sentence"), set(), root / file
     base = split.rpartition("_")[2]
     folder = base if base != "train" and (root / base).is_dir() else f"images/{base}"

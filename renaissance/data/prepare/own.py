@@ -12,7 +12,7 @@ from renaissance.data.dataset_specs import DATASETS, OWN_FILE, OWN_SPLITS
 
 
 def check_name(name: object, own: str) -> str:
-    """Return a data set's name that can be part of a file's name and is no other's.
+    """Returns a data set's name that can be part of a file's name and is no other's.
 
     Args:
         name: what the user gave.
@@ -35,7 +35,7 @@ def check_name(name: object, own: str) -> str:
 
 
 def check_val_share(share: object) -> None:
-    """Refuse a share for validation outside [0, 1).
+    """Refuses a share for validation outside [0, 1).
 
     Raises:
         UserError: it is none.
@@ -51,7 +51,7 @@ def is_validation(path: str, val_share: float) -> bool:
 
 
 def leftovers(name: str, splits: Iterable[str]) -> list[str]:
-    """Return the files of an earlier run that a run with these splits would not replace."""
+    """Returns the files of an earlier run that a run with these splits would not replace."""
     return [file for file in _files(name) if file not in {OWN_FILE.format(name=name, split=split) for split in splits}]
 
 

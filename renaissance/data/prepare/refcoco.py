@@ -67,7 +67,7 @@ class _Image(NamedTuple):
 
 @arrow_writer
 def make_arrow(root: Path, *, dataset: str = "refcoco", split_by: str | None = None) -> Download:
-    """Write a file for each split of one variant, references in the order of the refs file.
+    """Writes a file for each split of one variant, references in the order of the refs file.
 
     Boxes are kept as the annotations have them, over the border or thinner than a pixel, because every candidate counts
     in the metric. A reference is left out if nothing of its own box is inside the image.
@@ -102,7 +102,7 @@ def _refs_file(folder: Path, split_by: str) -> Path:
 
 
 def _references(path: Path, splits: tuple[str, ...]) -> dict[str, list[_Reference]]:
-    """Return the references of each split that there is."""
+    """Returns the references of each split that there is."""
     entries = expect(read_plain_pickle(path), list, f"'{path}'") if path.suffix == ".p" else json_items(path, "item")
     references: dict[str, list[_Reference]] = {split: [] for split in splits}
     seen: set[int] = set()
@@ -120,7 +120,7 @@ def _references(path: Path, splits: tuple[str, ...]) -> dict[str, list[_Referenc
 
 
 def _images(path: Path, wanted: set[int]) -> dict[int, _Image]:
-    """Read what instances.json says of the images that are referred to."""
+    """Reads what instances.json says of the images that are referred to."""
     images: dict[int, _Image] = {}
     for number, entry in enumerate(json_items(path, "images.item")):
         where = f"'{path}' image {number}"

@@ -14,20 +14,20 @@ class Skipped:
         self._kinds: dict[str, dict[str, Any]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Count one more item of this kind."""
+        """Counts one more item of this kind."""
         entry = self._kinds.setdefault(kind, {"count": 0, "first": []})
         entry["count"] += 1
         if len(entry["first"]) < _FIRST:
             entry["first"].append(name)
 
     def count(self, *kinds: str) -> int:
-        """Return the number of items of these kinds."""
+        """Returns the number of items of these kinds."""
         return sum(self._kinds[kind]["count"] for kind in kinds if kind in self._kinds)
 
     def first(self, *kinds: str) -> list[str]:
-        """Return the first names of these kinds."""
+        """Returns the first names of these kinds."""
         return [name for kind in kinds if kind in self._kinds for name in self._kinds[kind]["first"]]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return {kind: {"count", "first"}}, kinds in alphabetical order."""
+        """Returns {kind: {"count", "first"}}, kinds in alphabetical order."""
         return dict(sorted(self._kinds.items()))

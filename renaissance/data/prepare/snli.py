@@ -22,7 +22,7 @@ _UNDECIDED = "-"  # the gold label where no three of five annotators agree
 
 @arrow_writer
 def make_arrow(root: Path) -> Download:
-    """Write the three files: a row an image, with all its pairs in the order of the annotations.
+    """Writes the three files: a row an image, with all its pairs in the order of the annotations.
 
     Raises:
         UserError: a missing or malformed annotation file (with the line), an image in two splits, or one of the refusals

@@ -41,7 +41,7 @@ def is_table(path: Path) -> bool:
 
 
 def columns_of(table: Path) -> list[str]:
-    """Return the names of the columns of a file. Raises UserError if it cannot be read or is damaged."""
+    """Returns the names of the columns of a file. Raises UserError if it cannot be read or is damaged."""
     if table.suffix == ".jsonl":  # each line has its own
         return ["path", "caption"]
     if table.suffix == ".csv":
@@ -52,7 +52,7 @@ def columns_of(table: Path) -> list[str]:
 
 
 def lines_of(table: Path) -> Iterator[Line]:
-    """Yield the entries of a file with one of `SUFFIXES`.
+    """Yields the entries of a file with one of `SUFFIXES`.
 
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
@@ -73,7 +73,7 @@ def lines_of(table: Path) -> Iterator[Line]:
 
 
 def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield column -> value of every row of a parquet file.
+    """Yields column -> value of every row of a parquet file.
 
     Raises:
         UserError: it cannot be read, is damaged, or would become very much larger than it is.
@@ -89,7 +89,7 @@ def records_of(parquet: Path, names: list[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file; columns that claim far more than the file's size are refused."""
+    """Opens a parquet file; columns that claim far more than the file's size are refused."""
     with _explained(table), opened(table), pq.ParquetFile(table) as file:
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         columns = [group.column(place) for group in groups for place in range(group.num_columns)]
@@ -126,7 +126,7 @@ def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @contextmanager
 def _explained(table: Path) -> Iterator[None]:
-    """Turn errors of a damaged file into a UserError."""
+    """Turns errors of a damaged file into a UserError."""
     try:
         yield
     except csv.Error as error:

@@ -48,7 +48,7 @@ class _Group(NamedTuple):
 
 
 def require_whole(tar: Path) -> None:
-    """Refuse a file without the end mark of tar files; Python's reader accepts a truncated one.
+    """Refuses a file without the end mark of tar files; Python's reader accepts a truncated one.
 
     Raises:
         UserError: it is cut short, is no tar file, or cannot be read.
@@ -59,7 +59,7 @@ def require_whole(tar: Path) -> None:
 
 
 def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row | LeftOut]]:
-    """Yield a function that makes the entry of each key, in the tar's order, then of each failed download.
+    """Yields a function that makes the entry of each key, in the tar's order, then of each failed download.
 
     A key's files are read when its entry is made, which must be before the next one is asked for; keys that are skipped
     cost no more than their headers. Failures are known from the parquet file that img2dataset leaves beside the tar.
@@ -89,7 +89,7 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
 
 
 def _groups(file: BinaryIO) -> Iterator[_Group]:
-    """Yield the groups of adjacent members that have one name up to the first dot, in order."""
+    """Yields the groups of adjacent members that have one name up to the first dot, in order."""
     named = ((PurePosixPath(plain_name(member.name)), member) for member in _members(file) if not member.isdir())
     kept = ((path, member) for path, member in named if not any(map(is_system_file, path.parts)))
     for _, members in groupby(kept, lambda each: each[0].with_name(each[0].name.partition(".")[0])):
@@ -105,7 +105,7 @@ def _groups(file: BinaryIO) -> Iterator[_Group]:
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield all members. Python's own reader trusts headers, and its time grows with the square of their length.
+    """Yields all members. Python's own reader trusts headers, and its time grows with the square of their length.
 
     Raises:
         TarError, ValueError: a header makes no sense, or the file ends within a member.
@@ -145,7 +145,7 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _extension(kind: bytes, text: bytes) -> dict[str, str]:
-    """Return name and size of the next member: pax has records of "<length> <key>=<value>\\n", GNU a name (L)."""
+    """Returns name and size of the next member: pax has records of "<length> <key>=<value>\\n", GNU a name (L)."""
     found, at = {}, 0
     while kind in b"xX" and at < len(text) and text[at]:
         length = text[at : at + 9].split(b" ")[0]
@@ -177,7 +177,7 @@ def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
 
 
 def _caption(group: _Group) -> str | None:
-    """Return the text of key.txt, or the caption in key.json."""
+    """Returns the text of key.txt, or the caption in key.json."""
     if "txt" in group.members:
         return _read(group.tar, group.members["txt"]).decode("utf-8-sig", "surrogateescape")
     if "json" not in group.members:

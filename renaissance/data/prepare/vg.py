@@ -24,7 +24,7 @@ _Region = TypedDict("_Region", {"phrase": str, **dict.fromkeys(BOX, INT64)})
 
 @arrow_writer
 def make_arrow(root: Path) -> Download:
-    """Write the file.
+    """Writes the file.
 
     Boxes are kept as the annotations have them, over the border or thinner than a pixel: nothing is cut out.
 
@@ -51,6 +51,6 @@ def _row(name: str, samples: list[tuple[str, Any]]) -> Row:
 
 
 def _rescale(values: dict[str, Any], horizontal: float, vertical: float) -> dict[str, Any]:
-    """Bring the boxes to the pixels of an image that was made smaller."""
+    """Brings the boxes to the pixels of an image that was made smaller."""
     factors = {"width": horizontal, "x": horizontal, "height": vertical, "y": vertical}
     return {**values, **{key: [round(value * factors[key]) for value in values[key]] for key in BOX}}

@@ -55,7 +55,7 @@ class _Listing(NamedTuple):
 
 @arrow_writer
 def make_arrow(root: Path) -> Download:
-    """Write the six files, or four where no questions of test and test-dev are there.
+    """Writes the six files, or four where no questions of test and test-dev are there.
 
     The labels are the normalised `multiple_choice_answer`s of train and val that occur at least 9 times, the most
     frequent first, equally frequent ones in alphabetical order. train and trainable_val leave out questions none of
@@ -125,7 +125,7 @@ def _read_test(root: Path, split: str, listing: _Listing) -> None:
 
 
 def _questions(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yield (question_id, image_id, question)."""
+    """Yields (question_id, image_id, question)."""
     seen: set[int] = set()
     for number, entry in enumerate(json_items(path, "questions.item")):
         where = f"'{path}' question {number}"
@@ -141,14 +141,14 @@ def _image(split: str, image_id: int) -> str:
 
 
 def _vocabulary(answers: Counter[str]) -> dict[str, int]:
-    """Return answer -> its label."""
+    """Returns answer -> its label."""
     frequent = [answer for answer, count in answers.items() if count >= VQA_LEAST_COUNT]
     require(frequent, f"No answer of train and val occurs {VQA_LEAST_COUNT} times, so there would be no label.")
     return {answer: label for label, answer in enumerate(sorted(frequent, key=lambda each: (-answers[each], each)))}
 
 
 def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[str]) -> Iterator[Plan]:
-    """Yield the plan of each file; trainable_val has the first `cut` images of val."""
+    """Yields the plan of each file; trainable_val has the first `cut` images of val."""
     parts = {"train": ("train", 0, None), "val": ("val", 0, None)}
     parts |= {"trainable_val": ("val", 0, cut), "rest_val": ("val", cut, None)}
     parts |= {split: (split, 0, None) for split in listing.stores if split not in _ANNOTATED}
@@ -171,7 +171,7 @@ def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[s
 def _row_of(
     split: str, labels: Mapping[str, int], skipped: Skipped | None
 ) -> Callable[[str, list[tuple[str, Any]]], Row | None]:
-    """Return a function that makes the row of an image; with `skipped`, questions without a label are left out and counted."""
+    """Returns a function that makes the row of an image; with `skipped`, questions without a label are left out and counted."""
 
     def row(name: str, samples: list[tuple[str, Any]]) -> Row | None:
         kept = []

@@ -60,7 +60,7 @@ class _Layout(NamedTuple):
 
 @arrow_writer
 def make_arrow(root: Path, *, dataset: str = "gcc") -> Download:
-    """Write the shards of every split that is there, 100,000 rows a file.
+    """Writes the shards of every split that is there, 100,000 rows a file.
 
     Raises:
         UserError: no split, a split in several layouts, something damaged, or a refusal of `arrow_writer`.
@@ -105,7 +105,7 @@ def _read_from(layout: _Layout) -> str:
 
 
 def _layouts(root: Path) -> list[_Layout]:
-    """Return what there is of each split, by the names of files and folders."""
+    """Returns what there is of each split, by the names of files and folders."""
     found: list[_Layout] = []
     folders = {path: split_of(path.name) for path in folders_in(root)}
     for path in files_in(root):
@@ -138,7 +138,7 @@ def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[_Layout]:
 
 
 def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, list[Path]]:
-    """Group files by the split in their names, else in their folder's name, else train."""
+    """Groups files by the split in their names, else in their folder's name, else train."""
     found: dict[str, list[Path]] = {}
     named = {path: split_of(path.stem) for path in paths}
     unclear = [path.name for path, own in named.items() if own is None]
@@ -157,7 +157,7 @@ def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, lis
 
 
 def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
-    """Refuse numbered folders and parquet files without each other: img2dataset did not finish, or a part is lost."""
+    """Refuses numbered folders and parquet files without each other: img2dataset did not finish, or a part is lost."""
     whole = {path.stem for path in (*tars, *parts)}
     halves = (path for path in place.iterdir() if path.suffix == ".parquet" or (path.is_dir() and not tars))
     lost = sorted(path.name for path in halves if path.stem.isdecimal() and path.stem not in whole)
@@ -223,7 +223,7 @@ def _from_tars(tars: list[Path], below: str, split: str) -> dict[str, Any]:
 
 
 def _digest(files: list[Path]) -> str:
-    """Return a digest of names, sizes and, except for tars, contents."""
+    """Returns a digest of names, sizes and, except for tars, contents."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

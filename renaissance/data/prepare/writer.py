@@ -60,7 +60,7 @@ class Download(NamedTuple):
 
 
 def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, Any]]]:
-    """Turn a function `read(root, **options)` into `make_arrow(root, dataset_root, **options)`.
+    """Turns a function `read(root, **options)` into `make_arrow(root, dataset_root, **options)`.
 
     `root` is the folder of the raw download, `dataset_root` the folder to write to, which is made if there is none. The
     options are those of `read` and `WRITE_OPTIONS`. `make_arrow` returns the manifests, as they lie beside the files.
@@ -80,7 +80,7 @@ def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, 
 
 
 def plan_file(dataset: str, file: str, metadata: Mapping[str, Any], **fields: Any) -> Plan:
-    """Return the plan of a file of a data set.
+    """Returns the plan of a file of a data set.
 
     Args:
         dataset: key of `DATASETS`.
@@ -103,14 +103,14 @@ def plan_stored(
     metadata: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Plan:
-    """Return the plan of a file with all images of a split in the store; `metadata` beside data set and split."""
+    """Returns the plan of a file with all images of a split in the store; `metadata` beside data set and split."""
     said = {"dataset": dataset, "split": split, **(metadata or {})}
     listed, skipped = store.splits().get(split, 0), store.skipped[split]
     return plan_file(dataset, file, said, rows=rows, listed=listed, skipped=skipped, **fields)
 
 
 def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Return the Arrow schema of a file with these columns.
+    """Returns the Arrow schema of a file with these columns.
 
     Args:
         columns: of a row of `DATASETS`.
@@ -126,7 +126,7 @@ def _arrow_type(name: str) -> pa.DataType:
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `WRITE_OPTIONS` that were given, each in its one form, and the default quality."""
+    """Returns the options of `WRITE_OPTIONS` that were given, each in its one form, and the default quality."""
     options = {"resize": None, "quality": None, **given}
     for name, value in given.items():
         if value is not None:
@@ -170,7 +170,7 @@ def _write(download: Download, root: str | os.PathLike, folder: Path, writing: d
 def _write_plan(
     plan: Plan, root: str | os.PathLike, folder: Path, pool: ImagePool, said: dict[str, Any], refusals: list[str]
 ) -> list[dict[str, Any]]:
-    """Write one file, or all shards of a stream; return the manifests, and add to the sentences that refuse a file."""
+    """Writes one file, or all shards of a stream; returns the manifests, and adds to the sentences that refuse a file."""
     done: list[dict[str, Any]] = []
     if plan.shard_rows:
         said["options"] = {**said["options"], "shard_rows": plan.shard_rows}
