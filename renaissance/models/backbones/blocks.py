@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
@@ -14,10 +15,6 @@ from renaissance.core.types import TextInput, Tokens
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedConfig
 
 
 class Blocks(nn.Module):

@@ -6,10 +6,11 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from renaissance.core.errors import UserError, first_line, require, shortened
@@ -21,9 +22,6 @@ from .family import TEXT, Family
 from .hub import quiet
 from .resize import copy_weights
 from .weights import read_weights
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 _MOST_BYTES = 2**38  # of the weights of one encoder
 

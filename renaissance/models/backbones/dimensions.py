@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import PreTrainedConfig
 
 from renaissance.core.errors import UserError, first_line, require
 
@@ -14,9 +15,6 @@ from . import remote
 from .configs import make_config
 from .families import FAMILIES, class_of, family_of
 from .family import IMAGE, TEXT, Family
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 # The names that configurations use for one dimension; the first that a configuration has is the one.
 _MLP_WIDTHS = ("intermediate_size", "encoder_ffn_dim", "d_ff", "hidden_dim", "d_inner", "ffn_dim")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import transformers
 from packaging.version import Version
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from renaissance.core.errors import UserError, printable, require
@@ -23,9 +24,6 @@ from .family import IMAGE, TEXT, Family, Stack
 from .refused import refusal
 from .text_families import TEXT_FAMILIES
 from .vision_families import VISION_FAMILIES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
 
 for _kind, _row in (TEXT_FAMILIES | VISION_FAMILIES).items():
     _name = CONFIG_MAPPING_NAMES.get(_kind, _kind).replace("Config", "Model")

@@ -8,16 +8,17 @@ cache; code that comes with a model is run only through `remote.py`; weights are
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
@@ -29,11 +30,6 @@ from .dimensions import check_sizes, default_dimensions
 from .families import DUAL, FAMILIES, class_of, refuse_family, sub_config
 from .family import IMAGE, TEXT
 from .remote import TRUST_NEEDED, split_revision, trusted_config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from transformers import PreTrainedConfig
 
 # transformers would ask the Hub, from a thread, to convert a `.bin` file for its owner; reading asks for nothing.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

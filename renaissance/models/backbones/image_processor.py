@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
+from transformers import PreTrainedConfig
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from renaissance.core.errors import require
@@ -13,9 +14,6 @@ from renaissance.core.untrusted import expect, finite, read_json, short
 from .families import DUAL, family_of
 from .family import IMAGE
 from .hub import find_file, is_family
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 MOST_PIXELS = 8192  # of a side

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from renaissance.core.errors import require
 
 from .family import Family
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 TRUST_NEEDED = "which is not run unless you say so: read it, and give trust_remote_code=True"
 _trusted: dict[str, type] = {}  # {name with commit: model class} of the code trusted in this process

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from renaissance.core.errors import require
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from .family import Family
+from .family import Family
 
 
 def copy_weights(source: nn.Module, target: nn.Module, family: Family) -> None:

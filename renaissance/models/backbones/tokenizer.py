@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
+from transformers import PreTrainedTokenizerFast
 
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
@@ -32,9 +33,6 @@ from .tokenizer_data import (
     refuse_growth,
     refuse_sparse,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MASK, PAD = "[MASK]", "[PAD]"
 _PROBE = "Two dogs, 3 cats: a photo of the café."

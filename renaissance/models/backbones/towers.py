@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from renaissance.core.types import TextInput, Tokens
 
 from .build import BuiltEncoder, build_encoder
 from .dimensions import width_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedConfig
 
 
 class Tower(nn.Module):

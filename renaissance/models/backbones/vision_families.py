@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedConfig
 
 from renaissance.core.errors import UserError
 
 from .family import IMAGE, Family, Stack
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 _RELATIVE = "its blocks hold the places of patches as distances on the grid, where words have none"
 _NOT_FLAT = "its width and number of tokens change from stage to stage"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
 
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import expect, read_json, refuse_lfs, refuse_special
@@ -15,9 +16,6 @@ from renaissance.settings.bounds import bounded
 
 from .hub import explain_errors, find_file
 from .remote import split_revision
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 # In transformers' order; the first that is there counts.
 WHOLE, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
