@@ -10,20 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import (
-    COLOURS,
-    PLACE_TEMPLATES,
-    ROWS,
-    SHAPES,
-    SIZES,
-    Scene,
-    SceneObject,
-    captions,
-    distinct,
-    pick,
-    stream,
-    words,
-)
+from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Object, Scene, captions, distinct, pick, stream, words
 
 # Streams of random numbers, see `world.stream`.
 _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
@@ -133,7 +120,7 @@ def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[in
 _EXPRESSIONS = ("the {colour} {shape}", "the {shape}", "the {colour} shape")
 
 
-def expressions(scene: Scene) -> list[tuple[SceneObject, tuple[str, str]]]:
+def expressions(scene: Scene) -> list[tuple[Object, tuple[str, str]]]:
     """For each object two expressions that mean it alone, by colour and shape: what a cut-out shows of it."""
     draws = stream(scene.seed, scene.index, _EXPRESSION)
     return [

@@ -75,7 +75,7 @@ PALE = 200
 _SCENE, _GRAIN, _CAPTIONS = range(3)
 
 
-class SceneObject(NamedTuple):
+class Object(NamedTuple):
     """An object of a scene.
 
     Attributes:
@@ -114,11 +114,11 @@ class Scene(NamedTuple):
 
     seed: int
     index: int
-    objects: tuple[SceneObject, ...]
+    objects: tuple[Object, ...]
     background: Background
 
     @property
-    def content(self) -> tuple[SceneObject, ...]:
+    def content(self) -> tuple[Object, ...]:
         """The scene without what captions cannot describe: equal where two scenes differ in pixels only."""
         return tuple(sorted(thing._replace(shift=(0, 0)) for thing in self.objects))
 
@@ -132,7 +132,7 @@ class Description(NamedTuple):
     row: str | None = None
     column: str | None = None
 
-    def fits(self, thing: SceneObject) -> bool:
+    def fits(self, thing: Object) -> bool:
         """Whether an object matches."""
         return all(said is None or said == getattr(thing, name) for name, said in self._asdict().items())
 
@@ -197,7 +197,7 @@ def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
     for shape, colour, (row, column) in zip(shapes, colours, cells, strict=True):
         size = pick(draws, SIZES)
         shift = (below(draws, 2 * JITTER + 1) - JITTER, below(draws, 2 * JITTER + 1) - JITTER)
-        things.append(SceneObject(shape, colour, size, row, column, shift))
+        things.append(Object(shape, colour, size, row, column, shift))
     return Scene(seed, index, tuple(things), _background(draws))
 
 
@@ -271,7 +271,7 @@ def _sprite(shape: str, colour: str, side: int) -> tuple[np.ndarray, np.ndarray]
     return 255 - cover, cover * np.array(COLOURS[colour], dtype=np.uint16)[:, None, None] + rounding
 
 
-def relation(first: SceneObject, second: SceneObject) -> str | None:
+def relation(first: Object, second: Object) -> str | None:
     """The relation of the first object to the second, along the longer of the two distances; None on an exact diagonal.
 
     So at most one of the four relations holds between two objects, and a masked relation has one right answer.
@@ -285,7 +285,7 @@ def relation(first: SceneObject, second: SceneObject) -> str | None:
     return "below" if down > 0 else "above"
 
 
-def related_pairs(scene: Scene) -> list[tuple[SceneObject, SceneObject]]:
+def related_pairs(scene: Scene) -> list[tuple[Object, Object]]:
     """The pairs of its objects that stand in a relation."""
     return [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
 
@@ -315,10 +315,10 @@ def captions(scene: Scene) -> list[Caption]:
     return distinct(draws, tuple(made), CAPTIONS)
 
 
-def _fill(template: str, subject: SceneObject, other: SceneObject | None = None) -> Caption:
+def _fill(template: str, subject: Object, other: Object | None = None) -> Caption:
     """A caption from a template, with the fact that it states."""
 
-    def described(thing: SceneObject, prefix: str) -> Description:
+    def described(thing: Object, prefix: str) -> Description:
         said = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
         return Description(**said)
 

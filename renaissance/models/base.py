@@ -1,16 +1,17 @@
-"""The base of both kinds of model: normalised pixels, token types, poolers, frozen parts."""
+"""Base class of both models: pixel normalisation, token types, poolers, frozen parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from renaissance.core.types import Tokens
+from renaissance.core.types import Fused, Tokens
 
 from .embeddings import Normalize, TokenTypes
+from .fusion import TextAndImage
 from .heads import Pooler
 
 EVERYTHING = frozenset({"pooled", "text", "image"})
@@ -26,9 +27,9 @@ class VisionLanguageModel(nn.Module):
         normalize: pixels to what the image side expects.
 
     Attributes:
-        frozen: the parts that `freeze` froze.
+        frozen: modules frozen by `freeze`.
         unimodal_size: width of the tokens of `unimodal_text` and `unimodal_image`, by side.
-        unimodal_pooling: which of their vectors summarises them, by side, as `Pooler` takes it.
+        unimodal_pooling: how these tokens are pooled, by side, as `Pooler` takes it.
     """
 
     def __init__(self, width: int, pooler_type: str, pooling: tuple[str, str], normalize: Normalize):
@@ -48,7 +49,7 @@ class VisionLanguageModel(nn.Module):
         return [self.text_pooler] + ([self.image_pooler] if self.image_pooler is not None else [])
 
     def freeze(self, parts: Iterable[str]) -> None:
-        """Freezes the named parts: no gradient, and eval mode (no dropout) in whatever mode the model is."""
+        """Freezes the named parts: no gradient, and always eval mode (no dropout)."""
         self.frozen = tuple(getattr(self, name) for name in parts)
         for part in self.frozen:
             part.requires_grad_(False).eval()
@@ -59,17 +60,42 @@ class VisionLanguageModel(nn.Module):
             part.eval()
         return self
 
+    def fuse(
+        self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
+    ) -> Fused:
+        """Adds token types and runs the fusion over both modalities.
+
+        Args:
+            text: (B,L,D) or None. image: (B,P,D) or None.
+            slot: 0 for the first image of an example, 1 for the second; or (B,) int64, one for each pair.
+            needs: parts of the result to compute: "pooled", "text", "image".
+
+        Returns:
+            Fused, with None for a part that is absent or not in `needs`; `pooled` has zeros for an absent modality.
+        """
+        text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
+        text_hidden, image_hidden = self._fuse(text, image, needs)
+        return Fused(
+            self._pool(text, text_hidden, image, image_hidden) if "pooled" in needs else None,
+            text_hidden if "text" in needs else None,
+            image_hidden if "image" in needs else None,
+        )
+
+    def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
+        """Hidden states of text (B,L,D) and image (B,P,D) after the fusion; token types are added already."""
+        raise NotImplementedError
+
     def _pool(
         self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None
     ) -> Tensor:
         """The poolers' vectors side by side, (B,pooled_size); zeros for an absent modality.
 
         Args:
-            text, image: what went into the fusion. text_hidden, image_hidden: what came out; None where nobody pools it.
+            text, image: inputs of the fusion. text_hidden, image_hidden: its outputs; None where no pooler reads them.
         """
-        halves = [self.text_pooler(text_hidden, text.mask) if text is not None else None]
+        halves = [None if text is None else self.text_pooler(Tokens(text_hidden, text.mask))]
         if self.image_pooler is not None:
-            halves.append(self.image_pooler(image_hidden, image.mask) if image is not None else None)
+            halves.append(None if image is None else self.image_pooler(Tokens(image_hidden, image.mask)))
         like = (image if text is None else text).hidden
         zeros = like.new_zeros(len(like), self.width)
         return torch.cat([zeros if half is None else half for half in halves], dim=-1)

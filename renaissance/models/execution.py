@@ -1,10 +1,10 @@
 """Gradient checkpointing and compilation of the stacks of a model. Neither changes what is learned.
 
-Recomputed layers keep their inputs only, and are computed a second time in the backward pass: memory of activations falls from
-all that a layer computes to what goes into it, for about a third more time (Chen et al. 2016). Dropout repeats itself.
+A checkpointed layer keeps its inputs only and is computed again in the backward pass: less memory for activations, about a
+third more time (Chen et al. 2016). The second pass has the same dropout masks.
 
-Compiled stacks see static shapes: training pads every text to `max_text_len`, so each stack meets few, and each is compiled once.
-Evaluation runs as written, so a number does not depend on it.
+Stacks are compiled for static shapes. Training pads every text to `max_text_len`, so a stack meets few shapes. Evaluation is
+not compiled, so no published number depends on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from . import backbones
 from .fusion import FusionStack
 
-_REASON = 200  # most characters of a compiler's message that are repeated
+_MOST_REASON = 200  # most characters of a compiler's message that are repeated
 MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two images an example, are fewer
 
 checkpointed = partial(checkpoint, use_reentrant=False)
@@ -33,10 +33,10 @@ def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> dict[str, int]:
-    """Turns gradient checkpointing on; frozen parts keep no activations in any case.
+    """Turns gradient checkpointing on, but for frozen stacks, which keep no activations anyway.
 
     Returns:
-        Number of checkpointed layers of each stack; 0 where its family supports none.
+        Number of checkpointed layers of each stack; 0 if its family supports none.
     """
     counts = {}
     for name, part in stacks(model):
@@ -51,11 +51,11 @@ def enable_gradient_checkpointing(model: nn.Module) -> dict[str, int]:
 
 
 def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = "inductor") -> None:
-    """Compiles each stack of a model, when the first training step reaches it.
+    """Compiles each stack of a model on its first training step.
 
     Args:
-        model: runs compiled while it is in training mode. Names of its weights stay as they are.
-        say: gets a line for a stack that cannot be compiled, which then runs as written.
+        model: runs compiled in training mode only; its state dict keeps its keys.
+        say: called with a warning for a stack that cannot be compiled, which then runs uncompiled.
         backend: of torch.compile.
     """
     # DDP splits graphs for a model that is compiled as a whole.
@@ -65,29 +65,28 @@ def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = 
 
 
 def _compiled(plain: Callable[..., Any], model: nn.Module, name: str, say: Callable[[str], None], backend: str) -> Any:
-    """A forward that is compiled for each of the few shapes that it meets in training."""
+    """A forward that is compiled for each shape of its inputs in training, at most `MOST_SHAPES`."""
     fast = torch.compile(plain, dynamic=False, backend=backend)
     shapes: set[Any] = set()
     given_up = False
 
     def forward(*inputs: Any) -> Any:
+        nonlocal given_up
         if given_up or not model.training:
             return plain(*inputs)
         if (shape := _shape(inputs)) in shapes:
             return fast(*inputs)
-        if len(shapes) == MOST_SHAPES:
-            return as_written(inputs, f"meets more than {MOST_SHAPES} shapes of inputs")
-        try:
-            outputs = fast(*inputs)
-        except Exception as error:  # dynamo, a backend and a compiler that is not there have types of their own
-            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
-            return as_written(inputs, f"cannot be compiled ({reason[:_REASON]})")
-        shapes.add(shape)
-        return outputs
-
-    def as_written(inputs: tuple[Any, ...], why: str) -> Any:
-        nonlocal given_up
-        outputs = plain(*inputs)  # first: an error of the model itself is raised as it is
+        why = f"meets more than {MOST_SHAPES} shapes of inputs"
+        if len(shapes) < MOST_SHAPES:
+            try:
+                outputs = fast(*inputs)
+            except Exception as error:  # dynamo, a backend and a missing compiler raise errors of their own types
+                reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+                why = f"cannot be compiled ({reason[:_MOST_REASON]})"
+            else:
+                shapes.add(shape)
+                return outputs
+        outputs = plain(*inputs)  # before the warning: an error of the model itself is raised as it is
         given_up = True
         say(f"warning: compile=True: the {name} {why}; it runs as written.")
         return outputs
@@ -96,7 +95,7 @@ def _compiled(plain: Callable[..., Any], model: nn.Module, name: str, say: Calla
 
 
 def _shape(value: Any) -> Any:
-    """What a compiled graph depends on: shapes and types of tensors, all else by value."""
+    """What a compiled graph depends on: shape and dtype of tensors, other inputs by value."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     return tuple(map(_shape, value)) if isinstance(value, tuple) else value

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from renaissance.core.types import Tokens
+
 
 class Pooler(nn.Module):
-    """One vector for a sequence: pick, project, tanh (BERT's pooler).
+    """One vector for a sequence: pool, project, tanh (BERT's pooler).
 
     Args:
         width: D.
-        pooling: which vector is picked: "first" token, "mean" over real tokens, or "last" real token.
+        pooling: "first" token, "mean" over real tokens, or "last" real token.
     """
 
     def __init__(self, width: int, pooling: str):
@@ -20,13 +22,14 @@ class Pooler(nn.Module):
         self.pooling = pooling
         self.dense = nn.Linear(width, width)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """(B,N,D), mask (B,N) or None -> (B,D)."""
-        return torch.tanh(self.dense(pick(hidden, mask, self.pooling)))
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Tokens (B,N,D) -> (B,D)."""
+        return torch.tanh(self.dense(pool(tokens, self.pooling)))
 
 
-def pick(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """A summary (B,D) of (B,N,D): its "first" token, its "last" real one, or the "mean" of the real ones."""
+def pool(tokens: Tokens, pooling: str) -> Tensor:
+    """One vector (B,D) of each sequence (B,N,D): "first" token, "last" real token, or "mean" over real tokens."""
+    hidden, mask = tokens
     if pooling == "first":
         return hidden[:, 0]
     if pooling == "last":

@@ -6,12 +6,12 @@ from collections.abc import Set
 
 from torch import Tensor, nn
 
-from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
+from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .backbones import Blocks, FamilyTextEmbeddings, family_of, resize_position
-from .base import EVERYTHING, VisionLanguageModel
+from .base import VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import join, split
+from .fusion import TextAndImage, join, split
 
 
 class OneTower(VisionLanguageModel):
@@ -73,18 +73,13 @@ class OneTower(VisionLanguageModel):
             return Tokens(self.fuse(tokens, None, needs={"text"}).text, tokens.mask)
         return Tokens(self.fuse(None, tokens, needs={"image"}).image, tokens.mask)
 
-    def fuse(
-        self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
-    ) -> Fused:
-        """All blocks over text and image tokens, joined. Arguments and result as in `TwoTower.fuse`."""
-        text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
+    def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
         joined = join(text, image)
-        text_hidden, image_hidden = split(self.blocks(joined.hidden, joined.mask), text, image)
-        sides = (text, text_hidden, image, image_hidden)
-        if text is None and self.image_pooler is None:
-            sides = (image, image_hidden, None, None)  # an image without text is pooled by the text's pooler
-        return Fused(
-            self._pool(*sides) if "pooled" in needs else None,
-            text_hidden if "text" in needs else None,
-            image_hidden if "image" in needs else None,
-        )
+        return split(self.blocks(joined.hidden, joined.mask), text, image)
+
+    def _pool(
+        self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None
+    ) -> Tensor:
+        if text is None and self.image_pooler is None:  # an image without text is pooled by the text's pooler
+            return self.text_pooler(Tokens(image_hidden, image.mask))
+        return super()._pool(text, text_hidden, image, image_hidden)

@@ -7,12 +7,12 @@ from collections.abc import Set
 import torch
 from torch import Tensor, nn
 
-from renaissance.core.types import Fused, ImageInput, TextInput, Tokens
+from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .backbones import Tower, family_of, resize_position
-from .base import EVERYTHING, VisionLanguageModel
+from .base import VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import FusionStack, NeededTokens
+from .fusion import FusionStack, NeededTokens, TextAndImage
 from .heads import Pooler
 
 
@@ -69,35 +69,17 @@ class TwoTower(VisionLanguageModel):
         """One modality's embedded tokens without the other modality: here they are encoded already."""
         return tokens
 
-    def fuse(
-        self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
-    ) -> Fused:
-        """Runs the fusion over both modalities.
-
-        Args:
-            text: (B,L,D) or None. image: (B,P,D) or None.
-            slot: 0 for the first image of an example, 1 for the second; or (B,) int64, one for each pair.
-            needs: which parts of the result will be read: "pooled", "text", "image".
-
-        Returns:
-            Fused, with None for what is absent or was not asked for; `pooled` has zeros for an absent side.
-        """
-        text, image = self.token_types.add(text, 0), self.token_types.add(image, 1 + slot)
+    def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
         pooled = "pooled" in needs
         needed = NeededTokens(
             _needed("text" in needs, self.text_pooler if pooled else None),
             _needed("image" in needs, self.image_pooler if pooled else None),
         )
-        text_hidden, image_hidden = self.fusion(text, image, needed)
-        return Fused(
-            self._pool(text, text_hidden, image, image_hidden) if pooled else None,
-            text_hidden if "text" in needs else None,
-            image_hidden if "image" in needs else None,
-        )
+        return self.fusion(text, image, needed)
 
 
 def _needed(tokens: bool, pooler: Pooler | None) -> str | None:
-    """Which tokens of the fusion's last layer are read: all by tasks, those that a pooler picks, or none."""
+    """Tokens of the fusion's last layer to compute: "all", the "first" where only a pooler reads it, or None."""
     if tokens or (pooler is not None and pooler.pooling != "first"):
         return "all"
     return None if pooler is None else "first"

@@ -69,7 +69,7 @@ class Glue(Downstream):
         if self.pooler is None:
             pooled = encodings.fuse(encodings.text(), None, needs={"pooled"}).pooled
         else:
-            pooled = self.pooler(*encodings.encoder_output("text"))
+            pooled = self.pooler(encodings.encoder_output("text"))
         logits = self.classifier(self.dropout(pooled)).float()
         return logits if self.task.labels else logits.squeeze(-1)
 

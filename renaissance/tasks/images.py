@@ -18,7 +18,7 @@ from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
 from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
-from renaissance.models.heads import pick
+from renaissance.models.heads import pool
 from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
@@ -94,7 +94,7 @@ class Images(Downstream):
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         if self.image_only:
-            pooled = pick(*encodings.encoder_output("image"), self.pooling)
+            pooled = pool(encodings.encoder_output("image"), self.pooling)
         else:
             pooled = encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
         return self.classifier(pooled).float()

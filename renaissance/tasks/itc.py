@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import ItcTargets, TaskOutput, Tokens
 from renaissance.data.negatives import ContrastiveGroups
-from renaissance.models.heads import pick
+from renaissance.models.heads import pool
 from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
@@ -48,7 +48,7 @@ class Itc(Task):
 
     def vectors(self, tokens: Tokens, side: str) -> Tensor:
         """Unimodal tokens (n,N,D) of one side as vectors of length 1 in the common space: (n,256)."""
-        return F.normalize(getattr(self, side)(pick(*tokens, self.pooling[side])), dim=-1)
+        return F.normalize(getattr(self, side)(pool(tokens, self.pooling[side])), dim=-1)
 
     def count(self, targets: ItcTargets) -> Tensor:
         return targets.compared.new_tensor(len(targets.compared), dtype=torch.float)

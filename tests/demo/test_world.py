@@ -14,8 +14,8 @@ from renaissance.demo.world import (
     Background,
     Description,
     Fact,
+    Object,
     Scene,
-    SceneObject,
     captions,
     is_true,
     relation,
@@ -36,7 +36,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 EXPECTED_SCENE = Scene(
     seed=0,
     index=2,
-    objects=(SceneObject("triangle", "green", "large", "middle", "left", (0, -1)),),
+    objects=(Object("triangle", "green", "large", "middle", "left", (0, -1)),),
     background=Background("stripes", ((215, 204, 240), (228, 224, 229)), (1, 1), 4),
 )
 EXPECTED_PICTURES = {
@@ -146,8 +146,8 @@ def test_scenes_are_balanced_and_distinct_within():
 
 
 def test_content_forgets_pixels_and_order():
-    a = SceneObject("ring", "red", "small", "top", "left", (1, -1))
-    b = SceneObject("cross", "blue", "large", "top", "right", (0, 0))
+    a = Object("ring", "red", "small", "top", "left", (1, -1))
+    b = Object("cross", "blue", "large", "top", "right", (0, 0))
     ground = Background("noise", ((210, 210, 210), (220, 220, 220)), (1, 0), 3)
     other_ground = ground._replace(pattern="stripes")
     assert Scene(0, 1, (a, b), ground).content == Scene(5, 9, (b, a._replace(shift=(0, 0))), other_ground).content
@@ -239,9 +239,7 @@ def test_captions_are_seldom_true_of_other_scenes():
 
 
 def test_at_most_one_relation_holds():
-    things = [
-        SceneObject("ring", "red", "small", row, column, (0, 0)) for row in WORDS["row"] for column in WORDS["column"]
-    ]
+    things = [Object("ring", "red", "small", row, column, (0, 0)) for row in WORDS["row"] for column in WORDS["column"]]
     for a, b in itertools.permutations(things, 2):
         holding = [name for name in RELATIONS if stands(a, name, b)]
         assert holding == ([relation(a, b)] if relation(a, b) else [])

@@ -7,7 +7,8 @@ import torch
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertPooler
 
-from renaissance.models.heads import ItmHead, MlmHead, Pooler, pick
+from renaissance.core.types import Tokens
+from renaissance.models.heads import ItmHead, MlmHead, Pooler, pool
 from tiny_models import same, stirred
 
 WIDTH, VOCAB = 24, 50
@@ -23,14 +24,14 @@ def test_each_way_of_pooling_reads_real_tokens_only(masked: bool) -> None:
     ways = {"first": lambda row: row[0], "last": lambda row: row[-1], "mean": lambda row: row.mean(0)}
     for pooling, of in ways.items():
         expected = torch.stack([of(row) for row in real])
-        same(pick(HIDDEN, MASK if masked else None, pooling), expected, 1e-6)
+        same(pool(Tokens(HIDDEN, MASK if masked else None), pooling), expected, 1e-6)
 
 
 @torch.no_grad()
 def test_a_pooler_of_the_first_token_is_berts() -> None:
     theirs, ours = stirred(BertPooler(CONFIG)), Pooler(WIDTH, "first")
     ours.load_state_dict(theirs.state_dict())
-    same(ours(HIDDEN, MASK), theirs(HIDDEN), 1e-6)
+    same(ours(Tokens(HIDDEN, MASK)), theirs(HIDDEN), 1e-6)
 
 
 @torch.no_grad()
