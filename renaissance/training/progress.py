@@ -36,14 +36,14 @@ class Progress:
         self.waited = self.worked = 0.0
         self.done = 0
         self.warned: set[str] = set()
-        self.shown_at = self.line_at = 0.0
+        self.shown_at = 0.0
         self.measured = ""  # speed and wait of the last line of metrics.csv
 
     def training_starts(self, module: VisionLanguageModule) -> None:
         """Before the first step."""
         hidden = not (self.folder.prints and sys.stderr.isatty())
         self.bar = tqdm(total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=hidden)
-        self.began = self.line_at = self.ended = time.perf_counter()
+        self.began = self.shown_at = self.ended = time.perf_counter()
         self.first_step = module.step
 
     def step_starts(self) -> None:
@@ -55,8 +55,7 @@ class Progress:
         """Shows its losses and writes its row, where that is due."""
         logs = module.step % self.every == 0 or module.step == module.steps
         shows = self.folder.prints and self._is_due(last=module.step == module.steps)
-        if logs or shows:
-            losses = {name: float(loss) for name, loss in result.losses.items()}
+        losses = {name: float(loss) for name, loss in result.losses.items()} if logs or shows else {}
         self._has_worked()
         self.done += 1
         if logs:
@@ -67,20 +66,15 @@ class Progress:
 
     def _is_due(self, *, last: bool) -> bool:
         """Whether the losses have to be shown again, in the bar or in a line."""
-        now = time.perf_counter()
-        if self.bar.disable:
-            return last or now - self.line_at >= _LINES_EVERY
-        return last or now - self.shown_at >= _LOSSES_EVERY
+        return last or time.perf_counter() - self.shown_at >= (_LINES_EVERY if self.bar.disable else _LOSSES_EVERY)
 
     def _show(self, module: VisionLanguageModule, losses: dict[str, float]) -> None:
         shown = "  ".join([*(f"{name} {loss:.3f}" for name, loss in losses.items()), self.measured]).rstrip()
-        now = time.perf_counter()
+        self.shown_at = time.perf_counter()
         if not self.bar.disable:
-            self.shown_at = now
             self.bar.set_postfix_str(shown, refresh=False)  # the bar is drawn again at once by `update`
             return
-        self.line_at = now
-        spent, done = now - self.began, module.step - self.first_step
+        spent, done = self.shown_at - self.began, module.step - self.first_step
         left = spent / done * (module.steps - module.step)
         times = f"[{tqdm.format_interval(spent)}<{tqdm.format_interval(left)}]"
         self.folder.say(f"{module.step / module.steps:4.0%} {module.step}/{module.steps} {times} {shown}")

@@ -158,14 +158,14 @@ def test_saves_come_by_the_clock(work: Path, monkeypatch, capsys):
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: clock[0])
     before_step(monkeypatch, lambda _: clock.__setitem__(0, clock[0] + 600))
     saved = []
-    save = checkpointing.checkpoint.save
+    save = checkpoint.save
 
     def costly(path: Path, content: object) -> None:
         saved.append(int(path.stem.removeprefix("step_")))
         save(path, content)
         clock[0] += 20  # 2 % of a thousand seconds
 
-    monkeypatch.setattr(checkpointing.checkpoint, "save", costly)
+    monkeypatch.setattr(checkpoint, "save", costly)
     words = ("task_mlm", *SMALL, "max_steps=7", "val_check_interval=7", "final_test=False")
     train(capsys, *words, "save_every_minutes=25")
     assert saved == [3, 6, 7, 7]  # the last before a validation of unknown length and behind it

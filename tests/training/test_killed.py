@@ -54,12 +54,12 @@ if kind == "save":
         return call
     for name in ("fsync", "replace", "link", "open", "unlink", "ftruncate"):
         setattr(os, name, counted(getattr(os, name)))
-    plain_write, writes = checkpointing.checkpoint.AtomicFile.write, [0]
+    plain_write, writes = checkpoint.AtomicFile.write, [0]
     counted_write = counted(plain_write)
     def write(self, content):
         writes[0] += 1
         return (plain_write if writes[0] % 500 else counted_write)(self, content)
-    checkpointing.checkpoint.AtomicFile.write = write
+    checkpoint.AtomicFile.write = write
     plain_save = checkpointing.CheckpointSaver._save
     def save(self, *args):
         inside[0] = True

@@ -25,7 +25,7 @@ from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
 from renaissance.data.loader import _LOADERS
 from renaissance.data.sampler import EvalBatches
-from renaissance.runs.checkpoint import read
+from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.tasks.mlm import Mlm
 from renaissance.training import checkpointing
@@ -130,7 +130,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(
         f"{what}{'' if at_once else f' after step {step}'}; the run goes on from there with resume_from="
     )
     path = Path(re.search(r"resume_from=(\S+last\.ckpt)", said)[1])
-    assert read(path).training["step"] == step and not (path.parent.parent / "results.json").exists()
+    assert checkpoint.read(path).training["step"] == step and not (path.parent.parent / "results.json").exists()
 
     resumed = small_run.train(capsys, f"resume_from={path}")
     assert resumed.resolve() == path.parent.parent.resolve()
@@ -266,13 +266,13 @@ def test_a_defect_costs_no_step(
     if step == 0:
         assert not list(run.glob("checkpoints/*.ckpt"))
         return
-    assert read(last).training["step"] == step
+    assert checkpoint.read(last).training["step"] == step
     with monkeypatch.context() as patch:  # and again, in the first step of the run that goes on, where it has one
         interrupting(patch, "training_step", 1, fail)
         if step < 6:
             with pytest.raises(type(error)):
                 command(capsys, *words, "resume_from=auto")
-            assert read(last).training["step"] == step
+            assert checkpoint.read(last).training["step"] == step
     small_run.same_run(whole, small_run.train(capsys, *words, "resume_from=auto"))
 
 
@@ -300,14 +300,14 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
     with pytest.raises(RuntimeError, match="out of memory"):
         command(capsys, *WORDS)
     run = work / "result" / "mlm_itm" / "version_0"
-    assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3
+    assert checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
     assert "step 4 cannot be saved: it ended inside the step after" in (run / "log.txt").read_text()
 
 
 def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):
     """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
     whole = undisturbed(*WORDS)
-    plain = checkpointing.checkpoint.save
+    plain = checkpoint.save
     last = 3
 
     def full(path: Path, stored: Any) -> None:
@@ -317,11 +317,14 @@ def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, mon
 
     run = work / "result" / "mlm_itm" / "version_0"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing.checkpoint, "save", full)
+        patch.setattr(checkpoint, "save", full)
         ended = command(capsys, *WORDS)
         assert ended.code == 1 and "The last step of this run, 6, is not saved" in ended.err, ended
         assert "The save before it is whole; the run goes on from there with resume_from=" in ended.err
-        assert read(run / "checkpoints" / "last.ckpt").training["step"] == 3 and not (run / "results.json").exists()
+        assert (
+            checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
+            and not (run / "results.json").exists()
+        )
         interrupting(patch, "training_step", 2, kill(signal.SIGTERM))
         ended = command(capsys, *WORDS, "resume_from=auto")
         assert ended.code == 75 and "after step 5, which is not saved (see above)" in ended.err, ended
@@ -389,7 +392,7 @@ def test_a_step_that_is_no_number_is_left_out(work: Path, monkeypatch, capsys):
     diverging(monkeypatch, {2})
     folder = small_run.train(capsys, *words)
     assert equal_state(kept[0], kept[1])
-    assert read(folder / "checkpoints" / "last.ckpt").training["step"] == 2
+    assert checkpoint.read(folder / "checkpoints" / "last.ckpt").training["step"] == 2
     said = re.search(r"warning: step 2 is left out: (.*)", (folder / "log.txt").read_text())[1]
     assert re.fullmatch(
         r"the loss of mlm is not finite \(samples (\d+, ){7}\d+; learning rate \d\.\d\de[+-]\d\d\)", said
@@ -425,7 +428,7 @@ def test_a_run_that_does_not_learn_any_more_ends_with_its_last_good_state(work: 
     assert ended.code == 1 and sentence.startswith(f"error: max_bad_steps=3: {why}")
     assert "give a lower learning_rate" in sentence
     path = re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1]
-    stored = read(path)
+    stored = checkpoint.read(path)
     assert stored.training["step"] == 6
     assert all(bool(value.isfinite().all()) for value in stored.model.values() if value.is_floating_point())
     assert {float(state["step"]) for state in stored.training["optimizer"]["state"].values()} == {2.0}
@@ -441,7 +444,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run_where_it_stands(work: Path, 
     sentence = ended.err.strip().splitlines()[-1]
     assert re.search(r"vg\.arrow row \d+", sentence) and "resume_from=" in sentence, sentence
     last = Path(re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1])
-    assert read(last).training["step"] < 6
+    assert checkpoint.read(last).training["step"] < 6
     path.write_bytes(sound)
     small_run.same_run(whole, small_run.train(capsys, f"resume_from={last}"))
 
@@ -472,7 +475,7 @@ def test_data_that_change_under_a_run_end_it(
     assert ended.code == 1 and re.search(
         r"vg\.arrow' was changed since this run began(, before sample \d+ was read)?; put it back", sentence
     ), ended.err
-    step = read(Path(re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1])).training["step"]
+    step = checkpoint.read(Path(re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1])).training["step"]
     assert 2 <= step < 8  # those that were loaded before are done
 
 
@@ -490,5 +493,5 @@ def test_a_loader_process_that_dies_ends_the_run_and_loses_nothing(work: Path, u
     sentence = ended.err.strip().splitlines()[-1]
     assert ended.code == 1 and "num_workers=1: a loader process has died" in sentence, ended.err
     last = re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1]
-    assert 1 <= read(last).training["step"] < 6
+    assert 1 <= checkpoint.read(last).training["step"] < 6
     small_run.same_run(whole, small_run.train(capsys, f"resume_from={last}"))
