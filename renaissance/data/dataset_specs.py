@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from renaissance.core.registry import DATASETS, WRITERS
 
@@ -79,6 +79,9 @@ class Expected(NamedTuple):
 UNKNOWN = Expected()
 
 
+Splits = Mapping[str, tuple[str, ...]]  # split -> files
+
+
 class DatasetSpec(NamedTuple):
     """One data set.
 
@@ -94,10 +97,11 @@ class DatasetSpec(NamedTuple):
         older_files: split -> file as the older programs called it, where that is not the name above.
         hidden_splits: those whose answers only the benchmark's server knows.
         collection: its images have a number that is the same in every data set of this collection; "" = they have none.
+        shares_images: an image may be in two splits, as they divide something else.
     """
 
     sample_kind: str
-    splits: Mapping[str, tuple[str, ...]]
+    splits: Splits
     samples: str
     columns: tuple[Column, ...]
     writer: str
@@ -106,6 +110,7 @@ class DatasetSpec(NamedTuple):
     older_files: Mapping[str, str] = {}
     hidden_splits: tuple[str, ...] = ()
     collection: str = ""
+    shares_images: bool = False
 
     @property
     def image_columns(self) -> list[str]:
@@ -209,86 +214,78 @@ VQA_REST_VAL = 1_000  # images: the last rows of val; the others may be trained 
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
 
 
-def _same(*splits: str) -> dict[str, tuple[str, ...]]:
+def _same(*splits: str) -> Splits:
     """Split -> its one file's own name of it, the same."""
     return {split: (split,) for split in splits}
 
 
-def _files(template: str, splits: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Split -> its files, from split -> what the files call it."""
-    return {split: tuple(template.replace("{split}", name) for name in names) for split, names in splits.items()}
+# Kind of samples -> the column whose lists number them, "" where each row is one; its columns; what official counts count.
+_LAYOUTS = {
+    CAPTIONS: ("caption", _CAPTIONED, "rows"),
+    QUESTIONS: ("questions", _QUESTIONS, "texts"),
+    IMAGE_PAIRS: ("questions", _IMAGE_PAIRS, "texts"),
+    ENTAILMENT: ("sentences", _ENTAILMENT, "texts"),
+    BOXES: ("sentences", _BOXES, "rows"),
+    CLASSES: ("", _CLASSES, "rows"),
+}
 
 
-def _expected(template: str, kind: str, counts: Mapping[str, int]) -> dict[str, Expected]:
-    return {template.replace("{split}", split): Expected(**{kind: count}) for split, count in counts.items()}
-
-
-def _captions(
-    writer: str,
-    template: str,
-    splits: Mapping[str, tuple[str, ...]],
-    rows: Mapping[str, int] = {},
-    columns: tuple[Column, ...] = _CAPTIONED,
-    collection: str = "",
+def _spec(
+    sample_kind: str, writer: str, file: str, splits: Splits, counts: Mapping[str, int] = {}, **others: Any
 ) -> DatasetSpec:
-    files, expected = _files(template, splits), _expected(template, "rows", rows)
-    return DatasetSpec(CAPTIONS, files, CAPTION.name, columns, writer, expected, collection=collection)
+    """Returns a row of the table.
+
+    Args:
+        sample_kind, writer, others: as for `DatasetSpec`.
+        file: name of its files; "{split}" stands for what they call the split.
+        splits: split -> what its files call it.
+        counts: what a file calls its split -> the official count.
+    """
+    samples, columns, counted = _LAYOUTS[sample_kind]
+    files = {split: tuple(file.replace("{split}", name) for name in names) for split, names in splits.items()}
+    expected = {file.replace("{split}", name): Expected(**{counted: count}) for name, count in counts.items()}
+    return DatasetSpec(sample_kind, files, samples, columns, writer, expected, **others)
 
 
-def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], old: tuple[str, ...] = OWN_SPLITS) -> DatasetSpec:
-    template = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
+def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], **others: Any) -> DatasetSpec:
+    file = REFCOCO_FILE.replace("{variant}", variant).replace("{split_by}", split_by)
+    old = [split for split in OWN_SPLITS if any(name.startswith(split) for name in refs)]
     older = {split: OLD_REFCOCO_FILE.format(split_by=split_by, split=split) for split in old}
-    files, expected = _files(template, _same(*refs)), _expected(template, "rows", refs)
-    return DatasetSpec(BOXES, files, "sentences", _BOXES, "refcoco", expected, older_files=older, collection="COCO")
+    return _spec(BOXES, "refcoco", file, _same(*refs), refs, collection="COCO", older_files=older, **others)
 
 
 _COCO_SPLITS = {"train": ("train", "restval")} | _same("val", "test")
+_VQA_SPLITS = {"train": ("train", "trainable_val"), "val": ("rest_val",)} | _same("test-dev", "test")
+_NLVR2_SPLITS = {"train": ("train",), "val": ("dev",), "test": ("test1",)} | _same(
+    "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"
+)
+_SNLI_SPLITS = {"train": ("train",), "val": ("dev",), "test": ("test",)}
+_SNLI_PAIRS = {"train": 529_527, "dev": 17_858, "test": 17_901}
 _ROWS: dict[str, DatasetSpec] = {
-    "coco": _captions("karpathy", COCO_FILE, _COCO_SPLITS, COCO_IMAGES, collection="COCO"),
-    "f30k": _captions("karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_IMAGES, collection="Flickr30k"),
-    "vg": _captions("vg", VG_FILE, _same("train"), {"train": 108_077}, _REGIONS),
-    "gcc": _captions("web", GCC_FILE, _same("train", "val")),
-    "sbu": _captions("web", SBU_FILE, _same("train")),
-    "vqa": DatasetSpec(
-        sample_kind=QUESTIONS,
-        splits=_files(
-            VQA_FILE, {"train": ("train", "trainable_val"), "val": ("rest_val",)} | _same("test-dev", "test")
-        ),
-        samples="questions",
-        columns=_QUESTIONS,
-        writer="vqa",
-        expected=_expected(VQA_FILE, "texts", {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394}),
+    "coco": _spec(CAPTIONS, "karpathy", COCO_FILE, _COCO_SPLITS, COCO_IMAGES, collection="COCO"),
+    "f30k": _spec(CAPTIONS, "karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_IMAGES, collection="Flickr30k"),
+    "vg": _spec(CAPTIONS, "vg", VG_FILE, _same("train"), {"train": 108_077})._replace(columns=_REGIONS),
+    "gcc": _spec(CAPTIONS, "web", GCC_FILE, _same("train", "val")),
+    "sbu": _spec(CAPTIONS, "web", SBU_FILE, _same("train")),
+    "vqa": _spec(
+        QUESTIONS,
+        "vqa",
+        VQA_FILE,
+        _VQA_SPLITS,
+        {"train": 443_757, "val": 214_354, "test": 447_793, "test-dev": 107_394},
         collection="COCO",
         extra_files=(VQA_FILE.replace("{split}", "val"),),
         hidden_splits=("test-dev", "test"),
     ),
-    "nlvr2": DatasetSpec(
-        sample_kind=IMAGE_PAIRS,
-        splits=_files(
-            NLVR2_FILE,
-            {"train": ("train",), "val": ("dev",), "test": ("test1",)}
-            | _same("balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"),
-        ),
-        samples="questions",
-        columns=_IMAGE_PAIRS,
-        writer="nlvr2",
-        expected=_expected(NLVR2_FILE, "texts", {"train": 86_373, "dev": 6_982, "test1": 6_967}),
-    ),
-    "snli": DatasetSpec(
-        sample_kind=ENTAILMENT,
-        splits=_files(SNLI_FILE, {"train": ("train",), "val": ("dev",), "test": ("test",)}),
-        samples="sentences",
-        columns=_ENTAILMENT,
-        writer="snli",
-        expected=_expected(SNLI_FILE, "texts", {"train": 529_527, "dev": 17_858, "test": 17_901}),
-        collection="Flickr30k",
-    ),
+    "nlvr2": _spec(IMAGE_PAIRS, "nlvr2", NLVR2_FILE, _NLVR2_SPLITS, {"train": 86_373, "dev": 6_982, "test1": 6_967}),
+    "snli": _spec(ENTAILMENT, "snli", SNLI_FILE, _SNLI_SPLITS, _SNLI_PAIRS, collection="Flickr30k"),
     "refcoco": _refcoco("refcoco", "unc", {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810}),
     "refcoco+": _refcoco("refcoco+", "unc", {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798}),
     "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}),
-    "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, ("train", "val")),
-    OWN_NAME: _captions("captions", OWN_FILE, _same(*OWN_SPLITS)),
-    OWN_IMAGES_NAME: DatasetSpec(CLASSES, _files(OWN_FILE, _same(*OWN_SPLITS)), "", _CLASSES, "images"),
+    # Mao et al. divide RefCOCOg's objects, not its images, into train and val.
+    "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, shares_images=True),
+    OWN_NAME: _spec(CAPTIONS, "captions", OWN_FILE, _same(*OWN_SPLITS)),
+    OWN_IMAGES_NAME: _spec(CLASSES, "images", OWN_FILE, _same(*OWN_SPLITS)),
 }
 for _name, _row in _ROWS.items():
     DATASETS.add(_name, _row)

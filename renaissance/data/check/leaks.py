@@ -13,9 +13,6 @@ import numpy as np
 
 from .files import CheckedFile
 
-# Mao et al. divide RefCOCOg's objects, not its images, into train and val ("google" split).
-_SHARES_BY_CONSTRUCTION = ("refcocog_google",)
-
 
 def find_shared_images(files: Iterable[CheckedFile]) -> None:
     """Finds images that are in two splits, and writes them into the first of the two files.
@@ -28,7 +25,7 @@ def find_shared_images(files: Iterable[CheckedFile]) -> None:
         roles, same = {_role(ours.split), _role(theirs.split)}, ours.dataset == theirs.dataset
         if len(roles) < 2 or not (same or "train" in roles):
             continue
-        found = ours.problems if same and ours.dataset not in _SHARES_BY_CONSTRUCTION else ours.notes
+        found = ours.problems if same and not ours.spec.shares_images else ours.notes
         what = f"images that {ours.dataset} {ours.split} shares with {theirs.dataset} {theirs.split}, by"
         for row, other in _shared(ours.keys, theirs.keys, ours.rows, theirs.rows):
             found.add(f"{what} content", f"row {row} is {theirs.path.name} row {other}")
