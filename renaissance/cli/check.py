@@ -5,7 +5,6 @@ from __future__ import annotations
 from renaissance.core.console import say
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training import summary
-from renaissance.training.assembly import build_on_meta
 from renaissance.training.train import prepare_run
 
 
@@ -15,8 +14,7 @@ def check(resolver: ConfigResolver) -> None:
     Raises:
         UserError: what the run itself would be refused for, data aside.
     """
-    _, resolved = prepare_run(resolver, reads_data=False)
-    built = build_on_meta(resolved)
+    _, resolved, built = prepare_run(resolver, reads_data=False)
     say(summary.sources_table(resolved.settings) + "\n")
     notes = [f"note: {note}" for note in built.notes]
     lines = [*summary.model_lines(resolved), summary.parameter_table(built), *notes]

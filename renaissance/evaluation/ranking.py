@@ -138,8 +138,8 @@ def rank(scores: np.ndarray, columns: Columns, tied: float = TIED, lowest: float
     )
     whole = range(len(images) // FOLD)
     folds = [(text_folds[image_of_text // FOLD == fold], image_folds[images // FOLD == fold]) for fold in whole]
-    best = Best(*best_images), Best(*best_texts)
-    return Ranked(image_of_text, text_ranks, image_ranks, *best, folds if len(folds) > 1 else [])
+    folds = folds if len(folds) > 1 else []
+    return Ranked(image_of_text, text_ranks, image_ranks, Best(*best_images), Best(*best_texts), folds)
 
 
 def _blocks(rows: int, columns: int) -> list[slice]:

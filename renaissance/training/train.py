@@ -69,7 +69,7 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_
     with StopSignals() as signals:
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
-            start, resolved = prepare_run(resolver, shared)
+            start, resolved, _ = prepare_run(resolver, shared)
             settings, data = resolved.settings, data_of(resolved)
             steps = _steps(settings, len(data.samples["train"] or ()))
             _refuse_nothing_to_do(start, settings, data, steps)
@@ -108,13 +108,16 @@ def _locked(resolver: ConfigResolver) -> contextlib.AbstractContextManager[None]
 
 def prepare_run(
     resolver: ConfigResolver, shared: dict[str, Any] | None = None, *, reads_data: bool = True
-) -> tuple[Start, Resolved]:
+) -> tuple[Start, Resolved, Built]:
     """Refuses whatever can be refused before samples are read: devices, checkpoint, models, answer vocabularies.
 
     Args:
         resolver: the settings of a command.
         shared: of `rank_zero_first`, None for one process.
         reads_data: see `resolution.resolve`.
+
+    Returns:
+        Where it starts, what is built, and that on the meta device.
     """
     devices.check_devices(resolver)
     start = find_start(resolver, shared)
@@ -122,10 +125,10 @@ def prepare_run(
     devices.check_devices(start.resolver)  # again: the checkpoint of a resumed run may have filled them in
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
-    build_on_meta(resolved)
-    refuse_huge_batches(resolved.settings)
     resolved.notes[:0] = start.notes
-    return start, resolved
+    shape = build_on_meta(resolved)
+    refuse_huge_batches(resolved.settings)
+    return start, resolved, shape
 
 
 def _steps(settings: Settings, samples: int) -> int:

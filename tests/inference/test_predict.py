@@ -72,7 +72,7 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     model = renaissance.load(path)
     stored = checkpoint.read(path)
     resolver = ConfigResolver({**defaults(), **stored.settings, "load_path": str(path)}, {})
-    _, resolved = train.prepare_run(resolver)
+    _, resolved, _ = train.prepare_run(resolver)
     loaders = loading.Loaders(resolved, loading.read_data(resolved), RunFolder(None))
     module = SimpleNamespace(batch_tasks=lambda selecting: ["itm"])
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
