@@ -1,7 +1,7 @@
 """Questions about a scene of the generated world, each with the answers of ten annotators, as VQAv2 has them.
 
-What a question asks for is drawn without regard to the scene's other objects, so the text alone tells little: the best
-guess of the answer from the question is right half the time where the answer is one of two, and far less elsewhere.
+Questions are drawn independently of the scene's other objects, so the text alone tells little: the best guess of the answer
+from the question is right half the time for binary answers, and far less for others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DISSENT = 0.2  # share of the questions that two annotators answer otherwise
 _SPOKEN = {"1": "one", "2": "two", "3": "three", "yes": "Yes.", "no": "No"}
 
 
-# What a question about one object begins with, how it names the object, and what of it is asked.
+# Questions about one object: start of the question, how it names the object, the attribute that is the answer.
 _ABOUT = (
     ("what colour is the", "{shape}", "colour"),
     ("what shape is", "{colour}", "shape"),
@@ -39,62 +39,60 @@ class Question(NamedTuple):
     answer: str
     answer_type: str
     question_type: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...] = ()
 
 
 def questions(scene: Scene) -> list[Question]:
     """The `QUESTIONS` questions of a scene, no two alike; a pure function of the scene's seed and index."""
     draws = stream(scene.seed, scene.index, _QUESTIONS)
-    asked: dict[str, tuple[str, str, str]] = {}
-    related = _relation(scene, draws)
-    while len(asked) < QUESTIONS - (related is not None):
-        text, *rest = _ask(scene, draws)
-        asked.setdefault(text, tuple(rest))
-    if related is not None:
-        asked[related[0]] = related[1:]
+    by_text: dict[str, Question] = {}
+    related = _about_relation(scene, draws)
+    while len(by_text) < QUESTIONS - len(related):
+        question = _question(scene, draws)
+        by_text.setdefault(question.text, question)
     people = stream(scene.seed, scene.index, _ANNOTATORS)
-    return [Question(text, *rest, _annotated(rest[0], people)) for text, rest in asked.items()]
+    return [each._replace(answers=_annotated(each.answer, people)) for each in (*by_text.values(), *related)]
 
 
-def _ask(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
-    """A question's text, answer, type of the answer and type of the question."""
+def _question(scene: Scene, draws: random.Random) -> Question:
+    """A question that is not about a relation, still without the answers of annotators."""
     which = below(draws, 2 + len(_ABOUT))
     if which == 0:
-        return _exists(scene, draws)
+        return _about_existence(scene, draws)
     if which == 1:
-        return "how many shapes are there", str(len(scene.objects)), "number", "how many"
-    start, name, asked = _ABOUT[which - 2]
+        return Question("how many shapes are there", str(len(scene.objects)), "number", "how many")
+    start, name, attribute = _ABOUT[which - 2]
     thing = pick(draws, scene.objects)
-    return f"{start} {name.format(**thing._asdict())}", getattr(thing, asked), "other", start
+    return Question(f"{start} {name.format(**thing._asdict())}", getattr(thing, attribute), "other", start)
 
 
-def _exists(scene: Scene, draws: random.Random) -> tuple[str, str, str, str]:
+def _about_existence(scene: Scene, draws: random.Random) -> Question:
     """Asks whether an object exists. One that does not mostly shares its colour or shape with one that does."""
-    there = draws.random() < 0.5
+    exists = draws.random() < 0.5
     shown = pick(draws, scene.objects)
     colour, shape = shown.colour, shown.shape
     present = {(thing.colour, thing.shape) for thing in scene.objects}
-    while not there and (colour, shape) in present:
+    while not exists and (colour, shape) in present:
         which = below(draws, 3)
         colour = shown.colour if which == 0 else pick(draws, COLOURS)
         shape = shown.shape if which == 1 else pick(draws, SHAPES)
-    return f"is there a {colour} {shape}", "yes" if there else "no", "yes/no", "is there a"
+    return Question(f"is there a {colour} {shape}", "yes" if exists else "no", "yes/no", "is there a")
 
 
-def _relation(scene: Scene, draws: random.Random) -> tuple[str, str, str, str] | None:
-    """A question about the relation of two objects; None where no two have one."""
+def _about_relation(scene: Scene, draws: random.Random) -> list[Question]:
+    """One question about the relation of two objects; none if no two have one."""
     pairs = related_pairs(scene)
     if not pairs:
-        return None
+        return []
     subject, other = pick(draws, pairs)
     true = relation(subject, other)
-    said = true if draws.random() < 0.5 else pick(draws, [each for each in RELATIONS if each != true])
-    text = f"is the {subject.shape} {said} the {other.shape}"
-    return text, "yes" if said == true else "no", "yes/no", f"{RELATION_TYPE} is the"
+    claimed = true if draws.random() < 0.5 else pick(draws, [each for each in RELATIONS if each != true])
+    text = f"is the {subject.shape} {claimed} the {other.shape}"
+    return [Question(text, "yes" if claimed == true else "no", "yes/no", f"{RELATION_TYPE} is the")]
 
 
 def _annotated(answer: str, people: random.Random) -> tuple[str, ...]:
-    """The answers of ten annotators: seven the answer, three in other words; in some questions two disagree."""
+    """The answers of ten annotators: seven equal, three in another spelling; for some questions two disagree."""
     spoken = _SPOKEN.get(answer, f"the {answer}" if answer in SHAPES else answer.capitalize())
     given = [answer] * 7 + [spoken] * 3
     if people.random() < _DISSENT:

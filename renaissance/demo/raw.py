@@ -21,9 +21,6 @@ from .world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
 SPLITS = {"train": 80, "restval": 5, "val": 5, "test": 10}
 """Percent of all scene contents that belong to each of Karpathy's splits."""
 
-ENTRY = ("filepath", "sentids", "filename", "imgid", "split", "sentences", "cocoid")
-"""The fields of an image in Karpathy's files, in their order; `filepath` and `cocoid` are COCO's alone."""
-
 SAVING = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 1}}
 """JPEG in 4:4:4: at 48 pixels, halved colour planes would mix a small object's colour with its background.
 PNG with the fastest compression: the pixels are the same at every level."""
@@ -101,8 +98,7 @@ def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mappi
             for caption in captions(made)
         ]
         sentence_ids = [sentence["sentid"] for sentence in sentences]
-        entry = {**fields, "imgid": image_id, "sentids": sentence_ids, "sentences": sentences}
-        entries.append({name: entry[name] for name in ENTRY if name in entry})
+        entries.append({**fields, "imgid": image_id, "sentids": sentence_ids, "sentences": sentences})
     save_text(root / "karpathy" / f"dataset_{dataset}.json", json.dumps({"images": entries, "dataset": dataset}))
 
 

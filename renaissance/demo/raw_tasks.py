@@ -106,13 +106,9 @@ def write_snli(root: Path, seed: int, sizes: Sizes) -> None:
         for made in chosen:
             save_image(root / "Flickr30K" / "images" / f"{made.index}.jpg", made)
             for number, each in enumerate(entailments(made)):
-                line = {
-                    "Flickr30K_ID": str(made.index),
-                    "pairID": f"{made.index}.jpg#{number}",
-                    "sentence1": each.premise,
-                }
-                line |= {"sentence2": each.hypothesis, "gold_label": each.label, "annotator_labels": [each.label]}
-                lines.append(line)
+                texts = {"sentence1": each.premise, "sentence2": each.hypothesis}
+                line = {"Flickr30K_ID": str(made.index), "pairID": f"{made.index}.jpg#{number}", **texts}
+                lines.append({**line, "gold_label": each.label, "annotator_labels": [each.label]})
         save_text(root / f"snli_ve_{'dev' if split == 'val' else split}.jsonl", _json_lines(lines))
 
 

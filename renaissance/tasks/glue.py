@@ -1,7 +1,7 @@
 """GLUE: nine tasks about a sentence or a pair of sentences, with the metrics and the submission files of its server.
 
-This measures what a text encoder knows of language after training with images. With `text_only` the text goes through its
-encoder only (in a one-tower model, through the blocks); else also through the fusion, without an image.
+It measures a text encoder's knowledge of language after training with images. With `text_only` the text passes its encoder
+only (in a one-tower model, the blocks); else also the fusion, without an image.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
 class Glue(Downstream):
     """Cross-entropy over the classes of the task that `datasets` names, or, for STS-B, the squared error of its score.
 
-    The head is that of BERT (Devlin et al. 2019): pooler, dropout, linear. Two metrics of one task select by their mean,
-    which is how GLUE averages them.
+    The head is that of BERT (Devlin et al. 2019): pooler, dropout, linear. If a task has two metrics, their mean selects, as
+    GLUE averages them.
     """
 
     sample_kind, answer, images_per_sample, head_by_dataset = "sentences", "label", 0, True
@@ -81,7 +81,7 @@ class Glue(Downstream):
         return TaskOutput(loss, self.count(targets), scores, labels)
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
-        """As `Downstream.rows`; a score's "score" is its squared error with a minus, so that more is better."""
+        """As `Downstream.rows`; for STS-B "score" is the negative squared error, so that more is better."""
         if self.task.labels:
             return super().rows(output, targets)
         found = zip(targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True)
@@ -93,8 +93,7 @@ class Glue(Downstream):
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """The metrics of the task, and the mean of two.
 
-        A correlation with predictions that are all the same is NaN, as it is undefined; Matthews' and F1 are then 0, as
-        scikit-learn has them.
+        With constant predictions a correlation is NaN; Matthews' correlation and F1 are 0, as in scikit-learn.
         """
         return {
             name: MetricDetails(value, (frame,), None if name == "accuracy" else partial(_value, name))
@@ -103,7 +102,7 @@ class Glue(Downstream):
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        """The most frequent answer, always; beside correlations with a score 0, which a random score gets on average."""
+        """Always the most frequent answer; for correlations with scores 0, the mean of random scores."""
         if not GLUE[frame["task"].iloc[0]].labels:
             return "random", 0.0
         frequent = frame["target"].value_counts().sort_index().idxmax()
@@ -111,17 +110,19 @@ class Glue(Downstream):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: GlueDataset) -> list[str]:
-        said = []
+        notes = []
         if dataset.broken:
-            said.append(f"{dataset.broken:,} lines of the file lack columns and are left out")
+            notes.append(f"{dataset.broken:,} lines of the file lack columns and are left out")
         official = GLUE[dataset.name].test_rows.get(dataset.split, len(dataset))
         if len(dataset) != official:
-            said.append(f"the official {dataset.split} has {official:,} rows; GLUE's server will refuse the submission")
-        return said
+            notes.append(
+                f"the official {dataset.split} has {official:,} rows; GLUE's server will refuse the submission"
+            )
+        return notes
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
-        """The .tsv of GLUE's server: a line for each number of the test, in their order.
+        """The .tsv of GLUE's server: one line a test example, by index.
 
         Source: gluebenchmark.com/faq; STS-B's scores are cut off at 0 and 5.
         """
@@ -131,7 +132,8 @@ class Glue(Downstream):
         ending = {"test": "-m", "test_mismatched": "-mm"}[split] if len(row.test_rows) > 1 else ""
         answers = frame["prediction"]
         if not row.labels:
-            answers = answers.clip(*GLUE_SCORES).map("{:.3f}".format)
+            lowest, highest = GLUE_SCORES
+            answers = answers.clip(lowest, highest).map("{:.3f}".format)
         elif not row.by_name:
             answers = answers.map(row.labels.index)
         table = pd.DataFrame({"index": frame["id"], "prediction": answers}).sort_values("index")
@@ -139,13 +141,13 @@ class Glue(Downstream):
 
 
 def _read(name: str, sample: Sample) -> Example:
-    """A stored sample as the task sees it."""
+    """A stored sample as an example of the GLUE task `name`."""
     labels, values = GLUE[name].labels, sample.values
     metadata, label = {"id": values["id"], "task": name}, values["label"]
     if label is not None:
         metadata["target"] = labels[label] if labels else label
-    texts = {"text": clean(values["text"]), "text_pair": values["second"] and clean(values["second"])}
-    return Example(sample.id, (), where=sample.where, label=label, metadata=metadata, **texts)
+    text, second = clean(values["text"]), values["second"] and clean(values["second"])
+    return Example(sample.id, (), text, where=sample.where, text_pair=second, label=label, metadata=metadata)
 
 
 def _values(frame: pd.DataFrame) -> dict[str, float]:
@@ -166,10 +168,10 @@ def _drop_rate(model: Section, text_only: bool) -> float:
 
 
 def _numbers(column: pd.Series, labels: Sequence[str]) -> np.ndarray:
-    """Numbers of classes for their names, or the scores that are there; fast, as a bootstrap asks hundreds of times."""
+    """Class indices of class names, or scores as they are. Vectorised, because a bootstrap calls it hundreds of times."""
     if not labels:
         return column.to_numpy(float)
-    return sum(place * (column == name).to_numpy(int) for place, name in enumerate(labels))
+    return sum(index * (column == name).to_numpy(int) for index, name in enumerate(labels))
 
 
 def _accuracy(guesses: np.ndarray, answers: np.ndarray) -> float:
@@ -178,8 +180,8 @@ def _accuracy(guesses: np.ndarray, answers: np.ndarray) -> float:
 
 def _f1(guesses: np.ndarray, answers: np.ndarray) -> float:
     hits = ((guesses == _POSITIVE) & (answers == _POSITIVE)).sum()
-    named = (guesses == _POSITIVE).sum() + (answers == _POSITIVE).sum()
-    return float(2 * hits / named) if named else 0.0
+    total = (guesses == _POSITIVE).sum() + (answers == _POSITIVE).sum()
+    return float(2 * hits / total) if total else 0.0
 
 
 def _pearson(guesses: np.ndarray, answers: np.ndarray) -> float:
@@ -189,14 +191,14 @@ def _pearson(guesses: np.ndarray, answers: np.ndarray) -> float:
 
 
 def _spearman(guesses: np.ndarray, answers: np.ndarray) -> float:
-    """Pearson's of the ranks; equal values share the mean of theirs."""
+    """Pearson's correlation of the ranks; ties get their mean rank."""
     if np.isnan(guesses).any():
         return math.nan
-    return _pearson(*(pd.Series(values).rank().to_numpy() for values in (guesses, answers)))
+    return _pearson(pd.Series(guesses).rank().to_numpy(), pd.Series(answers).rank().to_numpy())
 
 
 def _matthews(guesses: np.ndarray, answers: np.ndarray) -> float:
-    """Pearson's of two classes (Matthews 1975)."""
+    """Pearson's correlation of two classes (Matthews 1975)."""
     return float(np.nan_to_num(_pearson(guesses, answers)))
 
 

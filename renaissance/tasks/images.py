@@ -1,7 +1,6 @@
 """Image classification: CIFAR-10, or any folder of class folders, as `prepare` writes them.
 
-With `image_only` an image goes through its encoder only (in a one-tower model, through the blocks); else also through the
-fusion, without a text.
+With `image_only` an image passes its encoder only (in a one-tower model, the blocks); else also the fusion, without a text.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from renaissance.core.errors import UserError, require, shortened
+from renaissance.core.errors import require, shortened
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES
 from renaissance.data.datasets import open_samples
@@ -58,13 +57,8 @@ class Images(Downstream):
         label, name = sample.values["label"], sample.values["image_id"]
         metadata = {"id": sample.id if name is None else name}
         if label is not None:
-            if (
-                not 0 <= label < len(labels)
-            ):  # for each sample: a sentence of all classes would cost more than the check
-                raise UserError(
-                    f"{sample.where} has the label {label}; the {len(labels):,} classes {shortened(labels, 5)} are numbered "
-                    "from 0."
-                )
+            known = 0 <= label < len(labels)
+            require(known, f"{sample.where} has the label {label}; the {len(labels):,} classes are numbered from 0.")
             metadata["target"] = labels[label]
         return Example(sample.id, sample.images, "", where=sample.where, label=label, metadata=metadata)
 
@@ -80,9 +74,9 @@ class Images(Downstream):
         found: dict[str, tuple[str, ...]] = {}
         for split in splits:
             dataset = open_samples(name, split, root, sample_kind=cls.sample_kind)
-            for file, said in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
-                if said.get("labels"):
-                    found[file.file] = tuple(map(str, said["labels"]))
+            for file, metadata in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
+                if metadata.get("labels"):
+                    found[file.file] = tuple(map(str, metadata["labels"]))
         first, expected = next(iter(found.items()), (None, None))
         for file, labels in found.items():
             require(
@@ -100,19 +94,19 @@ class Images(Downstream):
         return self.classifier(pooled).float()
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
-        """As `Downstream.rows`, with "top_5", whether the class is among the five likeliest, where there are more than five."""
+        """As `Downstream.rows`; if there are more than five classes also "top_5": whether the class is among the top five."""
         rows = super().rows(output, targets)
         if len(self.labels) > TOP:
             among = (output.logits.topk(TOP).indices == output.labels[:, None]).any(-1).tolist()
-            known = (None if row["score"] is None else hit for row, hit in zip(rows, among, strict=True))
-            rows = [row | {"top_5": hit} for row, hit in zip(rows, known, strict=True)]
+            for row, hit in zip(rows, among, strict=True):
+                row["top_5"] = None if row["score"] is None else hit
         return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Top-1 and top-5 accuracy."""
         candidates = len(self.labels)
-        found = {"accuracy": mean_score(frame, candidates=candidates)}
+        metrics = {"accuracy": mean_score(frame, candidates=candidates)}
         if "top_5" in frame:
             majority = "majority", float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
-            found["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
-        return found
+            metrics["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
+        return metrics

@@ -37,11 +37,11 @@ class Nlvr2(Downstream):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One sentence with its two images; `metadata` hold the group that consistency goes by.
+        """One sentence with its two images; `metadata` holds the group that consistency is computed over.
 
         An identifier is <split>-<set>-<pair>-<sentence>. A group is a sentence of a set with all its pairs: the identifier
-        without its third part. Files of older programs keep no more than that of the pair; there the words of the sentence
-        stand for its number, which gives the same groups.
+        without its third part. Files of older programs lack the number of the sentence; its words stand in for it, which
+        gives the same groups.
         """
         answer, text, of_sentence, of_pair = (
             sample.values[name] for name in ("answers", "questions", "identifiers", "identifier")
@@ -68,7 +68,7 @@ class Nlvr2(Downstream):
         return self.head(fused.pooled.reshape(len(pair) // 2, -1))
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """Accuracy, and consistency: the share of groups whose examples are all right; a hidden answer is no wrong one.
+        """Accuracy, and consistency: the share of groups whose examples are all right; hidden answers do not count.
 
         Source: `nlvr2/eval/metrics.py` of lil-lab/nlvr.
         """

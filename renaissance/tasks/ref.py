@@ -40,7 +40,7 @@ class Ref(Downstream):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One expression with its boxes; expressions of one object are one group, as they are no independent examples."""
+        """One expression with its boxes. Expressions of one object are one group: they are not independent examples."""
         boxes, label, reference = (sample.values[name] for name in ("bboxes", "labels", "ref_id"))
         metadata = {
             "id": sample.id if reference is None else f"{reference}#{sample.id}",
@@ -48,16 +48,16 @@ class Ref(Downstream):
             "candidates": len(boxes),
             "group": sample.row,
         }
-        shown = {"text": sample.values["sentences"], "label": label, "boxes": boxes}
-        return Example(sample.id, sample.images, where=sample.where, metadata=metadata, **shown)
+        text, where = sample.values["sentences"], sample.where
+        return Example(sample.id, sample.images, text, where=where, label=label, metadata=metadata, boxes=boxes)
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        owned, images = encodings.batch.image_counts, encodings.images()
-        owner = torch.repeat_interleave(torch.tensor(owned)).to(images.hidden.device)
-        fused = encodings.fuse(encodings.text().select(owner), images, needs={"pooled"})
+        counts, images = encodings.batch.image_counts, encodings.images()
+        expression = torch.repeat_interleave(torch.tensor(counts)).to(images.hidden.device)
+        fused = encodings.fuse(encodings.text().select(expression), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
-        # (B, most candidates); padding has no probability and is never chosen.
-        return pad_sequence(scores.split(owned), batch_first=True, padding_value=-math.inf)
+        # (B, most candidates); padding has probability 0.
+        return pad_sequence(scores.split(counts), batch_first=True, padding_value=-math.inf)
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
@@ -65,9 +65,13 @@ class Ref(Downstream):
 
     @classmethod
     def notes(cls, frame: pd.DataFrame, dataset: SampleDataset) -> list[str]:
-        said, name = [_BOXES_NOTE], dataset.describe()[0].dataset
+        notes, name = [_BOXES_NOTE], dataset.describe()[0].dataset
         for file in dataset.older_files:
-            said.append(f"{file} has a name that older programs gave to every variant: only you know that it is {name}")
+            notes.append(
+                f"{file} has a name that older programs gave to every variant: only you know that it is {name}"
+            )
             if file.endswith("_unc_test.arrow"):
-                said.append("it merges testA (people) and testB (objects), which are reported apart; prepare them anew")
-        return said
+                notes.append(
+                    "it merges testA (people) and testB (objects), which are reported apart; prepare them anew"
+                )
+        return notes

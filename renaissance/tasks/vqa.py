@@ -51,20 +51,18 @@ class VqaTargets(NamedTuple):
     metadata: tuple[Mapping[str, Any], ...]
 
 
-class SoftScores:
-    """Builds `VqaTargets`; picklable."""
-
-    def __call__(self, micro: MicroBatch) -> VqaTargets:
-        labels = [example.label or ((), ()) for example in micro.examples]
-        entries = [(row, label, score) for row, pair in enumerate(labels) for label, score in zip(*pair, strict=True)]
-        question, label, score = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3).T
-        return VqaTargets(
-            question.long(),
-            label.long(),
-            score.float(),
-            torch.tensor([bool(chosen) for chosen, _ in labels]),
-            tuple(example.metadata for example in micro.examples),
-        )
+def vqa_targets(micro: MicroBatch) -> VqaTargets:
+    """Builds the targets of a micro-batch."""
+    answers = [example.label or ((), ()) for example in micro.examples]
+    entries = [
+        (question, label, score)
+        for question, (labels, scores) in enumerate(answers)
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    question, label, score = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3).T
+    answered = torch.tensor([bool(labels) for labels, _ in answers])
+    metadata = tuple(example.metadata for example in micro.examples)
+    return VqaTargets(question.long(), label.long(), score.float(), answered, metadata)
 
 
 class Vqa(Classification):
@@ -105,7 +103,7 @@ class Vqa(Classification):
                     f"{sample.where} has the answer type {kind!r}; VQAv2 knows {', '.join(ANSWER_TYPES)}: write the file again.",
                 )
                 metadata |= {"answer_type": kind, "question_type": values["question_type"]}
-            outside = next((each for each in own if not 0 <= each < len(labels)), None)
+            outside = next((label for label in own if not 0 <= label < len(labels)), None)
             require(
                 outside is None,
                 f"{sample.where} has the label {outside}, and the vocabulary {len(labels):,} answers, numbered from 0; "
@@ -120,7 +118,7 @@ class Vqa(Classification):
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
-        return SoftScores()
+        return vqa_targets
 
     def count(self, targets: VqaTargets) -> Tensor:
         return targets.answered.sum().float()
