@@ -15,7 +15,7 @@ from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.evaluation.compare import compare
 from renaissance.evaluation.compare.folders import shortest_names
-from renaissance.evaluation.compare.screen import fit_to_screen
+from renaissance.evaluation.compare.screen import tables
 from renaissance.evaluation.frames import write_predictions
 from renaissance.evaluation.intervals import paired_bootstrap
 from renaissance.runs.report import RunFolder, nested_results
@@ -224,7 +224,7 @@ def test_many_runs_with_long_values_fit_the_screen(tmp_path: Path, capsys):
 
 def test_names_that_shortening_would_make_the_same_stay_whole():
     names = [f"{'a' * 20}_{kind}_{'b' * 30}" for kind in ("one", "two")]
-    assert all(name in fit_to_screen([("run", *names), ("loss", "1", "2")]) for name in names)
+    assert all(name in tables([("run", *names), ("loss", "1", "2")]) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from renaissance.evaluation.metrics import SELECTING
 from renaissance.evaluation.runs import FinishedRun
 
 from .folders import find, logged
-from .screen import fit_to_screen
+from .screen import tables, wrapped
 
 FILE = "compare"  # the name of what is written, without its ending
 # Settings that change no number. Whether the data are the same is checked by their fingerprints.
@@ -78,11 +78,11 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
     keys = dict.fromkeys(["run", *differing, *(key for own in cells for key in own)])
     lines = [(key, *(own.get(key, "") for own in cells)) for key in keys]
     title = f"mean score minus that of {next(iter(named))}, on the same examples (paired bootstrap)"
-    say(fit_to_screen(lines))
+    say(tables(lines))
     if differences:
-        say(f"\n{fit_to_screen([title])}\n{fit_to_screen(_difference_lines(differences), indent='  ')}")
+        say(f"\n{wrapped(title)}\n{tables(_difference_lines(differences), indent='  ')}")
     for note in notes:
-        say(fit_to_screen([f"note: {note}"]))
+        say(wrapped(f"note: {note}"))
     for run, what, paired in differences:
         records[run] |= {f"{what}/{key}": getattr(paired, key) for key in ("difference", "low", "high", "p")}
     if output is not None:

@@ -1,4 +1,4 @@
-"""Fits tables and sentences to the width of a screen: long values are ellipsis, wide tables split."""
+"""Fits tables and sentences to the width of a screen: long values are shortened, wide tables split."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ WIDTH = 120
 LONGEST = 34  # characters of a cell
 
 
-def fit_to_screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> str:
-    """Rows of cells as tables that all have the first column, or sentences; no line is wider than the screen.
+def wrapped(sentence: str) -> str:
+    """A sentence in lines no wider than the screen."""
+    return textwrap.fill(sentence, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
-    A table omits rows without a cell in it. Column names are not ellipsis if that makes them equal.
+
+def tables(lines: Sequence[tuple[str, ...]], indent: str = "") -> str:
+    """Rows of cells as tables no wider than the screen, which all have the first column.
+
+    A table omits rows without a cell in it. Column names are not shortened if that makes them equal.
     """
-    if isinstance(lines[0], str):
-        return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
     head, *rest = lines
-    short = tuple(map(ellipsis, head))
-    rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(ellipsis, row)) for row in rest)]
+    short = tuple(map(_elided, head))
+    rows = [head if len({*short}) < len({*head}) else short, *(tuple(map(_elided, row)) for row in rest)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     parts, start = [], 1
     while start < len(widths) or not parts:
@@ -33,7 +36,7 @@ def fit_to_screen(lines: Sequence[str | tuple[str, ...]], indent: str = "") -> s
     return "\n\n".join(parts)
 
 
-def ellipsis(text: str) -> str:
+def _elided(text: str) -> str:
     """A text without its middle, if it is too long for a cell."""
     if len(text) <= LONGEST:
         return text
