@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,14 +44,7 @@ _HIDDEN = ("", "-1", "-1.0")  # labels where the right answer is not public
 
 # Of a file: its rows, the file's name of each of our columns, and how many rows are left out.
 _Content = tuple[pa.Table, dict[str, str], int]
-
-
-class _Files(NamedTuple):
-    """The files of a split. Attributes: read, reads one of them; folder; names, in order."""
-
-    read: Callable[[str, GlueTask, str], _Content]
-    folder: Path
-    names: tuple[str, ...]
+_Reader = Callable[[str, GlueTask, str], _Content]
 
 
 def glue_task(name: str) -> GlueTask:
@@ -68,10 +61,10 @@ def glue_splits(name: str, data_root: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         UserError: there is no such task, or no file of it.
     """
-    there = tuple(split for split in glue_task(name).splits if _find(name, split, Path(data_root)))
-    if not there:
+    splits = tuple(split for split in glue_task(name).splits if _find(name, split, Path(data_root))[1])
+    if not splits:
         raise _missing(name, "train", Path(data_root))
-    return there
+    return splits
 
 
 class GlueDataset:
@@ -99,11 +92,10 @@ class GlueDataset:
         self.name, self.split, row, root = name, split, glue_task(name), Path(data_root)
         splits = ", ".join(row.splits)
         require(split in row.splits, f"'{name}' of GLUE has no split '{split}'; its splits are {splits}.")
-        files = _find(name, split, root)
-        if files is None:
+        self._read_file, paths = _find(name, split, root)
+        if not paths:
             raise _missing(name, split, root)
-        self._read_file, self._paths = files.read, [str(files.folder / file) for file in files.names]
-        self._shown = [(files.folder / file).relative_to(root).as_posix() for file in files.names]
+        self._paths, self._shown = [str(path) for path in paths], [path.relative_to(root).as_posix() for path in paths]
         self._stamps = [stamp(path) for path in self._paths]
         self._table: pa.Table | None = self._read()
         self.broken = sum(self._rows) - len(self)
@@ -165,47 +157,46 @@ class GlueDataset:
         return whole
 
 
-def _find(name: str, split: str, root: Path) -> _Files | None:
-    """Finds the files of a split, or None. Raises where two layouts have it."""
+def _find(name: str, split: str, root: Path) -> tuple[_Reader, list[Path]]:
+    """Finds the files of a split, in order, and what reads them. Raises UserError where two layouts have it."""
     task = GLUE[name]
     hub, tsv = task.splits[split]
     found = []
     for base in (root, root / "glue"):
-        saved, official = base / name / hub, base / task.folder / f"{tsv}.tsv"
-        if (saved / "state.json").is_file():
-            found.append(_Files(_saved, saved, _saved_names(saved / "state.json")))
-        if shards := _shards(base / name, hub):
-            found.append(_Files(_parquet, base / name, shards))
-        if official.is_file():
-            found.append(_Files(_tsv, official.parent, (official.name,)))
+        official = base / task.folder / f"{tsv}.tsv"
+        found += [(_saved, _saved_files(base / name / hub)), (_parquet, _shards(base / name, hub))]
+        found += [(_tsv, [official] if official.is_file() else [])]
+    found = [(read, paths) for read, paths in found if paths]
     if len(found) > 1:
-        places = " and ".join(str(files.folder / files.names[0]) for files in found)
+        places = " and ".join(str(paths[0]) for _, paths in found)
         raise UserError(f"data_root='{root}' holds split '{split}' of '{name}' twice, {places}; remove one of them.")
-    return found[0] if found else None
+    return found[0] if found else (_tsv, [])
 
 
-def _saved_names(state: Path) -> tuple[str, ...]:
-    """Returns the data files that a saved data set lists; without folders, so that none outside its own is read."""
+def _saved_files(folder: Path) -> list[Path]:
+    """Returns the data files that a saved data set lists; by their names, so that none outside its folder is read."""
+    state = folder / "state.json"
+    if not state.is_file():
+        return []
     what = f"'_data_files' of '{state}'"
     files = expect(read_json(state, dict[str, Any]).get("_data_files"), list[dict[str, str]], what)
-    return tuple(os.path.basename(file.get("filename", "")) for file in files) or ("",)
+    return [folder / os.path.basename(file.get("filename", "")) for file in files] or [folder]
 
 
-def _shards(folder: Path, split: str) -> tuple[str, ...]:
+def _shards(folder: Path, split: str) -> list[Path]:
     """Returns all parquet files of a split as their names count them; those that lack are found when they are opened."""
     pattern = re.compile(rf"{split}-\d{{5}}-of-(\d{{5}})\.parquet")
     counts = {match[1] for each in folder.glob("*.parquet") if (match := pattern.fullmatch(each.name))}
-    return tuple(f"{split}-{n:05d}-of-{count}.parquet" for count in sorted(counts) for n in range(int(count)))
+    return [folder / f"{split}-{n:05d}-of-{count}.parquet" for count in sorted(counts) for n in range(int(count))]
 
 
 def _missing(name: str, split: str, root: Path) -> UserError:
     row = GLUE[name]
     hub, tsv = row.splits[split]
     wanted = f"{row.folder}/{tsv}.tsv, {name}/{hub}-00000-of-00001.parquet or {name}/{hub}/state.json"
-    there = sorted(each.relative_to(root).as_posix() for each in (*root.glob("*"), *root.glob(f"*/{row.folder}")))
-    return UserError(
-        f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found: {shortened(there, 8) or 'nothing'}."
-    )
+    names = sorted(each.relative_to(root).as_posix() for each in (*root.glob("*"), *root.glob(f"*/{row.folder}")))
+    found = shortened(names, 8) or "nothing"
+    return UserError(f"GLUE's '{name}' needs {wanted} in data_root='{root}'; found: {found}.")
 
 
 def _saved(path: str, task: GlueTask, split: str) -> _Content:
@@ -239,11 +230,11 @@ def _refuse_large(path: str, rows: int, size: int) -> None:
 def _hub_columns(path: str, schema: pa.Schema, task: GlueTask) -> dict[str, str]:
     """Returns our name and the file's of each column. Refuses labels that mean other classes, where the file tells."""
     content = (schema.metadata or {}).get(b"huggingface", b"{}")
-    said: Any = parse_json(content, name=f"The 'huggingface' metadata of '{path}'")
+    labels: Any = parse_json(content, name=f"The 'huggingface' metadata of '{path}'")
     for key in ("info", "features", "label", "names"):
-        said = said.get(key) if isinstance(said, dict) else None
-    if said is not None and said != list(task.labels):
-        names = some(map(str, said if isinstance(said, list) else [said]))
+        labels = labels.get(key) if isinstance(labels, dict) else None
+    if labels is not None and labels != list(task.labels):
+        names = some(map(str, labels if isinstance(labels, list) else [labels]))
         raise UserError(f"'{path}' numbers its labels {names}; expected {', '.join(task.labels)}.")
     columns = _columns(path, task.texts, {"label": "label", "id": "idx"}, schema.names)
     for ours, theirs in columns.items():
@@ -259,9 +250,9 @@ def _tsv(path: str, task: GlueTask, split: str) -> _Content:
         header = file.readline(_LONGEST_HEADER).decode("utf-8-sig").rstrip("\r\n").split("\t")
     texts, test = task.tsv_texts or task.texts, split.startswith("test")
     bare = len(header) == len(task.tsv_bare) and not set(texts) <= set(header)
-    there = task.tsv_bare if bare else header
-    number = "id" if test and "id" in there else "index"  # of QQP, only the test's id is a row's number
-    columns = _columns(path, texts, {"label": task.tsv_label, "id": number}, there)
+    header = task.tsv_bare if bare else header
+    number = "id" if test and "id" in header else "index"  # of QQP, only the test's id is a row's number
+    columns = _columns(path, texts, {"label": task.tsv_label, "id": number}, header)
     broken: list[Any] = []
 
     def skip(line: Any) -> str:
@@ -272,7 +263,7 @@ def _tsv(path: str, task: GlueTask, split: str) -> _Content:
     table = pa.csv.read_csv(
         path,
         # With threads, rows have no numbers.
-        pa.csv.ReadOptions(use_threads=False, column_names=there if bare else None),
+        pa.csv.ReadOptions(use_threads=False, column_names=header if bare else None),
         pa.csv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
         pa.csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
     )
@@ -284,14 +275,12 @@ def _tsv(path: str, task: GlueTask, split: str) -> _Content:
     return table, columns, len(broken)
 
 
-def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:
+def _columns(path: str, texts: Sequence[str], optional: Mapping[str, str], given: Sequence[str]) -> dict[str, str]:
     """Returns our name and the file's of each column that is read. Raises UserError for one that lacks or is there twice."""
     columns = dict(zip(("text", "second"), texts, strict=False))
-    columns |= {ours: theirs for ours, theirs in optional.items() if theirs in there}
+    columns |= {ours: theirs for ours, theirs in optional.items() if theirs in given}
     for name in columns.values():
-        if (count := list(there).count(name)) != 1:
-            what = f"has the column {name} more than once" if count else f"lacks the column {name}"
-            raise UserError(f"'{path}' {what}; its columns are {some(there)}.")
+        require(list(given).count(name) == 1, f"'{path}' needs one column {name}; its columns are {some(given)}.")
     return columns
 
 

@@ -155,12 +155,12 @@ REFUSED = {
     "a missing column": (
         damaged("rte", "val", lambda content: content.replace(b"sentence2", b"second")),
         "rte",
-        r"lacks the column sentence2; its columns are index, sentence1, second, label\.",
+        r"needs one column sentence2; its columns are index, sentence1, second, label\.",
     ),
     "a missing column of the Hub": (
         hub("mnli", lambda table: table.drop_columns(["premise"])),
         "mnli",
-        r"lacks the column premise",
+        r"needs one column premise",
     ),
     "a label out of range": (
         hub("sst2", with_labels([0, 1, 2, *[0] * 7])),

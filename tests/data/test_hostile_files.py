@@ -250,7 +250,7 @@ GLUE_CASES: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "a long text in every row": (lambda root: parquet(root, bomb(2_000, "x" * 1_000_000)), "bytes of content"),
     "compressed": (lambda root: saved(root, bomb(10, "a", False), compression="zstd"), "is compressed"),
     "duplicate columns": (
-        lambda root: saved(root, bomb(10, "a", False).append_column("label", pa.nulls(10))), "column label more than once"),
+        lambda root: saved(root, bomb(10, "a", False).append_column("label", pa.nulls(10))), "needs one column label"),
     "a path in state.json": (
         lambda root: state(root, '{"_data_files": [{"filename": "../../secret.arrow"}]}'), r"validation/secret\.arrow' cannot"),
     "numbers in state.json": (lambda root: state(root, '{"_data_files": [3, null]}'), r"state\.json'\[0\] is 3"),
@@ -263,13 +263,13 @@ GLUE_CASES: dict[str, tuple[Callable[[Path], None], str | None]] = {
     "a byte order mark": (lambda root: tsv(root, lambda content: b"\xef\xbb\xbf" + content, "rte"), None),
     "NUL in a text": (lambda root: tsv(root, lambda content: content.replace(b"null", b"nu\0l")), None),
     "a field of 200,000 characters": (lambda root: tsv(root, lambda content: content.replace(b"null", b"n" * 200_000)), None),
-    "no line end in two megabytes": (lambda root: tsv(root, lambda content: b"x" * (2 << 20)), "lacks the column|damaged"),
-    "only NUL": (lambda root: tsv(root, lambda content: bytes(1000)), "lacks the column|damaged"),
-    "empty": (lambda root: tsv(root, lambda content: b""), "lacks the column|damaged|no rows"),
+    "no line end in two megabytes": (lambda root: tsv(root, lambda content: b"x" * (2 << 20)), "needs one column|damaged"),
+    "only NUL": (lambda root: tsv(root, lambda content: bytes(1000)), "needs one column|damaged"),
+    "empty": (lambda root: tsv(root, lambda content: b""), "needs one column|damaged|no rows"),
     "ESC in a header": (
-        lambda root: tsv(root, lambda content: content.replace(b"sentence1", b"\x1b[31m"), "rte"), r"lacks the column sentence1"),
+        lambda root: tsv(root, lambda content: content.replace(b"sentence1", b"\x1b[31m"), "rte"), r"needs one column sentence1"),
     "a header twice": (
-        lambda root: tsv(root, lambda content: content.replace(b"sentence1", b"sentence2"), "wnli"), "lacks the column"),
+        lambda root: tsv(root, lambda content: content.replace(b"sentence1", b"sentence2"), "wnli"), "needs one column"),
 }  # fmt: skip
 
 
