@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from renaissance.core.errors import require
-from renaissance.data.dataset_specs import GCC_FILE, SBU_FILE, SHARD_ROWS
+from renaissance.data.dataset_specs import DATASETS, SHARD_ROWS
 
 from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened
@@ -34,11 +34,6 @@ from .tables import SUFFIXES, columns_of, is_table, lines_of, records_of
 from .tars import require_whole, tar_entries
 from .writer import Download, Plan, arrow_writer, plan_file
 
-# Data set -> the files' name, and split -> its list of [path, caption], below root.
-_DATASETS = {
-    "gcc": (GCC_FILE, {"train": "train_annot.json", "val": "val_annot.json"}),
-    "sbu": (SBU_FILE, {"train": "annot.json"}),
-}
 _PROBED = 1000  # paths of a list that are tried, to find out where they start
 
 
@@ -49,13 +44,13 @@ class _Layout(NamedTuple):
         split: which.
         what: the layout, for messages.
         files: those that list it.
-        read: gives rows, listed and skipped of `Plan`.
+        read: gives rows, listed and skipped of `Plan` for the split.
     """
 
     split: str
     what: str
     files: list[Path]
-    read: Callable[[], dict[str, Any]]
+    read: Callable[[str], dict[str, Any]]
 
 
 @arrow_writer
@@ -65,43 +60,37 @@ def make_arrow(root: Path, *, dataset: str = "gcc") -> Download:
     Raises:
         UserError: no split, a split in several layouts, something damaged, or a refusal of `arrow_writer`.
     """
-    template, lists = _DATASETS[dataset]
-    layouts = _layouts(folder_of(root, f"{' or '.join(lists.values())}, or what img2dataset leaves"))
-    found = [layout for split in lists for layout in layouts if layout.split == split]
-    for split in lists:
-        there = [layout.what for layout in found if layout.split == split]
-        require(
-            len(there) < 2,
-            f"root='{root}' has several layouts of {split}: {'; '.join(there)}; leave one of them there.",
-        )
-    ignored = [f"{layout.what} ({layout.split})" for layout in layouts if layout.split not in lists]
-    left = [f"Left alone, as {dataset} has no such split: {'; '.join(ignored)}."] if ignored else []
-    require(
-        found,
-        f"root='{root}' has none of {', '.join(lists.values())}, *.tar, *.parquet with folders of their names, "
-        f"and no table of path and caption; give the folder that has. {' '.join(left)}".strip(),
-    )
+    splits = DATASETS[dataset].splits
+    layouts = _layouts(folder_of(root, "*annot.json, or what img2dataset leaves"))
+    found = {split: [layout for layout in layouts if layout.split == split] for split in splits}
+    for split, several in found.items():
+        what = "; ".join(layout.what for layout in several)
+        require(len(several) < 2, f"root='{root}' has several layouts of {split}: {what}; leave one of them there.")
+    ignored = "; ".join(f"{layout.what} ({layout.split})" for layout in layouts if layout.split not in splits)
+    left = [f"Left alone, as {dataset} has no such split: {ignored}."] if ignored else []
     # All are read before anything is written.
-    return Download(dataset, [_plan(dataset, template, layout, left) for layout in found], max_unreadable=None)
+    plans = [_plan(dataset, layout, left) for several in found.values() for layout in several]
+    require(
+        plans,
+        f"root='{root}' has none of *annot.json, *.tar, *.parquet with folders of their names, and no table of path and "
+        f"caption; give the folder that has. {' '.join(left)}".strip(),
+    )
+    return Download(dataset, plans, max_unreadable=None)
 
 
-def _plan(dataset: str, template: str, layout: _Layout, notes: list[str]) -> Plan:
+def _plan(dataset: str, layout: _Layout, notes: list[str]) -> Plan:
     split, files = layout.split, layout.files
+    names = [path.name for path in files if path.suffix != ".parquet"] or [path.name for path in files]
+    which = names[0] if len(names) == 1 else f"{len(names):,} files, {names[0]} to {names[-1]}"
     return plan_file(
         dataset,
-        template.replace("{split}", split),
+        DATASETS[dataset].splits[split][0],
         {"dataset": dataset, "split": split},
-        **layout.read(),
-        notes=[_read_from(layout), *notes],
+        **layout.read(split),
+        notes=[f"Read from {layout.what}: {which}.", *notes],
         source={"split": split, "layout": layout.what, "files": len(files), "digest": _digest(files)},
         shard_rows=SHARD_ROWS,
     )
-
-
-def _read_from(layout: _Layout) -> str:
-    names = [path.name for path in layout.files if path.suffix != ".parquet"] or [path.name for path in layout.files]
-    which = names[0] if len(names) == 1 else f"{len(names):,} files, {names[0]} to {names[-1]}"
-    return f"Read from {layout.what}: {which}."
 
 
 def _layouts(root: Path) -> list[_Layout]:
@@ -111,48 +100,48 @@ def _layouts(root: Path) -> list[_Layout]:
     for path in files_in(root):
         if path.name.endswith("annot.json"):
             split = split_of(path.stem) or "train"
-            bases = ["", *(f"{folder.name}/" for folder, said in folders.items() if said == split)]
-            found.append(_Layout(split, path.name, [path], partial(_from_list, path, split, bases)))
+            bases = ["", *(f"{folder.name}/" for folder, folder_split in folders.items() if folder_split == split)]
+            found.append(_Layout(split, path.name, [path], partial(_from_list, path, bases)))
     found += _layouts_in(root, "", None)
-    for folder, said in folders.items():
-        if said:
-            found += _layouts_in(folder, f"{folder.name}/", said)
+    for folder, folder_split in folders.items():
+        if folder_split:
+            found += _layouts_in(folder, f"{folder.name}/", folder_split)
     return found
 
 
-def _layouts_in(place: Path, below: str, said: str | None) -> Iterator[_Layout]:
+def _layouts_in(place: Path, below: str, folder_split: str | None) -> Iterator[_Layout]:
     files = files_in(place)
     tars = [path for path in files if path.suffix == ".tar"]
     parts = [path for path in files if path.suffix == ".parquet" and path.with_suffix("").is_dir()]
     _refuse_halves(place, tars, parts)
-    for split, of in _by_split(place, tars, said).items():
-        beside = [path for path in (tar.with_suffix(".parquet") for tar in of) if path in files]
-        yield _Layout(split, f"tar shards {below}*.tar", of + beside, partial(_from_tars, of, below, split))
-    for split, of in _by_split(place, parts, said).items():
-        yield _Layout(split, f"folders beside {below}*.parquet", of, partial(_from_folders, of, below, split))
+    for split, paths in _by_split(place, tars, folder_split).items():
+        beside = [path for path in (tar.with_suffix(".parquet") for tar in paths) if path in files]
+        yield _Layout(split, f"tar shards {below}*.tar", paths + beside, partial(_from_tars, paths, below))
+    for split, paths in _by_split(place, parts, folder_split).items():
+        yield _Layout(split, f"folders beside {below}*.parquet", paths, partial(_from_folders, paths, below))
     known = {*parts, *(path.with_suffix(".parquet") for path in tars)}
     tables = [path for path in files if path.suffix in SUFFIXES and path not in known and is_table(path)]
-    for split, of in _by_split(place, tables, said).items():
-        for path in of:
-            yield _Layout(split, f"table {below}{path.name}", [path], partial(_from_table, path, below, split))
+    for split, paths in _by_split(place, tables, folder_split).items():
+        for path in paths:
+            yield _Layout(split, f"table {below}{path.name}", [path], partial(_from_table, path, below))
 
 
-def _by_split(place: Path, paths: list[Path], said: str | None) -> dict[str, list[Path]]:
+def _by_split(place: Path, paths: list[Path], folder_split: str | None) -> dict[str, list[Path]]:
     """Groups files by the split in their names, else in their folder's name, else train."""
     found: dict[str, list[Path]] = {}
     named = {path: split_of(path.stem) for path in paths}
     unclear = [path.name for path, own in named.items() if own is None]
     require(
-        said or not unclear or "train" not in named.values(),
+        folder_split or not unclear or "train" not in named.values(),
         f"'{place}' has files whose names say train, and beside them {', '.join(unclear[:5])}: which split is "
         "that? Rename it, or move it elsewhere.",
     )
     for path, own in named.items():
         require(
-            not own or own == (said or own),
-            f"'{path}' lies in a folder of {said}, but its name says {own}; move or rename it.",
+            not own or own == (folder_split or own),
+            f"'{path}' lies in a folder of {folder_split}, but its name says {own}; move or rename it.",
         )
-        found.setdefault(own or said or "train", []).append(path)
+        found.setdefault(own or folder_split or "train", []).append(path)
     return found
 
 
@@ -168,11 +157,13 @@ def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
     )
 
 
-def _from_list(path: Path, split: str, bases: list[str]) -> dict[str, Any]:
+def _from_list(path: Path, bases: list[str], split: str) -> dict[str, Any]:
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "item")):
-        texts = isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)
-        require(texts, f"'{path}' entry {number} is not [path, caption].")
+        require(
+            isinstance(entry, list) and [*map(type, entry)] == [str, str],
+            f"'{path}' entry {number} is not [path, caption].",
+        )
         store.add(entry[0], split, entry[1:])
     names = [name for name, _ in islice(store.samples(split), _PROBED)]
     below = next((base for base in bases if any((path.parent / base / name).is_file() for name in names)), "")
@@ -229,6 +220,5 @@ def _digest(files: list[Path]) -> str:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
         if path.suffix != ".tar":
             with opened(path) as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+                hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
