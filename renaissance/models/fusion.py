@@ -147,8 +147,6 @@ def join(text: Tokens | None, image: Tokens | None) -> Tokens:
     if text is None or image is None:
         return image if text is None else text
     hidden = torch.cat([text.hidden, image.hidden], dim=1)
-    if text.mask is None and image.mask is None:
-        return Tokens(hidden, None)
     masks = [
         side.hidden.new_ones(side.hidden.shape[:2], dtype=torch.bool) if side.mask is None else side.mask
         for side in (text, image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-import torch
 from torch import Tensor, nn
 
 from renaissance.core.types import ImageInput, TextInput, Tokens
@@ -57,13 +56,11 @@ class TwoTower(VisionLanguageModel):
 
     def unimodal_text(self, text: TextInput) -> Tokens:
         """The text encoder's own hidden states. (B,L) -> Tokens (B,L,H)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.text_tower not in self.frozen):
-            return self.text_tower(text)
+        return self.text_tower(text)
 
     def unimodal_image(self, images: ImageInput) -> Tokens:
         """The image encoder's own hidden states. (M,3,H,W) uint8 -> Tokens (M,P,H)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.image_tower not in self.frozen):
-            return self.image_tower(self.normalize(images))
+        return self.image_tower(self.normalize(images))
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
         """One modality's embedded tokens without the other modality: here they are encoded already."""

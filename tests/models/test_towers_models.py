@@ -306,7 +306,7 @@ def test_a_frozen_tower_runs_without_a_graph() -> None:
     watched: dict[str, bool] = {}
     for name in ("text_tower", "image_tower"):
         getattr(model, name).register_forward_hook(
-            lambda *_, name=name: watched.update({name: torch.is_grad_enabled()})
+            lambda tower, inputs, output, name=name: watched.update({name: output.hidden.requires_grad})
         )
     model.train()
     once, again = model.embed_text(texts()), model.embed_text(texts())

@@ -1,4 +1,4 @@
-"""The transformer blocks of one text or vision model, to be run over the tokens of both modalities (one-tower)."""
+"""The transformer blocks of a text or vision model, which run over the tokens of both modalities in a one-tower model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .family import TEXT
 
 
 class Blocks(nn.Module):
-    """A family's blocks and its final norm, where it has one.
+    """A family's blocks and its final norm, if it has one.
 
     Args:
         layers: list of blocks, or one module that runs them all.
@@ -111,18 +111,10 @@ def build_blocks(
     """The blocks and the embeddings of one text or image model. Arguments and errors as of `build_encoder`."""
     encoder = build_encoder(config, "encoder", **options)
     model, stack = encoder.model, encoder.family.one_tower
-    front = [module for path in stack.front if (module := _take(model, path)) is not None]
+    front = [module for path in stack.front if (module := drop_module(model, path)) is not None]
     norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
     blocks = Blocks(model.get_submodule(stack.layers), norm, encoder)
     if encoder.family.modality == TEXT:
         return blocks, FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1)
     dims = encoder_dimensions(encoder.config, config.model_type)
     return blocks, FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size)
-
-
-def _take(model: nn.Module, path: str) -> nn.Module | None:
-    """Replaces a module of a model by an identity and returns it; None where the model has no such module."""
-    parent, _, name = path.rpartition(".")
-    if (module := getattr(model.get_submodule(parent), name, None)) is not None:
-        drop_module(model, path)
-    return module

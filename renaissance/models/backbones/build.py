@@ -26,10 +26,13 @@ from .weights import read_weights
 _MOST_BYTES = 2**38  # of the weights of one encoder
 
 
-def drop_module(model: nn.Module, path: str) -> None:
-    """Replaces a module whose output is not used, such as a pooler or a head, by an identity."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
+def drop_module(model: nn.Module, path: str) -> nn.Module | None:
+    """Replaces a module, such as a pooler or a head, by an identity. Returns it; None if the model has none."""
+    path, _, name = path.rpartition(".")
+    parent = model.get_submodule(path)
+    module = getattr(parent, name, None)
+    setattr(parent, name, nn.Identity())
+    return module
 
 
 class BuiltEncoder(NamedTuple):

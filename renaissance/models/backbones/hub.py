@@ -94,7 +94,7 @@ def read_config(
         values["model_type"] = "timm_wrapper"  # the Hub's timm models say it so
     kind = expect(values.get("model_type"), str | None, f"model_type in config.json of {name}")
     if "AutoModel" in (values.get("auto_map") or {}) and (trust_remote_code or kind not in CONFIG_MAPPING):
-        require(trust_remote_code, _brings_code(name))
+        require(trust_remote_code, f"{name} brings code of its own, {TRUST_NEEDED}.")
         return trusted_config(name, values, modality or TEXT, allow_download=allow_download)
     if kind not in FAMILIES and kind not in DUAL:
         refuse_family(kind, name)
@@ -150,11 +150,6 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
     if caused_by(LocalEntryNotFoundError):
         return f"{name} is not {cache} and the Hub cannot be reached: check the connection, or give a local folder."
     return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
-
-
-def _brings_code(name: str) -> str:
-    pin = f", and pin the commit that you have read: {split_revision(name)[0]}@<40 hexadecimal digits>"
-    return f"{name} brings code of its own, {TRUST_NEEDED}{'' if Path(name).is_dir() else pin}."
 
 
 @contextmanager
