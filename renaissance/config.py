@@ -11,8 +11,8 @@ behind a default is that key's documentation: `print_config` prints it, CONFIGUR
 
     keep_last: integer(1).changeable = 2  # newest checkpoints that stay beside best.ckpt
 
-In between stands what the setting may be (core/checks.py): here a whole number of at least 1. `.changeable`: a resumed run may have it
-otherwise. A setting whose default is None may be None.
+In between stands what the setting may be, here a whole number of at least 1, and marks such as `.changeable`: a resumed run may
+have another value. core/checks.py explains both. A setting whose default is None may be None.
 """
 
 from renaissance.core.checks import *  # what a setting may be
@@ -22,23 +22,23 @@ from renaissance.core.checks import *  # what a setting may be
 class Run:
     """The run"""
 
-    exp_name: run_name.changeable = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
-    seed: integer(0, 2**63 - 1) = 0  # every random choice is a function of (seed, epoch, sample)
-    log_dir: path("a folder").changeable = "result"  # folder that holds the run folders
-    load_path: checkpoint.changeable = None  # checkpoint to start from: its towers, sizes and tokenizer are the defaults of this run
-    resume_from: checkpoint.changeable = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
-    test_only: flag.changeable = False  # True: evaluate load_path on every split that is there, and stop
+    exp_name: run_name.command_only = "renaissance"  # name of the run; its folder is <log_dir>/<exp_name>/version_N
+    seed: integer(0, 2**63 - 1).evaluation = 0  # every random choice is a function of (seed, epoch, sample)
+    log_dir: path("a folder").command_only = "result"  # folder that holds the run folders
+    load_path: checkpoint.command_only = None  # checkpoint to start from: its towers, sizes and tokenizer are the defaults of this run
+    resume_from: checkpoint.command_only = None  # checkpoint of a run to continue where it stopped; auto = the newest run of this command
+    test_only: flag.command_only = False  # True: evaluate load_path on every split that is there, and stop
     final_test: flag.changeable = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
-    fast_dev_run: flag_or_steps.changeable = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    fast_dev_run: flag_or_steps.command_only = False  # True or a number: that many steps of training and of evaluation, nothing kept
     log_every_n_steps: integer(1).changeable = 50  # steps between two lines of metrics.csv
     max_bad_steps: integer(1).changeable = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
     save_every_steps: integer(1).changeable = None  # steps between two saves, beside those at validations; None = by the clock
     save_every_minutes: number(0.01).changeable = None  # minutes between two; None = 10, or more where saving would take over 2 % of the time
     keep_last: integer(1).changeable = 2  # newest checkpoints to keep besides best.ckpt, in case the last one is damaged
     max_time: duration.changeable = None  # hours:minutes after which the run saves and ends with status 75, for a queue with a time limit
-    trust_remote_code: flag.changeable = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
-    plugins: plugin_names.changeable = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
-    allow_download: flag.changeable = True  # False: models come from local folders and the Hub's cache only
+    trust_remote_code: flag.command_only = False  # True: runs code that an encoder brings, given as name@<commit>; False: never
+    plugins: plugin_names.command_only = None  # modules and files that add tasks, data sets, presets and more, such as ["my_lab.gqa", "path/to/file.py"]
+    allow_download: flag.command_only = True  # False: models come from local folders and the Hub's cache only
 
 
 class Data:
@@ -50,10 +50,10 @@ class Data:
     allow_missing_shards: flag.changeable = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes
     per_gpu_batchsize: pairs(0).changeable = 0  # pairs of one micro-batch on one process; 0 = batch_size / processes
-    eval_batch_size: pairs(1).changeable = None  # pairs of one evaluation batch; None = per_gpu_batchsize
+    eval_batch_size: pairs(1).changeable.evaluation = None  # pairs of one evaluation batch; None = per_gpu_batchsize
     eval_limit: integer(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
     train_transform_keys: transform = ["imagenet"]  # a list of one of {TRANSFORMS}, each also with _randaug
-    val_transform_keys: transform = ["imagenet"]  # the same, without _randaug
+    val_transform_keys: transform.evaluation = ["imagenet"]  # the same, without _randaug
     num_workers: processes(0).changeable = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 
@@ -62,17 +62,13 @@ class Model:
 
     model_type: choice("one-tower", "two-tower") = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
     pooler_type: choice("single", "double") = None  # single: the text's first token; double: the first token of text and of image
-    tokenizer: model = None  # Hub id or folder; None = the text encoder's own
+    tokenizer: model.or_fallback("google-bert/bert-base-uncased") = None  # Hub id or folder; None = the text encoder's own
     vocab_size: size(1, MOST_PIECES) = None  # pieces of the vocabulary; must agree with the tokenizer
-    max_text_len: size(3, MOST_TOKENS) = None  # tokens a text is cut at, [CLS] and [SEP] included; fallback 50
-    image_size: pixels(8) = None  # side of the square that the transform crops, pixels; None = the vision encoder's
+    max_text_len: size(3, MOST_TOKENS).adaptable.or_fallback(50) = None  # tokens a text is cut at, [CLS] and [SEP] included
+    image_size: pixels(8).adaptable.or_fallback(224) = None  # side of the square that the transform crops, pixels; None = the vision encoder's
     original_image_size: pixels(8) = None  # side that the vision encoder was pretrained at; must agree with the model
     patch_size: pixels(1) = None  # side of a patch, pixels; must agree with the vision encoder
     initializer_range: number(0, above=True) = None  # standard deviation of random weights; None = 1/sqrt(fan-in)
-    freeze_encoder: flag = False  # one-tower: keep the pretrained blocks and embeddings fixed
-    freeze_image_encoder: flag = False  # two-tower: keep the image encoder fixed, without dropout
-    freeze_text_encoder: flag = False  # two-tower: keep the text encoder fixed, without dropout
-    freeze_cross_modal_layers: flag = False  # two-tower: keep the fusion layers fixed
 
 
 class Encoder(Model):
@@ -80,69 +76,73 @@ class Encoder(Model):
 
     encoder: model = None  # Hub id or folder of a text or a vision model; selects one-tower
     random_init_encoder: flag = False  # True: the encoder's sizes, random weights
+    freeze_encoder: flag = False  # keep the pretrained blocks and embeddings fixed
     encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
     hidden_size: width = None  # width
     num_heads: heads = None  # attention heads; must divide the width
     num_layers: layers = None  # transformer blocks
     mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
-    drop_rate: number(0, 0.999) = None  # dropout probability
+    drop_rate: number(0, 0.999).adaptable = None  # dropout probability
     embedding_size: width = None  # width of the word embeddings, where the family has one (ELECTRA, ALBERT)
 
 
 class ImageEncoder(Model):
     """Two-tower: image encoder"""
 
-    image_encoder: model = None  # Hub id or folder of a vision model; fallback facebook/deit-tiny-patch16-224
+    image_encoder: model.or_fallback("facebook/deit-tiny-patch16-224") = None  # Hub id or folder of a vision model
     random_init_vision_encoder: flag = False  # True: the encoder's sizes, random weights
+    freeze_image_encoder: flag = False  # keep the image encoder fixed, without dropout
     image_encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
     image_encoder_hidden_size: width = None  # width
     image_encoder_num_heads: heads = None  # attention heads
     image_encoder_num_layers: layers = None  # transformer blocks
     image_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
-    image_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
+    image_encoder_drop_rate: number(0, 0.999).adaptable = None  # dropout probability
     image_encoder_embedding_size: width = None  # width of the patch embeddings, where the family has one
 
 
 class TextEncoder(Model):
     """Two-tower: text encoder"""
 
-    text_encoder: model = None  # Hub id or folder of a text model; fallback google/electra-small-discriminator
+    text_encoder: model.or_fallback("google/electra-small-discriminator") = None  # Hub id or folder of a text model
     random_init_text_encoder: flag = False  # True: the encoder's sizes, random weights
+    freeze_text_encoder: flag = False  # keep the text encoder fixed, without dropout
     text_encoder_manual_configuration: flag = False  # True: sizes below instead of the encoder's, random weights
     text_encoder_hidden_size: width = None  # width
     text_encoder_num_heads: heads = None  # attention heads
     text_encoder_num_layers: layers = None  # transformer blocks
     text_encoder_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width
-    text_encoder_drop_rate: number(0, 0.999) = None  # dropout probability
+    text_encoder_drop_rate: number(0, 0.999).adaptable = None  # dropout probability
     text_encoder_embedding_size: width = None  # width of the word embeddings, where the family has one
 
 
 class Fusion(Model):
     """Two-tower: fusion"""
 
-    fusion: fusion_kind = None  # one of {FUSIONS}: shared is one cross-attention for both directions, separate one for each, merged one stack over both
-    cross_layer_hidden_size: width = None  # width; fallback 256
-    num_cross_layers: layers = None  # layers; fallback 6
+    fusion: fusion_kind.or_fallback("shared") = None  # one of {FUSIONS}: shared is one cross-attention for both directions, separate one for each, merged one stack over both
+    cross_layer_hidden_size: width.or_fallback(256) = None  # width
+    num_cross_layers: layers.or_fallback(6) = None  # layers
     num_cross_layer_heads: heads = None  # attention heads; fallback width / 64
-    cross_layer_mlp_ratio: number(0, 1000, above=True) = None  # width of the feed-forward layer / width; fallback 4
-    cross_layer_drop_rate: number(0, 0.999) = None  # dropout probability; fallback 0.1
+    cross_layer_mlp_ratio: number(0, 1000, above=True).or_fallback(4) = None  # width of the feed-forward layer / width
+    cross_layer_drop_rate: number(0, 0.999).adaptable.or_fallback(0.1) = None  # dropout probability
+    freeze_cross_modal_layers: flag = False  # keep the fusion layers fixed
 
 
 class Objectives:
     """Objectives"""
 
     loss_names: loss_weights = no_losses  # weight of each objective and task; 0 = off
-    mlm_prob: number(0, 1, above=True) = 0.15  # share of the words (or pieces) that MLM masks
-    whole_word_masking: flag = True  # mask all pieces of a word together
-    draw_false_image: integer(0, 1) = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
-    negative_group: pairs(1) = None  # consecutive samples among which false images are exchanged; None = per_gpu_batchsize
-    draw_false_text: pairs(0) = 0  # retrieval: false texts beside each true one
+    mlm_prob: number(0, 1, above=True).evaluation = 0.15  # share of the words (or pieces) that MLM masks
+    whole_word_masking: flag.evaluation = True  # mask all pieces of a word together
+    draw_false_image: integer(0, 1).evaluation = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
+    negative_group: pairs(1).evaluation = None  # consecutive samples among which false images are exchanged; None = per_gpu_batchsize
+    draw_false_text: pairs(0).evaluation = 0  # retrieval: false texts beside each true one
     get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
     rerank_top_k: integer(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
     vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
-    text_only: flag = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
-    image_only: flag = True  # classes of images: the same for the image encoder
-    blind: flag = False  # True: every image is replaced by the mean colour, for a text-only baseline
+    text_only: flag.evaluation = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
+    image_only: flag.evaluation = True  # classes of images: the same for the image encoder
+    blind: flag.evaluation = False  # True: every image is replaced by the mean colour, for a text-only baseline
     blind_run: path("a run folder").changeable = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
 
@@ -167,7 +167,7 @@ class Optim:
 class Machine:
     """Machine"""
 
-    num_gpus: processes(1).changeable = None  # processes on each node, one a GPU; without a GPU that many CPU processes; fallback 1
+    num_gpus: processes(1).changeable.or_fallback(1) = None  # processes on each node, one a GPU; without a GPU that many CPU processes
     num_nodes: size(1, 1 << 16).changeable = 1  # machines
     accelerator: choice("auto", "gpu", "cpu").changeable = "auto"  # auto, gpu (an error without one) or cpu
     precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64

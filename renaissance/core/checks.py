@@ -30,33 +30,45 @@ PRECISIONS = {"32": "32-true", "32-true": "32-true", "16": "16-mixed", "16-mixed
 RANDAUG = "_randaug"  # behind the name of a transform: with augmentation
 
 
+def _mark(*names: str) -> property:
+    return property(lambda check: replace(check, marks=check.marks.union(names)))
+
+
 @dataclass(frozen=True)
 class Check:
-    """What one setting may be.
+    """What one setting may be, and where it may come from.
 
     Attributes:
         allowed: the end of the sentence "<key>=<value> is not allowed: give ..."; `{TASKS}` stands for the names in that table.
         test: True for a value that may stand.
         convert: brings an allowed value to its one form (1e3 arrives as a float).
-        resumable: a resumed run may have it otherwise; written `.changeable`.
-        optional: None may stand, where it is not the default; written `.or_none`.
         is_path: it names a file or folder, so that `~` is the home folder.
+        marks: names of the marks below that its declaration has.
+        fallback: its value where neither command nor checkpoint nor model give one; written `.or_fallback(value)`.
+
+    Marks, written behind a check:
+        changeable: a resumed run may have another value.
+        command_only: no checkpoint says it: how a command starts, where it writes, what it may fetch and run.
+        evaluation: decides what an evaluation measures, so that with test_only the checkpoint gives it.
+        adaptable: a command may have another value than the checkpoint or model; the weights are adapted, and the report says so.
+        or_none: None may stand, where it is not the default.
     """
 
     allowed: str
     test: Callable[[Any], bool]
     convert: Callable[[Any], Any] = lambda value: value
-    resumable: bool = False
-    optional: bool = False
     is_path: bool = False
+    marks: frozenset[str] = frozenset()
+    fallback: Any = None
 
-    @property
-    def changeable(self) -> Check:
-        return replace(self, resumable=True)
+    changeable = _mark("changeable")
+    command_only = _mark("command_only", "changeable")
+    evaluation = _mark("evaluation")
+    adaptable = _mark("adaptable")
+    or_none = _mark("or_none")
 
-    @property
-    def or_none(self) -> Check:
-        return replace(self, optional=True)
+    def or_fallback(self, value: Any) -> Check:
+        return replace(self, fallback=value)
 
     def expanded(self, key: str, value: Any) -> Any:
         """The value with `~` written out where it names a file or folder. Raises UserError as `expanded`."""

@@ -14,7 +14,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.registry import FIRST_TASKS
 from renaissance.core.untrusted import expect, read_json
 from renaissance.settings.declared import SETTINGS, defaults
-from renaissance.settings.keys import YOUNGER, resumable
+from renaissance.settings.keys import YOUNGER, marked
 
 JOB = "SLURM_JOB_ID"
 
@@ -69,7 +69,7 @@ def read_identity(run: Path) -> dict[str, Any]:
 
 
 def _free() -> frozenset[str]:
-    return resumable() - {"load_path"}  # another load_path is another run
+    return marked("changeable") - {"load_path"}  # another load_path is another run
 
 
 def _hash(values: Mapping[str, Any]) -> str:

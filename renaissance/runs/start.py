@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from renaissance.core.atomic import FileLock, is_locked, locked
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.settings.declared import SETTINGS
-from renaissance.settings.keys import AUTO, PLACE_KEYS
+from renaissance.settings.keys import AUTO
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
@@ -98,7 +98,8 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
     if kind != "new" and stored is None:
         stored = _read(resolver[kind], kind)
     if kind == "resume_from":
-        resolver.fill_defaults("checkpoint", RunFolder.place_of(resolver[kind]), free=PLACE_KEYS)
+        place = RunFolder.place_of(resolver[kind])
+        resolver.fill_defaults("checkpoint", place, may_differ=place)
     return Start(kind, resolver, command, stored, automatic, notes)
 
 

@@ -16,13 +16,12 @@ from renaissance.core.plain_pickle import leaves
 from renaissance.core.plugins import MissingPluginError, refuse_missing
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
-from renaissance.settings.keys import FUSION, PLACE_KEYS, START_KEYS
+from renaissance.settings.keys import FUSION, marked
 
 _MOST = 1 << 27  # characters of all values (`leaves`); one that is named a thousand times is a thousand
 _TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
-# Settings that are always required when a checkpoint is written, and those that may be None and are asked for.
+# Settings that every version has stored with a value: without one, another model would be built.
 _REQUIRED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
-_ASKED = ("initializer_range", "max_steps", "max_epoch")
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
@@ -125,13 +124,14 @@ def _check_leaf(value: Any) -> None:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in settings.items() if key not in START_KEYS | PLACE_KEYS}
+    command_only = marked("command_only")
+    settings = {key: value for key, value in settings.items() if key not in command_only}
     known = {key: value for key, value in settings.items() if key in SETTINGS}  # others are of another version
     forms, problems = converted(SETTINGS, known)
     require(not problems, " ".join(problems)[:200])
     kind = settings.get("model_type")
     required = (*_REQUIRED, *_TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
-    absent = [key for key in required if settings.get(key) is None] + [key for key in _ASKED if key not in settings]
+    absent = [key for key in required if settings.get(key) is None]
     require(not absent, f"settings lack {', '.join(absent)}.")
     return settings | forms
 

@@ -12,7 +12,9 @@ from .keys import AUTO, HEADS, TOWER_KEYS
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _something_to_train, _start, size_problems, _transforms):
+    if values["resume_from"] in (None, AUTO):  # else the checkpoint answers
+        yield from training_problems(values)
+    for rule in (_model_type, _start, size_problems, _transforms):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -28,9 +30,8 @@ def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"model_type=one-tower contradicts {towers[0]}=, which means two-tower; give encoder= alone."
 
 
-def _something_to_train(values: Mapping[str, Any]) -> Iterator[str]:
-    if values["resume_from"] not in (None, AUTO):
-        return  # the checkpoint answers
+def training_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing to train, or no end of it."""
     if not any(values["loss_names"].values()):
         yield "No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0."
     if not any(values[key] for key in ("max_steps", "max_epoch", "test_only", "fast_dev_run")):

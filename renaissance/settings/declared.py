@@ -52,7 +52,7 @@ class Setting(NamedTuple):
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value; None where it is allowed."""
-        if value is None and (self.default is None or self.check.optional):
+        if value is None and (self.default is None or "or_none" in self.check.marks):
             return None
         return self.check.problem(self.key, value)
 
@@ -77,7 +77,8 @@ def _settings_of(group: type) -> Iterator[Setting]:
             isinstance(check, Check),
             f"the setting {key!r} needs a check of core/checks.py, such as integer(1), behind its colon.",
         )
-        yield Setting(key, vars(group)[key], check, comments[key], section, group.__doc__)
+        comment = comments[key] if check.fallback is None else f"{comments[key]}; fallback {check.fallback}"
+        yield Setting(key, vars(group)[key], check, comment, section, group.__doc__)
 
 
 def groups(settings: Mapping[str, Setting]) -> list[tuple[str, list[Setting]]]:

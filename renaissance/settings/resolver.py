@@ -8,16 +8,16 @@ so that a wrong setting is answered at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, check_launch
 
-from .combinations import near_multiples, problems_between, size_problems
+from .combinations import near_multiples, problems_between, size_problems, training_problems
 from .declared import SETTINGS, converted, defaults
-from .keys import ADAPTABLE, DIMENSIONS, FALLBACK_TOWERS, FALLBACKS, FUSION, TOWER_KEYS, TYPE_KEYS
+from .keys import DIMENSIONS, FUSION, TOWER_KEYS, TYPE_KEYS, marked
 from .sections import Section, Settings
 
 
@@ -56,9 +56,9 @@ class ConfigResolver:
         refuse(problems)
         if launch.per_node is not None:
             for key, number in (("num_gpus", launch.per_node), ("num_nodes", launch.nodes)):
-                self.values[key], self.sources[key] = number, launch.launcher
+                self.set(key, number, launch.launcher)
         if self["ref_dataset"]:
-            self.values["datasets"], self.sources["datasets"] = [self["ref_dataset"]], "ref_dataset"
+            self.set("datasets", [self["ref_dataset"]], "ref_dataset")
         if not (self["resume_from"] or self["test_only"]):
             self.finalize_batches()
 
@@ -76,44 +76,56 @@ class ConfigResolver:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
+    def set(self, key: str, value: Any, source: str) -> None:
+        """Gives a setting a value, whatever it has had."""
+        self.values[key], self.sources[key] = value, source
+
     def resuming(self, path: str | None) -> ConfigResolver:
         """The settings of the same command with a checkpoint to resume from, or with none."""
-        free = ("resume_from", "load_path") if path else ("resume_from",)
-        values = self.raw | dict.fromkeys(free) | {"resume_from": path}
-        given = {key: source for key, source in self.sources.items() if key in self.given and key not in free}
-        return ConfigResolver(values, given | ({"resume_from": "auto"} if path else {}))
+        replaced = {"resume_from": path, "load_path": None} if path else {"resume_from": None}
+        sources = {key: source for key, source in self.sources.items() if key in self.given - replaced.keys()}
+        return ConfigResolver(self.raw | replaced, sources | ({"resume_from": "auto"} if path else {}))
 
-    def fill_defaults(self, source: str, answers: Mapping[str, Any], free: Iterable[str] = ADAPTABLE) -> None:
-        """Fills the keys that were not given from a checkpoint or a model.
+    def fill_defaults(self, source: str, values: Mapping[str, Any], may_differ: Container[str] | None = None) -> None:
+        """Fills the settings that were not given from a checkpoint or a model.
 
         Args:
             source: "checkpoint" or "model <name>", for the report.
-            answers: values by key; None says nothing.
-            free: keys that a command may give otherwise.
+            values: by key; None says nothing.
+            may_differ: keys that a command may give otherwise; None = those of adaptable weights.
 
         Raises:
-            SettingsError: a given value contradicts an answer.
+            SettingsError: a given value contradicts one of the values.
         """
+        may_differ = marked("adaptable") if may_differ is None else may_differ
         problems = []
-        for key, answer in answers.items():
-            if answer is None or key not in self.values:
+        for key, value in values.items():
+            if value is None or key not in self.values:
                 continue
             if self.values[key] is None or self.sources[key] == "default":
-                self.values[key], self.sources[key] = answer, source
-            elif key not in free and not _agree(key, self.values[key], answer):
+                self.set(key, value, source)
+            elif key not in may_differ and not _agree(key, self.values[key], value):
                 problems.append(
-                    f"{key}={self.values[key]} contradicts the {source}, which has {key}={answer}; leave {key} out or give "
-                    f"{answer}{_manual_hint(key) if source != 'checkpoint' else ''}."
+                    f"{key}={self.values[key]} contradicts the {source}, which has {key}={value}; leave {key} out or give "
+                    f"{value}{_manual_hint(key) if source != 'checkpoint' else ''}."
                 )
         refuse(problems)
 
+    def fill_open(self, values: Mapping[str, Any], source: str) -> None:
+        """Fills the settings that are still None; `values` that are None say nothing."""
+        for key, value in values.items():
+            if self.values[key] is None and value is not None:
+                self.set(key, value, source)
+
+    def fill_fallbacks(self, keys: Iterable[str]) -> None:
+        """Fills the settings that are still None by the fallbacks of their declarations."""
+        self.fill_open({key: SETTINGS[key].check.fallback for key in keys}, "fallback")
+
     def name_towers(self) -> None:
         """Chooses the towers, after a checkpoint has filled its keys: one-tower by `encoder`, else two-tower."""
-        if self["model_type"] is None:
-            self._fill({"model_type": "one-tower" if self["encoder"] else "two-tower"}, "encoder settings")
-        if self["model_type"] == "two-tower":
-            self._fill(FALLBACK_TOWERS, "fallback")
-        elif not self["encoder"]:
+        self.fill_open({"model_type": "one-tower" if self["encoder"] else "two-tower"}, "encoder settings")
+        self.fill_fallbacks(self.towers())
+        if self["model_type"] == "one-tower" and not self["encoder"]:
             refuse(["model_type=one-tower needs encoder=<Hub id or folder>."])
         other = "two-tower" if self["model_type"] == "one-tower" else "one-tower"
         idle = [key for key in TYPE_KEYS[other] if key in self.given and self[key] not in (None, False)]
@@ -145,17 +157,12 @@ class ConfigResolver:
         """
         two = self["model_type"] == "two-tower"
         if not two:  # the image tower of the others has said what its patches are, or that it has none
-            self._fill({"patch_size": 16}, "fallback")
-        self._fill({**FALLBACKS, "pooler_type": "double" if two else "single"}, "fallback")
-        self._fill({"num_workers": default_workers(self["num_gpus"])}, "fallback")
-        self._fill({"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
-        refuse(size_problems(self.values))
+            self.fill_open({"patch_size": 16}, "fallback")
+        self.fill_fallbacks(SETTINGS.keys() - TOWER_KEYS.keys())
+        computed = {"pooler_type": "double" if two else "single", "num_workers": default_workers(self["num_gpus"])}
+        self.fill_open(computed | {"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
+        refuse([*training_problems(self.values), *size_problems(self.values)])
         return self._freeze(two)
-
-    def _fill(self, values: Mapping[str, Any], source: str) -> None:
-        for key, value in values.items():
-            if self.values[key] is None and value is not None:
-                self.values[key], self.sources[key] = value, source
 
     def finalize_batches(self) -> None:
         """Finalizes processes, micro-batches and groups; after a checkpoint has filled its keys, if there is one.
@@ -163,14 +170,14 @@ class ConfigResolver:
         Raises:
             SettingsError: sizes that do not divide each other.
         """
-        self._fill({"num_gpus": 1}, "fallback")
+        self.fill_fallbacks(["num_gpus"])
         processes = self["num_gpus"] * self["num_nodes"]
         batch, micro = self["batch_size"], self["per_gpu_batchsize"]
         if not micro and batch % processes == 0:
             micro = self.values["per_gpu_batchsize"] = batch // processes
         if not micro or batch % (micro * processes):
             refuse([_batch_problem(batch, micro, processes)])
-        self._fill({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
+        self.fill_open({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
         group = self["negative_group"]
         grouped = [name for name in ("itm", "itc") if self["loss_names"].get(name)]
         if self["draw_false_image"] and "itm" in grouped:

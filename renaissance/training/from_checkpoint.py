@@ -1,7 +1,7 @@
 """What a run takes from the checkpoint that it starts from: settings, configurations, tokenizer, answer vocabularies.
 
 A checkpoint may come from anybody: it fills in the model's settings, and for a resumed run all others, but never how a command
-starts (`keys.START_KEYS`) nor where it writes (`keys.PLACE_KEYS`).
+starts nor where it writes (`Check.command_only`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, first_line, printable, require, shortened
 from renaissance.models import backbones
 from renaissance.runs.stored import Stored
-from renaissance.settings.keys import (
-    ADAPTABLE,
-    EVALUATION_KEYS,
-    PLACE_KEYS,
-    START_KEYS,
-    TOWER_KEYS,
-    model_keys,
-    resumable,
-)
+from renaissance.settings.declared import SETTINGS
+from renaissance.settings.keys import TOWER_KEYS, marked, model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task, task_class
@@ -39,11 +32,11 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
         SettingsError: the command contradicts it.
     """
     resumed = resolver["resume_from"] is not None
-    evaluated = EVALUATION_KEYS if resolver["test_only"] else frozenset()
-    keys = stored.settings.keys() - START_KEYS - PLACE_KEYS if resumed else {*model_keys(), *evaluated}
-    answers = {key: stored.settings[key] for key in keys if key in stored.settings}
-    free = resumable() if resumed else ADAPTABLE | evaluated
-    resolver.fill_defaults("checkpoint", answers, free=free)
+    evaluated = marked("evaluation") if resolver["test_only"] else frozenset()
+    fixed = stored.settings.keys() if resumed else model_keys()
+    values = {key: value for key, value in stored.settings.items() if key in fixed | evaluated}
+    may_differ = marked("changeable") if resumed else marked("adaptable") | evaluated
+    resolver.fill_defaults("checkpoint", values, may_differ)
     if resumed or evaluated:
         resolver.finalize_batches()
     require(
@@ -51,7 +44,7 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
         f"blind={resolver['blind']} contradicts the checkpoint, which learned with blind={not resolver['blind']}: images "
         "hidden or shown at test time only measure something else; leave blind out.",
     )
-    return keys - free if resumed else {*model_keys()}
+    return fixed - may_differ if resumed else fixed
 
 
 def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) -> None:
@@ -69,7 +62,7 @@ def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) 
     key = "initializer_range"
     chosen = {name for name, weight in resolver["loss_names"].items() if weight}
     loaded = resolver["load_path"] and chosen <= {name.partition(".")[0] for name in stored.heads}
-    if loaded and given.get(key) not in (None, stored.settings[key]):
+    if loaded and given.get(key) not in (None, stored.settings.get(key)):
         tasks = ", ".join(sorted(chosen))
         problems.append(
             f"{key}={given[key]} would draw nothing: the checkpoint of load_path brings the weights of the model and of "
@@ -103,7 +96,7 @@ def read_models(
         for key in ("image_size", "max_text_len")
         if resolver[key] != stored.settings[key]
     ]
-    if unknown := sorted(stored.settings.keys() - resolver.values.keys()):
+    if unknown := sorted(stored.settings.keys() - SETTINGS.keys()):
         notes.append(f"the checkpoint has settings unknown to this version: {', '.join(map(printable, unknown))}")
     return configs, tokenizer
 
@@ -191,4 +184,4 @@ def _refuse_longer_texts(resolver: ConfigResolver, stored: Stored, configs: dict
         f"max_text_len={asked} is more than the checkpoint's {limit} positions; give {limit} or less.",
     )
     notes.append(f"max_text_len={limit}: the checkpoint has no more positions for the {asked} of the preset")
-    resolver.values["max_text_len"], resolver.sources["max_text_len"] = limit, "checkpoint"
+    resolver.set("max_text_len", limit, "checkpoint")

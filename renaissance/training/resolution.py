@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, require
 from renaissance.models import backbones
 from renaissance.runs.stored import Stored
-from renaissance.settings.keys import DIMENSIONS, FALLBACK_TOKENIZER, TOWER_KEYS
+from renaissance.settings.keys import DIMENSIONS, TOWER_KEYS
 from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings
 
@@ -122,15 +122,14 @@ def _from_models(
         not resolver["original_image_size"] or any(resolver.tower(key).name != text_name for key in configs),
         f"original_image_size={resolver['original_image_size']}: {text_name} reads text; leave it out.",
     )
-    if resolver["tokenizer"] is None:
-        resolver.values["tokenizer"] = text_name or FALLBACK_TOKENIZER
-        resolver.sources["tokenizer"] = f"model {text_name}" if text_name else "fallback"
+    resolver.fill_open({"tokenizer": text_name}, f"model {text_name}")
+    resolver.fill_fallbacks(["tokenizer"])
     tokenizer, lines = backbones.load_tokenizer(resolver["tokenizer"], allow_download=download)
     notes += lines
     if text_rows and resolver["tokenizer"] != text_name:
         _same_vocabulary(resolver, tokenizer, text_name, download, notes)
     pieces = backbones.vocabulary_rows(tokenizer)
-    resolver.fill_defaults(f"tokenizer {resolver['tokenizer']}", {"vocab_size": pieces}, free=())
+    resolver.fill_defaults(f"tokenizer {resolver['tokenizer']}", {"vocab_size": pieces})
     if text_rows and pieces > text_rows:
         notes.append(
             f"{text_name} has {text_rows} word embeddings and its tokenizer {pieces} pieces: the new ones start from the mean"
@@ -154,7 +153,7 @@ def _resolve_image(resolver: ConfigResolver, dims: backbones.EncoderDimensions, 
     patch = resolver["patch_size"]
     require(dims.patch_size or not patch, f"patch_size={patch}: {dims.name} has no patches; leave it out.")
     resolver.fill_defaults(
-        f"model {dims.name}", answers, free=("image_size", "patch_size") if scratch else ("image_size",)
+        f"model {dims.name}", answers, may_differ=("image_size", "patch_size") if scratch else ("image_size",)
     )
 
 

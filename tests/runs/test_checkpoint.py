@@ -14,7 +14,7 @@ from renaissance.core.errors import UserError
 from renaissance.runs.checkpoint import load_state_dicts, read, save
 from renaissance.runs.stored import Stored
 from renaissance.settings.declared import defaults
-from renaissance.settings.keys import PLACE_KEYS, START_KEYS
+from renaissance.settings.keys import marked
 
 SETTINGS = defaults() | {
     "seed": 3,
@@ -51,7 +51,7 @@ def test_what_is_saved_is_read(tmp_path):
     path = tmp_path / "last.ckpt"
     save(path, stored(2.0))
     found, expected = read(path), stored(2.0)
-    kept = {key: value for key, value in SETTINGS.items() if key not in START_KEYS | PLACE_KEYS}
+    kept = {key: value for key, value in SETTINGS.items() if key not in marked("command_only")}
     assert found.settings == kept  # the others are of the command that wrote it
     for name in ("towers", "tokenizer", "image", "labels"):
         assert getattr(found, name) == getattr(expected, name)

@@ -19,7 +19,7 @@ from renaissance.inference.loaded import Loaded
 from renaissance.runs import checkpoint
 from renaissance.runs.stored import TrainingState, check_parts
 from renaissance.settings.declared import SETTINGS, defaults
-from renaissance.settings.keys import PLACE_KEYS, START_KEYS
+from renaissance.settings.keys import marked
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training import train
 from renaissance.training.assembly import build
@@ -81,7 +81,7 @@ def may_stand(place: tuple[Any, ...], value: Any) -> bool:
         return True
     if place[0] == "settings" and len(place) > 1:
         return (
-            place[1] not in SETTINGS.keys() - START_KEYS - PLACE_KEYS
+            place[1] not in SETTINGS.keys() - marked("command_only")
             or SETTINGS[place[1]].problem(value) is None
             or len(place) > 2
         )
@@ -161,6 +161,13 @@ def good(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     given = small_run.values_of(*small_run.TOWERS, *small_run.FUSION, "image_size=32", f"tokenizer={words}")
     resolved = resolve(resolver(random_init_text_encoder=True, **given))
     return checkpoint_content(build(resolved), resolved)(TrainingState(step=3, best=0.5, best_step=3))._asdict()
+
+
+def test_a_run_without_an_end_is_not_resumed(good, tmp_path):
+    torch.save({"format": 1, **changed(good, ("settings", "max_steps"), None)}, path := tmp_path / "a.ckpt")
+    resumed = ConfigResolver(defaults() | {"resume_from": str(path)}, {"resume_from": "given"})
+    with pytest.raises(UserError, match="The run has no end: give max_steps= or max_epoch="):
+        train.prepare_run(resumed, reads_data=False)
 
 
 NO_MODELS = [

@@ -276,7 +276,6 @@ def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run
     path, _ = saved(
         tmp_path / "a.ckpt", image_size=32, log_dir=str(tmp_path / "elsewhere"), exp_name="theirs", **FUSION
     )
-    stored = checkpoint.read(path)
     foreign = {
         "trust_remote_code": True,
         "allow_download": False,
@@ -284,7 +283,9 @@ def test_a_checkpoint_never_says_where_is_written_nor_what_may_be_fetched_or_run
         "test_only": True,
         "load_path": "b",
     }
-    stored = stored._replace(settings=stored.settings | foreign)
+    content = checkpoint.read_archive(path)
+    torch.save(content | {"settings": content["settings"] | foreign}, path)
+    stored = checkpoint.read(path)
     keys = ("log_dir", "exp_name", *foreign)
 
     def resumed(path: Path) -> list[Any]:
