@@ -9,10 +9,11 @@ Questions of an image, and images, stand in the order of the annotations (of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 from renaissance.core.errors import require
 from renaissance.core.untrusted import INT64
@@ -45,14 +46,6 @@ _PER_QUESTION = (
 )
 
 
-class _Listing(NamedTuple):
-    """What the raw download lists. Attributes: stores and listed questions, by split; counts of the chosen answers."""
-
-    stores: dict[str, AnnotationStore]
-    listed: dict[str, int]
-    answers: Counter[str]
-
-
 @arrow_writer
 def make_arrow(root: Path) -> Download:
     """Writes the six files, or four where no questions of test and test-dev are there.
@@ -67,72 +60,67 @@ def make_arrow(root: Path) -> Download:
     needed = [template.format(name=_NAMES[split]) for split in _ANNOTATED for template in (QUESTIONS, ANNOTATIONS)]
     optional = [QUESTIONS.format(name=name) for split, name in _NAMES.items() if split not in _ANNOTATED]
     found = require_files(root, needed, optional)
-    listing = _Listing({}, {}, Counter())
-    _read_annotated(root, listing)
-    for split, name in _NAMES.items():
-        if split not in _ANNOTATED and QUESTIONS.format(name=name) in found:
-            _read_test(root, split, listing)
-    labels = _vocabulary(listing.answers)
-    images = listing.stores["val"].splits()["val"]
+    answers: Counter[str] = Counter()
+    splits = [split for split, name in _NAMES.items() if QUESTIONS.format(name=name) in found]
+    stores = {split: _read(root, split, answers) for split in splits}
+    labels = _vocabulary(answers)
+    images = stores["val"][0].splits()["val"]
     rest = min(VQA_REST_VAL, max(1, images // 10))
     notes = [f"'{name}' is not there, so its file was not written." for name in optional if name not in found]
     if len(labels) != VQA_LABELS:
         notes.append(f"{len(labels):,} answers are labels where the official download gives {VQA_LABELS:,}.")
     return Download(
         "vqa",
-        _plans(listing, labels, images - rest, notes),
+        _plans(stores, labels, images - rest, notes),
         source={"annotations": found, "labels": {"expected": VQA_LABELS, "found": len(labels)}},
         options={"least_count": VQA_LEAST_COUNT, "rest_val": rest},
     )
 
 
-def _read_annotated(root: Path, listing: _Listing) -> None:
-    for split in _ANNOTATED:
-        questions, annotations = (root / each.format(name=_NAMES[split]) for each in (QUESTIONS, ANNOTATIONS))
-        store = listing.stores[split] = AnnotationStore("question")
-        asked: dict[int, tuple[int, str] | None] = {each: (image, text) for each, image, text in _questions(questions)}
-        listing.listed[split] = len(asked)
-        for number, entry in enumerate(json_items(annotations, "annotations.item")):
-            where = f"'{annotations}' annotation {number}"
-            question_id, image_id, chosen, *types, answers = fields(entry, where, **_ANNOTATION)
-            answers = [answer["answer"] for answer in answers]
-            require(len(answers) == ANNOTATORS, f"{where} has {len(answers)} answers, and not {ANNOTATORS}.")
-            require(is_unicode("".join(answers)), f"{where} has an answer that is not Unicode text.")
-            listing.answers[normalise_answer(chosen)] += 1
-            if question_id not in asked:
-                store.skipped[split].add("annotation without a question", f"question {question_id}")
-                continue
-            question, asked[question_id] = asked[question_id], None  # None: its annotation has been read
-            fault = "a second time" if question is None else f"for another image than '{questions}'"
-            require(
-                question is not None and question[0] == image_id,
-                f"'{annotations}' lists question {question_id} {fault}; download both again.",
-            )
-            store.add(_image(split, image_id), split, [question[1]], [[question_id, answers, *types]])
-        for question_id in (each for each, question in asked.items() if question is not None):
-            store.skipped[split].add("question without an annotation", f"question {question_id}")
-        require(
-            store.splits().get(split, 0) > 1,
-            f"'{annotations}' answers questions of '{questions}' about fewer than two images.",
-        )
+def _read(root: Path, split: str, answers: Counter[str]) -> tuple[AnnotationStore, int]:
+    """Reads the questions of a split, with their annotations where it has any, and counts the chosen answers.
+
+    Returns:
+        The store, and how many questions are listed.
+    """
+    path, annotations = (root / each.format(name=_NAMES[split]) for each in (QUESTIONS, ANNOTATIONS))
+    store, questions = AnnotationStore("question"), _questions(path)
+    if split not in _ANNOTATED:
+        for question_id, (image_id, question) in questions.items():
+            store.add(_image(split, image_id), split, [question], [[question_id, [], "", ""]])
+        return store, len(questions)
+    annotated: set[int] = set()
+    for number, entry in enumerate(json_items(annotations, "annotations.item")):
+        where = f"'{annotations}' annotation {number}"
+        question_id, image_id, chosen, *types, given = fields(entry, where, **_ANNOTATION)
+        given = [answer["answer"] for answer in given]
+        require(len(given) == ANNOTATORS, f"{where} has {len(given)} answers, and not {ANNOTATORS}.")
+        require(is_unicode("".join(given)), f"{where} has an answer that is not Unicode text.")
+        answers[normalise_answer(chosen)] += 1
+        if question_id not in questions:
+            store.skipped[split].add("annotation without a question", f"question {question_id}")
+            continue
+        image, question = questions[question_id]
+        fault = f"'{annotations}' lists question {question_id} twice, or for another image than '{path}'; download both again."
+        require(image == image_id and question_id not in annotated, fault)
+        annotated.add(question_id)
+        store.add(_image(split, image_id), split, [question], [[question_id, given, *types]])
+    for question_id in (each for each in questions if each not in annotated):
+        store.skipped[split].add("question without an annotation", f"question {question_id}")
+    few = f"'{annotations}' answers questions of '{path}' about fewer than two images."
+    require(store.splits().get(split, 0) > 1, few)
+    return store, len(questions)
 
 
-def _read_test(root: Path, split: str, listing: _Listing) -> None:
-    store = listing.stores[split] = AnnotationStore("question")
-    for question_id, image_id, question in _questions(root / QUESTIONS.format(name=_NAMES[split])):
-        store.add(_image(split, image_id), split, [question], [[question_id, [], "", ""]])
-        listing.listed[split] = listing.listed.get(split, 0) + 1
-
-
-def _questions(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yields (question_id, image_id, question)."""
-    seen: set[int] = set()
+def _questions(path: Path) -> dict[int, tuple[int, str]]:
+    """Returns question_id -> (image_id, question), in the order of the file."""
+    questions: dict[int, tuple[int, str]] = {}
     for number, entry in enumerate(json_items(path, "questions.item")):
         where = f"'{path}' question {number}"
         question_id, image_id, question = fields(entry, where, question_id=INT64, image_id=INT64, question=str)
-        require(question_id not in seen, f"'{path}' lists question {question_id} twice; download it again.")
-        seen.add(question_id)
-        yield question_id, image_id, question
+        require(question_id not in questions, f"'{path}' lists question {question_id} twice; download it again.")
+        questions[question_id] = (image_id, question)
+    return questions
 
 
 def _image(split: str, image_id: int) -> str:
@@ -147,15 +135,17 @@ def _vocabulary(answers: Counter[str]) -> dict[str, int]:
     return {answer: label for label, answer in enumerate(sorted(frequent, key=lambda each: (-answers[each], each)))}
 
 
-def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[str]) -> Iterator[Plan]:
+def _plans(
+    stores: Mapping[str, tuple[AnnotationStore, int]], labels: Mapping[str, int], cut: int, notes: list[str]
+) -> Iterator[Plan]:
     """Yields the plan of each file; trainable_val has the first `cut` images of val."""
     parts = {"train": ("train", 0, None), "val": ("val", 0, None)}
     parts |= {"trainable_val": ("val", 0, cut), "rest_val": ("val", cut, None)}
-    parts |= {split: (split, 0, None) for split in listing.stores if split not in _ANNOTATED}
+    parts |= {split: (split, 0, None) for split in stores if split not in _ANNOTATED}
     for name, (split, first, end) in parts.items():
-        store = listing.stores[split]
+        store, questions = stores[split]
         skipped = store.skipped[split] if name == split else Skipped()
-        row = _row_of(split, labels, skipped if name in ("train", "trainable_val") else None)
+        row = partial(_row, split, labels, skipped if name in ("train", "trainable_val") else None)
         yield plan_file(
             "vqa",
             VQA_FILE.format(split=name),
@@ -163,27 +153,25 @@ def _plans(listing: _Listing, labels: Mapping[str, int], cut: int, notes: list[s
             rows=islice(store.rows(split, row), first, end),
             listed=(store.splits()[split] if end is None else end) - first,
             skipped=skipped,
-            listed_texts=listing.listed.get(name),
+            listed_texts=questions if name == split else None,
             notes=notes if name == "train" else (),
         )
 
 
-def _row_of(
-    split: str, labels: Mapping[str, int], skipped: Skipped | None
-) -> Callable[[str, list[tuple[str, Any]]], Row | None]:
-    """Returns a function that makes the row of an image; with `skipped`, questions without a label are left out and counted."""
-
-    def row(name: str, samples: list[tuple[str, Any]]) -> Row | None:
-        kept = []
-        for question, (question_id, raw_answers, *types) in samples:
-            scores = {answer: score for answer, score in soft_scores(raw_answers).items() if answer in labels}
-            if skipped is not None and not scores:
-                skipped.add("question none of whose answers is a label", f"question {question_id}")
-                continue
-            numbers = [labels[answer] for answer in scores]
-            kept.append((question, question_id, raw_answers, *types, list(scores), numbers, list(scores.values())))
-        columns = dict(zip(_PER_QUESTION, map(list, zip(*kept, strict=True)), strict=True)) if kept else {}
-        image_id = int(PurePosixPath(name).stem.rpartition("_")[2])
-        return Row({"image": name}, {**columns, "image_id": image_id, "split": split}) if kept else None
-
-    return row
+def _row(
+    split: str, labels: Mapping[str, int], skipped: Skipped | None, name: str, samples: list[tuple[str, Any]]
+) -> Row | None:
+    """Returns the row of an image; with `skipped`, questions without a label are left out and counted."""
+    kept = []
+    for question, (question_id, raw_answers, *types) in samples:
+        scores = {answer: score for answer, score in soft_scores(raw_answers).items() if answer in labels}
+        if skipped is not None and not scores:
+            skipped.add("question none of whose answers is a label", f"question {question_id}")
+            continue
+        numbers = [labels[answer] for answer in scores]
+        kept.append((question, question_id, raw_answers, *types, list(scores), numbers, list(scores.values())))
+    if not kept:
+        return None
+    columns = dict(zip(_PER_QUESTION, map(list, zip(*kept, strict=True)), strict=True))
+    image_id = int(PurePosixPath(name).stem.rpartition("_")[2])
+    return Row({"image": name}, {**columns, "image_id": image_id, "split": split})

@@ -160,10 +160,8 @@ def _refuse_halves(place: Path, tars: list[Path], parts: list[Path]) -> None:
 def _from_list(path: Path, bases: list[str], split: str) -> dict[str, Any]:
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "item")):
-        require(
-            isinstance(entry, list) and [*map(type, entry)] == [str, str],
-            f"'{path}' entry {number} is not [path, caption].",
-        )
+        is_pair = isinstance(entry, list) and [*map(type, entry)] == [str, str]
+        require(is_pair, f"'{path}' entry {number} is not [path, caption].")
         store.add(entry[0], split, entry[1:])
     names = [name for name, _ in islice(store.samples(split), _PROBED)]
     below = next((base for base in bases if any((path.parent / base / name).is_file() for name in names)), "")

@@ -178,8 +178,8 @@ def answer_all_differently(splits: dict) -> None:
     ("spoil", "sentence"),
     [
         (of_train(lambda q, a: q.append(q[4])), "train2014_questions.json' lists question 149002 twice"),
-        (of_train(lambda q, a: a.append(a[4])), "train2014_annotations.json' lists question 128000 a second time"),
-        (of_train(lambda q, a: a[4].update(image_id=100)), "lists question 128000 for another image than"),
+        (of_train(lambda q, a: a.append(a[4])), "train2014_annotations.json' lists question 128000 twice, or for"),
+        (of_train(lambda q, a: a[4].update(image_id=100)), "lists question 128000 twice, or for another image than"),
         (
             of_train(lambda q, a: q[3].pop("image_id")),
             "question 3 lacks 'image_id'; it needs question_id (a whole number of 64 bits), image_id (a whole number of 64 "
