@@ -35,13 +35,13 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
 
     model = Loaded(load_path, trust_remote_code=trust_remote_code)
     lines, masks = [], model.masks(text)
-    if image is not None and {"itm", "irtr"} & set(model.heads):
+    if image is not None and model.matching:
         scored, note = text, ""
-        if masks and "mlm" in model.heads:
+        if masks and model.filling:
             scored = model.complete(image, text)
             note = f" (masks filled: {scored})"
         lines.append(f"the text belongs to the image: {model.score(image, scored):.3f}{note}")
-    if "mlm" in model.heads and masks:
+    if masks and model.filling:
         for number, words in enumerate(model.fill(image, text, top), 1):
             lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
     if image is not None and model.answering:

@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from renaissance.core.checks import expanded, integer
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.core.types import Example, ImageInput, TextInput, Tokens
+from renaissance.core.types import Example, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
+from renaissance.models.heads import ItmHead, MlmHead
 from renaissance.runs import checkpoint
 from renaissance.settings.resolver import ConfigResolver
-from renaissance.tasks import Task
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
 from renaissance.training.resolution import resolve
@@ -34,7 +35,6 @@ from renaissance.training.resolution import resolve
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MOST_BYTES = 4 * MAX_PIXELS  # of an image's file: a whole one that is not compressed
 _BATCH = 32  # pairs that are computed at once
-_MATCHING = ("itm", "irtr")  # heads of two classes, matched or not, the first that a checkpoint has is asked
 _CONVERTED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}  # modes of Pillow that no file has
 
 
@@ -47,7 +47,9 @@ class Loaded:
         trust_remote_code: runs the code that an encoder of the checkpoint brought, which nobody else can say.
 
     Attributes:
-        model: in eval mode. heads: by task. answering: the tasks that `answer` asks. tokenizer.
+        model: in eval mode. heads: by task. tokenizer.
+        matching, filling, answering: the heads that `score` and `fill` ask and the task that `answer` asks; None where the
+            checkpoint has none.
         settings: of the run that trained it.
 
     Raises:
@@ -70,7 +72,10 @@ class Loaded:
         checkpoint.load_state_dicts(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
-        self.answering = [name for name, task in self.heads.items() if task.answer_scores]
+        tasks, heads = self.heads.values(), [getattr(task, "head", None) for task in self.heads.values()]
+        self.matching = next((head for head in heads if isinstance(head, ItmHead)), None)
+        self.filling = next((head for head in heads if isinstance(head, MlmHead)), None)
+        self.answering = next((task for task in tasks if task.answer_scores), None)
         model, data = self.settings.model, self.settings.data
         key, patch = data.val_transform_keys[0], model.patch_size or 1
         transform = make_transform(key, model.image_size, patch_size=patch, seed=0)
@@ -94,7 +99,7 @@ class Loaded:
             UserError: the checkpoint has no such head, an image cannot be read, a text holds [MASK], or two lists are of
                 different lengths.
         """
-        head = self._task(*_MATCHING).head
+        head = self._needed(self.matching, "matching images and texts")
         require(image is not None and text is not None, "score needs image and text.")
         images, texts = _pairs(image, text)
         for each in texts:
@@ -117,7 +122,7 @@ class Loaded:
             UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the image cannot be
                 read.
         """
-        head = self._task("mlm").head
+        head = self._needed(self.filling, "masked words")
         shown = None if image is None else self._image([_one(image, ImageLike, "image")])
         parts = self._parts(_one(text, str, "text"))
         texts = self._texts([self.tokenizer.mask_token.join(parts)])
@@ -155,9 +160,10 @@ class Loaded:
         Raises:
             UserError: the checkpoint has no such head, or the image cannot be read.
         """
-        task = self._task(*self.answering or ["vqa"])
-        pair = [_one(image, ImageLike, "image")], [_one(question, str, "question")]
-        scores, labels = task.answer_scores(task.head(next(self._pooled(*pair)))[0]).topk(_count(top, len(task.labels)))
+        task = self._needed(self.answering, "questions about images")
+        image, question = _one(image, ImageLike, "image"), _one(question, str, "question")
+        logits = task.head(next(self._pooled([image], [question])))[0]
+        scores, labels = task.answer_scores(logits).topk(_count(top, len(task.labels)))
         return [(task.labels[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
     @torch.no_grad()  # vectors out of inference_mode could not be learned from
@@ -189,17 +195,18 @@ class Loaded:
 
     def _pooled(self, images: list[ImageLike] | None, texts: list[str] | None) -> Iterator[Tensor]:
         """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
-        sides = [(texts, self._text), (images, self._image)]
-        longest = max(len(items) for items, _ in sides if items is not None)
-        single = [encode(items) if items is not None and len(items) == 1 else None for items, encode in sides]
+        sides = {"text": (texts, self._text), "image": (images, self._image)}
+        longest = max(len(items) for items, _ in sides.values() if items is not None)
+        single = {side: encode_side(items) for side, (items, encode_side) in sides.items() if len(items or ()) == 1}
         for start in range(0, longest, _BATCH):
-            count, tokens = min(_BATCH, longest - start), []
-            for (items, encode_side), alone in zip(sides, single, strict=True):
-                if alone is not None:
-                    tokens.append(alone.select(torch.zeros(count, dtype=torch.int64, device=alone.hidden.device)))
+            first = torch.zeros(min(_BATCH, longest - start), dtype=torch.int64, device=self.device)
+            tokens = {}
+            for side, (items, encode_side) in sides.items():
+                if side in single:
+                    tokens[side] = single[side].select(first)
                 else:
-                    tokens.append(None if items is None else encode_side(items[start : start + count]))
-            yield self.model.fuse(*tokens, needs={"pooled"}).pooled
+                    tokens[side] = None if items is None else encode_side(items[start : start + _BATCH])
+            yield self.model.fuse(**tokens, needs={"pooled"}).pooled
 
     def masks(self, text: str) -> int:
         """How many masks a text holds."""
@@ -210,17 +217,14 @@ class Loaded:
         own = self.tokenizer.mask_token or "[MASK]"
         return text.replace("[MASK]", own).split(own)
 
-    def _task(self, *names: str) -> Task:
-        """The first of these tasks that has a head."""
-        for name in names:
-            if name in self.heads:
-                return self.heads[name]
+    def _needed(self, head: nn.Module | None, purpose: str) -> nn.Module:
         there = ", ".join(self.heads) or "none"
-        raise UserError(f"{self.path} has no head for {' or '.join(names)} (its heads: {there}); load one that has.")
+        require(head is not None, f"{self.path} has no head for {purpose} (its heads: {there}); load one that has.")
+        return head
 
     def _texts(self, texts: list[str]) -> TextInput:
         _, encoded = encode(self.tokenizer, texts, self.settings.model.max_text_len)
-        return TextInput(*(tensor.to(self.device) for tensor in encoded))
+        return move_data_to_device(encoded, self.device)
 
     def _text(self, texts: list[str]) -> Tokens:
         return self.model.embed_text(self._texts(texts))
@@ -231,7 +235,7 @@ class Loaded:
             where = f"image={image}" if isinstance(image, str | os.PathLike) else "image"
             pixels += self._source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
         stacked = stack_images(pixels, self._source.transform.keeps_aspect)
-        return self.model.embed_image(ImageInput(*(None if part is None else part.to(self.device) for part in stacked)))
+        return self.model.embed_image(move_data_to_device(stacked, self.device))
 
 
 def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | None]:

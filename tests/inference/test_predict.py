@@ -20,7 +20,7 @@ import small_run
 from conftest import ROOT
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
-from renaissance.core.types import Example
+from renaissance.core.types import Example, ImageInput, TextInput
 from renaissance.data.images import decode
 from renaissance.inference import loaded
 from renaissance.runs import checkpoint
@@ -95,12 +95,12 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
     assert len(words) == 2 and all(len(row) == 3 for row in words)
     text = model.tokenizer("a [MASK] circle beside a [MASK]".replace("[MASK]", model.tokenizer.mask_token))
     ids = torch.tensor([text["input_ids"]])
-    batch_text = loaded.TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
+    batch_text = TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
     pixels = model._source.images(Example(0, (image,), ""), 0)[0]
     with torch.inference_mode():
         fused = model.model.fuse(
             model.model.embed_text(batch_text),
-            model.model.embed_image(loaded.ImageInput(pixels[None])),
+            model.model.embed_image(ImageInput(pixels[None])),
             needs={"text"},
         )
         logits = model.heads["mlm"].head(fused.text[0])
@@ -276,7 +276,7 @@ def test_refusals_of_the_library(path: Path, home: Path):
     model = renaissance.load(path)
     image, text = pictures_and_texts(home)[0]
     for call, sentence in (
-        (lambda: model.answer(image, text), "has no head for vqa (its heads: mlm, itm)"),
+        (lambda: model.answer(image, text), "has no head for questions about images (its heads: mlm, itm)"),
         (lambda: model.fill(image, text), r"holds no \[MASK\]"),
         (lambda: model.encode(), "needs image, text or both"),
         (lambda: model.encode([image], [text, text]), "1 images and text 2 texts"),
