@@ -144,14 +144,14 @@ def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
     Args:
         steps: of pretraining.
     """
-    made = []
+    result = []
     for name in names:
         task = TASKS[name]
         runs = {kind: FinetuneRun(name, kind, max(1, round(task.share * steps))) for kind in task.kinds}
         if "blind" in runs:
-            made.append([runs.pop("blind"), runs.pop("two_tower")])
-        made += [[run] for run in runs.values()]
-    return sorted(made, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
+            result.append([runs.pop("blind"), runs.pop("two_tower")])
+        result += [[run] for run in runs.values()]
+    return sorted(result, key=lambda block: -sum(run.steps * TASKS[run.task].cost for run in block))
 
 
 def run_settings(run: FinetuneRun, folder: Path, seed: int, checkpoints: Mapping[str, str]) -> ConfigResolver:
@@ -181,8 +181,8 @@ def finetune(block: Sequence[FinetuneRun], folder: Path, seed: int, checkpoints:
 
 def newest(folder: Path, task: str, kind: str) -> Path:
     """The folder of the last run of this task and kind."""
-    found = (folder / "runs" / f"{task}_{kind}").glob("version_*")
-    return max(found, key=lambda path: int(path.name.rpartition("_")[2]))
+    folders = (folder / "runs" / f"{task}_{kind}").glob("version_*")
+    return max(folders, key=lambda path: int(path.name.rpartition("_")[2]))
 
 
 def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -193,9 +193,9 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     from renaissance.tasks import task_class
 
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name in names:
-        task, of_task = TASKS[name], found.setdefault(name, {})
+        task, figures = TASKS[name], result.setdefault(name, {})
         for kind in task.kinds:
             path = newest(folder, name, kind)
             results = json.loads((path / "results.json").read_text(encoding="utf-8"))
@@ -204,10 +204,10 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
             if "relations" in task.metrics:
                 relations = _about_relations(frame, folder)
                 values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
-            of_task[kind] = {metric: values[metric] for metric in task.metrics}
-        of_task["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
-        of_task["examples"] = len(frame)
-    return found
+            figures[kind] = {metric: values[metric] for metric in task.metrics}
+        figures["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
+        figures["examples"] = len(frame)
+    return result
 
 
 def _about_relations(frame: pd.DataFrame, folder: Path) -> pd.Series:

@@ -25,10 +25,10 @@ from renaissance.training.loading import RunData, read_data
 from renaissance.training.resolution import Resolved
 from renaissance.training.train import run
 
-from .probes import KINDS, Probe, accuracy_by_kind, content_words, probes, text_only_accuracy
+from .probes import KINDS, Probe, accuracy_by_kind, content_words, make_probes, text_only_accuracy
 from .raw import scene_index_of
 from .settings import demo_settings
-from .world import Scene, render, scene
+from .world import Scene, make_scene, render
 
 FIRST_STAGE = 0.1  # share of the steps that show one-object scenes only
 MASKED_SHARE = 0.5  # of the content words of a caption
@@ -82,7 +82,7 @@ def demo_data(resolved: Resolved) -> RunData:
 
 def scenes_of(pairs: PairDataset, seed: int) -> list[Scene]:
     """The scene that each caption is of."""
-    return [scene(seed, scene_index_of(name)) for name in pairs.image_names(range(len(pairs)))]
+    return [make_scene(seed, scene_index_of(name)) for name in pairs.image_names(range(len(pairs)))]
 
 
 def pretrain(recipe: str, root: Path, seed: int, steps: int) -> None:
@@ -106,32 +106,33 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
     """
     loaded = Loaded(path)
     scenes = list(dict.fromkeys(scenes_of(open_pairs(["coco"], "test", data_root), seed)))
-    asked = probes(scenes)
+    probes = make_probes(scenes)
     figures = {}
     for name, attribute in (("mlm", "image"), ("mlm_wrong_picture", "wrong_image")):
-        shown = [scenes[getattr(each, attribute)] for each in asked]
-        figures[name] = accuracy_by_kind(asked, _guesses(loaded, asked, shown))
+        images = [scenes[getattr(each, attribute)] for each in probes]
+        figures[name] = accuracy_by_kind(probes, _guesses(loaded, probes, images))
     trained = open_pairs(["coco"], "train", data_root)
-    figures["mlm_text_only"] = text_only_accuracy(map(trained.text, range(len(trained))), asked)
+    figures["mlm_text_only"] = text_only_accuracy(map(trained.text, range(len(trained))), probes)
     return {name: {kind: of[kind] for kind in KINDS} for name, of in figures.items()}
 
 
 @torch.no_grad()
-def _guesses(loaded: Loaded, asked: list[Probe], shown: list[Scene]) -> list[str]:
+def _guesses(loaded: Loaded, probes: list[Probe], images: list[Scene]) -> list[str]:
     """The model's word for each probe, with the image of the scene beside it."""
-    words: list[str] = []
+    guesses: list[str] = []
     model, tokenizer = loaded.model, loaded.tokenizer
-    for start in range(0, len(asked), PROBE_BATCH):
-        part = slice(start, start + PROBE_BATCH)
-        _, text = encode(tokenizer, [_masked(each, tokenizer.mask_token) for each in asked[part]], LONGEST_PROBE)
-        pixels = torch.from_numpy(np.stack([render(each) for each in shown[part]])).permute(0, 3, 1, 2)
+    for start in range(0, len(probes), PROBE_BATCH):
+        batch = slice(start, start + PROBE_BATCH)
+        texts = [_masked(probe, tokenizer.mask_token) for probe in probes[batch]]
+        _, text = encode(tokenizer, texts, LONGEST_PROBE)
+        pixels = torch.from_numpy(np.stack([render(each) for each in images[batch]])).permute(0, 3, 1, 2)
         fused = model.fuse(model.embed_text(text), model.embed_image(ImageInput(pixels)), needs={"text"})
         logits = loaded.heads["mlm"].head(fused.text[text.input_ids == tokenizer.mask_token_id])
-        words += tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist())
-    return words
+        guesses += tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist())
+    return guesses
 
 
-def _masked(asked: Probe, mask: str) -> str:
-    words = asked.text.split()
-    words[asked.target.position] = mask
+def _masked(probe: Probe, mask: str) -> str:
+    words = probe.text.split()
+    words[probe.target.position] = mask
     return " ".join(words)

@@ -1,8 +1,8 @@
 """Probes of masked words: accuracy with the right image, with a wrong one, and without any.
 
-A probe is a caption of a held-out scene with one content word masked. With the right image exactly one word fits.
-With the image of another scene, of which the caption is false, the caption's word can be met by chance only; so a
-model that reads images falls to about `text_only_accuracy`, that of the best guess from the caption's other words.
+A probe is a caption of a held-out scene with one content word masked. With the right image exactly one word fits. With the
+image of another scene, of which the caption is false, the caption's word can only be guessed; so a model that reads images
+falls to about `text_only_accuracy`, the accuracy of the best guess from the caption's other words.
 """
 
 from __future__ import annotations
@@ -49,39 +49,39 @@ class Probe(NamedTuple):
 
 
 def content_words(text: str) -> list[ContentWord]:
-    """The words of a caption that follow from its image, in order; of "left of" it is "left".
+    """The words of a caption that follow from its image, in order; for "left of" only "left".
 
-    "left" and "right" are places or relations by what follows them: the caption's position, not the word, has a kind.
+    "left" and "right" are places or relations, depending on the next word.
     """
     words = text.split()
-    found = []
+    result = []
     for position, word in enumerate(words):
         if (word,) in _RELATIONS or tuple(words[position : position + 2]) in _RELATIONS:
-            found.append(ContentWord(position, word, "relation"))
+            result.append(ContentWord(position, word, "relation"))
         elif word in _KIND_OF_WORD:
-            found.append(ContentWord(position, word, _KIND_OF_WORD[word]))
-    return found
+            result.append(ContentWord(position, word, _KIND_OF_WORD[word]))
+    return result
 
 
-def probes(scenes: Sequence[Scene]) -> list[Probe]:
+def make_probes(scenes: Sequence[Scene]) -> list[Probe]:
     """One probe of each kind of word for each scene that has such words.
 
     Args:
-        scenes: held-out scenes, in any order; so many that each caption is false of one.
+        scenes: held-out scenes in any order, enough that each caption is false of one of them.
     """
-    made = []
-    for place, scene in enumerate(scenes):
+    result = []
+    for index, scene in enumerate(scenes):
         words = [(caption, word) for caption in captions(scene) for word in content_words(caption.text)]
         for kind in KINDS:
-            # The order of captions is random already; going round by `place` takes words from everywhere in them.
+            # The order of captions is random already; going round by `index` takes words from everywhere in them.
             candidates = [(caption, word) for caption, word in words if word.kind == kind]
             if not candidates:
                 continue
-            caption, target = candidates[place % len(candidates)]
-            others = (number % len(scenes) for number in range(place + 1, place + len(scenes)))
+            caption, target = candidates[index % len(candidates)]
+            others = (number % len(scenes) for number in range(index + 1, index + len(scenes)))
             wrong = next(other for other in others if not is_true(caption.fact, scenes[other]))
-            made.append(Probe(caption.text, target, place, wrong))
-    return made
+            result.append(Probe(caption.text, target, index, wrong))
+    return result
 
 
 def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[str, float]:
@@ -96,14 +96,13 @@ def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[st
     """The accuracy by kind of the best guess from a caption's other words: what a model can reach without any image.
 
     Four guessers answer with the most frequent word of the training captions in the same context: (1) all other words,
-    (2) the template and the other words of the same kind, (3) the template, (4) the kind of word alone; a context that
-    was never seen is answered by the next wider one. Each kind gets the guesser that does best on the probes
-    themselves, so the baseline has the benefit of any doubt. (The first alone is no bound: contents are either trained
-    on or held out, so what is frequent in its narrow contexts is rare among the held-out scenes.)
+    (2) the template and the other words of the same kind, (3) the template, (4) the kind of word alone. A context that was
+    never seen falls back to the next wider one. Each kind gets the guesser that is best on the probes themselves, which
+    favours the baseline. (Guesser 1 alone is no bound: contents are either trained on or held out, so what is frequent in
+    its narrow contexts is rare among the held-out scenes.)
 
     Args:
-        texts: the training captions, with words of each kind that is asked for.
-        probes: what is asked.
+        texts: the training captions; they have words of each kind of the probes.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, times in Counter(texts).items():  # many scenes have captions in common; each is taken apart once
@@ -111,12 +110,12 @@ def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[st
         for target in content:
             for context in _contexts(text, content, target):
                 counts[context][target.word] += times
-    found: dict[str, float] = {}
+    best: dict[str, float] = {}
     for level in range(_LEVELS):
         guesses = [_guess(counts, probe, level) for probe in probes]
         for kind, accuracy in accuracy_by_kind(probes, guesses).items():
-            found[kind] = max(accuracy, found.get(kind, 0.0))
-    return found
+            best[kind] = max(accuracy, best.get(kind, 0.0))
+    return best
 
 
 _LEVELS = 4

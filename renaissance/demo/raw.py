@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from . import questions, statements
-from .world import OBJECTS_SHARE, Scene, captions, render, scene, vocabulary
+from .world import OBJECTS_SHARE, Scene, captions, make_scene, render, vocabulary
 
 SPLITS = {"train": 80, "restval": 5, "val": 5, "test": 10}
 """Percent of all scene contents that belong to each of Karpathy's splits."""
@@ -43,32 +43,32 @@ def split_of(scene: Scene) -> str:
 
 def scenes(
     seed: int,
-    wanted: Mapping[Any, int],
+    counts: Mapping[Any, int],
     key: Callable[[Scene], Any],
     objects: Callable[[int], int | None] = lambda index: None,
 ) -> Iterator[tuple[Any, Scene]]:
-    """The first scenes of the world, by index, until there are as many of each key as are wanted.
+    """The first scenes of the world, by index, until there are as many of each key as `counts` has.
 
     Args:
         seed: of the world.
-        wanted: how many scenes of each key; others are left out.
+        counts: how many scenes of each key; scenes of other keys are skipped.
         key: of a scene.
         objects: how many objects a scene has, by its index; None = any number.
     """
-    left = dict(wanted)
+    missing = dict(counts)
     for index in itertools.count():
-        if not any(left.values()):
+        if not any(missing.values()):
             return
-        made = scene(seed, index, objects=objects(index))
-        if left.get(key(made)):
-            left[key(made)] -= 1
-            yield key(made), made
+        scene = make_scene(seed, index, objects=objects(index))
+        if missing.get(key(scene)):
+            missing[key(scene)] -= 1
+            yield key(scene), scene
 
 
 def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE[0], **sizes: int) -> None:
     """Writes a world as COCO captions with the Karpathy file.
 
-    An image's COCO id is the scene's index: `scene(seed, scene_index_of(filename))` is what the image shows.
+    An image's COCO id is the scene's index: `make_scene(seed, scene_index_of(filename))` is what the image shows.
 
     Args:
         root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; made where it is missing.
@@ -76,36 +76,36 @@ def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE
         one_object_share: share of the images of each split that show one object only.
         sizes: images of each of `SPLITS`.
     """
-    wanted = {}
+    counts = {}
     for split, size in sizes.items():
-        wanted[split, True] = round(size * one_object_share)
-        wanted[split, False] = size - wanted[split, True]
+        counts[split, True] = round(size * one_object_share)
+        counts[split, False] = size - counts[split, True]
     images = []
-    for (split, _), made in scenes(seed, wanted, lambda made: (split_of(made), len(made.objects) == 1)):
+    for (split, _), scene in scenes(seed, counts, lambda scene: (split_of(scene), len(scene.objects) == 1)):
         folder = "train2014" if split == "train" else "val2014"  # restval, val and test are all cut from val2014
-        filename = f"COCO_{folder}_{made.index:012d}.jpg"
-        save_image(root / folder / filename, made)
-        images.append((made, {"filepath": folder, "filename": filename, "split": split, "cocoid": made.index}))
+        filename = f"COCO_{folder}_{scene.index:012d}.jpg"
+        save_image(root / folder / filename, scene)
+        images.append((scene, {"filepath": folder, "filename": filename, "split": split, "cocoid": scene.index}))
     write_karpathy(root, "coco", images)
 
 
 def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mapping[str, Any]]]) -> None:
     """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with the fields that their images have besides."""
     entries, numbers = [], itertools.count()
-    for image_id, (made, fields) in enumerate(images):
+    for image_id, (scene, fields) in enumerate(images):
         sentences = [
             {"tokens": caption.text.split(), "raw": caption.text, "imgid": image_id, "sentid": next(numbers)}
-            for caption in captions(made)
+            for caption in captions(scene)
         ]
         sentence_ids = [sentence["sentid"] for sentence in sentences]
         entries.append({**fields, "imgid": image_id, "sentids": sentence_ids, "sentences": sentences})
     save_text(root / "karpathy" / f"dataset_{dataset}.json", json.dumps({"images": entries, "dataset": dataset}))
 
 
-def save_image(path: Path, made: Scene) -> None:
+def save_image(path: Path, scene: Scene) -> None:
     """Writes the image of a scene, as JPEG or PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(render(made)).save(path, **SAVING[path.suffix])
+    Image.fromarray(render(scene)).save(path, **SAVING[path.suffix])
 
 
 def save_text(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from renaissance.runs.metrics_table import read_rows
 from . import finetune
 from .raw import write_coco, write_tokenizer
 from .tables import finetuning_table, pretraining_table
-from .world import render, scene
+from .world import make_scene, render
 
 VAL, TEST = 200, 500  # held-out images
 RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
@@ -90,7 +90,7 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
 
 def pixel_statistics(seed: int, scenes: int = 500) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel over the world's images, as an image processor states them."""
-    pixels = np.stack([render(scene(seed, index)) for index in range(scenes)]).reshape(-1, 3) / 255
+    pixels = np.stack([render(make_scene(seed, index)) for index in range(scenes)]).reshape(-1, 3) / 255
     return {"image_mean": pixels.mean(0).round(4).tolist(), "image_std": pixels.std(0).round(4).tolist()}
 
 

@@ -18,12 +18,12 @@ def demo_settings(folder: Path, names: Sequence[str], given: Mapping[str, Any]) 
         folder: of the demo; it takes the place of `demo/` in the values of presets.
         names: presets; a later one counts before an earlier one, and `given` before all.
     """
-    known = {name: presets()[name] for name in names}
-    values = {key: value for preset in known.values() for key, value in preset.items()}
-    sources = {key: f"preset {name}" for name, preset in known.items() for key in preset}
-    placed = {"data_root": str(folder / "arrow"), "log_dir": str(folder / "runs")}
+    chosen = {name: presets()[name] for name in names}
+    values = {key: value for preset in chosen.values() for key, value in preset.items()}
+    sources = {key: f"preset {name}" for name, preset in chosen.items() for key in preset}
+    paths = {"data_root": str(folder / "arrow"), "log_dir": str(folder / "runs")}
     for key, value in values.items():
         if isinstance(value, str) and value.startswith("demo/"):
-            placed[key] = str(folder / Path(value).name)
-    given = placed | given
+            paths[key] = str(folder / Path(value).name)
+    given = paths | given
     return ConfigResolver(defaults() | values | given, sources | dict.fromkeys(given, "given"))

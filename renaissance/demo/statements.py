@@ -1,7 +1,7 @@
 """Statements about scenes of the generated world: entailment, sentences about two images, expressions, pairs of sentences.
 
-All are pure functions of (seed, index), and balanced: whatever a text says, each answer to it is as likely as the others, so
-a model that sees no image cannot do better than chance. Pairs of sentences are about texts alone.
+All are pure functions of (seed, index), and balanced: each answer to a text is equally likely, so a model without images is no
+better than chance. Pairs of sentences are about texts alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
 
 LABELS = ("entailment", "neutral", "contradiction")
 _VALUES = {"colour": tuple(COLOURS), "size": tuple(SIZES), "row": ROWS}
-_SAID = {
+_HYPOTHESES = {
     "colour": "the {shape} is {value}",
     "size": "the {shape} is {value}",
     "row": "the {shape} is in the {value} row",
@@ -35,32 +35,32 @@ class Entailment(NamedTuple):
 def entailments(scene: Scene) -> list[Entailment]:
     """Three hypotheses about a scene, one of each label.
 
-    A hypothesis is about the one object of a shape. It is entailed where that object is so, contradicted where it is
-    not, and neutral where the image has no such object: then nothing is said of it.
+    A hypothesis is about the one object of a shape: entailed if it is true of the object, a contradiction if it is false,
+    neutral if the image has no such object.
     """
     draws = stream(scene.seed, scene.index, _ENTAILMENT)
     premises = distinct(draws, captions(scene), len(LABELS))
-    shown = {thing.shape: thing for thing in scene.objects}
-    absent = [shape for shape in SHAPES if shape not in shown]
-    made = []
+    by_shape = {thing.shape: thing for thing in scene.objects}
+    absent = [shape for shape in SHAPES if shape not in by_shape]
+    result = []
     for premise, label in zip(premises, LABELS, strict=True):
-        name = pick(draws, _VALUES)
-        shape = pick(draws, absent if label == "neutral" else shown)
-        value = pick(draws, _VALUES[name])
+        attribute = pick(draws, _VALUES)
+        shape = pick(draws, absent if label == "neutral" else by_shape)
+        value = pick(draws, _VALUES[attribute])
         if label != "neutral":
-            true = getattr(shown[shape], name)
-            others = [each for each in _VALUES[name] if each != true]
+            true = getattr(by_shape[shape], attribute)
+            others = [each for each in _VALUES[attribute] if each != true]
             value = true if label == "entailment" else pick(draws, others)
-        made.append(Entailment(premise.text, _SAID[name].format(shape=shape, value=value), label))
-    return distinct(draws, made, len(made))
+        result.append(Entailment(premise.text, _HYPOTHESES[attribute].format(shape=shape, value=value), label))
+    return distinct(draws, result, len(result))
 
 
 class Sentence(NamedTuple):
     """A sentence about two images, and what makes it true.
 
     Attributes:
-        text: of it. colour, shape: of the object that it is about.
-        wanted: of the left and of the right image, whether the object has to be in it; None = either way.
+        text: the sentence. colour, shape: of the object that it is about.
+        wanted: whether the object has to be in the left and in the right image; None = either way.
     """
 
     text: str
@@ -69,8 +69,8 @@ class Sentence(NamedTuple):
     wanted: tuple[bool | None, bool | None]
 
     def fits(self, present: tuple[bool, ...]) -> bool:
-        """Whether it is true where the object is `present` in the left and in the right image."""
-        return all(want is None or want == there for want, there in zip(self.wanted, present, strict=True))
+        """Whether it is true if the object is `present` in the left and in the right image."""
+        return all(want is None or want == shown for want, shown in zip(self.wanted, present, strict=True))
 
 
 _TWO_IMAGES = {
@@ -97,7 +97,7 @@ def shows(scene: Scene, colour: str, shape: str) -> bool:
 def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[int, int, bool]]:
     """Four pairs of images for sentence number `index`, two that make it true and two that do not.
 
-    Whether the object is in the image that does not matter is a coin, so one image alone says no more than it has to.
+    Whether the object is in the image that does not matter is random, so one image alone does not tell the answer.
 
     Args:
         seed, index: of the sentence. scenes: of one split; the object is in several of them and not in several others.
@@ -105,23 +105,24 @@ def image_pairs(seed: int, index: int, scenes: Sequence[Scene]) -> list[tuple[in
     Returns:
         (left, right, whether it is true): places in `scenes`.
     """
-    said, draws = sentence(seed, index), stream(seed, index, _PAIRS)
-    there = [shows(scene, said.colour, said.shape) for scene in scenes]
-    with_it, without = ([place for place, found in enumerate(there) if found is wanted] for wanted in (True, False))
-    made = []
+    statement, draws = sentence(seed, index), stream(seed, index, _PAIRS)
+    with_it, without = [], []
+    for place, scene in enumerate(scenes):
+        (with_it if shows(scene, statement.colour, statement.shape) else without).append(place)
+    result = []
     for true in (True, False, True, False):
-        options = [option for option in product((True, False), repeat=2) if said.fits(option) == true]
+        options = [option for option in product((True, False), repeat=2) if statement.fits(option) == true]
         left, right = (with_it if present else without for present in pick(draws, options))
         first = pick(draws, left)
-        made.append((first, pick(draws, [place for place in right if place != first]), true))
-    return made
+        result.append((first, pick(draws, [place for place in right if place != first]), true))
+    return result
 
 
 _EXPRESSIONS = ("the {colour} {shape}", "the {shape}", "the {colour} shape")
 
 
 def expressions(scene: Scene) -> list[tuple[Object, tuple[str, str]]]:
-    """For each object two expressions that mean it alone, by colour and shape: what a cut-out shows of it."""
+    """For each object two expressions that mean it alone, by colour and shape: all that a crop of it shows."""
     draws = stream(scene.seed, scene.index, _EXPRESSION)
     return [
         (thing, tuple(form.format(**thing._asdict()) for form in distinct(draws, _EXPRESSIONS, 2)))
@@ -152,4 +153,4 @@ def sentence_pair(scene: Scene) -> SentencePair:
 
 def vocabulary() -> set[str]:
     """The fixed words of the statements."""
-    return words((*_SAID.values(), *_TWO_IMAGES, *_EXPRESSIONS))
+    return words((*_HYPOTHESES.values(), *_TWO_IMAGES, *_EXPRESSIONS))

@@ -32,13 +32,13 @@ def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
     return sum(accuracies[kind] for kind in kinds) / len(kinds)
 
 
-def finetuning_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+def finetuning_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a metric; a column for each kind of run, and one for chance or the most frequent answer."""
     columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
     rows: list[tuple[Any, ...]] = [
         ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")
     ]
-    for name, of_task in found.items():
+    for name, of_task in figures.items():
         for metric in TASKS[name].metrics:
             label = f"  {metric.replace('_', ' ')}" if metric in APART else f"{name} {metric}"
             examples = f"{of_task['examples']:,}" if metric == TASKS[name].metrics[0] else ""

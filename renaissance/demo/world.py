@@ -58,7 +58,7 @@ PLACE_TEMPLATES = (
     "the {size} {shape} in the {row} {column} is {colour}",
 )
 """The same meaning in other words. All of size, colour, shape and cell are named, or a caption would often be true of
-another scene: it is of 1 in 300 so, of 1 in 150 without the size."""
+another scene: it is true of 1 in 300, without the size of 1 in 150."""
 
 RELATION_TEMPLATES = (
     "a {size} {colour} {shape} {relation} a {other_size} {other_colour} {other_shape}",
@@ -69,9 +69,9 @@ RELATION_TEMPLATES = (
 
 PATTERNS = ("noise", "gradient", "stripes")
 PALE = 200
-"""The darkest channel of a background: no colour of an object comes near."""
+"""The darkest channel of a background; the colours of objects are far darker."""
 
-# Streams of random numbers of a scene: what one of them draws never moves another.
+# Independent streams of random numbers of a scene.
 _SCENE, _GRAIN, _CAPTIONS = range(3)
 
 
@@ -124,7 +124,7 @@ class Scene(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a caption says of one object; None where it says nothing."""
+    """What a caption says of one object; None for attributes that it does not mention."""
 
     shape: str
     colour: str
@@ -134,7 +134,7 @@ class Description(NamedTuple):
 
     def fits(self, thing: Object) -> bool:
         """Whether an object matches."""
-        return all(said is None or said == getattr(thing, name) for name, said in self._asdict().items())
+        return all(value is None or value == getattr(thing, name) for name, value in self._asdict().items())
 
 
 class Fact(NamedTuple):
@@ -155,8 +155,7 @@ class Caption(NamedTuple):
 def stream(seed: int, index: int, which: int) -> random.Random:
     """The random numbers of one stream of one scene.
 
-    Read by `random` and `randbytes` alone: both are plain bits of the generator, while the ways in which `sample` and
-    `randrange` spend them have changed between versions of Python.
+    Only `random` and `randbytes` are used: `sample` and `randrange` draw differently in different versions of Python.
     """
     return random.Random(seed << 72 | index << 8 | which)
 
@@ -174,11 +173,11 @@ def pick(draws: random.Random, population: Iterable[Any]) -> Any:
 
 def distinct(draws: random.Random, population: Sequence[Any], count: int) -> list[Any]:
     """`count` different members in random order."""
-    left = list(population)
-    return [left.pop(below(draws, len(left))) for _ in range(count)]
+    remaining = list(population)
+    return [remaining.pop(below(draws, len(remaining))) for _ in range(count)]
 
 
-def scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
+def make_scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
     """Scene number `index` of the world `seed`.
 
     Args:
@@ -249,10 +248,10 @@ def _weights(pattern: str, direction: tuple[int, int], width: int) -> np.ndarray
 
 @functools.cache
 def _sprite(shape: str, colour: str, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """An object as two layers: what it leaves of the background, and what it adds, both in units of 1/255.
+    """An object as two layers for alpha blending: weight of the background, and colour to add, in units of 1/255.
 
     Returns:
-        (side, side) and (3, side, side) uint16; a pixel's cover is the share of its 8 x 8 samples inside the shape.
+        (side, side) and (3, side, side) uint16; the alpha of a pixel is the share of its 8 x 8 samples inside the shape.
     """
     samples = 8
     n = side * samples
@@ -274,7 +273,7 @@ def _sprite(shape: str, colour: str, side: int) -> tuple[np.ndarray, np.ndarray]
 def relation(first: Object, second: Object) -> str | None:
     """The relation of the first object to the second, along the longer of the two distances; None on an exact diagonal.
 
-    So at most one of the four relations holds between two objects, and a masked relation has one right answer.
+    So at most one of the four relations holds, and a masked relation has one right answer.
     """
     right = COLUMNS.index(first.column) - COLUMNS.index(second.column)
     down = ROWS.index(first.row) - ROWS.index(second.row)
@@ -304,23 +303,23 @@ def captions(scene: Scene) -> list[Caption]:
     draws = stream(scene.seed, scene.index, _CAPTIONS)
     pairs = related_pairs(scene)
     related = RELATION_CAPTIONS if pairs else 0
-    made = []
+    result = []
     for template in distinct(draws, RELATION_TEMPLATES, related):
         subject, other = pick(draws, pairs)
-        made.append(_fill(template, subject, other))
-    # Every object is placed in turn, so that none of them is never told of.
+        result.append(_fill(template, subject, other))
+    # Objects take turns, so that every one is described.
     things = distinct(draws, scene.objects, len(scene.objects))
     for turn, template in enumerate(distinct(draws, PLACE_TEMPLATES, CAPTIONS - related)):
-        made.append(_fill(template, things[turn % len(things)]))
-    return distinct(draws, tuple(made), CAPTIONS)
+        result.append(_fill(template, things[turn % len(things)]))
+    return distinct(draws, tuple(result), CAPTIONS)
 
 
 def _fill(template: str, subject: Object, other: Object | None = None) -> Caption:
     """A caption from a template, with the fact that it states."""
 
     def described(thing: Object, prefix: str) -> Description:
-        said = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
-        return Description(**said)
+        words = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
+        return Description(**words)
 
     fact, values = Fact(described(subject, "")), subject._asdict()
     if other is not None:

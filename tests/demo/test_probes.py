@@ -10,13 +10,13 @@ from renaissance.demo.probes import (
     Probe,
     accuracy_by_kind,
     content_words,
-    probes,
+    make_probes,
     text_only_accuracy,
 )
 from renaissance.demo.raw import split_of
-from renaissance.demo.world import captions, is_true, scene
+from renaissance.demo.world import captions, is_true, make_scene
 
-HELD_OUT = [made for made in (scene(0, index) for index in range(4000)) if split_of(made) == "test"]
+HELD_OUT = [made for made in (make_scene(0, index) for index in range(4000)) if split_of(made) == "test"]
 
 
 def kinds(text):
@@ -47,7 +47,7 @@ def test_content_words_have_a_kind_by_their_place_in_the_caption():
 def test_every_caption_names_content_of_the_right_kinds():
     """A caption of n facts about objects has n content words: counted on the fact, which does not know the words."""
     for index in range(300):
-        for caption in captions(scene(0, index)):
+        for caption in captions(make_scene(0, index)):
             said = [*caption.fact.subject, *(caption.fact.other or ()), caption.fact.relation]
             expected = Counter(word.split()[0] for word in said if word is not None)
             assert Counter(word.word for word in content_words(caption.text)) == expected
@@ -55,7 +55,7 @@ def test_every_caption_names_content_of_the_right_kinds():
 
 
 def test_probes_ask_one_word_of_each_kind_of_each_scene():
-    asked = probes(HELD_OUT)
+    asked = make_probes(HELD_OUT)
     for picture, made in enumerate(HELD_OUT):
         mine = [probe for probe in asked if probe.image == picture]
         texts = [caption.text for caption in captions(made)]
@@ -71,7 +71,7 @@ def test_probes_ask_one_word_of_each_kind_of_each_scene():
 
 
 def test_probes_are_balanced_in_their_answers():
-    words = Counter((probe.target.kind, probe.target.word) for probe in probes(HELD_OUT))
+    words = Counter((probe.target.kind, probe.target.word) for probe in make_probes(HELD_OUT))
     for kind, count in (("colour", 6), ("shape", 5), ("size", 2), ("place", 6), ("relation", 4)):
         frequency = [words[pair] for pair in words if pair[0] == kind]
         assert len(frequency) == count
@@ -79,7 +79,7 @@ def test_probes_are_balanced_in_their_answers():
 
 
 def test_wrong_pictures_go_round_to_the_first():
-    last = [probe for probe in probes(HELD_OUT[:3]) if probe.image == 2]
+    last = [probe for probe in make_probes(HELD_OUT[:3]) if probe.image == 2]
     assert {probe.wrong_image for probe in last} == {0}
 
 
@@ -127,8 +127,8 @@ def test_the_best_guesser_is_chosen_for_each_kind_over_all_its_probes():
 
 
 def test_text_alone_tells_little():
-    train = (made for made in (scene(0, index) for index in range(4000)) if split_of(made) == "train")
-    accuracy = text_only_accuracy((caption.text for made in train for caption in captions(made)), probes(HELD_OUT))
+    train = (made for made in (make_scene(0, index) for index in range(4000)) if split_of(made) == "train")
+    accuracy = text_only_accuracy((caption.text for made in train for caption in captions(made)), make_probes(HELD_OUT))
     assert accuracy == pytest.approx(
         {"colour": 0.17, "shape": 0.2, "size": 0.5, "place": 0.33, "relation": 0.5}, abs=0.06
     )

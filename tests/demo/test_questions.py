@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from renaissance.data.answers import normalise_answer, official_accuracy
 from renaissance.demo.questions import QUESTIONS, is_relation, questions, vocabulary
 from renaissance.demo.raw import split_of
-from renaissance.demo.world import Scene, relation, scene
+from renaissance.demo.world import Scene, make_scene, relation
 from renaissance.demo.world import vocabulary as of_captions
 
-SCENES = [scene(0, index) for index in range(3000)]
+SCENES = [make_scene(0, index) for index in range(3000)]
 
 
 def true_answer(scene: Scene, text: str) -> str:
@@ -46,7 +46,7 @@ def test_every_answer_is_true_and_no_question_comes_twice():
             assert is_relation(each.question_type) == (
                 " of the " in each.text or "above" in each.text or "below" in each.text
             )
-    assert questions(SCENES[7]) == questions(scene(0, 7))
+    assert questions(SCENES[7]) == questions(make_scene(0, 7))
     written = {answer for made in SCENES[:500] for each in questions(made) for answer in each.answers}
     assert {"Yes.", "yes", "two", "2", "the ring", "ring", "Red", "red"} <= written
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from renaissance.demo import questions, statements
 from renaissance.demo.raw import SPLITS, scene_index_of, split_of, write_coco, write_tokenizer
-from renaissance.demo.world import COLOURS, captions, render, scene, vocabulary
+from renaissance.demo.world import COLOURS, captions, make_scene, render, vocabulary
 
 SIZES = {"train": 240, "restval": 20, "val": 30, "test": 40}
 FIRST_IMAGE = {
@@ -88,7 +88,7 @@ def test_every_entry_names_its_picture_and_its_five_sentences(root, karpathy):
         assert image["sentids"] == list(range(5 * number, 5 * number + 5))
         assert [sentence["sentid"] for sentence in image["sentences"]] == image["sentids"]
         assert {sentence["imgid"] for sentence in image["sentences"]} == {number}
-        told = [caption.text for caption in captions(scene(3, image["cocoid"]))]
+        told = [caption.text for caption in captions(make_scene(3, image["cocoid"]))]
         assert [sentence["raw"] for sentence in image["sentences"]] == told
         assert [" ".join(sentence["tokens"]) for sentence in image["sentences"]] == told
         assert (root / image["filepath"] / image["filename"]).is_file()
@@ -98,33 +98,33 @@ def test_every_entry_names_its_picture_and_its_five_sentences(root, karpathy):
 def test_no_scene_is_in_two_splits(karpathy):
     contents = {split: set() for split in SIZES}
     for image in karpathy["images"]:
-        contents[image["split"]].add(scene(3, image["cocoid"]).content)
+        contents[image["split"]].add(make_scene(3, image["cocoid"]).content)
     seen = [content for split in contents.values() for content in split]
     assert len(seen) == len(set(seen))
     # With as many scenes drawn without regard to content, some would be in two.
-    drawn = [{scene(3, index).content for index in some} for some in (range(240), range(240, 330))]
+    drawn = [{make_scene(3, index).content for index in some} for some in (range(240), range(240, 330))]
     assert drawn[0] & drawn[1]
 
 
 def test_splits_take_their_shares():
-    placed = [split_of(scene(0, index)) for index in range(8000)]
+    placed = [split_of(make_scene(0, index)) for index in range(8000)]
     assert {split: 100 * placed.count(split) / len(placed) for split in SPLITS} == pytest.approx(
         {"train": 80, "restval": 5, "val": 5, "test": 10}, abs=1.5
     )
 
 
 def test_the_share_of_one_object_scenes_is_exact(tmp_path, karpathy):
-    alone = [len(scene(3, image["cocoid"]).objects) == 1 for image in karpathy["images"]]
+    alone = [len(make_scene(3, image["cocoid"]).objects) == 1 for image in karpathy["images"]]
     assert sum(alone) == 84 + 7 + 10 + 14  # .35 of each split, .5 rounded to even
     write_coco(tmp_path, seed=3, train=10, restval=0, val=4, test=0, one_object_share=0.5)
     names = [path.name for folder in ("train2014", "val2014") for path in (tmp_path / folder).iterdir()]
-    assert sorted(len(scene(3, scene_index_of(name)).objects) == 1 for name in names) == [False] * 7 + [True] * 7
+    assert sorted(len(make_scene(3, scene_index_of(name)).objects) == 1 for name in names) == [False] * 7 + [True] * 7
 
 
 def test_colours_survive_jpeg(root, karpathy):
     palette = np.array(list(COLOURS.values()))
     for image in karpathy["images"]:
-        made = scene(3, image["cocoid"])
+        made = make_scene(3, image["cocoid"])
         written = np.asarray(Image.open(root / image["filepath"] / image["filename"])).astype(int)
         assert written.shape == (48, 48, 3)
         drawn = render(made).astype(int)
@@ -165,6 +165,6 @@ def test_the_tokenizer_is_of_berts_kind_and_knows_every_word(tmp_path):
     assert tokens == "[CLS] a small red ring [SEP] a large [MASK] [UNK] [SEP]"
     assert encoded["token_type_ids"] == [0] * 6 + [1] * 5
     for index in range(300):
-        for caption in captions(scene(0, index)):
+        for caption in captions(make_scene(0, index)):
             ids = tokenizer(caption.text)["input_ids"]
             assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", *caption.text.split(), "[SEP]"]

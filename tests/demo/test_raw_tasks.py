@@ -24,7 +24,7 @@ from renaissance.demo.questions import questions
 from renaissance.demo.raw import split_of
 from renaissance.demo.raw_tasks import Sizes
 from renaissance.demo.statements import entailments, expressions, sentence, sentence_pair, shows
-from renaissance.demo.world import SHAPES, Scene, captions, render, scene
+from renaissance.demo.world import SHAPES, Scene, captions, make_scene, render
 
 Scenes = dict[bytes, Scene]
 TRAINED = ("train", "restval")
@@ -67,7 +67,7 @@ def arrows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scene_of(name: str, image_id: object) -> Scene:
     """The scene that an image of this data set shows, by its id or file name."""
     index = int(re.search(r"(\d+)(\.\w+)?$", str(image_id))[1])
-    return scene(0, index, objects=OBJECTS.get(name, lambda index: None)(index))
+    return make_scene(0, index, objects=OBJECTS.get(name, lambda index: None)(index))
 
 
 def told(name: str, values: dict[str, Any], made: Scene) -> tuple[list[Any], list[Any]]:
@@ -134,7 +134,7 @@ def test_sentence_pairs_are_read_as_they_lie(arrows: Path):
     assert glue_splits("mrpc", root) == ("train", "val")
     for split, of_world, count in (("train", TRAINED, 12), ("val", ("test",), 6)):
         samples = GlueDataset(root, "mrpc", split, training=split == "train")
-        drawn = (made for made in (scene(0, index) for index in range(300)) if split_of(made) in of_world)
+        drawn = (made for made in (make_scene(0, index) for index in range(300)) if split_of(made) in of_world)
         expected = [(pair.first, pair.second, int(pair.same)) for pair in map(sentence_pair, islice(drawn, count))]
         found = (samples[place].values for place in range(len(samples)))
         assert [(values["text"], values["second"], values["label"]) for values in found] == expected
@@ -186,7 +186,7 @@ def splits_shown(file: Path, scenes_of_pixels: Scenes) -> set[str]:
 @pytest.fixture(scope="module")
 def scenes_of_pixels() -> Scenes:
     """What an image without loss shows. Of the scenes that are trained on the first ones suffice."""
-    made = (scene(0, index) for index in range(10000))
+    made = (make_scene(0, index) for index in range(10000))
     return {render(each).tobytes(): each for each in made if each.index < 600 or split_of(each) not in TRAINED}
 
 

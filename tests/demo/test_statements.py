@@ -9,10 +9,10 @@ import pytest
 from renaissance.demo import statements
 from renaissance.demo.raw import split_of
 from renaissance.demo.statements import LABELS, Sentence, entailments, expressions, image_pairs, sentence, sentence_pair
-from renaissance.demo.world import PLACE_TEMPLATES, Scene, captions, scene
+from renaissance.demo.world import PLACE_TEMPLATES, Scene, captions, make_scene
 from renaissance.demo.world import vocabulary as of_captions
 
-SCENES = [scene(0, index) for index in range(3000)]
+SCENES = [make_scene(0, index) for index in range(3000)]
 
 
 def label_of(made: Scene, hypothesis: str) -> str:
@@ -31,7 +31,7 @@ def test_hypotheses_are_what_they_are_labelled():
         for each in found:
             assert each.label == label_of(made, each.hypothesis), each
             assert each.premise in {caption.text for caption in captions(made)}
-    assert entailments(SCENES[3]) == entailments(scene(0, 3))
+    assert entailments(SCENES[3]) == entailments(make_scene(0, 3))
 
 
 def lookup_accuracy(train: list[tuple[str, object]], test: list[tuple[str, object]]) -> float:

@@ -18,13 +18,13 @@ from renaissance.demo.world import (
     Scene,
     captions,
     is_true,
+    make_scene,
     relation,
     render,
-    scene,
     vocabulary,
 )
 
-SCENES = [scene(0, index) for index in range(600)]
+SCENES = [make_scene(0, index) for index in range(600)]
 WORDS = {
     "size": ("small", "large"),
     "colour": ("red", "green", "blue", "yellow", "purple", "black"),
@@ -99,39 +99,39 @@ def holds(text, made):
 
 
 def test_a_scene_is_these_objects_on_this_background():
-    assert scene(0, 2) == EXPECTED_SCENE
+    assert make_scene(0, 2) == EXPECTED_SCENE
 
 
 @pytest.mark.parametrize("index", EXPECTED_PICTURES)
 def test_a_picture_is_these_bytes(index):
-    picture = render(scene(0, index))
+    picture = render(make_scene(0, index))
     assert picture.shape == (48, 48, 3)
     assert picture.dtype == np.uint8
-    assert scene(0, index).background.pattern == EXPECTED_PICTURES[index][0]
+    assert make_scene(0, index).background.pattern == EXPECTED_PICTURES[index][0]
     assert hashlib.sha256(picture.tobytes()).hexdigest()[:16] == EXPECTED_PICTURES[index][1]
 
 
 def test_captions_are_these_words():
-    assert [caption.text for caption in captions(scene(0, 1))] == EXPECTED_CAPTIONS
+    assert [caption.text for caption in captions(make_scene(0, 1))] == EXPECTED_CAPTIONS
 
 
 def test_what_is_made_before_changes_nothing():
-    backwards = [scene(0, index) for index in reversed(range(600))]
+    backwards = [make_scene(0, index) for index in reversed(range(600))]
     assert backwards[::-1] == SCENES
     assert [captions(made) for made in backwards[:50]] == [captions(made) for made in SCENES[:-51:-1]]
 
 
 def test_seeds_and_indices_are_not_confused():
-    assert len({scene(seed, index).background for seed in range(30) for index in range(30)}) == 900
+    assert len({make_scene(seed, index).background for seed in range(30) for index in range(30)}) == 900
 
 
 def test_the_number_of_objects_can_be_fixed():
-    assert {len(scene(0, index, objects=1).objects) for index in range(50)} == {1}
-    assert {len(scene(0, index, objects=3).objects) for index in range(50)} == {3}
+    assert {len(make_scene(0, index, objects=1).objects) for index in range(50)} == {1}
+    assert {len(make_scene(0, index, objects=3).objects) for index in range(50)} == {3}
 
 
 def test_scenes_are_balanced_and_distinct_within():
-    scenes = [scene(1, index) for index in range(6000)]
+    scenes = [make_scene(1, index) for index in range(6000)]
     share = Counter(len(made.objects) for made in scenes)
     assert [share[n] / 6000 for n in (1, 2, 3)] == pytest.approx([0.35, 0.45, 0.20], abs=0.02)
     things = [thing for made in scenes for thing in made.objects]
@@ -232,7 +232,7 @@ def test_a_masked_word_has_one_right_answer():
 
 
 def test_captions_are_seldom_true_of_other_scenes():
-    scenes = [scene(2, index) for index in range(180)]
+    scenes = [make_scene(2, index) for index in range(180)]
     told = [caption for made in scenes for caption in captions(made)]
     pairs = [(caption, other) for number, caption in enumerate(told) for other in scenes if other.index != number // 5]
     assert sum(is_true(caption.fact, other) for caption, other in pairs) / len(pairs) < 0.005
@@ -249,7 +249,7 @@ def test_at_most_one_relation_holds():
 
 
 def test_a_relation_is_false_of_one_object_with_itself():
-    made = scene(0, 0, objects=1)
+    made = make_scene(0, 0, objects=1)
     thing = made.objects[0]
     said = Description(thing.shape, thing.colour)
     assert is_true(Fact(said), made)
