@@ -14,8 +14,6 @@ from renaissance.core.types import Example, ItcTargets, ItmTargets
 from .identity import text_key
 
 if TYPE_CHECKING:
-    from renaissance.core.types import Example
-
     from .collate import MicroBatch
 
 _FALSE = 0.5  # share of the samples that are to get a false image

@@ -15,7 +15,7 @@ from .arrow import ArrowFile, check_file
 from .columns import Flat
 from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
 from .file_cache import Stamp, cached
-from .identity import image_key, text_key
+from .identity import content_key, text_key
 from .samples import SampleDataset
 
 
@@ -52,7 +52,7 @@ class PairDataset(SampleDataset):
         texts = frozenset(map(text_key, captions))
         metadata = {"id": int(index)}
         return Example(
-            int(index), (image,), captions[place.entry], texts, image_key(image), place.where, metadata=metadata
+            int(index), (image,), captions[place.entry], texts, content_key(image), place.where, metadata=metadata
         )
 
     def text(self, index: int) -> str:

@@ -18,7 +18,7 @@ from renaissance.core.types import Example
 from .arrow import ArrowFile, check_file, schema_metadata
 from .dataset_specs import Column
 from .file_cache import Stamp, refuse_changed
-from .identity import image_key
+from .identity import content_key
 
 
 class Sample(NamedTuple):
@@ -58,7 +58,7 @@ class FileSummary(NamedTuple):
     def fingerprint(self, now: Stamp, ends: bytes) -> dict[str, Any]:
         """Returns what settings.json holds of the file; `ends`: its first and last samples."""
         counts = {"bytes": now.size, "mtime_ns": now.mtime_ns, "pictures": self.rows, "pairs": self.samples}
-        return {**counts, "ends": f"{image_key(ends):016x}"}
+        return {**counts, "ends": f"{content_key(ends):016x}"}
 
 
 class _File(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from renaissance.core.types import Example
-from renaissance.data.identity import image_key, text_key
+from renaissance.data.identity import content_key, text_key
 
 
 class PairStub:
@@ -28,4 +28,4 @@ class PairStub:
         Image.fromarray(noise).save(buffer, "PNG")
         image = b"not an image" if id == self.broken else buffer.getvalue()
         texts = frozenset(map(text_key, self.captions[picture * 2 : picture * 2 + 2]))
-        return Example(id, (image,), self.captions[id], texts, image_key(image), f"stub.arrow row {picture}")
+        return Example(id, (image,), self.captions[id], texts, content_key(image), f"stub.arrow row {picture}")

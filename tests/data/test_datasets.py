@@ -17,7 +17,7 @@ from renaissance.core.types import Example
 from renaissance.data import dataset_specs
 from renaissance.data import pairs as pairs_module
 from renaissance.data.datasets import PairDataset, open_pairs, open_samples
-from renaissance.data.identity import image_key, text_key
+from renaissance.data.identity import content_key, text_key
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ def test_a_pair_is_all_that_was_stored(folder: Path):
         (b"mine.arrow 1",),
         "ein Hund",
         frozenset({text_key("two dogs"), text_key("ein hund")}),
-        image_key(b"mine.arrow 1"),
+        content_key(b"mine.arrow 1"),
         "mine.arrow row 1",
         metadata={"id": 2},
     )
@@ -264,6 +264,6 @@ def test_fingerprint_tells_contents_apart(folder: Path):
 
 def test_keys_are_stable_63_bit_hashes():
     digest = hashlib.blake2b(b"a dog", digest_size=8).digest()
-    assert text_key("  A \n DOG") == image_key(b"a dog") == int.from_bytes(digest, "big") % 2**63
+    assert text_key("  A \n DOG") == content_key(b"a dog") == int.from_bytes(digest, "big") % 2**63
     assert text_key("STRASSE") == text_key("straße") != text_key("strase")
-    assert len({image_key(bytes([value])) for value in range(256)}) == 256
+    assert len({content_key(bytes([value])) for value in range(256)}) == 256

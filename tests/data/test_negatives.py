@@ -10,7 +10,7 @@ from PIL import Image
 from renaissance.core.errors import UserError
 from renaissance.core.types import Example
 from renaissance.data.collate import MicroBatch, Source
-from renaissance.data.identity import image_key, text_key
+from renaissance.data.identity import content_key, text_key
 from renaissance.data.negatives import FalseImages
 from renaissance.data.transforms import make_transform
 
@@ -32,7 +32,7 @@ class World:
         captions = self.captions(picture)
         keys = frozenset(map(text_key, captions))
         text = captions[id % len(captions)]
-        return Example(id, (buffer.getvalue(),), text, keys, image_key(buffer.getvalue()), f"world row {id}")
+        return Example(id, (buffer.getvalue(),), text, keys, content_key(buffer.getvalue()), f"world row {id}")
 
 
 def crowded(size=60):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
 from renaissance.core.errors import UserError
-from renaissance.core.untrusted import expect, read_json
+from renaissance.core.untrusted import read_json
 from renaissance.data.arrow import check_file, open_file, valid_batches
-from renaissance.data.identity import image_key
-from renaissance.data.prepare.arrow_file import manifest_of
+from renaissance.data.identity import content_key
+from renaissance.data.prepare.arrow_file import Manifest, manifest_of
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
 
 from .files import CheckedFile
@@ -61,7 +60,7 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
             for name, encoded, image in zip(names, request.sources, read, strict=True):
                 if isinstance(image, Fault):
                     file.problems.add(f"images that are {image.kind} ({name})", f"row {request.row}: {image.why}")
-                keys.append(-1 if isinstance(image, Fault) else image_key(encoded))
+                keys.append(-1 if isinstance(image, Fault) else content_key(encoded))
     file.keys, file.images = np.array(keys, np.int64), len(keys)
     if len(names) == 1 and not shared:
         for row in repeated(file.keys):
@@ -75,17 +74,14 @@ def _compare_manifest(file: CheckedFile) -> None:
     if not beside.exists():
         return
     try:
-        manifest = read_json(beside, dict[str, Any])
-        skipped = expect(manifest.get("skipped"), dict[str, dict[str, Any]], f"'skipped' of {beside.name}")
-        counts = expect([each.get("count") for each in skipped.values()], list[int], f"counts of {beside.name}")
-        said = expect({name: manifest.get(name) for name in ("rows", "bytes")}, dict[str, int], beside.name)
+        manifest = read_json(beside, Manifest)
     except UserError as error:
         file.problems.add("manifests that cannot be read", str(error))
         return
-    file.left_out = sum(counts)
-    for name, here in (("rows", file.rows), ("bytes", os.stat(file.path).st_size)):
-        if said[name] != here:
-            file.problems.add("counts that differ", f"{beside.name} says {said[name]} {name}, there are {here}")
+    file.left_out = sum(kind["count"] for kind in manifest["skipped"].values())
+    for name, found in (("rows", file.rows), ("bytes", os.stat(file.path).st_size)):
+        if manifest[name] != found:
+            file.problems.add("counts that differ", f"{beside.name} says {manifest[name]} {name}, there are {found}")
 
 
 def _compare_official(file: CheckedFile) -> None:

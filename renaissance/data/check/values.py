@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from renaissance.data.columns import Flat, is_list
 from renaissance.data.dataset_specs import BOXES, ENTAILMENT, QUESTIONS, Column
-from renaissance.data.identity import image_key
+from renaissance.data.identity import content_key
 
 from .files import CheckedFile
 from .lengths import Lengths
@@ -103,4 +103,4 @@ def _collection_numbers(file: CheckedFile, image_ids: pa.Array) -> np.ndarray:
 def _keys(ids: pa.Array) -> np.ndarray:
     if pa.types.is_integer(ids.type):
         return np.asarray(ids.cast(pa.int64()))
-    return np.fromiter((image_key(str(each).encode("utf-8", "surrogatepass")) for each in ids), np.int64)
+    return np.fromiter((content_key(str(each).encode("utf-8", "surrogatepass")) for each in ids), np.int64)

@@ -63,15 +63,21 @@ class Plan(NamedTuple):
     shard_rows: int | None = None
 
 
-class _Manifest(TypedDict):
-    """What is read of the manifest of a shard that is kept."""
+class _Counted(TypedDict):
+    count: int
+    first: list[str]
 
+
+class Manifest(TypedDict):
+    """What is read of a manifest. Attributes: shard, its first entry and the first one behind it."""
+
+    rows: int
     images: int
     texts: int
     bytes: int
-    shard: dict[str, int]
-    skipped: dict[str, dict[str, int | list[str]]]
+    skipped: dict[str, _Counted]
     note: str | None
+    shard: dict[str, int] | None
 
 
 def write_file(
@@ -137,10 +143,10 @@ def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str
     for number in count():
         file = folder / plan.name.format(shard=number)
         try:
-            manifest = read_json(manifest_of(file), _Manifest)
+            manifest = read_json(manifest_of(file), Manifest)
             first, after = manifest["shard"]["first"], manifest["shard"]["next"]
             whole = manifest.items() >= wanted.items() and file.stat().st_size == manifest["bytes"]
-        except (UserError, OSError, KeyError):  # no such shard, or one of another program
+        except (UserError, OSError, KeyError, TypeError):  # no such shard, or one of another program
             return manifests
         if not whole or not first == position <= after < 2**62:
             return manifests

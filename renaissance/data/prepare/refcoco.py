@@ -124,10 +124,9 @@ def _images(path: Path, wanted: set[int]) -> dict[int, _Image]:
     images: dict[int, _Image] = {}
     for number, entry in enumerate(json_items(path, "images.item")):
         where = f"'{path}' image {number}"
-        image_id, file = fields(entry, where, id=INT64, file_name=str)
+        image_id, file, *size = fields(entry, where, id=INT64, file_name=str, width=float | None, height=float | None)
         require(image_id not in images, f"'{path}' lists image {image_id} twice; download it again.")
         if image_id in wanted:
-            size = [expect(entry.get(side), float | None, f"{where}, {side},") for side in ("width", "height")]
             width, height = (math.inf if side is None else side for side in size)
             images[image_id] = _Image(plain_name(file), width, height, {})
     for number, entry in enumerate(json_items(path, "annotations.item")):

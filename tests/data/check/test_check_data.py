@@ -173,6 +173,8 @@ def test_manifest_of_another_file(check: Check, tmp_path: Path):
     arrow_files.write(tmp_path / "arrow", "vg")
     manifest = {
         "rows": 7,
+        "images": 7,
+        "texts": 7,
         "bytes": (tmp_path / "arrow" / "vg.arrow").stat().st_size,
         "skipped": {"missing": {"count": 2, "first": ["1.jpg"]}},
     }

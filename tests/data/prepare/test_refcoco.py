@@ -230,7 +230,7 @@ def test_refuses_what_is_no_list_of_references(tmp_path: Path, references: objec
             "annotation 0 is None, but has to be an object",
         ),
         (lambda images, boxes: images[0].pop("file_name"), "image 0 lacks 'file_name'"),
-        (lambda images, boxes: images[0].update(width="wide"), "image 0, width, is 'wide'"),
+        (lambda images, boxes: images[0].update(width="wide"), "image 0['width'] is 'wide'"),
         (lambda images, boxes: images.insert(0, []), "image 0 is list, but has to be an object"),
         (lambda images, boxes: images.append(images[0]), "lists image 500 twice"),
         (lambda images, boxes: boxes.append(boxes[0]), "lists object 1000 twice"),
