@@ -11,13 +11,21 @@ from .keys import AUTO, HEADS, TOWER_KEYS
 
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
-    """Yields a sentence about each problem; `given` are the keys that the command names."""
+    """Yields a sentence about each problem of a command; `given` are the keys that it names."""
+    yield from _model_type(values)
+    yield from _start(values)
+    yield from _sizes(values)
+    yield from _transforms(values)
     if values["resume_from"] in (None, AUTO):  # else the checkpoint answers
-        yield from training_problems(values)
-    for rule in (_model_type, _start, size_problems, _transforms):
-        yield from rule(values)
+        yield from _training(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
+
+
+def final_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """The same of values that a checkpoint and the models have filled."""
+    for rule in (_sizes, _transforms, _training):
+        yield from rule(values)
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
@@ -30,7 +38,7 @@ def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"model_type=one-tower contradicts {towers[0]}=, which means two-tower; give encoder= alone."
 
 
-def training_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def _training(values: Mapping[str, Any]) -> Iterator[str]:
     """Nothing to train, or no end of it."""
     if not any(values["loss_names"].values()):
         yield "No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0."
@@ -50,7 +58,7 @@ def _start(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={values[key]} is the placeholder of a README; give the path of a checkpoint."
 
 
-def size_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def _sizes(values: Mapping[str, Any]) -> Iterator[str]:
     """Heads that do not divide their width, patches that do not divide their image. Sizes that are None are skipped."""
     for width, heads in HEADS.items():
         if values[width] and values[heads] and values[width] % values[heads]:
@@ -66,7 +74,9 @@ def near_multiples(size: int, unit: int) -> str:
 
 
 def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
-    two = values["image_encoder"] or values["text_encoder"] or not (values["encoder"] or values["load_path"])
+    """A transform that the type of the model cannot read, where the type is known; an augmented evaluation."""
+    stored = values["load_path"] or values["resume_from"] not in (None, AUTO)
+    two = values["model_type"] == "two-tower" or not (values["model_type"] or values["encoder"] or stored)
     keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]
     if keys and two:
         yield f"{keys[0]}={values[keys[0]]} keeps the aspect of images, which only one-tower can read; give imagenet."

@@ -147,6 +147,18 @@ def test_widths_heads_and_patches_are_checked_once_everybody_has_answered():
     ]
 
 
+def test_the_checkpoint_says_whether_a_transform_can_be_read():
+    for kind in ("one-tower", "two-tower"):
+        named = resolver(load_path="a.ckpt", train_transform_keys=["pixelbert"])
+        named.fill_defaults("checkpoint", {"model_type": kind, "encoder": "a" if kind == "one-tower" else None})
+        named.name_towers()
+        if kind == "one-tower":
+            assert named.finalize().data.train_transform_keys == ["pixelbert"]
+        else:
+            with pytest.raises(SettingsError, match="keeps the aspect of images, which only one-tower can read"):
+                named.finalize()
+
+
 def test_fallbacks_and_their_sources():
     named = resolver(cross_layer_hidden_size=192)
     named.name_towers()
