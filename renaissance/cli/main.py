@@ -277,7 +277,8 @@ def _named(
     if Path(word).suffix.lower() in CONFIG_FILES:
         return f"file {word}", read_config_file(Path(os.path.expanduser(word)))
     _refuse_form(word, settings)
-    advice = f"{suggest(word, [*named, *settings])}; `python run.py print_named_configs` lists them all{plugin_hint(settings)}"
+    lists = f"`python run.py print_named_configs` lists them all{plugin_hint(settings)}"
+    advice = f"{suggest(word, [*named, *settings])}; {lists if named else 'this command has none: write key=value'}"
     if before.endswith("="):
         advice = f"; if it is the value of {before}, write them without a space"
     elif os.path.exists(word):
@@ -299,8 +300,9 @@ def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Sett
     base, *rest = key.split(".")
     if base not in settings:
         near = suggest(base, [*settings, *named])
-        where = f"; `python run.py print_config` lists them all{plugin_hint(settings)}"
-        raise UserError(f"There is no setting {base!r}{near}{where}.")
+        lists = f"`python run.py print_config` lists them all{plugin_hint(settings)}"
+        every = f"the settings are {', '.join(settings)}"
+        raise UserError(f"There is no setting {base!r}{near}; {lists if named else every}.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
     known = not rest or ".".join(rest) in entries
     require(known, f"{key} does not exist: {base} has the entries {', '.join(entries) or 'none'}.")
