@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import COCO_FILE, COCO_IMAGES, F30K_FILE, F30K_IMAGES
@@ -20,22 +20,14 @@ from .annotations import fields, folder_of, json_items
 from .writer import Download, arrow_writer, plan_stored
 
 
-class _KarpathySource(NamedTuple):
-    """Attributes: file, name with "{split}"; splits; annotations, below root; images, None = each entry names its folder."""
-
-    file: str
-    splits: tuple[str, ...]
-    annotations: str
-    images: str | None
-
-
 class _KarpathySentence(TypedDict):
     raw: str
 
 
-_LAYOUTS = {
-    "coco": _KarpathySource(COCO_FILE, tuple(COCO_IMAGES), "karpathy/dataset_coco.json", None),
-    "f30k": _KarpathySource(F30K_FILE, tuple(F30K_IMAGES), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
+# Data set -> name of the files; the splits; the annotations and the images below root, None = each entry names its folder.
+_SOURCES = {
+    "coco": (COCO_FILE, COCO_IMAGES.keys(), "karpathy/dataset_coco.json", None),
+    "f30k": (F30K_FILE, F30K_IMAGES.keys(), "karpathy/dataset_flickr30k.json", "flickr30k-images"),
 }
 
 
@@ -46,22 +38,21 @@ def make_arrow(root: Path, *, dataset: str = "coco") -> Download:
     Raises:
         UserError: a missing or damaged annotation file, or one of the refusals of `arrow_writer`.
     """
-    layout = _LAYOUTS[dataset]
-    path = folder_of(root, f"{layout.images or 'train2014/, val2014'}/ and {layout.annotations}") / layout.annotations
+    file, splits, annotations, images = _SOURCES[dataset]
+    path = folder_of(root, f"{images or 'train2014/, val2014'}/ and {annotations}") / annotations
     store = AnnotationStore()
     for number, entry in enumerate(json_items(path, "images.item")):
         where = f"'{path}' image {number}"
         name, split, sentences = fields(entry, where, filename=str, split=str, sentences=list[_KarpathySentence])
-        folder = layout.images or fields(entry, where, filepath=str)[0]
-        known = ", ".join(layout.splits)
-        require(split in layout.splits, f"{where}, '{name}', is in split '{split}'; the splits are {known}.")
+        folder = images or fields(entry, where, filepath=str)[0]
+        require(split in splits, f"{where}, '{name}', is in split '{split}'; the splits are {', '.join(splits)}.")
         store.add(f"{folder}/{name}", split, [sentence["raw"] for sentence in sentences], once_in=path)
     listed = store.splits()
-    lacking = [split for split in layout.splits if split not in listed]
+    lacking = [split for split in splits if split not in listed]
     counts = ", ".join(f"{split} {count:,}" for split, count in listed.items())
     require(not lacking, f"'{path}' lists no image of split {', '.join(lacking)}; images listed: {counts}.")
     plans = (
-        plan_stored(store, dataset, layout.file.format(split=split), split, store.caption_rows(split, os.path.basename))
-        for split in layout.splits
+        plan_stored(store, dataset, file.format(split=split), split, store.caption_rows(split, os.path.basename))
+        for split in splits
     )
-    return Download(dataset, plans, source={"annotations": layout.annotations})
+    return Download(dataset, plans, source={"annotations": annotations})

@@ -40,7 +40,7 @@ def check_val_share(share: object) -> None:
     Raises:
         UserError: it is none.
     """
-    fits = number(0, 1).problem("val_share", share) is None and share != 1
+    fits = number(0, 1).test(share) and share < 1
     require(fits, f"val_share={share!r} must be a share of at least 0 and less than 1.")
 
 

@@ -58,7 +58,7 @@ def require_whole(tar: Path) -> None:
         require(file.read() == _END, f"'{tar}' is cut short or is not a tar file; download it again, or remove it.")
 
 
-def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row | LeftOut]]:
+def tar_entries(tar: Path, below: str, split: str) -> Iterator[LeftOut | Callable[[], Row | LeftOut]]:
     """Yields a function that makes the entry of each key, in the tar's order, then of each failed download.
 
     A key's files are read when its entry is made, which must be before the next one is asked for; keys that are skipped
@@ -84,8 +84,7 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[Callable[[], Row 
                 yield partial(_entry, group, f"{below}{group.key}", split)
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise UserError(f"'{tar}' is damaged ({first_line(error)}); download it again, or remove it.") from None
-    for failure in _failures(tar.with_suffix(".parquet"), below):
-        yield partial(LeftOut, *failure)
+    yield from _failures(tar.with_suffix(".parquet"), below)
 
 
 def _groups(file: BinaryIO) -> Iterator[_Group]:
@@ -157,10 +156,8 @@ def _extension(kind: bytes, text: bytes) -> dict[str, str]:
 
 def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
     image, texts = group.image, group.texts
-    if not all(member.isreg() for member in group.members.values()):
-        return LeftOut("link in a tar", name)
-    if any(member.issparse() for member in group.members.values()):
-        return LeftOut("sparse file in a tar", name)
+    if not all(member.isreg() and not member.issparse() for member in group.members.values()):
+        return LeftOut("link or sparse file in a tar", name)
     if image is None:
         others = ", ".join(f".{suffix}" for suffix in group.members if suffix not in _TEXTS)
         missing = LeftOut("missing", f"{name}: no image in the tar")

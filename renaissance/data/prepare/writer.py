@@ -126,22 +126,14 @@ def _arrow_type(name: str) -> pa.DataType:
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of `WRITE_OPTIONS` that were given, each in its one form, and the default quality."""
-    options = {"resize": None, "quality": None, **given}
+    """Returns the options of `WRITE_OPTIONS` that were given, and the default quality."""
     for name, value in given.items():
-        if value is not None:
-            problem = WRITE_OPTIONS[name].problem(name, value)
-            require(problem is None, f"{problem}")
-            options[name] = WRITE_OPTIONS[name].convert(value)
-    if options["resize"] is None:
-        quality = options["quality"]
-        require(
-            quality is None,
-            f"quality={quality} needs resize=<short side>: an image that is not resized keeps its bytes.",
-        )
-    elif options["quality"] is None:
-        options["quality"] = QUALITY
-    return options
+        problem = None if value is None else WRITE_OPTIONS[name].problem(name, value)
+        require(problem is None, problem)
+    resize, quality = given.get("resize"), given.get("quality")
+    needs = f"quality={quality} needs resize=<short side>: an image that is not resized keeps its bytes."
+    require(resize or quality is None, needs)
+    return {**given, "resize": resize, "quality": quality or QUALITY if resize else None}
 
 
 def _write(download: Download, root: str | os.PathLike, folder: Path, writing: dict[str, Any]) -> list[dict[str, Any]]:

@@ -194,7 +194,7 @@ def test_sparse_members_of_both_kinds_are_left_out_and_counted(tmp_path: Path):
     (tmp_path / "raw" / "0.tar").write_bytes(b"".join(members) + whole)
     (manifest,) = make_sbu(tmp_path / "raw", tmp_path / "out", workers=1)
     assert counts(tmp_path / "out") == {"sbu_0": 2}
-    assert manifest["skipped"] == {"sparse file in a tar": {"count": 2, "first": ["0/0", "0/1"]}}
+    assert manifest["skipped"] == {"link or sparse file in a tar": {"count": 2, "first": ["0/0", "0/1"]}}
 
 
 def test_ordinary_extended_headers_are_read(tmp_path: Path):

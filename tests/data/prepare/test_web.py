@@ -194,7 +194,7 @@ def test_what_else_a_tar_can_hold(root: Path, tmp_path: Path):
         "missing": ["x/2: no image in the tar"],
         "image without a caption": ["x/4", "x/5"],
         "caption that is not Unicode text": ["x/6"],
-        "link in a tar": ["x/7", "x/8", "x/9"],
+        "link or sparse file in a tar": ["x/7", "x/8", "x/9"],
     }
 
 
