@@ -169,7 +169,9 @@ VARIANTS = {
     "one pass of the images": Variant(lambda m, batch: our_losses(m, batch, Forgetful)),
     "vocabulary at masked positions": Variant(within=lambda _: mock.patch.object(Mlm, "forward", decode_everywhere)),
     "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough)),
-    "short side of cross-attention": Variant(within=lambda _: mock.patch.object(Attention, "_saves", lambda *_: False)),
+    "short side of cross-attention": Variant(
+        within=lambda _: mock.patch.object(Attention, "_is_cheaper", lambda *_: False)
+    ),
     "dropout from 16 bits": Variant(within=lambda _: mock.patch.object(Dropout, "forward", nn.Dropout.forward)),
     "fused attention in the towers": Variant(within=eager),
     "fused optimizer": Variant(fused=False),

@@ -22,7 +22,7 @@ from . import SAMPLE_KIND
 class Gqa(Classification):
     """Cross-entropy over the answers of train and val on the pooled vector."""
 
-    sample_kind, answer, labels_in_data = SAMPLE_KIND, "answers", 1_878
+    sample_kind, label_column, labels_in_data = SAMPLE_KIND, "answers", 1_878
     answer_scores = staticmethod(partial(torch.softmax, dim=-1))
 
     @classmethod

@@ -94,13 +94,13 @@ class Attention(nn.Module):
         """(B,N,D) queries over the other side's (B,K,D)."""
         queries, keys = hidden.shape[1], other.hidden.shape[1]
         # Measured on CPUs alone; a GPU keeps its fused kernels.
-        if hidden.device.type == "cpu" and self._saves(min(queries, keys), max(queries, keys)):
+        if hidden.device.type == "cpu" and self._is_cheaper(min(queries, keys), max(queries, keys)):
             attend = self._few_queries if queries < keys else self._few_keys
             return attend(hidden, other)
         (query,), (key, value) = self._project(hidden, 0, 1), self._project(other.hidden, 1, 3)
         return self._attend(query, key, value, other.mask, hidden)
 
-    def _saves(self, short: int, long: int) -> bool:
+    def _is_cheaper(self, short: int, long: int) -> bool:
         """Whether the other order takes fewer multiplications (each side of the comparison divided by 2 B D)."""
         return short * (self.width + (self.heads - 1) * long) < long * self.width
 

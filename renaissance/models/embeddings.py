@@ -10,7 +10,7 @@ from renaissance.core.types import ImageInput, TextInput, Tokens
 
 
 class Normalize(nn.Module):
-    """uint8 pixels to what the vision encoder was pretrained on: (x / 255 - mean) / std, on the device.
+    """Normalises uint8 pixels as the vision encoder was pretrained: (x / 255 - mean) / std, on the device.
 
     Args:
         mean, std: of each RGB channel, for pixels in 0..1.
@@ -53,7 +53,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position table for longer texts, cut to this length; None for anything else."""
+        """A checkpoint's position table for longer texts, cut to this length; None for other tensors."""
         length = self.position.num_embeddings
         return tensor[:length] if name == "position.weight" and len(tensor) >= length else None
 
@@ -84,7 +84,7 @@ class PatchEmbeddings(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
-        """A position grid of another image size, interpolated to this one; None for anything else."""
+        """A checkpoint's position grid of another image size, interpolated to this one; None for other tensors."""
         return resize_grid(tensor, *self.position.shape[-2:]) if name == "position" else None
 
     def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:

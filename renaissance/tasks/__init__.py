@@ -21,10 +21,10 @@ def task_class(name: str) -> type[Task]:
 
 
 def downstream_task(names: Iterable[str]) -> str | None:
-    """The one of these tasks that has a data set of its own; None where all learn from any image with its text.
+    """The one downstream task among these tasks; None if all are objectives.
 
     Raises:
-        UserError: two that do, or objectives beside one whose samples are not one image with a text.
+        UserError: two downstream tasks, or objectives beside one whose samples are not one image with a text.
     """
     names = list(names)
     reading = [name for name in names if task_class(name).has_dataset]

@@ -1,11 +1,11 @@
 """Base classes of tasks, and the encodings that all tasks of a step share.
 
 A task turns the encodings of a micro-batch and its own targets into a loss. It names the parts of `Fused` that it reads, so
-that nothing else is computed, and asks `Encodings`, never a tower.
+that nothing else is computed, and uses `Encodings`, never a tower.
 
 An *objective* (masked language modelling, matching) learns from any image with its text. A *downstream* task reads a data
-set of its own. It makes a row of each example; the rows of all processes are gathered, and the metrics are computed from
-them. So they do not depend on the number of processes or on the batch size.
+set of its own. It makes one row an example; the metrics are computed from the gathered rows of all processes, so they depend
+neither on the number of processes nor on the batch size.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ class Encodings:
         self._images: Tokens | None = None
 
     def text(self, of: Tensor | TextInput | None = None) -> Tokens:
-        """Embedded texts: those of the batch, those of the batch with other `input_ids` (B,L), such as masked ones, or others."""
+        """Embedded texts: of the batch, of the batch with other `input_ids` (B,L), such as masked ones, or other texts."""
         text = of if isinstance(of, TextInput) else self.batch.text
         if isinstance(of, Tensor):
             text = text._replace(input_ids=of)
-        # Found by identity, which a tensor that is kept alive shares with no other.
+        # Keyed by identity; the tensor is kept alive, so its id is not reused.
         if (key := id(text.input_ids)) not in self._texts:
             self._texts[key] = text, self.model.embed_text(text)
         return self._texts[key][1]
 
     def images(self, index: Tensor | None = None) -> Tokens:
-        """Embedded images, computed in one pass: the examples' own ones, or those that `index` (n,) selects from the M."""
+        """Embedded images, computed in one pass: the examples' own images, or those that `index` (n,) selects of the M."""
         if self._images is None:
             self._images = self.model.embed_image(self.batch.images)
         if index is not None:
             return self._images.select(index)
         hidden, mask = self._images
-        own = len(self.batch.ids) if self.batch.image_counts is None else sum(self.batch.image_counts)
-        return Tokens(hidden[:own], None if mask is None else mask[:own])
+        count = len(self.batch.ids) if self.batch.image_counts is None else sum(self.batch.image_counts)
+        return Tokens(hidden[:count], None if mask is None else mask[:count])
 
     def fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str], slot: int | Tensor = 0) -> Fused:
         """Text and image tokens through the fusion.
@@ -92,7 +92,7 @@ class Encodings:
 
 
 class Context(NamedTuple):
-    """What a head depends on. Attributes: settings; vocab_size, V; labels, the vocabulary of answers or None."""
+    """What heads are built from. Attributes: settings; vocab_size, V; labels, the vocabulary of answers or None."""
 
     settings: Settings
     vocab_size: int
@@ -107,9 +107,9 @@ class Task(nn.Module):
         has_dataset: whether it reads a data set of its own.
         images_per_sample: images of each sample that it reads; None = any number. Objectives need one.
         partial_validation: whether validations during training compute less than the final evaluation.
-        means: names of the metrics that `measure` measures, besides the loss.
-        starts_from: part of this task -> "<task>.<part>" of a checkpoint without this task that initializes it.
-        answer_scores: of a task that answers questions about images: logits (classes,) -> a score of each label; asked by
+        mean_metrics: names of the metrics that `measure` sums and counts, besides the loss.
+        starts_from: part of this task -> "<task>.<part>" that initializes it, if a checkpoint lacks this task.
+        answer_scores: for tasks that answer questions about images: logits (classes,) -> score of each label; for
             `inference`.
     """
 
@@ -117,12 +117,12 @@ class Task(nn.Module):
     has_dataset: ClassVar[bool] = False
     images_per_sample: ClassVar[int | None] = 1
     partial_validation: ClassVar[bool] = False
-    means: ClassVar[tuple[str, ...]] = ()
+    mean_metrics: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[Mapping[str, str]] = {}
     answer_scores: ClassVar[Callable[[Tensor], Tensor] | None] = None
 
     def __init__(self, model: nn.Module, context: Context):
-        """Builds the head for `model`, which has `width` and `pooled_size`; weights are drawn by the caller."""
+        """Builds the head for `model`, which has `width` and `pooled_size`; the caller initialises its weights."""
         super().__init__()
 
     @staticmethod
@@ -145,7 +145,7 @@ class Task(nn.Module):
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
     def measure(self, output: TaskOutput, targets: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sum and count, both (), over a micro-batch, of each metric that `means` names."""
+        """Sum and count, both (), over a micro-batch, of each of `mean_metrics`."""
         return {}
 
     def target_shares(self, targets: Any) -> dict[str, Tensor]:
@@ -157,10 +157,10 @@ class Task(nn.Module):
         return []
 
     def check(self, heads: Mapping[str, Task]) -> None:
-        """Raises a UserError where the heads are in no state to be evaluated."""
+        """Raises a UserError if the heads cannot be evaluated, such as an untrained one."""
 
     def needs_batches(self, selecting: bool) -> bool:
-        """Whether the evaluation goes through the batches of a split; else `evaluate_full_split` does it.
+        """Whether the evaluation iterates over the batches of a split; else `evaluate_full_split` is called.
 
         Args:
             selecting: whether the result selects the best checkpoint during training.
@@ -173,10 +173,10 @@ class Downstream(Task):
 
     Attributes:
         sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
-        answer: the column that a labelled split has.
+        label_column: the column that only a labelled split has.
         classes: the vocabulary of answers where it is fixed.
         head_by_dataset: whether each data set has a head and answers of its own, such as the tasks of GLUE.
-        labels_in_data: 0 where `label_names` needs no data file; else the usual number of answers.
+        labels_in_data: usual number of answers, if `label_names` reads them from data files; else 0.
         limited_by_image: whether `eval_limit` counts images, each with all of its samples.
         dummy_label: of `dummy_sample`.
         labels: the vocabulary of answers, None where there is none.
@@ -184,7 +184,7 @@ class Downstream(Task):
 
     has_dataset = True
     sample_kind: ClassVar[str]
-    answer: ClassVar[str] = ""
+    label_column: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
     head_by_dataset: ClassVar[bool] = False
     labels_in_data: ClassVar[int] = 0
@@ -209,8 +209,8 @@ class Downstream(Task):
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
         """The evaluation splits whose files exist; "val", which selects, is the first."""
-        there = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
-        return tuple(sorted((split for split in there if split != "train"), key=lambda split: split != "val"))
+        available = splits_of(cls.data_name(settings), settings.data.data_root, sample_kind=cls.sample_kind)
+        return tuple(sorted((split for split in available if split != "train"), key=lambda split: split != "val"))
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
@@ -222,7 +222,7 @@ class Downstream(Task):
         name, data = cls.data_name(settings), settings.data
         dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind)
         hidden = name in DATASETS and split in DATASETS[name].hidden_splits
-        return TaskDataset(dataset, partial(cls.read, tuple(labels or ())), cls.answer, hidden=hidden)
+        return TaskDataset(dataset, partial(cls.read, tuple(labels or ())), cls.label_column, hidden=hidden)
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
@@ -258,17 +258,17 @@ class Downstream(Task):
 
         Returns:
             The example's metadata with "prediction" and "score": its contribution to the selecting metric if that is a mean,
-            None where the answer is hidden. Here: the class with the highest logit, and 1 if it is right, else 0; 0 if a
-            logit is NaN.
+            None if the answer is hidden. Here: the class with the highest logit, and 1 if it is right, else 0; 0 if a logit
+            is NaN.
         """
-        found = zip(targets.metadata, output.labels.tolist(), predicted_classes(output.logits), strict=True)
+        examples = zip(targets.metadata, output.labels.tolist(), predicted_classes(output.logits), strict=True)
         return [
             {
                 **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
             }
-            for metadata, label, (guess, number) in found
+            for metadata, label, (guess, number) in examples
         ]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
@@ -278,7 +278,7 @@ class Downstream(Task):
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        """The selecting metric of a model that sees no input: here of the most frequent answer."""
+        """Name and selecting metric of a baseline that sees no input: here the most frequent answer."""
         return "majority", float(frame["target"].value_counts(normalize=True).iloc[0])
 
     @classmethod
@@ -288,13 +288,13 @@ class Downstream(Task):
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
-        """Files for the benchmark's server, by name; none where it takes none of this split."""
+        """Files for the benchmark's server, by name; none if it does not score this split."""
         return {}
 
     def evaluate_full_split(
         self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
     ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
-        """Evaluates a split at once, where `needs_batches` is False; all modules are in eval mode.
+        """Evaluates a split as a whole, if `needs_batches` is False; all modules are in eval mode.
 
         Returns:
             The tables that predictions/ keeps, by the ending of their names ("": the rows), and the metrics.
@@ -314,6 +314,6 @@ class Classification(Downstream):
 
 
 def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
-    """Of each row of logits (B,C) the argmax, and whether none of them is NaN."""
+    """Argmax of each row of logits (B,C), and whether the row is free of NaN."""
     numbers = ~logits.isnan().any(-1)
     return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))

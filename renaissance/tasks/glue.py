@@ -38,7 +38,7 @@ class Glue(Downstream):
     GLUE averages them.
     """
 
-    sample_kind, answer, images_per_sample, head_by_dataset = "sentences", "label", 0, True
+    sample_kind, label_column, images_per_sample, head_by_dataset = "sentences", "label", 0, True
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -53,13 +53,13 @@ class Glue(Downstream):
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
-        found = glue_splits(cls.data_name(settings), settings.data.data_root)
-        return tuple(split for split in found if split != "train")
+        available = glue_splits(cls.data_name(settings), settings.data.data_root)
+        return tuple(split for split in available if split != "train")
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
         samples = GlueDataset(settings.data.data_root, cls.data_name(settings), split, training=split == "train")
-        return TaskDataset(samples, partial(_read, samples.name), cls.answer)
+        return TaskDataset(samples, partial(_read, samples.name), cls.label_column)
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -84,10 +84,10 @@ class Glue(Downstream):
         """As `Downstream.rows`; for STS-B "score" is the negative squared error, so that more is better."""
         if self.task.labels:
             return super().rows(output, targets)
-        found = zip(targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True)
+        examples = zip(targets.metadata, output.logits.tolist(), output.labels.tolist(), strict=True)
         return [
             {**metadata, "prediction": guess, "score": None if score == IGNORED else -((guess - score) ** 2)}
-            for metadata, guess, score in found
+            for metadata, guess, score in examples
         ]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:

@@ -28,7 +28,7 @@ TOP = 5  # top-5 accuracy is a metric where there are more classes
 class Images(Downstream):
     """Cross-entropy over the classes of a linear layer on the pooled image."""
 
-    sample_kind, answer, labels_in_data = CLASSES, "label", 10  # CIFAR-10's
+    sample_kind, label_column, labels_in_data = CLASSES, "label", 10  # CIFAR-10's
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -71,14 +71,14 @@ class Images(Downstream):
         """
         name, root = cls.data_name(settings), settings.data.data_root
         splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
-        found: dict[str, tuple[str, ...]] = {}
+        by_file: dict[str, tuple[str, ...]] = {}
         for split in splits:
             dataset = open_samples(name, split, root, sample_kind=cls.sample_kind)
             for file, metadata in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
                 if metadata.get("labels"):
-                    found[file.file] = tuple(map(str, metadata["labels"]))
-        first, expected = next(iter(found.items()), (None, None))
-        for file, labels in found.items():
+                    by_file[file.file] = tuple(map(str, metadata["labels"]))
+        first, expected = next(iter(by_file.items()), (None, None))
+        for file, labels in by_file.items():
             require(
                 labels == expected,
                 f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected or (), 5)}; "

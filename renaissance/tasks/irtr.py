@@ -1,9 +1,9 @@
 """Retrieval: which image belongs to a text, and which text to an image? (ViLT, Kim et al., ICML 2021)
 
-The head of image-text matching learns to tell an image's own text from false ones, so a checkpoint that was only pretrained
-can rank as it is. Every image is ranked with every text (`evaluation/ranking.py`), or, with `rerank_top_k`, only the pairs
-that the contrastive vectors of `itc` find closest; then the recalls of these vectors alone are reported as "itc_<name>". With
-`rerank_top_k=0` they rank alone.
+The head of image-text matching is trained to distinguish an image's own text from false ones, so a pretrained checkpoint can
+rank without finetuning. Every image is scored with every text (`evaluation/ranking.py`), or, with `rerank_top_k`, only the
+pairs with the closest contrastive vectors of `itc`; then the recalls of these vectors alone are reported as "itc_<name>". With
+`rerank_top_k=0` only they rank.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Irtr(Downstream):
         return logits[:, 1] - logits[:, 0]
 
     def rows(self, output: TaskOutput, targets: FalseTextTargets) -> list[dict[str, Any]]:
-        """Which of the texts, the own one being number 0."""
+        """The predicted text of each image; its own text is number 0."""
         guesses = output.logits.argmax(-1).tolist()
         # A tie or NaN counts as wrong, or a model that cannot distinguish texts would look as if it could.
         right = (output.logits[:, :1] > output.logits[:, 1:]).all(-1).tolist()
@@ -118,7 +118,7 @@ class Irtr(Downstream):
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
-        """Candidates of an untrained contrastive head would be random."""
+        """Refuses an untrained contrastive head, whose candidates would be random."""
         require(
             self.top is None or heads["itc"].trained,
             f"rerank_top_k={self.top} takes its candidates from the contrastive head, which is untrained here: give a "
@@ -153,7 +153,7 @@ def _method(top: int | None) -> str:
 
 
 def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row for each text and for each image; ids are their numbers."""
+    """One row a text and one row an image; ids are their indices."""
     of_text, count = ranked.image_of_text, len(ranked.image_ranks)
     names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(count))), dtype=object)
     words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
@@ -169,7 +169,7 @@ def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _table(
     ranks: np.ndarray, target: Any, columns: dict[str, Any], best: Best, what: str, names: np.ndarray
 ) -> pd.DataFrame:
-    """A row for each rank, with the ids, contents and scores of the first ten."""
+    """One row a query, with ids, contents and scores of its ten best matches."""
     first = {"first_ids": best.ids.tolist(), f"first_{what}": [names[row].tolist() for row in best.ids]}
     numbers, score = np.arange(len(ranks)), (ranks == 0).astype(float)
     known = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target, "score": score}
@@ -196,6 +196,6 @@ def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int
 
 
 def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
-    """Probability that one of an image's own texts is among the first k in a random order; mean over images."""
+    """Recall at k of a random order: probability that one of an image's own texts is in the first k; mean over images."""
     few = min(k, of)
     return float(np.mean([1 - math.comb(of - size, few) / math.comb(of, few) for size in sizes.tolist()]))

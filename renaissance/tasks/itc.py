@@ -1,7 +1,7 @@
-"""Image-text contrastive learning: vectors of texts and images that are close where they match, without fusion.
+"""Image-text contrastive learning: vectors of matching texts and images are close, without fusion.
 
-The output of each encoder is pooled and projected, as in CLIP (Radford et al., ICML 2021). It selects the candidates of
-`rerank_top_k`.
+The output of each encoder is pooled and projected, as in CLIP (Radford et al., ICML 2021). The vectors select the candidates
+of `rerank_top_k`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of the cosines, CLIP's
 class Itc(Task):
     """Mean of the cross-entropies of texts over the images of their group and of images over the texts."""
 
-    means = ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")
+    mean_metrics = ("accuracy", "accuracy_text_to_image", "accuracy_image_to_text")
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -39,7 +39,7 @@ class Itc(Task):
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained: the first step moves the scale."""
+        """Whether it was trained: the first step changes the scale."""
         return bool(self.log_scale != self.log_scale.new_tensor(math.log(FIRST_SCALE)))
 
     @staticmethod
@@ -68,4 +68,4 @@ class Itc(Task):
         sides = (side.argmax(-1) == output.labels for side in (output.logits, output.logits.T))
         texts, images = ((right & compared).sum() for right in sides)
         count = compared.sum()
-        return dict(zip(self.means, ((texts + images, 2 * count), (texts, count), (images, count)), strict=True))
+        return dict(zip(self.mean_metrics, ((texts + images, 2 * count), (texts, count), (images, count)), strict=True))

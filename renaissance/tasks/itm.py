@@ -15,13 +15,13 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings, Task
 
-MOST_WITHOUT_PARTNER = 0.05  # share of pairs without a false image that gives no warning
+MOST_WITHOUT_PARTNER = 0.05  # largest share of pairs without a false image that gives no warning
 
 
 class Itm(Task):
     """Two-class cross-entropy on the pooled vector; each text is fused with its own image or a false one."""
 
-    means = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
+    mean_metrics = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

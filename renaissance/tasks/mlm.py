@@ -21,7 +21,7 @@ from .base import Context, Encodings, Task
 class Mlm(Task):
     """Cross-entropy over the vocabulary at masked positions; the head runs on those only."""
 
-    means = ("accuracy",)
+    mean_metrics = ("accuracy",)
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

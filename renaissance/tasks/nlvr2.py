@@ -29,7 +29,7 @@ _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that o
 class Nlvr2(Downstream):
     """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency is reported too."""
 
-    sample_kind, answer, images_per_sample, classes = IMAGE_PAIRS, "answers", 2, ANSWERS
+    sample_kind, label_column, images_per_sample, classes = IMAGE_PAIRS, "answers", 2, ANSWERS
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

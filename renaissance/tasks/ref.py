@@ -32,7 +32,7 @@ _BOXES_NOTE = "the candidates are the ground-truth boxes of the image; accuracy 
 class Ref(Downstream):
     """Cross-entropy over the candidates of each expression, one score a candidate; accuracy selects."""
 
-    sample_kind, answer, images_per_sample = BOXES, "labels", None
+    sample_kind, label_column, images_per_sample = BOXES, "labels", None
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

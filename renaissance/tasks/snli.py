@@ -1,6 +1,6 @@
-"""SNLI-VE: does the image entail the sentence, contradict it, or leave it open? (Xie et al., 2019)
+"""SNLI-VE: does the image entail the sentence, contradict it, or neither? (Xie et al., 2019)
 
-The sentence is the hypothesis. The image replaces the premise, which was its caption and is not read.
+The sentence is the hypothesis. The image replaces the premise, its caption, which is not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSES = tuple(sorted(SNLI_LABELS, key=SNLI_LABELS.__getitem__))
 class Snli(Classification):
     """Three-class cross-entropy on the pooled vector; accuracy selects, the confusion matrix is reported too."""
 
-    sample_kind, answer, classes = ENTAILMENT, "labels", CLASSES
+    sample_kind, label_column, classes = ENTAILMENT, "labels", CLASSES
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
@@ -34,7 +34,7 @@ class Snli(Classification):
         return Example(sample.id, sample.images, hypothesis, where=sample.where, label=label, metadata=metadata)
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
-        """Accuracy, and how many pairs of each class were taken for which: "<class>_as_<prediction>"."""
+        """Accuracy and confusion matrix: "<class>_as_<prediction>" is the number of such pairs."""
         counts = frame.groupby(["target", "prediction"]).size()
         return super().score(frame) | {
             f"{right}_as_{guess}": MetricDetails(float(counts.get((right, guess), 0)))

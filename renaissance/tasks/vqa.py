@@ -1,7 +1,7 @@
 """VQAv2: open questions about an image, answered with one of the vocabulary's answers. (Goyal et al., CVPR 2017)
 
-The loss is that of the soft scores of all answers, as in ViLT (Kim et al., ICML 2021). The metric is the official score of all
-questions, also of those whose answers are not in the vocabulary: answers are compared as strings with those of the ten
+The targets are the soft scores of all answers, as in ViLT (Kim et al., ICML 2021). The metric is the official score of all
+questions, including those whose answers are not in the vocabulary: answers are compared as strings with those of the ten
 annotators. Files of older programs lack the ten answers; their score is not the official one, and a note says so.
 """
 
@@ -40,7 +40,7 @@ class VqaTargets(NamedTuple):
     Attributes:
         question, label: (n,) int64, which question has which answer.
         score: (n,) float, its soft score.
-        answered: (B,) bool, whether the question has any; the others have no loss.
+        answered: (B,) bool, whether the question has any such answer; others have no loss.
         metadata: of each question.
     """
 
@@ -69,12 +69,12 @@ class Vqa(Classification):
     """Binary cross-entropy of every answer of the vocabulary with its soft score, summed over the answers."""
 
     dummy_label = ((0,), (1.0,))
-    sample_kind, answer, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
+    sample_kind, label_column, selecting, labels_in_data = QUESTIONS, "answers", "vqa_score", VQA_LABELS
     answer_scores = staticmethod(torch.sigmoid)
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The vocabulary that the files hold, None where there are test files alone.
+        """The vocabulary in the files; None if there are only test files.
 
         Raises:
             UserError: they contradict each other, or `vqav2_label_size`.
@@ -91,7 +91,7 @@ class Vqa(Classification):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One question; `metadata` has the answers that it is scored by."""
+        """One question; `metadata` has the answers for its score."""
         values, metadata, label = sample.values, {"id": sample.values["question_id"]}, None
         own, scores, answers, raw = (
             tuple(values[name] or ()) for name in ("answer_labels", "answer_scores", "answers", "raw_answers")
@@ -190,16 +190,16 @@ class Vqa(Classification):
 
 
 def _answer_score(answer: str, metadata: Mapping[str, Any]) -> float | None:
-    """The score of an answer; None where it is hidden."""
+    """The score of an answer; None if the right answers are hidden."""
     if "raw_answers" in metadata:
         return official_accuracy(answer, metadata["raw_answers"])
     return _answer_scores(metadata).get(answer, 0.0) if "answers" in metadata else None
 
 
 def _answer_scores(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """The score of each answer to a question whose score is not 0."""
+    """The scores of a question's answers that are not 0."""
     raw = metadata.get("raw_answers")
     if raw is None:
         return dict(zip(metadata["answers"], metadata["answer_scores"], strict=True))
-    # Where all ten agree the official rule compares them as they are (`answers.official_accuracy`).
+    # If all ten agree, the official rule compares answers without normalisation (`answers.official_accuracy`).
     return {raw[0]: 1.0} if len(set(raw)) == 1 else soft_scores(raw)

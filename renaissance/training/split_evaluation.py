@@ -53,7 +53,7 @@ class SplitEvaluation:
         names = module.batch_tasks(selecting=selecting)
         # Of each task and metric that is a mean, the sum and the count.
         self.sums = {
-            name: {key: torch.zeros(2, device=module.device) for key in ("loss", *module.heads[name].means)}
+            name: {key: torch.zeros(2, device=module.device) for key in ("loss", *module.heads[name].mean_metrics)}
             for name in names
         }
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

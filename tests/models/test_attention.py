@@ -39,7 +39,7 @@ def plain(attention: Attention, hidden: Tensor, other: Tokens) -> Tensor:
 def test_every_order_of_products_is_attention(queries: int, keys: int, masked: bool) -> None:
     torch.manual_seed(0)
     attention = stirred(Attention(WIDTH, HEADS, 0.0))
-    assert attention._saves(min(queries, keys), max(queries, keys)) == (queries != 12)
+    assert attention._is_cheaper(min(queries, keys), max(queries, keys)) == (queries != 12)
     hidden, other = torch.randn(2, queries, WIDTH), torch.randn(2, keys, WIDTH)
     mask = torch.arange(keys) < torch.tensor([[keys], [2]]) if masked else None
     outputs, gradients = [], []

@@ -98,7 +98,7 @@ def test_an_id_that_is_not_in_the_cache() -> None:
 @pytest.mark.parametrize(
     ("cause", "sentence"),
     [
-        (errors.LocalEntryNotFoundError("x"), "the Hub cannot be reached: check the connection"),
+        (errors.LocalEntryNotFoundError("x"), "and the Hub cannot be reached: download it once"),
         (errors.RepositoryNotFoundError, "nor a model on the Hugging Face Hub: check its spelling"),
         (errors.GatedRepoError, "asks for an agreement"),
     ],

@@ -58,7 +58,7 @@ def test_accuracy_is_kept_by_class_over_batches_of_any_mix() -> None:
         "accuracy_mismatched": by_class[0],
         "without_partner": [stayed for _, _, stayed in seen],
     }
-    assert head.means == tuple(found[0]) == tuple(expected)
+    assert head.mean_metrics == tuple(found[0]) == tuple(expected)
     for name, hits in expected.items():
         total, count = (math.fsum(each[name][part] for each in found) for part in (0, 1))
         assert (total, count) == (sum(hits), len(hits)), name

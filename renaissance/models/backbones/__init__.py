@@ -2,13 +2,13 @@
 
 hub.py              files and configurations, from the Hub, its cache or a folder
 remote.py           revisions, and models with custom code
-configs.py          which fields of a configuration are taken
+configs.py          configurations from untrusted values
 image_processor.py  how pixels are normalised
 weights.py          files of weights
-family.py           what a row of text_families.py and vision_families.py says; refused.py, reasons against others
+family.py           a row of text_families.py and vision_families.py; refused.py, why other model types cannot be used
 families.py         the family of a configuration, and whether it can be used
 dimensions.py       sizes read from a configuration and written into it
-build.py            a model as its family's row says, random or pretrained
+build.py            builds the model of a family's row, random or pretrained
 resize.py           position tables for another image size
 towers.py           text and image towers
 blocks.py           the blocks and embeddings of one-tower models

@@ -40,9 +40,9 @@ class BuiltEncoder(NamedTuple):
 
     Attributes:
         model: in fp32, in training mode.
-        config: builds it again; with the sizes that were given.
+        config: rebuilds it, with the given sizes.
         family: its row.
-        unused: names of the pretrained weights that it leaves out.
+        unused: names of pretrained weights that it does not use.
     """
 
     model: nn.Module
@@ -64,15 +64,15 @@ def build_encoder(
     """Builds a family's encoder.
 
     Args:
-        config: of one tower. It is not changed.
-        setting: what it is for, "text_encoder", "image_encoder" or "encoder" (the blocks of a one-tower model).
-        weights: id or folder of the pretrained weights; None leaves them random.
-        image_size: pixels, of an image family; position tables of the pretrained model are resized to it.
-        vocab_size: rows that the tokenizer needs, of a text family; more than the model's grow the word embeddings.
-        max_text_len: most tokens of a text, of a text family; must fit the model's position table.
+        config: of one tower; not modified.
+        setting: the setting that names it: "text_encoder", "image_encoder" or "encoder" (blocks of a one-tower model).
+        weights: id or folder of the pretrained weights; None for random ones.
+        image_size: pixels, for an image family; pretrained position tables are resized to it.
+        vocab_size: rows that the tokenizer needs, for a text family; the word embeddings grow to it.
+        max_text_len: most tokens of a text, for a text family; must fit the position table.
 
     Raises:
-        UserError: the family cannot serve, not with these sizes, or the weights lack something that the encoder needs.
+        UserError: the family cannot be used, or not with these sizes, or the weights lack parameters.
     """
     name = weights or config.model_type
     family = check_modality(config, name, setting)
@@ -144,7 +144,7 @@ def _random(model_class: type, config: PreTrainedConfig) -> Any:
 
 
 def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
-    """The row's part of a model without unused modules; parameters that no output depends on are frozen."""
+    """The part of a model that the row keeps, without unused modules; parameters that no output depends on are frozen."""
     if family.part:
         model = model.get_submodule(family.part)
     for path in family.drop:
@@ -157,7 +157,7 @@ def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
 
 
 def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[str, ...]:
-    """Refuses missing weights; returns the names of those that the encoder leaves out."""
+    """Refuses missing weights; returns the names of unused ones."""
     prefix = family.part + "." if family.part else ""
     ignored = tuple(f"{prefix}{path}." for path in family.drop)
     missing = [key for key in sorted(info["missing_keys"]) if key.startswith(prefix) and not key.startswith(ignored)]
@@ -175,7 +175,7 @@ def checkpoint_layers(part: nn.Module, around: Callable[..., Any]) -> int:
     """Gradient checkpointing: `around(layer, *inputs)` runs each layer of a tower in training.
 
     Returns:
-        Number of layers: those that transformers can checkpoint, without those whose batch norms would be updated twice.
+        Number of checkpointed layers; without those with batch norms, whose statistics would be updated twice.
     """
     layers = [
         layer

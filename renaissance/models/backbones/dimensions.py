@@ -32,7 +32,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 _OF_ONE_MODALITY = {"vocab_size": TEXT, "max_text_len": TEXT, "image_size": IMAGE, "patch_size": IMAGE}
 # Lists with one entry a layer, which are cut or repeated when the number of layers is set.
 _PER_LAYER = ("layer_types", "num_key_value_heads_per_layer")
-# A drop rate goes to all of these that a configuration has.
+# A drop rate sets all of these that a configuration has.
 _DROP_NAMES = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("dropout_rate", "hidden_dropout", "hidden_dropout_rate", "attention_dropout_rate"),
@@ -124,7 +124,7 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
 def config_from_dict(
     values: dict[str, Any], *, allow_download: bool = True, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """Rebuilds a tower's configuration from `config.to_dict()`, as a checkpoint holds it; only custom code may be downloaded.
+    """Rebuilds a tower's configuration from `config.to_dict()`, as stored in a checkpoint; only custom code may be downloaded.
 
     Args:
         allow_download, trust_remote_code: for a model with custom code; see `hub.read_config`.
@@ -165,11 +165,11 @@ def default_dimensions(config: PreTrainedConfig, values: dict[str, Any]) -> list
     Args:
         values: of the config.json.
     """
-    said = {config.attribute_map.get(key, key) for key in values}
+    stated = {config.attribute_map.get(key, key) for key in values}
     names = [next((name for name in each if hasattr(config, name)), "") for each in NAMES.values()]
-    found = {config.attribute_map.get(name, name): getattr(config, name, None) for name in names}
+    sizes = {config.attribute_map.get(name, name): getattr(config, name, None) for name in names}
     return [
-        f"{key}={value}" for key, value in found.items() if key not in said and isinstance(value, int | list | tuple)
+        f"{key}={value}" for key, value in sizes.items() if key not in stated and isinstance(value, int | list | tuple)
     ]
 
 
@@ -182,7 +182,7 @@ def width_of(config: PreTrainedConfig, family: Family) -> int:
 
 
 def _attribute(config: PreTrainedConfig, family: Family, dimension: str) -> str | None:
-    """The attribute of a configuration that holds one of our dimensions; None where it has none."""
+    """The attribute of a configuration for one of our dimensions; None if it has none."""
     names = (family.names[dimension],) if dimension in family.names else NAMES[dimension]
     return next((name for name in names if hasattr(config, name)), None)
 

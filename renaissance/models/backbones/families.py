@@ -30,7 +30,7 @@ for _kind, _row in (TEXT_FAMILIES | VISION_FAMILIES).items():
     FAMILIES.add(_kind, replace(_row, model=_row.model or _name))
 
 _HALVES = {TEXT: "text_config", IMAGE: "vision_config"}
-# Text-and-image models: where their configurations keep each half. A half is a family of its own above.
+# Text-and-image models: attribute of the configuration for each half. A half is a family of its own above.
 DUAL: dict[str, dict[str, str]] = {
     **dict.fromkeys(("align", "blip", "chinese_clip", "clip", "clipseg", "groupvit"), _HALVES),
     **dict.fromkeys(("metaclip_2", "owlv2", "owlvit", "siglip", "siglip2", "tipsv2", "xclip"), _HALVES),
@@ -108,7 +108,7 @@ def sub_config(config: PreTrainedConfig, name: str, modality: str | None) -> Pre
         modality: "text" or "image"; None takes the image half, the one that a one-tower model can be made of.
 
     Raises:
-        UserError: the model has no half of this modality that can serve.
+        UserError: the model has no half of this modality that can be used.
     """
     if (halves := DUAL.get(config.model_type)) is None:
         return config

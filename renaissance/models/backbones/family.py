@@ -1,4 +1,4 @@
-"""What a row of the tables of text and vision families says about one model type."""
+"""A row of the tables of text and vision families: how one model type of transformers is used."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Stack:
 
     Attributes:
         layers: path of the list of blocks, or of one module that runs them all.
-        front: paths of the modules that lead from the input to the first block, in order; one that a model does not
-            have (a projection between equal widths) is left out.
-        norm: path of the norm after the last block; "" where the family has none.
-        since: the transformers version from which the blocks take a mask; 5.17 is our oldest.
+        front: paths of the modules from the input to the first block, in order; one that a model lacks (a projection
+            between equal widths) is skipped.
+        norm: path of the norm after the last block; "" if the family has none.
+        since: first version of transformers whose blocks take a mask; 5.17 is the oldest supported.
     """
 
     layers: str
@@ -35,23 +35,23 @@ class Family:
 
     Attributes:
         modality: "text" or "image".
-        model: name of the transformers class that is built, or a class of a plugin or of custom code; "" takes that with the
-            name of the configuration's class (BertModel for BertConfig).
-        within: regular expression of what a whole model's checkpoint writes before the names of this half's weights,
-            where transformers does not take it off by itself.
-        part: path of the module that is kept of it, "" for all: the encoder of an encoder-decoder.
-        pooling: where a summary of the whole is read: "first" (CLS), "mean" over real tokens, "last" real token.
-        causal: True where a token sees only those before it.
-        drop: paths of modules that nobody reads (poolers, heads) and that the class builds all the same.
-        unreached: regular expressions of parameters that no output depends on; frozen.
-        settings: attributes of the configuration that the tower needs set, such as a decoder of no layers.
-        names: attribute of the configuration for one of our dimensions, where the usual names of `dimensions.py` do not fit.
-        width: attribute of the configuration, or a function of it, that gives the width of the tokens.
+        model: name of the transformers class to build, or a class of a plugin or of custom code; "" derives the name from
+            the configuration's class (BertModel for BertConfig).
+        within: regular expression of the prefix of this half's weights in a whole model's checkpoint, if transformers does
+            not strip it.
+        part: path of the submodule to keep, such as the encoder of an encoder-decoder; "" for all.
+        pooling: how a sequence is summarised: "first" token (CLS), "mean" over real tokens, "last" real token.
+        causal: whether a token attends only to those before it.
+        drop: paths of modules whose output is not used (poolers, heads).
+        unreached: regular expressions of parameters that no output depends on; they are frozen.
+        settings: attributes to set in the configuration, such as a decoder of no layers.
+        names: {our dimension: attribute of the configuration}, where the usual names of `dimensions.py` do not fit.
+        width: attribute of the configuration, or function of it, for the width of the tokens.
         spare_positions: rows of the position table that no token uses.
         grids: {regular expression of a position table's name: rows before the grid, such as CLS}; first match counts.
         tables: {regular expression of a relative-position table's name: rows after the grid}.
-        any_size: True where the family takes images of any size without a change to its weights.
-        set_size: writes an image size into the configuration, where that takes more than `image_size`.
+        any_size: whether images of any size fit the weights as they are.
+        set_size: writes an image size into the configuration, if more than `image_size` has to be set.
         one_tower: the blocks, or the reason why the family cannot be a one-tower model.
     """
 

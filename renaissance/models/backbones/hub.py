@@ -39,13 +39,13 @@ def find_file(name: str, file: str, *, allow_download: bool, required: bool = Fa
     """Path of a file of a model on this machine; downloads it where needed.
 
     Args:
-        name: as for `read_config`. required: it has to be there.
+        name: as for `read_config`. required: raise instead of returning None.
 
     Returns:
-        None where the model has no such file, or it cannot be had.
+        None if the model has no such file, or it is not in the cache and cannot be downloaded.
 
     Raises:
-        UserError: the model is unknown, or `required` and it cannot be had.
+        UserError: the model is unknown, or a required file cannot be read.
     """
     repository, revision = split_revision(name)
     raising = {f"_raise_exceptions_for_{kind}": required for kind in ("missing_entries", "connection_errors")}
@@ -74,19 +74,19 @@ def read_config(
 
     Args:
         name: a Hub id (`facebook/dino-vits16`, `timm/...` where timm is installed), `id@revision`, or a local folder.
-        modality: which half of a text-and-image model (CLIP, SigLIP ...) is wanted: "text" or "image"; None takes the
-            image half, the one that a one-tower model can be made of.
+        modality: which half of a text-and-image model (CLIP, SigLIP ...) to take, "text" or "image"; None takes the image
+            half, which a one-tower model can be made of.
         allow_download: False reads only local folders and the cache.
         trust_remote_code: runs the code that the model brings, if any; see `remote.py`.
-        untrained: no weights are wanted, so the name of a family (`vit`) will do.
+        untrained: weights will be random, so the name of a family (`vit`) is enough.
         notes: gets a line about sizes that config.json leaves to defaults.
 
     Raises:
         UserError: the id is unknown, unreachable or not in the cache, or its model type is not one of transformers'.
     """
     if is_family(name):
-        asked = "give a Hub id or a folder, or ask for random ones (random_init_... or ..._manual_configuration)"
-        require(untrained, f"{name} is the name of a family, which has no weights: {asked}.")
+        advice = "give a Hub id or a folder, or ask for random ones (random_init_... or ..._manual_configuration)"
+        require(untrained, f"{name} is the name of a family, which has no weights: {advice}.")
         return class_of(FAMILIES[name]).config_class()
     path = find_file(name, "config.json", allow_download=allow_download, required=True)
     values = read_json(path, dict[str, Any], f"config.json of {name}")
@@ -101,8 +101,8 @@ def read_config(
     config_class = class_of(FAMILIES[kind]).config_class if kind in FAMILIES else CONFIG_MAPPING[kind]
     config = sub_config(make_config(values, config_class, name), name, modality)
     check_sizes(config, name)
-    said = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
-    if notes is not None and (assumed := default_dimensions(config, said)):
+    stated = values if kind in FAMILIES else values.get(DUAL[kind][modality or IMAGE]) or {}
+    if notes is not None and (assumed := default_dimensions(config, stated)):
         notes.append(f"config.json of {name} does not say {', '.join(assumed)}: the defaults of transformers are taken")
     return config
 
@@ -112,7 +112,7 @@ def explain_errors(name: str, allow_download: bool, hide: str = "") -> Iterator[
     """Turns errors of transformers and huggingface_hub about `name` into a UserError.
 
     Args:
-        hide: a folder of our own, which stands in the sentence for `name`.
+        hide: a temporary folder of ours, replaced by `name` in the sentence.
     """
     try:
         with quiet():
@@ -132,7 +132,6 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
     def caused_by(kind: type[BaseException]) -> bool:
         return any(isinstance(link, kind) for link in chain)
 
-    cache = f"in the Hugging Face cache ({constants.HF_HUB_CACHE})"
     if caused_by(UnpicklingError):
         return f"The weights of {name} hold more than tensors, which could run code: not read; give safetensors."
     if Path(name).is_dir():
@@ -142,22 +141,18 @@ def _sentence(name: str, error: BaseException, offline: bool) -> str:
         return f"{name} on the Hugging Face Hub asks for an agreement: accept it on its page, then run `hf auth login`."
     if caused_by(HFValidationError):
         return f"{name!r} is neither a folder that exists nor a Hugging Face id of the form owner/name."
-    if offline and caused_by(OSError):
-        why = "downloads are off (HF_HUB_OFFLINE or allow_download=False): download it once, or give a local folder."
-        return f"{name} is neither a local folder nor {cache}, and {why}"
     if caused_by(RepositoryNotFoundError):
         return f"{name} is neither a local folder nor a model on the Hugging Face Hub: check its spelling."
-    if caused_by(LocalEntryNotFoundError):
-        return f"{name} is not {cache} and the Hub cannot be reached: check the connection, or give a local folder."
+    if caused_by(OSError if offline else LocalEntryNotFoundError):
+        why = "downloads are off (HF_HUB_OFFLINE or allow_download=False)" if offline else "the Hub cannot be reached"
+        place = f"in the Hugging Face cache ({constants.HF_HUB_CACHE})"
+        return f"{name} is neither a local folder nor {place}, and {why}: download it once, or give a local folder."
     return f"{name} cannot be read as a Hugging Face model: {first_line(error)}"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides transformers' load tables and progress bar: what matters of them is in our own report.
-
-    The bar of a download stays: that one can take minutes.
-    """
+    """Hides transformers' load reports and progress bars; our own report has what matters. Bars of downloads stay."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Model types of transformers that cannot serve, and why."""
+"""Model types of transformers that cannot be used, and why."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ _BY_CLASS: dict[str, str] = {
 
 
 def refusal(kind: str) -> str:
-    """Why models of a type that is no family cannot serve."""
+    """Why models of a type without a family cannot be used."""
     unknown = "is neither a bidirectional text encoder nor an image encoder that this program knows"
     return REFUSED.get(kind) or _BY_CLASS.get(kind, unknown)

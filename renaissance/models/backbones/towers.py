@@ -18,10 +18,10 @@ class Tower(nn.Module):
     """Base class of text and image towers.
 
     Attributes:
-        hidden_size: width of the tokens it gives.
-        pooling: where a summary is read: "first", "mean" over real tokens, or "last" real token.
-        config: the configuration that builds this tower again (`config.to_dict()` goes into a checkpoint).
-        unused: names of pretrained weights that the tower leaves out (heads, poolers), for the report.
+        hidden_size: width of its tokens.
+        pooling: how a sequence is summarised: "first" token, "mean" over real tokens, or "last" real token.
+        config: rebuilds this tower (`config.to_dict()` is stored in a checkpoint).
+        unused: names of pretrained weights that the tower does not use (heads, poolers), for the report.
     """
 
     def __init__(self, encoder: BuiltEncoder):
@@ -37,7 +37,7 @@ class TextTower(Tower):
     def __init__(self, encoder: BuiltEncoder):
         super().__init__(encoder)
         takes = inspect.signature(self.model.forward).parameters
-        # A family with one row of token types has nothing to tell sentences apart with.
+        # One row of token types distinguishes nothing.
         self._takes_types = "token_type_ids" in takes and getattr(self.config, "type_vocab_size", 0) > 1
 
     def forward(self, text: TextInput) -> Tokens:

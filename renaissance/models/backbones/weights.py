@@ -17,7 +17,7 @@ from renaissance.settings.bounds import bounded
 from .hub import explain_errors, find_file
 from .remote import split_revision
 
-# In transformers' order; the first that is there counts.
+# In the order of transformers: the first that exists is read.
 WHOLE, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"
 
 
@@ -25,7 +25,7 @@ def check_weights(name: str, random_setting: str) -> None:
     """Refuses missing and damaged weights; nothing is downloaded.
 
     Args:
-        name: as for `read_config`. random_setting: the setting that makes weights needless, for the sentence.
+        name: as for `read_config`. random_setting: the setting for random weights, for the sentence.
 
     Raises:
         UserError: a folder without weights, git-LFS pointers, files cut short, parts that are missing.
@@ -39,10 +39,10 @@ def check_weights(name: str, random_setting: str) -> None:
 
 
 def weight_files(name: str, *, allow_download: bool) -> dict[str, Path]:
-    """A model's files of weights and their index, {file name: where it lies}; empty where there are none.
+    """A model's files of weights and their index, {file name: path}; empty if there are none.
 
     Raises:
-        UserError: an index that names parts which are not there, or lie elsewhere.
+        UserError: an index names missing parts, or files outside the model's folder.
     """
     for whole in WHOLE:
         if (path := find_file(name, whole, allow_download=allow_download)) is not None:
@@ -112,10 +112,10 @@ def read_weights(
         find_file(name, WHOLE[0], allow_download=allow_download, required=True)
     _check(files, name)
     size = sum(path.stat().st_size for path in files.values())
-    # Two numbers a byte, for reading registers each parameter twice; and those that no file holds, such as positions.
+    # Loading registers each parameter twice; the constant is for buffers that no file holds, such as positions.
     most = 2**26 + 8 * size
     sentence = f"The configuration of {name} asks for more than its weights of {size:,} bytes hold."
-    # A folder of these files alone: what else lies beside them (adapters that name a base model, other weights) is not looked at.
+    # A folder of these files alone, so that transformers sees no others (adapters that name a base model, other weights).
     with tempfile.TemporaryDirectory() as folder, explain_errors(name, allow_download, folder), bounded(most, sentence):
         for file, path in files.items():
             (Path(folder) / file).symlink_to(path.resolve())

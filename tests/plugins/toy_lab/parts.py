@@ -22,7 +22,7 @@ from . import SAMPLE_KIND
 class ToyLength(Task):
     """Mean squared error of the length of the text, by a head on the pooled vector."""
 
-    means = ("accuracy",)
+    mean_metrics = ("accuracy",)
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
@@ -50,7 +50,7 @@ def lengths(micro: Any) -> Tensor:
 class ToyTask(Downstream):
     """Is the toy red or blue?"""
 
-    sample_kind, answer, classes = SAMPLE_KIND, "colour", ("red", "blue")
+    sample_kind, label_column, classes = SAMPLE_KIND, "colour", ("red", "blue")
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
