@@ -63,8 +63,8 @@ class Model:
     model_type: choice("one-tower", "two-tower") = None  # one-tower or two-tower; follows from encoder, image_encoder, text_encoder
     pooler_type: choice("single", "double") = None  # single: the text's first token; double: the first token of text and of image
     tokenizer: model.or_fallback("google-bert/bert-base-uncased") = None  # Hub id or folder; None = the text encoder's own
-    vocab_size: size(1, MOST_PIECES) = None  # pieces of the vocabulary; must agree with the tokenizer
-    max_text_len: size(3, MOST_TOKENS).adaptable.or_fallback(50) = None  # tokens a text is cut at, [CLS] and [SEP] included
+    vocab_size: integer(1, MOST_PIECES) = None  # pieces of the vocabulary; must agree with the tokenizer
+    max_text_len: integer(3, MOST_TOKENS).adaptable.or_fallback(50) = None  # tokens a text is cut at, [CLS] and [SEP] included
     image_size: pixels(8).adaptable.or_fallback(224) = None  # side of the square that the transform crops, pixels; None = the vision encoder's
     original_image_size: pixels(8) = None  # side that the vision encoder was pretrained at; must agree with the model
     patch_size: pixels(1) = None  # side of a patch, pixels; must agree with the vision encoder
@@ -139,7 +139,7 @@ class Objectives:
     draw_false_text: pairs(0).evaluation = 0  # retrieval: false texts beside each true one
     get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
     rerank_top_k: integer(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
-    vqav2_label_size: size(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
+    vqav2_label_size: integer(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only: flag.evaluation = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag.evaluation = True  # classes of images: the same for the image encoder
     blind: flag.evaluation = False  # True: every image is replaced by the mean colour, for a text-only baseline
@@ -168,7 +168,7 @@ class Machine:
     """Machine"""
 
     num_gpus: processes(1).changeable.or_fallback(1) = None  # processes on each node, one a GPU; without a GPU that many CPU processes
-    num_nodes: size(1, 1 << 16).changeable = 1  # machines
+    num_nodes: integer(1, 1 << 16).changeable = 1  # machines
     accelerator: choice("auto", "gpu", "cpu").changeable = "auto"  # auto, gpu (an error without one) or cpu
     precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64
     gradient_checkpointing: flag.changeable = False  # True: layers are computed again in the backward pass: less memory, more time

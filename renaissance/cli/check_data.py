@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from renaissance.core.checks import MOST_TOKENS, dataset_list, integer, model, path, plugin_names, size
+from renaissance.core.checks import MOST_TOKENS, dataset_list, integer, model, path, plugin_names
 from renaissance.data.check import check_data
 
 
@@ -13,7 +13,7 @@ class CheckData:
     plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     data_root: path("a folder of arrow files") = None  # folder of the arrow files
     datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
-    max_text_len: size(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
+    max_text_len: integer(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
     tokenizer: model = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
     workers: integer(1) = None  # processes that decode images; None = one a core
     sheet_folder: path("a folder") = None  # folder that takes the contact sheets, check_data_<data set>.png; None = data_root

@@ -47,7 +47,7 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
     if image is not None and model.answering:
         answers = (f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
         lines.append(f"answers: {', '.join(answers)}")
-    asked = "one image and text" if image is not None else "a text without [MASK] and without image="
+    query = "one image and text" if image is not None else "a text without [MASK] and without image="
     heads = ", ".join(model.heads) or "nothing"
-    require(lines, f"{load_path} has heads for {heads}, which say nothing of {asked}.")
+    require(lines, f"{load_path} has heads for {heads}, which say nothing of {query}.")
     say("\n".join(lines))

@@ -97,20 +97,15 @@ def _is_whole(value: Any) -> bool:
 
 
 def integer(least: int, most: int | None = None) -> Check:
-    span = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    span = f"a whole number of at least {least}" + ("" if most is None else f", at most {most:,}")
     return Check(span, lambda v: _is_whole(v) and least <= v and (most is None or v <= most), int)
 
 
-def size(least: int, most: int) -> Check:
-    """Integer with a large upper bound; the message names the lower bound first."""
-    return replace(integer(least, most), allowed=f"a whole number of at least {least}, at most {most:,}")
-
-
-pairs = partial(size, most=MOST_PAIRS)
-processes = partial(size, most=MOST_PROCESSES)
-pixels = partial(size, most=MOST_PIXELS)
-width = heads = size(1, MOST_WIDTH)
-layers = size(1, MOST_LAYERS)
+pairs = partial(integer, most=MOST_PAIRS)
+processes = partial(integer, most=MOST_PROCESSES)
+pixels = partial(integer, most=MOST_PIXELS)
+width = heads = integer(1, MOST_WIDTH)
+layers = integer(1, MOST_LAYERS)
 
 
 def number(least: float, most: float | None = None, *, above: bool = False) -> Check:

@@ -71,11 +71,6 @@ class CheckpointFolder:
             found.append((UNKNOWN, best))
         return found
 
-    def whole_beside(self, path: Path) -> Path | None:
-        """The newest whole checkpoint but this one."""
-        found = first_whole(other for _, other in self.newest_first() if other.name != path.name)
-        return found and found[0]
-
     def make_newest(self, name: str, step: int, *, best: bool) -> int | None:
         """Makes a checkpoint the newest of its run; renames damaged ones of later steps.
 

@@ -39,7 +39,7 @@ class MetricsTable:
             OSError, UserError: it cannot be written; the file is as it was.
         """
         row = {name: str(value) for name, value in values.items()}
-        said: list[str] = []
+        warnings: list[str] = []
         if set(row) <= set(self._header) and self._state() == self._left:
             try:
                 with open(self.path, "a", encoding="utf-8", newline="") as file:
@@ -48,12 +48,12 @@ class MetricsTable:
                 os.truncate(self.path, self._left[0])  # it will be appended again
                 raise
         else:
-            header, rows, said = _read_usable(self.path)
+            header, rows, warnings = _read_usable(self.path)
             header += [name for name in row if name not in header]
             _write(self.path, header, [*rows, row])
             self._header = header
         self._left = self._state()
-        return said
+        return warnings
 
     def _state(self) -> tuple[int, bytes] | None:
         """Size and start of the file; not its date, which network disks settle later."""
@@ -125,7 +125,7 @@ def drop_rows_after(path: Path, step: int, *, pending: bool = False, every: int 
     """
     if not os.path.lexists(path):
         return []  # a folder of its own that has not come to its first row, say
-    header, rows, said = _read_usable(path)
+    header, rows, warnings = _read_usable(path)
     validated = step - 1 if pending else step
     known = [row for row in rows if int(row["step"]) <= (validated if _of_validation(row) else step)]
     if header:
@@ -133,8 +133,10 @@ def drop_rows_after(path: Path, step: int, *, pending: bool = False, every: int 
     end = max((int(row["step"]) for row in known if not _of_validation(row)), default=0)
     if every and (missing := step // every - end // every) > 0:
         where = f"ends at step {end}" if known else "has no rows"
-        said.append(f"'{path}' {where}, and the run goes on behind step {step}: {missing} or more rows of it are lost.")
-    return said
+        warnings.append(
+            f"'{path}' {where}, and the run goes on behind step {step}: {missing} or more rows of it are lost."
+        )
+    return warnings
 
 
 def _of_validation(row: Row) -> bool:

@@ -200,13 +200,13 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(unwritable(folder.parent, error.strerror)) from error
-    held = FileLock(folder, f".{identity(values)}.lock")
+    lock = FileLock(folder, f".{identity(values)}.lock")
     try:
         for run in _runs(values)[0]:
             require(not is_locked(run.folder), locked(run.folder))
         yield
     finally:
-        held.release()
+        lock.release()
         with contextlib.suppress(OSError):  # a command that is refused leaves nothing behind
             for each in made:
                 each.rmdir()
@@ -217,10 +217,11 @@ def _read(path: str, setting: str) -> Stored:
     try:
         return checkpoint.read(path, setting)
     except UserError as error:
-        before = CheckpointFolder(Path(path).parent).whole_beside(Path(path)) if setting == "resume_from" else None
+        files = CheckpointFolder(Path(path).parent).newest_first() if setting == "resume_from" else []
+        before = first_whole(other for _, other in files if other.name != Path(path).name)
         if before is None:
             raise
-        raise UserError(f"{error} {before} is whole: give resume_from={before}.") from None
+        raise UserError(f"{error} {before[0]} is whole: give resume_from={before[0]}.") from None
 
 
 def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[str]]:

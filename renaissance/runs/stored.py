@@ -16,10 +16,9 @@ from renaissance.core.plain_pickle import leaves
 from renaissance.core.plugins import MissingPluginError, refuse_missing
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
-from renaissance.settings.keys import FUSION, marked
+from renaissance.settings.keys import FUSION, TOWERS, marked
 
 _MOST = 1 << 27  # characters of all values (`leaves`); one that is named a thousand times is a thousand
-_TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
 # Settings that every version has stored with a value: without one, another model would be built.
 _REQUIRED = ("model_type", "pooler_type", "tokenizer", "vocab_size", "max_text_len", "image_size", "datasets")
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
@@ -100,7 +99,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
         refuse_missing(plugins or (), where)
         settings = _settings(content["settings"])
-        wanted = _TOWERS[settings["model_type"]]
+        wanted = TOWERS[settings["model_type"]]
         found = shortened(content["towers"], 5) or "none"
         require({*content["towers"]} == {*wanted}, f"towers are {found}, but have to be {', '.join(wanted)}.")
         require(content["tokenizer"], "tokenizer holds no files.")
@@ -130,7 +129,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     forms, problems = converted(SETTINGS, known)
     require(not problems, " ".join(problems)[:200])
     kind = settings.get("model_type")
-    required = (*_REQUIRED, *_TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
+    required = (*_REQUIRED, *TOWERS.get(kind, ()), *(FUSION.values() if kind == "two-tower" else ()))
     absent = [key for key in required if settings.get(key) is None]
     require(not absent, f"settings lack {', '.join(absent)}.")
     return settings | forms

@@ -21,11 +21,11 @@ _NEW = 1 << 30  # bytes of weights beside those of its checkpoint: new heads, po
 
 
 @contextmanager
-def bounded_building(held: int | None = None) -> Iterator[None]:
+def bounded_building(stored_bytes: int | None = None) -> Iterator[None]:
     """Stops a build on the meta device of a model that does not fit into the memory of this machine.
 
     Args:
-        held: bytes of the weights that a checkpoint holds for it; None where there is none.
+        stored_bytes: bytes of the weights that a checkpoint holds for it; None where there is none.
 
     Raises:
         UserError: its weights take more than the memory of this machine, or are more tensors than any encoder has.
@@ -35,11 +35,11 @@ def bounded_building(held: int | None = None) -> Iterator[None]:
         f"The model's weights take more than {memory / _GB:,.0f} GB, the memory of this machine: give smaller sizes "
         "(width, layers, vocabulary, positions), or another encoder."
     )
-    if held is not None and 2 * held + _NEW < memory:
-        most = 2 * held + _NEW
+    if stored_bytes is not None and 2 * stored_bytes + _NEW < memory:
+        most = 2 * stored_bytes + _NEW
         sentence = (
             f"the configuration of its model asks for more than {most / _GB:,.1f} GB of weights, and the file holds "
-            f"{held / _GB:,.1f} GB; it is damaged, or was not written by this program."
+            f"{stored_bytes / _GB:,.1f} GB; it is damaged, or was not written by this program."
         )
     with bounded(most, sentence):
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from renaissance.core.checks import RANDAUG
 
-from .keys import AUTO, HEADS, TOWER_KEYS
+from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
@@ -29,7 +29,7 @@ def final_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
-    encoder, towers = values["encoder"], [key for key in ("image_encoder", "text_encoder") if values[key]]
+    encoder, towers = values["encoder"], [key for key in TOWERS["two-tower"] if values[key]]
     if encoder and towers:
         yield f"encoder= means one-tower and {towers[0]}= means two-tower; give one of the two."
     elif encoder and values["model_type"] == "two-tower":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .declared import SETTINGS
 
+TOWERS = {"one-tower": ("encoder",), "two-tower": ("image_encoder", "text_encoder")}
 # Tower -> what its sizes' keys begin with, the key of random weights, the key of freezing.
 TOWER_KEYS = {
     "encoder": ("", "random_init_encoder", "freeze_encoder"),

@@ -128,8 +128,8 @@ def _yaml(text: str, name: str) -> Any:
     except RecursionError:
         problem = "it is nested too deeply"
     except yaml.MarkedYAMLError as error:
-        said = ", ".join(filter(None, (error.context, error.problem)))
-        problem = f"line {error.problem_mark.line + 1}: {printable(said)}"
+        why = ", ".join(filter(None, (error.context, error.problem)))
+        problem = f"line {error.problem_mark.line + 1}: {printable(why)}"
     except (yaml.YAMLError, ValueError) as error:  # a control character; a number of thousands of digits
         problem = first_line(error)
     raise UserError(f"{name} cannot be read as YAML ({problem}); give `name: value` lines.")

@@ -17,7 +17,7 @@ from renaissance.core.launch import available_cores, check_launch
 
 from .combinations import final_problems, near_multiples, problems_between
 from .declared import SETTINGS, converted, defaults
-from .keys import DIMENSIONS, FUSION, TOWER_KEYS, TYPE_KEYS, marked
+from .keys import DIMENSIONS, FUSION, TOWER_KEYS, TOWERS, TYPE_KEYS, marked
 from .sections import Section, Settings
 
 
@@ -135,7 +135,7 @@ class ConfigResolver:
 
     def towers(self) -> tuple[str, ...]:
         """The tower keys in use: ("encoder",) or ("image_encoder", "text_encoder")."""
-        return ("encoder",) if self["model_type"] == "one-tower" else ("image_encoder", "text_encoder")
+        return TOWERS[self["model_type"]]
 
     def tower(self, key: str) -> Section:
         """The settings of one tower.

@@ -82,7 +82,7 @@ REFUSED = [
     ("batch_size", 2.5, "a whole number of at least 1"),
     ("batch_size", True, "a whole number of at least 1"),
     ("batch_size", "256", "a whole number of at least 1"),
-    ("seed", -1, "a whole number from 0"),
+    ("seed", -1, "a whole number of at least 0"),
     ("mlm_prob", 0, "above 0 and at most 1"),
     ("mlm_prob", 1.5, "above 0 and at most 1"),
     ("learning_rate", float("inf"), "a number above 0"),

@@ -180,7 +180,7 @@ def test_values_in_pixels_follow_the_picture(tmp_path: Path):
         ({"resize": 0}, "resize=0 is not allowed: give a whole number of at least 1"),
         ({"resize": 2.5}, "resize=2.5 is not allowed"),
         ({"resize": True}, "resize=True is not allowed"),
-        ({"resize": 9, "quality": 101}, "quality=101 is not allowed: give a whole number from 1 to 100"),
+        ({"resize": 9, "quality": 101}, "quality=101 is not allowed: give a whole number of at least 1, at most 100"),
         ({"resize": 9, "quality": "high"}, "quality='high' is not allowed"),
         ({"quality": 90}, "quality=90 needs resize="),
     ],
