@@ -31,6 +31,9 @@ _BATCH_TEXTS = 100_000  # an image can have very many
 _UNREADABLE = ("missing", "unreadable", "too large")
 
 
+Entries = Iterable[Row | LeftOut | Callable[[], Row | LeftOut]]
+
+
 class Plan(NamedTuple):
     """A file to be written, or a stream that is divided into shards.
 
@@ -52,7 +55,7 @@ class Plan(NamedTuple):
 
     name: str
     schema: pa.Schema
-    rows: Iterable[Row | LeftOut | Callable[[], Row | LeftOut]]
+    rows: Entries
     listed: int | None
     skipped: Skipped
     texts: Sequence[str]

@@ -16,6 +16,7 @@ Several files are read together if the name of each says a split.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from renaissance.core.errors import require
@@ -49,25 +50,23 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
     check_val_share(val_share)
     check_name(name, OWN_NAME)
     listings = _annotation_files(folder_of(root, "images and captions.jsonl, .csv or .parquet"), annotations)
-    store, read_from = AnnotationStore(), {}
+    store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
-        number = 0
-        for number, line in enumerate(lines_of(listing), 1):  # noqa: B007 (0 stays where there is no line)
-            read_from.setdefault(_add(store, listing, line, val_share), {})[listing.name] = True
-        require(number, f"'{listing}' has no captions; expected one (path, caption) a line.")
-    splits = [split for split in OWN_SPLITS if split in store.splits()]
+        splits = Counter(_add(store, listing, line, val_share) for line in lines_of(listing))
+        require(splits, f"'{listing}' has no captions; expected one (path, caption) a line.")
+        for split in splits:
+            read_from[split].append(listing.name)
     plans = []
-    for split in splits:
-        file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(read_from[split])}."]
-        plans.append(
-            plan_stored(store, OWN_NAME, file, split, store.caption_rows(split), {"dataset": name}, notes=notes)
-        )
+    for split in sorted(read_from, key=OWN_SPLITS.index):
+        file, rows = OWN_FILE.format(name=name, split=split), store.caption_rows(split)
+        notes = [f"Read from {', '.join(read_from[split])}."]
+        plans.append(plan_stored(store, OWN_NAME, file, split, rows, metadata={"dataset": name}, notes=notes))
     return Download(
         OWN_NAME,
         plans,
         source={"annotations": ", ".join(listing.name for listing in listings)},
         options={"name": name, "val_share": val_share},
-        leftovers=leftovers(name, splits),
+        leftovers=leftovers(name, read_from),
     )
 
 

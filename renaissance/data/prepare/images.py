@@ -10,7 +10,7 @@ Classes are numbered in the order of their names, the same in every split; CIFAR
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,8 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
         divided = {split: partial(_part, images["train"], val_share, split) for split in ("train", "val")}
         images = {**images, **divided}
         notes = {**notes, "val": [f"val_share={val_share} of the training images."]}
-    plans = {
-        split: _plan(name, split, classes.labels, images[split])._replace(notes=notes.get(split, []))
-        for split in OWN_SPLITS
-        if split in images
-    }
+    there = [split for split in OWN_SPLITS if split in images]
+    plans = {split: _plan(name, split, classes.labels, images[split], notes.get(split, ())) for split in there}
     plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few images none may fall to val
     require(plans, f"root='{root}' holds no image in its class folders {', '.join(classes.labels)}.")
     return Download(
@@ -87,19 +84,14 @@ def _part(images: _Images, val_share: float, split: str) -> Iterator[LabelledIma
     return (each for each in images() if is_validation(each.name, val_share) == (split == "val"))
 
 
-def _plan(name: str, split: str, labels: list[str], images: _Images) -> Plan:
+def _plan(name: str, split: str, labels: list[str], images: _Images, notes: Sequence[str]) -> Plan:
+    file, metadata = OWN_FILE.format(name=name, split=split), {"dataset": name, "labels": labels}
     rows = (
         Row({IMAGE.name: _file(each.content)}, {"label": each.label, IMAGE_ID.name: each.name, SPLIT.name: split})
         for each in images()
     )
-    return plan_file(
-        OWN_IMAGES_NAME,
-        OWN_FILE.format(name=name, split=split),
-        {"dataset": name, "split": split, "labels": labels},
-        rows=rows,
-        listed=sum(1 for _ in images()),
-        skipped=Skipped(),
-    )
+    listed = sum(1 for _ in images())
+    return plan_file(OWN_IMAGES_NAME, file, split, rows, metadata, listed=listed, skipped=Skipped(), notes=notes)
 
 
 def _file(content: str | np.ndarray) -> str | bytes:

@@ -145,15 +145,14 @@ def _plan(variant: str, split_by: str, split: str, references: list[_Reference],
     shown = (images[image_id] for image_id in {each.image_id for each in references} & images.keys())
     odd = sum(min(box[2:]) < 1 or not image.shows(box) for image in shown for box in image.boxes.values())
     note = f"{odd:,} boxes are thinner than a pixel or outside of their image; they stay candidates."
-    return plan_file(
-        variant,
+    file, rows = (
         REFCOCO_FILE.format(variant=variant, split_by=split_by, split=split),
-        {"dataset": variant, "split": split, "split_by": split_by},
-        rows=_rows(references, images, skipped),
-        listed=len(references),
-        skipped=skipped,
-        listed_texts=sum(len(each.sentences) for each in references),
-        notes=[note] * (odd > 0),
+        _rows(references, images, skipped),
+    )
+    metadata, notes = {"split_by": split_by}, [note] if odd else []
+    texts, listed = sum(len(each.sentences) for each in references), len(references)
+    return plan_file(
+        variant, file, split, rows, metadata, listed=listed, listed_texts=texts, skipped=skipped, notes=notes
     )
 
 

@@ -54,7 +54,7 @@ def _plan(store: AnnotationStore, split: str, path: Path) -> Plan:
             store.add(name, split, [hypothesis], [[premise, SNLI_LABELS[label]]])
     require(listed, f"'{path}' lists no pair; download it again.")
     rows, labels = store.rows(split, _row), {"labels": list(SNLI_LABELS)}
-    return plan_stored(store, "snli", SNLI_FILE.format(split=split), split, rows, labels, listed_texts=listed)
+    return plan_stored(store, "snli", SNLI_FILE.format(split=split), split, rows, metadata=labels, listed_texts=listed)
 
 
 def _row(name: str, samples: list[tuple[str, Any]]) -> Row:

@@ -149,8 +149,9 @@ def _plans(
         yield plan_file(
             "vqa",
             VQA_FILE.format(split=name),
-            {"dataset": "vqa", "split": name, "labels": list(labels)},
-            rows=islice(store.rows(split, row), first, end),
+            name,
+            islice(store.rows(split, row), first, end),
+            metadata={"labels": list(labels)},
             listed=(store.splits()[split] if end is None else end) - first,
             skipped=skipped,
             listed_texts=questions if name == split else None,

@@ -85,7 +85,7 @@ def _plan(dataset: str, layout: _Layout, notes: list[str]) -> Plan:
     return plan_file(
         dataset,
         DATASETS[dataset].splits[split][0],
-        {"dataset": dataset, "split": split},
+        split,
         **layout.read(split),
         notes=[f"Read from {layout.what}: {which}.", *notes],
         source={"split": split, "layout": layout.what, "files": len(files), "digest": _digest(files)},

@@ -25,8 +25,10 @@ from renaissance.core.errors import UserError, require
 from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, UNKNOWN, Column
 
 from .annotation_store import AnnotationStore
-from .arrow_file import Plan, kept_shards, set_aside_shards, write_file
-from .entries import EntryIterator, LeftOut, Row, read_entries
+from .arrow_file import Entries, Plan, kept_shards, set_aside_shards, write_file
+from .entries import EntryIterator, read_entries
+from .entries import LeftOut as LeftOut
+from .entries import Row as Row
 from .image_pool import QUALITY, ImagePool
 from .skipped import Skipped
 
@@ -79,34 +81,29 @@ def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, 
     return make_arrow
 
 
-def plan_file(dataset: str, file: str, metadata: Mapping[str, Any], **fields: Any) -> Plan:
+def plan_file(
+    dataset: str, file: str, split: str, rows: Entries, metadata: Mapping[str, Any] | None = None, **fields: Any
+) -> Plan:
     """Returns the plan of a file of a data set.
 
     Args:
         dataset: key of `DATASETS`.
         file: its name.
-        metadata: what the file says of itself: dataset, split, labels.
+        split: the split it belongs to.
+        rows: as for `Plan`.
+        metadata: what the file says of itself beside data set and split, such as labels.
         fields: of `Plan`, those that do not follow from the data set and the name.
     """
-    spec = DATASETS[dataset]
+    spec, metadata = DATASETS[dataset], {"dataset": dataset, "split": split, **(metadata or {})}
     expected = next((each.expected[file] for each in DATASETS.values() if file in each.expected), UNKNOWN)
     texts = (spec.samples,) if spec.samples else ()
-    return Plan(file, schema_of(spec.columns, metadata), texts=texts, expected=expected, **fields)
+    return Plan(file, schema_of(spec.columns, metadata), rows, texts=texts, expected=expected, **fields)
 
 
-def plan_stored(
-    store: AnnotationStore,
-    dataset: str,
-    file: str,
-    split: str,
-    rows: Iterable[Row | LeftOut],
-    metadata: Mapping[str, Any] | None = None,
-    **fields: Any,
-) -> Plan:
-    """Returns the plan of a file with all images of a split in the store; `metadata` beside data set and split."""
-    said = {"dataset": dataset, "split": split, **(metadata or {})}
-    listed, skipped = store.splits().get(split, 0), store.skipped[split]
-    return plan_file(dataset, file, said, rows=rows, listed=listed, skipped=skipped, **fields)
+def plan_stored(store: AnnotationStore, dataset: str, file: str, split: str, rows: Entries, **fields: Any) -> Plan:
+    """Returns the plan of a file with all images of a split in the store; arguments as for `plan_file`."""
+    listed = store.splits().get(split, 0)
+    return plan_file(dataset, file, split, rows, listed=listed, skipped=store.skipped[split], **fields)
 
 
 def schema_of(columns: Iterable[Column], metadata: Mapping[str, Any] | None = None) -> pa.Schema:

@@ -16,6 +16,5 @@ def make_arrow(root: Path) -> Download:
     for split in ("train", "val"):
         names = sorted(path.name for path in (root / split).iterdir())
         rows = [Row({"image": f"{split}/{name}"}, {"colour": name.partition("_")[0]}) for name in names]
-        metadata = {"dataset": "toys", "split": split}
-        plans.append(plan_file("toys", f"toys_{split}.arrow", metadata, rows=rows, listed=len(rows), skipped=Skipped()))
+        plans.append(plan_file("toys", f"toys_{split}.arrow", split, rows, listed=len(rows), skipped=Skipped()))
     return Download("toys", plans)
