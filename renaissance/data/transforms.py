@@ -85,13 +85,9 @@ class Transform:
     def _augmented(self, pixels: Tensor, seed: int) -> Tensor:
         # RandAugment draws from torch's global CPU generator. `torch.manual_seed` would also seed every GPU, and so
         # disturb the dropout of a run that loads in its main process.
-        generator = torch.default_generator
-        state = generator.get_state()
-        try:
-            generator.manual_seed(seed)
+        with torch.random.fork_rng(devices=[], device_type="cpu"):
+            torch.default_generator.manual_seed(seed)
             return self._augment(pixels)
-        finally:
-            generator.set_state(state)
 
 
 class CenterCrop(Transform):

@@ -83,12 +83,11 @@ def read_class_folders(root: Path) -> Classes:
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Returns the folder of each split (root for train if there are none), and the folders that are ignored."""
-    found = {folder: split_of(folder.name, whole=True) for folder in folders_in(root)}
+    named = {folder: split_of(folder.name, whole=True) for folder in folders_in(root)}
     # A folder named train that holds images and no folders may be a class: trains.
+    splits = {folder: split for folder, split in named.items() if split and folders_in(folder)}
     places: dict[str, Path] = {}
-    for folder, split in found.items():
-        if split is None or not folders_in(folder):
-            continue
+    for folder, split in splits.items():
         other = places.get(split, folder)
         require(other is folder, f"root='{root}' has two folders for {split}, {other.name} and {folder.name}.")
         inner = folders_in(folder)  # an archive may have put the folder into one of its own name
@@ -96,12 +95,12 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
         places[split] = inner[0] if unpacked else folder
     if not places:
         return {"train": root}, []
-    others = [folder for folder in found if found[folder] is None or not folders_in(folder)]
+    others = [folder for folder in named if folder not in splits]
     classes = {inner.name for place in places.values() for inner in folders_in(place)}
     strange = [
         folder.name
         for folder in others
-        if (found[folder] in ("train", "val") and _has_images(folder)) or classes & {e.name for e in folders_in(folder)}
+        if (named[folder] in ("train", "val") and _has_images(folder)) or classes & {e.name for e in folders_in(folder)}
     ]
     require(
         not strange,

@@ -91,14 +91,14 @@ class ImagePool:
             yield from ((each, *_read_rows([each.sources], self.resize, self._quality)) for each in requests)
             return
         waiting: deque[tuple[list[Request], int, Future]] = deque()
-        held = 0
+        in_flight = 0
         for chunk, size in _chunks(requests):
-            while waiting and (held + size > _IN_FLIGHT or len(waiting) >= 4 * self.workers):
-                held -= waiting[0][1]
+            while waiting and (in_flight + size > _IN_FLIGHT or len(waiting) >= 4 * self.workers):
+                in_flight -= waiting[0][1]
                 yield from _replies(*waiting.popleft())
             sources = [request.sources for request in chunk]
             waiting.append((chunk, size, self._executor.submit(_read_rows, sources, self.resize, self._quality)))
-            held += size
+            in_flight += size
         while waiting:
             yield from _replies(*waiting.popleft())
 

@@ -49,9 +49,8 @@ def _plan(store: AnnotationStore, split: str, path: Path) -> Plan:
         name = f"Flickr30K/images/{image.removesuffix('.jpg')}.jpg"
         if label == _UNDECIDED:
             store.skipped[split].add("pair without a gold label", f"line {number}")
-            store.add(name, split, [])
-        else:
-            store.add(name, split, [hypothesis], [[premise, SNLI_LABELS[label]]])
+        texts = [] if label == _UNDECIDED else [hypothesis]
+        store.add(name, split, texts, [[premise, SNLI_LABELS.get(label)]])
     require(listed, f"'{path}' lists no pair; download it again.")
     rows, labels = store.rows(split, _row), {"labels": list(SNLI_LABELS)}
     return plan_stored(store, "snli", SNLI_FILE.format(split=split), split, rows, metadata=labels, listed_texts=listed)
