@@ -7,7 +7,7 @@ or weight is read. A checkpoint brings both: nothing is asked of the Hub.
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -91,12 +91,12 @@ def _tower_config(resolver: ConfigResolver, key: str, download: bool, notes: lis
         config = backbones.override_dimensions(config, **sizes)
     except UserError as error:
         raise UserError(f"{key}={tower.name}: {error}") from error
-    dims = backbones.encoder_dimensions(config, tower.name, None)
-    absent = [name for name in DIMENSIONS if tower.dimensions[name] is not None and getattr(dims, name) is None]
+    dims = backbones.encoder_dimensions(config, tower.name)
+    absent = [name for name in DIMENSIONS if tower.dimensions[name] is not None and dims[name] is None]
     if absent:
         kind = f"{tower.name} (model type {config.model_type})"
         raise SettingsError([f"{prefix}{name}: {kind} has no one {name} to set; leave it out." for name in absent])
-    resolver.fill_defaults(f"model {tower.name}", {prefix + name: getattr(dims, name) for name in DIMENSIONS})
+    resolver.fill_defaults(f"model {tower.name}", {prefix + name: dims[name] for name in DIMENSIONS})
     return config
 
 
@@ -111,12 +111,13 @@ def _from_models(
         said = None if tower.random else notes
         processor = backbones.read_image_processor(tower.name, config, allow_download=download, notes=said)
         dims = backbones.encoder_dimensions(config, tower.name, processor)
-        if dims.modality == "text":
-            text_name, text_rows = tower.name, 0 if tower.random else dims.vocab_size or inf
-            _resolve_text(resolver, dims)
+        if backbones.family_of(config).modality == "text":
+            text_name, text_rows = tower.name, 0 if tower.random else dims["vocab_size"] or inf
+            if resolver["max_text_len"] is None and (dims["max_text_len"] or inf) < 50:
+                resolver.fill_defaults(f"model {tower.name}", {"max_text_len": dims["max_text_len"]})
         else:
             image = {key: value for key, value in (processor or image).items() if key != "size"}
-            _resolve_image(resolver, dims, tower.random)
+            _resolve_image(resolver, tower.name, dims, tower.random)
             configs[key] = _with_image_sizes(config, resolver) if tower.random else config
     require(
         not resolver["original_image_size"] or any(resolver.tower(key).name != text_name for key in configs),
@@ -137,30 +138,19 @@ def _from_models(
     return tokenizer, image
 
 
-def _resolve_text(resolver: ConfigResolver, dims: backbones.EncoderDimensions) -> None:
-    limit, given = dims.max_text_len, resolver["max_text_len"]
-    if limit is not None and given is None and limit < 50:
-        resolver.fill_defaults(f"model {dims.name}", {"max_text_len": limit})
-    require(
-        limit is None or (given or 0) <= limit,
-        f"max_text_len={given} is more than {dims.name} has positions for; give {limit} or less.",
-    )
-
-
-def _resolve_image(resolver: ConfigResolver, dims: backbones.EncoderDimensions, scratch: bool) -> None:
+def _resolve_image(resolver: ConfigResolver, name: str, dims: dict[str, Any], scratch: bool) -> None:
     """Image and patch size: those of a pretrained encoder; one with random weights takes what is given."""
-    answers = {"image_size": dims.image_size, "original_image_size": dims.image_size, "patch_size": dims.patch_size}
-    patch = resolver["patch_size"]
-    require(dims.patch_size or not patch, f"patch_size={patch}: {dims.name} has no patches; leave it out.")
-    resolver.fill_defaults(
-        f"model {dims.name}", answers, may_differ=("image_size", "patch_size") if scratch else ("image_size",)
-    )
+    image, patch, given = dims["image_size"], dims["patch_size"], resolver["patch_size"]
+    require(patch or not given, f"patch_size={given}: {name} has no patches; leave it out.")
+    sizes = {"image_size": image, "original_image_size": image, "patch_size": patch}
+    may_differ = ("image_size", "patch_size") if scratch else ("image_size",)
+    resolver.fill_defaults(f"model {name}", sizes, may_differ=may_differ)
 
 
 def _with_image_sizes(config: PreTrainedConfig, resolver: ConfigResolver) -> PreTrainedConfig:
     """The configuration with the resolved image sizes; those that the family does not have stay out."""
-    dims = backbones.encoder_dimensions(config, config.model_type)
-    sizes = {name: resolver[name] for name in ("image_size", "patch_size") if getattr(dims, name) is not None}
+    dims = backbones.encoder_dimensions(config)
+    sizes = {name: resolver[name] for name in ("image_size", "patch_size") if dims[name] is not None}
     return backbones.override_dimensions(config, **sizes)
 
 

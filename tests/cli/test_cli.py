@@ -310,7 +310,7 @@ CONTRADICTIONS = [
     ((*RUN, "original_image_size=384"), "which has original_image_size=224"),
     ((*RUN, "encoder=google/electra-base-discriminator", "original_image_size=224"), "reads text; leave it out."),
     ((*RUN, "tokenizer=words"), "tokenizer=words has another vocabulary than google/electra-small-discriminator"),
-    ((*RUN, "max_text_len=513"), "max_text_len=513 is more than google/electra-small-discriminator has positions for;"),
+    ((*RUN, "max_text_len=513"), "max_text_len=513 is more than text_encoder (electra) has positions for: give 512"),
     ((*RUN, "image_size=100"), "image_size=100 is not a multiple of patch_size=16; give 96 or 112."),
     ((*RUN, "encoder=google/electra-base-discriminator", "image_size=8"), "image_size=8 is not a multiple of patch_si"),
     ((*RUN, "freeze_encoder=True"), "freeze_encoder means something to one-tower models only"),

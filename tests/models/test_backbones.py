@@ -139,7 +139,7 @@ def test_tower_equals_the_family_s_own_model(kind: str, pretrained: Callable[[st
             options = {"do_pooling": False} if kind == "timm_wrapper" else {}
             close(tower(pixels).hidden, as_tokens(model(pixel_values=pixels, **options).last_hidden_state))
     dims = backbones.encoder_dimensions(tower.config, folder)
-    assert tower(an_input(kind)).hidden.shape[-1] == tower.hidden_size == dims.hidden_size
+    assert tower(an_input(kind)).hidden.shape[-1] == tower.hidden_size == dims["hidden_size"]
 
 
 @pytest.mark.parametrize("kind", TEXTS)
@@ -273,15 +273,16 @@ def test_manual_dimensions(kind: str) -> None:
     given = {name: value for name, value in MANUAL.items() if name not in FIXED.get(kind, ())}
     if FAMILIES[kind].modality == TEXT:
         given |= {"vocab_size": 70}
-        given |= {"max_text_len": 20} if backbones.encoder_dimensions(small_config(kind), kind).max_text_len else {}
+        given |= {"max_text_len": 20} if backbones.encoder_dimensions(small_config(kind))["max_text_len"] else {}
     else:
         given |= {"image_size": 48, "patch_size": 16}
     config = backbones.override_dimensions(small_config(kind), **given)
     dims = backbones.encoder_dimensions(config, kind)
-    assert {name: getattr(dims, name) for name in given} == given
+    assert {name: dims[name] for name in given} == given
     tower = build(kind, None, config)
     with torch.no_grad():
-        assert tower(some_text() if dims.modality == TEXT else some_pictures(48)).hidden.shape[-1] == dims.hidden_size
+        tokens = tower(some_text() if FAMILIES[kind].modality == TEXT else some_pictures(48))
+    assert tokens.hidden.shape[-1] == dims["hidden_size"]
 
 
 def test_dimensions_that_a_family_lacks_or_cannot_have() -> None:
@@ -385,7 +386,7 @@ def test_refusals_name_the_reason_and_families_that_can() -> None:
         backbones.check_modality(small_config("swin"), "some/model", "encoder")
     with pytest.raises(UserError, match="is an encoder of images: give it as image_encoder"):
         backbones.check_modality(small_config("vit"), "some/model", "text_encoder")
-    with pytest.raises(UserError, match="max_text_len=41 is more than the 40 tokens"):
+    with pytest.raises(UserError, match="max_text_len=41 is more than text_encoder .* has positions for: give 40"):
         build("roberta", max_text_len=41)
 
 

@@ -17,7 +17,7 @@ tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 
 from .blocks import Blocks, FamilyPatchEmbeddings, FamilyTextEmbeddings, build_blocks
 from .build import checkpoint_layers
-from .dimensions import EncoderDimensions, config_from_dict, encoder_dimensions, override_dimensions
+from .dimensions import config_from_dict, encoder_dimensions, override_dimensions
 from .families import check_modality, family_of
 from .hub import is_family, read_config
 from .image_processor import read_image_processor

@@ -116,5 +116,5 @@ def build_blocks(
     blocks = Blocks(model.get_submodule(stack.layers), norm, encoder)
     if encoder.family.modality == TEXT:
         return blocks, FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1)
-    dims = encoder_dimensions(encoder.config, config.model_type)
-    return blocks, FamilyPatchEmbeddings(front, dims.patch_size, dims.image_size)
+    dims = encoder_dimensions(encoder.config)
+    return blocks, FamilyPatchEmbeddings(front, dims["patch_size"], dims["image_size"])

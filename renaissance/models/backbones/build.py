@@ -83,10 +83,10 @@ def build_encoder(
     grows = False
     if family.modality == TEXT:
         dims = encoder_dimensions(config, name)
-        limit, grows = dims.max_text_len, (vocab_size or 0) > (dims.vocab_size or 0)
+        limit, grows = dims["max_text_len"], (vocab_size or 0) > (dims["vocab_size"] or 0)
         require(
             None in (max_text_len, limit) or max_text_len <= limit,
-            f"max_text_len={max_text_len} is more than the {limit} tokens that {name} has positions for: give {limit} or less.",
+            f"max_text_len={max_text_len} is more than {setting} ({config.model_type}) has positions for: give {limit} or less.",
         )
     elif image_size is not None and family.set_size is not None:
         family.set_size(new, image_size)

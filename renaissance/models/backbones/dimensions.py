@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -24,10 +23,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "num_layers": ("num_hidden_layers",),
     "embedding_size": ("embedding_size",),
     "vocab_size": ("vocab_size",),
-    "image_size": ("image_size",),
+    "image_size": ("image_size",),  # pixels of a square side
     "patch_size": ("patch_size",),
-    "max_text_len": ("max_position_embeddings",),
-    "mlp_ratio": ("mlp_ratio", *_MLP_WIDTHS),
+    "max_text_len": ("max_position_embeddings",),  # most tokens of a text, special tokens included
+    "mlp_ratio": ("mlp_ratio", *_MLP_WIDTHS),  # width of the feed-forward layer / hidden_size
 }
 _OF_ONE_MODALITY = {"vocab_size": TEXT, "max_text_len": TEXT, "image_size": IMAGE, "patch_size": IMAGE}
 # Lists with one entry a layer, which are cut or repeated when the number of layers is set.
@@ -39,50 +38,30 @@ _DROP_NAMES = (
 )
 
 
-@dataclass(frozen=True)
-class EncoderDimensions:
-    """Dimensions of an encoder; None for those that its family does not have.
-
-    Attributes:
-        name: the id or folder as given.
-        modality: "text" or "image".
-        mlp_ratio: width of the feed-forward layer / hidden_size.
-        max_text_len: most tokens of a text, special tokens included.
-        image_size, patch_size: pixels of a square side.
-    """
-
-    name: str
-    modality: str
-    hidden_size: int
-    num_heads: int | None
-    num_layers: int | None
-    mlp_ratio: float | None
-    drop_rate: float | None
-    vocab_size: int | None
-    embedding_size: int | None
-    max_text_len: int | None
-    image_size: int | None
-    patch_size: int | None
-
-
-def encoder_dimensions(config: PreTrainedConfig, name: str, pixels: dict[str, Any] | None = None) -> EncoderDimensions:
+def encoder_dimensions(
+    config: PreTrainedConfig, name: str | None = None, pixels: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Collects the dimensions of an encoder.
 
     Args:
         config: of one tower (after `sub_config`).
+        name: id or folder, for the sentence of an error.
         pixels: of `read_image_processor`, for an image size that the configuration does not have.
+
+    Returns:
+        "drop_rate" and the dimensions of `NAMES`, as users give them; None for those that the family does not have.
     """
     family = family_of(config, name)
-    found: dict[str, Any] = {dimension: _value(config, family, dimension) for dimension in NAMES}
-    found |= {dimension: None for dimension, only in _OF_ONE_MODALITY.items() if family.modality != only}
-    found["hidden_size"] = width_of(config, family)
-    found["mlp_ratio"] = _mlp_ratio(config, family)
-    found["drop_rate"] = next((float(getattr(config, key)) for key in _drop_names(config)), None)
-    positions = found["max_text_len"] or 0
-    found["max_text_len"] = positions - family.spare_positions if positions > 0 else None
+    dimensions: dict[str, Any] = {dimension: _value(config, family, dimension) for dimension in NAMES}
+    dimensions |= {dimension: None for dimension, only in _OF_ONE_MODALITY.items() if family.modality != only}
+    dimensions["hidden_size"] = width_of(config, family)
+    dimensions["mlp_ratio"] = _mlp_ratio(config, family)
+    dimensions["drop_rate"] = next((float(getattr(config, key)) for key in _drop_names(config)), None)
+    positions = dimensions["max_text_len"] or 0
+    dimensions["max_text_len"] = positions - family.spare_positions if positions > 0 else None
     if family.modality == IMAGE and pixels:
-        found["image_size"] = found["image_size"] or pixels.get("size")
-    return EncoderDimensions(name=name, modality=family.modality, **found)
+        dimensions["image_size"] = dimensions["image_size"] or pixels.get("size")
+    return dimensions
 
 
 def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) -> PreTrainedConfig:
@@ -91,7 +70,7 @@ def override_dimensions(config: PreTrainedConfig, **dimensions: float | None) ->
     A change of width keeps the ratio of the feed-forward layer.
 
     Args:
-        dimensions: by their names in `EncoderDimensions`; None keeps the configuration's.
+        dimensions: by their names in `encoder_dimensions`; None keeps the configuration's.
 
     Raises:
         UserError: the family has no such dimension, or heads do not divide the width.
