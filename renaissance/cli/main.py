@@ -26,7 +26,6 @@ from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
 from renaissance.core.plugins import load_plugins, plugin_hint
-from renaissance.core.signals import INTERRUPTED
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.keys import AUTO
 from renaissance.settings.presets import CONFIG_FILES, merge, presets, read_config_file
@@ -112,9 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return stop.status if stop.local_only else 0  # the first process says it, for all
         say(f"{stop}.", error=True)
         return stop.status
-    except KeyboardInterrupt:
-        say("error: interrupted.", error=True)
-        return INTERRUPTED
     return 0 if words and words[0] in WORKS else unread_status()
 
 
@@ -183,12 +179,10 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tupl
     """
     named = presets if settings is SETTINGS else dict
     words = parse_words(updates, settings, named())
-    plugins = words.values.get("plugins")
-    if plugins not in (None, ""):
-        check = settings["plugins"].check
-        if problem := settings["plugins"].problem(plugins):
-            refuse([problem])
-        load_plugins(check.convert(check.expanded("plugins", plugins)))
+    if words.values.get("plugins"):
+        checked, problems = converted(settings, {"plugins": words.values["plugins"]})
+        refuse(problems)
+        load_plugins(checked["plugins"])
         words = parse_words(updates, settings, named())  # again: a plugin brings presets and settings
     refuse(words.problems, "words")
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.

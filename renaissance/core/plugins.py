@@ -33,7 +33,7 @@ def load_plugins(plugins: Sequence[str]) -> None:
         UserError: one is missing, fails, or registers a name that is taken.
     """
     for plugin in plugins:
-        path = Path(plugin).expanduser().resolve()
+        path = Path(os.path.expanduser(plugin)).resolve()
         by_path = path.suffix == ".py" or os.sep in plugin
         require(path.exists() or not by_path, f"plugins: there is no {plugin!r}; {_WANTED}.")
         importable = path.suffix == ".py" or (path / "__init__.py").exists() or not (by_path or path.is_file())

@@ -82,7 +82,7 @@ class CheckpointFolder:
         """
         path = self.path / name
         for number, other in self.newest_first():
-            if number > step and first_whole([other]):
+            if number > step and try_read(other)[0]:
                 return number
         for rest in (*self.path.glob(".*.tmp"), *self.path.glob(".*.link")):  # of a run that was killed in a save
             rest.unlink(missing_ok=True)
@@ -123,14 +123,13 @@ class CheckpointFolder:
         return sorted(((int(number[1]), path) for path, number in files.items() if number), reverse=True)
 
 
-def first_whole(paths: Iterable[Path], damaged: list[str] | None = None) -> tuple[Path, Stored] | None:
+def first_whole(paths: Iterable[Path], damaged: list[str]) -> tuple[Path, Stored] | None:
     """The first whole checkpoint and its content; a sentence about each before it is added to `damaged`."""
     for path in paths:
         stored, why = try_read(path)
         if stored is not None:
             return path, stored
-        if damaged is not None:
-            damaged.append(why)
+        damaged.append(why)
     return None
 
 

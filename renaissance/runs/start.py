@@ -218,7 +218,7 @@ def _read(path: str, setting: str) -> Stored:
         return checkpoint.read(path, setting)
     except UserError as error:
         files = CheckpointFolder(Path(path).parent).newest_first() if setting == "resume_from" else []
-        before = first_whole(other for _, other in files if other.name != Path(path).name)
+        before = first_whole((other for _, other in files if other.name != Path(path).name), [])
         if before is None:
             raise
         raise UserError(f"{error} {before[0]} is whole: give resume_from={before[0]}.") from None
@@ -246,7 +246,7 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
             f"{damaged[len(unknown)]} No checkpoint of this run is whole; start it anew by leaving resume_from=auto out."
         )
     for folder, why in unknown.items():
-        whole = first_whole(path for _, path in CheckpointFolder(folder / "checkpoints").newest_first())
+        whole = first_whole((path for _, path in CheckpointFolder(folder / "checkpoints").newest_first()), [])
         raise UserError(
             f"{why} So resume_from=auto cannot tell whether that run, which has checkpoints, is of this command: go on "
             f"with it by the same command and resume_from={whole[0] if whole else '<checkpoint>'}, or move '{folder}' "

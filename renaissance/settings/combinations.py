@@ -10,22 +10,12 @@ from renaissance.core.checks import RANDAUG
 from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 
-def problems_between(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
-    """Yields a sentence about each problem of a command; `given` are the keys that it names."""
-    yield from _model_type(values)
-    yield from _start(values)
-    yield from _sizes(values)
-    yield from _transforms(values)
-    if values["resume_from"] in (None, AUTO):  # else the checkpoint answers
-        yield from _training(values)
+def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yields a sentence about each problem; `given` are the keys that the command names."""
+    for rule in (_model_type, _training, _start, _sizes, _transforms):
+        yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
-
-
-def final_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """The same of values that a checkpoint and the models have filled."""
-    for rule in (_sizes, _transforms, _training):
-        yield from rule(values)
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
@@ -39,7 +29,8 @@ def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _training(values: Mapping[str, Any]) -> Iterator[str]:
-    """Nothing to train, or no end of it."""
+    if values["resume_from"] not in (None, AUTO):
+        return  # the checkpoint answers
     if not any(values["loss_names"].values()):
         yield "No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0."
     if not any(values[key] for key in ("max_steps", "max_epoch", "test_only", "fast_dev_run")):
@@ -53,9 +44,6 @@ def _start(values: Mapping[str, Any]) -> Iterator[str]:
         yield "test_only=True evaluates a run and resume_from=auto goes on with one; give one of the two."
     if values["load_path"] and values["resume_from"] not in (None, AUTO):
         yield "load_path= starts a new run and resume_from= continues one; give one of the two."
-    for key in ("load_path", "resume_from"):
-        if values[key] and set(values[key]) == {"."}:
-            yield f"{key}={values[key]} is the placeholder of a README; give the path of a checkpoint."
 
 
 def _sizes(values: Mapping[str, Any]) -> Iterator[str]:
@@ -74,7 +62,6 @@ def near_multiples(size: int, unit: int) -> str:
 
 
 def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
-    """A transform that the type of the model cannot read, where the type is known; an augmented evaluation."""
     stored = values["load_path"] or values["resume_from"] not in (None, AUTO)
     two = values["model_type"] == "two-tower" or not (values["model_type"] or values["encoder"] or stored)
     keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]

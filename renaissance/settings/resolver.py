@@ -15,7 +15,7 @@ from renaissance.core.checks import plain_path
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, check_launch
 
-from .combinations import final_problems, near_multiples, problems_between
+from .combinations import near_multiples, problems_between
 from .declared import SETTINGS, converted, defaults
 from .keys import DIMENSIONS, FUSION, TOWER_KEYS, TOWERS, TYPE_KEYS, marked
 from .sections import Section, Settings
@@ -161,7 +161,7 @@ class ConfigResolver:
         self.fill_fallbacks(SETTINGS.keys() - TOWER_KEYS.keys())
         computed = {"pooler_type": "double" if two else "single", "num_workers": default_workers(self["num_gpus"])}
         self.fill_open(computed | {"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
-        refuse(final_problems(self.values))
+        refuse(problems_between(self.values | {"resume_from": None}))  # again: all settings are known
         return self._freeze(two)
 
     def finalize_batches(self) -> None:

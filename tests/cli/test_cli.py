@@ -290,7 +290,7 @@ CONTRADICTIONS = [
     ((*RUN, "batch_size=2.5"), "batch_size=2.5 is not allowed: give a whole number"),
     ((*ONE, "image_encoder=a"), "encoder= means one-tower and image_encoder= means two-tower; give one of the two."),
     ((*RUN, "batch_size=100", "per_gpu_batchsize=32"), "give batch_size=96 or 128, or per_gpu_batchsize=25, the large"),
-    ((*RUN, "load_path=..."), "load_path=... is the placeholder of a README"),
+    ((*RUN, "load_path=..."), "load_path=... is not a file; give the path of a checkpoint."),
     ((*RUN, "load_path=a/.../b.ckpt"), "load_path=a/.../b.ckpt is not a file"),
     ((*RUN, "vqav2_label_size=1"), "vqav2_label_size=1 is not allowed"),
     ((*RUN, "accelerator=gpu"), "accelerator=gpu, but this machine has no GPU"),

@@ -154,8 +154,6 @@ TOGETHER = [
     ({"max_steps": None}, "max_steps= or max_epoch="),
     ({"test_only": True}, "test_only=True needs load_path"),
     ({"load_path": "a", "resume_from": "b"}, "give one of the two"),
-    ({"load_path": "..."}, "load_path=... is the placeholder of a README"),
-    ({"resume_from": "..."}, "resume_from=... is the placeholder of a README"),
     ({"cross_layer_hidden_size": 96, "num_cross_layer_heads": 5}, "num_cross_layer_heads=5 does not divide"),
     (
         {"text_encoder_hidden_size": 96, "text_encoder_num_heads": 5},

@@ -250,7 +250,9 @@ def test_other_refusals_leave_no_folder(work, capsys):
     )
     if not torch.cuda.is_available():
         assert "no GPU" in command(capsys, "task_mlm", *SMALL, "max_steps=1", "accelerator=gpu").sentence()
-    assert "placeholder" in command(capsys, "task_mlm", *SMALL, "max_steps=1", "load_path=...").sentence()
+    assert (
+        "load_path=... is not a file" in command(capsys, "task_mlm", *SMALL, "max_steps=1", "load_path=...").sentence()
+    )
     Path("weights.ckpt").write_bytes(b"no checkpoint")
     assert "cannot be read" in command(capsys, "task_mlm", "max_steps=1", "load_path=weights.ckpt").sentence()
     assert not Path("result").exists()
