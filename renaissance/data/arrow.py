@@ -154,8 +154,8 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
         UserError: one sentence with the file, what was expected and what was found.
     """
     now = stamp(path)
-    asked = json.dumps([[column._replace(meaning="") for column in columns], samples])
-    what = f"check-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}"
+    declared = json.dumps([[column._replace(meaning="") for column in columns], samples])
+    what = f"check-{hashlib.blake2b(declared.encode(), digest_size=8).hexdigest()}"
     hints = {"rows": int, "samples": int, "columns": list[str]}
     return now, FileContents(**cached(path, now, what, hints, lambda: _check(path, columns, samples)))
 

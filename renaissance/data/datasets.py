@@ -65,8 +65,8 @@ def open_pairs(
         except _Missing as error:
             missing.append(str(error))
     if missing:
-        there = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
-        advice = f" To go on with what is there, give datasets='{there}'." if parts else ""
+        present = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
+        advice = f" To go on with what is there, give datasets='{present}'." if parts else ""
         raise UserError(missing[0] + advice)
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
@@ -92,8 +92,8 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
     folder, spec = os.fspath(data_root), _spec(name, sample_kind)
     part = _files(name, spec, split, folder, arrow_names(folder))
     if not part.files:
-        there = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
-        raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {there}.")
+        splits = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
+        raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {splits}.")
     files = [(name, file) for file in part.files]
     samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
     samples.older_files = tuple(part.files) if part.older else ()
@@ -111,14 +111,14 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     Raises:
         UserError: as `open_samples`, missing files and splits excepted.
     """
-    folder, spec, there = os.fspath(data_root), _spec(name, sample_kind), []
+    folder, spec, splits = os.fspath(data_root), _spec(name, sample_kind), []
     found = arrow_names(folder)
     for split in dict.fromkeys([*spec.splits, *spec.older_files]):
         try:
-            there += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
+            splits += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
         except _Missing:
             continue
-    return tuple(there)
+    return tuple(splits)
 
 
 def arrow_names(folder: str | os.PathLike) -> set[str]:

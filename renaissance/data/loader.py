@@ -71,7 +71,7 @@ class StepLoader(DataLoader):
         num_workers: worker processes; 0 loads in this process. Each worker uses one thread.
         pin_memory: put the tensors in page-locked memory, for a faster copy to a GPU.
         raises: False = yield the `UserError` of a step that cannot be loaded, so that the trainer can save before it ends.
-        asked: whether the run was asked to stop; then it waits `_GRACE` seconds for a step.
+        stop_requested: whether the run was asked to stop; then it waits `_GRACE` seconds for a step.
 
     Raises:
         UserError: while iterating, for an image that cannot be decoded, with its file and row; for a file that has changed;
@@ -86,9 +86,9 @@ class StepLoader(DataLoader):
         pin_memory: bool,
         *,
         raises: bool = True,
-        asked: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.raises, self.asked = raises, asked
+        self.raises, self.stop_requested = raises, stop_requested
         if num_workers:
             # Before the fork: a tokenizer that has used threads in this process prints a warning in every worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -160,13 +160,14 @@ class StepLoader(DataLoader):
         """
         answer: Future[Any] = Future()
         threading.Thread(target=_answer, args=(call, answer), daemon=True).start()
-        began, asked = time.monotonic(), math.inf
+        began, stopping_since = time.monotonic(), math.inf
         while not wait([answer], _LOOK).done:
             now = time.monotonic()
-            waited, asked = now - began, min(asked, now if self.asked() else math.inf)
+            waited = now - began
+            stopping_since = min(stopping_since, now if self.stop_requested() else math.inf)
             if waited > 2 * _LOOK and not _all_alive(self._iterator):
                 raise ConnectionResetError("a loader process has ended while it sent a step")
-            if waited > patience or now - asked > _GRACE:
+            if waited > patience or now - stopping_since > _GRACE:
                 raise UserError(
                     f"num_workers={self.num_workers}: the loader processes have delivered nothing for {waited:.0f} "
                     "seconds. Is the disk of data_root there? num_workers=0 shows what they are waiting for."

@@ -113,8 +113,8 @@ class SampleDataset:
         self._files = [self._checked(dataset, name) for dataset, name in files]
         self._ends = np.cumsum([file.samples for file in self.describe()], dtype=np.int64)
         self._open: dict[int, tuple[ArrowFile, np.ndarray]] = {}
-        what, there = samples or "row", ", ".join(file.file for file in self.describe()) or "no file"
-        require(len(self), f"No {what} in {there} of '{folder}' can be used: all are empty.")
+        what, names = samples or "row", ", ".join(file.file for file in self.describe()) or "no file"
+        require(len(self), f"No {what} in {names} of '{folder}' can be used: all are empty.")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -219,9 +219,9 @@ class SampleDataset:
 
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)
-        there = self._columns_of(number)
-        images = b"".join(file.value(column.name, row) for column in there if column.is_image)
-        entries = [str(entry) for column in there if column.per_sample for entry in file.value(column.name, row)]
+        columns = self._columns_of(number)
+        images = b"".join(file.value(column.name, row) for column in columns if column.is_image)
+        entries = [str(entry) for column in columns if column.per_sample for entry in file.value(column.name, row)]
         return images + "\n".join(entries).encode("utf-8", "surrogatepass")
 
 

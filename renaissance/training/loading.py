@@ -107,7 +107,7 @@ class Loaders(LightningDataModule):
     Args:
         resolved, data: of the run. folder: where evaluations of a whole split print.
         steps: the first and the last step of training.
-        asked: whether the run was asked to stop.
+        stop_requested: whether the run was asked to stop.
         split: of `test_dataloader`.
     """
 
@@ -117,12 +117,12 @@ class Loaders(LightningDataModule):
         data: RunData,
         folder: RunFolder,
         steps: tuple[int, int] = (0, 0),
-        asked: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
         split: str = "test",
     ):
         super().__init__()
         self.settings, self.tokenizer, self.data, self.folder = resolved.settings, resolved.tokenizer, data, folder
-        self.steps, self.asked, self.split = steps, asked, split
+        self.steps, self.stop_requested, self.split = steps, stop_requested, split
         self.made: list[StepLoader] = []
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
 
@@ -195,5 +195,5 @@ class Loaders(LightningDataModule):
         collate = self._collate(split, micro, self.data.target_builders)
         pin = self.trainer.strategy.root_device.type == "cuda"
         workers = self.settings.data.num_workers
-        self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, asked=self.asked))
+        self.made.append(StepLoader(sampler, collate, workers, pin, raises=raises, stop_requested=self.stop_requested))
         return self.made[-1]

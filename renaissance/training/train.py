@@ -165,7 +165,7 @@ def _assemble(
         compile_stacks(built.model, folder.say)
     interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
     validates = data.samples["val"] is not None
-    loaders = Loaders(resolved, data, folder, (state.step, steps), asked=lambda: signals.received is not None)
+    loaders = Loaders(resolved, data, folder, (state.step, steps), stop_requested=lambda: signals.received is not None)
     saver = CheckpointSaver(folder, checkpoint_content(built, resolved), state, interval, validates, settings.run)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
     loop = Loop(folder, loaders, progress, saver, settings.run.max_bad_steps)

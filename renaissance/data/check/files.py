@@ -108,14 +108,14 @@ def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple
         dataset, place = _own_name(name)
         if datasets is not None and dataset not in datasets:
             continue
-        there = _column_names(folder / name)
+        columns = _column_names(folder / name)
         for spec in OWN_LAYOUTS.values():  # what cannot be read at all is left to the check of the file
-            if there is None or all(column.name in there for column in spec.columns if column.needed):
+            if columns is None or all(column.name in columns for column in spec.columns if column.needed):
                 files.append(CheckedFile(dataset, OWN_SPLITS[place], folder / name, spec))
                 break
         else:
             unknown.append(
-                f"{name} is of unknown layout: its columns are {some(there) or 'none'}; own data needs image and "
+                f"{name} is of unknown layout: its columns are {some(columns) or 'none'}; own data needs image and "
                 "caption, or image and label. It cannot be used."
             )
     return files, unknown

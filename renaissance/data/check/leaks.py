@@ -40,7 +40,8 @@ def _role(split: str) -> str:
 
 def _shared(ours: np.ndarray, theirs: np.ndarray, our_rows: int, their_rows: int) -> list[tuple[int, int]]:
     """Returns the rows of equal values, of which each row has one or several; -1 is equal to none."""
-    both, here, there = np.intersect1d(ours, theirs, return_indices=True)
+    both, our_places, their_places = np.intersect1d(ours, theirs, return_indices=True)
     known = both >= 0
-    rows = (here[known] * our_rows // max(len(ours), 1), there[known] * their_rows // max(len(theirs), 1))
-    return sorted(zip(*(each.tolist() for each in rows), strict=True))
+    our_rows = our_places[known] * our_rows // max(len(ours), 1)
+    their_rows = their_places[known] * their_rows // max(len(theirs), 1)
+    return sorted(zip(our_rows.tolist(), their_rows.tolist(), strict=True))

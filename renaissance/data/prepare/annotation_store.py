@@ -109,7 +109,7 @@ class AnnotationStore:
         with _explained():
             rows = self._database.execute(_ROWS, (split,))
             for name, group in groupby(rows, key=itemgetter(0)):
-                yield name, [tuple(sample) for _, said in group if said is not None for sample in json.loads(said)]
+                yield name, [tuple(sample) for _, texts in group if texts is not None for sample in json.loads(texts)]
 
     def rows(self, split: str, row: Callable[[str, list[tuple[str, Any]]], Row | None]) -> Iterator[Row | LeftOut]:
         """Yields `row(name, samples)` of every image of a split; an image without samples, or a row, is left out."""

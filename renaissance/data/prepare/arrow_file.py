@@ -84,7 +84,7 @@ class Manifest(TypedDict):
 
 
 def write_file(
-    plan: Plan, entries: EntryIterator, folder: Path, said: Mapping[str, Any], refusals: list[str]
+    plan: Plan, entries: EntryIterator, folder: Path, provenance: Mapping[str, Any], refusals: list[str]
 ) -> dict[str, Any]:
     """Writes one file and its manifest.
 
@@ -92,14 +92,14 @@ def write_file(
         plan: the file, or the shard; its own `rows` are not read.
         entries: where its rows come from.
         folder: where it goes.
-        said: "source" and "options" of the manifest.
+        provenance: "source" and "options" of the manifest.
         refusals: takes the sentence that refuses the file, if one does.
 
     Returns:
         The manifest.
     """
     counts = {"rows": 0, "images": 0, "texts": 0, "image_bytes": 0}
-    limit, first = said["options"]["max_unreadable"], entries.position
+    limit, first = provenance["options"]["max_unreadable"], entries.position
     with AtomicFile(folder / plan.name, "data_root") as file:
         with pa.ipc.new_file(pa.PythonFile(file, mode="w"), plan.schema) as arrow:
             for batch in _batches(entries.take(plan.shard_rows, plan.skipped), counts, plan.texts):
@@ -107,7 +107,7 @@ def write_file(
                 arrow.write_batch(pa.record_batch(columns, schema=plan.schema))
         if plan.shard_rows:  # the manifest says which entries it holds
             plan = plan._replace(listed=entries.position - first)
-            said = {**said, "shard": {"first": first, "next": entries.position}}
+            provenance = {**provenance, "shard": {"first": first, "next": entries.position}}
         unreadable = plan.skipped.count(*_UNREADABLE)
         rejected = counts["rows"] == 0 or (limit is not None and unreadable > limit * plan.listed)
         name = plan.name + ".rejected" if rejected else plan.name
@@ -117,7 +117,7 @@ def write_file(
             **counts,
             "bytes": file.tell(),
             "columns": columns_of(plan.schema),
-            **said,
+            **provenance,
             "listed": plan.listed,
             "listed_texts": plan.listed_texts,
             "skipped": plan.skipped.as_dict(),
@@ -135,12 +135,12 @@ def write_file(
     return manifest
 
 
-def kept_shards(folder: Path, plan: Plan, said: dict[str, Any]) -> list[dict[str, Any]]:
+def kept_shards(folder: Path, plan: Plan, provenance: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the manifests of the shards, from 0 on, that need not be written again.
 
     A shard is kept if it and all before it are complete and their manifests name the same source, options and program.
     """
-    wanted = json.loads(json.dumps({"program": PROGRAM, "columns": columns_of(plan.schema), **said}))
+    wanted = json.loads(json.dumps({"program": PROGRAM, "columns": columns_of(plan.schema), **provenance}))
     manifests: list[dict[str, Any]] = []
     position = 0
     for number in count():
@@ -191,8 +191,8 @@ def _batches(
         counts["images"] += len(images)
         counts["image_bytes"] += sum(map(len, images))
         counts["texts"] += sum(len(row[name]) for name in texts)
-        size, held = (counts[name] - before[name] for name in ("image_bytes", "texts"))
-        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES or held >= _BATCH_TEXTS:
+        size, added = (counts[name] - before[name] for name in ("image_bytes", "texts"))
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES or added >= _BATCH_TEXTS:
             yield batch
             batch, before = [], dict(counts)
     if batch:

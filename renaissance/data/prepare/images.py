@@ -66,8 +66,8 @@ def make_arrow(root: Path, *, name: str | None = None, val_share: float | None =
         divided = {split: partial(_part, images["train"], val_share, split) for split in ("train", "val")}
         images = {**images, **divided}
         notes = {**notes, "val": [f"val_share={val_share} of the training images."]}
-    there = [split for split in OWN_SPLITS if split in images]
-    plans = {split: _plan(name, split, classes.labels, images[split], notes.get(split, ())) for split in there}
+    splits = [split for split in OWN_SPLITS if split in images]
+    plans = {split: _plan(name, split, classes.labels, images[split], notes.get(split, ())) for split in splits}
     plans = {split: plan for split, plan in plans.items() if plan.listed}  # of a few images none may fall to val
     require(plans, f"root='{root}' holds no image in its class folders {', '.join(classes.labels)}.")
     return Download(

@@ -96,8 +96,8 @@ def make_arrow(root: Path, *, dataset: str = "refcoco", split_by: str | None = N
 def _refs_file(folder: Path, split_by: str) -> Path:
     names = [f"refs({split_by}).p", f"refs({split_by}).json"]
     found = [folder / name for name in names if (folder / name).exists()]
-    there = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
-    require(found, f"'{folder}' needs {' or '.join(names)}, found {there}.")
+    present = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
+    require(found, f"'{folder}' needs {' or '.join(names)}, found {present}.")
     return found[0]
 
 

@@ -66,8 +66,8 @@ def lines_of(table: Path) -> Iterator[Line]:
     for number, record in read(table):
         caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
         found = {"path": record.get("path"), "caption": caption, "split": record.get("split") or None}
-        there = {key: value for key, value in found.items() if value is not None}
-        path, caption, split = expect_keys(there, _LINE, f"'{table}' line {number}")
+        given = {key: value for key, value in found.items() if value is not None}
+        path, caption, split = expect_keys(given, _LINE, f"'{table}' line {number}")
         captions = [caption] if isinstance(caption, str) else caption
         yield Line(number=number, path=path, caption=captions, split=split)
 

@@ -26,9 +26,7 @@ from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, UNKNOWN, Colu
 
 from .annotation_store import AnnotationStore
 from .arrow_file import Entries, Plan, kept_shards, set_aside_shards, write_file
-from .entries import EntryIterator, read_entries
-from .entries import LeftOut as LeftOut
-from .entries import Row as Row
+from .entries import EntryIterator, LeftOut, Row, read_entries  # noqa: F401 (what a writer needs is imported from here)
 from .image_pool import QUALITY, ImagePool
 from .skipped import Skipped
 
@@ -150,20 +148,20 @@ def _write(download: Download, root: str | os.PathLike, folder: Path, writing: d
     manifests, refusals = [], []
     with ImagePool(workers, writing["resize"], writing["quality"]) as pool:
         for plan in download.plans:
-            said = {"source": {**source, **plan.source}, "options": options}
-            manifests += _write_plan(plan, root, folder, pool, said, refusals)
+            provenance = {"source": {**source, **plan.source}, "options": options}
+            manifests += _write_plan(plan, root, folder, pool, provenance, refusals)
     require(not refusals, " ".join(refusals))
     return manifests
 
 
 def _write_plan(
-    plan: Plan, root: str | os.PathLike, folder: Path, pool: ImagePool, said: dict[str, Any], refusals: list[str]
+    plan: Plan, root: str | os.PathLike, folder: Path, pool: ImagePool, provenance: dict[str, Any], refusals: list[str]
 ) -> list[dict[str, Any]]:
     """Writes one file, or all shards of a stream; returns the manifests, and adds to the sentences that refuse a file."""
     done: list[dict[str, Any]] = []
     if plan.shard_rows:
-        said["options"] = {**said["options"], "shard_rows": plan.shard_rows}
-        done = kept_shards(folder, plan, said)
+        provenance["options"] = {**provenance["options"], "shard_rows": plan.shard_rows}
+        done = kept_shards(folder, plan, provenance)
     position = done[-1]["shard"]["next"] if done else 0
     rows = (row() if callable(row) else row for row in islice(plan.rows, position, None))
     title = plan.name.format(shard="*") if plan.shard_rows else plan.name
@@ -173,7 +171,7 @@ def _write_plan(
         file = plan._replace(name=plan.name.format(shard=len(done))) if plan.shard_rows else plan
         if done:
             file = file._replace(skipped=Skipped(), notes=())
-        done.append(write_file(file, entries, folder, said, refusals))
+        done.append(write_file(file, entries, folder, provenance, refusals))
     if plan.shard_rows:
         set_aside_shards(folder, plan.name, len(done))
     return done
