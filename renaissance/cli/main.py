@@ -150,11 +150,9 @@ def _command(name: str, *words: str) -> None:
     else:
         # A wrong setting is said before torch is imported, which takes seconds.
         resolver = ConfigResolver(values, sources)
-        for key in ("load_path", "resume_from"):
-            if (
-                resolver[key] not in (None, AUTO) and resolver["num_nodes"] == 1
-            ):  # else the first machine says it, for all
-                require_checkpoint(key, resolver[key])
+        start = "resume_from" if resolver["resume_from"] else "load_path"
+        if resolver[start] not in (None, AUTO) and resolver["num_nodes"] == 1:  # of several machines, the first says it
+            require_checkpoint(start, resolver[start])
         _run(name, resolver)
 
 

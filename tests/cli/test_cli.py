@@ -489,6 +489,13 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
     assert list(work.iterdir()) == []
 
 
+def test_a_run_is_resumed_although_the_checkpoint_that_it_started_from_has_gone(work, monkeypatch):
+    started = []
+    monkeypatch.setattr("renaissance.training.train.run", started.append)
+    assert main(["with", "task_mlm", "max_steps=1", "load_path=gone.ckpt", "resume_from=auto"]) == 0
+    assert len(started) == 1
+
+
 def test_a_command_of_its_own_process(run_cli, tmp_path):
     done = run_cli("with", "task_mlm", "sede=3")
     assert (done.code, done.stdout) == (1, "")
