@@ -1,8 +1,8 @@
-"""Finetunes the demo's pretrained models on the downstream tasks of its world, through the path of any other run.
+"""Finetunes the demo's pretrained models on the downstream tasks of its world, through the same code path as any other run.
 
     raw downloads of each task -> the real writers -> task_finetune_* from best.ckpt, one run a core -> one table
 
-Beside each task stand what a blind run reaches and what chance or the most frequent answer does.
+The table compares each task with a blind run and with chance or the most frequent answer.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class DemoTask(NamedTuple):
 
     Attributes:
         preset: of config.py. task: name of its file in tasks/.
-        share: optimizer steps of each run, in those of pretraining. cost: seconds of a step, in those of VQA.
-        write: writes the raw download; make: converts it, None where it is read as it is.
-        sizes: of what is written.
-        split: of results.json that is shown. metrics: those of it that are shown, first the one that `baseline` is of.
-        kinds: how it is run: "two_tower", "one_tower", "blind" and "scratch" (both of the two-tower model).
+        share: optimizer steps of each run, relative to pretraining. cost: seconds of a step, relative to VQA.
+        write: writes the raw download; make: converts it, None if it is read as it is.
+        sizes: of the raw download.
+        split: of results.json to show. metrics: of that split, first the one of `baseline`.
+        kinds: of runs: "two_tower", "one_tower", "blind" and "scratch" (the last two with the two-tower model).
         given: more settings.
     """
 
@@ -57,7 +57,7 @@ class DemoTask(NamedTuple):
 APART = ("without_relations", "relations")
 """The first metric of a task over examples without and with a spatial relation."""
 
-# Shares and sizes were tried: each bar of tests/demo/test_demo.py is met with room to spare.
+# Shares and sizes are chosen so that each threshold of tests/demo/test_demo.py is met with a margin.
 TASKS = {
     "vqa": DemoTask(
         preset="task_finetune_vqa", task="vqa", share=0.7, cost=1,
@@ -126,7 +126,7 @@ def chosen(demo_tasks: Any) -> list[str]:
 
 
 def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
-    """Writes and converts the downloads of these tasks; those of an earlier demo are deleted."""
+    """Writes and converts the raw downloads of these tasks; those of an earlier demo are deleted."""
     for name in names:
         task = TASKS[name]
         if task.make is None:
@@ -139,7 +139,7 @@ def write_tasks(folder: Path, seed: int, names: Sequence[str]) -> None:
 
 
 def blocks(names: Sequence[str], steps: int) -> list[list[FinetuneRun]]:
-    """The runs of these tasks, longest first. A block is run in order: a blind run before the run that reports it.
+    """The runs of these tasks, longest first. The runs of a block are in order: a blind run before the one that reports it.
 
     Args:
         steps: of pretraining.

@@ -1,7 +1,7 @@
 """Pretrains one of the demo's models, through the same code path as any other run, and measures what it has learned.
 
-What is the demo's own is its data: half of the content words of a caption are masked, not 15 % of all words, and the first
-steps show scenes of one object only. Both make a model of two million parameters learn in minutes what else takes hours.
+Only its data differ: half of the content words of a caption are masked, not 15 % of all words, and the first steps show
+one-object scenes only. So a model of two million parameters learns in minutes instead of hours.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CurriculumSteps(TrainSteps):
     """`TrainSteps` whose first steps draw from the `easy` samples only.
 
     Args:
-        easy: ids of the one-object samples. The others are those of `TrainSteps`.
+        easy: ids of the one-object samples. Other arguments as of `TrainSteps`.
     """
 
     def __init__(self, easy: list[int], num_samples: int, *args: Any):
@@ -81,7 +81,7 @@ def demo_data(resolved: Resolved) -> RunData:
 
 
 def scenes_of(pairs: PairDataset, seed: int) -> list[Scene]:
-    """The scene that each caption is of."""
+    """The scene of each caption."""
     return [make_scene(seed, scene_index_of(name)) for name in pairs.image_names(range(len(pairs)))]
 
 

@@ -1,7 +1,6 @@
-"""The generated world as the official raw downloads, so that the demo starts where a user starts.
+"""The generated world as official raw downloads of COCO, in the layout that `prepare` reads.
 
-The layouts are those that `prepare` reads; nothing here knows what becomes of them. `raw_tasks.py` adds those of the
-downstream tasks.
+`raw_tasks.py` writes those of the downstream tasks.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def split_of(scene: Scene) -> str:
     """The split of a scene, by a hash of its content: equal contents are never both trained on and evaluated.
 
-    The same in every world, so a model of one world can be evaluated on the held-out scenes of another.
+    It does not depend on the seed, so a model of one world can be evaluated on the held-out scenes of another.
     """
     content = ", ".join(
         f"{size} {colour} {shape} {row} {column}" for shape, colour, size, row, column, _ in scene.content
@@ -90,7 +89,7 @@ def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE
 
 
 def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mapping[str, Any]]]) -> None:
-    """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with the fields that their images have besides."""
+    """Writes `karpathy/dataset_<dataset>.json`: the captions of scenes, with further fields of their images."""
     entries, numbers = [], itertools.count()
     for image_id, (scene, fields) in enumerate(images):
         sentences = [
@@ -120,14 +119,14 @@ def scene_index_of(filename: str) -> int:
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Writes a Hugging Face tokenizer of BERT's kind over the words of the world, for models of random weights.
+    """Writes a BERT tokenizer of Hugging Face over the words of the world, for models of random weights.
 
-    Words that only questions and statements have are among them, so that a model pretrained on captions can read those.
+    It includes the words that only questions and statements use, so that a model pretrained on captions can read those.
 
     Returns:
         The size of its vocabulary.
     """
-    from transformers import BertTokenizerFast  # here, because images are written without it and it takes seconds
+    from transformers import BertTokenizerFast  # takes seconds, and images are written without it
 
     spoken = set(vocabulary())
     pieces = (*SPECIAL_TOKENS, *sorted(spoken), *sorted((questions.vocabulary() | statements.vocabulary()) - spoken))

@@ -1,7 +1,7 @@
 """The generated world as the official raw downloads of the downstream tasks.
 
-A scene is trained on or held out by what captions can tell of it (`raw.split_of`), so no model of the demo is evaluated on
-a scene whose like it has been trained or pretrained on. The layouts are those that `prepare` reads.
+The split of a scene follows from its content (`raw.split_of`), so no model of the demo is evaluated on the content of a scene
+that it was trained or pretrained on. The layouts are those that `prepare` reads.
 """
 
 from __future__ import annotations
@@ -48,12 +48,11 @@ def split_scenes(
 
 
 def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
-    """VQAv2. Its val is cut by `prepare`: the last tenth of its images is evaluated, so it holds the test scenes last.
+    """VQAv2. `prepare` evaluates the last tenth of the images of val2014, so the test scenes come last.
 
     Args:
         root: gets the folders and files of the official download. seed: of the world.
-        sizes: train scenes are dealt to the nine tenths of val2014 that are trained on, and to train2014; val is not read,
-            because the test scenes are the only ones that `prepare` leaves for evaluation.
+        sizes: train scenes fill the nine tenths of val2014 that are trained on, then train2014; val is ignored.
 
     Raises:
         ValueError: fewer than nine train scenes for each test scene, and two more: test scenes would be trained on.

@@ -8,6 +8,7 @@ import multiprocessing
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
         root: folder of everything that the demo writes.
         seed: of the world and of both models.
         steps: optimizer steps of each model.
-        pictures: of the train split; restval has a tenth of it.
+        pictures: images of the train split; restval has a tenth of it.
         demo_tasks: downstream tasks that follow, as `finetune.chosen` takes them.
 
     Returns:
@@ -95,10 +96,10 @@ def pixel_statistics(seed: int, scenes: int = 500) -> dict[str, list[float]]:
 
 
 def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Both models at once: the content of the files that `pretrain` writes, by model."""
+    """Pretrains both models in parallel. Returns the content of the file that `pretrain` writes, by model."""
     from .pretrain import pretrain
 
-    jobs = [(pretrain, recipe, folder, seed, steps) for recipe in RECIPES.values()]
+    jobs = [partial(pretrain, recipe, folder, seed, steps) for recipe in RECIPES.values()]
     _side_by_side(folder, "pretraining", jobs, dict.fromkeys(RECIPES, steps))
     files = {name: folder / f"{recipe}.json" for name, recipe in RECIPES.items()}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
@@ -107,24 +108,24 @@ def _pretrain_both(folder: Path, seed: int, steps: int) -> dict[str, dict[str, A
 def _finetune(
     folder: Path, seed: int, steps: int, names: list[str], runs: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """The downstream tasks: the figures of each."""
+    """Finetunes on the downstream tasks. Returns the figures of each."""
     say(f"writing the downloads of {', '.join(names)}")
     finetune.write_tasks(folder, seed, names)
     checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}
     blocks = finetune.blocks(names, steps)
-    jobs = [(finetune.finetune, block, folder, seed, checkpoints) for block in blocks]
+    jobs = [partial(finetune.finetune, block, folder, seed, checkpoints) for block in blocks]
     _side_by_side(folder, "finetuning", jobs, {run.name: run.steps for block in blocks for run in block})
     return finetune.figures(folder, names)
 
 
-def _side_by_side(folder: Path, name: str, jobs: list[tuple[Any, ...]], followed: dict[str, int]) -> None:
+def _side_by_side(folder: Path, name: str, jobs: list[partial[None]], followed: dict[str, int]) -> None:
     """Runs jobs in parallel, one process a core, with one progress bar over all runs.
 
     Args:
         folder: of the demo.
         name: of the processes; number 0 writes to `<name>_0.log` in the folder.
-        jobs: function and arguments of each.
-        followed: the runs that the jobs do, by name, with their steps.
+        jobs: picklable.
+        followed: {name of a run of the jobs: its steps}.
     """
     workers = min(len(jobs), available_cores())
     waiting = _CONTEXT.Queue()
@@ -149,8 +150,8 @@ def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            for call, *arguments in iter(waiting.get, None):
-                call(*arguments)
+            for job in iter(waiting.get, None):
+                job()
         except BaseException as error:
             if is_defect(error):
                 traceback.print_exc()

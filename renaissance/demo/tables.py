@@ -12,7 +12,7 @@ from .probes import KINDS
 
 
 def pretraining_table(figures: Mapping[str, Any]) -> str:
-    """ITM and masked words by kind of both models, and of chance or the best guess from the text."""
+    """ITM and masked words by kind, of both models beside chance or the best guess from the text."""
     models = figures.values()
     text_only = next(iter(models))["mlm_text_only"]
     rows: list[tuple[Any, ...]] = [("held-out scenes", *figures, "chance or text alone")]
@@ -33,7 +33,7 @@ def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
 
 
 def finetuning_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a metric; a column for each kind of run, and one for chance or the most frequent answer."""
+    """One row a metric; one column a kind of run, and one for chance or the most frequent answer."""
     columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
     rows: list[tuple[Any, ...]] = [
         ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")

@@ -1,13 +1,13 @@
-"""Multi-head attention as the fusion uses it, with the cheapest order of its products, and dropout from few random bits.
+"""Multi-head attention of the fusion, with the cheapest order of its matrix products, and dropout from few random bits.
 
-Attention is softmax(Q K^T) V W_o, where Q = X W_q, K = Y W_k and V = Y W_v. Where one of X and Y is short (a caption
-beside the patches of an image), no projection of the long one is needed: the products associate the other way,
+Attention is softmax(Q K^T) V W_o, where Q = X W_q, K = Y W_k and V = Y W_v. If one of X and Y is short (a caption beside the
+patches of an image), the long one need not be projected, because matrix products are associative:
 
     few queries:  Q K^T = (Q W_k^T) Y^T   and   softmax(..) V = (softmax(..) Y) W_v
     few keys:     Q K^T = X (W_q K^T)     and   softmax(..) V W_o = softmax(..) (V W_o)
 
-head by head, and the long side is multiplied by heads x (short) columns in place of D: a quarter of the work for 16
-word pieces and heads of 64 channels. The outputs are the same up to rounding.
+for each head. The long side is multiplied by heads x (short) columns instead of D: a quarter of the work for 16 word pieces
+and heads of 64 channels. The outputs are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _MaskAndScale(torch.autograd.Function):
 class Dropout(nn.Dropout):
     """Dropout whose CPU masks cost 16 random bits an element; torch's Bernoulli draws take ten times as long there.
 
-    The rate is rounded to a multiple of 2^-16, and what is kept is scaled by the rounded rate: the mean is exact.
+    The rate is rounded to a multiple of 2^-16, and kept elements are scaled by the rounded rate: the mean is exact.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ class Attention(nn.Module):
         """Self-attention of (B,N,D), mask (B,N); with `first` only the first token's output (B,1,D) is computed."""
         if first:
             return self.cross(hidden[:, :1], Tokens(hidden, mask))
-        return self._attend(*self.qkv(hidden).chunk(3, dim=-1), mask, hidden)
+        query, key, value = self.qkv(hidden).chunk(3, dim=-1)
+        return self._attend(query, key, value, mask, hidden)
 
     def cross(self, hidden: Tensor, other: Tokens) -> Tensor:
         """(B,N,D) queries over the other side's (B,K,D)."""
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         return self._attend(query, key, value, other.mask, hidden)
 
     def _is_cheaper(self, short: int, long: int) -> bool:
-        """Whether the other order takes fewer multiplications (each side of the comparison divided by 2 B D)."""
+        """Whether the other order needs fewer multiplications (both sides of the comparison are divided by 2 B D)."""
         return short * (self.width + (self.heads - 1) * long) < long * self.width
 
     def _project(self, hidden: Tensor, start: int, end: int) -> tuple[Tensor, ...]:
@@ -121,32 +122,32 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2), residual)
 
     def _few_queries(self, hidden: Tensor, other: Tokens) -> Tensor:
-        """Without computing keys and values. The keys' bias adds the same to all scores of a query: softmax ignores it."""
+        """Does not compute keys and values. The keys' bias adds the same to all scores of a query: softmax ignores it."""
         (query,) = self._project(hidden, 0, 1)
         _, key_weight, value_weight = self._head_weights()
         query = self._by_head(query) * self.scale
         query = torch.einsum("bnhd,hde->bhne", query, key_weight).flatten(1, 2)  # (B,hN,D)
         scores = query @ other.hidden.transpose(1, 2)
-        shares = self.dropout(_softmax(scores, other.mask))
-        mixed = (shares @ other.hidden).unflatten(1, (self.heads, -1))  # (B,h,N,D)
+        weights = self.dropout(_softmax(scores, other.mask))
+        mixed = (weights @ other.hidden).unflatten(1, (self.heads, -1))  # (B,h,N,D)
         value = torch.einsum("bhne,hde->bnhd", mixed, value_weight)
-        # Dropped-out shares do not sum to one: the values' bias counts as often as they do.
-        total = shares.sum(-1).unflatten(1, (self.heads, -1)).transpose(1, 2).unsqueeze(-1)  # (B,N,h,1)
+        # After dropout the weights do not sum to one: the values' bias is scaled by their sum.
+        total = weights.sum(-1).unflatten(1, (self.heads, -1)).transpose(1, 2).unsqueeze(-1)  # (B,N,h,1)
         value = value + total * self.qkv.bias[2 * self.width :].view(self.heads, -1)
         return self.output(value.flatten(2), hidden)
 
     def _few_keys(self, hidden: Tensor, other: Tokens) -> Tensor:
-        """Without computing queries; values pass the output projection before they are mixed."""
+        """Does not compute queries; the output projection is applied to the values before they are mixed."""
         key, value = (self._by_head(each) for each in self._project(other.hidden, 1, 3))  # (B,K,h,d)
         key = key * self.scale
         query_weight, _, _ = self._head_weights()
         bias = torch.einsum("bkhd,hd->bhk", key, self.qkv.bias[: self.width].view(self.heads, -1)).flatten(1)
         key = torch.einsum("bkhd,hde->bhke", key, query_weight).flatten(1, 2)  # (B,hK,D)
         scores = torch.baddbmm(bias[:, None], hidden, key.transpose(1, 2)).unflatten(2, (self.heads, -1))
-        shares = self.dropout(_softmax(scores, other.mask))
+        weights = self.dropout(_softmax(scores, other.mask))
         output_weight = self.output.dense.weight.view(self.width, self.heads, -1)
         value = torch.einsum("bkhd,ehd->bhke", value, output_weight).flatten(1, 2)
-        return self.output.add(shares.flatten(2) @ value + self.output.dense.bias, hidden)
+        return self.output.add(weights.flatten(2) @ value + self.output.dense.bias, hidden)
 
     def _by_head(self, hidden: Tensor) -> Tensor:
         """(B,N,D) -> (B,N,h,d)."""

@@ -10,7 +10,7 @@ Three kinds, all post-norm transformer layers of width D with GELU feed-forward 
 
 A stack is called as `stack(text, image, needed)` with `Tokens` or None for either side. Where one side is None,
 cross-attention to it is skipped, not masked: a softmax over masked keys alone still leaks. `needed` says which tokens of
-each side will be read: "all", the "first" one only, or None; the last layer of `shared` and `separate` computes no more.
+each side to compute in the last layer: "all", only the "first", or None (`merged` always computes all).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TextAndImage = tuple[Tensor | None, Tensor | None]  # hidden states (B,N,D) of t
 
 
 class NeededTokens(NamedTuple):
-    """Which tokens of the last layer will be read. Attributes: text, image: "all", "first" or None."""
+    """Tokens of the last layer to compute. Attributes: text, image: "all", "first" or None."""
 
     text: str | None = "all"
     image: str | None = "all"
