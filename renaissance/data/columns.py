@@ -1,4 +1,4 @@
-"""The columns of an arrow file: which types serve, values out of their lists, and what is wrong with them.
+"""The columns of an arrow file: accepted types, values without their lists, and checks.
 
 All follows from one declaration, `dataset_specs.Column`.
 """

@@ -124,7 +124,7 @@ class DatasetSpec(NamedTuple):
 
 
 def file_pattern(template: str) -> re.Pattern[str]:
-    """Returns what the names match that a template of `DatasetSpec.splits` stands for; its group is a shard's number."""
+    """Returns the pattern of the names that a template of `DatasetSpec.splits` stands for; its group is a shard's number."""
     return re.compile(re.escape(template).replace(re.escape(SHARD), "([0-9]+)"))
 
 

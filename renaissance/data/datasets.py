@@ -133,7 +133,7 @@ def arrow_names(folder: str | os.PathLike) -> set[str]:
 
 
 def named_specs() -> dict[str, DatasetSpec]:
-    """All but the layouts of own data, which no name stands for."""
+    """Returns the rows of the table, but not the layouts of own data, whose names are no data sets."""
     return {name: spec for name, spec in DATASETS.items() if spec not in OWN_LAYOUTS.values()}
 
 

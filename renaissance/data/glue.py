@@ -130,7 +130,7 @@ class GlueDataset:
         return [FileSummary(self.name, file, rows, used) for file, rows, used in counts]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Returns, by file name, by what a later run can tell that its data are the same (`SampleDataset.fingerprint`)."""
+        """Returns file name -> fingerprint, as `SampleDataset.fingerprint`."""
         prints = {}
         for file, now, end in zip(self.describe(), self._stamps, self._ends, strict=True):
             ends = [self[end - back].values for back in (file.samples, 1) if file.samples]

@@ -12,7 +12,7 @@ from .samples import FileSummary
 
 
 class LimitedDataset:
-    """The first samples of a data set, in its order. A map-style data set; what is not defined here is that of the whole.
+    """The first samples of a data set, in its order. A map-style data set; other attributes are those of the whole.
 
     Args:
         whole: a `TaskDataset`, or a `PairDataset`.

@@ -149,7 +149,7 @@ class SampleDataset:
         return [file.summary for file in self._files]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Returns, by file name, by what a later run can tell that its data are the same.
+        """Returns file name -> fingerprint, by which a later run knows its data again.
 
         `bytes`, `pictures`, `pairs` and `ends` (a hash of the first and the last row, images and entries) depend on
         the content alone; `mtime_ns` also on when the file was written.
@@ -230,7 +230,7 @@ class TaskDataset:
 
     Args:
         dataset: the stored samples.
-        read: what a stored sample is to the task; picklable.
+        read: makes an `Example` of a stored sample; picklable.
         answer: the column without which the samples are unlabelled, "" = none is needed.
         hidden: whether they are unlabelled in any case.
 
@@ -252,7 +252,7 @@ class TaskDataset:
         return self._read(self.dataset[index])
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the stored samples have: `describe`, `fingerprint`, `columns` ..."""
+        """Delegates to the stored samples: `describe`, `fingerprint`, `columns` ..."""
         if name == "dataset":  # while it is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)

@@ -75,11 +75,11 @@ class Transform:
         return self.crop(pixels)
 
     def resize(self, pixels: Tensor) -> Tensor:
-        """What comes before the augmentation."""
+        """Resizes an image, before augmentation."""
         raise NotImplementedError
 
     def crop(self, pixels: Tensor) -> Tensor:
-        """What comes behind it."""
+        """Crops an image, after augmentation."""
         return pixels
 
     def _augmented(self, pixels: Tensor, seed: int) -> Tensor:
@@ -115,7 +115,7 @@ class KeepAspect(Transform):
 
 
 def resized(pixels: Tensor, size: list[int]) -> Tensor:
-    """An image of another size, [height, width]; the same where it has that size, as one stored at training size."""
+    """Resizes an image to [height, width]; returns it unchanged where it has that size, as one stored at training size."""
     if size == [*pixels.shape[-2:]]:
         return pixels
     # In integers, with Pillow's filter; torch has it in vector instructions for bytes in the order (H, W, 3).

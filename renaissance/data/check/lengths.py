@@ -27,7 +27,7 @@ def words(strings: pa.Array) -> np.ndarray:
 
 
 def pieces(tokenizer: Any) -> Measure:
-    """Returns what measures texts in the word pieces of a tokenizer of transformers, special tokens included."""
+    """Returns a function that measures texts in word pieces of a tokenizer of transformers, special tokens included."""
     from renaissance.data.text import tokenize  # imports transformers, which takes seconds
 
     # Its threads do not survive the fork of the next file's pool.
@@ -58,7 +58,7 @@ class Lengths:
         self.counts = more
 
     def row(self, limit: int) -> tuple[str, ...]:
-        """Returns texts, quantiles, longest, and the share of texts that are longer than `limit`, as words."""
+        """Returns texts, quantiles, longest, and the share of texts that are longer than `limit`, as a row of a table."""
         total, reached = int(self.counts.sum()), self.counts.cumsum()
         at = [int(np.searchsorted(reached, np.ceil(quantile * total))) for quantile in QUANTILES]
         longer = self.counts[limit + 1 :].sum() / total

@@ -59,7 +59,7 @@ def check_values(
 
 
 def repeated(keys: np.ndarray) -> list[int]:
-    """Returns the places of keys that occurred before."""
+    """Returns the indices of keys that occurred before."""
     again = np.ones(len(keys), bool)
     again[np.unique(keys, return_index=True)[1]] = False
     return np.flatnonzero(again).tolist()

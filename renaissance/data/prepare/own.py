@@ -19,7 +19,7 @@ def check_name(name: object, own: str) -> str:
         own: what data of this kind are called unless the user says otherwise.
 
     Raises:
-        UserError: it cannot.
+        UserError: it is not plain, or is the name of other data.
     """
     plain = isinstance(name, str) and name and Path(name).name == name and not name.startswith(".")
     others = [dataset for dataset in DATASETS if dataset != own]
@@ -35,11 +35,7 @@ def check_name(name: object, own: str) -> str:
 
 
 def check_val_share(share: object) -> None:
-    """Refuses a share for validation outside [0, 1).
-
-    Raises:
-        UserError: it is none.
-    """
+    """Refuses a share for validation outside [0, 1)."""
     fits = number(0, 1).test(share) and share < 1
     require(fits, f"val_share={share!r} must be a share of at least 0 and less than 1.")
 
