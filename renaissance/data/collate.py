@@ -131,12 +131,10 @@ class MicroBatch:
 TargetBuilder = Callable[[MicroBatch], Any]
 
 
-class LabelTargetBuilder:
-    """Builds `LabelTargets`: the label of each example, -100 where it is hidden."""
-
-    def __call__(self, micro: MicroBatch) -> LabelTargets:
-        labels = [IGNORED if example.label is None else example.label for example in micro.examples]
-        return LabelTargets(torch.tensor(labels), micro.metadata)
+def label_targets(micro: MicroBatch) -> LabelTargets:
+    """The label of each example, -100 if it is hidden."""
+    labels = [IGNORED if example.label is None else example.label for example in micro.examples]
+    return LabelTargets(torch.tensor(labels), micro.metadata)
 
 
 def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:

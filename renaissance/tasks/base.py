@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import require
 from renaissance.core.types import IGNORED, Batch, Example, Fused, LabelTargets, TaskOutput, TextInput, Tokens
-from renaissance.data.collate import LabelTargetBuilder, TargetBuilder
+from renaissance.data.collate import TargetBuilder, label_targets
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
@@ -44,11 +44,11 @@ class Encodings:
         self._texts: dict[int, tuple[TextInput, Tokens]] = {}
         self._images: Tokens | None = None
 
-    def text(self, of: Tensor | TextInput | None = None) -> Tokens:
+    def text(self, inputs: Tensor | TextInput | None = None) -> Tokens:
         """Embedded texts: of the batch, of the batch with other `input_ids` (B,L), such as masked ones, or other texts."""
-        text = of if isinstance(of, TextInput) else self.batch.text
-        if isinstance(of, Tensor):
-            text = text._replace(input_ids=of)
+        text = inputs if isinstance(inputs, TextInput) else self.batch.text
+        if isinstance(inputs, Tensor):
+            text = text._replace(input_ids=inputs)
         # Keyed by identity; the tensor is kept alive, so its id is not reused.
         if (key := id(text.input_ids)) not in self._texts:
             self._texts[key] = text, self.model.embed_text(text)
@@ -251,7 +251,7 @@ class Downstream(Task):
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
-        return LabelTargetBuilder()
+        return label_targets
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """One row an example, for the metrics and the predictions file.

@@ -154,16 +154,16 @@ def _method(top: int | None) -> str:
 
 def _tables(ranked: Ranked, dataset: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a text and one row an image; ids are their indices."""
-    of_text, count = ranked.image_of_text, len(ranked.image_ranks)
-    names = np.array(dataset.image_names(np.searchsorted(of_text, np.arange(count))), dtype=object)
-    words = np.array([dataset.text(number) for number in range(len(of_text))], dtype=object)
-    own = np.split(np.arange(len(of_text)), np.searchsorted(of_text, np.arange(1, count)))
+    image_of_text, images = ranked.image_of_text, np.arange(len(ranked.image_ranks))
+    names = np.array(dataset.image_names(np.searchsorted(image_of_text, images)), dtype=object)
+    texts = np.array([dataset.text(index) for index in range(len(image_of_text))], dtype=object)
+    own = np.split(np.arange(len(texts)), np.searchsorted(image_of_text, images[1:]))  # indices of each image's texts
     # Texts of one image are not independent examples.
-    of_texts = {"group": of_text, "text": words, "image": names[of_text]}
-    of_images = {"group": np.arange(count), "image": names, "texts": [words[part].tolist() for part in own]}
-    texts = _table(ranked.text_ranks, of_text, of_texts, ranked.best_images, "images", names)
-    numbers = [part.tolist() for part in own]
-    return texts, _table(ranked.image_ranks, numbers, of_images, ranked.best_texts, "texts", words)
+    text_columns = {"group": image_of_text, "text": texts, "image": names[image_of_text]}
+    image_columns = {"group": images, "image": names, "texts": [texts[part].tolist() for part in own]}
+    targets = [part.tolist() for part in own]
+    by_text = _table(ranked.text_ranks, image_of_text, text_columns, ranked.best_images, "images", names)
+    return by_text, _table(ranked.image_ranks, targets, image_columns, ranked.best_texts, "texts", texts)
 
 
 def _table(
@@ -178,24 +178,24 @@ def _table(
 
 def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
     """Recalls in both directions, their mean, and those of folds; with the prefix "itc_" where ITC ranks alone."""
-    found = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
+    metrics = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
     how = {"method": _method(top), "exact": top is None}
     details, sizes = [], np.bincount(ranked.image_of_text)
-    for way, frame, ranks, of in (
+    for direction, frame, ranks, candidates in (
         ("text_to_image", texts, ranked.text_ranks, len(images)),
         ("image_to_text", images, ranked.image_ranks, len(texts)),
     ):
         for k in AT:
-            chance = min(1.0, k / of) if frame is texts else _chance_of_any(sizes, of, k)
-            details.append(mean_score(frame, ranks < k, baseline=("chance", chance), candidates=of, **how))
-            found[f"{way}_r{k}"] = details[-1]
+            chance = min(1.0, k / candidates) if frame is texts else _chance_of_any(sizes, candidates, k)
+            details.append(mean_score(frame, ranks < k, baseline=("chance", chance), candidates=candidates, **how))
+            metrics[f"{direction}_r{k}"] = details[-1]
     chance = sum(each.baseline[1] for each in details) / len(details)
     frames = tuple(frame for each in details for frame in each.frames)
-    found["recall_mean"] = MetricDetails(found["recall_mean"].value, frames, baseline=("chance", chance), **how)
-    return {f"{ITC_PREFIX if top == 0 else ''}{name}": each for name, each in found.items()}
+    metrics["recall_mean"] = MetricDetails(metrics["recall_mean"].value, frames, baseline=("chance", chance), **how)
+    return {f"{ITC_PREFIX if top == 0 else ''}{name}": each for name, each in metrics.items()}
 
 
-def _chance_of_any(sizes: np.ndarray, of: int, k: int) -> float:
+def _chance_of_any(sizes: np.ndarray, candidates: int, k: int) -> float:
     """Recall at k of a random order: probability that one of an image's own texts is in the first k; mean over images."""
-    few = min(k, of)
-    return float(np.mean([1 - math.comb(of - size, few) / math.comb(of, few) for size in sizes.tolist()]))
+    k = min(k, candidates)
+    return float(np.mean([1 - math.comb(candidates - size, k) / math.comb(candidates, k) for size in sizes.tolist()]))

@@ -61,8 +61,7 @@ def vqa_targets(micro: MicroBatch) -> VqaTargets:
     ]
     question, label, score = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3).T
     answered = torch.tensor([bool(labels) for labels, _ in answers])
-    metadata = tuple(example.metadata for example in micro.examples)
-    return VqaTargets(question.long(), label.long(), score.float(), answered, metadata)
+    return VqaTargets(question.long(), label.long(), score.float(), answered, micro.metadata)
 
 
 class Vqa(Classification):

@@ -32,8 +32,12 @@ def example(label: object, **metadata: object) -> Example:
     return Example(0, (), "what is it", label=label, metadata={"id": 1, **metadata})
 
 
+def targets_of(*examples: Example) -> VqaTargets:
+    return vqa_targets(SimpleNamespace(examples=examples, metadata=tuple(each.metadata for each in examples)))
+
+
 def targets(*labels: object) -> VqaTargets:
-    return vqa_targets(SimpleNamespace(examples=[example(label) for label in labels]))
+    return targets_of(*map(example, labels))
 
 
 @pytest.mark.parametrize("make", [two_tower, lambda: one_tower("image")], ids=["two-tower", "one-tower"])
@@ -87,7 +91,7 @@ def test_a_score_is_the_published_one(answers: list[str], predicted: str, worth:
     raw = read(raw_answers=answers, answer_type="other", question_type="what")
     task = Vqa(two_tower(), Context(None, VOCAB, (predicted, "something else")))
     out = TaskOutput(torch.zeros(()), torch.ones(()), torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
-    [row] = task.rows(out, vqa_targets(SimpleNamespace(examples=[example(raw.label, **raw.metadata)])))
+    [row] = task.rows(out, targets_of(example(raw.label, **raw.metadata)))
     assert row["prediction"] == predicted and row["target"] == Counter(answers).most_common(1)[0][0]
     assert row["score"] == pytest.approx(published(predicted, answers)) == pytest.approx(worth)
 
@@ -176,7 +180,7 @@ def test_old_files_are_scored_by_their_labels_and_it_is_said(data_root: Path, tm
         for label, score in zip(*sample.label, strict=True):
             logits = torch.zeros(1, 100)
             logits[0, label] = 1
-            made = vqa_targets(SimpleNamespace(examples=[example(sample.label, **sample.metadata)]))
+            made = targets_of(example(sample.label, **sample.metadata))
             [row] = task.rows(TaskOutput(torch.zeros(()), torch.ones(()), logits, logits), made)
             assert row["score"] == pytest.approx(score)
         assert sample.metadata["target"] in sample.metadata["answers"]
