@@ -66,14 +66,6 @@ def refuse_lfs(start: bytes, name: str) -> None:
     require(not pointer, f"{name} is a git-LFS pointer, not the file itself: run `git lfs pull` in its repository.")
 
 
-def read_text(path: str | os.PathLike, *, most: int = MOST_BYTES) -> str:
-    """The text of a UTF-8 file without its byte order mark; errors as `read_bytes`, and where it is not UTF-8."""
-    try:
-        return read_bytes(path, most=most).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{printable(str(path))}' is no UTF-8 text ({error.reason} at byte {error.start}).") from error
-
-
 def read_json(path: str | os.PathLike, hint: Any = Any, name: str | None = None, *, most: int = MOST_BYTES) -> Any:
     """The value of a JSON file, checked against a type hint; errors as `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(path, name, most=most), hint, printable(name or f"'{path}'"))

@@ -36,8 +36,7 @@ def identity(values: Mapping[str, Any]) -> str:
 
 def former_identity(values: Mapping[str, Any]) -> str:
     """The identity as earlier versions computed it: of the values as they are written."""
-    left_out = _free() | YOUNGER
-    return _hash({key: value for key, value in values.items() if key not in left_out})
+    return _hash({key: values[key] for key in values.keys() - _changeable() - YOUNGER})
 
 
 def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
@@ -45,13 +44,13 @@ def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, An
 
     The identity is None where it is not known: settings.json was damaged, and a command that names no task resumes the run.
     """
-    own: str | None = identity(values)
+    current: str | None = identity(values)
     try:
-        before = read_identity(run)["identity"] if run else own
-        own = own if before in (None, former_identity(values)) else before
+        before = read_identity(run)["identity"] if run else current
+        current = current if before in (None, former_identity(values)) else before
     except UserError:
-        own = own if any(values["loss_names"].values()) else None
-    return {"identity": own, "job": os.environ.get(JOB)}
+        current = current if any(values["loss_names"].values()) else None
+    return {"identity": current, "job": os.environ.get(JOB)}
 
 
 def read_identity(run: Path) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def read_identity(run: Path) -> dict[str, Any]:
     return expect(known, dict[str, str | None], f"'{path}': ")
 
 
-def _free() -> frozenset[str]:
+def _changeable() -> frozenset[str]:
     return marked("changeable") - {"load_path"}  # another load_path is another run
 
 
@@ -82,16 +81,16 @@ def _json(value: Any) -> str:
 
 def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
     """Each value that a resumed run may not change, in one form, however it was written."""
-    free = _free()
-    fixed = {key: None if value == "" else value for key, value in values.items() if key not in free}
-    canonical = {key: SETTINGS[key].convert(value) for key, value in fixed.items()}
-    for key, value in canonical.items():
+    canonical = {}
+    for key in values.keys() - _changeable():
+        value = None if values[key] == "" else SETTINGS[key].convert(values[key])
         if SETTINGS[key].check.is_path and isinstance(value, str):
-            canonical[key] = plain_path(value)
+            value = plain_path(value)
         elif key == "loss_names":
-            canonical[key] = {name: _number(weight) for name, weight in value.items() if weight or name in FIRST_TASKS}
+            value = {name: _number(weight) for name, weight in value.items() if weight or name in FIRST_TASKS}
         elif key != "val_check_interval":  # there 1 is a step, and 1.0 an epoch
-            canonical[key] = _number(value)
+            value = _number(value)
+        canonical[key] = value
     return canonical
 
 

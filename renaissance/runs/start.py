@@ -140,49 +140,51 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
     state, notes = start.state, []
     if settings.run.fast_dev_run or not first:
         return RunFolder(None, prints=first), state, notes
-    if start.kind == "resume_from" and (own := RunFolder.of_checkpoint(start.path)):
-        own.lock()
+    if start.kind == "resume_from" and (folder := RunFolder.of_checkpoint(start.path)):
+        folder.lock()
         try:
-            later, state = _return_to(own, start)
+            later, state = _reset_folder(folder, start)
         except OSError as error:
             raise UserError(
-                f"The run in '{own.path}' cannot go on ('{error.filename}': {error.strerror}); make its folder writable, or "
+                f"The run in '{folder.path}' cannot go on ('{error.filename}': {error.strerror}); make its folder writable, or "
                 "give resume_from a copy of the checkpoint that lies in no run folder."
             ) from error
         if later is None:
-            return own, state, notes
-        own.close()
+            return folder, state, notes
+        folder.close()
         if start.automatic:
-            raise UserError(f"{own.path} has gone on to step {later} since this command read {start.path}; repeat it.")
-        notes.append(f"{own.path} has been at step {later}; what goes on from {start.path} gets a folder of its own")
+            raise UserError(
+                f"{folder.path} has gone on to step {later} since this command read {start.path}; repeat it."
+            )
+        notes.append(f"{folder.path} has been at step {later}; what goes on from {start.path} gets a folder of its own")
     folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).lock()
     # What `find_start` looks for; the rest follows when the run is built.
     folder.write_json("settings.json", {"settings": settings.flat} | identity_record(start.command, None))
     return folder, state._replace(best=None, best_step=None), notes  # a new folder has no best.ckpt yet
 
 
-def _return_to(own: RunFolder, start: Start) -> tuple[int | None, TrainingState]:
+def _reset_folder(folder: RunFolder, start: Start) -> tuple[int | None, TrainingState]:
     """Resets a run folder to the checkpoint that the run is resumed from.
 
     Returns:
         The step of a later whole checkpoint, then nothing is changed, or None; and the state that training starts from.
     """
-    state, folder = start.state, CheckpointFolder(own.checkpoints)
-    path = own.checkpoints / Path(start.path).name
+    state, files = start.state, CheckpointFolder(folder.checkpoints)
+    path = folder.checkpoints / Path(start.path).name
     name = path.name if path.exists() else Path(start.path).resolve().name  # or a link from elsewhere names it
-    later = folder.make_newest(name, state.step, best=state.best_step == state.step)
+    later = files.make_newest(name, state.step, best=state.best_step == state.step)
     if later is not None:
         return later, state
     every = start.stored.settings.get("log_every_n_steps")
-    warnings = drop_rows_after(own.path / "metrics.csv", state.step, pending=state.pending, every=every)
-    (own.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
+    warnings = drop_rows_after(folder.path / "metrics.csv", state.step, pending=state.pending, every=every)
+    (folder.path / "results.json").unlink(missing_ok=True)  # it is unfinished again
     # The best one of this very step has just got its name; a version that did not tell the step is believed.
     if state.best_step != state.step and (state.best_step is not None or state.best is None):
-        warnings += filter(None, [folder.check_best(state.best_step)])
-    if not (own.checkpoints / BEST).exists():
+        warnings += filter(None, [files.check_best(state.best_step)])
+    if not (folder.checkpoints / BEST).exists():
         state = state._replace(best=None, best_step=None)
     for warning in warnings:
-        own.say(f"warning: {warning}")
+        folder.say(f"warning: {warning}")
     return None, state
 
 

@@ -15,7 +15,7 @@ from renaissance import config
 from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.registry import PRESETS, TASKS
-from renaissance.core.untrusted import read_json, read_text
+from renaissance.core.untrusted import read_bytes, read_json
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
 _MOST_BYTES = 256 << 10  # of a config file; all settings with their comments are a twentieth of it
@@ -77,7 +77,7 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     if path.suffix.lower() == ".json":
         content = read_json(path, most=_MOST_BYTES)
     else:
-        content = _yaml(read_text(path, most=_MOST_BYTES), name)
+        content = _yaml(read_bytes(path, most=_MOST_BYTES), name)
     found = "is empty" if content is None else "does not hold settings by name"
     require(isinstance(content, Mapping), f"{name} {found}; give `name: value` lines of YAML, or a JSON object.")
     return content
@@ -122,14 +122,14 @@ for _kind, _form, _starts in (
     _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_form})$"), _starts)
 
 
-def _yaml(text: str, name: str) -> Any:
+def _yaml(content: bytes, name: str) -> Any:
     try:
-        return _Yaml(text).get_single_data()
+        return _Yaml(content.decode("utf-8-sig")).get_single_data()
     except RecursionError:
         problem = "it is nested too deeply"
     except yaml.MarkedYAMLError as error:
         why = ", ".join(filter(None, (error.context, error.problem)))
         problem = f"line {error.problem_mark.line + 1}: {printable(why)}"
-    except (yaml.YAMLError, ValueError) as error:  # a control character; a number of thousands of digits
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8; a control character; a number of thousands of digits
         problem = first_line(error)
     raise UserError(f"{name} cannot be read as YAML ({problem}); give `name: value` lines.")
