@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import sys
 import time
-import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from renaissance.core.console import say
-from renaissance.core.errors import UserError, is_defect
+from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores
 from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.runs.metrics_table import read_rows
@@ -145,19 +143,13 @@ def _side_by_side(folder: Path, name: str, jobs: list[partial[None]], followed: 
 
 
 def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
+    """Runs jobs until it takes a None; the log gets all output, and the traceback of an exception."""
     import torch
 
     torch.set_num_threads(threads)
-    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        try:
-            for job in iter(waiting.get, None):
-                job()
-        except BaseException as error:
-            if is_defect(error):
-                traceback.print_exc()
-            else:
-                say(f"{type(error).__name__}: {error}")
-            sys.exit(1)
+    sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+    for job in iter(waiting.get, None):
+        job()
 
 
 def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], began: float, title: str) -> None:
@@ -180,6 +172,7 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
             for log, process in processes.items():
                 if process.exitcode not in (None, 0):
                     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
+                    last = last.removeprefix(f"{UserError.__module__}.")
                     raise UserError(f"the demo's {log.stem} stopped: {last} (whole log: {log})")
             if not alive:
                 return

@@ -1,4 +1,4 @@
-"""Builds a transformers model as its family's row says: random or pretrained, without poolers and heads."""
+"""Builds the transformers model of a family's row: random or pretrained, without poolers and heads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def drop_module(model: nn.Module, path: str) -> nn.Module | None:
 
 
 class BuiltEncoder(NamedTuple):
-    """A transformers model that was built as its family's row says.
+    """A transformers model that was built by its family's row.
 
     Attributes:
         model: in fp32, in training mode.

@@ -59,7 +59,7 @@ def make_config(values: dict[str, Any], config_class: type[PreTrainedConfig], na
         values: of a config.json. name: whose they are, for the sentence.
 
     Raises:
-        UserError: a field is of another type than its class says, out of bounds, or would need what this program does not do.
+        UserError: a field is of the wrong type, out of bounds, or needs a feature that is not supported.
     """
     kept = _declared(values, config_class, name)
     try:

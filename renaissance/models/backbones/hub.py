@@ -31,7 +31,7 @@ from .families import DUAL, FAMILIES, class_of, refuse_family, sub_config
 from .family import IMAGE, TEXT
 from .remote import TRUST_NEEDED, split_revision, trusted_config
 
-# transformers would ask the Hub, from a thread, to convert a `.bin` file for its owner; reading asks for nothing.
+# Else transformers asks the Hub, in a thread, to convert `.bin` files of the model to safetensors.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 

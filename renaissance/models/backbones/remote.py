@@ -1,8 +1,8 @@
 """Models with a pinned revision, and models with custom code (transformers' trust_remote_code).
 
-`owner/name@revision` pins a branch, a tag or a commit of the Hub. Code that lies beside a model's weights is run only where the
-user says trust_remote_code=True, and only at one commit, so that what was read is what runs. A checkpoint keeps the name with
-the commit; whoever loads it has to trust the code anew, whatever the checkpoint says.
+`owner/name@revision` pins a branch, a tag or a commit of the Hub. A model's own code is run only with trust_remote_code=True,
+and only at one commit, so that the code that was read is the code that runs. A checkpoint keeps the name with the commit, but
+never the trust: the code has to be trusted anew when it is loaded.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def copy_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
     """Copies `source`'s parameters and buffers into `target`, which differs from it only in the image size.
 
     Raises:
-        UserError: a parameter has another shape and the family's row does not say how to resize it.
+        UserError: a parameter has another shape, and the family's row has no way to resize it.
     """
     old, parameters = source.state_dict(), dict(target.named_parameters())
     for name, value in target.state_dict().items():
@@ -38,7 +38,7 @@ def copy_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
 
 
 def resize_position(name: str, old: Tensor, shape: torch.Size, family: Family) -> Tensor | None:
-    """Resizes a position table as its family's row says; None where `name` is no such table, or of another width.
+    """Resizes a position table by its family's row; None if `name` is no such table, or of another width.
 
     Absolute positions, (prefix + g * g, D) or with a leading 1, are resized bicubically without align_corners, as ViT and
     DINO do (facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding); relative ones, ((2g-1)^2 + suffix,

@@ -1,7 +1,7 @@
 """Tokenizers: read from a model or a checkpoint, with mask and padding tokens.
 
-Both a model's folder and a checkpoint are read as {file name: bytes}; `tokenizer_data.py` cleans them, and a tokenizer is
-made of nothing else.
+The files of a model or a checkpoint are read as {file name: bytes} and cleaned by `tokenizer_data.py`; a tokenizer is built
+of the cleaned files alone.
 """
 
 from __future__ import annotations

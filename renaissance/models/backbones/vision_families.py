@@ -42,7 +42,7 @@ def _rotary(**rest: Any) -> Family:
     return Family(IMAGE, any_size=True, one_tower=_RELATIVE, **rest)
 
 
-# Where sizes are lists, one for each stage, a single number says nothing.
+# Dimensions that differ from stage to stage and so cannot be set by one number.
 _LISTS = dict.fromkeys(("hidden_size", "num_heads", "num_layers", "mlp_ratio", "patch_size"), "")
 
 
@@ -87,7 +87,7 @@ def _timm_width(config: PreTrainedConfig) -> int:
 
 
 def _timm_size(config: PreTrainedConfig, image_size: int) -> None:
-    """timm's transformers are of one size unless asked to interpolate their positions; its convolutions take any."""
+    """timm's transformers have one image size unless `dynamic_img_size` is set; its convolutional networks take any."""
     model = _timm_model(config)
     embedding = getattr(model, "patch_embed", None)
     if getattr(embedding, "img_size", None) in (None, (image_size, image_size)):
