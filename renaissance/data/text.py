@@ -90,7 +90,11 @@ def encode(
         if "token_type_ids" in encoding:
             token_type_ids[i, :length] = encoding["token_type_ids"][i]
     attention_mask = np.arange(shape[1]) < np.array(lengths)[:, None]
-    return encoding, TextInput(*map(torch.from_numpy, (input_ids, attention_mask, token_type_ids)))
+    return encoding, TextInput(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        token_type_ids=torch.from_numpy(token_type_ids),
+    )
 
 
 def tokenize(

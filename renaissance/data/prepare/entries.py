@@ -60,8 +60,8 @@ def read_entries(
             yield LeftOut(fault.kind, f"{where}: {fault.why}")
             continue
         if pool.resize is not None and row.rescale is not None:
-            factors = (now / was for now, was in zip(size_of(images[0]), size_of(sources[0]), strict=True))
-            values = row.rescale(values, *factors)
+            (width, height), (full_width, full_height) = size_of(images[0]), size_of(sources[0])
+            values = row.rescale(values, width / full_width, height / full_height)
         yield {**dict(zip(row.images, images, strict=True)), **values}
 
 
@@ -92,7 +92,7 @@ class EntryIterator:
         taken = 0
         while self._next is not None:
             if isinstance(self._next, LeftOut):
-                skipped.add(*self._next)
+                skipped.add(self._next.kind, self._next.name)
             elif taken == most:
                 return
             else:
