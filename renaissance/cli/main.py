@@ -21,7 +21,7 @@ import sacred
 from sacred import Experiment
 from sacred.utils import SacredError, set_by_dotted_path
 
-from renaissance.core.checks import require_checkpoint
+from renaissance.core.checks import expanded, require_checkpoint
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import clean_environment, launch_environment
@@ -194,7 +194,8 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tupl
 
     config = experiment.run(config_updates=words.values, options={"--loglevel": "CRITICAL"}).result | seed
     given = {key: None if config[key] == "" else config[key] for key in settings}
-    return {key: settings[key].check.expanded(key, value) for key, value in given.items()}, words.sources
+    paths = {key: expanded(key, value) for key, value in given.items() if settings[key].check.is_path}
+    return given | paths, words.sources
 
 
 def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:

@@ -70,10 +70,6 @@ class Check:
     def or_fallback(self, value: Any) -> Check:
         return replace(self, fallback=value)
 
-    def expanded(self, key: str, value: Any) -> Any:
-        """The value with `~` written out where it names a file or folder. Raises UserError as `expanded`."""
-        return expanded(key, value) if self.is_path else value
-
     def problem(self, key: str, value: Any) -> str | None:
         """A sentence, or None where the value may stand."""
         unwritable = isinstance(value, str) and _UNWRITABLE.search(value)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, require
 from renaissance.models import backbones
 from renaissance.runs.stored import Stored
+from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import DIMENSIONS, TOWER_KEYS
 from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings
@@ -113,8 +114,8 @@ def _from_models(
         dims = backbones.encoder_dimensions(config, tower.name, processor)
         if backbones.family_of(config).modality == "text":
             text_name, text_rows = tower.name, 0 if tower.random else dims["vocab_size"] or inf
-            if resolver["max_text_len"] is None and (dims["max_text_len"] or inf) < 50:
-                resolver.fill_defaults(f"model {tower.name}", {"max_text_len": dims["max_text_len"]})
+            if (dims["max_text_len"] or inf) < SETTINGS["max_text_len"].check.fallback:
+                resolver.fill_open({"max_text_len": dims["max_text_len"]}, f"model {tower.name}")
         else:
             image = {key: value for key, value in (processor or image).items() if key != "size"}
             _resolve_image(resolver, tower.name, dims, tower.random)
