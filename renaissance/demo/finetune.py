@@ -110,7 +110,7 @@ class FinetuneRun(NamedTuple):
         return f"{self.task}_{self.kind}"
 
 
-def chosen(demo_tasks: Any) -> list[str]:
+def selected_tasks(demo_tasks: Any) -> list[str]:
     """The tasks of the setting `demo_tasks`.
 
     Raises:

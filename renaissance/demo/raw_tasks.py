@@ -81,7 +81,7 @@ def write_vqa(root: Path, seed: int, sizes: Sizes) -> None:
 
 def write_nlvr2(root: Path, seed: int, sizes: Sizes) -> None:
     """NLVR2: for each sentence four pairs of images, two of which make it true. Arguments as for `write_vqa`."""
-    pools, numbers = split_scenes(seed, Sizes(*(max(POOL, size) for size in sizes))), count()
+    pools, numbers = split_scenes(seed, Sizes._make(max(POOL, size) for size in sizes)), count()
     for split, pool, size in zip(("train", "dev", "test1"), pools.values(), sizes, strict=True):
         lines = []
         for _, number in zip(range(size), numbers, strict=False):

@@ -37,7 +37,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
         seed: of the world and of both models.
         steps: optimizer steps of each model.
         pictures: images of the train split; restval has a tenth of it.
-        demo_tasks: downstream tasks that follow, as `finetune.chosen` takes them.
+        demo_tasks: downstream tasks that follow, as `finetune.selected_tasks` takes them.
 
     Returns:
         The content of demo.json.
@@ -45,7 +45,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
     Raises:
         UserError: there is no such task, the folder cannot be written, or a run fails.
     """
-    tasks, folder, began = finetune.chosen(demo_tasks), Path(root), time.monotonic()
+    tasks, folder, began = finetune.selected_tasks(demo_tasks), Path(root), time.monotonic()
     write_world(folder, seed, pictures)
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}

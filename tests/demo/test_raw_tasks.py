@@ -19,7 +19,7 @@ from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT,
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.glue import GlueDataset, glue_splits
 from renaissance.demo import raw_tasks
-from renaissance.demo.finetune import TASKS, blocks, chosen, write_tasks
+from renaissance.demo.finetune import TASKS, blocks, selected_tasks, write_tasks
 from renaissance.demo.questions import questions
 from renaissance.demo.raw import split_of
 from renaissance.demo.raw_tasks import Sizes
@@ -215,8 +215,12 @@ def test_each_run_waits_once_and_a_blind_one_comes_before_what_it_is_beside():
 @pytest.mark.parametrize("given", ["vqa,nlvr", ["vgq"]])
 def test_a_task_that_is_not_there_is_refused(given: object):
     with pytest.raises(UserError, match="the demo has no task"):
-        chosen(given)
-    assert chosen("vqa,ref,vqa") == ["vqa", "ref"] and chosen(None) == [] and chosen("all") == list(TASKS)
+        selected_tasks(given)
+    assert (
+        selected_tasks("vqa,ref,vqa") == ["vqa", "ref"]
+        and selected_tasks(None) == []
+        and selected_tasks("all") == list(TASKS)
+    )
 
 
 def test_writing_another_world_leaves_nothing_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

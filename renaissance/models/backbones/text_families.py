@@ -16,7 +16,6 @@ _BERT = Stack("encoder.layer")
 _PROJECTED = Stack("encoder.layer", front=("embeddings", "embeddings_project"))
 _MAPPED_IN = ("embeddings", "encoder.embedding_hidden_mapping_in")
 _SINUSOIDS = (r"embed_positions\.weight$",)
-_CLIP = {"pooling": "last", "causal": True, "one_tower": _CAUSAL}
 _SIGLIP = Stack("encoder.layers", norm="final_layer_norm")
 
 
@@ -27,6 +26,11 @@ def _text(one_tower: Stack | str = _BERT, **rest: Any) -> Family:
 def _roberta(one_tower: Stack | str = _BERT, **rest: Any) -> Family:
     """Positions count from padding_idx + 1 (fairseq): two rows of the table are never used."""
     return _text(one_tower, spare_positions=2, **rest)
+
+
+def _clip(**rest: Any) -> Family:
+    """CLIP's text half: a causal transformer, summarised by its last token."""
+    return _text(_CAUSAL, pooling="last", causal=True, **rest)
 
 
 def _encoder(settings: dict[str, Any] | None = None, **rest: Any) -> Family:
@@ -92,9 +96,9 @@ TEXT_FAMILIES: dict[str, Family] = {
     "t5": _text(_RELATIVE, pooling="mean", model="T5EncoderModel"),
     "umt5": _text(_RELATIVE, pooling="mean", model="UMT5EncoderModel"),
     # Text halves of CLIP and its kin. SigLIP and TIPS see both ways.
-    **dict.fromkeys(("clip_text_model", "clipseg_text_model", "groupvit_text_model"), _text(**_CLIP)),
-    **dict.fromkeys(("metaclip_2_text_model", "owlv2_text_model", "owlvit_text_model"), _text(**_CLIP)),
-    "xclip_text_model": _text(within=_HALF, **_CLIP),
+    **dict.fromkeys(("clip_text_model", "clipseg_text_model", "groupvit_text_model"), _clip()),
+    **dict.fromkeys(("metaclip_2_text_model", "owlv2_text_model", "owlvit_text_model"), _clip()),
+    "xclip_text_model": _clip(within=_HALF),
     **dict.fromkeys(("siglip_text_model", "siglip2_text_model"), _text(_SIGLIP, pooling="last", drop=("head",))),
     "tipsv2_text_model": _text(_SIGLIP, pooling="mean"),
 }
