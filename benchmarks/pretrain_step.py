@@ -46,10 +46,11 @@ from renaissance.data.text import vocabulary  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.attention import Attention, Dropout  # noqa: E402
+from renaissance.models.base import EVERYTHING  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
 from renaissance.models.fusion import FusionStack  # noqa: E402
 from renaissance.models.initialization import initialize  # noqa: E402
-from renaissance.models.two_tower import EVERYTHING, TwoTower  # noqa: E402
+from renaissance.models.two_tower import TwoTower  # noqa: E402
 from renaissance.tasks import Context, Encodings, task_class  # noqa: E402
 from renaissance.tasks.mlm import Mlm  # noqa: E402
 

@@ -1,0 +1,35 @@
+"""The benchmarks fit the package: each can be imported, and the steps that one compares compute the same losses."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from conftest import ROOT
+
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture(params=sorted(path.stem for path in FOLDER.glob("*.py")))
+def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))  # they import one another by name, as scripts do
+    yield import_module(request.param)
+    for name in [path.stem for path in FOLDER.glob("*.py")]:
+        sys.modules.pop(name, None)
+
+
+def test_a_benchmark_can_be_imported(benchmark: ModuleType):
+    assert Path(benchmark.__file__).parent == FOLDER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["pretrain_step"], indirect=True)
+def test_every_variant_of_the_step_has_the_same_losses(benchmark: ModuleType, tmp_path: Path):
+    benchmark.write_captions(tmp_path / "coco.arrow", pictures=8)
+    [[batch]] = benchmark.open_loader(str(tmp_path), batch=2, steps=1)
+    differences = benchmark.loss_differences(benchmark.build_model(), batch)
+    assert len(differences) == len(benchmark.VARIANTS) and max(differences.values()) < 1e-4, differences
