@@ -1,7 +1,7 @@
 """The command line: picks the command by the first word, checks the words, and hands them to Sacred.
 
-Sacred runs code that a `py/` key of a JSON file names, unpickles `.pickle` files, answers an unknown key with a page and a
-wrong type with a warning. So the words are screened, and config files are read, before Sacred sees their values.
+Sacred runs code that a `py/` key of a JSON file names, unpickles `.pickle` files, prints a page about an unknown key, and only
+warns of a wrong type. So the words are screened, and config files are read, before Sacred sees their values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from renaissance.settings.resolver import ConfigResolver, refuse
 
 sacred.SETTINGS.CAPTURE_MODE = "no"
 sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-# Keys of any form are left to our checks, which answer in a sentence; nothing is stored, so nothing can be read back as code.
+# Our own checks refuse keys, in a sentence. Nothing is stored, so nothing can be read back as code.
 sacred.SETTINGS.CONFIG.ENFORCE_KEYS_MONGO_COMPATIBLE = False
 sacred.SETTINGS.CONFIG.ENFORCE_KEYS_JSONPICKLE_COMPATIBLE = False
 sacred.SETTINGS.CONFIG.ENFORCE_KEYS_NO_EQUALS = False
@@ -85,7 +85,7 @@ class Words(NamedTuple):
     Attributes:
         values: by key; a later preset or config file counts before an earlier one, and `key=value` before both.
         sources: by key, "given", "preset <name>" or "file <path>".
-        problems: a sentence about each word that cannot stand.
+        problems: a sentence about each word that is refused.
     """
 
     values: dict[str, Any]
@@ -173,7 +173,7 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tupl
     """Defaults and updates as Sacred puts them together, with `~` written out, and their sources. Plugins are imported.
 
     Raises:
-        UserError: a word cannot stand, or as `load_plugins`.
+        UserError: a word is refused, or as `load_plugins`.
     """
     named = presets if settings is SETTINGS else dict
     words = parse_words(updates, settings, named())

@@ -40,8 +40,8 @@ class Check:
 
     Attributes:
         allowed: the end of the sentence "<key>=<value> is not allowed: give ..."; `{TASKS}` stands for the names in that table.
-        test: True for a value that may stand.
-        convert: brings an allowed value to its one form (1e3 arrives as a float).
+        test: True for an allowed value.
+        convert: an allowed value in its canonical form (1e3 arrives as a float).
         is_path: it names a file or folder, so that `~` is the home folder.
         marks: names of the marks below that its declaration has.
         fallback: its value where neither command nor checkpoint nor model give one; written `.or_fallback(value)`.
@@ -51,7 +51,7 @@ class Check:
         command_only: no checkpoint says it: how a command starts, where it writes, what it may fetch and run.
         evaluation: decides what an evaluation measures, so that with test_only the checkpoint gives it.
         adaptable: a command may have another value than the checkpoint or model; the weights are adapted, and the report says so.
-        or_none: None may stand, where it is not the default.
+        or_none: None is allowed, though it is not the default.
     """
 
     allowed: str
@@ -71,7 +71,7 @@ class Check:
         return replace(self, fallback=value)
 
     def problem(self, key: str, value: Any) -> str | None:
-        """A sentence, or None where the value may stand."""
+        """A sentence about a value, or None where it is allowed."""
         unwritable = isinstance(value, str) and _UNWRITABLE.search(value)
         if value is not None and not unwritable and self.test(value):
             return None
@@ -79,7 +79,7 @@ class Check:
         return f"{key}={value!r} is not allowed: {why}give {with_names(self.allowed)}."
 
 
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # surrogates stand for bytes that are no UTF-8
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # surrogates are bytes that are no UTF-8
 
 
 def _is_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-    """A run that was asked to stop and has saved what there was to save. No Exception, so that nothing takes it for a failure.
+    """A run that was asked to stop and has saved what there was to save. No `Exception`, so that no handler of errors catches it.
 
     Args:
         message: what stopped it, and how to go on.

@@ -1,8 +1,8 @@
 """Pickles that hold plain values: lists, tuples, dictionaries, texts, bytes, numbers. A pickle can run code; these cannot.
 
-A pickle is a program of instructions. Those that build plain values are a list here, everything else is refused. Python's
-interpreter of pickles in Python is used: the one in C cannot be held to a list, answers registered extensions without
-asking, and takes 32 GB for one instruction of five bytes that names a high place in its memory.
+A pickle is a program of instructions. Those that build plain values are listed here, everything else is refused. The unpickler
+that is written in Python is used: the one in C cannot be restricted to a list, resolves registered extensions without
+`find_class`, and allocates 32 GB for an instruction of five bytes that names a high memo index.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _INSTRUCTIONS = (
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
     *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),  # a name or an id, a call: of `names` alone
 )
-# Where the stack holds the keys that an instruction puts into a dictionary. Python computes the hash of a key, and that of
-# tuples within tuples, a million deep, ends the process.
+# Where the stack holds the keys that an instruction puts into a dictionary. Python hashes a key, and the hash of tuples that are
+# nested a million deep ends the process.
 _KEYS_AT = {"SETITEM": slice(-2, -1), "SETITEMS": slice(0, None, 2), "DICT": slice(0, None, 2)}
 _KEYS = (str, bytes, int, float, type(None))
 _MOST_BYTES = 1 << 29

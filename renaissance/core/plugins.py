@@ -60,21 +60,15 @@ def load_plugins(plugins: Sequence[str]) -> None:
         LOADED.add(plugin_name(plugin))
 
 
-class MissingPluginError(UserError):
-    """A checkpoint was made with a plugin that is not loaded."""
-
-
-def refuse_missing(plugins: Iterable[str], where: str) -> None:
+def refuse_missing_plugins(plugins: Iterable[str], where: str) -> None:
     """Refuses a checkpoint that was made with plugins which were not loaded: no file names code to run.
 
     Args:
         where: what the sentence begins with, such as "load_path=a.ckpt".
 
     Raises:
-        MissingPluginError: naming them.
+        UserError: naming them.
     """
     if missing := [printable(plugin) for plugin in plugins if plugin_name(plugin) not in LOADED]:
         given = json.dumps(missing, ensure_ascii=False)
-        raise MissingPluginError(
-            f"{where} was made with the plugin {missing[0]}; if you trust it, add plugins='{given}'."
-        )
+        raise UserError(f"{where} was made with the plugin {missing[0]}; if you trust it, add plugins='{given}'.")

@@ -1,4 +1,4 @@
-"""What a name in a setting stands for: one table a kind, which the package and plugins fill by the same call.
+"""Tables of what the names in settings mean, one for each kind; the package and plugins fill them by the same call.
 
     TASKS.add("gqa", "my_lab.gqa.task:Gqa")
 

@@ -44,12 +44,12 @@ class Loaded:
     Args:
         path: of a checkpoint that this program wrote.
         device: where it computes.
-        trust_remote_code: runs the code that an encoder of the checkpoint brought, which nobody else can say.
+        trust_remote_code: runs the code that an encoder of the checkpoint brought; the checkpoint itself cannot allow it.
 
     Attributes:
         model: in eval mode. heads: by task. tokenizer.
-        matching, filling, answering: the heads that `score` and `fill` ask and the task that `answer` asks; None where the
-            checkpoint has none.
+        matching, filling, answering: the heads of `score` and `fill` and the task of `answer`; None where the checkpoint has
+            none.
         settings: of the run that trained it.
 
     Raises:

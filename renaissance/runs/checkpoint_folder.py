@@ -1,6 +1,6 @@
 """The checkpoints of one run: `step_<step>.ckpt` files, with last.ckpt and best.ckpt as further names of two of them.
 
-A run may be killed between a file and its names, files may be copied, damaged or removed: what is there decides.
+A run may be killed between writing a file and naming it; files may be copied, damaged or removed. What is on the disk decides.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ class CheckpointFolder:
         return sorted(((int(number[1]), path) for path, number in files.items() if number), reverse=True)
 
 
-def first_whole(paths: Iterable[Path], damaged: list[str]) -> tuple[Path, Stored] | None:
-    """The first whole checkpoint and its content; a sentence about each before it is added to `damaged`."""
-    for path in paths:
+def first_whole(files: Iterable[tuple[int, Path]], damaged: list[str]) -> tuple[Path, Stored] | None:
+    """The first whole one of some `newest_first`, and its content; a sentence about each before it is added to `damaged`."""
+    for _, path in files:
         stored, why = try_read(path)
         if stored is not None:
             return path, stored

@@ -86,7 +86,7 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
     shared = {} if shared is None else shared
     command, automatic, notes, stored = resolver.raw, resolver["resume_from"] == AUTO, [], None
     if automatic:
-        if "resume_from" not in shared:  # else another machine may not see the folder as it is now
+        if "resume_from" not in shared:  # another machine may see an older state of the folder
             found, notes = newest(resolver.raw)
             where = f"{resolver['log_dir']}/{resolver['exp_name']}"
             what = f"goes on with {found[0]}" if found else f"{where} has no run of this command; starts a new one"
@@ -220,7 +220,7 @@ def _read(path: str, setting: str) -> Stored:
         return checkpoint.read(path, setting)
     except UserError as error:
         files = CheckpointFolder(Path(path).parent).newest_first() if setting == "resume_from" else []
-        before = first_whole((other for _, other in files if other.name != Path(path).name), [])
+        before = first_whole((file for file in files if file[1].name != Path(path).name), [])
         if before is None:
             raise
         raise UserError(f"{error} {before[0]} is whole: give resume_from={before[0]}.") from None
@@ -235,20 +235,20 @@ def newest(values: Mapping[str, Any]) -> tuple[tuple[Path, Stored] | None, list[
         Its path and content, None where there is none; and sentences about what cannot be read.
 
     Raises:
-        UserError: runs of this command have checkpoints, and all of them are damaged; or there is none, but one that has
-            checkpoints and of which it cannot be said whose it is.
+        UserError: all checkpoints of this command's runs are damaged; or it has no run, and there is one with checkpoints
+            whose command is unknown.
     """
     runs, unknown = _runs(values)
     damaged = [*unknown.values()]
     for run in runs:
-        if found := first_whole((path for _, path in run.files), damaged):
+        if found := first_whole(run.files, damaged):
             return found, damaged
     if any(run.files for run in runs):
         raise UserError(
             f"{damaged[len(unknown)]} No checkpoint of this run is whole; start it anew by leaving resume_from=auto out."
         )
     for folder, why in unknown.items():
-        whole = first_whole((path for _, path in CheckpointFolder(folder / "checkpoints").newest_first()), [])
+        whole = first_whole(CheckpointFolder(folder / "checkpoints").newest_first(), [])
         raise UserError(
             f"{why} So resume_from=auto cannot tell whether that run, which has checkpoints, is of this command: go on "
             f"with it by the same command and resume_from={whole[0] if whole else '<checkpoint>'}, or move '{folder}' "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.plain_pickle import leaves
-from renaissance.core.plugins import MissingPluginError, refuse_missing
+from renaissance.core.plugins import refuse_missing_plugins
 from renaissance.core.untrusted import expect, short
 from renaissance.settings.declared import SETTINGS, converted
 from renaissance.settings.keys import FUSION, TOWERS, marked
@@ -97,7 +97,7 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         for part, hint in get_type_hints(Stored).items():
             expect(content.get(part), TrainingState if part == "training" else hint, part)
         plugins = expect(content["settings"].get("plugins"), list[str] | None, "settings[plugins]")
-        refuse_missing(plugins or (), where)
+        refuse_missing_plugins(plugins or (), where)
         settings = _settings(content["settings"])
         wanted = TOWERS[settings["model_type"]]
         found = shortened(content["towers"], 5) or "none"
@@ -108,9 +108,9 @@ def check_parts(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             once = 0 < len(names) == len(set(names))
             require(once, f"labels[{short(task)}] has to name each answer once, and at least one.")
         _training(content["training"])
-    except MissingPluginError:
-        raise
     except (UserError, ValueError) as error:
+        if str(error).startswith(where):  # of a plugin that is missing
+            raise
         raise UserError(f"{where} is not as this program writes a checkpoint: {error}") from error
     return settings
 

@@ -3,7 +3,7 @@
 A `ConfigResolver` holds the flat values of a command with the source of each. It refuses what is wrong by itself, then
 fills the keys that were left open from a checkpoint and from the pretrained models, and becomes `Settings`.
 Order of authority: given on the command line or by a preset > checkpoint > model > fallback. Nothing here imports torch,
-so that a wrong setting is answered at once.
+so that a wrong setting is refused at once.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ConfigResolver:
 
         Args:
             settings: of the checkpoint; those that this version does not know are left out.
-            others: settings that it does not answer for.
+            others: settings that the caller decides.
         """
         known = {key: value for key, value in settings.items() if key in SETTINGS}
         return cls(defaults() | known | {"load_path": path, "resume_from": None} | others, {})
@@ -179,6 +179,7 @@ class ConfigResolver:
             refuse([_batch_problem(batch, micro, processes)])
         self.fill_open({"negative_group": micro, "eval_batch_size": micro}, "per_gpu_batchsize")
         group = self["negative_group"]
+        # By their names, and not by their classes, which import torch.
         grouped = [name for name in ("itm", "itc") if self["loss_names"].get(name)]
         if self["draw_false_image"] and "itm" in grouped:
             grouped.remove("itm")
