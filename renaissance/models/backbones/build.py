@@ -92,11 +92,11 @@ def build_encoder(
         family.set_size(new, image_size)
     elif not family.any_size:
         new = override_dimensions(new, image_size=image_size)
+    grown = override_dimensions(new, vocab_size=vocab_size) if grows else new
     model_class = class_of(family)
     unused: tuple[str, ...] = ()
     if weights is None:
-        new = override_dimensions(new, vocab_size=vocab_size) if grows else new
-        model = _random(model_class, new)
+        model = _random(model_class, grown)
     else:
         options = _options(model_class) | ({"key_mapping": {family.within: ""}} if family.within else {})
         model, info = read_weights(model_class, weights, old, allow_download=allow_download, **options)
@@ -108,9 +108,8 @@ def build_encoder(
             model = resized
         if grows:
             _grow_vocabulary(model, vocab_size)
-            new = override_dimensions(new, vocab_size=vocab_size)
     kept = family.one_tower.norm if setting == "encoder" else None
-    return BuiltEncoder(_trimmed(model, family, kept).train(), new, family, unused)
+    return BuiltEncoder(_trimmed(model, family, kept).train(), grown, family, unused)
 
 
 def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
