@@ -21,18 +21,7 @@ from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_bytes
 
 from .hub import find_file, is_family, quiet
-from .tokenizer_data import (
-    ADDED,
-    CONFIG,
-    FAST,
-    GIVE,
-    SETTINGS,
-    SPECIAL,
-    VOCABULARIES,
-    clean,
-    refuse_growth,
-    refuse_sparse,
-)
+from .tokenizer_data import ADDED, CONFIG, FAST, GIVE, SETTINGS, SPECIAL, VOCABULARIES, clean, refuse_growth
 
 MASK, PAD = "[MASK]", "[PAD]"
 _PROBE = "Two dogs, 3 cats: a photo of the café."
@@ -158,7 +147,11 @@ def _check_pieces(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
     vocabulary, rows = tokenizer.get_vocab(), vocabulary_rows(tokenizer)
     useful = set(vocabulary) - set(tokenizer.all_special_tokens)
     require(useful, f"{what} has no pieces but special ones: every text would be unknown; {GIVE}.")
-    refuse_sparse(rows - 1, len(vocabulary), what)
+    pieces = len(vocabulary)
+    require(
+        rows <= 2 * pieces + 1001,
+        f"{what} numbers {pieces:,} pieces up to {rows - 1:,}: the word embeddings would have a row for each; {GIVE}.",
+    )
     with _refusing(f"{what} cannot cut a short sentence"):  # a vocabulary without the piece for what is unknown, say
         numbers = tokenizer(_PROBE)["input_ids"]
     require(

@@ -127,14 +127,6 @@ def _check_token(token: Any, what: str) -> None:
         expect(token.get("content"), str, f"a special token in {what}")
 
 
-def refuse_sparse(highest: int, pieces: int, what: str) -> None:
-    """Refuses a vocabulary whose numbers reach far beyond its pieces."""
-    require(
-        highest <= 2 * pieces + 1000,
-        f"{what} numbers {pieces:,} pieces up to {highest:,}: the word embeddings would have a row for each; {GIVE}.",
-    )
-
-
 def refuse_growth(part: Any, what: str) -> None:
     """Refuses a normalizer or decoder whose steps can make a text longer without bound.
 
