@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, pick, related_pairs, relation, stream
 
 QUESTIONS = 4
-"""Questions of a scene; the last one is about a relation where two objects have one."""
+"""Questions of a scene; the last one is about a relation if two objects have one."""
 
 RELATION_TYPE = "relation"
 """Prefix of the question types of relations, which are reported separately."""

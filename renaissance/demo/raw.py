@@ -70,7 +70,7 @@ def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE
     An image's COCO id is the scene's index: `make_scene(seed, scene_index_of(filename))` is what the image shows.
 
     Args:
-        root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; made where it is missing.
+        root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; created if missing.
         seed: which world.
         one_object_share: share of the images of each split that show one object only.
         sizes: images of each of `SPLITS`.

@@ -119,7 +119,7 @@ class Scene(NamedTuple):
 
     @property
     def content(self) -> tuple[Object, ...]:
-        """The scene without what captions cannot describe: equal where two scenes differ in pixels only."""
+        """The scene without what captions cannot describe: equal if two scenes differ in pixels only."""
         return tuple(sorted(thing._replace(shift=(0, 0)) for thing in self.objects))
 
 

@@ -45,7 +45,7 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def poolers(self) -> list[Pooler]:
-        """The text pooler, then the image pooler where there is one."""
+        """The text pooler, then the image pooler if there is one."""
         return [self.text_pooler] + ([self.image_pooler] if self.image_pooler is not None else [])
 
     def freeze(self, parts: Iterable[str]) -> None:
@@ -91,7 +91,7 @@ class VisionLanguageModel(nn.Module):
         """The poolers' vectors side by side, (B,pooled_size); zeros for an absent modality.
 
         Args:
-            text, image: inputs of the fusion. text_hidden, image_hidden: its outputs; None where no pooler reads them.
+            text, image: inputs of the fusion. text_hidden, image_hidden: its outputs; None if no pooler reads them.
         """
         halves = [None if text is None else self.text_pooler(Tokens(text_hidden, text.mask))]
         if self.image_pooler is not None:

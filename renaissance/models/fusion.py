@@ -111,7 +111,7 @@ class FusionStack(nn.Module):
         num_layers, width, heads, mlp_ratio, drop_rate: sizes of the layers; `heads` must divide `width`.
 
     Attributes:
-        around_layer: `around_layer(layer, *inputs)` runs each layer while training, where it is set.
+        around_layer: `around_layer(layer, *inputs)` runs each layer in training, if it is set.
     """
 
     around_layer: Callable[..., Any] | None = None
@@ -122,7 +122,7 @@ class FusionStack(nn.Module):
         self.layers = nn.ModuleList(layer(width, heads, mlp_ratio, drop_rate) for _ in range(num_layers))
 
     def forward(self, text: Tokens | None, image: Tokens | None, needed: NeededTokens) -> TextAndImage:
-        """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) where only the first token is needed, or None."""
+        """Returns: text (B,L,D) and image (B,P,D), or (B,1,D) if only the first token is needed, or None."""
         if self.kind == "merged":
             joined = join(text, image)
             hidden = joined.hidden

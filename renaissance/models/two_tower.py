@@ -76,7 +76,7 @@ class TwoTower(VisionLanguageModel):
 
 
 def _needed(tokens: bool, pooler: Pooler | None) -> str | None:
-    """Tokens of the fusion's last layer to compute: "all", the "first" where only a pooler reads it, or None."""
+    """Tokens of the fusion's last layer to compute: "all", the "first" if only a pooler reads it, or None."""
     if tokens or (pooler is not None and pooler.pooling != "first"):
         return "all"
     return None if pooler is None else "first"

@@ -174,12 +174,12 @@ class Downstream(Task):
     Attributes:
         sample_kind: what a sample of its data set is (`dataset_specs.QUESTIONS` ...).
         label_column: the column that only a labelled split has.
-        classes: the vocabulary of answers where it is fixed.
+        classes: the vocabulary of answers, if it is fixed.
         head_by_dataset: whether each data set has a head and answers of its own, such as the tasks of GLUE.
         labels_in_data: usual number of answers, if `label_names` reads them from data files; else 0.
         limited_by_image: whether `eval_limit` counts images, each with all of its samples.
         dummy_label: of `dummy_sample`.
-        labels: the vocabulary of answers, None where there is none.
+        labels: the vocabulary of answers, None if there is none.
     """
 
     has_dataset = True
@@ -226,7 +226,7 @@ class Downstream(Task):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """A stored sample as an example of this task. `metadata` has "id", and "target" where it is known.
+        """A stored sample as an example of this task. `metadata` has "id", and "target" if it is known.
 
         Raises:
             UserError: the sample is not valid.
@@ -235,7 +235,7 @@ class Downstream(Task):
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """The vocabulary of answers in the data, () where there is none; None where the data do not determine it.
+        """The vocabulary of answers in the data, () if there is none; None if the data do not determine it.
 
         Args:
             settings: of the run. known: the vocabulary of its checkpoint, for labels that occur in no file.

@@ -27,7 +27,7 @@ from renaissance.settings.sections import Section, Settings
 
 from .base import Context, Downstream, Encodings
 
-DROP_RATE = 0.1  # of the head, where the encoder has no dropout probability of its own (BERT's)
+DROP_RATE = 0.1  # of the head, if the encoder has no dropout probability (BERT's)
 _POSITIVE = 1  # the class that F1 counts: equivalent, duplicate
 
 

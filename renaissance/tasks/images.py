@@ -22,7 +22,7 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings
 
-TOP = 5  # top-5 accuracy is a metric where there are more classes
+TOP = 5  # top-5 accuracy is a metric if there are more classes
 
 
 class Images(Downstream):
@@ -53,7 +53,7 @@ class Images(Downstream):
 
     @classmethod
     def read(cls, labels: Sequence[str], sample: Sample) -> Example:
-        """One image; its class is hidden where the file has no labels."""
+        """One image; its class is hidden if the file has no labels."""
         label, name = sample.values["label"], sample.values["image_id"]
         metadata = {"id": sample.id if name is None else name}
         if label is not None:

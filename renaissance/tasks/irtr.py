@@ -31,7 +31,7 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream, Encodings, Task
 
-ITC_PREFIX = "itc_"  # of the names of recalls where ITC ranks alone
+ITC_PREFIX = "itc_"  # of the names of recalls if ITC ranks alone
 
 
 class Irtr(Downstream):
@@ -177,7 +177,7 @@ def _table(
 
 
 def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
-    """Recalls in both directions, their mean, and those of folds; with the prefix "itc_" where ITC ranks alone."""
+    """Recalls in both directions, their mean, and those of folds; with the prefix "itc_" if ITC ranks alone."""
     metrics = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
     how = {"method": _method(top), "exact": top is None}
     details, sizes = [], np.bincount(ranked.image_of_text)

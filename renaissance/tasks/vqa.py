@@ -130,7 +130,7 @@ class Vqa(Classification):
         return TaskOutput((losses * targets.answered).sum(), self.count(targets), logits, scores)
 
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
-        """The answer with the highest logit and its score, the official one where the ten answers are known."""
+        """The answer with the highest logit and its score, the official one if the ten answers are known."""
         rows = []
         for metadata, (label, number) in zip(targets.metadata, predicted_classes(output.logits), strict=True):
             score = _answer_score(self.labels[label], metadata)

@@ -78,7 +78,7 @@ class FamilyPatchEmbeddings(nn.Module):
 
         Args:
             sizes: (B, 2) real height and width of each image, the rest of (H, W) being padding. Position embeddings
-                are then interpolated to each image's own grid, as ViLT does; None where all fill (H, W).
+                are then interpolated to each image's own grid, as ViLT does; None if all fill (H, W).
 
         Returns:
             hidden (B, N, D); mask False on the padding after an image's own tokens.

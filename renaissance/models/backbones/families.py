@@ -1,8 +1,8 @@
 """Finds the family of a configuration, and refuses models that cannot be used.
 
-What differs between Hugging Face families is data: one row a model type (`family.py`). A row says which transformers class
-builds the encoder, which of its parts are kept, and, where the family can be a one-tower model, where its blocks are. The
-code in the sibling files knows no family by name; a new family is a new row.
+Differences between Hugging Face families are data: one row a model type (`family.py`). A row has the transformers class of the
+encoder, the parts of it to keep, and the path of its blocks, if the family can be a one-tower model. The code in the sibling
+files knows no family by name; a new family is a new row.
 """
 
 from __future__ import annotations

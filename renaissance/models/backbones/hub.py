@@ -36,7 +36,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def find_file(name: str, file: str, *, allow_download: bool, required: bool = False) -> Path | None:
-    """Path of a file of a model on this machine; downloads it where needed.
+    """Path of a file of a model on this machine; downloads it if needed.
 
     Args:
         name: as for `read_config`. required: raise instead of returning None.
@@ -73,7 +73,7 @@ def read_config(
     """Reads the configuration of a tower.
 
     Args:
-        name: a Hub id (`facebook/dino-vits16`, `timm/...` where timm is installed), `id@revision`, or a local folder.
+        name: a Hub id (`facebook/dino-vits16`, `timm/...` if timm is installed), `id@revision`, or a local folder.
         modality: which half of a text-and-image model (CLIP, SigLIP ...) to take, "text" or "image"; None takes the image
             half, which a one-tower model can be made of.
         allow_download: False reads only local folders and the cache.

@@ -17,7 +17,7 @@ from .families import DUAL, FAMILIES
 
 FAST, SETTINGS, SPECIAL, CONFIG = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"
 ADDED = "added_tokens.json"
-# Vocabularies that transformers makes a tokenizer of where there is no tokenizer.json.
+# Vocabularies that transformers builds a tokenizer from if there is no tokenizer.json.
 VOCABULARIES = (
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
     *("sentencepiece.model", "tokenizer.model", "source.spm", "target.spm", "bpe.codes", "dict.txt", "vocab-src.json"),
@@ -31,7 +31,7 @@ _FLAGS = (
 )  # fmt: skip
 _LANGUAGES = ("src_lang", "tgt_lang", "source_lang", "target_lang", "language")
 _COUNTS = ("extra_ids", "unk_id", "offset")
-# The settings that say how texts are cut, and their types; special tokens are taken, too.
+# The settings that affect tokenisation, with their types; special tokens are kept, too.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(_FLAGS, bool),
     **dict.fromkeys((*_LANGUAGES, "vocab_type", "errors", "wordpieces_prefix", "tokenizer_class"), str),
@@ -50,7 +50,7 @@ _MOST_EXTRA = 10_000
 
 
 def clean(files: dict[str, bytes], name: str) -> dict[str, bytes]:
-    """The files that a tokenizer is made of, without fields that name files, code or places.
+    """The files that a tokenizer is built from, without fields that name files, code or addresses.
 
     Args:
         files: by name. name: whose they are, for the sentence.
@@ -74,7 +74,7 @@ def clean(files: dict[str, bytes], name: str) -> dict[str, bytes]:
 
 
 def _settings(values: dict[str, Any], what: str) -> dict[str, Any]:
-    """The fields of a tokenizer_config.json that say how texts are cut; `auto_map` only where a tokenizer is nothing but code."""
+    """The fields of a tokenizer_config.json that affect tokenisation; `auto_map` only if transformers lacks the class."""
     given = {key: value for key, value in values.items() if value is not None}
     kept = {key: expect(value, _TYPES[key], f"{key} in {what}") for key, value in given.items() if key in _TYPES}
     # Flags such as add_bos_token name no token.
