@@ -66,7 +66,8 @@ class CheckpointFolder:
         if found and _same(found[0][1], last):
             found[0] = (found[0][0], last)
         elif last.exists() and not any(_same(path, last) for _, path in found):  # copied, or the only one
-            found = sorted([*found, (_step_of(last)[0], last)], reverse=True)
+            stored, _ = try_read(last)
+            found = sorted([*found, (stored.training["step"] if stored else UNKNOWN, last)], reverse=True)
         if best.exists() and not any(_same(path, best) for _, path in found):
             found.append((UNKNOWN, best))
         return found
@@ -109,12 +110,12 @@ class CheckpointFolder:
         best, anew = self.path / BEST, "the next validation, if any is left, selects anew"
         if not os.path.lexists(best):
             return None if step is None else f"'{best}' is not there; {anew}"
-        found, why = _step_of(best)
-        if found == step:
+        stored, why = try_read(best)
+        if stored and stored.training["step"] == step:
             return None
         renamed = rename_damaged(best)
         known = "there was no validation yet" if step is None else f"the best validation so far was at step {step}"
-        why = why or f"{best} is of step {found}, and {known}."
+        why = why or f"{best} is of step {stored.training['step']}, and {known}."
         return f"{why} It is now {renamed.name}; {anew}"
 
     def _numbered(self) -> list[tuple[int, Path]]:
@@ -139,12 +140,6 @@ def try_read(path: Path) -> tuple[Stored | None, str]:
         return checkpoint.read(path), ""
     except UserError as error:
         return None, str(error).removeprefix("load_path=") if path.is_file() else f"{path} is not a file."
-
-
-def _step_of(path: Path) -> tuple[int, str]:
-    """The step of a checkpoint, and why it is not known."""
-    stored, why = try_read(path)
-    return (UNKNOWN if stored is None else stored.training["step"]), why
 
 
 def _same(path: Path, other: Path) -> bool:
