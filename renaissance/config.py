@@ -12,7 +12,7 @@ behind a default is that key's documentation: `print_config` prints it, CONFIGUR
     keep_last: integer(1).changeable = 2  # newest checkpoints that stay beside best.ckpt
 
 In between stands what the setting may be, here a whole number of at least 1, and marks such as `.changeable`: a resumed run may
-have another value. core/checks.py explains both. A setting whose default is None may be None.
+have another value. `.or_fallback(50)` is the fallback. core/checks.py explains them. A setting whose default is None may be None.
 """
 
 from renaissance.core.checks import *  # what a setting may be

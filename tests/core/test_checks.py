@@ -10,10 +10,11 @@ import pytest
 from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import SUBCOMMANDS
-from renaissance.core.checks import expanded, no_losses
+from renaissance.core.checks import expanded, integer, no_losses
 from renaissance.core.registry import with_names
 from renaissance.settings.combinations import problems_between
 from renaissance.settings.declared import SETTINGS, declared, defaults
+from renaissance.settings.keys import marked
 
 DEFAULTS = defaults()
 # What a command line, a JSON file or a slip of the hand can bring.
@@ -185,6 +186,17 @@ def test_keys_that_do_not_go_together(values, sentence):
 )
 def test_keys_that_go_together(values):
     assert [*problems_between(GOOD | values, frozenset())] == []
+
+
+def test_a_declaration_says_where_a_value_may_come_from():
+    check = integer(1).command_only.evaluation.or_fallback(3)
+    assert check.marks == {"command_only", "changeable", "evaluation"} and check.fallback == 3
+    assert integer(1).marks == frozenset() and integer(1).fallback is None
+    assert {"log_dir", "plugins", "trust_remote_code", "resume_from"} <= marked("command_only") < marked("changeable")
+    for setting in SETTINGS.values():
+        fallback = setting.check.fallback
+        assert fallback is None or (setting.problem(fallback) is None and setting.default is None)
+        assert (fallback is not None) == setting.comment.endswith(f"; fallback {fallback}")
 
 
 def test_tasks_are_found_by_their_files():
