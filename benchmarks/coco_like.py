@@ -19,11 +19,11 @@ _HEIGHT, _WIDTH = 480, 640
 _BYTES = (140_000, 180_000)
 
 
-def write_captions(path: Path, pictures: int, seed: int = 0, stored: Callable[[bytes], bytes] = bytes) -> None:
-    """Writes an arrow file of `pictures` JPEG files, each as `stored` leaves it, with one caption each."""
+def write_captions(path: Path, images: int, seed: int = 0, stored: Callable[[bytes], bytes] = bytes) -> None:
+    """Writes an arrow file of `images` JPEG files, each as `stored` leaves it, with one caption each."""
     generator = np.random.default_rng(seed)
-    captions = [[_caption(generator)] for _ in range(pictures)]
-    table = pa.table({"image": [stored(photograph(generator)) for _ in range(pictures)], "caption": captions})
+    captions = [[_caption(generator)] for _ in range(images)]
+    table = pa.table({"image": [stored(photograph(generator)) for _ in range(images)], "caption": captions})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 

@@ -82,7 +82,7 @@ def reduced(encoded: bytes) -> bytes:
 def variants(files: list[bytes]) -> dict[str, tuple[Callable[[Any], object], list[Any]]]:
     """By name, a function and what it is called with: the ancestors' and our way, whole and in their two halves."""
     stored = [reduced(file) for file in files]
-    pictures, tensors = [pillow_decode(file) for file in files], [decode(file, "the benchmark") for file in files]
+    images, tensors = [pillow_decode(file) for file in files], [decode(file, "the benchmark") for file in files]
     return {
         "ancestors": (ancestors, files),
         "ours": (ours, files),
@@ -90,7 +90,7 @@ def variants(files: list[bytes]) -> dict[str, tuple[Callable[[Any], object], lis
         "ours, stored": (ours, stored),
         "ancestors, decode": (lambda file: np.array(pillow_decode(file)), files),
         "ours, decode": (lambda file: decode(file, "the benchmark"), files),
-        "ancestors, resize": (pillow_transform, pictures),
+        "ancestors, resize": (pillow_transform, images),
         "ours, resize": (lambda pixels: to_model(pixels, 0, 0), tensors),
     }
 
@@ -139,7 +139,7 @@ def step_rate(folder: str, batch: int) -> float:
 
 def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
     generator = np.random.default_rng(SEED)
-    files = [photograph(generator) for _ in range(options.pictures)]
+    files = [photograph(generator) for _ in range(options.images)]
     seconds = time_variants(files, options.rounds)
     rate = {name: 1 / statistics.median(taken) for name, taken in seconds.items()}
 
@@ -153,7 +153,7 @@ def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
     loaders = [loader_rate(folder, options.batch)[1] for folder in folders]
     print("## Data (`benchmarks/data.py`)\n")
     print(f"{date.today()}, {processor_name()}, torch {torch.__version__}, Pillow {PIL.__version__}, one thread,")
-    print(f"processor time, {options.rounds} rounds of {options.pictures} images of 640 x 480 in {sizes[0]:.0f} kB,")
+    print(f"processor time, {options.rounds} rounds of {options.images} images of 640 x 480 in {sizes[0]:.0f} kB,")
     print(f"which `resize={SIZE}` stores in {sizes[1]:.0f} kB (quality {QUALITY}).\n")
     print(f"| decode + resize + crop to {SIZE} | images/s | faster than the ancestors' | bar |")
     print("| --- | --- | --- | --- |")
@@ -183,8 +183,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as downloaded, tempfile.TemporaryDirectory() as stored:
-        write_captions(Path(downloaded) / "coco.arrow", pictures=max(64, 4 * options.batch))
-        write_captions(Path(stored) / "coco.arrow", pictures=max(64, 4 * options.batch), stored=reduced)
+        write_captions(Path(downloaded) / "coco.arrow", images=max(64, 4 * options.batch))
+        write_captions(Path(stored) / "coco.arrow", images=max(64, 4 * options.batch), stored=reduced)
         report((downloaded, stored), options)
 
 

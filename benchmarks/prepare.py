@@ -62,16 +62,16 @@ def peak_mib(process: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def write(folder: Path, pictures: int, workers: int, resize: int | None) -> dict[str, float]:
+def write(folder: Path, images: int, workers: int, resize: int | None) -> dict[str, float]:
     """Writes the file in this process; returns rows, seconds, and the two peaks in MiB."""
     peaks: list[float] = []
 
     def rows() -> Iterator[Row]:
-        for number in range(pictures):
+        for number in range(images):
             yield Row({"image": f"{number % FILES}.jpg"}, {"caption": [f"caption {number}"]})
         peaks.extend(peak_mib(worker.pid) for worker in multiprocessing.active_children())  # they end with the writer
 
-    plan = Plan("out.arrow", SCHEMA, rows(), pictures, Skipped(), ("caption",))
+    plan = Plan("out.arrow", SCHEMA, rows(), images, Skipped(), ("caption",))
     begun = time.perf_counter()
     make_arrow = arrow_writer(lambda _: Download("benchmark", [plan]))
     (manifest,) = make_arrow(folder, folder, workers=workers, resize=resize)
@@ -84,13 +84,13 @@ def write(folder: Path, pictures: int, workers: int, resize: int | None) -> dict
     }
 
 
-def measure(pictures: int, workers: int, resize: int | None = None) -> dict[str, float]:
+def measure(images: int, workers: int, resize: int | None = None) -> dict[str, float]:
     """What `write` returns, of a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         encoded = photograph()
         for number in range(FILES):
             Path(folder, f"{number}.jpg").write_bytes(numbered(encoded, number))
-        arguments = [folder, str(pictures), str(workers), str(resize or 0)]
+        arguments = [folder, str(images), str(workers), str(resize or 0)]
         done = subprocess.run(
             [sys.executable, __file__, "--in-here", *arguments], stdout=subprocess.PIPE, text=True, check=True
         )
@@ -112,15 +112,15 @@ def main() -> None:
     parser.add_argument("--in-here", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.in_here:
-        folder, pictures, workers, resize = given.in_here
-        print(json.dumps(write(Path(folder), int(pictures), int(workers), int(resize) or None)))
+        folder, images, workers, resize = given.in_here
+        print(json.dumps(write(Path(folder), int(images), int(workers), int(resize) or None)))
         return
-    print(f"{date.today()}, {processor()}, {cores} cores, {given.pictures:,} images of {BYTES // 1000} kB,", end=" ")
+    print(f"{date.today()}, {processor()}, {cores} cores, {given.images:,} images of {BYTES // 1000} kB,", end=" ")
     print(
         f"resize={given.resize}\n\n| workers | images/s | writer, MiB | largest worker, MiB |\n| --- | --- | --- | --- |"
     )
     for workers in given.workers:
-        got = measure(given.pictures, workers, given.resize)
+        got = measure(given.images, workers, given.resize)
         rate = got["rows"] / got["seconds"]
         print(f"| {workers} | {rate:,.0f} | {got['writer']:,.0f} | {got['worker']:,.0f} |", flush=True)
 

@@ -320,7 +320,7 @@ def main() -> None:
         print(peak_of_steps(options.peak, batches))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_captions(Path(folder) / "coco.arrow", pictures=max(64, 4 * options.batch))
+        write_captions(Path(folder) / "coco.arrow", images=max(64, 4 * options.batch))
         report(folder, options)
 
 

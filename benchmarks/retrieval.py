@@ -117,8 +117,8 @@ def ready(source: Source) -> Encoded:
     dataset = source.dataset
     _, text = encode(tokenizer(), [dataset.text(number) for number in range(len(dataset))], MAX_TEXT_LEN)
     order = text.attention_mask.sum(1).argsort(stable=True)
-    pictures = [source.images(dataset[number], 0)[0] for number in range(len(dataset))]
-    return Encoded(TextInput(*(field[order] for field in text)), order.numpy(), ImageInput(torch.stack(pictures)))
+    pixels = [source.images(dataset[number], 0)[0] for number in range(len(dataset))]
+    return Encoded(TextInput(*(field[order] for field in text)), order.numpy(), ImageInput(torch.stack(pixels)))
 
 
 def cut(text: TextInput, index: Tensor) -> TextInput:
@@ -195,18 +195,18 @@ class Compared:
         self.anew.append(seconds)
 
 
-def pair_costs(image_size: int, pictures: int = 16) -> tuple[float, float]:
+def pair_costs(image_size: int, images: int = 16) -> tuple[float, float]:
     """Milliseconds of the towers and of the fusion for a pair of images of a size and texts of 12 pieces."""
     model = build(image_size).model
-    shape = (pictures, 12)
+    shape = (images, 12)
     text = TextInput(
         torch.randint(5, VOCAB_SIZE, shape), torch.ones(shape, dtype=torch.bool), torch.zeros(shape).long()
     )
-    image = ImageInput(torch.randint(0, 256, (pictures, 3, image_size, image_size), dtype=torch.uint8))
+    image = ImageInput(torch.randint(0, 256, (images, 3, image_size, image_size), dtype=torch.uint8))
     for _ in range(2):  # the first one warms up
         both, towers = timed(lambda: (model.embed_text(text), model.embed_image(image)))
         _, fusion = timed(lambda both=both: model.fuse(*both, needs={"pooled"}))
-    return 1000 * towers / pictures, 1000 * fusion / pictures
+    return 1000 * towers / images, 1000 * fusion / images
 
 
 def processor_name() -> str:
@@ -276,8 +276,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        for file, pictures in (("few.arrow", options.images), ("many.arrow", options.many)):
-            write_captions(Path(folder) / file, pictures=pictures)
+        for file, images in (("few.arrow", options.images), ("many.arrow", options.many)):
+            write_captions(Path(folder) / file, images=images)
         report(folder, options)
 
 

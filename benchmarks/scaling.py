@@ -70,7 +70,7 @@ PAIRS = (
 
 def write_inputs(folder: Path, batch: int) -> None:
     """A data set, and the folders of two encoders without weights."""
-    write_captions(folder / "photos.arrow", pictures=max(64, 4 * batch))
+    write_captions(folder / "photos.arrow", images=max(64, 4 * batch))
     ElectraConfig(vocab_size=VOCAB_SIZE).save_pretrained(folder / "text")
     tokenizer().save_pretrained(folder / "text")
     DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768).save_pretrained(folder / "image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,26 @@ def test_a_benchmark_can_be_imported(benchmark: ModuleType):
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["pretrain_step"], indirect=True)
 def test_every_variant_of_the_step_has_the_same_losses(benchmark: ModuleType, tmp_path: Path):
-    benchmark.write_captions(tmp_path / "coco.arrow", pictures=8)
+    benchmark.write_captions(tmp_path / "coco.arrow", images=8)
     [[batch]] = benchmark.open_loader(str(tmp_path), batch=2, steps=1)
     differences = benchmark.loss_differences(benchmark.build_model(), batch)
     assert len(differences) == len(benchmark.VARIANTS) and max(differences.values()) < 1e-4, differences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare.py", "--images", "100", "--workers", "1"),
+        ("data.py", "--rounds", "1", "--images", "4", "--batch", "2"),
+        ("retrieval.py", "--images", "8", "--many", "20"),
+        ("scaling.py", "--steps", "1", "--batch", "4"),
+        ("pretrain_step.py", "--rounds", "1", "--batch", "2"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_benchmark_prints_its_table(words: tuple[str, ...]):
+    done = subprocess.run(
+        [sys.executable, FOLDER / words[0], *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "| --- |" in done.stdout, done.stdout + done.stderr
