@@ -205,7 +205,8 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
     lock = FileLock(folder, f".{identity(values)}.lock")
     try:
         for run in _runs(values)[0]:
-            FileLock(run.folder).release()  # refuses where another process trains
+            if os.access(run.folder, os.W_OK):  # else nobody trains there, and a finished run may stay read-only
+                FileLock(run.folder).release()  # refuses where another process trains
         yield
     finally:
         lock.release()

@@ -290,6 +290,18 @@ def test_a_run_of_this_job_is_not_kept_out_by_that_of_another(place, trained, mo
         assert refused()
 
 
+def test_a_finished_run_may_lie_on_a_disk_that_is_read_only(place, trained):
+    """Nobody can train there, so nobody has to be asked."""
+    run = made(place / "version_0", trained, 1)
+    read_only = (["mount", "--bind", run, run], ["mount", "-o", "remount,bind,ro", run])
+    if os.geteuid() != 0 or any(subprocess.run(words, capture_output=True).returncode for words in read_only):
+        pytest.skip("needs to mount a folder, as root")
+    try:
+        assert not refused()
+    finally:
+        subprocess.run(["umount", "--lazy", run], check=True)
+
+
 def test_the_same_command_refuses_while_it_starts(work: Path, capsys):
     """And a command that is refused leaves nothing of its start."""
     values = small_run.values_of(*(word for word in WORDS if "=" in word))
