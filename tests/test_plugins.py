@@ -197,6 +197,7 @@ def test_unknown_settings_of_presets_and_folders_without_code(tmp_path: Path, ca
         ("mine", "plugins: 'mine' is a folder without code; give a .py file, or a folder with an __init__.py"),
         ("./mine", "plugins: './mine' cannot be imported; give a .py file, or a folder with an __init__.py"),
         ("['']", "plugins=[''] is not allowed"),
+        ("[]", "plugins=[] is not allowed"),
         ("mine/words.py", "preset task_z: there is no setting 'max_stepps' (nearest: max_steps"),
         ("mine/weights.py", "preset task_w: loss_names=['mlm'] is not allowed: give weights by task"),
     ):

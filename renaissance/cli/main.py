@@ -177,7 +177,7 @@ def _configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tupl
     """
     named = presets if settings is SETTINGS else dict
     words = parse_words(updates, settings, named())
-    if words.values.get("plugins"):
+    if words.values.get("plugins") not in (None, ""):
         checked, problems = converted(settings, {"plugins": words.values["plugins"]})
         refuse(problems)
         load_plugins(checked["plugins"])

@@ -134,15 +134,36 @@ class FileLock:
                 f"'{folder}' cannot be written ({error.strerror}), and the run writes there; make it writable, or give "
                 "another log_dir (resume_from: a copy of the checkpoint that lies in no run folder)."
             ) from error
-        doing = "training" if name == LOCK else "starting the same command"
-        advice = "wait for it or end it, or give another exp_name"
-        require(self._handle is not None, f"Another process is {doing} in '{folder}'; {advice}.")
+        require(self._handle is not None, locked(folder, "training" if name == LOCK else "starting the same command"))
 
     def release(self) -> None:
         if self._handle is not None:
             self._file.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
+
+
+def locked(folder: Path, doing: str = "training") -> str:
+    """The sentence of a folder that another process has locked."""
+    return f"Another process is {doing} in '{folder}'; wait for it or end it, or give another exp_name."
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process has locked a folder, which may be another user's; it would free a lock of our own.
+
+    Returns:
+        False where the file system has no locks.
+    """
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # there is none
+        return False
+    with os.fdopen(handle, "rb"):
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
 
 
 def rename_damaged(path: Path) -> Path:

@@ -72,14 +72,22 @@ class Check:
 
     def problem(self, key: str, value: Any) -> str | None:
         """A sentence about a value, or None where it is allowed."""
-        unwritable = isinstance(value, str) and _UNWRITABLE.search(value)
-        if value is not None and not unwritable and self.test(value):
+        why = ""
+        if isinstance(value, str) and _UNWRITABLE.search(value):
+            why = "it holds a NUL or bytes that are no UTF-8, as no name and no path does; "
+        elif self.is_path and _LONG.search("/".join(map(str, _as_list(value))).encode(errors="replace")):
+            why = "it holds a name of more than 255 bytes, which no disk has; "
+        elif value is not None and self.test(value):
             return None
-        why = "it holds a NUL or bytes that are no UTF-8, as no name and no path does; " if unwritable else ""
         return f"{key}={value!r} is not allowed: {why}give {with_names(self.allowed)}."
 
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # surrogates are bytes that are no UTF-8
+_LONG = re.compile(b"[^/]{256}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _is_number(value: Any) -> bool:
@@ -197,7 +205,7 @@ task_list = replace(dataset_list, allowed="all, or names of tasks")
 plugin_names = Check(
     'modules and files, such as ["my_lab.gqa", "path/to/file.py"]',
     lambda v: isinstance(v, str) and bool(v) or _are_names(v),
-    lambda v: [v] if isinstance(v, str) else list(v),
+    _as_list,
     is_path=True,
 )
 transform = Check(
@@ -239,7 +247,8 @@ def expanded(key: str, value: Any) -> Any:
 
 def require_checkpoint(key: str, path: str | os.PathLike) -> None:
     """Refuses the path of a checkpoint where there is no file; those beside it are named."""
-    beside = sorted(Path(path).parent.glob("*.ckpt"))[:5]
+    folder = Path(path).parent
+    beside = sorted(folder.glob("*.ckpt"))[:5] if os.path.isdir(folder) else []
     there = f" (there: {', '.join(map(str, beside))})" if beside else ""
     require(os.path.isfile(path), f"{key}={path} is not a file{there}; give the path of a checkpoint.")
 

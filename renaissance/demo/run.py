@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import sys
 import time
 from functools import partial
@@ -147,7 +148,7 @@ def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+    sys.stdout = sys.stderr = log.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
     for job in iter(waiting.get, None):
         job()
 
@@ -172,7 +173,7 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
             for log, process in processes.items():
                 if process.exitcode not in (None, 0):
                     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]
-                    last = last.removeprefix(f"{UserError.__module__}.")
+                    last = re.sub(r"^renaissance[\w.]*\.", "", last)  # the class alone
                     raise UserError(f"the demo's {log.stem} stopped: {last} (whole log: {log})")
             if not alive:
                 return

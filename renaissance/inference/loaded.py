@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from renaissance.core.checks import expanded, integer
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.registry import TASKS
 from renaissance.core.types import Example, TextInput, Tokens
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_images
@@ -72,7 +73,8 @@ class Loaded:
         checkpoint.load_state_dicts(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
-        tasks, heads = self.heads.values(), [getattr(task, "head", None) for task in self.heads.values()]
+        tasks = [self.heads[name] for name in TASKS if name in self.heads]  # in whatever order it was trained
+        heads = [getattr(task, "head", None) for task in tasks]
         self.matching = next((head for head in heads if isinstance(head, ItmHead)), None)
         self.filling = next((head for head in heads if isinstance(head, MlmHead)), None)
         self.answering = next((task for task in tasks if task.answer_scores), None)

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.atomic import FileLock
-from renaissance.core.errors import Stopped, UserError
+from renaissance.core.atomic import FileLock, is_locked, locked
+from renaissance.core.errors import Stopped, UserError, require
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import AUTO
 from renaissance.settings.resolver import ConfigResolver
@@ -205,8 +205,7 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
     lock = FileLock(folder, f".{identity(values)}.lock")
     try:
         for run in _runs(values)[0]:
-            if os.access(run.folder, os.W_OK):  # else nobody trains there, and a finished run may stay read-only
-                FileLock(run.folder).release()  # refuses where another process trains
+            require(not is_locked(run.folder), locked(run.folder))
         yield
     finally:
         lock.release()

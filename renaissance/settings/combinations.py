@@ -63,7 +63,8 @@ def near_multiples(size: int, unit: int) -> str:
 
 def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
     stored = values["load_path"] or values["resume_from"] not in (None, AUTO)
-    two = values["model_type"] == "two-tower" or not (values["model_type"] or values["encoder"] or stored)
+    named = values["model_type"] == "two-tower" or any(values[key] for key in TOWERS["two-tower"])
+    two = named or not (values["model_type"] or values["encoder"] or stored)
     # By its name, and not by its class, which imports torch.
     keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]
     if keys and two:

@@ -67,8 +67,10 @@ def resolve(resolver: ConfigResolver, stored: Stored | None = None, *, reads_dat
         tokenizer, image = _from_models(resolver, configs, download, notes)
     else:
         from_checkpoint.refuse_unused(resolver, stored, answered)
-        configs, tokenizer, image = *from_checkpoint.read_models(resolver, stored, notes), stored.image
-    settings = resolver.finalize()
+        configs, tokenizer = from_checkpoint.read_models(resolver, stored, notes)
+        image = stored.image
+    with from_checkpoint.naming_checkpoint(None, resolver["resume_from"]):
+        settings = resolver.finalize()
     labels = from_checkpoint.label_vocabularies(settings, stored, reads_data, notes)
     return Resolved(settings, configs, tokenizer, image, stored, notes, labels)
 

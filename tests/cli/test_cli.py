@@ -256,6 +256,7 @@ HOMES = [
     (("check", "with", *RUN, "load_path=~/a.ckpt"), "load_path={home}/a.ckpt is not a file"),
     (("with", *RUN, "resume_from='~/a.ckpt'"), "resume_from={home}/a.ckpt is not a file"),
     (("with", *RUN, "log_dir=~/file"), "log_dir={home}/file cannot be written"),
+    (("check", "with", *RUN, "exp_name=~/a"), "exp_name='~/a' is not allowed"),  # no path
     (("prepare", "with", "dataset=coco", "root=~/a", "data_root=~/b"), "root='{home}/a' is not a folder"),
     (("check_data", "with", "data_root=~/a"), "data_root='{home}/a' cannot be read"),
     (("compare", "with", "runs=~/a,~/b"), "{home}/a"),
@@ -457,6 +458,15 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["with", "task_mlm", "max_steps=1", "encoder=a", "image_encoder=b"],
         ["check", "with", "task_mlm", "max_steps=1", "load_path=..."],
         ["check", "with", "task_mlm", "max_steps=1", "load_path=none.ckpt"],
+        [
+            "check",
+            "with",
+            "task_mlm",
+            "max_steps=1",
+            f"load_path={__file__}",
+            "image_encoder=a",
+            "train_transform_keys=['pixelbert']",
+        ],
         ["with", "task_mlm", "max_steps=1", "resume_from=none.ckpt"],
         ["with", "task_mlm", "test_only=True", "load_path=none.ckpt"],
         ["demo", "with", "seed=a"],
@@ -484,8 +494,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 18, []]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 18
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 19, []]
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 19
     assert list(work.iterdir()) == []
 
 

@@ -209,6 +209,9 @@ def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):
     settings = [setting for module in modules for setting in declared(module).values()]
     comments = {setting.key: setting.comment for setting in settings}
     paths = {setting.key for setting in settings if setting.check.is_path}
+    for long in ("x" * 300, "ü" * 130, f"a/{'x' * 256}/b"):
+        assert all("of more than 255 bytes" in each.problem(long) for each in settings if each.check.is_path)
+    assert SETTINGS["plugins"].problem(["my_lab.gqa"] * 50) is None
     named = {key for key, text in comments.items() if re.search(r"\b(folders?|file|checkpoint)\b", text)}
     no_paths = {
         "exp_name",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from renaissance.core.errors import UserError
 from renaissance.demo.probes import KINDS
+from renaissance.demo.run import _side_by_side
 from renaissance.demo.tables import mean_of_kinds
+from renaissance.settings.resolver import SettingsError
 
 MODELS = ("two_tower", "one_tower")
 
@@ -74,3 +79,17 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
     assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)
     assert tasks["snli"]["blind"]["accuracy"] <= 0.50
     assert tasks["vqa"]["scratch"]["without_relations"] < tasks["vqa"]["two_tower"]["without_relations"]
+
+
+def _refuse(sentence: str) -> None:
+    raise SettingsError([sentence])
+
+
+@pytest.mark.parametrize("sentence", ["steps=0 is not allowed.", "bad \udcff name."])
+def test_a_job_that_fails_ends_the_demo_with_its_sentence(sentence: str, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(
+        UserError, match=r"the demo's jobs_0 stopped: SettingsError: .*\(whole log: .*jobs_0\.log\)"
+    ) as info:
+        _side_by_side(tmp_path, "jobs", [partial(_refuse, sentence)], {})
+    assert sentence.encode(errors="backslashreplace").decode() in str(info.value)

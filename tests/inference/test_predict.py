@@ -88,6 +88,20 @@ def test_scores_are_those_of_an_evaluation(path: Path, home: Path):
     assert torch.allclose(model.encode([i for i, _ in samples], [t for _, t in samples]), fused.pooled, atol=1e-5)
 
 
+def test_the_order_in_which_heads_were_trained_does_not_matter(path: Path, home: Path, tmp_path: Path):
+    """A checkpoint with heads of matching and of retrieval is asked for the first, whatever its settings begin with."""
+    stored, scores = checkpoint.read(path), []
+    heads = {
+        name.replace("itm.", "irtr.", 1): -tensor for name, tensor in stored.heads.items() if name.startswith("itm.")
+    }
+    for first in ("itm", "irtr"):
+        weights = {first: 1} | stored.settings["loss_names"] | {"itm": 1, "irtr": 1}
+        settings = stored.settings | {"loss_names": weights, "datasets": ["coco"], "draw_false_text": 1}
+        checkpoint.save(tmp_path / first, stored._replace(settings=settings, heads={**stored.heads, **heads}))
+        scores.append(renaissance.load(tmp_path / first).score(*pictures_and_texts(home)[0]))
+    assert scores[0] == scores[1] == renaissance.load(path).score(*pictures_and_texts(home)[0])
+
+
 def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
     model = renaissance.load(path)
     image, _ = pictures_and_texts(home)[0]

@@ -170,6 +170,13 @@ def test_a_run_without_an_end_is_not_resumed(good, tmp_path):
         train.prepare_run(resumed, reads_data=False)
 
 
+def test_settings_that_contradict_one_another_are_the_checkpoints_fault(good, tmp_path):
+    torch.save({"format": 1, **changed(good, ("settings", "encoder"), "a")}, path := tmp_path / "a.ckpt")
+    resumed = ConfigResolver(defaults() | {"resume_from": str(path), "max_steps": 9}, {"resume_from": "given"})
+    with pytest.raises(UserError, match=r"resume_from=.*a\.ckpt: encoder= means one-tower"):
+        train.prepare_run(resumed, reads_data=False)
+
+
 NO_MODELS = [
     (("settings", "cross_layer_hidden_size"), 64000, "asks for more than 1.1 GB of weights, and the file holds 0.0 GB"),
     (("settings", "vocab_size"), 10, "its tokenizer numbers pieces up to"),

@@ -290,12 +290,18 @@ def test_a_run_of_this_job_is_not_kept_out_by_that_of_another(place, trained, mo
         assert refused()
 
 
-def test_a_finished_run_may_lie_on_a_disk_that_is_read_only(place, trained):
-    """Nobody can train there, so nobody has to be asked."""
+def test_a_run_in_a_folder_that_cannot_be_written_is_looked_at_too(place, trained):
+    """It may be another user's who trains there, or an old one on a disk that is read-only."""
     run = made(place / "version_0", trained, 1)
     read_only = (["mount", "--bind", run, run], ["mount", "-o", "remount,bind,ro", run])
-    if os.geteuid() != 0 or any(subprocess.run(words, capture_output=True).returncode for words in read_only):
-        pytest.skip("needs to mount a folder, as root")
+    with another(run):
+        if os.geteuid() != 0 or any(subprocess.run(words, capture_output=True).returncode for words in read_only):
+            pytest.skip("needs to mount a folder, as root")
+        try:
+            assert refused()
+        except BaseException:
+            subprocess.run(["umount", "--lazy", run], check=True)
+            raise
     try:
         assert not refused()
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 
 from renaissance.core.errors import UserError, suggest
 from renaissance.data.arrow import open_file, some
-from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected
+from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected, file_pattern
 from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, named_specs, split_files
 from renaissance.data.prepare.skipped import Skipped
 
@@ -93,8 +93,10 @@ def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) ->
         for name in part.gaps:
             files[-1].problems.add("shards that are missing before it", name)
         absent += [f"{name} ({split})" for name in part.absent]
-    extra = [name for name in spec.extra_files if name in names]
-    files += [CheckedFile(dataset, "", folder / name, spec, spec.expected.get(name, UNKNOWN)) for name in extra]
+    for template in spec.extra_files:
+        extra = sorted(name for name in names if file_pattern(template).fullmatch(name))
+        expected = spec.expected.get(template, UNKNOWN)
+        files += [CheckedFile(dataset, "", folder / name, spec, expected) for name in extra]
     for name in absent if files else ():
         files[0].notes.add("files of the data set that are missing", name)
     return files

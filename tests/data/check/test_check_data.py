@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def test_clean_files_pass(check: Check, tmp_path: Path, dataset: str):
     for file, expected in row.expected.items():
         assert f"{next(filter(None, expected)):,}" in out, file
     assert (tmp_path / "sheets" / f"check_data_{dataset}.png").is_file()
+
+
+def test_every_shard_of_an_extra_file_is_checked(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a plugin's data set, say."""
+    spec = DATASETS["coco"]._replace(
+        splits={"train": ("toy_train.arrow",)}, extra_files=("toy_more_{shard}.arrow",), expected={}, older_files={}
+    )
+    monkeypatch.setitem(DATASETS.data, "toy", spec)
+    arrow_files.write(tmp_path / "other", "coco")
+    (tmp_path / "arrow").mkdir()
+    for name in ("toy_train.arrow", "toy_more_0.arrow", "toy_more_1.arrow"):
+        shutil.copy(tmp_path / "other" / "coco_caption_karpathy_train.arrow", tmp_path / "arrow" / name)
+    _, out, _ = check("datasets=['toy']")
+    assert all(out.count(name) for name in ("toy_train.arrow", "toy_more_0.arrow", "toy_more_1.arrow"))
 
 
 def put(column: str, value: Any, *places: int) -> Callable[[Columns], None]:
