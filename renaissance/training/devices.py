@@ -27,6 +27,8 @@ from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, lau
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
+from .lightning_state import delay_kill
+
 _WATCH = 2  # seconds between two looks for the process that started this one
 _TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
 
@@ -129,6 +131,7 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
     torch.set_float32_matmul_precision(machine.float32_matmul_precision)
     strategy: Any = "auto"
     if machine.processes > 1:
+        delay_kill()
         # Every parameter that a task does not reach is frozen (unused_parameters.py), so nothing unused has to be searched for.
         strategy = (_Bf16GradientDDP if machine.strategy == "ddp_bf16" else DDPStrategy)(
             process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True

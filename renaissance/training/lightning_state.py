@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from pytorch_lightning import Trainer
+
+_TO_END = 30  # seconds in which a process that notices by itself that another one has died can save and say so
+_kill_all = _ChildProcessObserver._terminate_all
+
+
+def _kill_all_later(observer: _ChildProcessObserver) -> None:
+    time.sleep(_TO_END)
+    _kill_all(observer)
+
+
+def delay_kill() -> None:
+    """Else Lightning kills the first process up to five seconds after one that it started has failed, even in a save."""
+    _ChildProcessObserver._terminate_all = _kill_all_later
 
 
 def start_counting_at(trainer: Trainer, step: int) -> None:

@@ -76,6 +76,24 @@ def test_a_process_that_dies_ends_the_others_within_a_minute(rank: int, work: Pa
     assert 0 < read(last).training["step"] < 1000
 
 
+def test_a_long_save_after_the_death_of_another_process_is_done(work: Path):
+    """Lightning would kill the first process in the middle of it."""
+    patch = (
+        "import time; from renaissance.training.checkpointing import CheckpointSaver; rescue = CheckpointSaver.rescue\n"
+        "CheckpointSaver.rescue = lambda *each: (time.sleep(8), rescue(*each))"
+    )
+    words = [word for word in WORDS if word != "save_every_steps=1"]
+    run = started(work, *words, "max_steps=100000", patch=patch)
+    log = work / "result" / "mlm_itm" / "version_0" / "metrics.csv"
+    until(lambda: log.exists() or run.poll() is not None, 120)
+    time.sleep(1)
+    (other,) = [number for number in children(run.pid) if b"patched.py" in Path(f"/proc/{number}/cmdline").read_bytes()]
+    os.kill(other, signal.SIGKILL)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 1 and "Another process of this run has ended, so this one ends too" in said, said
+    assert read(log.parent / "checkpoints" / "last.ckpt").training["step"] > 0
+
+
 def test_what_one_process_cannot_read_ends_both(work: Path):
     whole = started(work, *WORDS, "max_steps=6", "exp_name=whole")
     said, _ = whole.communicate(timeout=120)
