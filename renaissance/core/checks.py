@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, require
+from .errors import UserError
 from .registry import FUSIONS, TASKS, TRANSFORMS, with_names
 
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
@@ -247,10 +247,12 @@ def expanded(key: str, value: Any) -> Any:
 
 def require_checkpoint(key: str, path: str | os.PathLike) -> None:
     """Refuses the path of a checkpoint where there is no file; those beside it are named."""
+    if os.path.isfile(path):
+        return
     folder = Path(path).parent
     beside = sorted(folder.glob("*.ckpt"))[:5] if os.path.isdir(folder) else []
     there = f" (there: {', '.join(map(str, beside))})" if beside else ""
-    require(os.path.isfile(path), f"{key}={path} is not a file{there}; give the path of a checkpoint.")
+    raise UserError(f"{key}={path} is not a file{there}; give the path of a checkpoint.")
 
 
 def plain_path(path: str | os.PathLike) -> str:

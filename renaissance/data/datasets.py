@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line, require, suggest
@@ -137,6 +137,17 @@ def named_specs() -> dict[str, DatasetSpec]:
     return {name: spec for name, spec in DATASETS.items() if spec not in OWN_LAYOUTS.values()}
 
 
+def matching(template: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Returns the names that a template of `DatasetSpec.splits` stands for, and those of shards missing before the last.
+
+    Shards are in the order of their numbers.
+    """
+    matches = filter(None, map(file_pattern(template).fullmatch, names))
+    shards = {int(match[1]) if match.lastindex else 0: match[0] for match in matches}
+    gaps = [template.replace(SHARD, str(number)) for number in range(max(shards, default=0)) if number not in shards]
+    return [shards[number] for number in sorted(shards)], gaps
+
+
 class SplitFiles(NamedTuple):
     """The files of a split.
 
@@ -157,11 +168,10 @@ def split_files(name: str, spec: DatasetSpec, split: str, folder: str, names: se
     """Finds the files of a split of a data set of the table among the names in a folder, shards in the order of numbers."""
     files, absent, gaps = {}, [], []
     for template in spec.splits.get(split, ()):
-        matches = filter(None, map(file_pattern(template).fullmatch, names))
-        shards = {int(match[1]) if match.lastindex else 0: match[0] for match in matches}
-        files |= {shards[number]: template for number in sorted(shards)}
-        gaps += [template.replace(SHARD, str(n)) for n in range(max(shards, default=0)) if n not in shards]
-        absent += [] if shards else [template.replace(SHARD, "0")]
+        found, missing = matching(template, names)
+        files |= dict.fromkeys(found, template)
+        gaps += missing
+        absent += [] if found else [template.replace(SHARD, "0")]
     older = spec.older_files.get(split)
     # An older name can also be the name of another data set now: our own files say what they are.
     if older in names and (absent or not files) and dataset_of(os.path.join(folder, older), name) == name:

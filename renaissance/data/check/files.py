@@ -10,8 +10,8 @@ import numpy as np
 
 from renaissance.core.errors import UserError, suggest
 from renaissance.data.arrow import open_file, some
-from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected, file_pattern
-from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, named_specs, split_files
+from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected
+from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, matching, named_specs, split_files
 from renaissance.data.prepare.skipped import Skipped
 
 
@@ -94,7 +94,7 @@ def _of_table(dataset: str, spec: DatasetSpec, names: set[str], folder: Path) ->
             files[-1].problems.add("shards that are missing before it", name)
         absent += [f"{name} ({split})" for name in part.absent]
     for template in spec.extra_files:
-        extra = sorted(name for name in names if file_pattern(template).fullmatch(name))
+        extra, _ = matching(template, names)
         expected = spec.expected.get(template, UNKNOWN)
         files += [CheckedFile(dataset, "", folder / name, spec, expected) for name in extra]
     for name in absent if files else ():
