@@ -24,7 +24,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 from renaissance.core.checks import expanded, require_checkpoint
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
-from renaissance.core.launch import clean_environment, launch_environment
+from renaissance.core.launch import clean_environment, lasting_imports, launch_environment
 from renaissance.core.plugins import load_plugins, plugin_hint
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.keys import AUTO
@@ -158,10 +158,11 @@ def _command(name: str, *words: str) -> None:
 
 def _run(name: str, resolver: ConfigResolver) -> None:
     """Trains and evaluates, or reports what that would build."""
-    if name == "check":
-        from .check import check as work
-    else:
-        from renaissance.training.train import run as work
+    with lasting_imports():
+        if name == "check":
+            from .check import check as work
+        else:
+            from renaissance.training.train import run as work
     try:
         work(resolver)
     except UserError as error:

@@ -4,6 +4,7 @@ from renaissance.core.checks import flag, integer, path, plugin_names, require_c
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import printable, require
+from renaissance.core.launch import lasting_imports
 from renaissance.core.untrusted import refuse_special
 
 
@@ -31,7 +32,8 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
     require_checkpoint("load_path", load_path)
-    from renaissance.inference.loaded import Loaded  # here, because it imports torch
+    with lasting_imports():
+        from renaissance.inference.loaded import Loaded  # here, because it imports torch
 
     model = Loaded(load_path, trust_remote_code=trust_remote_code)
     lines, masks = [], model.masks(text)

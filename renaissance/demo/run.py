@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from renaissance.core.console import say
 from renaissance.core.errors import UserError
-from renaissance.core.launch import available_cores
+from renaissance.core.launch import available_cores, lasting_imports
 from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.runs.metrics_table import read_rows
 
@@ -145,7 +145,10 @@ def _side_by_side(folder: Path, name: str, jobs: list[partial[None]], followed: 
 
 def _do_jobs(waiting: Any, log: Path, threads: int) -> None:
     """Runs jobs until it takes a None; the log gets all output, and the traceback of an exception."""
-    import torch
+    with lasting_imports():
+        import torch
+
+        from renaissance.training import train  # noqa: F401  (else reading the first job imports it)
 
     torch.set_num_threads(threads)
     sys.stdout = sys.stderr = log.open("w", encoding="utf-8", errors="backslashreplace", buffering=1)

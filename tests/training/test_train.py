@@ -7,12 +7,15 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
 
+from conftest import OFFLINE, ROOT
 from renaissance.runs.checkpoint import read
 from renaissance.training import checkpointing
 from renaissance.training.checkpointing import CheckpointSaver
@@ -288,6 +291,23 @@ def test_a_development_run_keeps_nothing(work, capsys):
     assert ended.code == 0, ended.err
     assert "mlm/val/loss" in ended.out
     assert sorted(path.name for path in work.iterdir()) == ["data"]
+
+
+def test_a_run_imports_only_what_it_needs(work):
+    """A start is imports: what no run needs stays out, and the collector does not search what the libraries have made."""
+    program = (
+        "import gc, json, sys\nfrom renaissance.cli.main import main\n"
+        f"code = main({['with', 'task_mlm_itm', *SMALL, 'fast_dev_run=1']!r})\n"
+        "print(json.dumps([code, gc.isenabled(), gc.get_freeze_count(), [*sys.modules]]))"
+    )
+    place = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{OFFLINE}"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=place)
+    code, enabled, frozen, modules = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0 and enabled and frozen > 500_000, done.stderr
+    others = ("cli.check", "cli.compare", "cli.demo", "cli.predict", "data.check", "data.prepare", "demo", "inference")
+    unneeded = {f"renaissance.{name}" for name in others}
+    unneeded |= {"ijson", "torch._inductor.compile_fx", "torch.utils.tensorboard", "transformers.pipelines"}
+    assert not unneeded & {*modules}
 
 
 def test_accumulation_leaves_the_loss_curve_as_it_is(work, capsys):
