@@ -55,13 +55,13 @@ CAPTION_SCHEMA = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.stri
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 
-def write_pairs(path: Path, pictures: int, captions: int = 2) -> None:
-    """Writes an arrow file of small noisy PNG images, no two alike, with captions of many words."""
+def write_pairs(path: Path, pictures: int, captions: int = 2, format: str = "PNG") -> None:
+    """Writes an arrow file of small noisy images, no two alike, with captions of many words."""
     random = np.random.default_rng([len(path.name), *path.name.encode()])
     rows = []
     for number in range(pictures):
         stream = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).save(stream, "PNG")
+        Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).save(stream, format)
         thing = f"{random.choice(COLOURS)} {random.choice(SHAPES)} beside a {random.choice(SHAPES)}"
         texts = [f"a {thing} {number} of view {view}" for view in range(captions)]
         rows.append({"image": stream.getvalue(), "caption": texts, "image_id": str(number)})
@@ -71,10 +71,10 @@ def write_pairs(path: Path, pictures: int, captions: int = 2) -> None:
         writer.write_table(table)
 
 
-def write_coco_vg(folder: Path, files: dict[str, int] = COCO_VG) -> Path:
+def write_coco_vg(folder: Path, files: dict[str, int] = COCO_VG, format: str = "PNG") -> Path:
     """Writes the default data sets, small, into `folder`."""
     for name, pictures in files.items():
-        write_pairs(folder / name, pictures)
+        write_pairs(folder / name, pictures, format=format)
     return folder
 
 

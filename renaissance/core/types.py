@@ -39,7 +39,8 @@ class ImageInput(NamedTuple):
     """Images of a micro-batch, not yet normalised.
 
     Attributes:
-        pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation.
+        pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation. On their way there
+            JPEG files may stand for them (`data.encoded.EncodedPixels`).
         sizes: (M, 2) int64, real height and width in pixels of each image, or None where all images fill (H, W).
     """
 

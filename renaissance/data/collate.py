@@ -21,7 +21,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
 
-from .images import decode
+from .encoded import JpegFile, stack_encoded
+from .images import decode, is_ordinary_jpeg
 from .randomness import uniform
 from .sampler import Draw
 from .samples import FileSummary
@@ -48,15 +49,19 @@ class Source:
         transform: what happens to a decoded image.
         blind: show this colour, RGB in 0..1, in the place of every image, of which none is decoded: a model trained
             so can use nothing but the text. None shows the images.
+        on_device: leave ordinary JPEG files to the device (`data/encoded.py`); boxes are cut out here all the same.
     """
 
-    def __init__(self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None, *, on_device: bool = False
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.on_device = on_device
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
-    def images(self, raw: Example, epoch: int) -> tuple[Tensor, ...]:
-        """Decodes a sample's images, cuts out its boxes, and transforms what is left: each (3, H, W) uint8.
+    def images(self, raw: Example, epoch: int) -> tuple[Tensor | JpegFile, ...]:
+        """Decodes a sample's images, cuts out its boxes, and transforms what is left: each (3, H, W) uint8, or a file still.
 
         Raises:
             UserError: an image cannot be decoded.
@@ -65,6 +70,8 @@ class Source:
             side = self.transform.image_size
             count = len(raw.images) if raw.boxes is None else len(raw.boxes)
             return (self.blind.view(3, 1, 1).expand(3, side, side),) * count
+        if self.on_device and raw.boxes is None and all(map(is_ordinary_jpeg, raw.images)):
+            return tuple(JpegFile(image, raw.where) for image in raw.images)
         images = [image if isinstance(image, Tensor) else decode(image, raw.where) for image in raw.images]
         if raw.boxes is not None:
             images = [crop(images[0], box) for box in raw.boxes]
@@ -109,7 +116,7 @@ class MicroBatch:
     encoding: BatchEncoding
     text: TextInput
     source: Source
-    images: list[Tensor]
+    images: list[Tensor | JpegFile]
     encode: Callable[[Sequence[str]], tuple[BatchEncoding, TextInput]] | None = None
 
     @property
@@ -122,9 +129,9 @@ class MicroBatch:
         epochs, ids = [example.epoch for example in self.examples], [example.id for example in self.examples]
         return uniform(seed, epochs, ids, purpose, count)
 
-    def add_image(self, pixels: Tensor) -> int:
-        """Appends an image, (3, H, W) uint8, to the micro-batch and returns its index among the M images."""
-        self.images.append(pixels)
+    def add_image(self, image: Tensor | JpegFile) -> int:
+        """Appends an image, as `Source.images` gives it, to the micro-batch and returns its index among the M images."""
+        self.images.append(image)
         return len(self.images) - 1
 
 
@@ -191,5 +198,11 @@ class Collate:
         micro = MicroBatch(examples, encoding, text, self.source, own, tokenized)
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}
         ids = torch.tensor([example.id for example in examples])
-        images = stack_images(micro.images, self.source.transform.keeps_aspect) if micro.images else None
+        images = self._stacked(micro.images) if micro.images else None
         return Batch(ids, text, images, targets, tuple(len(example.images) for example in examples))
+
+    def _stacked(self, images: Sequence[Tensor | JpegFile]) -> ImageInput:
+        transform = self.source.transform
+        if any(isinstance(image, JpegFile) for image in images):
+            return ImageInput(stack_encoded(images, transform))
+        return stack_images(images, transform.keeps_aspect)

@@ -23,6 +23,17 @@ from renaissance.core.errors import UserError, first_line, printable
 from .pixels import jpeg_size, open_image, refuse_size, rgb
 
 
+def is_ordinary_jpeg(encoded: bytes) -> bool:
+    """Whether it is a file that torchvision's decoders read, that of a GPU as well, and of a size that is read at all."""
+    try:
+        size = jpeg_size(encoded)
+        if size is not None:
+            refuse_size(*size)
+    except ValueError:
+        return False  # `decode` says why
+    return size is not None
+
+
 def decode(encoded: bytes, where: str) -> Tensor:
     """Decodes an image.
 

@@ -12,7 +12,7 @@ from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _training, _start, _sizes, _transforms):
+    for rule in (_model_type, _training, _start, _sizes, _transforms, _decoding):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -72,6 +72,19 @@ def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
     name = values["val_transform_keys"][0]
     if name.endswith(RANDAUG):
         yield f"val_transform_keys={[name]} would augment the evaluation; give {name.removesuffix(RANDAUG)}."
+
+
+def _decoding(values: Mapping[str, Any]) -> Iterator[str]:
+    """What the GPU cannot do to an image that it decodes."""
+    name, boxes = values["train_transform_keys"][0], values["loss_names"].get("ref")
+    if not values["decode_on_gpu"]:
+        return
+    if name.endswith(RANDAUG):
+        yield f"decode_on_gpu=True: {name} augments whole levels of colour, as loader processes do; leave one of them out."
+    elif name.startswith("pixelbert"):
+        yield f"decode_on_gpu=True: {name} gives images of many sizes, which loader processes pad; leave one of them out."
+    if boxes:
+        yield "decode_on_gpu=True: boxes (ref) are cut out where an image is loaded; leave decode_on_gpu out."
 
 
 def _idle_random_rate(values: Mapping[str, Any]) -> Iterator[str]:

@@ -45,6 +45,11 @@ def check_devices(resolver: ConfigResolver) -> None:
         gpus or resolver["accelerator"] != "gpu",
         "accelerator=gpu, but this machine has no GPU that torch can use; leave accelerator out to run on CPU.",
     )
+    why = "accelerator=cpu trains without one" if gpus else "this machine has none that torch can use"
+    require(
+        not resolver["decode_on_gpu"] or (gpus and resolver["accelerator"] != "cpu"),
+        f"decode_on_gpu=True needs a GPU, but {why}; leave decode_on_gpu out: loader processes decode then.",
+    )
     require(
         not gpus or resolver["accelerator"] == "cpu" or wanted <= gpus,
         f"num_gpus={wanted}, but this machine has {gpus}; give num_gpus={gpus} or less.",

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule, Trainer
 
+from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
 from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
 from renaissance.data.datasets import open_pairs, splits_of
+from renaissance.data.encoded import refuse_without_decoder
 from renaissance.data.glue_specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
@@ -136,6 +139,8 @@ class Loaders(LightningDataModule):
         """The rest of the run; an "epoch" of Lightning is the whole run."""
         first, last = self.steps
         data = self.settings.data
+        if self.settings.machine.decode_on_gpu:
+            refuse_without_decoder(self.trainer.strategy.root_device)
         sampler = self.data.train_steps(
             len(self.data.samples["train"]),
             data.batch_size,
@@ -154,6 +159,13 @@ class Loaders(LightningDataModule):
 
     def test_dataloader(self) -> StepLoader:
         return self._evaluation(self.split, selecting=False)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Images may be decoded on their way (`decode_on_gpu`): one that cannot be ends the run as it would in a loader."""
+        try:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        except UserError as error:
+            return error
 
     def _evaluation(self, split: str, *, selecting: bool) -> StepLoader:
         """Loads a split once; where no task evaluates batches, a single one of no samples, as every process has to meet."""
@@ -185,7 +197,9 @@ class Loaders(LightningDataModule):
         key = data.train_transform_keys[0] if train else data.val_transform_keys[0]
         seed, patch = self.settings.run.seed, model.patch_size or 1
         transform = make_transform(key, model.image_size, patch_size=patch, seed=seed)
-        return Source(self.data.samples[split], transform, self.blind)
+        # An evaluation decodes as everywhere else, so that its numbers do not depend on the decoder.
+        on_device = train and self.settings.machine.decode_on_gpu
+        return Source(self.data.samples[split], transform, self.blind, on_device=on_device)
 
     def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:
         full = self.settings.machine.compile and split == "train"
