@@ -140,11 +140,12 @@ def decode_everywhere(task: Mlm, encodings: Encodings, targets: MlmTargets) -> T
 @contextlib.contextmanager
 def eager(model: TwoTower) -> Iterator[None]:
     towers = (model.text_tower.model, model.image_tower.model)
+    own = [tower.config._attn_implementation for tower in towers]
     for tower in towers:
         tower.set_attn_implementation("eager")
     yield
-    for tower in towers:
-        tower.set_attn_implementation("sdpa")
+    for tower, name in zip(towers, own, strict=True):
+        tower.set_attn_implementation(name)
 
 
 class Variant(NamedTuple):

@@ -21,19 +21,33 @@ from torch.nn import functional as F
 from renaissance.core.types import Tokens
 
 
-class _MaskAndScale(torch.autograd.Function):
-    """hidden * keep * scale. The mask is stored as booleans, but multiplied as numbers: mixed types are slow on CPUs."""
+class _Drop(torch.autograd.Function):
+    """hidden * scale where the noise is above a limit, else 0; int16 noise is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return hidden * keep.to(hidden.dtype).mul_(scale)
+    def forward(ctx: Any, hidden: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
+        ctx.save_for_backward(noise)
+        ctx.limit, ctx.scale = limit, scale
+        return _where_above(hidden, noise, limit, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return grad * keep.to(grad.dtype).mul_(ctx.scale), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _where_above(grad, *ctx.saved_tensors, ctx.limit, ctx.scale), None, None, None
+
+
+def _where_above(values: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
+    """Numbers of one type and no booleans: torch's CPU kernels are vectorized for those alone."""
+    dtype = torch.promote_types(values.dtype, torch.float32)  # a 16-bit float does not hold the noise
+    kept = torch.ops.aten.threshold_backward(values.to(dtype), noise.to(dtype), limit)
+    return kept.mul_(scale).to(values.dtype)
+
+
+def drop(hidden: Tensor, rate: float) -> Tensor:
+    """Dropout of hidden (...) on a CPU, at a rate above 0 and below 1; see `Dropout`."""
+    dropped = min(round(rate * 2**16), 2**16 - 1)
+    words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    noise = words.view(torch.int16)[: hidden.numel()].view(hidden.shape)
+    return _Drop.apply(hidden, noise, dropped - 2**15 - 1, 2**16 / (2**16 - dropped))
 
 
 class Dropout(nn.Dropout):
@@ -44,12 +58,28 @@ class Dropout(nn.Dropout):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(...) -> (...), as `nn.Dropout`; masks come from torch's global generator."""
-        if not self.training or not self.p or hidden.device.type != "cpu":
+        if not self.training or not 0 < self.p < 1 or hidden.device.type != "cpu":
             return super().forward(hidden)
-        dropped = round(self.p * 2**16)
-        words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.int16)[: hidden.numel()].view(hidden.shape) >= dropped - 2**15
-        return _MaskAndScale.apply(hidden, keep, 2**16 / (2**16 - dropped))
+        return drop(hidden, self.p)
+
+
+def attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, rate: float) -> Tensor:
+    """softmax(Q K^T + bias) V on a CPU, with dropout of the probabilities: torch has no fused kernel with it there.
+
+    Args:
+        query: (B,h,N,d), scaled. key, value: (B,h,K,d).
+        bias: broadcasts to (B,h,N,K), such as `mask_bias`; None adds nothing.
+        rate: of the dropout, above 0 and below 1.
+    """
+    scores = query @ key.transpose(-1, -2)
+    if bias is not None:
+        scores += bias
+    return drop(scores.softmax(-1), rate) @ value
+
+
+def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to scores: 0 where a mask (...) is True, else the lowest number. Adding is cheaper than filling."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class Residual(nn.Module):
@@ -113,12 +143,13 @@ class Attention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, residual: Tensor) -> Tensor:
         """(B,N,D) queries over (B,K,D) keys and values, mask (B,K) True on the real ones; plus `residual` (B,N,D)."""
         query, key, value = (self._by_head(each).transpose(1, 2) for each in (query, key, value))
-        drop = self.dropout.p if self.training else 0.0
-        if drop and query.device.type == "cpu":  # torch has no fused kernel with dropout there
-            mixed = self.dropout(_softmax(query * self.scale @ key.transpose(-1, -2), mask)) @ value
+        rate = self.dropout.p if self.training else 0.0
+        mask = None if mask is None else mask[:, None, None]
+        if rate and query.device.type == "cpu":
+            bias = None if mask is None else mask_bias(mask, query.dtype)
+            mixed = attend_with_dropout(query * self.scale, key, value, bias, rate)
         else:
-            mask = None if mask is None else mask[:, None, None]
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         return self.output(mixed.transpose(1, 2).flatten(2), residual)
 
     def _few_queries(self, hidden: Tensor, other: Tokens) -> Tensor:
@@ -161,6 +192,5 @@ class Attention(nn.Module):
 def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the last dimension of (B,...,K), where `mask` (B,K) is True."""
     if mask is not None:
-        mask = mask.view(len(mask), *[1] * (scores.ndim - 2), -1)
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = scores + mask_bias(mask, scores.dtype).view(len(mask), *[1] * (scores.ndim - 2), -1)
     return scores.softmax(dim=-1)

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from renaissance.settings.sections import Settings
 
 from .lightning_state import delay_kill
 
+_CPUINFO = 4096  # characters, the first processor's
 _WATCH = 2  # seconds between two looks for the process that started this one
 _TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
 
@@ -134,6 +136,8 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
     """The arguments of a Trainer that name devices, nodes, strategy and precision."""
     machine, gpu = settings.machine, on_gpu(settings)
     torch.set_float32_matmul_precision(machine.float32_matmul_precision)
+    if not gpu and machine.float32_matmul_precision == "highest":
+        take_onednn_products()
     strategy: Any = "auto"
     if machine.processes > 1:
         delay_kill()
@@ -151,6 +155,21 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
         "precision": machine.precision,
         "plugins": [cluster_environment()],
     }
+
+
+def take_onednn_products(processors: str = "/proc/cpuinfo") -> None:
+    """On AMD's processors, makes torch multiply matrices by oneDNN, in full float32: there twice as fast as MKL.
+
+    MKL, torch's default, has its best kernels for Intel's processors alone. torch gives float32 to oneDNN where the precision
+    "medium" lets it compute in bfloat16 inside, which it does on processors with AMX alone, of which AMD has none. A product is
+    compared with one in float64, in case a later one has.
+    """
+    with contextlib.suppress(OSError):
+        if "AuthenticAMD" in Path(processors).read_text()[:_CPUINFO]:
+            torch.set_float32_matmul_precision("medium")
+            left, right = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0)).unbind()
+            if not torch.allclose((left @ right).double(), left.double() @ right.double(), rtol=1e-5):
+                torch.set_float32_matmul_precision("highest")
 
 
 def cluster_environment() -> ClusterEnvironment:

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.settings.bounds import bounded
 
+from .attention import NAME, swap_dropout
 from .dimensions import encoder_dimensions, override_dimensions
 from .families import check_modality, class_of
 from .family import TEXT, Family
@@ -108,6 +109,7 @@ def build_encoder(
             model = resized
         if grows:
             _grow_vocabulary(model, vocab_size)
+    swap_dropout(model)
     kept = family.one_tower.norm if setting == "encoder" else None
     return BuiltEncoder(_trimmed(model, family, kept).train(), grown, family, unused)
 
@@ -125,7 +127,9 @@ def _grow_vocabulary(model: PreTrainedModel, size: int) -> None:
 
 def _options(model_class: type) -> dict[str, Any]:
     without_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    attention = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
+    own = getattr(model_class, "_supports_sdpa", False)
+    # A class with a table of its own for its attention finds no other name in it.
+    attention = ("sdpa", NAME)[getattr(model_class, "_supports_attention_backend", False)] if own else "eager"
     return {"attn_implementation": attention} | ({"add_pooling_layer": False} if without_pooler else {})
 
 
