@@ -1,17 +1,20 @@
-"""How many images a second does one core turn from bytes into pixels, and does the loader keep up with the model?
+"""How many images a second does one core turn from bytes into pixels, and how many loader processes does a GPU want?
 
-    python benchmarks/data.py [--rounds 40] [--images 8] [--batch 16]
+    python benchmarks/data.py [--rounds 40] [--images 8] [--batch 16] [--seconds 3]
 
 One run on one thread prints a table in Markdown: decode + resize + crop to 224 of made-up photographs of 640 x 480 in
 140 to 180 kB, by the ancestors' path (Pillow) and by ours, and by ours of what `prepare ... resize=224` stores of them.
 All variants take turns in each round, the ratios are medians over rounds, and all is processor time: what else the
-machine does matters less. The loader is the product's own with the targets of MLM and ITM, in this process.
+machine does matters less. The loader is the product's own with the targets of MLM and ITM. Its processes are measured by
+their own processor time, what they send included; with `decode_on_gpu` they read and tokenise alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
+import os
 import statistics
 import sys
 import tempfile
@@ -43,12 +46,15 @@ from pretrain_step import (  # noqa: E402
 )
 
 from renaissance.data.images import decode  # noqa: E402
+from renaissance.data.loader import StepLoader  # noqa: E402
 from renaissance.data.prepare.image_pool import QUALITY, read_image  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
 
 SIZE = 224
 # The least speed-up as downloaded and as `resize` stores, levels that pixels may differ, how much faster than the step.
 SPEED_BAR, STORED_BAR, PIXEL_BAR, LOADER_BAR = 1.7, 10, 1, 20
+WANTED = (1000, 5000)  # samples/s, of a large model on one GPU and of a small one, or of several GPUs
+_WARM_UP, _ENDLESS = 4, 1_000_000  # steps
 to_model = make_transform("vit", SIZE, patch_size=16, seed=SEED)
 
 
@@ -137,6 +143,38 @@ def step_rate(folder: str, batch: int) -> float:
     return batch / [take_step(model, VARIANTS[OURS], each, optimizer)[1] for each in batches][-1]
 
 
+def process_rate(folder: str, batch: int, seconds: float, *, on_device: bool) -> float:
+    """Samples a second of its processor that one loader process gives, whom nobody keeps waiting."""
+    loader = open_loader(folder, batch, _ENDLESS)
+    loader.dataset.collate.source.on_device = on_device
+    loader = StepLoader(loader.sampler, loader.dataset.collate, 1, pin_memory=False)
+    items = iter(loader)
+    for _ in range(_WARM_UP):
+        next(items)
+    [process] = loader._iterator._workers
+    start, samples = processor_time(process.pid), 0
+    while (taken := processor_time(process.pid) - start) < seconds:
+        samples += sum(len(micro.ids) for micro in next(items))
+    loader.kill()
+    return samples / taken
+
+
+def processor_time(process: int) -> float:
+    """Seconds of the processor that a process has had. Linux alone."""
+    values = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def processes_table(folders: tuple[str, str], options: argparse.Namespace) -> None:
+    wanted = " | ".join(f"processes for {rate:,} samples/s" for rate in WANTED)
+    print(f"\n| loader process | samples/s | {wanted} |\n| --- |{' --- |' * (1 + len(WANTED))}")
+    for on_device in (False, True):
+        for folder, name in zip(folders, ("as downloaded", f"stored with `resize={SIZE}`"), strict=True):
+            rate = process_rate(folder, options.batch, options.seconds, on_device=on_device)
+            needed = " | ".join(str(math.ceil(each / rate)) for each in WANTED)
+            print(f"| {name}{', `decode_on_gpu=True`' if on_device else ''} | {rate:.0f} | {needed} |")
+
+
 def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
     generator = np.random.default_rng(SEED)
     files = [photograph(generator) for _ in range(options.images)]
@@ -173,6 +211,7 @@ def report(folders: tuple[str, str], options: argparse.Namespace) -> None:
     for name, loader in zip(("as downloaded", f"stored with `resize={SIZE}`"), loaders, strict=True):
         print(f"| whole loader, {name} | {loader:.0f} samples/s | |")
         print(f"| whole loader / our step, {name} | {loader / step:.0f} x | >= {LOADER_BAR} x |")
+    processes_table(folders, options)
 
 
 def main() -> None:
@@ -180,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=3, help="of a loader process")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as downloaded, tempfile.TemporaryDirectory() as stored:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
@@ -70,7 +71,7 @@ def stack_encoded(images: Sequence[JpegFile | Tensor], transform: Transform) -> 
     files = [image for image in images if isinstance(image, JpegFile)]
     decoded = [image for image in images if isinstance(image, Tensor)]
     return EncodedPixels(
-        torch.frombuffer(bytearray(b"".join(file.content for file in files)), dtype=torch.uint8),
+        torch.from_numpy(np.concatenate([np.frombuffer(file.content, np.uint8) for file in files])),
         tuple(len(image.content) if isinstance(image, JpegFile) else 0 for image in images),
         torch.stack(decoded) if decoded else torch.empty(0, dtype=torch.uint8),
         tuple(file.where for file in files),
