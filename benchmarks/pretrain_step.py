@@ -1,11 +1,11 @@
 """How much faster and smaller is our pretraining step than the ancestors', and does the loader keep up with it?
 
-    python benchmarks/pretrain_step.py [--rounds 5] [--batch 16] [--threads 2]
+    python benchmarks/pretrain_step.py [--kind two-tower one-tower] [--rounds 5] [--batch 16] [--threads 2] [--precision 32]
 
-One run on one machine prints a table in Markdown: DeiT-tiny, ELECTRA-small and a fusion of 6 x 256, random weights,
-fp32, captions as long as COCO's. The reference (`reference_step.py`) has the same weights. Each idea's share is what
-the step costs with that idea alone switched off. All variants take turns in each round, so that a busy machine slows
-all of them; the ratios are medians over rounds, by the wall clock and by the processor's time.
+One run on one machine prints a table in Markdown for each kind of model (`step_models.py`), with captions as long as COCO's.
+The reference (`reference_step.py`) has the same weights. Each idea's share is what the step costs with that idea alone switched
+off. All variants take turns in each round, so that a busy machine slows all of them; the ratios are medians over rounds, by the
+wall clock and by the processor's time. `--precision bf16-mixed` takes the reference's steps in it as well.
 """
 
 from __future__ import annotations
@@ -28,78 +28,39 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DeiTConfig, ElectraConfig
+from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import reference_step  # noqa: E402
-from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
+from coco_like import MAX_TEXT_LEN, write_captions  # noqa: E402
+from step_models import (  # noqa: E402
+    DESCRIPTIONS,
+    KINDS,
+    ONE_TOWER,
+    TASKS,
+    TWO_TOWER,
+    Model,
+    build_model,
+    make_optimizer,
+    open_loader,
+    our_losses,
+)
 
 from renaissance.core.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
-from renaissance.data.collate import Collate, Source  # noqa: E402
-from renaissance.data.loader import StepLoader  # noqa: E402
-from renaissance.data.masking import MlmMasker  # noqa: E402
-from renaissance.data.negatives import FalseImages  # noqa: E402
-from renaissance.data.pairs import PairDataset  # noqa: E402
-from renaissance.data.sampler import TrainSteps  # noqa: E402
-from renaissance.data.text import vocabulary  # noqa: E402
-from renaissance.data.transforms import make_transform  # noqa: E402
-from renaissance.models import backbones  # noqa: E402
 from renaissance.models.attention import Attention, Dropout  # noqa: E402
+from renaissance.models.backbones import Blocks  # noqa: E402
 from renaissance.models.base import EVERYTHING  # noqa: E402
-from renaissance.models.embeddings import Normalize  # noqa: E402
-from renaissance.models.fusion import FusionStack  # noqa: E402
-from renaissance.models.initialization import initialize  # noqa: E402
-from renaissance.models.two_tower import TwoTower  # noqa: E402
-from renaissance.tasks import Context, Encodings, task_class  # noqa: E402
+from renaissance.tasks import Encodings  # noqa: E402
 from renaissance.tasks.mlm import Mlm  # noqa: E402
+from renaissance.training.devices import take_onednn_products  # noqa: E402
 
-TASKS = ("mlm", "itm")
-SEED = 1
-OURS, REFERENCE = "ours", "reference"
-# The least speed-up, the most memory, how much faster than the step the loader is, and the samples/s that a GPU wants.
-SPEED_BAR, MEMORY_BAR, LOADER_BAR, GPU_WANTS = 2.0, 0.7, 20, 1000
-
-
-class Model(NamedTuple):
-    """A model with its heads; `parameters` of both."""
-
-    model: TwoTower
-    heads: nn.ModuleDict
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [p for part in self for p in part.parameters() if p.requires_grad]
-
-
-def build_model() -> Model:
-    torch.manual_seed(SEED)
-    text = backbones.build_text_tower(ElectraConfig(), weights=None, vocab_size=VOCAB_SIZE)
-    deit_tiny = DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-    image = backbones.build_vision_tower(deit_tiny, weights=None)
-    fusion = FusionStack("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
-    model = TwoTower(text, image, fusion, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    initialize(model)
-    model.token_types.copy_image_row()
-    heads = nn.ModuleDict({name: task_class(name)(model, Context(None, VOCAB_SIZE, None)) for name in TASKS})
-    initialize(heads)
-    return Model(model, heads)
-
-
-def open_loader(folder: str, batch: int, steps: int) -> StepLoader:
-    """The product's own loader, in this process, over a file of made-up photographs."""
-    pieces = tokenizer()
-    target_builders = {"mlm": MlmMasker(vocabulary(pieces), 0.15, True, SEED), "itm": FalseImages(SEED, batch, 0)}
-    dataset = PairDataset(folder, [("coco", "coco.arrow")], training=True)
-    source = Source(dataset, make_transform("vit", 224, patch_size=16, seed=SEED))
-    order = TrainSteps(len(dataset), batch, batch, 0, 1, SEED, 0, steps)
-    return StepLoader(order, Collate(pieces, MAX_TEXT_LEN, batch, target_builders, source), 0, pin_memory=False)
-
-
-def our_losses(model: Model, batch: Batch, encodings: type[Encodings] = Encodings) -> dict[str, Tensor]:
-    """What `VisionLanguageModule` does with a step of one micro-batch: sums over counts."""
-    shared = encodings(model.model, batch)
-    outputs = {name: task(shared, batch.targets[name]) for name, task in model.heads.items()}
-    return {name: output.loss / output.count for name, output in outputs.items()}
+OURS, REFERENCE, START = "ours", "reference", "the three before together"
+# By kind: the least that the reference's and START's step take, in ours; then the most memory, how much faster than the step the
+# loader is, and the samples/s of a GPU.
+SPEED_BARS = {"32": {TWO_TOWER: 2.1, ONE_TOWER: 1.35}, "bf16-mixed": {TWO_TOWER: 2.2, ONE_TOWER: 1.5}}
+START_BARS = {TWO_TOWER: 1.05, ONE_TOWER: 1.3}
+MEMORY_BAR, LOADER_BAR, GPU_WANTS = 0.7, 20, 1000
 
 
 # Switches: each takes one idea out of our step, or all of them.
@@ -138,14 +99,40 @@ def decode_everywhere(task: Mlm, encodings: Encodings, targets: MlmTargets) -> T
 
 
 @contextlib.contextmanager
-def eager(model: TwoTower) -> Iterator[None]:
-    towers = (model.text_tower.model, model.image_tower.model)
-    own = [tower.config._attn_implementation for tower in towers]
-    for tower in towers:
-        tower.set_attn_implementation("eager")
+def attention(kind: str, model: nn.Module) -> Iterator[None]:
+    """The families' attention by an implementation of transformers: "eager" or "sdpa"."""
+    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel | Blocks)}
+    own = [config._attn_implementation for config in configs.values()]
+    for config in configs.values():
+        config._attn_implementation = kind
     yield
-    for tower, name in zip(towers, own, strict=True):
-        tower.set_attn_implementation(name)
+    for config, name in zip(configs.values(), own, strict=True):
+        config._attn_implementation = name
+
+
+def plain_dropout(_: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    return mock.patch.object(Dropout, "forward", nn.Dropout.forward)
+
+
+@contextlib.contextmanager
+def default_products(_: nn.Module) -> Iterator[None]:
+    own = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(own)
+
+
+@contextlib.contextmanager
+def as_the_ancestors(model: nn.Module) -> Iterator[None]:
+    with attention("eager", model), plain_dropout(model), default_products(model):
+        yield
+
+
+@contextlib.contextmanager
+def as_transformers(model: nn.Module) -> Iterator[None]:
+    """Families with their own attention and dropout, and torch's default products."""
+    with attention("sdpa", model), plain_dropout(model), default_products(model):
+        yield
 
 
 class Variant(NamedTuple):
@@ -154,54 +141,65 @@ class Variant(NamedTuple):
     Attributes:
         losses: (Model, Batch) -> the mean loss of each task.
         prepare: what happens to the batch before the clock starts.
-        within: the context in which the losses are computed.
+        within: the context in which the losses are computed and differentiated.
         fused: the optimizer's one kernel for all parameters; else torch's foreach implementation.
+        kind: of models that it makes a difference for, None for both.
     """
 
     losses: Callable[[Model, Batch], dict[str, Tensor]] = our_losses
     prepare: Callable[[Batch], Batch] = lambda batch: batch
-    within: Callable[[TwoTower], contextlib.AbstractContextManager[Any]] = lambda model: contextlib.nullcontext()
+    within: Callable[[nn.Module], contextlib.AbstractContextManager[Any]] = lambda model: contextlib.nullcontext()
     fused: bool = True
+    kind: str | None = None
 
 
 VARIANTS = {
     OURS: Variant(),
-    REFERENCE: Variant(lambda m, batch: reference_step.losses(*m, batch), padded, eager, fused=False),
+    REFERENCE: Variant(lambda m, batch: reference_step.losses(*m, batch), padded, as_the_ancestors, fused=False),
     "texts padded to the batch's longest": Variant(prepare=padded),
     "one pass of the images": Variant(lambda m, batch: our_losses(m, batch, Forgetful)),
     "vocabulary at masked positions": Variant(within=lambda _: mock.patch.object(Mlm, "forward", decode_everywhere)),
-    "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough)),
+    "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough), kind=TWO_TOWER),
     "short side of cross-attention": Variant(
-        within=lambda _: mock.patch.object(Attention, "_is_cheaper", lambda *_: False)
+        within=lambda _: mock.patch.object(Attention, "_is_cheaper", lambda *_: False), kind=TWO_TOWER
     ),
-    "dropout from 16 bits": Variant(within=lambda _: mock.patch.object(Dropout, "forward", nn.Dropout.forward)),
-    "fused attention in the towers": Variant(within=eager),
+    "dropout from 16 bits": Variant(within=plain_dropout),
+    "attention with dropout in few passes": Variant(within=lambda model: attention("sdpa", model)),
+    "oneDNN's products": Variant(within=default_products),
+    START: Variant(within=as_transformers),
     "fused optimizer": Variant(fused=False),
 }
 
 
-def make_optimizer(model: Model, fused: bool) -> torch.optim.Optimizer:
-    how = {"fused": True} if fused else {"foreach": True}
-    return torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), weight_decay=0.01, **how)
+def variants(kind: str) -> dict[str, Variant]:
+    return {name: variant for name, variant in VARIANTS.items() if variant.kind in (None, kind)}
 
 
-def take_step(model: Model, variant: Variant, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
+
+
+def take_step(
+    model: Model, variant: Variant, batch: Batch, optimizer: torch.optim.Optimizer, precision: str = "32"
+) -> tuple[float, float]:
     """One optimizer step. Returns its seconds by the clock and of the processor."""
     batch = variant.prepare(batch)
     with variant.within(model.model):
         clock, processor = time.perf_counter(), time.process_time()
-        sum(variant.losses(model, batch).values()).backward()
+        with autocast(precision):
+            loss = sum(variant.losses(model, batch).values())
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - clock, time.process_time() - processor
 
 
-def loss_differences(model: Model, batch: Batch) -> dict[str, float]:
+def loss_differences(model: Model, batch: Batch, kind: str = TWO_TOWER) -> dict[str, float]:
     """How far the losses of each variant are from ours without dropout, the largest of both tasks."""
     losses = {}
     for part in model:
         part.eval()
-    for name, variant in VARIANTS.items():
+    for name, variant in variants(kind).items():
         with torch.no_grad(), variant.within(model.model):
             losses[name] = variant.losses(model, variant.prepare(batch))
     for part in model:
@@ -209,27 +207,32 @@ def loss_differences(model: Model, batch: Batch) -> dict[str, float]:
     return {name: max(abs(float(of[t] - losses[OURS][t])) for t in TASKS) for name, of in losses.items()}
 
 
-def time_variants(model: Model, batches: list[Batch], rounds: int) -> dict[str, list[tuple[float, float]]]:
+Seconds = dict[str, list[tuple[float, float]]]
+"""By variant, of each round: by the clock and of the processor."""
+
+
+def time_variants(model: Model, batches: list[Batch], kind: str, options: argparse.Namespace) -> Seconds:
     """Every variant once a round, all on the round's batch. The first round warms up and is left out."""
     optimizers = {fused: make_optimizer(model, fused) for fused in (True, False)}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
-    for number in range(rounds + 1):
-        for name, variant in VARIANTS.items():
-            taken = take_step(model, variant, batches[number % len(batches)], optimizers[variant.fused])
+    seconds: Seconds = {name: [] for name in variants(kind)}
+    for number in range(options.rounds + 1):
+        for name, taken in seconds.items():
+            variant, batch = VARIANTS[name], batches[number % len(batches)]
+            step = take_step(model, variant, batch, optimizers[variant.fused], options.precision)
             if number:
-                seconds[name].append(taken)
-        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+                taken.append(step)
+        print(f"{kind}: round {number} of {options.rounds}", file=sys.stderr, flush=True)
     return seconds
 
 
-def peak_of_steps(name: str, batches: list[Batch]) -> float:
+def peak_of_steps(name: str, kind: str, batches: list[Batch], precision: str) -> float:
     """MiB that two steps take above the model: gradients, optimizer state, activations. For a process of its own."""
-    model = build_model()
+    model = build_model(kind)
     gc.collect()
     before = _reset_peak()
     optimizer = make_optimizer(model, VARIANTS[name].fused)
     for batch in batches[:2]:
-        take_step(model, VARIANTS[name], batch, optimizer)
+        take_step(model, VARIANTS[name], batch, optimizer, precision)
     return _status("VmHWM") - before
 
 
@@ -245,9 +248,9 @@ def _status(entry: str) -> float:
     return int(status[entry].split()[0]) / 1024
 
 
-def measured_peak(name: str, folder: str, options: argparse.Namespace) -> float:
-    sizes = ["--batch", str(options.batch), "--threads", str(options.threads)]
-    command = [sys.executable, __file__, "--peak", name, "--folder", folder, *sizes]
+def measured_peak(name: str, kind: str, folder: str, options: argparse.Namespace) -> float:
+    sizes = ["--batch", str(options.batch), "--threads", str(options.threads), "--precision", options.precision]
+    command = [sys.executable, __file__, "--peak", name, "--kind", kind, "--folder", folder, *sizes]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -271,58 +274,69 @@ def processor_name() -> str:
     )
 
 
-def ratio(seconds: dict[str, list[tuple[float, float]]], name: str, which: int) -> float:
+def ratio(seconds: Seconds, name: str, which: int) -> float:
     """How many times as long as our step, the median over rounds. which: 0 by the clock, 1 by the processor's time."""
     pairs = zip(seconds[name], seconds[OURS], strict=True)
     return statistics.median(other[which] / ours[which] for other, ours in pairs)
 
 
-def report(folder: str, options: argparse.Namespace) -> None:
+def report(kind: str, folder: str, options: argparse.Namespace) -> None:
     batches = [step[0] for step in open_loader(folder, options.batch, options.rounds + 1)]
-    model = build_model()
-    differences = loss_differences(model, batches[0])
-    seconds = time_variants(model, batches, options.rounds)
+    model = build_model(kind)
+    differences = loss_differences(model, batches[0], kind)
+    seconds = time_variants(model, batches, kind, options)
     del model
-    peaks = {name: measured_peak(name, folder, options) for name in (OURS, REFERENCE)}
+    peaks = {name: measured_peak(name, kind, folder, options) for name in (OURS, REFERENCE)}
     clock_rate, core_rate = loader_rate(folder, options.batch)
-    step = {name: [statistics.median(of[which] for of in taken) for which in (0, 1)] for name, taken in seconds.items()}
-    rate = options.batch / step[OURS][0]
-    print("## Pretraining step (`benchmarks/pretrain_step.py`)\n")
-    print(f"{date.today()}, {processor_name()}, {options.threads} threads, torch {torch.__version__}, fp32, batch")
-    print(f"{options.batch}, {options.rounds} rounds. DeiT-tiny + ELECTRA-small + fusion 6 x 256.\n")
+    step = {name: statistics.median(clock for clock, _ in taken) for name, taken in seconds.items()}
+    rate = options.batch / step[OURS]
+    print(f"### {kind.capitalize()}: {DESCRIPTIONS[kind]}\n")
     print("| | measured | bar |\n| --- | --- | --- |")
-    print(f"| reference step / our step, wall clock | {ratio(seconds, REFERENCE, 0):.2f} x | >= {SPEED_BAR} x |")
-    print(f"| the same by processor time | {ratio(seconds, REFERENCE, 1):.2f} x | |")
-    print(f"| our step, reference step | {step[OURS][0]:.2f} s, {step[REFERENCE][0]:.2f} s | |")
+    for name, title, bar in (
+        (REFERENCE, "reference step", SPEED_BARS[options.precision][kind]),
+        (START, "step without oneDNN, with the families' own attention and dropout", START_BARS[kind]),
+    ):
+        times, by_processor = (f"{ratio(seconds, name, which):.2f} x" for which in (0, 1))
+        print(f"| {title} / our step, wall clock (processor time) | {times} ({by_processor}) | >= {bar} x |")
+    print(f"| our step, reference step | {step[OURS]:.2f} s, {step[REFERENCE]:.2f} s | |")
     share = peaks[OURS] / peaks[REFERENCE]
     print(f"| peak memory above the model, ours / reference | {share:.2f} x | <= {MEMORY_BAR} x |")
     print(f"| the same in MiB | {peaks[OURS]:.0f}, {peaks[REFERENCE]:.0f} | |")
     print(f"| largest difference of the losses without dropout | {max(differences.values()):.1e} | <= 1e-4 |")
-    print(
-        f"| loader, one core | {clock_rate:.0f} samples/s ({core_rate:.0f} by processor time) | {GPU_WANTS} (a GPU) |"
-    )
+    by_core = f"{clock_rate:.0f} samples/s ({core_rate:.0f} by processor time)"
+    print(f"| loader, one core | {by_core} | {GPU_WANTS} (a GPU) |")
     print(f"| loader / our step ({rate:.2f} samples/s) | {clock_rate / rate:.0f} x | >= {LOADER_BAR} x |")
     print("\n| our step without this idea alone | wall clock | processor time |\n| --- | --- | --- |")
-    for name in list(VARIANTS)[2:]:
+    for name in list(seconds)[2:]:
         print(f"| {name} | {ratio(seconds, name, 0):.2f} x | {ratio(seconds, name, 1):.2f} x |")
+    print()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=SPEED_BARS, default="32")
     parser.add_argument("--peak", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    take_onednn_products()
     if options.peak:
         batches = [step[0] for step in open_loader(options.folder, options.batch, 2)]
-        print(peak_of_steps(options.peak, batches))
+        print(peak_of_steps(options.peak, options.kind[0], batches, options.precision))
         return
     with tempfile.TemporaryDirectory() as folder:
         write_captions(Path(folder) / "coco.arrow", images=max(64, 4 * options.batch))
-        report(folder, options)
+        print("## Pretraining step (`benchmarks/pretrain_step.py`)\n")
+        print(
+            f"{date.today()}, {processor_name()}, {options.threads} threads, torch {torch.__version__}, batch {options.batch},"
+        )
+        print(f"precision {options.precision}, {options.rounds} rounds.\n")
+        for kind in options.kind:
+            report(kind, folder, options)
 
 
 if __name__ == "__main__":

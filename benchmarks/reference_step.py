@@ -6,7 +6,8 @@ out its scores, probabilities and dropped-out probabilities; the last layer comp
 decoded at every position.
 
 It reads the weights of our own model, so that losses can be compared: the parameters are used, never a `forward` of
-ours (heads apart). The two Hugging Face encoders are run as they are; the caller sets them to eager attention.
+ours (heads apart). Hugging Face's encoders, blocks and word embeddings are run as they are; the caller sets them to eager
+attention and to torch's dropout.
 """
 
 from __future__ import annotations
@@ -15,26 +16,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.core.types import Batch, ItmTargets, MlmTargets
+from renaissance.core.types import Batch, ItmTargets, MlmTargets, TextInput
 from renaissance.models.attention import Attention
 from renaissance.models.fusion import FeedForward, SharedLayer
+from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 
 
-def losses(model: TwoTower, heads: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+def losses(model: TwoTower | OneTower, heads: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
     """The mean loss of each objective, each by a forward pass of its own.
 
     Args:
-        model: of `fusion=shared`, poolers double, both towers with eager attention.
+        model: poolers double; two towers with `fusion=shared`, or one with patch embeddings of its own.
         heads: of the tasks mlm and itm.
         batch: texts padded to the maximum length.
     """
     mlm: MlmTargets = batch.targets["mlm"]
     itm: ItmTargets = batch.targets["itm"]
     pixels = batch.images.pixels
-    text, _ = _forward(model, mlm.input_ids, batch.text.attention_mask, pixels)
+    forward = _one_tower if isinstance(model, OneTower) else _two_tower
+    text, _ = forward(model, mlm.input_ids, batch.text.attention_mask, pixels)
     logits = heads["mlm"].head(text)  # (B,L,V)
-    text, image = _forward(model, batch.text.input_ids, batch.text.attention_mask, pixels[itm.image_index])
+    text, image = forward(model, batch.text.input_ids, batch.text.attention_mask, pixels[itm.image_index])
     pooled = torch.cat([_pooled(model.text_pooler, text), _pooled(model.image_pooler, image)], dim=-1)
     return {
         "mlm": F.cross_entropy(logits.flatten(0, 1), mlm.labels.flatten(), ignore_index=-100),
@@ -42,7 +45,7 @@ def losses(model: TwoTower, heads: nn.ModuleDict, batch: Batch) -> dict[str, Ten
     }
 
 
-def _forward(model: TwoTower, input_ids: Tensor, mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _two_tower(model: TwoTower, input_ids: Tensor, mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids (B,L), mask (B,L), pixels (B,3,H,W) -> text (B,L,D) and image (B,P,D) after the fusion."""
     text = model.text_tower.model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
     scale, shift = model.normalize.scale, model.normalize.shift
@@ -54,6 +57,25 @@ def _forward(model: TwoTower, input_ids: Tensor, mask: Tensor, pixels: Tensor) -
     for layer in model.fusion.layers:
         text, image = _layer(layer, text, text_bias, image, image_bias)
     return text, image
+
+
+def _one_tower(model: OneTower, input_ids: Tensor, mask: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_two_tower`: word pieces and patches, joined, through all blocks (ViLT)."""
+    text = model.text_embeddings(TextInput(input_ids, mask, torch.zeros_like(input_ids)))
+    patches = model.image_embeddings.projection(pixels.float() * model.normalize.scale + model.normalize.shift)
+    patches = (patches + model.image_embeddings.position).flatten(2).transpose(1, 2)
+    first = (model.image_embeddings.cls_token + model.image_embeddings.cls_position).expand(len(patches), -1, -1)
+    image = model.image_embeddings.norm(torch.cat([first, patches], dim=1))
+    image = F.dropout(image, model.image_embeddings.dropout.p, model.training)
+    types = model.token_types.embedding.weight
+    hidden = torch.cat([text + types[0], image + types[1]], dim=1)
+    bias = torch.zeros(hidden.shape[:2], dtype=hidden.dtype)
+    bias[:, : mask.shape[1]].masked_fill_(~mask, torch.finfo(hidden.dtype).min)
+    for layer in model.blocks.layers:
+        output = layer(hidden, attention_mask=bias[:, None, None])
+        hidden = output if isinstance(output, Tensor) else output[0]
+    hidden = model.blocks.norm(hidden)
+    return hidden[:, : mask.shape[1]], hidden[:, mask.shape[1] :]
 
 
 def _layer(

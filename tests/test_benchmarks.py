@@ -29,11 +29,12 @@ def test_a_benchmark_can_be_imported(benchmark: ModuleType):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["pretrain_step"], indirect=True)
-def test_every_variant_of_the_step_has_the_same_losses(benchmark: ModuleType, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["two-tower", "one-tower"])
+def test_every_variant_of_the_step_has_the_same_losses(kind: str, benchmark: ModuleType, tmp_path: Path):
     benchmark.write_captions(tmp_path / "coco.arrow", images=8)
     [[batch]] = benchmark.open_loader(str(tmp_path), batch=2, steps=1)
-    differences = benchmark.loss_differences(benchmark.build_model(), batch)
-    assert len(differences) == len(benchmark.VARIANTS) and max(differences.values()) < 1e-4, differences
+    differences = benchmark.loss_differences(benchmark.build_model(kind), batch, kind)
+    assert len(differences) > 6 and max(differences.values()) < 1e-4, differences
 
 
 @pytest.mark.slow

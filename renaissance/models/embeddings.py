@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from renaissance.core.types import ImageInput, TextInput, Tokens
 
+from .attention import Dropout
+
 
 class Normalize(nn.Module):
     """Normalises uint8 pixels as the vision encoder was pretrained: (x / 255 - mean) / std, on the device.
@@ -50,7 +52,7 @@ class TextEmbeddings(nn.Module):
         self.position = nn.Embedding(max_text_len, width)
         self.segment = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
         """A checkpoint's position table for longer texts, cut to this length; None for other tensors."""
@@ -81,7 +83,7 @@ class PatchEmbeddings(nn.Module):
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
         """A checkpoint's position grid of another image size, interpolated to this one; None for other tensors."""
