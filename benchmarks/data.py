@@ -33,17 +33,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from coco_like import photograph, write_captions  # noqa: E402
-from pretrain_step import (  # noqa: E402
-    OURS,
-    SEED,
-    VARIANTS,
-    build_model,
-    loader_rate,
-    make_optimizer,
-    open_loader,
-    processor_name,
-    take_step,
-)
+from pretrain_step import OURS, VARIANTS, loader_rate, processor_name, take_step  # noqa: E402
+from step_models import SEED, build_model, make_optimizer, open_loader  # noqa: E402
 
 from renaissance.data.images import decode  # noqa: E402
 from renaissance.data.loader import StepLoader  # noqa: E402
