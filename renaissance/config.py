@@ -54,6 +54,8 @@ class Data:
     eval_limit: integer(1) = None  # evaluates so many first samples (retrieval: images) of each split, and marks it; None = all
     train_transform_keys: transform = ["imagenet"]  # a list of one of {TRANSFORMS}, each also with _randaug
     val_transform_keys: transform.evaluation = ["imagenet"]  # the same, without _randaug
+    patch_drop: number(0, 0.999) = 0  # share of each image's patches that training leaves out before the blocks, anew each epoch; 0 = none
+    patch_drop_until: number(0, 1, above=True) = 0.9  # share of all steps after which training, too, sees all patches
     num_workers: processes(0).changeable = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 
@@ -257,6 +259,8 @@ PARTS = {
     "freeze_text": {"freeze_text_encoder": True},
     # Augmentation
     "randaug": {"train_transform_keys": ["imagenet_randaug"]},
+    # Patch dropping
+    "half_patches": {"patch_drop": 0.5},
     # Pretraining data
     "data_coco": {"datasets": ["coco"]},
     "data_4m": {"datasets": ["coco", "vg", "gcc", "sbu"]},

@@ -45,6 +45,7 @@ def test_every_variant_of_the_step_has_the_same_losses(kind: str, benchmark: Mod
         ("data.py", "--rounds", "1", "--images", "4", "--batch", "2", "--seconds", "0.2"),
         ("retrieval.py", "--images", "8", "--many", "20"),
         ("pretrain_step.py", "--rounds", "1", "--batch", "2"),
+        ("patch_drop.py", "--rounds", "1", "--batch", "2"),
     ],
     ids=lambda words: words[0],
 )

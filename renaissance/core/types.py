@@ -42,10 +42,13 @@ class ImageInput(NamedTuple):
         pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation. On their way there
             JPEG files may stand for them (`data.encoded.EncodedPixels`).
         sizes: (M, 2) int64, real height and width in pixels of each image, or None where all images fill (H, W).
+        kept: (M, K) int64, in ascending order, the patches of each image that are encoded, counted row by row from 0; None
+            where all are.
     """
 
     pixels: Tensor
     sizes: Tensor | None = None
+    kept: Tensor | None = None
 
 
 class Example(NamedTuple):
@@ -64,6 +67,7 @@ class Example(NamedTuple):
         metadata: for the predictions file: "id", "target" and what the task's metrics need besides.
         boxes: [x, y, width, height] in pixels of `images[0]`; each is cut out and becomes an image of its own.
         epoch: the pass over the data it is drawn for; with `seed` and `id` it decides every random choice.
+        step: the optimizer step that it is drawn for; 0 in an evaluation.
     """
 
     id: int
@@ -77,6 +81,7 @@ class Example(NamedTuple):
     metadata: Mapping[str, Any] = {}
     boxes: Sequence[Sequence[float]] | None = None
     epoch: int = 0
+    step: int = 0
 
 
 class Batch(NamedTuple):

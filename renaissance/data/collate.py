@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTar
 
 from .encoded import JpegFile, stack_encoded
 from .images import decode, is_ordinary_jpeg
+from .patch_drop import PatchDrop
 from .randomness import uniform
 from .sampler import Draw
 from .samples import FileSummary
@@ -80,7 +81,7 @@ class Source:
     def example(self, draw: Draw) -> Example:
         """Loads one sample of the stream."""
         stored = self.dataset[draw.id]
-        return stored._replace(images=self.images(stored, draw.epoch), epoch=draw.epoch)
+        return stored._replace(images=self.images(stored, draw.epoch), epoch=draw.epoch, step=draw.step)
 
 
 def crop(image: Tensor, box: Sequence[float]) -> Tensor:
@@ -110,6 +111,7 @@ class MicroBatch:
         source: the data set, for target builders that draw from it.
         images: those so far: the own ones of each example in turn, then those that target builders added.
         encode: tokenises more texts in the same way, for target builders that add some.
+        added: of each added image the epoch, and the id of its sample, of which it is the first image.
     """
 
     examples: Sequence[Example]
@@ -118,6 +120,7 @@ class MicroBatch:
     source: Source
     images: list[Tensor | JpegFile]
     encode: Callable[[Sequence[str]], tuple[BatchEncoding, TextInput]] | None = None
+    added: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def metadata(self) -> tuple[Mapping[str, Any], ...]:
@@ -129,10 +132,25 @@ class MicroBatch:
         epochs, ids = [example.epoch for example in self.examples], [example.id for example in self.examples]
         return uniform(seed, epochs, ids, purpose, count)
 
-    def add_image(self, image: Tensor | JpegFile) -> int:
-        """Appends an image, as `Source.images` gives it, to the micro-batch and returns its index among the M images."""
+    def add_image(self, image: Tensor | JpegFile, epoch: int, id: int) -> int:
+        """Appends the first image of another sample to the micro-batch.
+
+        Args:
+            image: as `Source.images` gives it.
+            epoch, id: of that sample; they decide what is random about the image.
+
+        Returns:
+            Its index among the M images.
+        """
         self.images.append(image)
+        self.added.append((epoch, id))
         return len(self.images) - 1
+
+    @property
+    def shown(self) -> list[tuple[int, int, int]]:
+        """Of each of the M images: epoch, id of its sample, and its place among that sample's images."""
+        own = [(each.epoch, each.id, place) for each in self.examples for place in range(len(each.images))]
+        return own + [(epoch, id, 0) for epoch, id in self.added]
 
 
 TargetBuilder = Callable[[MicroBatch], Any]
@@ -176,6 +194,7 @@ class Collate:
         target_builders: by the task's name, what builds its targets.
         source: where the samples came from.
         full: pad every text to max_text_len, so that all micro-batches have one shape.
+        patch_drop: chooses the patches of each image that are encoded; None = all are.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -184,6 +203,7 @@ class Collate:
     target_builders: Mapping[str, TargetBuilder]
     source: Source
     full: bool = False
+    patch_drop: PatchDrop | None = None
 
     def __call__(self, examples: Sequence[Example]) -> list[Batch]:
         size = self.per_gpu_batchsize
@@ -199,6 +219,8 @@ class Collate:
         targets = {task: target_builder(micro) for task, target_builder in self.target_builders.items()}
         ids = torch.tensor([example.id for example in examples])
         images = self._stacked(micro.images) if micro.images else None
+        if images is not None and self.patch_drop is not None and examples[0].step < self.patch_drop.steps:
+            images = images._replace(kept=self.patch_drop.kept(micro.shown))
         return Batch(ids, text, images, targets, tuple(len(example.images) for example in examples))
 
     def _stacked(self, images: Sequence[Tensor | JpegFile]) -> ImageInput:

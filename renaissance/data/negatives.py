@@ -77,7 +77,7 @@ class FalseImages:
         for candidate in (draws * len(dataset)).astype(int).tolist():
             pair = dataset[candidate]
             if _is_false(example, key, pair):
-                return micro.add_image(micro.source.images(pair, example.epoch)[0])
+                return micro.add_image(micro.source.images(pair, example.epoch)[0], example.epoch, pair.id)
         return None
 
 

@@ -25,11 +25,12 @@ _ROUNDS = 8  # Luby-Rackoff needs 4 with independent round functions; half of ou
 
 
 class Draw(NamedTuple):
-    """One sample of the stream. Attributes: epoch, the pass over the data; id, position of the sample in the data
-    set."""
+    """One sample of the stream. Attributes: epoch, the pass over the data; id, position of the sample in the data set;
+    step, the optimizer step."""
 
     epoch: int
     id: int
+    step: int = 0
 
 
 def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], left_bits: int, right_bits: int) -> NDArray[np.uint64]:
@@ -115,7 +116,7 @@ class TrainSteps(Sampler[list[Draw]]):
         start = step * self.batch_size + self.rank * share
         epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), self.num_samples)
         ids = permuted(self.seed, epochs, places, self.num_samples)
-        return [Draw(epoch, id) for epoch, id in zip(epochs.tolist(), ids.tolist(), strict=True)]
+        return [Draw(epoch, id, step) for epoch, id in zip(epochs.tolist(), ids.tolist(), strict=True)]
 
 
 class EvalBatches(Sampler[list[Draw]]):

@@ -67,7 +67,7 @@ class CurriculumSteps(TrainSteps):
     def draws(self, step: int) -> list[Draw]:
         if step >= int(FIRST_STAGE * self.last_step):
             return super().draws(step)
-        return [Draw(epoch, self.easy[place]) for epoch, place in self.first_stage.draws(step)]
+        return [draw._replace(id=self.easy[draw.id]) for draw in self.first_stage.draws(step)]
 
 
 def demo_data(resolved: Resolved) -> RunData:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .attention import Dropout
+from .backbones import keep_patches
 
 
 class Normalize(nn.Module):
@@ -89,8 +90,12 @@ class PatchEmbeddings(nn.Module):
         """A checkpoint's position grid of another image size, interpolated to this one; None for other tensors."""
         return resize_grid(tensor, *self.position.shape[-2:]) if name == "position" else None
 
-    def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
-        """(M,3,H,W) normalised pixels, real sizes (M,2) in pixels or None -> Tokens (M, 1 + H/p * W/p, D)."""
+    def forward(self, pixels: Tensor, sizes: Tensor | None = None, kept: Tensor | None = None) -> Tokens:
+        """(M,3,H,W) normalised pixels, real sizes (M,2) in pixels or None -> Tokens (M, 1 + H/p * W/p, D).
+
+        Args:
+            kept: (M,K) the patches that stay, of images that fill (H,W): then (M, 1 + K, D); None = all.
+        """
         patches = self.projection(pixels)  # (M,D,h,w)
         rows, columns = patches.shape[-2:]
         if sizes is None:
@@ -98,6 +103,8 @@ class PatchEmbeddings(nn.Module):
         else:
             position, mask = positions_by_size(self.position, sizes // self.patch_size, rows, columns)
         patches = (patches + position).flatten(2).transpose(1, 2)
+        if kept is not None:
+            patches = keep_patches(patches, kept, rows * columns)
         first = (self.cls_token + self.cls_position).expand(len(patches), -1, -1)
         if mask is not None:
             mask = F.pad(mask.flatten(1), (1, 0), value=True)

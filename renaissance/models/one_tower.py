@@ -57,7 +57,7 @@ class OneTower(VisionLanguageModel):
 
     def embed_image(self, images: ImageInput) -> Tokens:
         """Patch embeddings. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
-        return self.image_embeddings(self.normalize(images), images.sizes)
+        return self.image_embeddings(self.normalize(images), images.sizes, images.kept)
 
     def unimodal_text(self, text: TextInput) -> Tokens:
         """Texts through the blocks without an image. (B,L) -> Tokens (B,L,D)."""

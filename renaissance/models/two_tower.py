@@ -60,7 +60,7 @@ class TwoTower(VisionLanguageModel):
 
     def unimodal_image(self, images: ImageInput) -> Tokens:
         """The image encoder's own hidden states. (M,3,H,W) uint8 -> Tokens (M,P,H)."""
-        return self.image_tower(self.normalize(images))
+        return self.image_tower(self.normalize(images), images.kept)
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
         """One modality's embedded tokens without the other modality: here they are encoded already."""

@@ -16,6 +16,8 @@ def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozense
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
+    if "patch_drop_until" in given and not values["patch_drop"] and values["resume_from"] in (None, AUTO):
+        yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:
@@ -69,6 +71,12 @@ def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
     keys = [key for key in ("train_transform_keys", "val_transform_keys") if values[key][0].startswith("pixelbert")]
     if keys and two:
         yield f"{keys[0]}={values[keys[0]]} keeps the aspect of images, which only one-tower can read; give imagenet."
+    name = values["train_transform_keys"][0]
+    if values["patch_drop"] and name.startswith("pixelbert"):
+        yield (
+            f"patch_drop={values['patch_drop']} cannot leave out patches of train_transform_keys={[name]}, whose images "
+            "differ in size and are padded; give imagenet, or leave patch_drop out."
+        )
     name = values["val_transform_keys"][0]
     if name.endswith(RANDAUG):
         yield f"val_transform_keys={[name]} would augment the evaluation; give {name.removesuffix(RANDAUG)}."

@@ -22,6 +22,7 @@ from renaissance.settings.bounds import bounded_building
 from renaissance.tasks import Context, Task, downstream_task, task_class
 
 from .from_checkpoint import naming_checkpoint, same_benchmark
+from .loading import patch_drop
 from .resolution import Resolved
 
 
@@ -125,7 +126,31 @@ def build_on_meta(resolved: Resolved) -> Built:
     run, stored = resolved.settings.run, resolved.stored
     held = None if stored is None else sum(each.nbytes for each in (*stored.model.values(), *stored.heads.values()))
     with naming_checkpoint(run.load_path, run.resume_from), torch.device("meta"), bounded_building(held):
-        return build(resolved, pretrained=False)
+        built = build(resolved, pretrained=False)
+        if resolved.settings.data.patch_drop:
+            _refuse_patch_drop(built, resolved)
+        return built
+
+
+def _refuse_patch_drop(built: Built, resolved: Resolved) -> None:
+    """Refuses `patch_drop` where it would change nothing, or the image encoder cannot do without some of the patches."""
+    settings, model = resolved.settings, built.model
+    share = settings.data.patch_drop
+    blind = [name for name in built.heads if task_class(name).images_per_sample == 0]
+    require(not blind, f"patch_drop={share} would change nothing: {', '.join(blind)} reads no images; leave it out.")
+    key = "image_encoder" if isinstance(model, TwoTower) else "encoder"
+    name = f"{key}={getattr(settings.model, key).name} (model type {resolved.configs[key].model_type})"
+    reason = model.image_tower.needs_all_patches if isinstance(model, TwoTower) else ""
+    require(
+        not reason,
+        f"patch_drop={share}: {name} needs all patches of an image: {reason}; leave patch_drop out, or give a model such as vit, "
+        "deit, dinov2, clip or siglip.",
+    )
+    drop = patch_drop(settings, 1)
+    require(
+        0 < drop.count < drop.patches,
+        f"patch_drop={share} of the {drop.patches} patches of an image leaves out none or all of them; give another share.",
+    )
 
 
 def load_weights(built: Built, resolved: Resolved) -> None:

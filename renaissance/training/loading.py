@@ -20,6 +20,7 @@ from renaissance.data.glue_specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset
+from renaissance.data.patch_drop import PatchDrop
 from renaissance.data.sampler import EvalBatches, TrainSteps
 from renaissance.data.transforms import make_transform
 from renaissance.data.workers import remove_socket_folder
@@ -102,6 +103,15 @@ def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> lis
         if read <= {*known}:  # not those of an older layout, which other splits have replaced
             absent += [f"{split} of {name}" for split in known if split != "train" and split not in read]
     return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
+
+
+def patch_drop(settings: Settings, steps: int) -> PatchDrop | None:
+    """The patch dropping of a run of so many steps; None where it has none."""
+    data, model = settings.data, settings.model
+    if not data.patch_drop:
+        return None
+    patches = (model.image_size // model.patch_size) ** 2
+    return PatchDrop(data.patch_drop, patches, max(1, round(data.patch_drop_until * steps)), settings.run.seed)
 
 
 class Loaders(LightningDataModule):
@@ -202,8 +212,16 @@ class Loaders(LightningDataModule):
         return Source(self.data.samples[split], transform, self.blind, on_device=on_device)
 
     def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:
-        full = self.settings.machine.compile and split == "train"
-        return Collate(self.tokenizer, self.settings.model.max_text_len, micro, builders, self.source(split), full=full)
+        train = split == "train"
+        return Collate(
+            self.tokenizer,
+            self.settings.model.max_text_len,
+            micro,
+            builders,
+            self.source(split),
+            full=self.settings.machine.compile and train,
+            patch_drop=patch_drop(self.settings, self.steps[1]) if train else None,
+        )
 
     def _loader(self, sampler: Any, split: str, micro: int, *, raises: bool = True) -> StepLoader:
         collate = self._collate(split, micro, self.data.target_builders)

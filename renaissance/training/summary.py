@@ -16,6 +16,7 @@ from renaissance.tasks import downstream_task
 
 from .assembly import Built
 from .devices import on_gpu
+from .loading import patch_drop
 from .optim import ROLES, parameter_groups, random_towers, role_of, steps_of, validation_interval
 from .resolution import Resolved
 
@@ -100,6 +101,8 @@ def _optimization_lines(built: Built, settings: Settings, samples: int, steps: i
         f"batch: {data.batch_size} = {data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
+    if (drop := patch_drop(settings, steps)) is not None:
+        lines.append(f"patches: {drop.count} of {drop.patches} of each image before step {drop.steps:,}, then all")
     rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]
     for group in parameter_groups(built.model, built.heads, optim, random_towers(settings.model)):
         rate, count = optim.learning_rate * group["multiplier"], sum(each.numel() for each in group["params"])

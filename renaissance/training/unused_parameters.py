@@ -19,6 +19,7 @@ from renaissance.data.transforms import make_transform
 from renaissance.tasks import Encodings, downstream_task, task_class
 
 from .assembly import Built
+from .loading import patch_drop
 from .resolution import Resolved
 
 
@@ -93,5 +94,6 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
         sample = task_class(reading).dummy_sample(grey.getvalue())
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)
     source = Source(_DummySamples(sample), transform)
-    collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source)
+    drop = patch_drop(resolved.settings, 1)
+    collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source, patch_drop=drop)
     return collate([source.example(Draw(0, index)) for index in range(2)])[0]

@@ -102,7 +102,7 @@ def test_pictures_of_different_sizes_are_padded_and_measured():
     data = source("pixelbert")
     samples = examples(data, 10)
     (batch,) = collate(data, per_gpu_batchsize=10)(samples)
-    pixels, sizes = batch.images
+    pixels, sizes, _ = batch.images
     assert sizes.tolist() == [list(sample.images[0].shape[1:]) for sample in samples]
     assert len({tuple(size) for size in sizes.tolist()}) > 1
     assert list(pixels.shape) == [10, 3, *sizes.amax(0).tolist()]
@@ -116,7 +116,7 @@ def test_target_builders_see_one_micro_batch_and_add_their_pictures_one_after_th
 
     def doubles(micro: MicroBatch):
         seen.append([example.id for example in micro.examples])
-        return micro.add_image(micro.examples[0].images[0]), micro.add_image(micro.examples[1].images[0])
+        return tuple(micro.add_image(each.images[0], each.epoch, each.id) for each in micro.examples[:2])
 
     data = source()
     target_builders = {"first": doubles, "itm": FalseImages(0, 1, 1), "last": doubles}

@@ -50,9 +50,10 @@ def test_a_billion_samples_need_no_array():
 
 
 def test_the_stream_is_the_epochs_one_after_the_other():
-    stream = [draw for step in steps(0, 1) for draw in step]
-    expected = [Draw(epoch, id) for epoch in range(4) for id in order(29, epoch, seed=5)]
+    stream = [(draw.epoch, draw.id) for step in steps(0, 1) for draw in step]
+    expected = [(epoch, id) for epoch in range(4) for id in order(29, epoch, seed=5)]
     assert stream == expected[: 9 * 12]
+    assert [{draw.step for draw in step} for step in steps(0, 1, first_step=4)][:2] == [{4}, {5}]
     assert {draw.epoch for draw in steps(0, 1)[2]} == {0, 1}  # positions 24..35 of epochs of 29
 
 

@@ -46,10 +46,10 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def gradients(model: nn.Module, lengths: tuple[int, ...] = (7, 4)) -> dict[str, Tensor]:
+def gradients(model: nn.Module, lengths: tuple[int, ...] = (7, 4), kept: Tensor | None = None) -> dict[str, Tensor]:
     """The gradient of a made-up loss over all that a model puts out."""
     model.zero_grad()
-    fused = model.fuse(model.embed_text(texts(lengths)), model.embed_image(pictures()))
+    fused = model.fuse(model.embed_text(texts(lengths)), model.embed_image(pictures()._replace(kept=kept)))
     random = torch.Generator().manual_seed(0)
     sum((each * torch.randn(each.shape, generator=random)).sum() for each in fused).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -78,6 +78,20 @@ def test_compiled_stacks_have_the_same_gradients(name: str, recomputes: bool):
     with torch.no_grad():
         gradients_free = model.eval().fuse(model.embed_text(texts()), model.embed_image(pictures()))
     assert backend.ran == before and gradients_free.pooled is not None  # evaluation runs as written
+
+
+@pytest.mark.parametrize("name", ["two-tower", "one-tower of ViT"])
+def test_patches_are_left_out_of_compiled_stacks_too(name: str):
+    """Other ones at each step, without a new graph; and none in the last steps of a run."""
+    model, said, backend = without_dropout(MODELS[name]()).train(), [], Backend()
+    choices = [torch.tensor([[0, 5, 6, 15], [3, 4, 9, 10]]), torch.tensor([[1, 2, 3, 4], [0, 7, 8, 9]]), None]
+    plain = [gradients(model, kept=kept) for kept in choices]
+    compile_stacks(model, said.append, backend)
+    for kept, expected in zip(choices, plain, strict=True):
+        before = backend.ran
+        the_same(gradients(model, kept=kept), expected)
+        assert backend.ran >= before + len(list(stacks(model)))
+    assert said == []
 
 
 def failing(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:

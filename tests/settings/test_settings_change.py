@@ -322,6 +322,8 @@ CHANGES: dict[str, Change] = {
     "eval_limit": Change(3, lambda t: [len(batch.ids) for batch in t.evaluated], [3]),
     "train_transform_keys": Change(["imagenet_randaug"], lambda t: int(t.step[0].images.pixels.long().sum())),
     "val_transform_keys": Change(["pixelbert"], lambda t: t.evaluated[0].images.sizes is not None, True, ONE),
+    "patch_drop": Change(0.5, lambda t: t.step[0].images.kept.shape[1], 2, {"patch_drop": 0.25}),
+    "patch_drop_until": Change(0.5, lambda t: loading.patch_drop(t.settings, 1000).steps, 500, {"patch_drop": 0.5}),
     "num_workers": Change(2, lambda t: t.loaders.train_dataloader().num_workers, 2),
     "model_type": refused("one-tower", "needs encoder="),
     "pooler_type": Change("single", lambda t: t.model.pooled_size, 32),

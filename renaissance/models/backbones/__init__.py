@@ -12,6 +12,7 @@ build.py            builds the model of a family's row, random or pretrained
 resize.py           position tables for another image size
 towers.py           text and image towers
 blocks.py           the blocks and embeddings of one-tower models
+patches.py          leaves out patches before the blocks
 tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 """
 
@@ -21,6 +22,7 @@ from .dimensions import config_from_dict, encoder_dimensions, override_dimension
 from .families import check_modality, family_of
 from .hub import is_family, read_config
 from .image_processor import read_image_processor
+from .patches import keep_patches
 from .resize import resize_position
 from .tokenizer import NoTokenizerError, load_tokenizer, tokenizer_files, tokenizer_from_files, vocabulary_rows
 from .towers import TextTower, Tower, VisionTower, build_text_tower, build_vision_tower

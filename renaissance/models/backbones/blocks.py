@@ -15,6 +15,7 @@ from renaissance.core.types import TextInput, Tokens
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
+from .patches import keep_patches
 
 
 class Blocks(nn.Module):
@@ -73,18 +74,19 @@ class FamilyPatchEmbeddings(nn.Module):
         self.image_size = image_size
         self._takes_interpolate = "interpolate_pos_encoding" in inspect.signature(front[0].forward).parameters
 
-    def forward(self, pixels: Tensor, sizes: Tensor | None = None) -> Tokens:
+    def forward(self, pixels: Tensor, sizes: Tensor | None = None, kept: Tensor | None = None) -> Tokens:
         """Embeds normalised images (B, 3, H, W).
 
         Args:
             sizes: (B, 2) real height and width of each image, the rest of (H, W) being padding. Position embeddings
                 are then interpolated to each image's own grid, as ViLT does; None if all fill (H, W).
+            kept: (B, K) the patches that stay, of images that fill (H, W); None = all.
 
         Returns:
             hidden (B, N, D); mask False on the padding after an image's own tokens.
         """
         if sizes is None:
-            return Tokens(self._embed(pixels), None)
+            return Tokens(self._embed(pixels, kept), None)
         grids = [tuple(max(side // self.patch_size, 1) for side in size) for size in sizes.tolist()]
         pieces: list[Tensor | None] = [None] * len(grids)
         for grid in sorted(set(grids)):
@@ -96,10 +98,13 @@ class FamilyPatchEmbeddings(nn.Module):
         hidden = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         return Tokens(hidden, torch.arange(hidden.shape[1], device=pixels.device) < lengths[:, None])
 
-    def _embed(self, pixels: Tensor) -> Tensor:
+    def _embed(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
         own_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
         interpolate = not own_size and self._takes_interpolate  # families without the switch always interpolate
         hidden = self.front[0](pixels, **({"interpolate_pos_encoding": True} if interpolate else {}))
+        if kept is not None:
+            rows, columns = (side // self.patch_size for side in pixels.shape[-2:])
+            hidden = keep_patches(hidden, kept, rows * columns)
         for module in self.front[1:]:
             hidden = module(hidden)
         return hidden

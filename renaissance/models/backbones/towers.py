@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from renaissance.core.types import TextInput, Tokens
 
 from .build import BuiltEncoder, build_encoder
-from .dimensions import width_of
+from .dimensions import encoder_dimensions, width_of
+from .patches import keep_patches, needs_all_patches
 
 
 class Tower(nn.Module):
@@ -49,17 +51,43 @@ class TextTower(Tower):
 
 
 class VisionTower(Tower):
-    """An image encoder."""
+    """An image encoder.
 
-    def forward(self, pixels: Tensor) -> Tokens:
+    Attributes:
+        needs_all_patches: why no patch can be left out; "" where the embeddings add all that says where a patch lies.
+    """
+
+    def __init__(self, encoder: BuiltEncoder):
+        super().__init__(encoder)
+        self._patch_size = encoder_dimensions(encoder.config)["patch_size"]
+        self._kept: tuple[Tensor, int] | None = None  # of the images that the model is at
+        self.needs_all_patches = needs_all_patches(self.model, encoder.family, self._patch_size)
+        if not self.needs_all_patches:
+            self.model.embeddings.register_forward_hook(self._leave_out)
+
+    def forward(self, pixels: Tensor, kept: Tensor | None = None) -> Tokens:
         """Encodes normalised images (B, 3, H, W). Returns hidden (B, N, D), mask None: all tokens are real.
 
         N counts a flat family's CLS and register tokens; a feature map (B, D, h, w) becomes N = h * w tokens.
+
+        Args:
+            kept: (B, K) the patches to encode, or None for all, where `needs_all_patches` is "".
         """
+        if kept is not None:
+            self._kept = kept, (pixels.shape[2] // self._patch_size) * (pixels.shape[3] // self._patch_size)
         hidden = self.model(pixel_values=pixels).last_hidden_state
+        self._kept = None
         if hidden.ndim == 4:
             hidden = hidden.flatten(2).transpose(1, 2)
         return Tokens(hidden, None)
+
+    def _leave_out(self, module: nn.Module, inputs: Any, embedded: Tensor | ModelOutput) -> Tensor | ModelOutput:
+        """Between the embeddings and the blocks."""
+        if self._kept is None:
+            return embedded
+        if isinstance(embedded, ModelOutput):  # DPT's
+            return type(embedded)(keep_patches(embedded[0], *self._kept))
+        return keep_patches(embedded, *self._kept)
 
 
 def build_text_tower(config: PreTrainedConfig, **options: Any) -> TextTower:

@@ -10,7 +10,7 @@ from renaissance.core.errors import UserError
 
 from .family import IMAGE, Family, Stack
 
-_RELATIVE = "its blocks hold the places of patches as distances on the grid, where words have none"
+_RELATIVE = "its blocks know patches by their distances on the whole grid, where words have no place"
 _NOT_FLAT = "its width and number of tokens change from stage to stage"
 _CONVOLUTIONS = "it is made of convolutions, which need a grid"
 _NO_MASK = "its blocks take no mask, so padding of a text would be read"
@@ -145,5 +145,10 @@ VISION_FAMILIES: dict[str, Family] = {
     "efficientnet": _map(width="hidden_dim"),
     "mobilenet_v1": _map(width=_mobilenet_v1_width),
     "mobilenet_v2": _map(width=_mobilenet_v2_width),
-    "timm_wrapper": _map(width=_timm_width, set_size=_timm_size, settings={"do_pooling": False}),
+    "timm_wrapper": _map(
+        "its blocks are those of timm, of any kind",
+        width=_timm_width,
+        set_size=_timm_size,
+        settings={"do_pooling": False},
+    ),
 }
