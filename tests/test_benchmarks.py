@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from conftest import ROOT
 
@@ -54,3 +55,41 @@ def test_a_benchmark_prints_its_table(words: tuple[str, ...]):
         [sys.executable, FOLDER / words[0], *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0 and "| --- |" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)
+def test_what_fails_on_a_gpu_never_loses_the_rest(benchmark: ModuleType, tmp_path: Path, capsys):
+    def breaks() -> tuple[object, ...]:
+        raise RuntimeError("CUDA error: out of order\nmore of it")
+
+    bench = benchmark.Bench(tmp_path, "cpu", 2, 1, 1, True)
+    bench.attempt("loader", "one", breaks)
+    bench.attempt("loader", "two", lambda: (4, "1000"))
+    python = [sys.executable, "-c"]
+    sentences = [
+        benchmark.run_part([*python, program], tmp_path / "log", 3)
+        for program in ("import sys; sys.exit('CUDA is gone')", "import time; time.sleep(60)", "")
+    ]
+    assert sentences == ["failed (CUDA is gone).", "ended after 3 s, before it was done.", ""]
+    benchmark.report(bench, sentences[:2])
+    out = capsys.readouterr().out
+    assert "| one | failed: RuntimeError: CUDA error: out of order |  |\n| two | 4 | 1000 |" in out
+    assert out.endswith("failed (CUDA is gone).\nended after 3 s, before it was done.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it measures more")
+def test_the_benchmark_of_gpus_runs_in_small_without_one():
+    done = subprocess.run(
+        [sys.executable, FOLDER / "gpu.py", "--small"], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+    tables = [part for part in done.stdout.split("\n\n") if part.startswith("| ")]
+    assert [part.count("\n") - 1 for part in tables] == [
+        10,
+        5,
+        3,
+        4,
+        2,
+        4,
+    ]  # rows: losses, both models, loader, decoding, memory

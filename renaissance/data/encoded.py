@@ -1,7 +1,7 @@
 """JPEG files that travel to the device as they are and are decoded there (`decode_on_gpu`).
 
 A loader process then only reads and tokenises. On the device follow the same resize and crop, in floating point and rounded
-to whole levels: of one decoded image a tenth of the values differ from the loader's, by one level of 255. nvJPEG itself
+to whole levels: of one decoded image a tenth of the values differ from the loader's, by a level of 255, few by two. nvJPEG itself
 rounds, and enlarges halved colours, otherwise than libjpeg-turbo. What is no ordinary JPEG file is decoded where it is loaded.
 """
 
