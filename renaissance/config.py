@@ -56,6 +56,9 @@ class Data:
     val_transform_keys: transform.evaluation = ["imagenet"]  # the same, without _randaug
     patch_drop: number(0, 0.999) = 0  # share of each image's patches that training leaves out before the blocks, anew each epoch; 0 = none
     patch_drop_until: number(0, 1, above=True) = 0.9  # share of all steps after which training, too, sees all patches
+    cache_frozen: flag.changeable = False  # True: tokens of a frozen image encoder are computed once, kept on disk, and read instead of images
+    cache_precision: bits.changeable = 32  # bits of each of these numbers: 32, or 16 for half the disk
+    cache_dir: path("a folder").command_only = None  # folder that keeps them; None = tokens in data_root
     num_workers: processes(0).changeable = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 

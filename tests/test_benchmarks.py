@@ -47,6 +47,7 @@ def test_every_variant_of_the_step_has_the_same_losses(kind: str, benchmark: Mod
         ("retrieval.py", "--images", "8", "--many", "20"),
         ("pretrain_step.py", "--rounds", "1", "--batch", "2"),
         ("patch_drop.py", "--rounds", "1", "--batch", "2"),
+        ("cache_frozen.py", "--rounds", "1", "--seconds", "1", "--images", "32", "--cases", "small,images"),
     ],
     ids=lambda words: words[0],
 )

@@ -15,6 +15,10 @@ from .errors import UserError, require
 LOCK = ".lock"
 
 
+class InUseError(UserError):
+    """Another process writes the file."""
+
+
 class AtomicFile:
     """A binary file that is written to a temporary file and renamed by `commit`. A context manager.
 
@@ -26,7 +30,8 @@ class AtomicFile:
         setting: name of the setting that decided where the target lies, for error messages.
 
     Raises:
-        UserError: the file cannot be written (permissions, disk full), or another process writes it. The target is unchanged.
+        UserError: the file cannot be written (permissions, disk full). The target is unchanged.
+        InUseError: another process writes it.
     """
 
     closed = False  # pyarrow asks, as of any file
@@ -82,7 +87,8 @@ class AtomicFile:
 
     def _locked(self) -> int:
         handle = _open_locked(self._temporary, fcntl.flock)
-        require(handle is not None, f"Another run is writing '{self._target}'; wait for it, or end it.")
+        if handle is None:
+            raise InUseError(f"Another run is writing '{self._target}'; wait for it, or end it.")
         os.ftruncate(handle, 0)
         return handle
 

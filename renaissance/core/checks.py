@@ -189,6 +189,7 @@ run_name = Check(
 )
 flag_or_steps = Check("True, False or a number of steps", lambda v: flag.test(v) or (_is_whole(v) and v >= 0), int)
 decay = Check('a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0))
+bits = Check("16 or 32", lambda v: _is_whole(v) and v in (16, 32), int)
 precision_name = Check("32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, lambda v: PRECISIONS[str(v)])
 
 

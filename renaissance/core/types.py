@@ -51,13 +51,27 @@ class ImageInput(NamedTuple):
     kept: Tensor | None = None
 
 
+class StoredTokens(NamedTuple):
+    """Where the tokens of an image, or of a box of one, are kept.
+
+    Attributes:
+        file: `data.token_cache.TokenFile`. part: of it. place: in the part.
+        image_key: hash of the encoded image, as `Example.image_key`.
+    """
+
+    file: Any
+    part: int
+    place: int
+    image_key: int
+
+
 class Example(NamedTuple):
     """One sample of a data set as a task reads it: what to show, and what to ask of it.
 
     Attributes:
         id: position of the sample in its data set: its identity in masks and negatives.
         images: its own images, encoded, none where the task reads none; in a batch after the transforms, each (3, H, W) uint8
-            RGB.
+            RGB; or where the tokens of each are.
         text: caption, question or sentence.
         text_keys: hashes of all captions of the image (`data.identity.text_key`).
         image_key: hash of the encoded image (`data.identity.image_key`); equal images have equal hashes.
@@ -71,7 +85,7 @@ class Example(NamedTuple):
     """
 
     id: int
-    images: tuple[bytes, ...] | tuple[Tensor, ...]
+    images: tuple[bytes, ...] | tuple[Tensor, ...] | tuple[StoredTokens, ...]
     text: str
     text_keys: frozenset[int] = frozenset()
     image_key: int = 0
@@ -90,15 +104,15 @@ class Batch(NamedTuple):
     Attributes:
         ids: (B,) int64, `Example.id` of each example.
         text: the texts as they are, nothing masked.
-        images: those of the first example, of the second and so on, then those that target builders added; None where there
-            is none.
+        images: those of the first example, of the second and so on, then those that target builders added; their `Tokens`
+            (M, P, H) out of a frozen image tower where these are kept (`cache_frozen`); None where there is none.
         targets: what each chosen task wants of this micro-batch, by the task's name.
         image_counts: how many images of its own each example has; None = one each.
     """
 
     ids: Tensor
     text: TextInput
-    images: ImageInput | None
+    images: ImageInput | Tokens | None
     targets: dict[str, Any]
     image_counts: tuple[int, ...] | None = None
 

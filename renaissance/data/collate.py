@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTargets, TextInput
+from renaissance.core.errors import require
+from renaissance.core.types import IGNORED, Batch, Example, ImageInput, LabelTargets, StoredTokens, TextInput, Tokens
 
 from .encoded import JpegFile, stack_encoded
 from .images import decode, is_ordinary_jpeg
@@ -28,6 +29,7 @@ from .randomness import uniform
 from .sampler import Draw
 from .samples import FileSummary
 from .text import encode
+from .token_cache import stack_tokens
 from .transforms import Transform
 
 
@@ -61,12 +63,21 @@ class Source:
         self.on_device = on_device
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
-    def images(self, raw: Example, epoch: int) -> tuple[Tensor | JpegFile, ...]:
+    def images(self, raw: Example, epoch: int) -> tuple[Tensor | JpegFile, ...] | tuple[StoredTokens, ...]:
         """Decodes a sample's images, cuts out its boxes, and transforms what is left: each (3, H, W) uint8, or a file still.
+
+        Where the tokens of a frozen tower are kept, nothing of it happens: they are read when the batch is made.
 
         Raises:
             UserError: an image cannot be decoded.
         """
+        if raw.images and isinstance(raw.images[0], StoredTokens):
+            boxes = len(raw.images if raw.boxes is None else raw.boxes)
+            whose = f"cache_frozen=True: {raw.where} has {boxes} boxes, but {len(raw.images)} images are stored"
+            require(
+                len(raw.images) == boxes, f"{whose}; leave cache_frozen out, as this task cuts out boxes of its own."
+            )
+            return raw.images
         if self.blind is not None:
             side = self.transform.image_size
             count = len(raw.images) if raw.boxes is None else len(raw.boxes)
@@ -118,7 +129,7 @@ class MicroBatch:
     encoding: BatchEncoding
     text: TextInput
     source: Source
-    images: list[Tensor | JpegFile]
+    images: list[Tensor | JpegFile] | list[StoredTokens]
     encode: Callable[[Sequence[str]], tuple[BatchEncoding, TextInput]] | None = None
     added: list[tuple[int, int]] = field(default_factory=list)
 
@@ -132,7 +143,7 @@ class MicroBatch:
         epochs, ids = [example.epoch for example in self.examples], [example.id for example in self.examples]
         return uniform(seed, epochs, ids, purpose, count)
 
-    def add_image(self, image: Tensor | JpegFile, epoch: int, id: int) -> int:
+    def add_image(self, image: Tensor | JpegFile | StoredTokens, epoch: int, id: int) -> int:
         """Appends the first image of another sample to the micro-batch.
 
         Args:
@@ -162,8 +173,8 @@ def label_targets(micro: MicroBatch) -> LabelTargets:
     return LabelTargets(torch.tensor(labels), micro.metadata)
 
 
-def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
-    """Puts images of shape (3, h, w) into one (M, 3, H, W) tensor.
+def stack_images(images: Sequence[Tensor] | Sequence[StoredTokens], keeps_aspect: bool) -> ImageInput | Tokens:
+    """Puts images of shape (3, h, w) into one (M, 3, H, W) tensor; of those whose tokens are stored, reads the tokens.
 
     Args:
         images: uint8; all of one size unless `keeps_aspect`.
@@ -173,6 +184,8 @@ def stack_images(images: Sequence[Tensor], keeps_aspect: bool) -> ImageInput:
         Pixels in torch's channels-last memory format: that is how they were decoded, and it is kept because transposing
         bytes costs more than all the rest of collation.
     """
+    if isinstance(images[0], StoredTokens):
+        return stack_tokens(images)
     if not keeps_aspect:
         return ImageInput(torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2))
     sizes = torch.tensor([image.shape[-2:] for image in images])
@@ -223,7 +236,7 @@ class Collate:
             images = images._replace(kept=self.patch_drop.kept(micro.shown))
         return Batch(ids, text, images, targets, tuple(len(example.images) for example in examples))
 
-    def _stacked(self, images: Sequence[Tensor | JpegFile]) -> ImageInput:
+    def _stacked(self, images: Sequence[Tensor | JpegFile] | Sequence[StoredTokens]) -> ImageInput | Tokens:
         transform = self.source.transform
         if any(isinstance(image, JpegFile) for image in images):
             return ImageInput(stack_encoded(images, transform))

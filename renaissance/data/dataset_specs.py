@@ -180,10 +180,11 @@ _ENTAILMENT = (
 )
 _FINITE = (-1e9, 1e9)
 _BOXED = "[x, y, width, height] in pixels of every annotated object of the image"
+BBOXES = Column("bboxes", "list<list<double>>", _BOXED, per_row=True, length=4, bounds=_FINITE)
 _BOXES = (
     IMAGE,
     Column("sentences", "list<string>", "referring expressions of one object"),
-    Column("bboxes", "list<list<double>>", _BOXED, per_row=True, length=4, bounds=_FINITE),
+    BBOXES,
     Column("labels", "int64", "index of the right box", indexes="bboxes"),
     Column("image_id", "int64", "COCO's number of the image", needed=False),
     Column("ref_id", "int64", "number of the reference in the refs file", needed=False),

@@ -13,7 +13,7 @@ from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file
 from .columns import Flat
-from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID
+from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE_ID
 from .file_cache import Stamp, cached
 from .identity import content_key, text_key
 from .samples import SampleDataset
@@ -48,12 +48,11 @@ class PairDataset(SampleDataset):
     def __getitem__(self, index: int) -> Example:
         """Reads one pair. Raises IndexError outside 0 <= index < len."""
         place = self._find(index)
-        captions, image = (place.file.value(name, place.row) for name in (CAPTION.name, IMAGE.name))
+        captions, (image,) = place.file.value(CAPTION.name, place.row), self._images(place)
+        key = content_key(image) if isinstance(image, bytes) else image.image_key
         texts = frozenset(map(text_key, captions))
         metadata = {"id": int(index)}
-        return Example(
-            int(index), (image,), captions[place.entry], texts, content_key(image), place.where, metadata=metadata
-        )
+        return Example(int(index), (image,), captions[place.entry], texts, key, place.where, metadata=metadata)
 
     def text(self, index: int) -> str:
         """Reads a caption without its image."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from renaissance.core.errors import UserError, require
-from renaissance.core.types import Example
+from renaissance.core.types import Example, StoredTokens
 
 from .arrow import ArrowFile, check_file, schema_metadata
-from .dataset_specs import Column
+from .columns import Flat
+from .dataset_specs import BBOXES, Column
 from .file_cache import Stamp, refuse_changed
 from .identity import content_key
+
+if TYPE_CHECKING:
+    from .token_cache import TokenFile
 
 
 class Sample(NamedTuple):
@@ -27,7 +31,7 @@ class Sample(NamedTuple):
     Attributes:
         id: position in the data set.
         row: its row in its file; the samples of a row share their images.
-        images: the encoded images of the row, in the order of the columns.
+        images: the encoded images of the row, in the order of the columns; after `use_tokens` where their tokens are.
         values: column -> the row's value, or the sample's entry of a list; None where the file has none, such as the
             answers of a test split or a column that older programs did not write.
         where: "file.arrow row 12", for messages.
@@ -35,7 +39,7 @@ class Sample(NamedTuple):
 
     id: int
     row: int
-    images: tuple[bytes, ...]
+    images: tuple[bytes, ...] | tuple[StoredTokens, ...]
     values: dict[str, Any]
     where: str
 
@@ -113,6 +117,7 @@ class SampleDataset:
         self._files = [self._checked(dataset, name) for dataset, name in files]
         self._ends = np.cumsum([file.samples for file in self.describe()], dtype=np.int64)
         self._open: dict[int, tuple[ArrowFile, np.ndarray]] = {}
+        self._tokens: Sequence[TokenFile] = ()
         what, names = samples or "row", ", ".join(file.file for file in self.describe()) or "no file"
         require(len(self), f"No {what} in {names} of '{folder}' can be used: all are empty.")
 
@@ -124,8 +129,9 @@ class SampleDataset:
 
     def __getitem__(self, index: int) -> Any:
         """Reads one sample. Raises IndexError outside 0 <= index < len."""
-        file, number, row, entry, where = self._find(index)
-        images = tuple(file.value(column.name, row) for column in self._wanted if column.is_image)
+        place = self._find(index)
+        file, number, row, entry, where = place
+        images = self._images(place)
         values = {
             column.name: None if column.name in self._files[number].lacking else file.value(column.name, row, entry)
             for column in self._wanted
@@ -165,6 +171,43 @@ class SampleDataset:
         first = np.cumsum([0, *(file.rows for file in self.describe())])
         places = map(self._find, range(len(self)))
         return np.array([first[place.number] + place.row for place in places], np.int64)
+
+    def image_counts(self, number: int) -> np.ndarray:
+        """Returns (images,) how many images a model sees of each of a file: one, or one for each of its boxes."""
+        file, _ = self._opened(number)
+        if any(column.name == BBOXES.name for column in self._columns_of(number)):
+            return np.concatenate([Flat(batch[BBOXES.name], 1).lengths[0] for batch in file.slices()])
+        return np.ones(file.rows * len(self._image_columns(number)), np.int64)
+
+    def image(self, number: int, image: int) -> Example:
+        """Reads an image of a file with its boxes, whichever samples it has. They are numbered through, row by row."""
+        (file, _), columns = self._opened(number), self._image_columns(number)
+        self._refuse_changed(number)
+        row, column = divmod(image, len(columns))
+        encoded = file.value(columns[column], row)
+        there = any(column.name == BBOXES.name for column in self._columns_of(number))
+        boxes = file.value(BBOXES.name, row) if there else None
+        where = f"{self._files[number].summary.file} row {row}"
+        return Example(image, (encoded,), "", image_key=content_key(encoded), where=where, boxes=boxes)
+
+    def paths(self) -> list[str]:
+        """Returns the path of each file, in order."""
+        return [self._path(number) for number in range(len(self._files))]
+
+    def use_tokens(self, tokens: Sequence[TokenFile]) -> None:
+        """From here on samples have where the tokens of their images are, by file, in the place of the encoded images."""
+        self._tokens = tuple(tokens)
+
+    def _images(self, place: Place) -> tuple[bytes, ...] | tuple[StoredTokens, ...]:
+        columns = self._image_columns(place.number)
+        if not self._tokens:
+            return tuple(place.file.value(column, place.row) for column in columns)
+        first = place.row * len(columns)
+        stored = (self._tokens[place.number].stored(first + column) for column in range(len(columns)))
+        return tuple(each for image in stored for each in image)
+
+    def _image_columns(self, number: int) -> list[str]:
+        return [column.name for column in self._columns_of(number) if column.is_image]
 
     def refuse_changed(self) -> None:
         """Raises UserError where a file is not any more what it was when this data set was made."""

@@ -48,6 +48,11 @@ class Transform:
 
     keeps_aspect = False
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether an image comes out the same each time."""
+        return self._augment_seed is None
+
     def __init__(self, image_size: int, patch_size: int, augment_seed: int | None) -> None:
         self.image_size, self.patch_size = image_size, patch_size
         self._augment_seed = augment_seed

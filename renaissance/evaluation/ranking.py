@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from renaissance.core.types import ImageInput, TextInput, Tokens
+from renaissance.core.types import TextInput, Tokens
 from renaissance.data.collate import Collate
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
@@ -241,9 +242,7 @@ class Ranking:
         steps = [draws[at : at + self.batch_size] for at in range(0, len(draws), self.batch_size)]
         loader = StepLoader(steps, self.split.collate, self.split.num_workers, pin_memory=False)
         bar = tqdm(loader, desc="encoding images", unit="batch", disable=self.split.rank > 0, dynamic_ncols=True)
-        images = (
-            ImageInput(*(None if part is None else part.to(self.device) for part in batch.images)) for [batch] in bar
-        )
+        images = (move_data_to_device(batch.images, self.device) for [batch] in bar)
         return _concatenated(map(self.model.embed_image, images), len(draws))
 
     def _similarities(

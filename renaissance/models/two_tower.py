@@ -49,7 +49,7 @@ class TwoTower(VisionLanguageModel):
         tokens = self.unimodal_text(text)
         return Tokens(self.text_projection(tokens.hidden), tokens.mask)
 
-    def embed_image(self, images: ImageInput) -> Tokens:
+    def embed_image(self, images: ImageInput | Tokens) -> Tokens:
         """The whole image encoder, then the projection. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
         tokens = self.unimodal_image(images)
         return Tokens(self.image_projection(tokens.hidden), tokens.mask)
@@ -58,8 +58,10 @@ class TwoTower(VisionLanguageModel):
         """The text encoder's own hidden states. (B,L) -> Tokens (B,L,H)."""
         return self.text_tower(text)
 
-    def unimodal_image(self, images: ImageInput) -> Tokens:
-        """The image encoder's own hidden states. (M,3,H,W) uint8 -> Tokens (M,P,H)."""
+    def unimodal_image(self, images: ImageInput | Tokens) -> Tokens:
+        """The image encoder's own hidden states. (M,3,H,W) uint8, or these states as they were kept -> Tokens (M,P,H)."""
+        if isinstance(images, Tokens):
+            return images._replace(hidden=images.hidden.to(self.image_projection.weight.dtype))
         return self.image_tower(self.normalize(images), images.kept)
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:

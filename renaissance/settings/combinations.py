@@ -12,7 +12,7 @@ from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _training, _start, _sizes, _transforms, _decoding):
+    for rule in (_model_type, _training, _start, _sizes, _transforms, _decoding, _cache):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -93,6 +93,28 @@ def _decoding(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"decode_on_gpu=True: {name} gives images of many sizes, which loader processes pad; leave one of them out."
     if boxes:
         yield "decode_on_gpu=True: boxes (ref) are cut out where an image is loaded; leave decode_on_gpu out."
+
+
+def _cache(values: Mapping[str, Any]) -> Iterator[str]:
+    """What `cache_frozen` cannot keep. A checkpoint may say what is frozen, and what kind of model it is."""
+    if not values["cache_frozen"] or values["resume_from"] not in (None, AUTO):
+        return
+    if values["encoder"] or values["model_type"] == "one-tower":
+        yield "cache_frozen=True: a one-tower encodes text and image together, so nothing can be kept; leave it out."
+    if values["blind"]:
+        yield "cache_frozen=True: with blind=True all images are one colour, so there is nothing to keep; leave it out."
+    if values["test_only"]:
+        return  # nothing is trained, whatever is frozen
+    if not (values["encoder"] or values["model_type"] == "one-tower" or values["freeze_image_encoder"]):
+        yield "cache_frozen=True keeps what a frozen image encoder gives; give freeze_image_encoder=True, or leave it out."
+    name = values["train_transform_keys"][0]
+    if name.endswith(RANDAUG):
+        plain = f"train_transform_keys='[\"{name.removesuffix(RANDAUG)}\"]'"
+        yield f'cache_frozen=True: train_transform_keys=["{name}"] shows an image anew in each epoch; give {plain}.'
+    if values["patch_drop"]:
+        yield "cache_frozen=True: patch_drop leaves out other patches in each epoch; leave one of them out."
+    if values["decode_on_gpu"]:
+        yield "cache_frozen=True: no image is left for the GPU to decode; leave decode_on_gpu out."
 
 
 def _idle_random_rate(values: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
@@ -22,7 +22,7 @@ from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset
 from renaissance.data.patch_drop import PatchDrop
 from renaissance.data.sampler import EvalBatches, TrainSteps
-from renaissance.data.transforms import make_transform
+from renaissance.data.transforms import Transform, make_transform
 from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
 from renaissance.runs.report import RunFolder
@@ -31,6 +31,9 @@ from renaissance.tasks import downstream_task, task_class
 
 from .devices import all_gather
 from .resolution import Resolved
+
+if TYPE_CHECKING:
+    from .frozen_tokens import TokenCache
 
 
 @dataclass
@@ -42,11 +45,13 @@ class RunData:
             no such split, or the run does not read it.
         target_builders: builds the targets of each task.
         train_steps: makes the order of training, with the arguments of `TrainSteps`.
+        tokens: of the images, where they are read instead of these.
     """
 
     samples: dict[str, Samples | None]
     target_builders: dict[str, TargetBuilder]
     train_steps: Callable[..., TrainSteps] = TrainSteps
+    tokens: TokenCache | None = None
 
     @property
     def evaluated(self) -> tuple[str, ...]:
@@ -114,6 +119,13 @@ def patch_drop(settings: Settings, steps: int) -> PatchDrop | None:
     return PatchDrop(data.patch_drop, patches, max(1, round(data.patch_drop_until * steps)), settings.run.seed)
 
 
+def transform_of(settings: Settings, split: str) -> Transform:
+    """What happens to the decoded images of a split."""
+    model, data = settings.model, settings.data
+    key = data.train_transform_keys[0] if split == "train" else data.val_transform_keys[0]
+    return make_transform(key, model.image_size, patch_size=model.patch_size or 1, seed=settings.run.seed)
+
+
 class Loaders(LightningDataModule):
     """Makes the loaders of a process, when Lightning has given it its rank.
 
@@ -138,6 +150,12 @@ class Loaders(LightningDataModule):
         self.steps, self.stop_requested, self.split = steps, stop_requested, split
         self.made: list[StepLoader] = []
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
+
+    def setup(self, stage: str) -> None:
+        """Called by Lightning on every process: makes what is missing of the tokens that are read in the place of images."""
+        if self.data.tokens is not None:
+            model, device = self.trainer.lightning_module.model, self.trainer.strategy.root_device
+            self.data.tokens.fill(model, device, self.trainer.global_rank, self.trainer.world_size)
 
     def of_split(self, split: str) -> Loaders:
         """The same, whose `test_dataloader` is that of a split."""
@@ -203,13 +221,9 @@ class Loaders(LightningDataModule):
 
     def source(self, split: str) -> Source:
         """The samples of a split with the transform of their images."""
-        model, data, train = self.settings.model, self.settings.data, split == "train"
-        key = data.train_transform_keys[0] if train else data.val_transform_keys[0]
-        seed, patch = self.settings.run.seed, model.patch_size or 1
-        transform = make_transform(key, model.image_size, patch_size=patch, seed=seed)
         # An evaluation decodes as everywhere else, so that its numbers do not depend on the decoder.
-        on_device = train and self.settings.machine.decode_on_gpu
-        return Source(self.data.samples[split], transform, self.blind, on_device=on_device)
+        on_device = split == "train" and self.settings.machine.decode_on_gpu
+        return Source(self.data.samples[split], transform_of(self.settings, split), self.blind, on_device=on_device)
 
     def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:
         train = split == "train"

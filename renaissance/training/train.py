@@ -37,6 +37,7 @@ from . import devices, summary
 from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
 from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file
+from .frozen_tokens import plan_tokens
 from .loading import Loaders, RunData, read_data
 from .loop import Loop
 from .module import VisionLanguageModule
@@ -76,6 +77,7 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_
             built = build(resolved)
             load_weights(built, resolved)
             freeze_unused_parameters(built, resolved, data.target_builders)
+            data.tokens = plan_tokens(built, resolved, data)
             blind = blind_run_of(settings, data.evaluated)
             # Only now: a command that is refused leaves nothing behind.
             folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)

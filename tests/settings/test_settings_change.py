@@ -33,7 +33,7 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
-from renaissance.training import devices, loading, train
+from renaissance.training import devices, frozen_tokens, loading, train
 from renaissance.training.assembly import Built, build, build_on_meta, load_weights
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.final_evaluation import blind_run_of
@@ -63,6 +63,10 @@ HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
 MANUAL_IMAGE = {"image_encoder_manual_configuration": True}
 MANUAL_TEXT = {"text_encoder_manual_configuration": True}
+
+
+FROZEN = {"freeze_image_encoder": True}
+CACHED = {**FROZEN, "cache_frozen": True}
 
 
 class Trial:
@@ -264,6 +268,13 @@ def matmul_precision(trial: Trial) -> str:
     return torch.get_float32_matmul_precision()
 
 
+def tokens(trial: Trial) -> set[str]:
+    """The folders that hold the tokens of a frozen tower."""
+    trial.data.tokens = frozen_tokens.plan_tokens(trial.built, trial.resolved, trial.data)
+    files = [] if trial.data.tokens is None else trial.data.tokens.files
+    return {str(each.folder.parent.parent) for of_split in files for each in of_split}
+
+
 class Change(NamedTuple):
     """A key's other value and its effect.
 
@@ -324,6 +335,9 @@ CHANGES: dict[str, Change] = {
     "val_transform_keys": Change(["pixelbert"], lambda t: t.evaluated[0].images.sizes is not None, True, ONE),
     "patch_drop": Change(0.5, lambda t: t.step[0].images.kept.shape[1], 2, {"patch_drop": 0.25}),
     "patch_drop_until": Change(0.5, lambda t: loading.patch_drop(t.settings, 1000).steps, 500, {"patch_drop": 0.5}),
+    "cache_frozen": Change(True, tokens, {"arrow/tokens"}, FROZEN),
+    "cache_precision": Change(16, lambda t: tokens(t) and t.data.tokens.files[0][0].dtype, torch.float16, CACHED),
+    "cache_dir": Change("kept", tokens, {"kept"}, CACHED),
     "num_workers": Change(2, lambda t: t.loaders.train_dataloader().num_workers, 2),
     "model_type": refused("one-tower", "needs encoder="),
     "pooler_type": Change("single", lambda t: t.model.pooled_size, 32),

@@ -1,0 +1,335 @@
+"""Tokens of a frozen image tower, computed once: what `cache_frozen` keeps, where, and how it is made.
+
+The folder of a tower is <cache_dir>/<encoder>-<hash of weights, configuration, normalisation, transform and precision>, and in it
+is one folder for each arrow file, <name>-<hash of its content>. So another model, transform or file has another place, and what
+is there is right for all runs. All processes of a run, and of other runs beside it, share the work out by locking one part
+after the other (`data/token_cache.py`); a part of a process that died is made anew by another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from renaissance.core.atomic import AtomicFile, InUseError
+from renaissance.core.console import say
+from renaissance.core.errors import require
+from renaissance.core.types import Example, ImageInput
+from renaissance.data.collate import Source, stack_images
+from renaissance.data.file_cache import cached, stamp
+from renaissance.data.loader import StepLoader
+from renaissance.data.sampler import Draw
+from renaissance.data.token_cache import TokenFile
+from renaissance.models.two_tower import TwoTower
+from renaissance.settings.sections import Settings
+
+from .assembly import Built
+from .loading import RunData, transform_of
+from .resolution import Resolved
+
+FOLDER = "tokens"  # in data_root
+_VERSION = 1  # of what a part holds
+_IMAGES = 64  # of one call of the tower
+_LOOK = 1.0  # seconds between two looks at parts that other processes make
+# Values of a configuration that change no token of a trained tower in eval mode, or say where it came from.
+_IDLE = re.compile(
+    r"drop|version|name_or_path|architectures|dtype|label|attn_implementation|return_dict|output_(attentions|hidden_states)"
+)
+
+
+class MissingPart(NamedTuple):
+    """A part of the tokens. Attributes: tokens; number of the part; source of the images; file, its number in the data set."""
+
+    tokens: TokenFile
+    number: int
+    source: Source
+    file: int
+
+
+class TokenCache:
+    """The tokens of the images of a run.
+
+    Args:
+        sources: the data sets, with the transform of their images.
+        files: the tokens of each file of each of them.
+        num_workers: loader processes that decode what is missing.
+    """
+
+    def __init__(self, sources: Sequence[Source], files: Sequence[Sequence[TokenFile]], num_workers: int):
+        self.sources, self.files, self.num_workers = sources, files, num_workers
+        self.filled = False
+
+    def missing(self) -> list[MissingPart]:
+        """The parts that are not there, or not whole; of a file that several data sets read, once."""
+        parts = {
+            tokens.path(number): MissingPart(tokens, number, source, file)
+            for source, files in zip(self.sources, self.files, strict=True)
+            for file, tokens in enumerate(files)
+            for number in tokens.parts
+        }
+        return [part for part in parts.values() if part.tokens.problem(part.number) is not None]
+
+    def fill(self, model: TwoTower, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
+        """Makes what is missing, together with all processes that call it; from then on samples have tokens for images.
+
+        Raises:
+            UserError: an image cannot be decoded, or the disk is full.
+        """
+        if self.filled:
+            return
+        parts, training = self.missing(), model.training
+        first = rank * len(parts) // world_size  # where file systems know no locks, too, each begins with its own
+        parts = parts[first:] + parts[:first]
+        if rank == 0:
+            for problem in filter(None, (part.tokens.problem(part.number) for part in parts)):
+                say(f"warning: {problem.removesuffix('.')}; it is put aside as <name>.damaged and made anew.")
+        model.eval()
+        model.image_tower.to(device), model.normalize.to(device)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # whatever a run computes in, the tokens are the same
+        images = sum(len(part.tokens.images_of(part.number)) for part in parts)
+        hide = rank > 0 or not parts
+        with torch.no_grad(), tqdm(total=images, desc="encoding images", disable=hide, dynamic_ncols=True) as bar:
+            while parts:
+                self._make(parts, model, device, bar)
+                left = [part for part in parts if part.tokens.problem(part.number) is not None]
+                if len(left) == len(parts):  # others make them
+                    time.sleep(_LOOK)
+                parts = left
+                bar.update(images - sum(len(part.tokens.images_of(part.number)) for part in parts) - bar.n)
+        torch.set_float32_matmul_precision(precision)
+        model.train(training)
+        for source, files in zip(self.sources, self.files, strict=True):
+            source.dataset.use_tokens(files)
+        self.filled = True
+
+    def _make(self, parts: Sequence[MissingPart], model: TwoTower, device: torch.device, bar: tqdm) -> None:
+        """Makes the parts that no other process makes."""
+        with ExitStack() as stack:
+            claims = _Claims(parts, stack)
+            loader = StepLoader(claims, _ImageReader(parts), self.num_workers, pin_memory=False)
+            stack.callback(loader.kill)
+            items = iter(loader)
+            for item in items:
+                part, file = claims.claimed.popleft()
+                encode = partial(_encode, model, part.tokens.dtype, device)
+                part.tokens.write(part.number, file, _batches(item, items, part, encode, bar))
+
+
+def _batches(
+    item: Any, items: Iterator[Any], part: MissingPart, encode: Callable[[Sequence[Tensor]], Tensor], bar: tqdm
+) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+    """The batches of a part, as `TokenFile.write` takes them, from its first item of the loader on."""
+    left = len(part.tokens.images_of(part.number))
+    while True:
+        pixels, keys, counts = item
+        yield encode(pixels), keys, counts
+        bar.update(len(keys))
+        left -= len(keys)
+        if not left:
+            return
+        item = next(items)
+
+
+def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, pixels: Sequence[Tensor]) -> Tensor:
+    """The tokens of images (3, H, W), which may be none: (n, P, D)."""
+    parts = [torch.empty(0, dtype=dtype)]
+    for start in range(0, len(pixels), _IMAGES):
+        images = stack_images(pixels[start : start + _IMAGES], keeps_aspect=False)
+        parts.append(model.unimodal_image(ImageInput(images.pixels.to(device))).hidden.to(dtype).cpu())
+        why = "the image encoder gives numbers that are not finite, or too large for cache_precision=16"
+        require(
+            parts[-1].isfinite().all(), f"cache_frozen=True: {why}; give cache_precision=32, or leave cache_frozen out."
+        )
+    return torch.cat(parts[1:]) if parts[1:] else parts[0]
+
+
+class _Claims:
+    """A sampler that locks a part when the loader wants its images; those that are locked elsewhere, or there now, are left out.
+
+    Attributes:
+        claimed: (part, its file) of those that were asked for, in order.
+    """
+
+    def __init__(self, parts: Sequence[MissingPart], stack: ExitStack):
+        self.parts, self.stack = parts, stack
+        self.claimed: deque[tuple[MissingPart, AtomicFile]] = deque()
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for place, part in enumerate(self.parts):
+            path = part.tokens.path(part.number)
+            with suppress(OSError):  # the file that is made next cannot be written either, and says so
+                path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = self.stack.enter_context(AtomicFile(path, "cache_dir"))
+            except InUseError:
+                continue
+            if part.tokens.problem(part.number) is None:
+                continue
+            self.claimed.append((part, file))
+            images = part.tokens.images_of(part.number)
+            for first in range(images.start, images.stop, _IMAGES):
+                yield [Draw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
+
+
+class _ImageReader:
+    """What a `StepLoader` needs to read images in the place of samples: each draw is a part and the number of an image."""
+
+    dataset = None
+
+    def __init__(self, parts: Sequence[MissingPart]):
+        self.parts, self.source = parts, self
+
+    def example(self, draw: Draw) -> Example:
+        part = self.parts[draw.epoch]
+        stored = part.source.dataset.image(part.file, draw.id)
+        return stored._replace(images=part.source.images(stored, 0))
+
+    def __call__(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[int], list[int]]:
+        """Returns images (3, H, W), and of each example the hash of its encoded image and how many of them are its own."""
+        pixels = [image.contiguous() for example in examples for image in example.images]
+        return pixels, [example.image_key for example in examples], [len(example.images) for example in examples]
+
+
+def plan_tokens(built: Built, resolved: Resolved, data: RunData) -> TokenCache | None:
+    """What a run with `cache_frozen` keeps and reads; notes how large it is. Writes nothing.
+
+    Raises:
+        UserError: there are no images, a transform is not fixed, or the disk has no room for what is missing.
+    """
+    settings = resolved.settings
+    if not settings.data.cache_frozen:
+        return None
+    if settings.run.fast_dev_run:
+        built.notes.append("cache_frozen: fast_dev_run keeps nothing, so images are decoded and encoded")
+        return None
+    # What training or the evaluation at its end reads; unlabelled splits are for test_only.
+    splits = {split: each for split, each in data.samples.items() if each is not None}
+    splits = {
+        split: each for split, each in splits.items() if split == "train" or each.labelled or settings.run.test_only
+    }
+    given = {split: transform_of(settings, split) for split in splits}
+    names = ", ".join(settings.data.datasets)
+    for split, samples in splits.items():
+        pictured = hasattr(samples, "use_tokens") and len(samples.image_counts(0))
+        require(pictured, f"cache_frozen=True: the samples of {names} have no images; leave it out.")
+        key = "train_transform_keys" if split == "train" else "val_transform_keys"
+        fixed = (
+            f"cache_frozen=True: {key}={settings.flat[key]} does not show an image as the same each time; give imagenet"
+        )
+        require(given[split].is_fixed, f"{fixed}, or leave cache_frozen out.")
+    sources = [Source(samples, given[split]) for split, samples in splits.items()]
+    folder, bits = cache_folder(settings), settings.data.cache_precision
+    name = settings.model.image_encoder.name
+    files = [token_files(built.model, source, folder, name, bits) for source in sources]
+    cache = TokenCache(sources, files, settings.data.num_workers)
+    built.notes.append(_room(cache, folder, bits))
+    return cache
+
+
+def cache_folder(settings: Settings) -> Path:
+    """The folder of all towers' tokens."""
+    return Path(settings.data.cache_dir or Path(settings.data.data_root) / FOLDER)
+
+
+def token_files(model: TwoTower, source: Source, cache_dir: Path, name: str, bits: int) -> list[TokenFile]:
+    """The tokens of each file of a data set.
+
+    Args:
+        model: whose image tower is frozen. source: the data set, and the transform of its images.
+        cache_dir: folder of all towers. name: of the image encoder. bits: 16 or 32.
+    """
+    transform = source.transform
+    tower = fingerprint(model, {
+        "version": _VERSION, "bits": bits, "transform": f"{type(transform).__module__}.{type(transform).__qualname__}",
+        **{key: str(value) for key, value in vars(transform).items() if not key.startswith("_")},
+    })  # fmt: skip
+    device, training = next(model.parameters()).device, model.training
+    side = transform.image_size
+    with torch.no_grad():
+        blank = ImageInput(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))
+        shape = tuple(model.eval().unimodal_image(blank).hidden.shape[1:])
+    model.train(training)
+    folder = cache_dir / f"{_short(name)}-{tower}"
+    found = []
+    for number, path in enumerate(source.dataset.paths()):
+        content = cached(path, stamp(path), "content", {"content": str}, lambda path=path: {"content": _content(path)})
+        data = content["content"][:16]
+        meta = {
+            "encoder": _short(name),
+            "tower": tower,
+            "bits": bits,
+            "tokens": shape[0],
+            "width": shape[1],
+            "data": data,
+        }
+        place = folder / f"{_short(Path(path).stem)}-{data}"
+        dtype = torch.float16 if bits == 16 else torch.float32
+        found.append(TokenFile(place, meta, shape, dtype, source.dataset.image_counts(number)))
+    return found
+
+
+def fingerprint(model: TwoTower, settings: dict[str, Any]) -> str:
+    """Hash of all that tokens depend on: weights and configuration of the image tower, normalisation, and these settings."""
+    config = {key: value for key, value in model.image_tower.config.to_dict().items() if not _IDLE.search(key)}
+    described = {**settings, "channels": model.normalize.channels, "config": config}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+    normalize = {"scale": model.normalize.scale, "shift": model.normalize.shift}
+    for name, tensor in {**model.image_tower.state_dict(), **normalize}.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _content(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(name: str) -> str:
+    """The end of a name as that of a folder."""
+    return re.sub(r"[^\w.-]", "_", Path(name).name)[-60:]
+
+
+def _room(cache: TokenCache, folder: Path, bits: int) -> str:
+    """A note about the size of the tokens.
+
+    Raises:
+        UserError: the disk has no room for those that are missing, or the folder cannot be written.
+    """
+    files = {each.folder: each for files in cache.files for each in files}
+    images, whole = sum(each.images for each in files.values()), sum(sum(each.nbytes) for each in files.values())
+    missing = sum(part.tokens.nbytes[part.number] for part in cache.missing())
+    tokens, width = next(iter(files.values())).shape
+    size = f"{_size(whole)} in {folder} ({images:,} images, {tokens} tokens of {width} numbers in {bits} bits each)"
+    if not missing:
+        return f"cache_frozen: {size}, all of it there"
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    writable = os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
+    require(writable, f"cache_frozen=True: {nearest} cannot be written; give another folder with cache_dir=.")
+    free = shutil.disk_usage(nearest).free
+    half = ", or cache_precision=16 for half of it" if bits == 32 else ""
+    require(
+        missing < free,
+        f"cache_frozen=True: {size} lack {_size(missing)}, and the disk has {_size(free)} free; free "
+        f"space, give another disk with cache_dir={half}, or leave cache_frozen out.",
+    )
+    return f"cache_frozen: {size}, {_size(missing)} of it are made before the first step"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
