@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,13 +51,27 @@ class EncodedPixels(NamedTuple):
     transform: Transform
 
     def to(self, device: torch.device | str, **_: object) -> Tensor:
-        """Decodes and transforms: (M, 3, S, S) uint8 on the device.
+        """Decodes and transforms: (M, 3, S, S) uint8 on the device. It waits for the decoder, not for the steps before.
 
         Raises:
             UserError: a file cannot be decoded.
         """
+        device = torch.device(device)
+        if device.type != "cuda":
+            return self._pixels(device)
+        # nvJPEG's engine writes at once, whatever is queued, so PyTorch must not hand it memory that queued kernels still
+        # read (pytorch/vision#9606). Blocks of a stream of its own are free once that stream is done, and nobody else waits.
+        current, own = torch.cuda.current_stream(device), _own_stream(device)
+        own.synchronize()
+        with torch.cuda.stream(own):
+            pixels = self._pixels(device)
+        current.wait_stream(own)
+        pixels.record_stream(current)
+        return pixels
+
+    def _pixels(self, device: torch.device) -> Tensor:
         files = list(self.content.split([length for length in self.lengths if length]))
-        images = (self._transformed(image) for image in _decoded(files, self.where, torch.device(device)))
+        images = (self._transformed(image) for image in _decoded(files, self.where, device))
         others = iter(self.decoded.to(device, non_blocking=True))
         return torch.stack([next(images if length else others) for length in self.lengths])
 
@@ -64,6 +79,11 @@ class EncodedPixels(NamedTuple):
         """(3, H, W) uint8 -> (3, S, S) uint8; GPUs resize floating-point numbers only."""
         pixels = self.transform.crop(self.transform.resize(image.float()))
         return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+@cache
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def stack_encoded(images: Sequence[JpegFile | Tensor], transform: Transform) -> EncodedPixels:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -121,3 +123,20 @@ def test_a_torchvision_without_a_decoder_is_refused(monkeypatch):
     monkeypatch.setattr(encoded, "decode_jpeg", absent)
     with pytest.raises(UserError, match="^decode_on_gpu=True: this torchvision cannot decode on cuda:0 .*nvJPEG"):
         refuse_without_decoder(torch.device("cuda:0"))
+
+
+def test_on_a_gpu_it_has_a_stream_of_its_own(monkeypatch):
+    """nvJPEG writes at once, so it must find memory that no queued kernel reads (pytorch/vision#9606)."""
+    said, own, current = [], MagicMock(), MagicMock()
+    own.synchronize.side_effect = lambda: said.append("nobody reads its memory")
+    current.wait_stream.side_effect = lambda other: said.append(other is own and "the step waits for it")
+    pixels = MagicMock(record_stream=lambda other: said.append(other is current and "its pixels are kept for the step"))
+    within = contextlib.ExitStack()
+    within.callback(said.append, "its own stream ends")
+    monkeypatch.setattr(encoded, "_own_stream", lambda device: own)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within)
+    monkeypatch.setattr(EncodedPixels, "_pixels", lambda self, device: said.append("decoded") or pixels)
+    assert batch(FILES, on_device=True).pixels.to("cuda") is pixels
+    expected = ["nobody reads its memory", "decoded", "its own stream ends", "the step waits for it"]
+    assert said == [*expected, "its pixels are kept for the step"]
