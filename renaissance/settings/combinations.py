@@ -84,15 +84,18 @@ def _transforms(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _decoding(values: Mapping[str, Any]) -> Iterator[str]:
     """What the GPU cannot do to an image that it decodes."""
-    name, boxes = values["train_transform_keys"][0], values["loss_names"].get("ref")
     if not values["decode_on_gpu"]:
         return
+    name = values["train_transform_keys"][0]
+    key, end = f"decode_on_gpu=True: train_transform_keys={[name]}", "or leave decode_on_gpu out."
     if name.endswith(RANDAUG):
-        yield f"decode_on_gpu=True: {name} augments whole levels of colour, as loader processes do; leave one of them out."
+        yield f"{key} augments as loader processes do; give {name.removesuffix(RANDAUG)}, {end}"
     elif name.startswith("pixelbert"):
-        yield f"decode_on_gpu=True: {name} gives images of many sizes, which loader processes pad; leave one of them out."
-    if boxes:
+        yield f"{key} gives images of many sizes, which loader processes pad; give imagenet, {end}"
+    if values["loss_names"].get("ref"):
         yield "decode_on_gpu=True: boxes (ref) are cut out where an image is loaded; leave decode_on_gpu out."
+    if values["blind"]:
+        yield "decode_on_gpu=True: with blind=True no image is decoded; leave decode_on_gpu out."
 
 
 def _cache(values: Mapping[str, Any]) -> Iterator[str]:
