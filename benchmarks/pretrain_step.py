@@ -48,6 +48,7 @@ from step_models import (  # noqa: E402
 )
 
 from renaissance.core.types import IGNORED, Batch, MlmTargets, TaskOutput, TextInput, Tokens  # noqa: E402
+from renaissance.data.masking import mlm_targets  # noqa: E402
 from renaissance.models.attention import Attention, Dropout  # noqa: E402
 from renaissance.models.backbones import Blocks  # noqa: E402
 from renaissance.models.base import EVERYTHING  # noqa: E402
@@ -86,7 +87,7 @@ def padded(batch: Batch) -> Batch:
     missing = MAX_TEXT_LEN - batch.text.input_ids.shape[1]
     text = TextInput(*(F.pad(each, (0, missing)) for each in batch.text))
     mlm = batch.targets["mlm"]
-    mlm = MlmTargets(F.pad(mlm.input_ids, (0, missing)), F.pad(mlm.labels, (0, missing), value=IGNORED))
+    mlm = mlm_targets(F.pad(mlm.input_ids, (0, missing)), F.pad(mlm.labels, (0, missing), value=IGNORED))
     return batch._replace(text=text, targets=batch.targets | {"mlm": mlm})
 
 

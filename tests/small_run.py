@@ -24,6 +24,7 @@ from renaissance.cli.main import main
 from renaissance.runs.checkpoint import read
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
+from renaissance.tasks.mlm import Mlm
 
 COCO = "coco_caption_karpathy_{}.arrow"
 COCO_VG = {
@@ -201,3 +202,31 @@ def torchrun(work: Path, *words: str, **variables: str) -> subprocess.CompletedP
         text=True,
         timeout=300,
     )
+
+
+def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
+    """A run, with a line of Python before it: the processes that it starts get the same command, and so the same line."""
+    program = work / "patched.py"
+    start = "import run\nif __name__ == '__main__':\n    run.run_program()\n"  # loader processes read it, too
+    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\n{start}")
+    return subprocess.Popen(
+        [sys.executable, str(program), "with", *words],
+        cwd=work,
+        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
+    """Makes the masked-word loss of the given steps, from 1, no number."""
+    plain, step = Mlm.forward, [0]
+
+    def loss(self: Mlm, encodings: Any, targets: Any) -> Any:
+        out = plain(self, encodings, targets)
+        step[0] += self.training
+        return out._replace(loss=out.loss * float("nan")) if self.training and step[0] in bad else out
+
+    monkeypatch.setattr(Mlm, "forward", loss)

@@ -41,13 +41,13 @@ class ImageInput(NamedTuple):
     Attributes:
         pixels: (M, 3, H, W) uint8 RGB; normalised on the device by the model's mean and standard deviation. On their way there
             JPEG files may stand for them (`data.encoded.EncodedPixels`).
-        sizes: (M, 2) int64, real height and width in pixels of each image, or None where all images fill (H, W).
+        sizes: real height and width in pixels of each image, or None where all images fill (H, W).
         kept: (M, K) int64, in ascending order, the patches of each image that are encoded, counted row by row from 0; None
             where all are.
     """
 
     pixels: Tensor
-    sizes: Tensor | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
     kept: Tensor | None = None
 
 
@@ -130,10 +130,17 @@ class LabelTargets(NamedTuple):
 
 
 class MlmTargets(NamedTuple):
-    """Attributes: input_ids (B, L) with masked positions replaced; labels (B, L), the true piece there, -100 elsewhere."""
+    """What to read, and what to say of it; `data.masking.mlm_targets` makes it.
+
+    Attributes:
+        input_ids: (B, L) int64, with masked positions replaced.
+        labels: (B, L) int64, the true piece there, -100 elsewhere.
+        positions: (n,) int64, the masked ones among all B * L, in order.
+    """
 
     input_ids: Tensor
     labels: Tensor
+    positions: Tensor
 
 
 class ItmTargets(NamedTuple):

@@ -188,10 +188,10 @@ def stack_images(images: Sequence[Tensor] | Sequence[StoredTokens], keeps_aspect
         return stack_tokens(images)
     if not keeps_aspect:
         return ImageInput(torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2))
-    sizes = torch.tensor([image.shape[-2:] for image in images])
-    height, width = sizes.amax(0).tolist()
+    sizes = [tuple(image.shape[-2:]) for image in images]
+    height, width = map(max, zip(*sizes, strict=True))
     pixels = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-    for i, (image, (h, w)) in enumerate(zip(images, sizes.tolist(), strict=True)):
+    for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
         pixels[i, :, :h, :w] = image
     return ImageInput(pixels, sizes)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from renaissance.core.errors import require
 from renaissance.core.types import IGNORED, MlmTargets
@@ -140,4 +141,9 @@ def hide(micro: MicroBatch, chosen: np.ndarray, vocabulary: Vocabulary, seed: in
     pieces = vocabulary.ordinary_ids[(which * len(vocabulary.ordinary_ids)).astype(np.int64)]
     hidden = np.where(chosen & (what < _MASKED), vocabulary.mask_id, input_ids)
     hidden = np.where(chosen & (what >= _MASKED) & (what < _MASKED + _RANDOM), pieces, hidden)
-    return MlmTargets(torch.from_numpy(hidden), torch.from_numpy(np.where(chosen, input_ids, IGNORED)))
+    return mlm_targets(torch.from_numpy(hidden), torch.from_numpy(np.where(chosen, input_ids, IGNORED)))
+
+
+def mlm_targets(input_ids: Tensor, labels: Tensor) -> MlmTargets:
+    """The targets, with their positions, which are looked for here: on a GPU, looking for them would make the processor wait."""
+    return MlmTargets(input_ids, labels, (labels != IGNORED).flatten().nonzero().flatten())

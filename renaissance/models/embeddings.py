@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .attention import Dropout
 from .backbones import keep_patches
+from .sending import sent
 
 
 class Normalize(nn.Module):
@@ -31,12 +34,13 @@ class Normalize(nn.Module):
         """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of images smaller than (H,W) becomes 0, the mean colour."""
         pixels = torch.addcmul(self.shift, images.pixels.to(self.scale.dtype), self.scale)
         if self.channels is not None:
-            pixels = pixels[:, self.channels]
+            pixels = pixels.index_select(1, sent(self.channels, pixels.device))
         if images.sizes is None:
             return pixels
         height, width = pixels.shape[-2:]
-        rows = torch.arange(height, device=pixels.device) < images.sizes[:, :1]
-        columns = torch.arange(width, device=pixels.device) < images.sizes[:, 1:]
+        sizes = sent(images.sizes, pixels.device)
+        rows = torch.arange(height, device=pixels.device) < sizes[:, :1]
+        columns = torch.arange(width, device=pixels.device) < sizes[:, 1:]
         return pixels * (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
@@ -90,8 +94,10 @@ class PatchEmbeddings(nn.Module):
         """A checkpoint's position grid of another image size, interpolated to this one; None for other tensors."""
         return resize_grid(tensor, *self.position.shape[-2:]) if name == "position" else None
 
-    def forward(self, pixels: Tensor, sizes: Tensor | None = None, kept: Tensor | None = None) -> Tokens:
-        """(M,3,H,W) normalised pixels, real sizes (M,2) in pixels or None -> Tokens (M, 1 + H/p * W/p, D).
+    def forward(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]] | None = None, kept: Tensor | None = None
+    ) -> Tokens:
+        """(M,3,H,W) normalised pixels, M real sizes in pixels or None -> Tokens (M, 1 + H/p * W/p, D).
 
         Args:
             kept: (M,K) the patches that stay, of images that fill (H,W): then (M, 1 + K, D); None = all.
@@ -101,7 +107,8 @@ class PatchEmbeddings(nn.Module):
         if sizes is None:
             position, mask = resize_grid(self.position, rows, columns), None
         else:
-            position, mask = positions_by_size(self.position, sizes // self.patch_size, rows, columns)
+            grids = [(height // self.patch_size, width // self.patch_size) for height, width in sizes]
+            position, mask = positions_by_size(self.position, grids, rows, columns)
         patches = (patches + position).flatten(2).transpose(1, 2)
         if kept is not None:
             patches = keep_patches(patches, kept, rows * columns)
@@ -118,18 +125,20 @@ def resize_grid(position: Tensor, rows: int, columns: int) -> Tensor:
     return F.interpolate(position, size=(rows, columns), mode="bilinear", align_corners=True)
 
 
-def positions_by_size(position: Tensor, grids: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+def positions_by_size(
+    position: Tensor, grids: Sequence[tuple[int, int]], rows: int, columns: int
+) -> tuple[Tensor, Tensor]:
     """Positions for images that keep their aspect: each image's own grid spans the whole learned grid.
 
     Args:
-        position: (1,D,h,w). grids: (M,2) patches of each image. rows, columns: patches of the padded batch.
+        position: (1,D,h,w). grids: rows and columns of patches of M images. rows, columns: patches of the padded batch.
 
     Returns:
         (M,D,rows,columns) positions, zero outside an image; (M,rows,columns) bool, True inside.
     """
     out = position.new_zeros(len(grids), position.shape[1], rows, columns)
     mask = torch.zeros(len(grids), rows, columns, dtype=torch.bool, device=position.device)
-    for index, (height, width) in enumerate(grids.tolist()):
+    for index, (height, width) in enumerate(grids):
         out[index, :, :height, :width] = resize_grid(position, height, width)[0]
         mask[index, :height, :width] = True
     return out, mask

@@ -51,7 +51,7 @@ class Itc(Task):
         return F.normalize(getattr(self, side)(pool(tokens, self.pooling[side])), dim=-1)
 
     def count(self, targets: ItcTargets) -> Tensor:
-        return targets.compared.new_tensor(len(targets.compared), dtype=torch.float)
+        return targets.compared.new_full((), len(targets.compared), dtype=torch.float)
 
     def forward(self, encodings: Encodings, targets: ItcTargets) -> TaskOutput:
         texts, images = (self.vectors(encodings.unimodal(side), side) for side in ("text", "image"))

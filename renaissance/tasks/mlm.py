@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.types import IGNORED, MlmTargets, TaskOutput
+from renaissance.core.types import MlmTargets, TaskOutput
 from renaissance.data.masking import MlmMasker
 from renaissance.data.text import vocabulary
 from renaissance.models.heads import MlmHead
@@ -35,9 +35,8 @@ class Mlm(Task):
     def forward(self, encodings: Encodings, targets: MlmTargets) -> TaskOutput:
         text = encodings.text(targets.input_ids)
         fused = encodings.fuse(text, encodings.images(), needs={"text"})
-        masked = targets.labels != IGNORED
-        labels = targets.labels[masked]
-        logits = self.head(fused.text[masked])
+        labels = targets.labels.flatten().index_select(0, targets.positions)
+        logits = self.head(fused.text.flatten(0, 1).index_select(0, targets.positions))
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, labels)
 

@@ -16,13 +16,13 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import Sample, SampleDataset
+from renaissance.models.sending import sent
 
 from .base import Context, Downstream, Encodings
 
@@ -53,7 +53,7 @@ class Ref(Downstream):
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         counts, images = encodings.batch.image_counts, encodings.images()
-        expression = torch.repeat_interleave(torch.tensor(counts)).to(images.hidden.device)
+        expression = sent([row for row, count in enumerate(counts) for _ in range(count)], images.hidden.device)
         fused = encodings.fuse(encodings.text().select(expression), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
         # (B, most candidates); padding has probability 0.

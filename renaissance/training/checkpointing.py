@@ -77,13 +77,20 @@ class CheckpointSaver:
         """Whether the clock of the process that writes asks for a save."""
         return self.files is not None and time.monotonic() - self.saved_at >= self._wait()
 
-    def step_done(self, trainer: Trainer, module: VisionLanguageModule, *, due: bool) -> None:
-        """Saves a step every `save_every_steps`, or where the clock asks for it (`due`)."""
-        if self._validated_here(module):
-            return  # it is saved after its validation
+    def saves_step(self, module: VisionLanguageModule, *, due: bool) -> bool:
+        """Whether the step that was just done is to be saved: one of every `save_every_steps`, or as the clock says (`due`)."""
+        if self.validates_step(module):
+            return False  # it is saved after its validation
         every = self.steps or (None if self.validates else self.interval)
-        if (every and module.step % every == 0) or due:
-            self._save(trainer, module, [LAST])
+        return bool(every and module.step % every == 0) or due
+
+    def save(self, trainer: Trainer, module: VisionLanguageModule) -> None:
+        """Saves a step that `saves_step` has named."""
+        self._save(trainer, module, [LAST])
+
+    def validates_step(self, module: VisionLanguageModule) -> bool:
+        """Whether the step that was just done is followed by a validation."""
+        return self.validates and (module.step % self.interval == 0 or module.step == module.steps)
 
     def validation_starts(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         """Saves before a validation that may be long, or that reads a split as a whole: a signal may then end it at once."""
@@ -135,7 +142,7 @@ class CheckpointSaver:
             self.folder.say(f"warning: step {module.step} cannot be saved: {why}.")
             return
         module.signals.waits_for_step = True
-        self.pending = self._validated_here(module)
+        self.pending = self.validates_step(module)
         try:
             if self._write(module.step, self._state(module, trainer, whole_state(optimizer, first=True)), [LAST]):
                 self.saved = module.step
@@ -149,12 +156,8 @@ class CheckpointSaver:
             pending: whether its validation, if any, is still to come.
         """
         if self.saved != module.step:
-            self.pending = pending and self._validated_here(module)
+            self.pending = pending and self.validates_step(module)
             self._save(trainer, module, [LAST])
-
-    def _validated_here(self, module: VisionLanguageModule) -> bool:
-        """Whether the step that was just done is followed by a validation."""
-        return self.validates and (module.step % self.interval == 0 or module.step == module.steps)
 
     def _wait(self) -> float:
         """Seconds between two saves by the clock."""

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytorch_lightning.plugins.environments import (
 )
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from renaissance.core.errors import UserError, first_line, require
@@ -84,6 +86,7 @@ def ignore_known_warnings() -> Iterator[None]:
             "Found .* in eval mode",  # a frozen tower has to be
             ".*GPU available but not used",
             "The `srun` command is available",  # on a login node, say; it guesses, we do not (`cluster_environment`)
+            "You have overridden .* in `LightningModule` but have passed in a `LightningDataModule`",  # and it uses the former
             "`broadcast_buffers` is deprecated",  # what torch 2.14 names instead has no counterpart in older ones
         ):
             warnings.filterwarnings("ignore", message=message)
@@ -125,6 +128,29 @@ def all_gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def sum_on_device(values: Tensor) -> Tensor:
+    """Sum of tensors over all processes, on their devices: the processor does not wait. Collective: call on all ranks."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def sum_on_host(values: list[float]) -> list[float]:
+    """Sum of numbers over all processes, past their devices. Collective: call on all ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    total = torch.tensor(values, dtype=torch.float64)
+    torch.distributed.all_reduce(total, group=_host_group(torch.distributed.group.WORLD))
+    return total.tolist()
+
+
+@cache
+def _host_group(world: Any) -> Any:
+    """All processes, by gloo, whose messages need no device; NCCL's would be read by waiting for all that a GPU has to do."""
+    backend = torch.distributed.get_backend(world)
+    return world if backend == "gloo" else torch.distributed.new_group(backend="gloo")
 
 
 def on_gpu(settings: Settings) -> bool:

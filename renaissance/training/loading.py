@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
 
 from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
@@ -149,6 +151,7 @@ class Loaders(LightningDataModule):
         self.settings, self.tokenizer, self.data, self.folder = resolved.settings, resolved.tokenizer, data, folder
         self.steps, self.stop_requested, self.split = steps, stop_requested, split
         self.made: list[StepLoader] = []
+        self.copies: torch.cuda.Stream | None = None
         self.blind = resolved.image["mean"] if resolved.settings.objectives.blind else None
 
     def setup(self, stage: str) -> None:
@@ -191,9 +194,20 @@ class Loaders(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Images may be decoded on their way (`decode_on_gpu`): one that cannot be ends the run as it would in a loader."""
         try:
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+            if device.type != "cuda":
+                return super().transfer_batch_to_device(batch, device, dataloader_idx)
+            # The processor is a step ahead, so on a stream of their own the copies run beside the step before.
+            self.copies = self.copies or torch.cuda.Stream(device)
+            with torch.cuda.stream(self.copies):
+                moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         except UserError as error:
             return error
+        stream = torch.cuda.current_stream(device)
+        stream.wait_stream(self.copies)
+        apply_to_collection(
+            moved, Tensor, lambda tensor: tensor.record_stream(stream)
+        )  # until then its memory is taken
+        return moved
 
     def _evaluation(self, split: str, *, selecting: bool) -> StepLoader:
         """Loads a split once; where no task evaluates batches, a single one of no samples, as every process has to meet."""

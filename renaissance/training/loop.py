@@ -2,10 +2,13 @@
 
 step        -> logged -> saved, where due -> the end of the run, where asked
 validation  -> logged -> saved            -> ...
+
+A step is logged when the next one has been handed to the device, or before a save, a validation and the end of the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
@@ -38,7 +41,7 @@ class Loop(Callback):
         self, folder: RunFolder, loaders: Loaders, progress: Progress, saver: CheckpointSaver, max_bad_steps: int
     ):
         self.folder, self.loaders, self.progress, self.saver = folder, loaders, progress, saver
-        self.max_bad_steps, self.skipped_in_a_row = max_bad_steps, 0
+        self.max_bad_steps, self.skipped_in_a_row, self.learns_no_more = max_bad_steps, 0, ""
         self.evaluation: SplitEvaluation | None = None
         self.result: SplitResult | None = None
 
@@ -60,25 +63,40 @@ class Loop(Callback):
         self, trainer: Trainer, module: VisionLanguageModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         result: StepResult = outputs["step"]
+        saves = False
         if result.data_error is None:  # else there was no step
-            self.progress.step_done(module, result)  # before it is saved, so that no row of a saved step can be lost
-            self.saver.step_done(trainer, module, due=result.save_due)
+            self.progress.step_done(module)
+            saves = self.saver.saves_step(module, due=result.save_due)
+        ends = result.stop_signal is not None or result.data_error is not None or module.step == module.steps
+        # All is told before a save, so that no row of a saved step can be lost; else nothing waits for the device.
+        self._tell(module, behind=0 if saves or ends or self.saver.validates_step(module) else 1)
+        if saves:
+            self.saver.save(trainer, module)
         if result.stop_signal is not None:  # before all else: a signal may have ended the loaders too
             self.saver.save_now(trainer, module, pending=result.data_error is None)
             self._stop(module, result.stop_signal)
         if result.data_error is not None:
             self.saver.save_now(trainer, module, pending=False)
             raise result.data_error
-        if result.skipped:
-            self.folder.say(f"warning: step {module.step} is left out: {result.skipped}")
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        if self.skipped_in_a_row >= self.max_bad_steps:
+        if self.learns_no_more:
             self.saver.save_now(trainer, module)
             raise UserError(
                 f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because "
-                f"{result.skipped}; give a lower learning_rate, gradient_clip_val=1, or precision=32."
+                f"{self.learns_no_more}; give a lower learning_rate, gradient_clip_val=1, or precision=32."
             )
         self.progress.loads()
+
+    def _tell(self, module: VisionLanguageModule, *, behind: int, alone: bool = False) -> None:
+        """Logs the steps that are done; arguments as of `told`. While steps are left out, each is told at once."""
+        for report in module.told(behind=behind, alone=alone):
+            self.progress.told(module, report)
+            if report.skipped:
+                self.folder.say(f"warning: step {report.step} is left out: {report.skipped}")
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
+            if self.skipped_in_a_row >= self.max_bad_steps:
+                self.learns_no_more = self.learns_no_more or report.skipped
+        if behind and self.skipped_in_a_row:
+            self._tell(module, behind=0, alone=alone)
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.saver.validation_starts(trainer, module)
@@ -118,6 +136,8 @@ class Loop(Callback):
 
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
         self.progress.close()
+        with contextlib.suppress(Exception):  # of a device that has failed, say; the first error is what counts
+            self._tell(module, behind=0, alone=True)
         self.saver.rescue(trainer, module, exception)
         self.loaders.close()  # before Lightning waits some seconds for each process of them
 

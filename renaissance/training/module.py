@@ -6,11 +6,15 @@
 So the gradient does not depend on how a batch is cut into micro-batches and processes. The counts are known before anything is
 computed; one all-reduce adds them up. Gradients are synchronised on the last micro-batch only. The learning rate and the
 dropout masks are functions of the step, so a resumed run needs no random state.
+
+Nothing here reads a tensor of the device, which would make the processor wait for it: the counts are taken before the batch goes
+there, a step that is not finite is left out by the optimizer's kernels, and what was done is told a step later (`told`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,33 +24,53 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from renaissance.core.errors import UserError, shortened
+from renaissance.core.errors import UserError
 from renaissance.core.signals import STOP_SIGNALS, StopSignals
 from renaissance.core.types import Batch, TaskOutput
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
 
-from .devices import all_gather
-from .optim import learning_rate, load_state, make_optimizer, parameter_groups, random_towers, set_learning_rate
+from .devices import sum_on_device, sum_on_host
+from .lightning_state import gradient_scaler
+from .optim import (
+    learning_rate,
+    leave_out,
+    load_state,
+    make_optimizer,
+    parameter_groups,
+    random_towers,
+    scale_kept,
+    set_learning_rate,
+    unscale,
+)
+from .step_report import HostCopy, PendingStep, StepReport
 
-_SAMPLES = 16  # samples that a sentence names
+
+class StepItem(NamedTuple):
+    """The micro-batches of a step, with what the processor has to know of them, read before they go to the device.
+
+    Attributes:
+        micro_batches: of this process.
+        counts: number of items of each task in them.
+        shares: that tasks log of the targets of the last one, by "<task>/train/<name>".
+        ids: of the samples of each.
+    """
+
+    micro_batches: list[Batch]
+    counts: list[float]
+    shares: dict[str, float]
+    ids: list[list[int]]
 
 
 class StepResult(NamedTuple):
-    """What a step has done; the same on every process but for `data_error`'s text.
+    """What the processes ask for at a step; the same on each of them but for `data_error`'s text.
 
     Attributes:
-        losses: () mean loss of each task over all micro-batches and processes; none where the data could not be read.
-        shares: () shares that tasks log of their targets, by "<task>/train/<name>".
-        skipped: why the step was not applied, "" where it was.
         data_error: why the data cannot be read, on this process or another; then nothing was computed.
         stop_signal: the signal that asked any process to stop.
         save_due: whether the first process wants this step saved.
     """
 
-    losses: dict[str, Tensor] = {}
-    shares: dict[str, Tensor] = {}
-    skipped: str = ""
     data_error: UserError | None = None
     stop_signal: int | None = None
     save_due: bool = False
@@ -93,6 +117,8 @@ class VisionLanguageModule(LightningModule):
         self.weights = settings.objectives.loss_names
         self.signals, self.save_is_due = signals or StopSignals(), save_is_due
         self._optimizer_state = optimizer_state
+        self._pending: deque[PendingStep] = deque()
+        self._left_out: Tensor | None = None  # () bool, whether this step is
 
     def batch_tasks(self, *, selecting: bool) -> list[str]:
         """The tasks that evaluate the batches of a split; the others find their numbers in the split as a whole.
@@ -104,61 +130,96 @@ class VisionLanguageModule(LightningModule):
         return [name for name, task in self.heads.items() if every or task.needs_batches(selecting)]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        fused = self.settings.machine.precision != "16-mixed"
         groups = parameter_groups(self.model, self.heads, self.settings.optim, random_towers(self.settings.model))
         shared = self.settings.machine.strategy == "zero1" and self.trainer.world_size > 1
-        optimizer = make_optimizer(groups, self.settings.optim, fused=fused, shared=shared)
+        optimizer = make_optimizer(groups, self.settings.optim, shared=shared)
         if self._optimizer_state is not None:
             load_state(optimizer, self._optimizer_state, f"resume_from={self.settings.run.resume_from}")
             self._optimizer_state = None
         return optimizer
 
-    def training_step(self, micro_batches: list[Batch] | UserError, _: int) -> dict[str, StepResult]:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Counts on the processor, while the batch is there still."""
+        if not self.trainer.training or isinstance(batch, UserError):
+            return batch
+        return StepItem(
+            batch,
+            [float(sum(task.count(each.targets[name]) for each in batch)) for name, task in self.heads.items()],
+            {
+                f"{name}/train/{share}": float(value)
+                for name, task in self.heads.items()
+                for share, value in task.target_shares(batch[-1].targets[name]).items()
+            },
+            [each.ids.tolist() for each in batch],
+        )
+
+    def training_step(self, item: StepItem | UserError, _: int) -> dict[str, StepResult]:
         """One optimizer step. Lightning hands what it returns to the callback, and wants a dictionary for that."""
-        error = micro_batches if isinstance(micro_batches, UserError) else None
-        micro_batches = [] if error else micro_batches
-        counts, asked = self._all_reduce_counts(micro_batches, error)
+        counts, asked = self._agree(item)
         if asked.data_error is not None:
             return {"step": asked}  # and nothing has changed
         optimizer = self.optimizers()
-        set_learning_rate(optimizer.optimizer, self.learning_rate_of(self.step))
+        rate = self.learning_rate_of(self.step)
+        set_learning_rate(optimizer.optimizer, rate)
         torch.manual_seed(_mixed(self.settings.run.seed, self.step, self.global_rank))
         sums: dict[str, list[Tensor]] = {name: [] for name in self.heads}
-        with ExitStack() as undo:  # a step that fails, or is skipped, changes nothing
-            undo.callback(self._restore_statistics, [buffer.clone() for buffer in self._statistics()])
-            for number, batch in enumerate(micro_batches):
-                last = number == len(micro_batches) - 1
+        with ExitStack() as undo:  # a step that fails changes nothing
+            statistics = [buffer.clone() for buffer in self._statistics()]
+            undo.callback(self._restore_statistics, statistics)
+            for number, batch in enumerate(item.micro_batches):
+                last = number == len(item.micro_batches) - 1
                 with nullcontext() if last else self._without_sync():
                     self.manual_backward(self._loss(batch, counts, sums))
-            losses = self._mean_losses(counts, sums)
-            norm = None if self._scaled else self._gradient_norm(optimizer)
-            if not (skipped := self._not_finite(micro_batches, sums, losses, norm)):
-                undo.pop_all()
-        if not skipped:
-            if norm is not None:
-                self._clip(optimizer, norm)
-            self.in_update = True
-            optimizer.step()
+            own = torch.stack([torch.stack(losses) for losses in sums.values()])
+            totals = sum_on_device(own.sum(1))
+            norm = [] if self._scaled else [self._gradient_norm(optimizer).to(totals)]
+            self._left_out = ~torch.cat([totals, *(each[None] for each in norm)]).isfinite().all()
+            undo.pop_all()
+        self._restore_statistics(statistics, self._left_out)  # nor does one that is left out
+        for each in norm:
+            self._clip(optimizer, each)
+        self.in_update = True
+        self._update(optimizer)
         self.step += 1
         self.in_update = False
         optimizer.zero_grad(set_to_none=True)
+        numbers = HostCopy(torch.cat([torch.cat([totals[:, None], own], 1).flatten(), *(each[None] for each in norm)]))
+        self._pending.append(PendingStep(self.step, rate, item.shares, counts, item.ids, numbers))
         if self.step == self.steps:
             self.trainer.should_stop = True  # makes Lightning validate once more, wherever the interval stands
-        shares = {
-            f"{name}/train/{share}": value
-            for name, task in self.heads.items()
-            for share, value in task.target_shares(micro_batches[-1].targets[name]).items()
-        }
-        return {"step": asked._replace(losses=losses, shares=shares, skipped=skipped)}
+        return {"step": asked}
+
+    def told(self, *, behind: int = 0, alone: bool = False) -> Iterator[StepReport]:
+        """What the steps have done that nobody was told of, but for the last `behind` of them. Collective: call on all ranks.
+
+        Args:
+            behind: 1 where the device may be computing the last step still: nothing waits for it.
+            alone: the other processes are not asked.
+        """
+        while len(self._pending) > behind:
+            report = self._pending[0].report(alone=alone)
+            self._pending.popleft()
+            yield report
 
     def learning_rate_of(self, step: int) -> float:
         """The learning rate of a step, before the groups' multipliers."""
         return learning_rate(step, self.steps, self.settings.optim)
 
+    def _update(self, optimizer: Any) -> None:
+        """The optimizer's step, which changes nothing where the step is left out."""
+        if self._scaled:  # `on_before_optimizer_step` says so to the scaler
+            with scale_kept(gradient_scaler(self.trainer), self._left_out):
+                optimizer.step()
+        else:
+            leave_out(optimizer.optimizer, self._left_out)
+            optimizer.step()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """In 16-mixed gradients are unscaled only here."""
-        if self._scaled and self.settings.optim.gradient_clip_val:
-            self._clip(optimizer, self._gradient_norm(optimizer))
+        if self._scaled:
+            unscale(gradient_scaler(self.trainer), optimizer, self._left_out)
+            if self.settings.optim.gradient_clip_val:
+                self._clip(optimizer, self._gradient_norm(optimizer))
 
     def validation_step(self, micro_batches: list[Batch] | UserError, _: int) -> EvaluationOutput:
         """The outputs of a batch, in a validation of training or in any evaluation after it."""
@@ -175,33 +236,20 @@ class VisionLanguageModule(LightningModule):
 
     def stop_signal_of_any(self) -> int | None:
         """The signal that has asked any process to stop since the last step. Collective: call on all ranks."""
-        return _first_asked(self.all_reduce_sum(self.signals.flags()).tolist())
+        return _first_asked(sum_on_host(self.signals.flags()))
 
-    def all_reduce_sum(self, values: Tensor | list[float]) -> Tensor:
-        """Sum of the values over all processes. Collective: call on all ranks."""
-        return self.trainer.strategy.reduce(torch.as_tensor(values, device=self.device), reduce_op="sum")
-
-    def _all_reduce_counts(
-        self, micro_batches: Iterable[Batch], error: UserError | None
-    ) -> tuple[dict[str, Tensor], StepResult]:
+    def _agree(self, item: StepItem | UserError) -> tuple[dict[str, float], StepResult]:
         """The number of items of each task over all micro-batches and processes of this step; and what any process asks for.
 
-        One message has both: whether one of them was asked to stop, could not read its data, or wants to save.
+        One message has both: whether one of them was asked to stop, could not read its data, or wants to save. It goes from
+        processor to processor, on the side of what the devices do.
         """
-        counts = [
-            sum(
-                (task.count(batch.targets[name]).float() for batch in micro_batches),
-                torch.zeros((), device=self.device),
-            )
-            for name, task in self.heads.items()
-        ]
+        error = item if isinstance(item, UserError) else None
+        counts = [0.0] * len(self.heads) if error else item.counts
         mine = [*self.signals.flags(), float(error is not None), float(self.save_is_due())]
-        flags = torch.tensor(mine, device=self.device)
-        counts, flags = self.all_reduce_sum(torch.cat([torch.stack(counts), flags])).split([len(counts), len(flags)])
-        *asked, unread, save_due = flags.tolist()
-        result = StepResult(
-            data_error=data_error_of_any(error, unread), stop_signal=_first_asked(asked), save_due=save_due > 0
-        )
+        total = sum_on_host([*counts, *mine])
+        counts, (*asked, unread, save_due) = total[: len(counts)], total[len(counts) :]
+        result = StepResult(data_error_of_any(error, unread), _first_asked(asked), save_due > 0)
         return dict(zip(self.heads, counts, strict=True)), result
 
     def average_statistics(self) -> None:
@@ -211,7 +259,7 @@ class VisionLanguageModule(LightningModule):
         """
         own = [buffer for buffer in self._statistics() if buffer.is_floating_point()]
         if own and self.trainer.world_size > 1:
-            mean = self.all_reduce_sum(torch.cat(own)) / self.trainer.world_size
+            mean = sum_on_device(torch.cat(own)) / self.trainer.world_size
             for buffer, part in zip(own, mean.split([len(buffer) for buffer in own]), strict=True):
                 buffer.copy_(part)
 
@@ -226,19 +274,15 @@ class VisionLanguageModule(LightningModule):
         norms = (module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
         return tuple(module for module in norms if module not in frozen)
 
-    def _restore_statistics(self, values: list[Tensor]) -> None:
+    def _restore_statistics(self, values: list[Tensor], where: Tensor | None = None) -> None:
+        """Gives them these values; only if `where` () bool is True, which the device alone looks at."""
         for buffer, value in zip(self._statistics(), values, strict=True):
-            buffer.copy_(value)
-
-    def _mean_losses(self, counts: Mapping[str, Tensor], sums: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-        """The mean loss of each task over the whole batch, the same on every process."""
-        total = self.all_reduce_sum(torch.stack([torch.stack(losses).sum() for losses in sums.values()]))
-        return {name: loss / counts[name].clamp(min=1) for name, loss in zip(sums, total, strict=True)}
+            buffer.copy_(value if where is None else torch.where(where, value, buffer))
 
     @property
     def _scaled(self) -> bool:
         """Whether losses are scaled up before they are differentiated, so that gradients may rightly overflow."""
-        return self.settings.machine.precision == "16-mixed"
+        return gradient_scaler(self.trainer) is not None
 
     def _gradient_norm(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """() norm of the whole gradient; the same on every process, as the gradients are."""
@@ -251,37 +295,14 @@ class VisionLanguageModule(LightningModule):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
-    def _not_finite(
-        self,
-        micro_batches: Iterable[Batch],
-        sums: Mapping[str, list[Tensor]],
-        losses: Mapping[str, Tensor],
-        norm: Tensor | None,
-    ) -> str:
-        """Why this step must not be applied, "" where it may; the same on every process."""
-        means = torch.stack(list(losses.values()))
-        every = means if norm is None else torch.cat([means, norm.to(means)[None]])
-        if every.isfinite().all():
-            return ""
-        bad = [name for name, finite in zip(sums, means.isfinite().tolist(), strict=True) if not finite]
-        of_loss = f"the loss of {' and of '.join(bad)} is"
-        what = of_loss if bad else f"the losses are, but the norm of the gradient is {float(norm)},"
-        ids = [
-            batch.ids.tolist()
-            for number, batch in enumerate(micro_batches)
-            if not bad or any(not sums[name][number].isfinite() for name in bad)
-        ]
-        ids = sorted({each for part in all_gather(ids) for batch in part for each in batch})
-        return f"{what} not finite (samples {shortened(ids, _SAMPLES)}; learning rate {self.learning_rate_of(self.step):.2e})"
-
-    def _loss(self, batch: Batch, counts: dict[str, Tensor], sums: dict[str, list[Tensor]]) -> Tensor:
+    def _loss(self, batch: Batch, counts: Mapping[str, float], sums: dict[str, list[Tensor]]) -> Tensor:
         encodings = Encodings(self.model, batch)
         total = 0.0
         for name, task in self.heads.items():
             out = task(encodings, batch.targets[name])
             sums[name].append(out.loss.detach())
             # Gradients of processes are averaged, and the counts are those of all processes together.
-            total = total + self.weights[name] * out.loss * self.trainer.world_size / counts[name].clamp(min=1)
+            total = total + self.weights[name] * out.loss * self.trainer.world_size / max(counts[name], 1.0)
         return total
 
     def _without_sync(self) -> AbstractContextManager:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from renaissance.core.errors import require
@@ -66,14 +67,11 @@ def parameter_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], optim: Section, *, fused: bool, shared: bool = False
-) -> torch.optim.Optimizer:
-    """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9.
+def make_optimizer(groups: list[dict[str, Any]], optim: Section, *, shared: bool = False) -> torch.optim.Optimizer:
+    """AdamW or Adam with betas .9/.98 and eps 1e-8 (ViLT, METER), or SGD with momentum .9; one kernel for all parameters.
 
     Args:
         groups: of `parameter_groups`.
-        fused: one kernel for all parameters of a device; not with the gradient scaler of 16-mixed.
         shared: each process holds and updates its share, and hands out the new weights (ZeRO stage 1, Rajbhandari et al. 2020).
     """
     kind, more = {
@@ -81,10 +79,51 @@ def make_optimizer(
         "adam": (torch.optim.Adam, {"betas": (0.9, 0.98), "eps": 1e-8}),
         "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98), "eps": 1e-8}),
     }[optim.optim_type]
-    # A shared one keeps its step counters on the CPU when it is loaded, where a fused kernel of a GPU does not find them.
-    fused = fused and not (shared and any(parameter.is_cuda for group in groups for parameter in group["params"]))
-    more |= {"lr": optim.learning_rate, "fused": fused}
-    return ZeroRedundancyOptimizer(groups, optimizer_class=kind, **more) if shared else kind(groups, **more)
+    more |= {"lr": optim.learning_rate, "fused": True}
+    made = ZeroRedundancyOptimizer(groups, optimizer_class=kind, **more) if shared else kind(groups, **more)
+    made._step_supports_amp_scaling = True  # as that within; else the gradient scaler reads whether to skip a step
+    _complete(made)
+    return made
+
+
+def _own(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """What updates the parameters of this process: the optimizer itself, or that within a shared one."""
+    return getattr(optimizer, "optim", optimizer)
+
+
+def _complete(optimizer: torch.optim.Optimizer) -> None:
+    """What fused kernels take for granted, and torch does not see to."""
+    own = _own(optimizer)
+    for parameter in (each for group in own.param_groups for each in group["params"]):
+        state = own.state[parameter] if isinstance(own, torch.optim.SGD) else own.state.get(parameter, {})
+        if isinstance(own, torch.optim.SGD) and state.get("momentum_buffer") is None:
+            # A first step makes it, which where it is left out would stay memory that nobody has written to.
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        if "step" in state:  # a shared optimizer that is loaded has it on the CPU
+            state["step"] = state["step"].to(parameter.device)
+
+
+def leave_out(optimizer: torch.optim.Optimizer, where: Tensor) -> None:
+    """Makes the next step change nothing, if `where` () bool is True; the device alone looks at it."""
+    own = _own(optimizer)
+    own.grad_scale, own.found_inf = None, where.float()
+
+
+def unscale(scaler: Any, optimizer: torch.optim.Optimizer, where: Tensor) -> None:
+    """Unscales the gradients of 16-mixed; the next step changes nothing if one has overflown, or if `where` () bool is True."""
+    scaler.unscale_(optimizer)
+    [overflown] = scaler._found_inf_per_device(optimizer).values()
+    leave_out(optimizer, overflown.copy_(torch.maximum(overflown, where.float())))
+
+
+@contextmanager
+def scale_kept(scaler: Any, where: Tensor) -> Iterator[None]:
+    """Around an update: keeps the scale of 16-mixed if `where` () bool is True, because a smaller one makes no loss finite."""
+    states = (scaler._scale, scaler._growth_tracker)
+    before = [state.clone() for state in states]
+    yield
+    for state, value in zip(states, before, strict=True):
+        state.copy_(torch.where(where, value, state))
 
 
 def is_shared(optimizer: torch.optim.Optimizer) -> bool:
@@ -116,7 +155,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: s
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
-    kind = torch.optim.SGD if isinstance(getattr(optimizer, "optim", optimizer), torch.optim.SGD) else torch.optim.Adam
+    kind = torch.optim.SGD if isinstance(_own(optimizer), torch.optim.SGD) else torch.optim.Adam
     fits = sizes == [len(group["params"]) for group in state["param_groups"]] and all(
         number in range(len(parameters)) and _fits(values, _KEPT[kind], parameters[number].shape)
         for number, values in state["state"].items()
@@ -132,6 +171,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: s
         for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    _complete(optimizer)
     if is_shared(optimizer):
         optimizer.state.clear()  # its share is in the optimizer within; this would be a second copy
 

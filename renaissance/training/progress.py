@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from torch import Tensor
 from tqdm import tqdm
 
 from renaissance.evaluation.score_report import nan_sentence
 from renaissance.runs.report import RunFolder
 
-from .module import StepResult, VisionLanguageModule
+from .module import VisionLanguageModule
 from .split_evaluation import SplitResult
+from .step_report import StepReport
 
 # The losses come first behind the bar, because a narrow terminal cuts the line at its end.
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
@@ -37,7 +37,8 @@ class Progress:
         self.done = 0
         self.warned: set[str] = set()
         self.shown_at = 0.0
-        self.measured = ""  # speed and wait of the last line of metrics.csv
+        self.measured: dict[int, dict[str, float]] = {}  # speed and wait, by the steps that are still to be told
+        self.speed = ""  # of the last line of metrics.csv
 
     def training_starts(self, module: VisionLanguageModule) -> None:
         """Before the first step."""
@@ -51,46 +52,46 @@ class Progress:
         self.started = time.perf_counter()
         self.waited += self.started - self.ended
 
-    def step_done(self, module: VisionLanguageModule, result: StepResult) -> None:
-        """Shows its losses and writes its row, where that is due."""
-        logs = module.step % self.every == 0 or module.step == module.steps
-        shows = self.folder.prints and self._is_due(last=module.step == module.steps)
-        losses = {name: float(loss) for name, loss in result.losses.items()} if logs or shows else {}
+    def step_done(self, module: VisionLanguageModule) -> None:
+        """When the processor is done with it."""
         self._has_worked()
         self.done += 1
-        if logs:
-            self._log(module, losses, result.shares)
-        if shows:
-            self._show(module, losses)
+        if module.step % self.every == 0 or module.step == module.steps:
+            spent = self.worked + self.waited
+            speed, waiting = self.done * self.batch_size / spent, self.waited / spent
+            self.measured[module.step] = {"samples_per_second": speed, "data_wait_share": waiting}
+            self.waited, self.worked, self.done = 0.0, 0.0, 0
         self.bar.update(1)
+
+    def told(self, module: VisionLanguageModule, report: StepReport) -> None:
+        """Shows the losses of a step and writes its row, where that is due."""
+        if report.step in self.measured:
+            self._log(module, report)
+        if self.folder.prints and self._is_due(last=report.step == module.steps):
+            self._show(module, report)
 
     def _is_due(self, *, last: bool) -> bool:
         """Whether the losses have to be shown again, in the bar or in a line."""
         return last or time.perf_counter() - self.shown_at >= (_LINES_EVERY if self.bar.disable else _LOSSES_EVERY)
 
-    def _show(self, module: VisionLanguageModule, losses: dict[str, float]) -> None:
-        shown = "  ".join([*(f"{name} {loss:.3f}" for name, loss in losses.items()), self.measured]).rstrip()
+    def _show(self, module: VisionLanguageModule, report: StepReport) -> None:
+        shown = "  ".join([*(f"{name} {loss:.3f}" for name, loss in report.losses.items()), self.speed]).rstrip()
         self.shown_at = time.perf_counter()
         if not self.bar.disable:
-            self.bar.set_postfix_str(shown, refresh=False)  # the bar is drawn again at once by `update`
+            self.bar.set_postfix_str(shown, refresh=report.step == module.steps)  # else `update` draws it soon
             return
-        spent, done = self.shown_at - self.began, module.step - self.first_step
-        left = spent / done * (module.steps - module.step)
+        spent, done = self.shown_at - self.began, report.step - self.first_step
+        left = spent / done * (module.steps - report.step)
         times = f"[{tqdm.format_interval(spent)}<{tqdm.format_interval(left)}]"
-        self.folder.say(f"{module.step / module.steps:4.0%} {module.step}/{module.steps} {times} {shown}")
+        self.folder.say(f"{report.step / module.steps:4.0%} {report.step}/{module.steps} {times} {shown}")
 
-    def _log(self, module: VisionLanguageModule, losses: dict[str, float], shares: dict[str, Tensor]) -> None:
-        spent = self.worked + self.waited
-        speed, waiting = self.done * self.batch_size / spent, self.waited / spent
-        self.measured = f"{speed:.1f}/s  data {waiting:.0%}"
-        values = {f"{name}/train/loss": loss for name, loss in losses.items()}
-        values |= {name: float(share) for name, share in shares.items()}
-        rate = module.learning_rate_of(module.step - 1)
-        self.folder.log(
-            module.step, {**values, "learning_rate": rate, "samples_per_second": speed, "data_wait_share": waiting}
-        )
+    def _log(self, module: VisionLanguageModule, report: StepReport) -> None:
+        measured = self.measured.pop(report.step)
+        self.speed = f"{measured['samples_per_second']:.1f}/s  data {measured['data_wait_share']:.0%}"
+        values = {f"{name}/train/loss": loss for name, loss in report.losses.items()} | report.shares
+        rate = module.learning_rate_of(report.step - 1)
+        self.folder.log(report.step, {**values, "learning_rate": rate, **measured})
         self._warn(module, values, "train")
-        self.waited, self.worked, self.done = 0.0, 0.0, 0
 
     def validated(self, module: VisionLanguageModule, result: SplitResult) -> None:
         """Writes the row of a validation."""

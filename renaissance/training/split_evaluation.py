@@ -12,7 +12,7 @@ from renaissance.evaluation.frames import gather_rows
 from renaissance.evaluation.metrics import SELECTING, MetricDetails
 from renaissance.tasks import Downstream
 
-from .devices import all_gather
+from .devices import all_gather, sum_on_device, sum_on_host
 from .loading import Loaders
 from .module import EvaluationOutput, VisionLanguageModule, data_error_of_any
 
@@ -77,7 +77,7 @@ class SplitEvaluation:
 
     def compute(self) -> SplitResult:
         """The result over all processes. Collective: call on all ranks."""
-        failed = float(self.module.all_reduce_sum([float(self.data_error is not None)]))
+        [failed] = sum_on_host([float(self.data_error is not None)])
         if (error := data_error_of_any(self.data_error, failed)) is not None:
             return SplitResult(self.split, data_error=error)
         heads, labelled = self.module.heads, self.loaders.labelled(self.split)
@@ -99,7 +99,7 @@ class SplitEvaluation:
         """The means over all processes; NaN where an item is, or where there is none."""
         if not (sums := self.sums.get(name)):
             return {}
-        total = self.module.all_reduce_sum(torch.stack([*sums.values()]))
+        total = sum_on_device(torch.stack([*sums.values()]))
         return dict(zip(sums, (total[:, 0] / total[:, 1]).tolist(), strict=True))
 
     def _score(

@@ -103,10 +103,9 @@ def test_pictures_of_different_sizes_are_padded_and_measured():
     samples = examples(data, 10)
     (batch,) = collate(data, per_gpu_batchsize=10)(samples)
     pixels, sizes, _ = batch.images
-    assert sizes.tolist() == [list(sample.images[0].shape[1:]) for sample in samples]
-    assert len({tuple(size) for size in sizes.tolist()}) > 1
-    assert list(pixels.shape) == [10, 3, *sizes.amax(0).tolist()]
-    for sample, (height, width), padded in zip(samples, sizes.tolist(), pixels, strict=True):
+    assert sizes == [sample.images[0].shape[1:] for sample in samples] and len({*sizes}) > 1
+    assert pixels.shape == (10, 3, *map(max, zip(*sizes, strict=True)))
+    for sample, (height, width), padded in zip(samples, sizes, pixels, strict=True):
         assert torch.equal(padded[:, :height, :width], sample.images[0])
         assert padded.sum() == sample.images[0].sum()
 

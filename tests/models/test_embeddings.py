@@ -25,10 +25,10 @@ def test_pixels_are_normalised_by_channel() -> None:
 
 
 def test_padding_of_smaller_pictures_becomes_the_mean_colour_whatever_it_holds() -> None:
-    images, sizes = pictures(2, 8, 12), torch.tensor([[8, 4], [5, 12]])
+    images, sizes = pictures(2, 8, 12), [(8, 4), (5, 12)]
     padded = Normalize(MEAN, STD)(images._replace(sizes=sizes))
     whole = Normalize(MEAN, STD)(images)
-    for picture, plain, (height, width) in zip(padded, whole, sizes.tolist(), strict=True):
+    for picture, plain, (height, width) in zip(padded, whole, sizes, strict=True):
         same(picture[:, :height, :width], plain[:, :height, :width], 0)
         assert not picture[:, height:].any() and not picture[:, :, width:].any()
 
@@ -87,11 +87,11 @@ def test_patch_embeddings_are_vilts_at_any_size(size: tuple[int, int]) -> None:
 @torch.no_grad()
 def test_a_padded_picture_is_embedded_as_alone() -> None:
     ours = stirred(PatchEmbeddings(WIDTH, SIDE, PATCH, 0.1))
-    sizes = torch.tensor([[32, 16], [24, 40]])
+    sizes = [(32, 16), (24, 40)]
     images = pictures(2, 40, 48)
     normalise = Normalize(MEAN, STD)
     tokens = ours(normalise(images._replace(sizes=sizes)), sizes)
-    for index, (height, width) in enumerate(sizes.tolist()):
+    for index, (height, width) in enumerate(sizes):
         alone = ours(normalise(ImageInput(images.pixels[index : index + 1, :, :height, :width])))
         same(tokens.hidden[index][tokens.mask[index]], alone.hidden[0], 1e-5)
 

@@ -224,11 +224,11 @@ def padding_is_unseen(model: nn.Module) -> None:
 @pytest.mark.parametrize("side", ["text", "image"])
 def test_pictures_that_keep_their_aspect_are_each_as_alone_in_a_one_tower(side: str, pooler: str) -> None:
     model, text = one_tower(side, pooler), texts((7, 4))
-    sizes = torch.tensor([[32, 16], [24, 40]])
+    sizes = [(32, 16), (24, 40)]
     images = pictures(2, 40, 48)._replace(sizes=sizes)
     together = fused(model, text, images)
     mask = model.embed_image(images).mask
-    for row, (height, width) in enumerate(sizes.tolist()):
+    for row, (height, width) in enumerate(sizes):
         picture = ImageInput(images.pixels[row : row + 1, :, :height, :width])
         words = text._replace(**{part: getattr(text, part)[row : row + 1] for part in text._fields})
         alone = fused(model, words, picture)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from renaissance.core.types import Batch, ItmTargets, MlmTargets
+from renaissance.core.types import Batch, ItmTargets
+from renaissance.data.masking import mlm_targets
 from renaissance.tasks.base import Context, Encodings
 from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
@@ -25,7 +26,7 @@ def a_batch(pictures_more: int = 0, seed: int = 1) -> Batch:
     text = texts((7, 4, 6, 5), seed=seed)
     chosen = torch.zeros_like(text.attention_mask)
     chosen[[0, 0, 1, 3], [1, 5, 2, 4]] = True
-    mlm = MlmTargets(text.input_ids.masked_fill(chosen, MASK_ID), text.input_ids.masked_fill(~chosen, -100))
+    mlm = mlm_targets(text.input_ids.masked_fill(chosen, MASK_ID), text.input_ids.masked_fill(~chosen, -100))
     index = torch.tensor([0, 1, 0, SIZE if pictures_more else 2])
     itm = ItmTargets(index, torch.tensor([1, 1, 0, 0]), torch.tensor([False, True, False, False]))
     return Batch(torch.arange(SIZE), text, pictures(SIZE + pictures_more), {"mlm": mlm, "itm": itm})
@@ -73,7 +74,7 @@ def test_accuracy_is_the_share_of_hidden_pieces_that_are_named() -> None:
 def test_a_text_without_hidden_pieces_costs_nothing_and_breaks_nothing() -> None:
     model = two_tower()
     head, batch = heads_of(model)["mlm"], a_batch()
-    nothing = MlmTargets(batch.text.input_ids, torch.full_like(batch.text.input_ids, -100))
+    nothing = mlm_targets(batch.text.input_ids, torch.full_like(batch.text.input_ids, -100))
     out = head(Encodings(model, batch), nothing)
     assert out.loss == 0 and out.count == 0
     out.loss.backward()

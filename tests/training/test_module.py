@@ -99,7 +99,7 @@ class Losses(Callback):
         self.found: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer, module, outputs, *_: Any) -> None:
-        self.found.append({name: float(loss) for name, loss in outputs["step"].losses.items()})
+        self.found += [report.losses for report in module.told()]
 
 
 def parameters(built: Built) -> dict[str, torch.Tensor]:

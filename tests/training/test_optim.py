@@ -1,10 +1,15 @@
-"""The schedule against transformers' at every step, and who is in which parameter group."""
+"""The schedule against transformers' at every step, who is in which parameter group, and steps that are left out."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
 
 from renaissance.core.errors import UserError
@@ -14,14 +19,18 @@ from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
 from renaissance.training.optim import (
     learning_rate,
+    leave_out,
     load_state,
     make_optimizer,
     parameter_groups,
     role_of,
+    scale_kept,
     set_learning_rate,
     total_steps,
+    unscale,
     whole_state,
 )
+from small_run import equal_state
 from tiny_models import VOCAB, one_tower, two_tower
 
 SETTINGS = Section(
@@ -182,7 +191,7 @@ def test_towers_of_random_weights_have_a_rate_of_their_own(name: str, random: se
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_the_optimizer_gives_each_group_its_rate_and_decay(kind: str) -> None:
     groups = parameter_groups(*model_and_heads("two"), SETTINGS)
-    optimizer = make_optimizer(groups, with_(SETTINGS, optim_type=kind), fused=False)
+    optimizer = make_optimizer(groups, with_(SETTINGS, optim_type=kind))
     expected = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind]
     assert type(optimizer) is expected
     set_learning_rate(optimizer, 1e-4)
@@ -223,3 +232,81 @@ def test_a_kept_state_comes_back_where_it_fits_and_nothing_else_does(kind: str) 
     ):
         with pytest.raises(UserError, match=r"resume_from=a\.ckpt holds the state of another optimizer"):
             load_state(made(), wrong, "resume_from=a.ckpt")
+
+
+def trained(
+    kind: str, gradients: list[list[Tensor]], step: Callable[[torch.optim.Optimizer, int], None], **options: Any
+):
+    """Parameters, and the optimizer's state, after steps with given gradients."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(4))]
+    groups = [{"params": parameters, "name": "all", "multiplier": 1.0, "weight_decay": 0.01}]
+    optimizer = make_optimizer(groups, with_(SETTINGS, optim_type=kind, learning_rate=0.1))
+    for group in optimizer.param_groups:
+        group.update(options)
+    for number, each in enumerate(gradients):
+        for parameter, gradient in zip(parameters, each, strict=True):
+            parameter.grad = gradient.clone()
+        step(optimizer, number)
+    return parameters, [{name: value for name, value in optimizer.state[p].items()} for p in parameters]
+
+
+def random_gradients(steps: int) -> list[list[Tensor]]:
+    torch.manual_seed(1)
+    return [[torch.randn(3, 4), torch.randn(4)] for _ in range(steps)]
+
+
+@pytest.mark.parametrize("bad", [{0}, {2, 3}])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_a_step_that_is_left_out_changes_nothing(kind: str, bad: set[int]) -> None:
+    """Bit for bit: the steps around it are those of a training that never had it, be it the first one."""
+    gradients = random_gradients(5)
+
+    def leaving_out(optimizer: torch.optim.Optimizer, number: int) -> None:
+        if number in bad:
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad[0] = math.nan
+        leave_out(optimizer, torch.tensor(number in bad))
+        optimizer.step()
+
+    good = [each for number, each in enumerate(gradients) if number not in bad]
+    assert equal_state(
+        list(trained(kind, gradients, leaving_out)), list(trained(kind, good, lambda optimizer, _: optimizer.step()))
+    )
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_scaled_gradients_are_applied_as_pytorch_does_it(kind: str) -> None:
+    """The recipe for 16-mixed with clipping: overflown steps are left out, and the scale follows them alone."""
+    scales: dict[str, list[float]] = {"ours": [], "torch": []}
+    scalers = {name: torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2) for name in scales}
+
+    def step(optimizer: torch.optim.Optimizer, number: int, name: str) -> None:
+        scaler, parameters = scalers[name], optimizer.param_groups[0]["params"]
+        scaler.scale(torch.ones(()))  # makes the scale
+        for parameter in parameters:
+            parameter.grad *= float(scaler.get_scale())
+            if number in (0, 4):
+                parameter.grad[0] = math.inf
+        if name == "ours":
+            unscale(scaler, optimizer, torch.tensor(number == 2))
+        else:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, 0.5)
+        if name == "ours":
+            with scale_kept(scaler, torch.tensor(number == 2)):
+                scaler.step(optimizer)
+                scaler.update()
+        elif number != 2:  # a loss that is not finite
+            optimizer._step_supports_amp_scaling = False  # it reads whether to call the optimizer
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            scaler._per_optimizer_states.clear()
+        scales[name].append(scaler.get_scale())
+
+    gradients = random_gradients(7)
+    ours = trained(kind, gradients, partial(step, name="ours"))
+    theirs = trained(kind, gradients, partial(step, name="torch"), fused=False, foreach=False)
+    assert scales["ours"] == scales["torch"] and {*scales["ours"]} == {2.0, 4.0}
+    torch.testing.assert_close(ours[0], theirs[0], atol=1e-6, rtol=1e-5)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +14,9 @@ import pytest
 from transformers import ResNetConfig
 
 import small_run
-from conftest import OFFLINE, ROOT
 from renaissance.core.atomic import FileLock
 from renaissance.runs.checkpoint import read
-from small_run import NO_DROPOUT, SMALL
+from small_run import NO_DROPOUT, SMALL, started
 from small_tasks import TASKS
 from small_tasks import words as small_words
 
@@ -37,22 +34,6 @@ def work(tmp_path: Path, hub_cache: Path) -> Path:
 
 def children(process: int) -> list[int]:
     return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
-def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
-    """A run, with a line of Python before it: the processes that it starts get the same command, and so the same line."""
-    program = work / "patched.py"
-    start = "import run\nif __name__ == '__main__':\n    run.run_program()\n"  # loader processes read it, too
-    program.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\n{start}")
-    return subprocess.Popen(
-        [sys.executable, str(program), "with", *words],
-        cwd=work,
-        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -221,12 +202,12 @@ def test_a_run_goes_on_with_another_number_of_processes(work: Path):
 GRADIENTS = """
 import os
 from renaissance.training.module import VisionLanguageModule
-plain = VisionLanguageModule._not_finite
+plain = VisionLanguageModule._gradient_norm
 def behind_the_backward_pass(self, *args):
     lacking = [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]
     os.write(1, f"step {self.step} of process {self.global_rank}: without a gradient {lacking}\\n".encode())  # in one piece
     return plain(self, *args)
-VisionLanguageModule._not_finite = behind_the_backward_pass
+VisionLanguageModule._gradient_norm = behind_the_backward_pass
 """
 PRETRAINING = ("task_mlm_itm", *SMALL, "loss_names={'mlm': 1, 'itm': 1, 'itc': 1}", "val_check_interval=1000")
 KINDS = [

@@ -27,12 +27,11 @@ from renaissance.data.loader import _LOADERS
 from renaissance.data.sampler import EvalBatches
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
-from renaissance.tasks.mlm import Mlm
 from renaissance.training import checkpointing
 from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.progress import Progress
-from small_run import SMALL, command, equal_state
+from small_run import SMALL, command, diverging, equal_state
 
 VIT = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = ("task_mlm_itm", *SMALL, "max_steps=6", "val_check_interval=3", "train_transform_keys=['imagenet_randaug']")
@@ -237,8 +236,8 @@ def test_signals_that_somebody_has_switched_off_stay_so(work: Path, monkeypatch,
     [
         ("_loss", 1, ZeroDivisionError(), 0),  # before anything was done: nothing is saved, and nothing selected
         ("_loss", 6, ZeroDivisionError(), 2),  # in the second micro-batch of the third step
-        ("_not_finite", 5, MemoryError(), 4),
-        ("_warn", 5, RuntimeError("CUDA out of memory"), 4),  # behind the fourth step, whose validation is past
+        ("_gradient_norm", 5, MemoryError(), 4),
+        ("_warn", 5, RuntimeError("CUDA out of memory"), 5),  # behind the fifth step, when the fourth is told
         ("validation_step", 1, KeyError("panic"), 3),
         ("test_step", 1, type("PanicException", (BaseException,), {})("of Rust"), 6),
     ],
@@ -363,18 +362,6 @@ def test_an_idle_loader_that_is_killed_is_a_sentence(work: Path, monkeypatch, ca
         pytest.fail("no loader was idle")
     assert ended.code == 1 and "num_workers=1: a loader process has died" in ended.err.splitlines()[-1], ended
     assert not multiprocessing.active_children()
-
-
-def diverging(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:
-    """Makes the masked-word loss of the given steps, from 1, no number."""
-    plain, step = Mlm.forward, [0]
-
-    def loss(self: Mlm, encodings: Any, targets: Any) -> Any:
-        out = plain(self, encodings, targets)
-        step[0] += self.training
-        return out._replace(loss=out.loss * float("nan")) if self.training and step[0] in bad else out
-
-    monkeypatch.setattr(Mlm, "forward", loss)
 
 
 def test_a_step_that_is_no_number_is_left_out(work: Path, monkeypatch, capsys):

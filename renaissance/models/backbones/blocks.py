@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
+from renaissance.models.sending import sent
 
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
@@ -74,11 +76,13 @@ class FamilyPatchEmbeddings(nn.Module):
         self.image_size = image_size
         self._takes_interpolate = "interpolate_pos_encoding" in inspect.signature(front[0].forward).parameters
 
-    def forward(self, pixels: Tensor, sizes: Tensor | None = None, kept: Tensor | None = None) -> Tokens:
+    def forward(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]] | None = None, kept: Tensor | None = None
+    ) -> Tokens:
         """Embeds normalised images (B, 3, H, W).
 
         Args:
-            sizes: (B, 2) real height and width of each image, the rest of (H, W) being padding. Position embeddings
+            sizes: real height and width of each image, the rest of (H, W) being padding. Position embeddings
                 are then interpolated to each image's own grid, as ViLT does; None if all fill (H, W).
             kept: (B, K) the patches that stay, of images that fill (H, W); None = all.
 
@@ -87,14 +91,15 @@ class FamilyPatchEmbeddings(nn.Module):
         """
         if sizes is None:
             return Tokens(self._embed(pixels, kept), None)
-        grids = [tuple(max(side // self.patch_size, 1) for side in size) for size in sizes.tolist()]
+        grids = [tuple(max(side // self.patch_size, 1) for side in size) for size in sizes]
         pieces: list[Tensor | None] = [None] * len(grids)
         for grid in sorted(set(grids)):
             of_grid = [index for index, other in enumerate(grids) if other == grid]
             height, width = grid[0] * self.patch_size, grid[1] * self.patch_size
-            for index, hidden in zip(of_grid, self._embed(pixels[of_grid, :, :height, :width]), strict=True):
+            alike = torch.stack([pixels[index, :, :height, :width] for index in of_grid])
+            for index, hidden in zip(of_grid, self._embed(alike), strict=True):
                 pieces[index] = hidden
-        lengths = torch.tensor([len(piece) for piece in pieces], device=pixels.device)
+        lengths = sent([len(piece) for piece in pieces], pixels.device)
         hidden = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         return Tokens(hidden, torch.arange(hidden.shape[1], device=pixels.device) < lengths[:, None])
 
