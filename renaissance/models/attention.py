@@ -69,12 +69,13 @@ def attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, bias: Tensor 
     Args:
         query: (B,h,N,d), scaled. key, value: (B,h,K,d).
         bias: broadcasts to (B,h,N,K), such as `mask_bias`; None adds nothing.
-        rate: of the dropout, above 0 and below 1.
+        rate: of the dropout, from 0 and below 1.
     """
     scores = query @ key.transpose(-1, -2)
     if bias is not None:
         scores += bias
-    return drop(scores.softmax(-1), rate) @ value
+    probabilities = scores.softmax(-1)
+    return (drop(probabilities, rate) if rate else probabilities) @ value
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,42 @@ def test_with_dropout_the_numbers_are_those_of_sdpa(mask: Tensor | None, scaling
     found.square().sum().backward()
     expected.square().sum().backward()
     assert all(torch.allclose(a.grad, b.grad, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.fixture
+def onednn() -> Iterator[None]:
+    """As on AMD's processors."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("mask", masks().values(), ids=list(masks()))
+def test_where_the_fused_kernel_is_slow_the_numbers_are_its_own(mask: Tensor | None, onednn: None, monkeypatch):
+    ours, theirs = projections(), projections()
+    expected, _ = sdpa_attention_forward(MODULE, *theirs, mask)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_, **__: pytest.fail("left to it"))
+    found, _ = attention.attend(MODULE, *ours, mask)
+    assert torch.allclose(found, expected, atol=1e-6)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    assert all(torch.allclose(a.grad, b.grad, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_graph_takes_the_same_way(onednn: None):
+    compiled = torch.compile(lambda *each: attention.attend(MODULE, *each, None)[0], backend="eager", fullgraph=True)
+    projected = projections()
+    assert torch.equal(compiled(*projected), attention.attend(MODULE, *projected, None)[0])
+
+
+def test_the_fused_kernel_stays_where_it_is_fast(onednn: None, monkeypatch):
+    monkeypatch.setattr(attention, "attend_with_dropout", lambda *_: pytest.fail("not left to it"))
+    query = torch.zeros(1, 1, 257, 4)
+    attention.attend(MODULE, query, query, query, None)
+    attention.attend(MODULE, *(each.double() for each in projections()), None)
+    torch.set_float32_matmul_precision("highest")
+    attention.attend(MODULE, *projections(), None)
 
 
 def test_probabilities_are_dropped_at_the_rate_and_keep_their_mean():

@@ -27,7 +27,7 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' "sdpa", but for dropout on a CPU, where torch has no fused kernel with it.
+    """transformers' "sdpa", but on a CPU for dropout, with which torch has no fused kernel there, and where its kernel is slow.
 
     Args:
         module: the family's attention.
@@ -41,7 +41,7 @@ def attend(
     """
     plain = not any(options.get(name) is not None for name in _MATTER) and query.shape[1] == key.shape[1]
     causal = attention_mask is None and getattr(module, "is_causal", True)
-    if not dropout or query.device.type != "cpu" or not plain or causal:
+    if not (dropout or _is_slow(query, key)) or query.device.type != "cpu" or not plain or causal:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -49,6 +49,20 @@ def attend(
         attention_mask = mask_bias(attention_mask, query.dtype)
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     return attend_with_dropout(query, key, value, attention_mask, dropout).transpose(1, 2), None
+
+
+def _is_slow(query: Tensor, key: Tensor) -> bool:
+    """Whether torch's fused kernel takes longer on a CPU than two large products.
+
+    It makes many small ones, which oneDNN begins slowly: 4 x as long at 100 tokens, 1.2 x at 200, as long at 256.
+    """
+    return query.dtype == torch.float32 and query.shape[2] * key.shape[2] <= 256**2 and _onednn_multiplies()
+
+
+@torch.compiler.assume_constant_result
+def _onednn_multiplies() -> bool:
+    """See `training.devices.take_onednn_products`; a graph cannot ask."""
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def padding_mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **options: Any) -> Any:
