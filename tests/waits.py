@@ -125,8 +125,10 @@ class _Methods(TorchFunctionMode):
             if any(isinstance(index, list) for index in indices):
                 watch.wait("a list as an index")
         result = func(*args, **kwargs)
-        if name in MAKERS:
-            watch.of_processor(result)
+        if name in MAKERS:  # a single number goes along with the next operation, and there is nothing of none
+            watch.of_processor(
+                [made for made in _tensors(result) if made.numel() and (made.ndim or "device" in kwargs)]
+            )
         if name == "to" and kwargs.get("non_blocking") and watch.on_host(result):
             watch.puts_on_device(result)
         return result

@@ -24,6 +24,7 @@ from renaissance.core.types import TextInput
 from renaissance.models import backbones
 from renaissance.models.backbones.families import DUAL, FAMILIES, IMAGE, TEXT
 from renaissance.models.execution import checkpointed
+from waits import Watch
 
 TEXTS = [kind for kind in INSTALLED if FAMILIES[kind].modality == TEXT]
 PICTURES = [kind for kind in INSTALLED if FAMILIES[kind].modality == IMAGE]
@@ -180,6 +181,27 @@ def test_every_trainable_parameter_gets_a_gradient(kind: str, pretrained: Callab
     assert [name for name in without if not WITHOUT_GRADIENT.search(name)] == []
     reached = [name for name, p in tower.named_parameters() if not p.requires_grad and p.grad is not None]
     assert reached == []
+
+
+# Families whose own code reads from the device, and where.
+READING = {
+    "flaubert": "lengths.max().item()",
+    "ibert": "x_max.isnan()",
+    "longformer": "is_index_global_attn",
+    "tapas": "embedding",
+    "xlm": "lengths.max().item()",
+    "xmod": "lang_mask",
+}
+
+
+@pytest.mark.parametrize("kind", [*TEXTS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in PICTURES)])
+def test_a_step_of_a_tower_makes_the_processor_wait_for_nothing(kind: str) -> None:
+    tower, given, watch = build(kind).train(), an_input(kind), Watch()
+    watch.puts_on_device([*tower.parameters(), *tower.buffers(), given])
+    with watch():
+        tower(given).hidden.square().sum().backward()
+    assert watch.operations and bool(watch.found) == (kind in READING), watch.found
+    assert kind not in READING or any(READING[kind] in line for line in watch.found), watch.found
 
 
 RECOMPUTED = {"bert", "roberta", "electra", "distilbert", "vit", "deit", "dinov2", "beit", "swin", "clip_vision_model"}

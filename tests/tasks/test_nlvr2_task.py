@@ -22,6 +22,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import MicroBatch, Source
 from renaissance.data.prepare.nlvr2 import make_arrow
+from renaissance.data.sampler import Draw
 from renaissance.data.samples import TaskDataset
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
@@ -177,7 +178,7 @@ def test_files_of_older_programs_give_the_same_groups(prepared: Path, tmp_path: 
 
 def test_pictures_stay_left_and_right(prepared: Path):
     source = Source(opened(prepared, "val"), make_transform("vit", 32, patch_size=8, seed=0))
-    example = source.example(SimpleNamespace(id=3, epoch=0))
+    example = source.example(Draw(0, 3))
     alone = [source.images(source.dataset[3]._replace(images=(image,)), 0)[0] for image in source.dataset[3].images]
     assert len(example.images) == 2 and not torch.equal(*example.images)
     assert all(torch.equal(*each) for each in zip(example.images, alone, strict=True))
@@ -216,7 +217,7 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
     with pytest.raises(UserError) as error:
         source = Source(opened(tmp_path, "val"), make_transform("vit", 32, patch_size=8, seed=0))
         for place in range(4):
-            source.example(SimpleNamespace(id=place, epoch=0))
+            source.example(Draw(0, place))
     assert sentence in str(error.value) and "nlvr2_dev.arrow" in str(error.value)
     assert "\n" not in str(error.value)
 

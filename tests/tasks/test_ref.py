@@ -21,6 +21,7 @@ from renaissance.core.types import Batch, Example, LabelTargets
 from renaissance.data.collate import Source, crop
 from renaissance.data.images import decode
 from renaissance.data.prepare.refcoco import make_arrow
+from renaissance.data.sampler import Draw
 from renaissance.data.samples import TaskDataset
 from renaissance.data.transforms import make_transform
 from renaissance.tasks.base import Context, Encodings
@@ -154,12 +155,12 @@ def test_every_box_becomes_a_picture_of_the_models_size():
     boxes = raw_refcoco.BOXES + [box for box, _ in FURTHER]
     raw = Example(7, (photograph(),), "the red one", boxes=boxes)
     transform = make_transform("vit", 32, patch_size=8, seed=0)
-    found = Source([raw], transform).example(SimpleNamespace(id=0, epoch=0)).images
+    found = Source([raw], transform).example(Draw(0, 0)).images
     assert [picture.shape for picture in found] == [(3, 32, 32)] * len(boxes)
     picture = decode(photograph(), "")
     for (left, top, right, bottom), seen in zip(SEEN, found, strict=False):
         assert torch.equal(seen, transform(picture[:, top:bottom, left:right].contiguous(), 0, 7))
-    blind = Source([raw], transform, blind=(0.5, 0.25, 0.0)).example(SimpleNamespace(id=0, epoch=0)).images
+    blind = Source([raw], transform, blind=(0.5, 0.25, 0.0)).example(Draw(0, 0)).images
     assert len(blind) == len(boxes) and blind[0][:, 0, 0].tolist() == [128, 64, 0]
 
 
@@ -256,11 +257,11 @@ def test_refuses_what_is_no_sample(tmp_path: Path, change: dict, sentence: str):
     with pytest.raises(UserError) as error:
         source = Source(opened(tmp_path, "refcoco", "val"), transform)
         for place in range(4):
-            source.example(SimpleNamespace(id=place, epoch=0))
+            source.example(Draw(0, place))
     assert sentence in str(error.value) and "refcoco_unc_val.arrow" in str(error.value)
     assert "\n" not in str(error.value)
     for place in (0, 1, 3) if "image" in change else ():
-        assert len(source.example(SimpleNamespace(id=place, epoch=0)).images) == 2
+        assert len(source.example(Draw(0, place)).images) == 2
 
 
 def test_refuses_another_kind_of_data(tmp_path: Path):

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from renaissance.models.attention import Dropout, attend_with_dropout, mask_bias
 
@@ -66,16 +66,26 @@ def _onednn_multiplies() -> bool:
 
 
 def padding_mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **options: Any) -> Any:
-    """transformers' "sdpa", but for texts whose tokens all see each other: (B,1,1,N), True on real tokens.
-
-    "sdpa" asks first whether any token is padding, which makes the processor wait for the device.
+    """transformers' "sdpa", which asks first whether any token is padding; that makes the processor wait for the device.
 
     Args:
-        mask_function: which keys a query may see. attention_mask: (B,N). options: as of "sdpa".
+        mask_function: which keys a query may see. attention_mask: (B,N), padding on the right. options: as of "sdpa".
     """
-    if mask_function is not bidirectional_mask_function or attention_mask is None:
-        return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **options)
-    return attention_mask.bool()[:, None, None]
+    if mask_function is bidirectional_mask_function and attention_mask is not None:
+        return attention_mask.bool()[:, None, None]
+    if mask_function is causal_mask_function:
+        attention_mask = None  # no real token sees what comes after it
+    elif attention_mask is not None:
+        options["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **options)
+
+
+def layer_mask(mask: Tensor | None, config: PreTrainedConfig, dtype: torch.dtype) -> Tensor | None:
+    """A mask of padding, (B,N), as a family's layers take it: (B,1,1,N), True on real tokens, or what eager attention adds."""
+    if mask is None:
+        return None
+    mask = mask.bool()[:, None, None]
+    return mask_bias(mask, dtype) if config._attn_implementation == "eager" else mask
 
 
 AttentionInterface.register(NAME, attend)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.core.types import TextInput, Tokens
 from renaissance.models.sending import sent
 
+from .attention import layer_mask
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
@@ -39,9 +39,7 @@ class Blocks(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Runs hidden (B, N, D) through the blocks; no token attends to one whose mask (B, N) is False."""
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden, attention_mask=None if mask is None else mask.long()
-        )
+        attention_mask = layer_mask(mask, self.config, hidden.dtype)
         layers = self.layers if isinstance(self.layers, nn.ModuleList) else [self.layers]
         for layer in layers:
             output = layer(hidden, attention_mask=attention_mask)

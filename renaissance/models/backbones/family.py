@@ -42,6 +42,8 @@ class Family:
         part: path of the submodule to keep, such as the encoder of an encoder-decoder; "" for all.
         pooling: how a sequence is summarised: "first" token (CLS), "mean" over real tokens, "last" real token.
         causal: whether a token attends only to those before it.
+        layer_mask: whether the model takes a mask as its layers do, (B,1,N,N). Of one of (B,N) it would ask whether any token
+            is padding, which makes the processor wait for the device; those with an attention of ours do not ask.
         drop: paths of modules whose output is not used (poolers, heads).
         unreached: regular expressions of parameters that no output depends on; they are frozen.
         settings: attributes to set in the configuration, such as a decoder of no layers.
@@ -61,6 +63,7 @@ class Family:
     part: str = ""
     pooling: str = "first"
     causal: bool = False
+    layer_mask: bool = False
     drop: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from renaissance.core.types import TextInput, Tokens
 
+from .attention import NAME, layer_mask
 from .build import BuiltEncoder, build_encoder
 from .dimensions import encoder_dimensions, width_of
 from .patches import keep_patches, needs_all_patches
@@ -41,10 +42,15 @@ class TextTower(Tower):
         takes = inspect.signature(self.model.forward).parameters
         # One row of token types distinguishes nothing.
         self._takes_types = "token_type_ids" in takes and getattr(self.config, "type_vocab_size", 0) > 1
+        self._layer_mask = encoder.family.layer_mask and self.model.config._attn_implementation != NAME
 
     def forward(self, text: TextInput) -> Tokens:
         """Encodes texts (B, L). Returns hidden (B, L, D); what padding holds changes no real token."""
-        inputs = {"input_ids": text.input_ids, "attention_mask": text.attention_mask.long()}
+        mask = text.attention_mask.long()
+        if self._layer_mask:
+            dtype = next(self.model.parameters()).dtype
+            mask = layer_mask(mask, self.model.config, dtype).expand(-1, -1, mask.shape[1], -1)
+        inputs = {"input_ids": text.input_ids, "attention_mask": mask}
         if self._takes_types:
             inputs["token_type_ids"] = text.token_type_ids
         return Tokens(self.model(**inputs).last_hidden_state, text.attention_mask.bool())
