@@ -124,6 +124,9 @@ class StepLoader(DataLoader):
             worker.join(_LOOK)
         if items is not None:
             items._shutdown = True  # torch's own shutdown takes locks that a killed worker may hold
+            if getattr(items, "_worker_pids_set", False):  # else the next iterator with this one's id is refused
+                torch.utils.data._utils.signal_handling._remove_worker_pids(id(items))
+                items._worker_pids_set = False
 
     def _items(self) -> Iterator[list[Batch] | UserError]:
         if not self.num_workers:

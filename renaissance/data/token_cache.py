@@ -134,9 +134,7 @@ class TokenFile:
             size = _HEADER + self.nbytes[part] + (len(self.images_of(part)) + 1) * _ENTRY.size
             found, bytes_found = os.pread(handle, _HEADER, 0), os.fstat(handle).st_size
             if len(found) == _HEADER and found != expected:
-                raise UserError(
-                    f"'{self.path(part)}' is of another image encoder or of other data{_unlike(expected, found)}."
-                )
+                raise UserError(f"'{self.path(part)}' is of another image encoder or of other data.")
             if bytes_found != size:
                 raise UserError(f"'{self.path(part)}' was cut short: it has {bytes_found:,} of {size:,} bytes.")
         except BaseException:
@@ -158,16 +156,6 @@ class TokenFile:
         view = memoryview(into)
         if os.preadv(self._open[part], [view], offset) != view.nbytes:
             raise UserError(f"'{self.path(part)}' was cut short while this run read it; {advice}.")
-
-
-def _unlike(expected: bytes, found: bytes) -> str:
-    """The first value in which two headers differ, in brackets."""
-    with contextlib.suppress(ValueError, AttributeError):
-        theirs = json.loads(found)
-        for key, value in json.loads(expected).items():
-            if theirs.get(key) != value:
-                return f" ({key}: {str(theirs.get(key))[:60]}, expected {str(value)[:60]})"
-    return ""
 
 
 def stack_tokens(images: Sequence[StoredTokens]) -> Tokens:

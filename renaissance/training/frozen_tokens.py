@@ -44,6 +44,7 @@ from .resolution import Resolved
 FOLDER = "tokens"  # in data_root
 _VERSION = 1  # of what a part holds
 _IMAGES = 64  # of one call of the tower
+_LARGE = 1 << 32  # bytes of a file that take a while to read
 _LOOK = 1.0  # seconds between two looks at parts that other processes make
 # Values of a configuration that change no token of a trained tower in eval mode, or say where it came from.
 _IDLE = re.compile(
@@ -151,10 +152,8 @@ def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, pixels: S
     for start in range(0, len(pixels), _IMAGES):
         images = stack_images(pixels[start : start + _IMAGES], keeps_aspect=False)
         parts.append(model.unimodal_image(ImageInput(images.pixels.to(device))).hidden.to(dtype).cpu())
-        why = "the image encoder gives numbers that are not finite, or too large for cache_precision=16"
-        require(
-            parts[-1].isfinite().all(), f"cache_frozen=True: {why}; give cache_precision=32, or leave cache_frozen out."
-        )
+        why = "cache_frozen=True: an image's tokens are not finite, or too large for cache_precision=16; give 32."
+        require(parts[-1].isfinite().all(), why)
     return torch.cat(parts[1:]) if parts[1:] else parts[0]
 
 
@@ -217,25 +216,17 @@ def plan_tokens(built: Built, resolved: Resolved, data: RunData) -> TokenCache |
     if settings.run.fast_dev_run:
         built.notes.append("cache_frozen: fast_dev_run keeps nothing, so images are decoded and encoded")
         return None
-    # What training or the evaluation at its end reads; unlabelled splits are for test_only.
-    splits = {split: each for split, each in data.samples.items() if each is not None}
-    splits = {
-        split: each for split, each in splits.items() if split == "train" or each.labelled or settings.run.test_only
-    }
-    given = {split: transform_of(settings, split) for split in splits}
-    names = ", ".join(settings.data.datasets)
-    for split, samples in splits.items():
-        pictured = hasattr(samples, "use_tokens") and len(samples.image_counts(0))
-        require(pictured, f"cache_frozen=True: the samples of {names} have no images; leave it out.")
-        key = "train_transform_keys" if split == "train" else "val_transform_keys"
-        fixed = (
-            f"cache_frozen=True: {key}={settings.flat[key]} does not show an image as the same each time; give imagenet"
-        )
-        require(given[split].is_fixed, f"{fixed}, or leave cache_frozen out.")
-    sources = [Source(samples, given[split]) for split, samples in splits.items()]
+    names, sources = ", ".join(settings.data.datasets), []
+    for split, samples in data.samples.items():
+        # What training or the evaluation at its end reads; unlabelled splits are for test_only.
+        if samples is not None and (split == "train" or samples.labelled or settings.run.test_only):
+            pictured = hasattr(samples, "use_tokens") and len(samples.image_counts(0))
+            require(pictured, f"cache_frozen=True: the samples of {names} have no images; leave it out.")
+            sources.append(Source(samples, transform_of(settings, split)))
+            fixed = "cache_frozen=True: the transform of {} does not give the same pixels each time; give imagenet."
+            require(sources[-1].transform.is_fixed, fixed.format(split))
     folder, bits = cache_folder(settings), settings.data.cache_precision
-    name = settings.model.image_encoder.name
-    files = [token_files(built.model, source, folder, name, bits) for source in sources]
+    files = [token_files(built.model, source, folder, settings.model.image_encoder.name, bits) for source in sources]
     cache = TokenCache(sources, files, settings.data.num_workers)
     built.notes.append(_room(cache, folder, bits))
     return cache
@@ -267,16 +258,8 @@ def token_files(model: TwoTower, source: Source, cache_dir: Path, name: str, bit
     folder = cache_dir / f"{_short(name)}-{tower}"
     found = []
     for number, path in enumerate(source.dataset.paths()):
-        content = cached(path, stamp(path), "content", {"content": str}, lambda path=path: {"content": _content(path)})
-        data = content["content"][:16]
-        meta = {
-            "encoder": _short(name),
-            "tower": tower,
-            "bits": bits,
-            "tokens": shape[0],
-            "width": shape[1],
-            "data": data,
-        }
+        data = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"][:16]
+        meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
         place = folder / f"{_short(Path(path).stem)}-{data}"
         dtype = torch.float16 if bits == 16 else torch.float32
         found.append(TokenFile(place, meta, shape, dtype, source.dataset.image_counts(number)))
@@ -295,9 +278,11 @@ def fingerprint(model: TwoTower, settings: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _content(path: str) -> str:
+def _content(path: str) -> dict[str, str]:
+    if os.path.getsize(path) > _LARGE:
+        say(f"cache_frozen: reads {path} once, to know it again")
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {"content": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _short(name: str) -> str:
@@ -314,7 +299,7 @@ def _room(cache: TokenCache, folder: Path, bits: int) -> str:
     files = {each.folder: each for files in cache.files for each in files}
     images, whole = sum(each.images for each in files.values()), sum(sum(each.nbytes) for each in files.values())
     missing = sum(part.tokens.nbytes[part.number] for part in cache.missing())
-    tokens, width = next(iter(files.values())).shape
+    tokens, width = cache.files[0][0].shape
     size = f"{_size(whole)} in {folder} ({images:,} images, {tokens} tokens of {width} numbers in {bits} bits each)"
     if not missing:
         return f"cache_frozen: {size}, all of it there"
@@ -323,11 +308,8 @@ def _room(cache: TokenCache, folder: Path, bits: int) -> str:
     require(writable, f"cache_frozen=True: {nearest} cannot be written; give another folder with cache_dir=.")
     free = shutil.disk_usage(nearest).free
     half = ", or cache_precision=16 for half of it" if bits == 32 else ""
-    require(
-        missing < free,
-        f"cache_frozen=True: {size} lack {_size(missing)}, and the disk has {_size(free)} free; free "
-        f"space, give another disk with cache_dir={half}, or leave cache_frozen out.",
-    )
+    lack = f"cache_frozen=True: {size} lack {_size(missing)}, and the disk has {_size(free)} free"
+    require(missing < free, f"{lack}; free space, give another disk with cache_dir={half}, or leave it out.")
     return f"cache_frozen: {size}, {_size(missing)} of it are made before the first step"
 
 

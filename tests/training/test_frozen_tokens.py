@@ -116,10 +116,7 @@ def test_parts_that_are_damaged_or_of_something_else_are_put_aside_and_made_anew
     swapped.write_bytes(content[1].replace(b'"bits": 32', b'"bits": 16'))
     ended = command(capsys, *CACHED)
     assert f"'{cut.relative_to(work)}' was cut short: it has" in ended.out and "made anew" in ended.out
-    assert (
-        f"'{swapped.relative_to(work)}' is of another image encoder or of other data (bits: 16, expected 32)"
-        in ended.out
-    )
+    assert f"'{swapped.relative_to(work)}' is of another image encoder or of other data" in ended.out
     same_run(first, Path("result/mlm_itm/version_1"))
     assert [path.read_bytes() for path in whole] == content
     assert [path.stat().st_mtime_ns for path in others] == times
@@ -194,7 +191,7 @@ def test_numbers_too_large_for_16_bits_are_refused(work, capsys, monkeypatch):
     real = TwoTower.unimodal_image
     monkeypatch.setattr(TwoTower, "unimodal_image", lambda *args: (t := real(*args))._replace(hidden=t.hidden * 1e6))
     ended = command(capsys, *CACHED, "cache_precision=16")
-    assert ended.code == 1 and "too large for cache_precision=16; give cache_precision=32" in ended.err
+    assert ended.code == 1 and "too large for cache_precision=16; give 32" in ended.err
 
 
 def test_a_filling_that_is_stopped_goes_on_where_it_was(work, capsys, monkeypatch):
