@@ -177,7 +177,7 @@ class Machine:
     accelerator: choice("auto", "gpu", "cpu").changeable = "auto"  # auto, gpu (an error without one) or cpu
     precision: precision_name = 32  # 32, 16-mixed, bf16-mixed or 64
     gradient_checkpointing: flag.changeable = False  # True: layers are computed again in the backward pass: less memory, more time
-    compile: flag.changeable = False  # True: torch.compile of towers and fusion in training, where texts are padded to max_text_len
+    compile: flag.changeable = False  # True: torch.compile of towers and fusion in training; a minute or more at the start
     decode_on_gpu: flag.changeable = False  # True: the GPU decodes, resizes and crops the JPEG files of training; loader processes only read them
     strategy: choice("ddp", "ddp_bf16", "zero1").changeable = "ddp"  # of many processes: ddp; ddp_bf16 sends gradients in 16 bits; zero1 shares out optimizer state
     float32_matmul_precision: choice("highest", "high", "medium") = "highest"  # highest, high or medium: TF32 and bf16 matrix products on GPUs

@@ -28,7 +28,7 @@ from .patch_drop import PatchDrop
 from .randomness import uniform
 from .sampler import Draw
 from .samples import FileSummary
-from .text import encode
+from .text import PAD_MULTIPLE, encode
 from .token_cache import stack_tokens
 from .transforms import Transform
 
@@ -206,7 +206,7 @@ class Collate:
         per_gpu_batchsize: samples of a micro-batch; the last one may be shorter.
         target_builders: by the task's name, what builds its targets.
         source: where the samples came from.
-        full: pad every text to max_text_len, so that all micro-batches have one shape.
+        multiple: of tokens, to which the texts of a micro-batch are padded.
         patch_drop: chooses the patches of each image that are encoded; None = all are.
     """
 
@@ -215,7 +215,7 @@ class Collate:
     per_gpu_batchsize: int
     target_builders: Mapping[str, TargetBuilder]
     source: Source
-    full: bool = False
+    multiple: int = PAD_MULTIPLE
     patch_drop: PatchDrop | None = None
 
     def __call__(self, examples: Sequence[Example]) -> list[Batch]:
@@ -225,7 +225,7 @@ class Collate:
     def _batch(self, examples: Sequence[Example]) -> Batch:
         texts, seconds = [example.text for example in examples], [example.text_pair for example in examples]
         pairs = None if seconds[0] is None else seconds
-        tokenized = partial(encode, self.tokenizer, max_text_len=self.max_text_len, full=self.full)
+        tokenized = partial(encode, self.tokenizer, max_text_len=self.max_text_len, multiple=self.multiple)
         encoding, text = tokenized(texts, seconds=pairs, where=[example.where for example in examples])
         own = [image for example in examples for image in example.images]
         micro = MicroBatch(examples, encoding, text, self.source, own, tokenized)

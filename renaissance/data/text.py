@@ -13,8 +13,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from renaissance.core.errors import UserError, first_line, printable
 from renaissance.core.types import TextInput
 
-# Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain.
-_PAD_MULTIPLE = 4
+# Few lengths instead of many, so that kernels are chosen once for each; more padding would be computed in vain. The kernels that
+# torch.compile makes want more.
+PAD_MULTIPLE, COMPILED_PAD_MULTIPLE = 4, 8
 
 _CHARACTERS_SHOWN = 60  # characters of a text that a sentence tells
 
@@ -58,7 +59,7 @@ def encode(
     max_text_len: int,
     seconds: Sequence[str] | None = None,
     *,
-    full: bool = False,
+    multiple: int = PAD_MULTIPLE,
     where: Sequence[str] = (),
 ) -> tuple[BatchEncoding, TextInput]:
     """Tokenises a batch of texts and pads it on the right.
@@ -68,12 +69,11 @@ def encode(
         texts: B captions.
         max_text_len: longer texts are cut to this many tokens, special tokens included.
         seconds: B second texts, where each sample is a pair of sentences; the longer of a pair is cut first.
-        full: pad to max_text_len, so that every batch has one shape.
+        multiple: of tokens, to which the batch's longest text is rounded up, but never beyond max_text_len.
         where: what a sentence calls each text, such as its file and row.
 
     Returns:
-        What the tokenizer gave, not padded, and the tensors, padded to the longest text rounded up to a multiple of 4
-        but never beyond max_text_len.
+        What the tokenizer gave, not padded, and the padded tensors.
 
     Raises:
         UserError: the tokenizer panics at a text.
@@ -81,8 +81,8 @@ def encode(
     pairs = [list(texts)] if seconds is None else [list(texts), list(seconds)]
     encoding = tokenize(tokenizer, pairs, where, truncation=True, max_length=max_text_len, padding=False)
     lengths = [len(ids) for ids in encoding["input_ids"]]
-    longest = -(-max(lengths) // _PAD_MULTIPLE) * _PAD_MULTIPLE
-    shape = (len(lengths), max_text_len if full else min(longest, max_text_len))
+    longest = -(-max(lengths) // multiple) * multiple
+    shape = (len(lengths), min(longest, max_text_len))
     input_ids = np.full(shape, tokenizer.pad_token_id or 0, dtype=np.int64)
     token_type_ids = np.zeros(shape, dtype=np.int64)
     for i, length in enumerate(lengths):

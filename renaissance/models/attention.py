@@ -12,6 +12,8 @@ and heads of 64 channels. The outputs are the same up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,33 +23,76 @@ from torch.nn import functional as F
 from renaissance.core.types import Tokens
 
 
+def _as_operator(schema: str, like: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorates a function that torch.compile shall call as it is: what it generates for int16 and booleans is slow.
+
+    Args:
+        schema: as of `torch.library.custom_op`. like: makes an empty result from the arguments.
+    """
+
+    def decorated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        operator = torch.library.custom_op(
+            f"renaissance::{function.__name__}",
+            mutates_args=(),
+            schema=schema,
+            tags=torch.Tag.nondeterministic_seeded,  # what is random is not computed again in the backward pass
+        )(function)
+        operator.register_fake(like)
+
+        @wraps(function)
+        def called(*arguments: Any) -> Tensor:
+            return (operator if torch.compiler.is_compiling() else function)(*arguments)
+
+        return called
+
+    return decorated
+
+
+@_as_operator("(Tensor like) -> Tensor", lambda like: torch.empty(like.shape, dtype=torch.int16))
+def noise(like: Tensor) -> Tensor:
+    """Random int16 in the shape (...) of a tensor, four from each draw of torch's global generator."""
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)[: like.numel()].view(like.shape)
+
+
+@_as_operator(
+    "(Tensor values, Tensor noise, int limit, float scale) -> Tensor",
+    lambda values, *_: torch.empty(values.shape, dtype=values.dtype),
+)
+def where_above(values: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
+    """values * scale where the noise is above a limit, else 0.
+
+    In numbers of one type and without booleans, because torch's CPU kernels are vectorized for those alone.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)  # a 16-bit float does not hold the noise
+    kept = torch.ops.aten.threshold_backward(values.to(dtype).contiguous(), noise.to(dtype), limit)
+    return kept.mul_(scale).to(values.dtype)
+
+
+@_as_operator("(Tensor mask, ScalarType dtype) -> Tensor", lambda mask, dtype: torch.empty_like(mask, dtype=dtype))
+def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to scores: 0 where a mask (...) is True, else the lowest number. Adding is cheaper than filling."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 class _Drop(torch.autograd.Function):
-    """hidden * scale where the noise is above a limit, else 0; int16 noise is kept for the backward pass."""
+    """`where_above`; int16 noise is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
         ctx.save_for_backward(noise)
         ctx.limit, ctx.scale = limit, scale
-        return _where_above(hidden, noise, limit, scale)
+        return where_above(hidden, noise, limit, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _where_above(grad, *ctx.saved_tensors, ctx.limit, ctx.scale), None, None, None
-
-
-def _where_above(values: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
-    """Numbers of one type and no booleans: torch's CPU kernels are vectorized for those alone."""
-    dtype = torch.promote_types(values.dtype, torch.float32)  # a 16-bit float does not hold the noise
-    kept = torch.ops.aten.threshold_backward(values.to(dtype), noise.to(dtype), limit)
-    return kept.mul_(scale).to(values.dtype)
+        return where_above(grad, *ctx.saved_tensors, ctx.limit, ctx.scale), None, None, None
 
 
 def drop(hidden: Tensor, rate: float) -> Tensor:
     """Dropout of hidden (...) on a CPU, at a rate above 0 and below 1; see `Dropout`."""
     dropped = min(round(rate * 2**16), 2**16 - 1)
-    words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    noise = words.view(torch.int16)[: hidden.numel()].view(hidden.shape)
-    return _Drop.apply(hidden, noise, dropped - 2**15 - 1, 2**16 / (2**16 - dropped))
+    return _Drop.apply(hidden, noise(hidden), dropped - 2**15 - 1, 2**16 / (2**16 - dropped))
 
 
 class Dropout(nn.Dropout):
@@ -76,11 +121,6 @@ def attend_with_dropout(query: Tensor, key: Tensor, value: Tensor, bias: Tensor 
         scores += bias
     probabilities = scores.softmax(-1)
     return (drop(probabilities, rate) if rate else probabilities) @ value
-
-
-def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to scores: 0 where a mask (...) is True, else the lowest number. Adding is cheaper than filling."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class Residual(nn.Module):

@@ -3,25 +3,25 @@
 A checkpointed layer keeps its inputs only and is computed again in the backward pass: less memory for activations, about a
 third more time (Chen et al. 2016). The second pass has the same dropout masks.
 
-Stacks are compiled for static shapes. Training pads every text to `max_text_len`, so a stack meets few shapes. Evaluation is
-not compiled, so no published number depends on it.
+A stack is compiled for the shapes of its first step, and once more for any size of what differs in a later one, such as the
+length of texts. Evaluation is not compiled, so no published number depends on it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import backbones
 from .fusion import FusionStack
 
 _MOST_REASON = 200  # most characters of a compiler's message that are repeated
-MOST_SHAPES = 4  # that one stack is compiled for; masked and whole texts, one and two images an example, are fewer
 
 checkpointed = partial(checkpoint, use_reentrant=False)
 
@@ -65,37 +65,25 @@ def compile_stacks(model: nn.Module, say: Callable[[str], None], backend: str = 
 
 
 def _compiled(plain: Callable[..., Any], model: nn.Module, name: str, say: Callable[[str], None], backend: str) -> Any:
-    """A forward that is compiled for each shape of its inputs in training, at most `MOST_SHAPES`."""
-    fast = torch.compile(plain, dynamic=False, backend=backend)
-    shapes: set[Any] = set()
+    """A forward that is compiled in training; how long that took is said."""
+    fast, statistics = torch.compile(plain, backend=backend), torch._dynamo.utils.counters["stats"]
     given_up = False
 
     def forward(*inputs: Any) -> Any:
         nonlocal given_up
         if given_up or not model.training:
             return plain(*inputs)
-        if (shape := _shape(inputs)) in shapes:
-            return fast(*inputs)
-        why = f"meets more than {MOST_SHAPES} shapes of inputs"
-        if len(shapes) < MOST_SHAPES:
-            try:
-                outputs = fast(*inputs)
-            except Exception as error:  # dynamo, a backend and a missing compiler raise errors of their own types
-                reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
-                why = f"cannot be compiled ({reason[:_MOST_REASON]})"
-            else:
-                shapes.add(shape)
-                return outputs
-        outputs = plain(*inputs)  # before the warning: an error of the model itself is raised as it is
-        given_up = True
-        say(f"warning: compile=True: the {name} {why}; it runs as written.")
+        before, began = statistics["unique_graphs"], time.monotonic()
+        try:
+            outputs = fast(*inputs)
+        except Exception as error:  # dynamo, a backend and a missing compiler raise errors of their own types
+            outputs = plain(*inputs)  # before the warning: an error of the model itself is raised as it is
+            given_up = True
+            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+            say(f"warning: compile=True: the {name} cannot be compiled ({reason[:_MOST_REASON]}); it runs as written.")
+        else:
+            if statistics["unique_graphs"] > before:
+                say(f"compile=True: compiled the {name} in {time.monotonic() - began:.0f} s")
         return outputs
 
     return forward
-
-
-def _shape(value: Any) -> Any:
-    """What a compiled graph depends on: shape and dtype of tensors, other inputs by value."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.dtype
-    return tuple(map(_shape, value)) if isinstance(value, tuple) else value

@@ -24,6 +24,7 @@ from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset
 from renaissance.data.patch_drop import PatchDrop
 from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.text import COMPILED_PAD_MULTIPLE, PAD_MULTIPLE
 from renaissance.data.transforms import Transform, make_transform
 from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
@@ -247,7 +248,7 @@ class Loaders(LightningDataModule):
             micro,
             builders,
             self.source(split),
-            full=self.settings.machine.compile and train,
+            multiple=COMPILED_PAD_MULTIPLE if self.settings.machine.compile and train else PAD_MULTIPLE,
             patch_drop=patch_drop(self.settings, self.steps[1]) if train else None,
         )
 

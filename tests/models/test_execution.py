@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from renaissance.models.execution import MOST_SHAPES, compile_stacks, enable_gradient_checkpointing, stacks
+from renaissance.models.execution import compile_stacks, enable_gradient_checkpointing, stacks
 from tiny_models import MODELS, pictures, texts
 
 # dynamo looks at gradients of what is no leaf, and hides the warning only where it is none that ends the program.
@@ -73,7 +75,7 @@ def test_compiled_stacks_have_the_same_gradients(name: str, recomputes: bool):
         before = backend.ran
         the_same(gradients(model), plain)
         assert backend.ran >= before + len(list(stacks(model)))
-    assert said == [] and list(model.state_dict()) == names
+    assert list(model.state_dict()) == names
     before = backend.ran
     with torch.no_grad():
         gradients_free = model.eval().fuse(model.embed_text(texts()), model.embed_image(pictures()))
@@ -91,7 +93,7 @@ def test_patches_are_left_out_of_compiled_stacks_too(name: str):
         before = backend.ran
         the_same(gradients(model, kept=kept), expected)
         assert backend.ran >= before + len(list(stacks(model)))
-    assert said == []
+    assert not [sentence for sentence in said if sentence.startswith("warning")]
 
 
 def failing(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
@@ -110,17 +112,14 @@ def test_what_cannot_be_compiled_runs_as_written_and_is_said_once():
         assert "no compiler here" in sentence and sentence.endswith("); it runs as written.") and "\n" not in sentence
 
 
-def test_a_stack_that_meets_many_shapes_runs_as_written():
+def test_a_stack_is_compiled_once_more_for_all_lengths():
     model, said, backend = without_dropout(MODELS["two-tower"]()).train(), [], Backend()
-    plain = [gradients(model, (length, 4)) for length in range(5, 6 + MOST_SHAPES)]
+    plain = {length: gradients(model, (length, 4)) for length in (5, 7, 8, 6, 9)}
     compile_stacks(model, said.append, backend)
-    for length, expected in enumerate(plain, start=5):
-        assert said == [] or length == 5 + MOST_SHAPES
+    for length, expected in plain.items():
         the_same(gradients(model, (length, 4)), expected)
-    assert sorted(said) == [
-        f"warning: compile=True: the {name} meets more than {MOST_SHAPES} shapes of inputs; it runs as written."
-        for name in ("fusion", "text_tower")
-    ]
+    assert all(re.fullmatch(r"compile=True: compiled the \w+ in \d+ s", sentence) for sentence in said)
+    assert Counter(sentence.split()[3] for sentence in said) == {"image_tower": 1, "text_tower": 2, "fusion": 2}
 
 
 def test_an_error_of_the_model_itself_is_no_matter_of_compiling():

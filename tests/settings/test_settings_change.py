@@ -454,7 +454,7 @@ CHANGES: dict[str, Change] = {
     ),
     "precision": Change("64", lambda t: t.trainer.precision, "64-true"),
     "gradient_checkpointing": Change(True, lambda t: kept_bytes(t) < kept_bytes(untouched({})), True),
-    "compile": Change(True, lambda t: {batch.text.input_ids.shape[1] == 50 for batch in t.step}, {True}),
+    "compile": Change(True, lambda t: {batch.text.input_ids.shape[1] % 8 for batch in t.step}, {0}),
     "decode_on_gpu": Change(True, lambda t: t.loaders.source("train").on_device, True),
     "strategy": Change("ddp_bf16", lambda t: type(t.trainer.strategy) is DDPStrategy, False, {"num_gpus": 2}),
     "float32_matmul_precision": Change("high", matmul_precision, "high"),
