@@ -104,14 +104,9 @@ def _decoded(files: list[Tensor], where: Sequence[str], device: torch.device) ->
     try:
         return _decode_there(files, device)
     except RuntimeError:  # of any one of them; there are no partial results
-        return [_decode_alone(file, name, device) for file, name in zip(files, where, strict=True)]
-
-
-def _decode_alone(file: Tensor, where: str, device: torch.device) -> Tensor:
-    try:
-        return _decode_there([file], device)[0]
-    except RuntimeError:
-        return decode(file.numpy().tobytes(), where).to(device)
+        if len(files) == 1:
+            return [decode(files[0].numpy().tobytes(), where[0]).to(device)]
+        return [_decoded([file], [name], device)[0] for file, name in zip(files, where, strict=True)]
 
 
 def _decode_there(files: list[Tensor], device: torch.device) -> list[Tensor]:

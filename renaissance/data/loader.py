@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import os
 import pickle
 import threading
 import time
@@ -27,7 +26,7 @@ from renaissance.core.types import Batch
 
 from .collate import Collate
 from .sampler import Draw, EvalBatches, TrainSteps
-from .workers import make_socket_folder, raise_file_limit, start_method, start_worker
+from .workers import prepare_workers, start_method, start_worker
 
 _PREFETCHED_STEPS = 2  # by each worker; a step may be many micro-batches, so more would cost memory
 _LOOK = 2  # seconds between two checks of workers that deliver nothing
@@ -90,10 +89,7 @@ class StepLoader(DataLoader):
     ) -> None:
         self.raises, self.stop_requested = raises, stop_requested
         if num_workers:
-            # Before the fork: a tokenizer that has used threads in this process prints a warning in every worker.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            make_socket_folder()
-            raise_file_limit()
+            prepare_workers()
             _LOADERS.add(self)
         super().__init__(
             StepDataset(collate),

@@ -12,9 +12,11 @@ import signal
 import sys
 import tempfile
 import threading
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import current_process, parent_process
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,9 +35,34 @@ def start_method() -> BaseContext | None:
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
+    return start_fork_server()
+
+
+def start_fork_server() -> BaseContext:
+    """Starts what the workers of a run of several processes are forked from, unless it runs; returns the start method.
+
+    Its imports take seconds, in which this process goes on with its own: call it as early as it is known.
+    """
+    prepare_workers()  # it hands down what it has been given
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["renaissance.data.collate"])  # torch and transformers, once for all workers
+    context.set_forkserver_preload(["renaissance.data.preloaded"])  # torch and transformers, once for all workers
+    # Older Pythons do not hand their path down, and what cannot be imported is left to each worker, without a word.
+    paths = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    forkserver.ensure_running()
     return context
+
+
+def prepare_workers() -> None:
+    """Sets what workers inherit: one thread for their tokenizers, a folder for their sockets, open files.
+
+    Raises:
+        UserError: as `make_socket_folder`.
+    """
+    # Else a tokenizer that has used threads in this process prints a warning in every worker.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    make_socket_folder()
+    raise_file_limit()
 
 
 def start_worker(_: int) -> None:

@@ -21,6 +21,7 @@ from renaissance.core.checks import seconds_of
 from renaissance.core.errors import Stopped, UserError, is_defect, require
 from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
+from renaissance.data.workers import start_fork_server
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.models.execution import compile_stacks
 from renaissance.runs.checkpoint_folder import BEST
@@ -67,6 +68,8 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_
     """
     devices.check_start(resolver["num_nodes"])
     began = time.monotonic()
+    if (resolver["num_gpus"] or 1) * resolver["num_nodes"] > 1 and resolver["num_workers"] != 0:
+        start_fork_server()
     with StopSignals() as signals:
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from transformers import ResNetConfig
 
 import small_run
+from conftest import ROOT
 from renaissance.core.atomic import FileLock
 from renaissance.runs.checkpoint import read
 from small_run import NO_DROPOUT, SMALL, started
@@ -182,6 +185,31 @@ def test_loader_processes_of_several_processes(work: Path):
         assert run.returncode == 0, said
     one, two = (work / "result" / name / "version_0" for name in ("by_0", "by_2"))
     assert small_run.rows(one) == small_run.rows(two)
+
+
+FORKED = """
+import gc, os, sys
+def look(pipe):
+    pipe.send(("renaissance.data.collate" in sys.modules, gc.get_freeze_count() > 0, os.environ["TOKENIZERS_PARALLELISM"]))
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    from renaissance.data.workers import start_fork_server
+    context = start_fork_server()
+    here, there = context.Pipe()
+    worker = context.Process(target=look, args=(there,))
+    worker.start()
+    print(*here.recv())
+    worker.join()
+"""
+
+
+def test_what_loader_processes_are_forked_from_has_imported_what_they_need(tmp_path: Path):
+    """Wherever the command is given; else each of them would import it."""
+    (tmp_path / "program.py").write_text(FORKED, encoding="utf-8")
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "program.py", str(ROOT)]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert said.stdout == "True True false\n", said
 
 
 def test_a_run_goes_on_with_another_number_of_processes(work: Path):
