@@ -47,6 +47,7 @@ def test_every_variant_of_the_step_has_the_same_losses(kind: str, benchmark: Mod
         ("retrieval.py", "--images", "8", "--many", "20"),
         ("pretrain_step.py", "--rounds", "1", "--batch", "2"),
         ("patch_drop.py", "--rounds", "1", "--batch", "2"),
+        ("patch_drop_demo.py", "--steps", "10", "--pictures", "200"),
         ("cache_frozen.py", "--rounds", "1", "--seconds", "1", "--images", "32", "--cases", "small,images"),
     ],
     ids=lambda words: words[0],
@@ -55,7 +56,9 @@ def test_a_benchmark_prints_its_table(words: tuple[str, ...]):
     done = subprocess.run(
         [sys.executable, FOLDER / words[0], *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
-    assert done.returncode == 0 and "| --- |" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and ("| --- |" in done.stdout or "held-out scenes" in done.stdout), (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)

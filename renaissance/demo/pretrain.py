@@ -85,10 +85,10 @@ def scenes_of(pairs: PairDataset, seed: int) -> list[Scene]:
     return [make_scene(seed, scene_index_of(name)) for name in pairs.image_names(range(len(pairs)))]
 
 
-def pretrain(recipe: str, root: Path, seed: int, steps: int) -> None:
-    """Pretrains, probes, and writes `<root>/<recipe>.json` with the figures of demo.json."""
+def pretrain(recipe: str, root: Path, seed: int, steps: int, **more: Any) -> None:
+    """Pretrains, with `more` settings, probes, and writes `<root>/<recipe>.json` with the figures of demo.json."""
     given = {"exp_name": recipe.removeprefix("demo_"), "seed": seed, "max_steps": steps, "val_check_interval": steps}
-    settings = demo_settings(root, [recipe], {**given, "log_every_n_steps": 10, "accelerator": "cpu"})
+    settings = demo_settings(root, [recipe], {**given, "log_every_n_steps": 10, "accelerator": "cpu", **more})
     folder = run(settings, demo_data).path
     itm = json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"]["itm"]
     figures = {f"itm{end}": itm[f"accuracy{end}"] for end in ("", "_matched", "_mismatched")}

@@ -179,7 +179,7 @@ def load_weights(built: Built, resolved: Resolved) -> None:
     report.refuse_missing("resume_from")
     built.notes += [
         f"{key}={settings.flat[key]} (the run began with {stored.settings.get(key)}): from here on the schedule of the "
-        "learning rate spans the new length"
+        "learning rate, and patch_drop_until, are of the new length"
         for key in ("max_steps", "max_epoch")
         if settings.flat[key] != stored.settings.get(key)
     ]

@@ -1,0 +1,82 @@
+"""What `patch_drop` brings and costs on the demo's world: both models with and without, after equal time.
+
+    python benchmarks/patch_drop_demo.py --steps 1450 --patch 16
+
+Time is that of the processor, on one thread. Two short runs of each kind tell the seconds of a step, and so how many steps the
+run that leaves patches out has in the time of the one that does not. The table is the demo's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pretrain_step import processor_name  # noqa: E402
+
+from renaissance.demo.pretrain import pretrain  # noqa: E402
+from renaissance.demo.run import RECIPES, write_world  # noqa: E402
+from renaissance.demo.tables import pretraining_table  # noqa: E402
+
+SHORT, LONGER = 20, 220  # steps of the runs that tell the seconds of a step
+SEED = 0
+
+
+def trained(root: Path, recipe: str, steps: int, **more: Any) -> tuple[float, dict[str, Any]]:
+    """The seconds of the processor that a run and its evaluation take, and its figures."""
+    began = time.process_time()
+    with contextlib.redirect_stdout(sys.stderr):
+        pretrain(recipe, root, SEED, steps, **more)
+    took = time.process_time() - began
+    return took, json.loads((root / f"{recipe}.json").read_text(encoding="utf-8"))["figures"]
+
+
+def step_seconds(root: Path, recipe: str, **more: Any) -> float:
+    short, longer = (trained(root, recipe, steps, **more)[0] for steps in (SHORT, LONGER))
+    return (longer - short) / (LONGER - SHORT)
+
+
+def report(root: Path, options: argparse.Namespace) -> None:
+    write_world(root, SEED, options.pictures)
+    figures: dict[str, Any] = {}
+    lines = []
+    for name, recipe in RECIPES.items():
+        ways = {
+            f"{name}, {share:g}": {"patch_drop": share, "patch_size": options.patch} for share in (0, options.share)
+        }
+        seconds = {way: step_seconds(root, recipe, **more) for way, more in ways.items()}
+        for way, more in ways.items():
+            steps = round(options.steps * seconds[f"{name}, 0"] / seconds[way])
+            took, figures[way] = trained(root, recipe, steps, **more)
+            lines.append(f"{way}: {1000 * seconds[way]:.0f} ms a step, {steps:,} steps, {took / 60:.1f} minutes")
+    print("## Patch dropping in the demo (`benchmarks/patch_drop_demo.py`)\n")
+    print(
+        f"{date.today()}, {processor_name()}, 1 thread, torch {torch.__version__}, seed {SEED}, patches of {options.patch} px.\n"
+    )
+    print("\n".join(("```text", *lines, "", pretraining_table(figures), "```")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1450, help="of the run on all patches")
+    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--patch", type=int, default=16, help="pixels of a patch's side, of images of 48")
+    parser.add_argument("--share", type=float, default=0.5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        report(Path(folder), options)
+
+
+if __name__ == "__main__":
+    main()
