@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from renaissance.core.errors import UserError
 from renaissance.data.encoded import EncodedPixels
 from renaissance.training import devices
 from renaissance.training.loading import Loaders
-from small_run import SMALL, command, curve, train, write_coco_vg
+from small_run import SMALL, command, curve, resolver, train, write_coco_vg
 
 WORDS = ("task_mlm_itm", *SMALL, "draw_false_image=1", "val_check_interval=2", "final_test=False")
 
@@ -37,6 +40,22 @@ def test_it_trains_like_a_run_whose_loaders_decode(work, capsys, monkeypatch):
     for metric in ("mlm/train/loss", "itm/train/loss", "mlm/val/loss"):
         assert curve(there, metric) == pytest.approx(curve(loaded, metric), abs=2e-2)
     assert curve(there, "mlm/train/loss") != curve(loaded, "mlm/train/loss")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "refused"),
+    [
+        (0, {}, "this machine has none that torch can use"),
+        (1, {"accelerator": "cpu"}, "accelerator=cpu trains without one"),
+        (1, {}, None),
+        (1, {"accelerator": "gpu"}, None),
+    ],
+)
+def test_it_needs_a_gpu_to_train_on(gpus: int, given: dict[str, str], refused: str | None, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    asked = resolver(decode_on_gpu=True, **given)
+    with pytest.raises(UserError, match=f"needs a GPU, but {refused}") if refused else contextlib.nullcontext():
+        devices.check_devices(asked)
 
 
 def test_a_damaged_file_ends_the_run_with_its_name(work, capsys):
