@@ -24,7 +24,7 @@ from sacred.utils import SacredError, set_by_dotted_path
 from renaissance.core.checks import expanded, require_checkpoint
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
-from renaissance.core.launch import clean_environment, lasting_imports, launch_environment
+from renaissance.core.launch import lasting_imports, launch_environment, prepare_environment
 from renaissance.core.plugins import load_plugins, plugin_hint
 from renaissance.settings.declared import SETTINGS, Setting, converted, declared, defaults
 from renaissance.settings.keys import AUTO
@@ -95,7 +95,7 @@ class Words(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status. A user's mistake prints one sentence and gives 1."""
-    clean_environment()
+    prepare_environment()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in HELP:

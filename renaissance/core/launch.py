@@ -52,13 +52,16 @@ def launch_environment(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch(PYTHON, int(found.get("NODE_RANK", "0")) == int(found.get("LOCAL_RANK", "0")) == 0)
 
 
-def clean_environment() -> None:
-    """Removes empty variables, which job scripts leave behind, before libraries read them; only rank 0 asks the Hub."""
+def prepare_environment() -> None:
+    """Environment variables as libraries are to read them: none is empty, and only rank 0 asks the Hub."""
     for name in _RANK_VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
     if not launch_environment().is_rank_zero:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (training/rank_zero_first.py)
+    # OpenMP's threads sleep while they wait, where by default they spin: beside another busy process a step took five times as
+    # long with spinning threads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextlib.contextmanager

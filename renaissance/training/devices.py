@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +26,12 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.launch import PYTHON, SRUN, TORCHRUN, available_cores, launch_environment
+from renaissance.core.processor import is_amd, lacks_bf16
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 from .lightning_state import delay_kill
 
-_CPUINFO = 4096  # characters, the first processor's
 _WATCH = 2  # seconds between two looks for the process that started this one
 _TO_SAY = 10  # seconds in which a process that notices by itself that it is alone can say so
 
@@ -183,19 +182,26 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
-def take_onednn_products(processors: str = "/proc/cpuinfo") -> None:
+def take_onednn_products() -> None:
     """On AMD's processors, makes torch multiply matrices by oneDNN, in full float32: there twice as fast as MKL.
 
     MKL, torch's default, has its best kernels for Intel's processors alone. torch gives float32 to oneDNN where the precision
     "medium" lets it compute in bfloat16 inside, which it does on processors with AMX alone, of which AMD has none. A product is
     compared with one in float64, in case a later one has.
     """
-    with contextlib.suppress(OSError):
-        if "AuthenticAMD" in Path(processors).read_text()[:_CPUINFO]:
-            torch.set_float32_matmul_precision("medium")
-            left, right = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0)).unbind()
-            if not torch.allclose((left @ right).double(), left.double() @ right.double(), rtol=1e-5):
-                torch.set_float32_matmul_precision("highest")
+    if not is_amd():
+        return
+    torch.set_float32_matmul_precision("medium")
+    left, right = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0)).unbind()
+    if not torch.allclose((left @ right).double(), left.double() @ right.double(), rtol=1e-5):
+        torch.set_float32_matmul_precision("highest")
+
+
+def precision_notes(settings: Settings) -> list[str]:
+    """A line for the report where another precision is faster on this machine."""
+    if settings.machine.precision != "bf16-mixed" or on_gpu(settings) or not lacks_bf16():
+        return []
+    return ["precision=bf16-mixed: this processor has no units for bfloat16; precision=32 is faster here"]
 
 
 def cluster_environment() -> ClusterEnvironment:

@@ -130,7 +130,7 @@ def prepare_run(
     devices.check_devices(start.resolver)  # again: the checkpoint of a resumed run may have filled them in
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
-    resolved.notes[:0] = start.notes
+    resolved.notes[:0] = [*start.notes, *devices.precision_notes(resolved.settings)]
     shape = build_on_meta(resolved)
     refuse_huge_batches(resolved.settings)
     return start, resolved, shape

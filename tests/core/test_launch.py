@@ -19,8 +19,8 @@ from renaissance.core.launch import (
     TORCHRUN,
     Launch,
     available_cores,
-    clean_environment,
     launch_environment,
+    prepare_environment,
 )
 from renaissance.settings.resolver import SettingsError
 from renaissance.training import devices, train
@@ -69,8 +69,17 @@ def test_what_is_set_to_nothing_is_not_set(monkeypatch):
     for name in ("MASTER_ADDR", "NODE_RANK"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("MASTER_PORT", "12345")
-    clean_environment()
+    prepare_environment()
     assert not {"MASTER_ADDR", "NODE_RANK"} & os.environ.keys() and os.environ["MASTER_PORT"] == "12345"
+
+
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    prepare_environment()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    prepare_environment()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_who_has_started_the_processes_says_how_many(monkeypatch):

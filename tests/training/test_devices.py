@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from renaissance.training import devices
 from renaissance.training.devices import take_onednn_products
 
 
@@ -19,23 +21,17 @@ def precision() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def processors(folder: Path, vendor: str) -> str:
-    path = folder / "cpuinfo"
-    path.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    return str(path)
-
-
-@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel", "missing"])
-def test_products_stay_those_of_float32(vendor: str, tmp_path: Path):
-    take_onednn_products(str(tmp_path / "none") if vendor == "missing" else processors(tmp_path, vendor))
-    if vendor != "AuthenticAMD":
-        assert torch.get_float32_matmul_precision() == "highest"
+@pytest.mark.parametrize("amd", [True, False])
+def test_products_stay_those_of_float32(amd: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "is_amd", lambda: amd)
+    take_onednn_products()
+    assert amd or torch.get_float32_matmul_precision() == "highest"
     torch.manual_seed(1)
     for left, right in [(torch.rand(64, 512), torch.rand(512, 96)), (torch.rand(8, 70, 64), torch.rand(8, 64, 70))]:
         assert torch.allclose((left @ right).double(), left.double() @ right.double(), rtol=1e-5)
 
 
-def test_products_that_round_to_bfloat16_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_products_that_round_to_bfloat16_are_not_taken(monkeypatch: pytest.MonkeyPatch):
     plain = torch.Tensor.__matmul__
 
     def rounding(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -43,6 +39,16 @@ def test_products_that_round_to_bfloat16_are_not_taken(tmp_path: Path, monkeypat
             left, right = left.bfloat16().float(), right.bfloat16().float()
         return plain(left, right)
 
+    monkeypatch.setattr(devices, "is_amd", lambda: True)
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
-    take_onednn_products(processors(tmp_path, "AuthenticAMD"))
+    take_onednn_products()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("precision", "lacks", "said"), [("bf16-mixed", True, 1), ("bf16-mixed", False, 0), (32, True, 0)]
+)
+def test_a_precision_that_is_slower_here_is_said(precision: Any, lacks: bool, said: int, monkeypatch):
+    monkeypatch.setattr(devices, "lacks_bf16", lambda: lacks)
+    notes = devices.precision_notes(SimpleNamespace(machine=SimpleNamespace(precision=precision, accelerator="cpu")))
+    assert len(notes) == said and all("precision=32" in note for note in notes)
