@@ -99,12 +99,13 @@ class ContrastiveGroups:
         """Builds the targets of a micro-batch."""
         examples = micro.examples
         keys = [text_key(example.text) for example in examples]
-        compared = torch.eye(len(examples), dtype=torch.bool)
-        for i, one in enumerate(examples):
-            for j in range(i - i % self.group, i):
-                false = _is_false(one, keys[i], examples[j]) and _is_false(examples[j], keys[j], one)
-                compared[i, j] = compared[j, i] = false
-        return ItcTargets(compared)
+        compared = np.eye(len(examples), dtype=bool)  # not a tensor, whose elements are dear to set
+        for start in range(0, len(examples), self.group):
+            group = slice(start, start + self.group)
+            false = np.array([[_is_false(one, key, other) for other in examples[group]]
+                              for one, key in zip(examples[group], keys[group], strict=True)])  # fmt: skip
+            compared[group, group] |= false & false.T
+        return ItcTargets(torch.from_numpy(compared))
 
 
 def _is_false(example: Example, key: int, candidate: Example) -> bool:
