@@ -11,7 +11,6 @@ memory map would end the process, and the page cache keeps what memory has room 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
@@ -34,12 +33,13 @@ _ENTRY = struct.Struct(
 )  # of each image, and one behind the last: its hash, and how many tokens' rows are before it
 _PART_BYTES = 1 << 28  # of tokens: what a stopped run may lose, and what processes share out
 _MOST_OPEN = 256  # parts that a process keeps open
+_OPEN: dict[tuple[int, int], int] = {}  # id of a `TokenFile` and part -> file descriptor, the oldest first
 
 
 class TokenFile:
     """The tokens of the images of one arrow file, which are numbered through.
 
-    It pickles small and opens a part when it is asked for.
+    It pickles small, and a process opens a part when it is asked for.
 
     Args:
         folder: of the parts.
@@ -60,15 +60,10 @@ class TokenFile:
         starts = np.arange(0, self.images, self._size)
         self._rows = np.add.reduceat(counts, starts).tolist()
         self.parts, self.nbytes = range(len(starts)), [rows * self._bytes for rows in self._rows]
-        self._open: dict[int, int] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
 
     def __del__(self):
-        for handle in self.__dict__.get("_open", {}).values():
-            with contextlib.suppress(OSError):
-                os.close(handle)
+        for key in [each for each in _OPEN if each[0] == id(self)]:
+            os.close(_OPEN.pop(key))
 
     def path(self, part: int) -> Path:
         return self.folder / f"{part:05}.tokens"
@@ -144,17 +139,17 @@ class TokenFile:
 
     def _read(self, part: int, into: Any, offset: int) -> None:
         advice = "start the run again, which makes what is missing"
-        if part not in self._open:
-            if len(self._open) == _MOST_OPEN:
-                os.close(self._open.pop(next(iter(self._open))))
+        if (key := (id(self), part)) not in _OPEN:
+            if len(_OPEN) == _MOST_OPEN:
+                os.close(_OPEN.pop(next(iter(_OPEN))))
             try:
-                self._open[part] = self._checked(part)
+                _OPEN[key] = self._checked(part)
             except FileNotFoundError:
                 raise UserError(f"'{self.path(part)}' of cache_frozen is not there any more; {advice}.") from None
             except UserError as error:
                 raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
         view = memoryview(into)
-        if os.preadv(self._open[part], [view], offset) != view.nbytes:
+        if os.preadv(_OPEN[key], [view], offset) != view.nbytes:
             raise UserError(f"'{self.path(part)}' was cut short while this run read it; {advice}.")
 
 

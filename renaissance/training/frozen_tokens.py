@@ -43,7 +43,7 @@ from .resolution import Resolved
 
 FOLDER = "tokens"  # in data_root
 _VERSION = 1  # of what a part holds
-_IMAGES = 64  # of one call of the tower
+_IMAGES = 64  # that a loader process reads at once, and the most of one call of the tower
 _LARGE = 1 << 32  # bytes of a file that take a while to read
 _LOOK = 1.0  # seconds between two looks at parts that other processes make
 # Values of a configuration that change no token of a trained tower in eval mode, or say where it came from.
@@ -68,10 +68,11 @@ class TokenCache:
         sources: the data sets, with the transform of their images.
         files: the tokens of each file of each of them.
         num_workers: loader processes that decode what is missing.
+        batch: images of one call of the tower.
     """
 
-    def __init__(self, sources: Sequence[Source], files: Sequence[Sequence[TokenFile]], num_workers: int):
-        self.sources, self.files, self.num_workers = sources, files, num_workers
+    def __init__(self, sources: Sequence[Source], files: Sequence[Sequence[TokenFile]], num_workers: int, batch: int):
+        self.sources, self.files, self.num_workers, self.batch = sources, files, num_workers, batch
         self.filled = False
 
     def missing(self) -> list[MissingPart]:
@@ -127,7 +128,7 @@ class TokenCache:
             items = iter(loader)
             for item in items:
                 part, file = claims.claimed.popleft()
-                encode = partial(_encode, model, part.tokens.dtype, device)
+                encode = partial(_encode, model, part.tokens.dtype, device, self.batch)
                 part.tokens.write(part.number, file, _batches(item, items, part, encode, bar))
 
 
@@ -146,11 +147,11 @@ def _batches(
         item = next(items)
 
 
-def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, pixels: Sequence[Tensor]) -> Tensor:
+def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, batch: int, pixels: Sequence[Tensor]) -> Tensor:
     """The tokens of images (3, H, W), which may be none: (n, P, D)."""
     parts = [torch.empty(0, dtype=dtype)]
-    for start in range(0, len(pixels), _IMAGES):
-        images = stack_images(pixels[start : start + _IMAGES], keeps_aspect=False)
+    for start in range(0, len(pixels), batch):
+        images = stack_images(pixels[start : start + batch], keeps_aspect=False)
         parts.append(model.unimodal_image(ImageInput(images.pixels.to(device))).hidden.to(dtype).cpu())
         why = "cache_frozen=True: an image's tokens are not finite, or too large for cache_precision=16; give 32."
         require(parts[-1].isfinite().all(), why)
@@ -227,7 +228,8 @@ def plan_tokens(built: Built, resolved: Resolved, data: RunData) -> TokenCache |
             require(sources[-1].transform.is_fixed, fixed.format(split))
     folder, bits = cache_folder(settings), settings.data.cache_precision
     files = [token_files(built.model, source, folder, settings.model.image_encoder.name, bits) for source in sources]
-    cache = TokenCache(sources, files, settings.data.num_workers)
+    batch = min(_IMAGES, settings.data.per_gpu_batchsize)  # a device that has room for training has it for this
+    cache = TokenCache(sources, files, settings.data.num_workers, batch)
     built.notes.append(_room(cache, folder, bits))
     return cache
 
