@@ -20,7 +20,7 @@ DEFAULTS = defaults()
 # What a command line, a JSON file or a slip of the hand can bring.
 STRANGE = (
     "1:30",
-    None, True, False, 0, 1, -1, 2, 10**400, 0.0, 0.5, 1.0, 1.5, 1e3, float("nan"), float("inf"), -0.1, "", " ", "0",
+    None, True, False, 0, 1, -1, 2, 16, 10**400, 0.0, 0.5, 1.0, 1.5, 1e3, float("nan"), float("inf"), -0.1, "", " ", "0",
     "true", "cosine", "imagenet", "a/b", "..", "x" * 200, [], [1], ["imagenet"], ["imagenet", "clip"], {}, {"mlm": 1},
     {"mlm": "1"}, {"mlm": True}, {"mlm": -1}, {"vqa": 1}, {"mlm": float("inf")}, (1, 2), b"bytes", object(),
 )  # fmt: skip
