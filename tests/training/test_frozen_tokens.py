@@ -20,7 +20,18 @@ from renaissance.data.images import decode
 from renaissance.models.two_tower import TwoTower
 from renaissance.training import frozen_tokens
 from renaissance.training.frozen_tokens import TokenCache
-from small_run import NO_DROPOUT, SMALL, command, results, rows, same_run, torchrun, train, write_coco_vg
+from small_run import (
+    NO_DROPOUT,
+    SMALL,
+    command,
+    damage_picture,
+    results,
+    rows,
+    same_run,
+    torchrun,
+    train,
+    write_coco_vg,
+)
 
 FROZEN = ("task_mlm_itm", *SMALL, "max_steps=3", "freeze_image_encoder=True", 'datasets=["coco"]')
 CACHED = (*FROZEN, "cache_frozen=True")
@@ -184,6 +195,13 @@ def test_glue_has_no_images_to_keep(tmp_path, capsys, hub_cache):
 def test_a_few_steps_to_try_a_command_keep_nothing(work, capsys):
     ended = command(capsys, *CACHED, "fast_dev_run=1")
     assert ended.code == 0 and "fast_dev_run keeps nothing" in ended.out and not parts(work)
+
+
+def test_an_image_that_cannot_be_decoded_ends_the_filling_with_its_name(work, capsys):
+    damage_picture(work / "data" / "arrow" / "coco_caption_karpathy_test.arrow")
+    ended = command(capsys, *CACHED)
+    assert ended.code == 1 and "error: The image of coco_caption_karpathy_test.arrow row 6 cannot be dec" in ended.err
+    assert len(parts(work)) == 3 + 1 + 2 and not [*work.rglob("*.tmp")]
 
 
 @pytest.mark.slow
