@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +80,31 @@ def test_what_fails_on_a_gpu_never_loses_the_rest(benchmark: ModuleType, tmp_pat
     out = capsys.readouterr().out
     assert "| one | failed: RuntimeError: CUDA error: out of order |  |\n| two | 4 | 1000 |" in out
     assert out.endswith("failed (CUDA is gone).\nended after 3 s, before it was done.\n")
+
+
+@pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)
+def test_waits_are_counted_after_the_steps_that_are_timed(benchmark: ModuleType, tmp_path: Path, monkeypatch):
+    modes: list[str] = []
+    for name, fake in {
+        "synchronize": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "max_memory_allocated": lambda: 5 << 20,
+        "set_sync_debug_mode": modes.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    meter = benchmark.Meter(benchmark.Bench(tmp_path, "cuda", 8, 2, 3, False))
+    for _ in range(2 * 2 + 3 + 1):  # steps of a run: to warm up, timed, counted, and the last
+        meter()
+        if modes == ["warn"]:  # as torch warns: three times a step, twice in one place
+            for _ in range(2):
+                warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("of something else", stacklevel=1)
+    meter.close()
+    assert modes == ["warn", "default", "default"] and meter.seconds > 0
+    rate, peak, waits, places = meter.row()
+    assert float(rate) > 0 and peak == 5 and waits == "3.0"
+    assert [place.split(":")[0] for place in places.split(", ")] == ["test_benchmarks.py"] * 2
 
 
 @pytest.mark.slow
