@@ -160,7 +160,7 @@ VARIANTS = {
     "texts padded to the batch's longest": Variant(prepare=padded),
     "one pass of the images": Variant(lambda m, batch: our_losses(m, batch, Forgetful)),
     "vocabulary at masked positions": Variant(within=lambda _: mock.patch.object(Mlm, "forward", decode_everywhere)),
-    "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough), kind=TWO_TOWER),
+    "last layer as far as it is read": Variant(lambda m, batch: our_losses(m, batch, Thorough)),
     "short side of cross-attention": Variant(
         within=lambda _: mock.patch.object(Attention, "_is_cheaper", lambda *_: False), kind=TWO_TOWER
     ),

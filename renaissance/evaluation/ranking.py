@@ -221,7 +221,7 @@ class Ranking:
         for start in range(0, len(self.dataset), self.batch_size * 64):
             numbers = range(start, min(len(self.dataset), start + self.batch_size * 64))
             words = [self.dataset.text(number) for number in numbers]
-            parts.append(encode(collate.tokenizer, words, collate.max_text_len, full=True)[1])
+            parts.append(encode(collate.tokenizer, words, collate.max_text_len, multiple=collate.max_text_len)[1])
         text = TextInput(*map(torch.cat, zip(*parts, strict=True)))
         lengths = -(-text.attention_mask.sum(1) // 4) * 4  # few lengths, little padding
         groups = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from renaissance.core.types import Fused, Tokens
 
 from .embeddings import Normalize, TokenTypes
-from .fusion import TextAndImage
+from .fusion import NeededTokens, TextAndImage
 from .heads import Pooler
 
 EVERYTHING = frozenset({"pooled", "text", "image"})
@@ -84,6 +84,20 @@ class VisionLanguageModel(nn.Module):
     def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
         """Hidden states of text (B,L,D) and image (B,P,D) after the fusion; token types are added already."""
         raise NotImplementedError
+
+    @staticmethod
+    def needed_tokens(needs: Set[str], text_pooler: Pooler | None, image_pooler: Pooler | None) -> NeededTokens:
+        """Tokens of the last layer to compute: "all", the "first" if only a pooler reads it, or None.
+
+        Args:
+            needs: as of `fuse`. text_pooler, image_pooler: that read each side where "pooled" is needed.
+        """
+        sides = {}
+        for side, pooler in (("text", text_pooler), ("image", image_pooler)):
+            pooler = pooler if "pooled" in needs else None
+            everything = side in needs or (pooler is not None and pooler.pooling != "first")
+            sides[side] = "all" if everything else None if pooler is None else "first"
+        return NeededTokens(**sides)
 
     def _pool(
         self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None

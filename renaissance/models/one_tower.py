@@ -11,7 +11,7 @@ from renaissance.core.types import ImageInput, TextInput, Tokens
 from .backbones import Blocks, FamilyTextEmbeddings, family_of, resize_position
 from .base import VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import TextAndImage, join, split
+from .fusion import TextAndImage, join
 
 
 class OneTower(VisionLanguageModel):
@@ -74,12 +74,18 @@ class OneTower(VisionLanguageModel):
         return Tokens(self.fuse(None, tokens, needs={"image"}).image, tokens.mask)
 
     def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
-        joined = join(text, image)
-        return split(self.blocks(joined.hidden, joined.mask), text, image)
+        joined, length = join(text, image), 0 if text is None else text.hidden.shape[1]
+        # An image without text is pooled by the text's pooler, if there is no other.
+        image_pooler = self.text_pooler if text is None and self.image_pooler is None else self.image_pooler
+        needed = self.needed_tokens(needs, self.text_pooler, image_pooler)
+        texts = {"all": length, "first": min(length, 1), None: 0}[needed.text]
+        images = {"all": joined.hidden.shape[1] - length, "first": 1, None: 0}[needed.image if image else None]
+        hidden = self.blocks(joined.hidden, joined.mask, (texts, length, images))
+        return hidden[:, :texts] if texts else None, hidden[:, texts:] if images else None
 
     def _pool(
         self, text: Tokens | None, text_hidden: Tensor | None, image: Tokens | None, image_hidden: Tensor | None
     ) -> Tensor:
-        if text is None and self.image_pooler is None:  # an image without text is pooled by the text's pooler
+        if text is None and self.image_pooler is None:
             return self.text_pooler(Tokens(image_hidden, image.mask))
         return super()._pool(text, text_hidden, image, image_hidden)

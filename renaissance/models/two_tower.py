@@ -11,8 +11,7 @@ from renaissance.core.types import ImageInput, TextInput, Tokens
 from .backbones import Tower, family_of, resize_position
 from .base import VisionLanguageModel
 from .embeddings import Normalize
-from .fusion import FusionStack, NeededTokens, TextAndImage
-from .heads import Pooler
+from .fusion import FusionStack, TextAndImage
 
 
 class TwoTower(VisionLanguageModel):
@@ -69,16 +68,4 @@ class TwoTower(VisionLanguageModel):
         return tokens
 
     def _fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str]) -> TextAndImage:
-        pooled = "pooled" in needs
-        needed = NeededTokens(
-            _needed("text" in needs, self.text_pooler if pooled else None),
-            _needed("image" in needs, self.image_pooler if pooled else None),
-        )
-        return self.fusion(text, image, needed)
-
-
-def _needed(tokens: bool, pooler: Pooler | None) -> str | None:
-    """Tokens of the fusion's last layer to compute: "all", the "first" if only a pooler reads it, or None."""
-    if tokens or (pooler is not None and pooler.pooling != "first"):
-        return "all"
-    return None if pooler is None else "first"
+        return self.fusion(text, image, self.needed_tokens(needs, self.text_pooler, self.image_pooler))

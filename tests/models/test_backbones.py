@@ -339,6 +339,26 @@ def test_blocks_and_embeddings_equal_the_family_s_own_encoder(
         close(blocks(padded, torch.arange(length + PADDING).expand(2, -1) < length)[:, :length], expected)
 
 
+@pytest.mark.parametrize("kind", ONE_TOWER)
+@pytest.mark.parametrize("read", [(7, 7, 0), (1, 7, 1), (0, 7, 5), (7, 7, 1)])
+def test_tokens_that_are_read_are_those_of_all(kind: str, read: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    blocks = backbones.build_blocks(small_config(kind), weights=None)[0].eval()
+    first, start, more = read
+    hidden, mask = torch.randn(2, 12, blocks.hidden_size), torch.arange(12) != torch.tensor([[5], [6]])
+    found, gradients = [], []
+    for narrowed in (True, False):
+        given = hidden.clone().requires_grad_()
+        output = blocks(given, mask, read) if narrowed else blocks(given, mask)
+        found.append(output if narrowed else torch.cat([output[:, :first], output[:, start : start + more]], 1))
+        blocks.zero_grad()
+        found[-1].square().sum().backward()
+        gradients.append([given.grad, *(parameter.grad for parameter in blocks.parameters())])
+    close(*found)
+    for one, other in zip(*gradients, strict=True):
+        close(one, other)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in ONE_TOWER if FAMILIES[kind].modality == IMAGE])
 def test_pictures_that_keep_their_aspect(kind: str, pretrained: Callable[[str], Pretrained]) -> None:
     embed = backbones.build_blocks(small_config(kind), weights=pretrained(kind).folder)[1].eval()

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from renaissance.core.types import TextInput, Tokens
 from renaissance.models.sending import sent
 
-from .attention import layer_mask
+from .attention import attend, layer_mask
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
 from .family import TEXT
@@ -29,6 +29,7 @@ class Blocks(nn.Module):
 
     Attributes:
         hidden_size, pooling, config, unused: as of a `Tower`.
+        like_bert: as of `Stack`.
     """
 
     def __init__(self, layers: nn.Module, norm: nn.Module, encoder: BuiltEncoder):
@@ -36,15 +37,47 @@ class Blocks(nn.Module):
         self.layers, self.norm = layers, norm
         self.config, self.unused, self.pooling = encoder.model.config, encoder.unused, encoder.family.pooling
         self.hidden_size = width_of(encoder.config, encoder.family)
+        self.like_bert = encoder.family.one_tower.like_bert
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Runs hidden (B, N, D) through the blocks; no token attends to one whose mask (B, N) is False."""
+    def forward(self, hidden: Tensor, mask: Tensor | None, read: tuple[int, int, int] | None = None) -> Tensor:
+        """Runs hidden (B, N, D) through the blocks; no token attends to one whose mask (B, N) is False.
+
+        Args:
+            read: (n, start, m), the tokens that are read: the first n, and the m from `start` on; None = all are.
+
+        Returns:
+            These alone, (B, n + m, D); the last block of a family like BERT computes no others.
+        """
         attention_mask = layer_mask(mask, self.config, hidden.dtype)
-        layers = self.layers if isinstance(self.layers, nn.ModuleList) else [self.layers]
+        layers = list(self.layers) if isinstance(self.layers, nn.ModuleList) else [self.layers]
+        narrow = read is not None and read[0] + read[2] < hidden.shape[1]
+        last = layers.pop() if narrow and self.like_bert else None
         for layer in layers:
             output = layer(hidden, attention_mask=attention_mask)
             hidden = output if isinstance(output, torch.Tensor) else output[0]
+        if last is not None:
+            hidden = _last_block(last, hidden, attention_mask, read)
+        elif narrow:
+            hidden = _tokens_read(hidden, read)
         return self.norm(hidden)
+
+
+def _tokens_read(hidden: Tensor, read: tuple[int, int, int]) -> Tensor:
+    first, start, more = read
+    return torch.cat([hidden[:, :first], hidden[:, start : start + more]], dim=1)
+
+
+def _last_block(block: nn.Module, hidden: Tensor, attention_mask: Tensor | None, read: tuple[int, int, int]) -> Tensor:
+    """A block of BERT's parts over (B, N, D), but for queries of the tokens that are read alone: (B, n + m, D)."""
+    attention, queries = block.attention.self, _tokens_read(hidden, read)
+    query, key, value = (
+        projection(tokens).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for projection, tokens in ((attention.query, queries), (attention.key, hidden), (attention.value, hidden))
+    )
+    rate = attention.dropout.p if block.training else 0.0
+    mixed, _ = attend(attention, query, key, value, attention_mask, dropout=rate)
+    attended = block.attention.output(mixed.flatten(2), queries)
+    return block.output(block.intermediate(attended), attended)
 
 
 class FamilyTextEmbeddings(nn.Module):

@@ -21,12 +21,14 @@ class Stack:
             between equal widths) is skipped.
         norm: path of the norm after the last block; "" if the family has none.
         since: first version of transformers whose blocks take a mask; 5.17 is the oldest supported.
+        like_bert: whether a block has the parts of BERT's, so that the last can compute some of the tokens alone.
     """
 
     layers: str
     front: tuple[str, ...] = ("embeddings",)
     norm: str = ""
     since: str = "5.17"
+    like_bert: bool = False
 
 
 @dataclass(frozen=True)

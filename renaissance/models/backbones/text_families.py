@@ -12,8 +12,8 @@ _ENCODER_DECODER = "it is the encoder of an encoder-decoder, whose embeddings an
 _NOT_SPLIT = "its model class does not run its blocks apart from its embeddings"
 
 _HALF = r"^text_model\."
-_BERT = Stack("encoder.layer")
-_PROJECTED = Stack("encoder.layer", front=("embeddings", "embeddings_project"))
+_BERT = Stack("encoder.layer", like_bert=True)
+_PROJECTED = Stack("encoder.layer", front=("embeddings", "embeddings_project"), like_bert=True)
 _MAPPED_IN = ("embeddings", "encoder.embedding_hidden_mapping_in")
 _SINUSOIDS = (r"embed_positions\.weight$",)
 _SIGLIP = Stack("encoder.layers", norm="final_layer_norm")
