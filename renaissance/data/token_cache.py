@@ -11,6 +11,7 @@ memory map would end the process, and the page cache keeps what memory has room 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -114,7 +115,10 @@ class TokenFile:
                 total += count
         file.write(entries + _ENTRY.pack(0, total))
         if self.problem(part):
-            rename_damaged(self.path(part))
+            with contextlib.suppress(
+                OSError
+            ):  # another user's; then it cannot be replaced either, and `commit` says so
+                rename_damaged(self.path(part))
         file.commit()
 
     def _header(self, part: int) -> bytes:

@@ -17,6 +17,7 @@ import small_tasks
 from conftest import OFFLINE, ROOT
 from renaissance.data import token_cache
 from renaissance.data.images import decode
+from renaissance.data.transforms import Transform
 from renaissance.models.two_tower import TwoTower
 from renaissance.training import frozen_tokens
 from renaissance.training.frozen_tokens import TokenCache
@@ -93,6 +94,7 @@ def test_a_run_is_the_same_without_its_images_and_the_next_decodes_none(work, ca
     )
 
 
+@pytest.mark.slow
 def test_in_16_bits_losses_differ_by_a_thousandth_at_most(work, capsys):
     same(train(capsys, *FROZEN), train(capsys, *CACHED, "cache_precision=16", "cache_dir=elsewhere"), 1e-3)
     sizes = [path.stat().st_size - 4096 for path in Path("elsewhere").rglob("*.tokens")]
@@ -177,6 +179,9 @@ def test_what_cannot_be_kept_is_refused(work, capsys, monkeypatch):
     one = ("task_mlm_itm", "encoder=facebook/dino-vits16", "cache_frozen=True", "max_steps=1")
     assert "a one-tower encodes text and image together" in sentence(*one)
     assert "cache_precision=8 is not allowed: give 16 or 32" in sentence(*CACHED, "cache_precision=8")
+    with monkeypatch.context() as patched:
+        patched.setattr(Transform, "is_fixed", property(lambda transform: False))
+        assert "the transform of train does not give the same pixels each time" in sentence(*CACHED)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1000))
     full = sentence(*CACHED)
     assert "43 images, 5 tokens of 32 numbers in 32 bits each" in full and "give another disk with cache_dir" in full
@@ -197,6 +202,7 @@ def test_a_few_steps_to_try_a_command_keep_nothing(work, capsys):
     assert ended.code == 0 and "fast_dev_run keeps nothing" in ended.out and not parts(work)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_decoded_ends_the_filling_with_its_name(work, capsys):
     damage_picture(work / "data" / "arrow" / "coco_caption_karpathy_test.arrow")
     ended = command(capsys, *CACHED)
