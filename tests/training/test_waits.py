@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 import small_run
@@ -70,6 +71,9 @@ def test_a_step_waits_for_nothing(work: Path, monkeypatch, capsys):
         *((kind, ("gradient_clip_val=0.5",)) for kind in KINDS),
         ("two-tower", ("precision=bf16-mixed", "optim_type=sgd", "gradient_checkpointing=True")),
         ("two-tower", ("fusion=separate", "draw_false_image=1", "cross_layer_drop_rate=0.1")),
+        ("two-tower", ("fusion=merged", "patch_drop=0.5")),
+        ("two-tower", ("freeze_image_encoder=True", "cache_frozen=True")),
+        ("one-tower of an image encoder", ("patch_drop=0.5",)),
         ("one-tower of a text encoder", ("train_transform_keys=['pixelbert']", "val_transform_keys=['pixelbert']")),
         ("one-tower of an image encoder", ("train_transform_keys=['pixelbert']", "val_transform_keys=['pixelbert']")),
     ],
@@ -111,6 +115,24 @@ def test_a_scaler_waits_for_nothing(work: Path, monkeypatch, capsys):
         for each in read(folder / "checkpoints" / "last.ckpt").training["optimizer"]["state"].values()
     }
     assert steps == {STEPS - halved - 2.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("more", [(), ("precision=16-mixed",), ("precision=bf16-mixed", "fusion=merged")])
+def test_a_step_on_a_gpu_waits_for_nothing(more: tuple[str, ...], work: Path, monkeypatch, capsys):
+    plain, calls = Strategy.training_step, []
+
+    def step(self: Strategy, *args: Any) -> Any:
+        calls.append(args)
+        torch.cuda.set_sync_debug_mode("error" if len(calls) > 2 else "default")
+        try:
+            return plain(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Strategy, "training_step", step)
+    small_run.train(capsys, *PLAIN, *SMALL, "gradient_clip_val=0.5", "accelerator=gpu", *more)
+    assert len(calls) == STEPS
 
 
 WAITS: dict[str, Callable[[Tensor], Any]] = {
@@ -188,14 +210,33 @@ Loop.on_train_end = on_train_end
 """
 
 
+# A scaler on the processor, whose scale is too large at first.
+SCALED = """
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from renaissance.training import devices
+arguments = devices.trainer_arguments
+def with_scaler(settings):
+    given, scaler = arguments(settings), torch.amp.GradScaler("cpu", init_scale=2.0**18)
+    return given | {"precision": None, "plugins": [*given["plugins"], MixedPrecision("16-mixed", "cpu", scaler)]}
+devices.trainer_arguments = with_scaler
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("more", ["", SCALED], ids=["32", "16-mixed"])
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_bf16", "zero1"])
-def test_two_processes_wait_for_nothing(strategy: str, work: Path):
-    patch = WATCHED.format(tests=str(Path(__file__).parents[1]))
+def test_two_processes_wait_for_nothing(strategy: str, more: str, work: Path):
+    patch = WATCHED.format(tests=str(Path(__file__).parents[1])) + more
     words = (*PLAIN, *SMALL, "accelerator=cpu", "num_gpus=2", f"strategy={strategy}", "gradient_clip_val=0.5")
+    words += ("precision=16-mixed",) if more else ()
     run = small_run.started(work, *words, "per_gpu_batchsize=2", "negative_group=2", patch=patch)
-    said, _ = run.communicate(timeout=200)
+    said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
     found = re.findall(r"process (\d): (\d+) operations, waits: \[(.*)\]", said)
     assert sorted(rank for rank, _, _ in found) == ["0", "1"], said
     assert all(int(operations) > 100 * STEPS and not waits for _, operations, waits in found), found
+    stored = read(work / "result" / "mlm_itm" / "version_0" / "checkpoints" / "last.ckpt").training
+    [steps] = {float(each["step"]) for each in stored["optimizer"]["state"].values()}
+    halved = 18 - math.log2(stored["scaler"]["scale"]) if more else 0
+    assert steps == STEPS - halved and (halved > 2) == bool(more)
