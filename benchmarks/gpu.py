@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16-mixed": {"precision": "bf16-mixed"},
     "16-mixed": {"precision": "16-mixed"},
 }
+FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # not the second process of a run, which Lightning starts
 HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -283,6 +285,8 @@ def run_program(bench: Bench, kind: str, processes: int = 1, **given: Any) -> Me
     finally:
         VisionLanguageModule.training_step = plain
         meter.close()
+        if FIRST:
+            shutil.rmtree(bench.folder / "runs", ignore_errors=True)  # a checkpoint of hundreds of MiB each
     return meter
 
 
@@ -314,9 +318,8 @@ def compiled(bench: Bench, kind: str) -> None:
 
 def two_processes(bench: Bench) -> None:
     """Lightning starts the second process by this one's command: it comes here as well."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
     meter = run_program(bench, TWO_TOWER, 2, **PRECISIONS["bf16-mixed"])
-    if first:
+    if FIRST:
         bench.row(TWO_TOWER, f"bf16-mixed, 2 processes, {'NCCL' if bench.device == 'cuda' else 'gloo'}", *meter.row(2))
 
 
