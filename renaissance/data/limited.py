@@ -53,6 +53,10 @@ class LimitedDataset:
         """Returns the row of each sample; see `SampleDataset.rows`."""
         return self._whole.rows()[: self._size]
 
+    def images_shown(self) -> list[int]:
+        """Returns how many images of each file are read; see `SampleDataset.images_shown`."""
+        return self._whole.images_shown(self._size)
+
     def describe(self) -> list[FileSummary]:
         """Returns what each file gives; those that give nothing are left out."""
         left, found = self._size, []

@@ -179,6 +179,13 @@ class SampleDataset:
             return np.concatenate([Flat(batch[BBOXES.name], 1).lengths[0] for batch in file.slices()])
         return np.ones(file.rows * len(self._image_columns(number)), np.int64)
 
+    def images_shown(self, samples: int | None = None) -> list[int]:
+        """Returns how many images of each file are read for the first so many samples, None = all; they are its first ones."""
+        last = self._find((len(self) if samples is None else samples) - 1)
+        rows = [file.rows for file in self.describe()][: last.number]
+        rows += [last.row + 1] + [0] * (len(self._files) - last.number - 1)
+        return [count * len(self._image_columns(number)) for number, count in enumerate(rows)]
+
     def image(self, number: int, image: int) -> Example:
         """Reads an image of a file with its boxes, whichever samples it has. They are numbered through, row by row."""
         (file, _), columns = self._opened(number), self._image_columns(number)

@@ -47,20 +47,27 @@ class TokenFile:
         meta: what the tokens depend on, values that JSON can hold; a part with another is not read.
         shape: (P, D) of an image's tokens. dtype: in which they are kept.
         counts: (images,) rows of each image: one, or one for each of its boxes.
+        shown: how many of the images, the first ones, are read.
 
     Attributes:
-        images: how many there are. parts: numbers of the parts. nbytes: of the tokens of each part.
+        images: how many there are. parts: numbers of the parts that are read. nbytes: of the tokens of each part.
     """
 
     def __init__(
-        self, folder: Path, meta: Mapping[str, Any], shape: tuple[int, int], dtype: torch.dtype, counts: np.ndarray
+        self,
+        folder: Path,
+        meta: Mapping[str, Any],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        counts: np.ndarray,
+        shown: int,
     ):
         self.folder, self.meta, self.shape, self.dtype = folder, dict(meta), shape, dtype
         self.images, self._bytes = len(counts), shape[0] * shape[1] * dtype.itemsize
         self._size = max(1, _PART_BYTES // self._bytes)  # images of a part
         starts = np.arange(0, self.images, self._size)
         self._rows = np.add.reduceat(counts, starts).tolist()
-        self.parts, self.nbytes = range(len(starts)), [rows * self._bytes for rows in self._rows]
+        self.parts, self.nbytes = range(-(-shown // self._size)), [rows * self._bytes for rows in self._rows]
 
     def __del__(self):
         for key in [each for each in _OPEN if each[0] == id(self)]:

@@ -259,12 +259,13 @@ def token_files(model: TwoTower, source: Source, cache_dir: Path, name: str, bit
     model.train(training)
     folder = cache_dir / f"{_short(name)}-{tower}"
     found = []
+    shown = source.dataset.images_shown()
     for number, path in enumerate(source.dataset.paths()):
         data = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"][:16]
         meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
         place = folder / f"{_short(Path(path).stem)}-{data}"
         dtype = torch.float16 if bits == 16 else torch.float32
-        found.append(TokenFile(place, meta, shape, dtype, source.dataset.image_counts(number)))
+        found.append(TokenFile(place, meta, shape, dtype, source.dataset.image_counts(number), shown[number]))
     return found
 
 
@@ -298,8 +299,9 @@ def _room(cache: TokenCache, folder: Path, bits: int) -> str:
     Raises:
         UserError: the disk has no room for those that are missing, or the folder cannot be written.
     """
-    files = {each.folder: each for files in cache.files for each in files}
-    images, whole = sum(each.images for each in files.values()), sum(sum(each.nbytes) for each in files.values())
+    parts = {each.path(part): (each, part) for files in cache.files for each in files for part in each.parts}
+    images = sum(len(each.images_of(part)) for each, part in parts.values())
+    whole = sum(each.nbytes[part] for each, part in parts.values())
     missing = sum(part.tokens.nbytes[part.number] for part in cache.missing())
     tokens, width = cache.files[0][0].shape
     size = f"{_size(whole)} in {folder} ({images:,} images, {tokens} tokens of {width} numbers in {bits} bits each)"

@@ -197,6 +197,14 @@ def test_glue_has_no_images_to_keep(tmp_path, capsys, hub_cache):
 
 
 @pytest.mark.slow
+def test_of_a_split_that_is_evaluated_in_part_a_part_is_made(work, capsys):
+    same(train(capsys, *FROZEN, "eval_limit=4"), train(capsys, *CACHED, "eval_limit=4"))
+    assert len(parts(work)) == 3 + 1 + 1 + 1
+    same(train(capsys, *FROZEN), train(capsys, *CACHED))
+    assert len(parts(work)) == 3 + 1 + 2 + 2
+
+
+@pytest.mark.slow
 def test_a_few_steps_to_try_a_command_keep_nothing(work, capsys):
     ended = command(capsys, *CACHED, "fast_dev_run=1")
     assert ended.code == 0 and "fast_dev_run keeps nothing" in ended.out and not parts(work)
