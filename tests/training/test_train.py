@@ -271,6 +271,7 @@ VARIANTS = {
     "sgd": ("task_mlm_itm", *SMALL, "optim_type=sgd"),
     "cosine, frozen": ("task_mlm_itm", *SMALL, "decay_power=cosine", "freeze_text_encoder=True"),
     "workers": ("task_mlm", *TOWERS, *FUSION, "image_size=32", "batch_size=4", "num_workers=1"),
+    "half of the patches": ("task_mlm_itm", *SMALL, "patch_drop=0.5", "gradient_checkpointing=True", "precision=bf16-mixed"),
     "separate": ("task_mlm_itm", *SMALL, "fusion=separate", "pooler_type=single"),
 }  # fmt: skip
 
