@@ -53,6 +53,7 @@ class Family:
         width: attribute of the configuration, or function of it, for the width of the tokens.
         spare_positions: rows of the position table that no token uses.
         grids: {regular expression of a position table's name: rows before the grid, such as CLS}; first match counts.
+            `patch_drop` takes such a family, without `tables`, to add these positions in its module `embeddings`.
         tables: {regular expression of a relative-position table's name: rows after the grid}.
         any_size: whether images of any size fit the weights as they are.
         set_size: writes an image size into the configuration, if more than `image_size` has to be set.
