@@ -38,6 +38,7 @@ from renaissance.models.two_tower import TwoTower
 from renaissance.settings.sections import Settings
 
 from .assembly import Built
+from .devices import take_onednn_products
 from .loading import RunData, transform_of
 from .resolution import Resolved
 
@@ -103,6 +104,8 @@ class TokenCache:
         model.image_tower.to(device), model.normalize.to(device)
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # whatever a run computes in, the tokens are the same
+        if device.type == "cpu":
+            take_onednn_products()
         images = sum(len(part.tokens.images_of(part.number)) for part in parts)
         hide = rank > 0 or not parts
         with torch.no_grad(), tqdm(total=images, desc="encoding images", disable=hide, dynamic_ncols=True) as bar:
