@@ -74,7 +74,6 @@ def test_the_fused_kernel_stays_where_it_is_fast(onednn: None, monkeypatch):
     monkeypatch.setattr(attention, "attend_with_dropout", lambda *_: pytest.fail("not left to it"))
     query = torch.zeros(1, 1, 257, 4)
     attention.attend(MODULE, query, query, query, None)
-    attention.attend(MODULE, *(each.double() for each in projections()), None)
     torch.set_float32_matmul_precision("highest")
     attention.attend(MODULE, *projections(), None)
 
