@@ -136,7 +136,7 @@ class TokenCache:
 
 
 def _batches(
-    item: Any, items: Iterator[Any], part: MissingPart, encode: Callable[[Sequence[Tensor]], Tensor], bar: tqdm
+    item: Any, items: Iterator[Any], part: MissingPart, encode: Callable[[Tensor], Tensor], bar: tqdm
 ) -> Iterator[tuple[Tensor, list[int], list[int]]]:
     """The batches of a part, as `TokenFile.write` takes them, from its first item of the loader on."""
     left = len(part.tokens.images_of(part.number))
@@ -150,12 +150,11 @@ def _batches(
         item = next(items)
 
 
-def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, batch: int, pixels: Sequence[Tensor]) -> Tensor:
-    """The tokens of images (3, H, W), which may be none: (n, P, D)."""
+def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, batch: int, pixels: Tensor) -> Tensor:
+    """The tokens of images (n, 3, H, W), which may be none: (n, P, D)."""
     parts = [torch.empty(0, dtype=dtype)]
-    for start in range(0, len(pixels), batch):
-        images = stack_images(pixels[start : start + batch], keeps_aspect=False)
-        parts.append(model.unimodal_image(ImageInput(images.pixels.to(device))).hidden.to(dtype).cpu())
+    for images in pixels.split(batch) if len(pixels) else ():
+        parts.append(model.unimodal_image(ImageInput(images.to(device))).hidden.to(dtype).cpu())
         why = "cache_frozen=True: an image's tokens are not finite, or too large for cache_precision=16; give 32."
         require(parts[-1].isfinite().all(), why)
     return torch.cat(parts[1:]) if parts[1:] else parts[0]
@@ -202,9 +201,10 @@ class _ImageReader:
         stored = part.source.dataset.image(part.file, draw.id)
         return stored._replace(images=part.source.images(stored, 0))
 
-    def __call__(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[int], list[int]]:
-        """Returns images (3, H, W), and of each example the hash of its encoded image and how many of them are its own."""
-        pixels = [image.contiguous() for example in examples for image in example.images]
+    def __call__(self, examples: Sequence[Example]) -> tuple[Tensor, list[int], list[int]]:
+        """Returns images (n, 3, H, W), and of each example the hash of its encoded image and how many of them are its own."""
+        images = [image for example in examples for image in example.images]
+        pixels = stack_images(images, keeps_aspect=False).pixels if images else torch.empty(0)
         return pixels, [example.image_key for example in examples], [len(example.images) for example in examples]
 
 
