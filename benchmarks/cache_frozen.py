@@ -139,7 +139,7 @@ def open_loader(case: Case, source: Source, workers: int = 1, steps: int = 1 << 
 
 def fill(case: Case, model: TwoTower, source: Source, folder: str, bits: int) -> float:
     """Makes the tokens, which the source has from then on. Returns their bytes for each image."""
-    files = token_files(model, source, Path(folder) / "tokens", "benchmark", bits)
+    [files] = token_files(model, [source], Path(folder) / "tokens", "benchmark", bits)
     TokenCache([source], [files], 1, 64).fill(model, torch.device("cpu"))
     return files[0].nbytes[0] / len(files[0].images_of(0))
 

@@ -34,6 +34,7 @@ from renaissance.data.file_cache import cached, stamp
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
 from renaissance.data.token_cache import TokenFile
+from renaissance.data.transforms import Transform
 from renaissance.models.two_tower import TwoTower
 from renaissance.settings.sections import Settings
 
@@ -230,7 +231,7 @@ def plan_tokens(built: Built, resolved: Resolved, data: RunData) -> TokenCache |
             fixed = "cache_frozen=True: the transform of {} does not give the same pixels each time; give imagenet."
             require(sources[-1].transform.is_fixed, fixed.format(split))
     folder, bits = cache_folder(settings), settings.data.cache_precision
-    files = [token_files(built.model, source, folder, settings.model.image_encoder.name, bits) for source in sources]
+    files = token_files(built.model, sources, folder, settings.model.image_encoder.name, bits)
     batch = min(_IMAGES, settings.data.per_gpu_batchsize)  # a device that has room for training has it for this
     cache = TokenCache(sources, files, settings.data.num_workers, batch)
     built.notes.append(_room(cache, folder, bits))
@@ -242,46 +243,55 @@ def cache_folder(settings: Settings) -> Path:
     return Path(settings.data.cache_dir or Path(settings.data.data_root) / FOLDER)
 
 
-def token_files(model: TwoTower, source: Source, cache_dir: Path, name: str, bits: int) -> list[TokenFile]:
-    """The tokens of each file of a data set.
+def token_files(
+    model: TwoTower, sources: Sequence[Source], cache_dir: Path, name: str, bits: int
+) -> list[list[TokenFile]]:
+    """The tokens of each file of each data set.
 
     Args:
-        model: whose image tower is frozen. source: the data set, and the transform of its images.
+        model: whose image tower is frozen. sources: the data sets, and the transforms of their images.
         cache_dir: folder of all towers. name: of the image encoder. bits: 16 or 32.
     """
-    transform = source.transform
-    tower = fingerprint(model, {
-        "version": _VERSION, "bits": bits, "transform": f"{type(transform).__module__}.{type(transform).__qualname__}",
-        **{key: str(value) for key, value in vars(transform).items() if not key.startswith("_")},
-    })  # fmt: skip
+    weights, shape, found = fingerprint(model), _shape(model, sources[0].transform.image_size), []
+    for source in sources:
+        how = {"version": _VERSION, "bits": bits, "weights": weights, "transform": _described(source.transform)}
+        tower = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
+        shown, files = source.dataset.images_shown(), []
+        for number, path in enumerate(source.dataset.paths()):
+            data = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"][:16]
+            meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
+            place = cache_dir / f"{_short(name)}-{tower}" / f"{_short(Path(path).stem)}-{data}"
+            counts, dtype = source.dataset.image_counts(number), torch.float16 if bits == 16 else torch.float32
+            files.append(TokenFile(place, meta, shape, dtype, counts, shown[number]))
+        found.append(files)
+    return found
+
+
+def _shape(model: TwoTower, side: int) -> tuple[int, int]:
+    """(P, D) of the tokens of an image of so many pixels."""
     device, training = next(model.parameters()).device, model.training
-    side = transform.image_size
     with torch.no_grad():
         blank = ImageInput(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))
         shape = tuple(model.eval().unimodal_image(blank).hidden.shape[1:])
     model.train(training)
-    folder = cache_dir / f"{_short(name)}-{tower}"
-    found = []
-    shown = source.dataset.images_shown()
-    for number, path in enumerate(source.dataset.paths()):
-        data = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"][:16]
-        meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
-        place = folder / f"{_short(Path(path).stem)}-{data}"
-        dtype = torch.float16 if bits == 16 else torch.float32
-        found.append(TokenFile(place, meta, shape, dtype, source.dataset.image_counts(number), shown[number]))
-    return found
+    return shape
 
 
-def fingerprint(model: TwoTower, settings: dict[str, Any]) -> str:
-    """Hash of all that tokens depend on: weights and configuration of the image tower, normalisation, and these settings."""
+def _described(transform: Transform) -> dict[str, str]:
+    values = {key: str(value) for key, value in vars(transform).items() if not key.startswith("_")}
+    return values | {"class": f"{type(transform).__module__}.{type(transform).__qualname__}"}
+
+
+def fingerprint(model: TwoTower) -> str:
+    """Hash of weights and configuration of the image tower, and of the normalisation of its pixels."""
     config = {key: value for key, value in model.image_tower.config.to_dict().items() if not _IDLE.search(key)}
-    described = {**settings, "channels": model.normalize.channels, "config": config}
+    described = {"channels": model.normalize.channels, "config": config}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     normalize = {"scale": model.normalize.scale, "shift": model.normalize.shift}
     for name, tensor in {**model.image_tower.state_dict(), **normalize}.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _content(path: str) -> dict[str, str]:

@@ -140,6 +140,10 @@ def test_parts_that_are_damaged_or_of_something_else_are_put_aside_and_made_anew
 def test_other_weights_transforms_and_images_have_tokens_of_their_own(work, capsys):
     first = train(capsys, *CACHED)
     folders = {path.parent for path in parts(work)}
+    train(capsys, *CACHED, f"load_path={first / 'checkpoints' / 'best.ckpt'}", "image_encoder_drop_rate=0.3")
+    resumed = (f"resume_from={first / 'checkpoints' / 'last.ckpt'}", "max_steps=5")
+    assert "all of it there" in command(capsys, *resumed).out  # the checkpoint says cache_frozen
+    assert {path.parent for path in parts(work)} == folders
     train(capsys, *CACHED, "random_init_vision_encoder=True", "patch_size=16")
     assert len({path.parent.parent for path in parts(work)}) == 2
     shutil.copyfile("data/arrow/coco_caption_karpathy_test.arrow", "data/arrow/coco_caption_karpathy_val.arrow")
