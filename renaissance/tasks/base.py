@@ -131,7 +131,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def count(self, targets: Any) -> Tensor:
-        """() float, number of items that the loss sums over; depends on the targets alone."""
+        """() float, number of items that the loss sums over; of the targets alone, in training before they go to the device."""
         return (targets.labels != IGNORED).sum().float()
 
     def logits(self, encodings: Encodings, targets: Any) -> Tensor:
@@ -139,7 +139,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def forward(self, encodings: Encodings, targets: Any) -> TaskOutput:
-        """The cross-entropy of `logits`."""
+        """The cross-entropy of `logits`. In training it reads nothing of the device, to wait for nothing (ARCHITECTURE.md)."""
         logits = self.logits(encodings, targets)
         loss = F.cross_entropy(logits, targets.labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
@@ -149,7 +149,7 @@ class Task(nn.Module):
         return {}
 
     def target_shares(self, targets: Any) -> dict[str, Tensor]:
-        """Shares in 0..1 that describe the targets, by name; logged during training."""
+        """Shares in 0..1 that describe the targets, by name, before they go to the device; logged during training."""
         return {}
 
     def warnings(self, shares: Mapping[str, float]) -> list[str]:

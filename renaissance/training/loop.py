@@ -135,9 +135,9 @@ class Loop(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
-        self.progress.close()
         with contextlib.suppress(Exception):  # of a device that has failed, say; the first error is what counts
             self._tell(module, behind=0, alone=True)
+        self.progress.close()
         self.saver.rescue(trainer, module, exception)
         self.loaders.close()  # before Lightning waits some seconds for each process of them
 
