@@ -60,7 +60,7 @@ def report(root: Path, options: argparse.Namespace) -> None:
         ways = {
             f"{name}, {share:g}": {"patch_drop": share, "patch_size": options.patch} for share in (0, options.share)
         }
-        seconds = {way: trained(root, recipe, SHORT, **more)[0] for way, more in ways.items()}
+        seconds = {way: trained(root, recipe, min(SHORT, options.steps), **more)[0] for way, more in ways.items()}
         for way, more in ways.items():
             steps = round(options.steps * seconds[f"{name}, 0"] / seconds[way])
             took, figures[way] = trained(root, recipe, steps, **more)
