@@ -80,6 +80,8 @@ class OneTower(VisionLanguageModel):
         needed = self.needed_tokens(needs, self.text_pooler, image_pooler)
         texts = {"all": length, "first": min(length, 1), None: 0}[needed.text]
         images = {"all": joined.hidden.shape[1] - length, "first": 1, None: 0}[needed.image if image else None]
+        if not texts + images:
+            return None, None
         hidden = self.blocks(joined.hidden, joined.mask, (texts, length, images))
         return hidden[:, :texts] if texts else None, hidden[:, texts:] if images else None
 

@@ -71,7 +71,7 @@ def test_a_graph_takes_the_same_way(onednn: None):
 
 
 def test_the_fused_kernel_stays_where_it_is_fast(onednn: None, monkeypatch):
-    monkeypatch.setattr(attention, "attend_with_dropout", lambda *_: pytest.fail("not left to it"))
+    monkeypatch.setattr(attention, "plain_attention", lambda *_: pytest.fail("not left to it"))
     query = torch.zeros(1, 1, 257, 4)
     attention.attend(MODULE, query, query, query, None)
     torch.set_float32_matmul_precision("highest")
@@ -98,7 +98,7 @@ def test_probabilities_are_dropped_at_the_rate_and_keep_their_mean():
     ],
 )
 def test_other_kinds_of_attention_are_left_to_sdpa(module: Any, heads: int, options: dict[str, Any], monkeypatch):
-    monkeypatch.setattr(attention, "attend_with_dropout", lambda *_: pytest.fail("not left to it"))
+    monkeypatch.setattr(attention, "plain_attention", lambda *_: pytest.fail("not left to it"))
     query, (_, key, value) = projections()[0], projections(heads)
     assert attention.attend(module, query, key, value, None, dropout=0.5, **options)[0].shape == (3, 7, 2, 4)
 

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from renaissance.models.attention import Dropout, attend_with_dropout, mask_bias
+from renaissance.models.attention import Dropout, is_plain_faster, mask_bias, plain_attention
 
 NAME = "sdpa_renaissance"  # by which transformers' models find `attend`
 _MATTER = ("is_causal", "position_bias", "softcap")  # options that "sdpa" reads
@@ -27,7 +27,7 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' "sdpa", but on a CPU for dropout, with which torch has no fused kernel there, and where its kernel is slow.
+    """transformers' "sdpa", but by plain products where these take less time.
 
     Args:
         module: the family's attention.
@@ -41,28 +41,14 @@ def attend(
     """
     plain = not any(options.get(name) is not None for name in _MATTER) and query.shape[1] == key.shape[1]
     causal = attention_mask is None and getattr(module, "is_causal", True)
-    if not (dropout or _is_slow(query, key)) or query.device.type != "cpu" or not plain or causal:
+    if not plain or causal or not is_plain_faster(query, key, dropout):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         attention_mask = mask_bias(attention_mask, query.dtype)
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    return attend_with_dropout(query, key, value, attention_mask, dropout).transpose(1, 2), None
-
-
-def _is_slow(query: Tensor, key: Tensor) -> bool:
-    """Whether torch's fused kernel takes longer on a CPU than two large products.
-
-    It makes many small ones, which oneDNN begins slowly: 7 x as long at 100 tokens, 2.5 x at 200, 2 x at 256.
-    """
-    return query.shape[2] * key.shape[2] <= 256**2 and _onednn_multiplies()
-
-
-@torch.compiler.assume_constant_result
-def _onednn_multiplies() -> bool:
-    """See `training.devices.take_onednn_products`; a graph cannot ask."""
-    return torch.get_float32_matmul_precision() != "highest"
+    return plain_attention(query, key, value, attention_mask, dropout).transpose(1, 2), None
 
 
 def padding_mask(*, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, **options: Any) -> Any:
