@@ -47,11 +47,15 @@ class AtomicFile:
             self._file = os.fdopen(self._locked(), "wb", buffering=1 << 20)
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not self._committed:
+    def close(self) -> None:
+        """Close the file, at the end of the context or before; what `commit` did not bring to the disk is thrown away."""
+        if not self._committed and not self._file.closed:
             self._temporary.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # what `commit` did not bring to the disk is thrown away
+        with contextlib.suppress(OSError):
             self._file.close()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()
         # A library in C that was writing makes an error of its own of any other: of a full disk, of a Ctrl-C.
         if self._failure not in (None, error):
             raise self._failure from None

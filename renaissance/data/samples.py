@@ -179,6 +179,11 @@ class SampleDataset:
             return np.concatenate([Flat(batch[BBOXES.name], 1).lengths[0] for batch in file.slices()])
         return np.ones(file.rows * len(self._image_columns(number)), np.int64)
 
+    def image_source(self, number: int) -> list[str]:
+        """Returns the columns that make the images of a file, with that of their boxes where they are cut out."""
+        boxes = [column.name for column in self._columns_of(number) if column.name == BBOXES.name]
+        return self._image_columns(number) + boxes
+
     def images_shown(self, samples: int | None = None) -> list[int]:
         """Returns how many images of each file are read for the first so many samples, None = all; they are its first ones."""
         last = self._find((len(self) if samples is None else samples) - 1)

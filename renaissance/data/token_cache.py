@@ -157,11 +157,23 @@ class TokenFile:
                 _OPEN[key] = self._checked(part)
             except FileNotFoundError:
                 raise UserError(f"'{self.path(part)}' of cache_frozen is not there any more; {advice}.") from None
+            except OSError as error:
+                raise UserError(
+                    f"'{self.path(part)}' of cache_frozen cannot be read ({error.strerror}); {advice}."
+                ) from None
             except UserError as error:
                 raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
-        view = memoryview(into)
-        if os.preadv(_OPEN[key], [view], offset) != view.nbytes:
-            raise UserError(f"'{self.path(part)}' was cut short while this run read it; {advice}.")
+        view = memoryview(into).cast("B")
+        while view:
+            try:
+                count = os.preadv(_OPEN[key], [view], offset)  # a network file system may give less than is asked for
+            except OSError as error:
+                raise UserError(
+                    f"'{self.path(part)}' of cache_frozen cannot be read ({error.strerror}); {advice}."
+                ) from None
+            if not count:
+                raise UserError(f"'{self.path(part)}' was cut short while this run read it; {advice}.")
+            view, offset = view[count:], offset + count
 
 
 def stack_tokens(images: Sequence[StoredTokens]) -> Tokens:

@@ -18,6 +18,9 @@ def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozense
         yield from _idle_random_rate(values)
     if "patch_drop_until" in given and not values["patch_drop"] and values["resume_from"] in (None, AUTO):
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
+    if not values["cache_frozen"] and values["resume_from"] in (None, AUTO):
+        for key in sorted(given & {"cache_dir", "cache_precision"}):
+            yield f"{key}={values[key]} would change nothing: it is for cache_frozen=True; give both."
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:

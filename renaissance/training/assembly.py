@@ -22,7 +22,7 @@ from renaissance.settings.bounds import bounded_building
 from renaissance.tasks import Context, Task, downstream_task, task_class
 
 from .from_checkpoint import naming_checkpoint, same_benchmark
-from .loading import patch_drop
+from .loading import patch_drop, transform_of
 from .resolution import Resolved
 
 
@@ -138,6 +138,10 @@ def _refuse_patch_drop(built: Built, resolved: Resolved) -> None:
     share = settings.data.patch_drop
     blind = [name for name in built.heads if task_class(name).images_per_sample == 0]
     require(not blind, f"patch_drop={share} would change nothing: {', '.join(blind)} reads no images; leave it out.")
+    padded = transform_of(settings, "train").keeps_aspect
+    require(
+        not padded, f"patch_drop={share} cannot leave out patches of padded images; give another train_transform_keys."
+    )
     key = "image_encoder" if isinstance(model, TwoTower) else "encoder"
     name = f"{key}={getattr(settings.model, key).name} (model type {resolved.configs[key].model_type})"
     reason = model.image_tower.needs_all_patches if isinstance(model, TwoTower) else ""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,13 +128,17 @@ class TokenCache:
         """Makes the parts that no other process makes."""
         with ExitStack() as stack:
             claims = _Claims(parts, stack)
-            loader = StepLoader(claims, _ImageReader(parts), self.num_workers, pin_memory=False)
+            draws = iter(claims)
+            if (first := next(draws, None)) is None:
+                return
+            loader = StepLoader(chain([first], draws), _ImageReader(parts), self.num_workers, pin_memory=False)
             stack.callback(loader.kill)
             items = iter(loader)
             for item in items:
                 part, file = claims.claimed.popleft()
                 encode = partial(_encode, model, part.tokens.dtype, device, self.batch)
                 part.tokens.write(part.number, file, _batches(item, items, part, encode, bar))
+                file.close()
 
 
 def _batches(
@@ -182,6 +187,7 @@ class _Claims:
             except InUseError:
                 continue
             if part.tokens.problem(part.number) is None:
+                file.close()
                 continue
             self.claimed.append((part, file))
             images = part.tokens.images_of(part.number)
@@ -226,7 +232,8 @@ def plan_tokens(built: Built, resolved: Resolved, data: RunData) -> TokenCache |
         # What training or the evaluation at its end reads; unlabelled splits are for test_only.
         if samples is not None and (split == "train" or samples.labelled or settings.run.test_only):
             pictured = hasattr(samples, "use_tokens") and len(samples.image_counts(0))
-            require(pictured, f"cache_frozen=True: the samples of {names} have no images; leave it out.")
+            lack = "have no images, or are of a class without use_tokens"
+            require(pictured, f"cache_frozen=True: the samples of {names} {lack}; leave it out.")
             sources.append(Source(samples, transform_of(settings, split)))
             fixed = "cache_frozen=True: the transform of {} does not give the same pixels each time; give imagenet."
             require(sources[-1].transform.is_fixed, fixed.format(split))
@@ -258,7 +265,8 @@ def token_files(
         tower = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
         shown, files = source.dataset.images_shown(), []
         for number, path in enumerate(source.dataset.paths()):
-            data = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"][:16]
+            content = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"]
+            data = hashlib.sha256(f"{content} {source.dataset.image_source(number)}".encode()).hexdigest()[:16]
             meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
             place = cache_dir / f"{_short(name)}-{tower}" / f"{_short(Path(path).stem)}-{data}"
             counts, dtype = source.dataset.image_counts(number), torch.float16 if bits == 16 else torch.float32

@@ -177,6 +177,8 @@ def test_what_cannot_be_kept_is_refused(work, capsys, monkeypatch):
         return command(capsys, *words).sentence()
 
     assert "give freeze_image_encoder=True" in sentence("task_mlm_itm", *SMALL, "max_steps=1", "cache_frozen=True")
+    idle = sentence("task_mlm_itm", *SMALL, "max_steps=1", "cache_precision=16")
+    assert "cache_precision=16 would change nothing: it is for cache_frozen=True; give both." in idle
     assert "train_transform_keys='[\"clip\"]'" in sentence(*CACHED, 'train_transform_keys=["clip_randaug"]')
     assert "all images are one colour" in sentence(*CACHED, "blind=True")
     assert "leave one of them out" in sentence(*CACHED, "patch_drop=0.5")
