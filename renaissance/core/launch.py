@@ -11,14 +11,18 @@ import gc
 import multiprocessing
 import os
 import signal
+import statistics
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 PYTHON, TORCHRUN, SRUN = "python", "torchrun", "srun"
 _RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE",
                    "LOCAL_WORLD_SIZE")  # fmt: skip
+_LOOKS, _BETWEEN_LOOKS = 5, 0.004  # seconds; a single look meets what runs for a moment
 
 
 class Launch(NamedTuple):
@@ -59,9 +63,22 @@ def prepare_environment() -> None:
             del os.environ[name]
     if not launch_environment().is_rank_zero:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the first has been there before (training/rank_zero_first.py)
-    # OpenMP's threads sleep while they wait, where by default they spin: beside another busy process a step took five times as
-    # long with spinning threads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait spin by default. Beside other programs a step took up to five times as long so; alone, threads that
+    # sleep take a quarter more.
+    if are_cores_busy():
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def are_cores_busy(loadavg: str = "/proc/loadavg") -> bool:
+    """Whether other programs run now on the cores that this process's threads will want; False where nobody knows."""
+    running = []
+    for _ in range(_LOOKS):
+        time.sleep(_BETWEEN_LOOKS)
+        try:
+            running.append(int(Path(loadavg).read_text(encoding="ascii").split()[3].split("/")[0]) - 1)
+        except (OSError, ValueError, IndexError):
+            return False
+    return statistics.median(running) + available_cores(1) > (os.cpu_count() or 1)
 
 
 @contextlib.contextmanager

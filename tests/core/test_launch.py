@@ -18,6 +18,7 @@ from renaissance.core.launch import (
     SRUN,
     TORCHRUN,
     Launch,
+    are_cores_busy,
     available_cores,
     launch_environment,
     prepare_environment,
@@ -73,10 +74,18 @@ def test_what_is_set_to_nothing_is_not_set(monkeypatch):
     assert not {"MASTER_ADDR", "NODE_RANK"} & os.environ.keys() and os.environ["MASTER_PORT"] == "12345"
 
 
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
+@pytest.mark.parametrize(
+    ("content", "busy"), [("0.1 0.2 0.3 1/300 7", False), ("9.0 0.2 0.3 9999/9999 7", True), ("", False), (None, False)]
+)
+def test_waiting_threads_sleep_beside_other_programs(content: str | None, busy: bool, tmp_path: Path, monkeypatch):
+    path = tmp_path / "loadavg"
+    if content is not None:
+        path.write_text(content)
+    assert are_cores_busy(str(path)) == busy
+    monkeypatch.setattr("renaissance.core.launch.are_cores_busy", lambda: busy)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     prepare_environment()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ.get("OMP_WAIT_POLICY") == ("PASSIVE" if busy else None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     prepare_environment()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
