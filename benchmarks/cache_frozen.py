@@ -33,7 +33,8 @@ from transformers import DeiTConfig, ElectraConfig, ViTConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from coco_like import MAX_TEXT_LEN, VOCAB_SIZE, photograph, tokenizer, write_captions  # noqa: E402
-from pretrain_step import Model, make_optimizer, our_losses, processor_name  # noqa: E402
+from pretrain_step import processor_name  # noqa: E402
+from step_models import DEIT_TINY, MEAN, SEED, STD, Model, make_optimizer, our_losses  # noqa: E402
 
 from renaissance.core.types import Batch, TextInput, Tokens  # noqa: E402
 from renaissance.data.collate import Collate, Samples, Source, label_targets  # noqa: E402
@@ -55,9 +56,8 @@ from renaissance.tasks import Context, task_class  # noqa: E402
 from renaissance.tasks.images import Images  # noqa: E402
 from renaissance.training.frozen_tokens import TokenCache, token_files  # noqa: E402
 
-SEED, CLASSES = 1, tuple(map(str, range(10)))
+CLASSES = tuple(map(str, range(10)))
 SHARE_BAR, GAIN_BAR = 0.9, 3
-DEIT_TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 ELECTRA_BASE = {"embedding_size": 768, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 PLAIN, CACHED, HALF, BOUND = "as it is", "cache_frozen", "cache_precision=16", "the bound"
 
@@ -87,7 +87,7 @@ def build_model(case: Case) -> Model:
     text = ElectraConfig(**(ELECTRA_BASE if case.base else {}))
     fusion = FusionStack("shared", *((10, 768, 12) if case.base else (6, 256, 4)), mlp_ratio=4, drop_rate=0.1)
     towers = backbones.build_text_tower(text, weights=None), backbones.build_vision_tower(image, weights=None)
-    model = TwoTower(*towers, fusion, "double", Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    model = TwoTower(*towers, fusion, "double", Normalize(MEAN, STD))
     initialize(model)
     model.freeze(("text_tower", "image_tower"))
     settings = SimpleNamespace(

@@ -34,23 +34,25 @@ import torch
 import torchvision
 import transformers
 from lightning_fabric.utilities.apply_func import move_data_to_device
-from transformers import DeiTConfig, ElectraConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from coco_like import VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
+from coco_like import write_captions  # noqa: E402
 from pretrain_step import OURS, REFERENCE, VARIANTS, Variant, processor_name  # noqa: E402
-from step_models import (
+from step_models import (  # noqa: E402
     DESCRIPTIONS,
+    HALVES,
     KINDS,
     ONE_TOWER,
     TASKS,
     TWO_TOWER,
     Model,
+    autocast,
     build_model,
     make_optimizer,
     open_loader,
-)  # noqa: E402
+    write_encoders,
+)
 
 from data import largest_difference, reduced  # noqa: E402
 from renaissance.core.errors import first_line  # noqa: E402
@@ -71,7 +73,6 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "16-mixed": {"precision": "16-mixed"},
 }
 FIRST = os.environ.get("LOCAL_RANK", "0") == "0"  # not the second process of a run, which Lightning starts
-HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Bench(NamedTuple):
@@ -131,10 +132,6 @@ class Bench(NamedTuple):
 
 
 # Losses, and bare steps
-
-
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(device, HALVES[precision]) if precision in HALVES else contextlib.nullcontext()
 
 
 @torch.no_grad()
@@ -460,9 +457,7 @@ def write_inputs(folder: Path) -> None:
         os.link(
             folder / name / "coco.arrow", folder / name / "photos.arrow"
         )  # the program has files of its own for coco
-    ElectraConfig(vocab_size=VOCAB_SIZE).save_pretrained(folder / "text")
-    tokenizer().save_pretrained(folder / "text")
-    DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768).save_pretrained(folder / "image")
+    write_encoders(folder)
 
 
 def table(head: str, rows: list[list[str]]) -> None:

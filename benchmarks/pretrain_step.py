@@ -41,6 +41,7 @@ from step_models import (  # noqa: E402
     TASKS,
     TWO_TOWER,
     Model,
+    autocast,
     build_model,
     make_optimizer,
     open_loader,
@@ -176,10 +177,6 @@ def variants(kind: str) -> dict[str, Variant]:
     return {name: variant for name, variant in VARIANTS.items() if variant.kind in (None, kind)}
 
 
-def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
-
-
 def take_step(
     model: Model, variant: Variant, batch: Batch, optimizer: torch.optim.Optimizer, precision: str = "32"
 ) -> tuple[float, float]:
@@ -187,7 +184,7 @@ def take_step(
     batch = variant.prepare(batch)
     with variant.within(model.model):
         clock, processor = time.perf_counter(), time.process_time()
-        with autocast(precision):
+        with autocast("cpu", precision):
             loss = sum(variant.losses(model, batch).values())
         loss.backward()
         optimizer.step()

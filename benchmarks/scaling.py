@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import torch
 from lightning_fabric.utilities.apply_func import move_data_to_device
-from transformers import DeiTConfig, ElectraConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import pretrain_step  # noqa: E402
-from coco_like import VOCAB_SIZE, tokenizer, write_captions  # noqa: E402
+from coco_like import write_captions  # noqa: E402
+from step_models import write_encoders  # noqa: E402
 
 WARM_UP = 2
 MARK = "measured "
@@ -72,9 +72,7 @@ PAIRS = (
 def write_inputs(folder: Path, batch: int) -> None:
     """A data set, and the folders of two encoders without weights."""
     write_captions(folder / "photos.arrow", images=max(64, 4 * batch))
-    ElectraConfig(vocab_size=VOCAB_SIZE).save_pretrained(folder / "text")
-    tokenizer().save_pretrained(folder / "text")
-    DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768).save_pretrained(folder / "image")
+    write_encoders(folder)
 
 
 def measure(row: Row, folder: Path, options: argparse.Namespace) -> Measured:

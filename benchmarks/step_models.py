@@ -6,9 +6,10 @@ one-tower model.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ TASKS = ("mlm", "itm")
 SEED = 1
 IMAGE_SIZE, PATCH_SIZE = 224, 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEIT_TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Model(NamedTuple):
@@ -57,8 +60,7 @@ def build_model(kind: str = TWO_TOWER) -> Model:
     torch.manual_seed(SEED)
     if kind == TWO_TOWER:
         text = backbones.build_text_tower(ElectraConfig(), weights=None, vocab_size=VOCAB_SIZE)
-        deit_tiny = DeiTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-        image = backbones.build_vision_tower(deit_tiny, weights=None)
+        image = backbones.build_vision_tower(DeiTConfig(**DEIT_TINY), weights=None)
         fusion = FusionStack("shared", num_layers=6, width=256, heads=4, mlp_ratio=4, drop_rate=0.1)
         model = TwoTower(text, image, fusion, "double", Normalize(MEAN, STD))
     else:
@@ -70,6 +72,18 @@ def build_model(kind: str = TWO_TOWER) -> Model:
     heads = nn.ModuleDict({name: task_class(name)(model, Context(None, VOCAB_SIZE, None)) for name in TASKS})
     initialize(heads)
     return Model(model, heads)
+
+
+def write_encoders(folder: Path) -> None:
+    """The folders `text` and `image` of the two-tower model's encoders, without weights, for the program's own commands."""
+    ElectraConfig(vocab_size=VOCAB_SIZE).save_pretrained(folder / "text")
+    tokenizer().save_pretrained(folder / "text")
+    DeiTConfig(**DEIT_TINY).save_pretrained(folder / "image")
+
+
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """What Lightning's `precision` is around a forward pass."""
+    return torch.autocast(device, HALVES[precision]) if precision in HALVES else contextlib.nullcontext()
 
 
 def open_loader(folder: str, batch: int, steps: int) -> StepLoader:

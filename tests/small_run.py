@@ -26,6 +26,7 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks.mlm import Mlm
 
+FOUR_STEPS = ("batch_size=16", "negative_group=4", "max_steps=4", "learning_rate=1e-3")  # in micro-batches of 4 or more
 COCO = "coco_caption_karpathy_{}.arrow"
 COCO_VG = {
     COCO.format("train"): 20,

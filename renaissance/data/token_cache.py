@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from renaissance.core.atomic import AtomicFile, rename_damaged
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 from renaissance.core.types import StoredTokens, Tokens
 
 _HEADER = 4096
@@ -149,31 +149,29 @@ class TokenFile:
         return handle
 
     def _read(self, part: int, into: Any, offset: int) -> None:
-        advice = "start the run again, which makes what is missing"
+        advice, view = "start the run again, which makes what is missing", memoryview(into).cast("B")
+        try:
+            handle = self._open(part)
+            while view:  # a network file system may give less than is asked for
+                count = os.preadv(handle, [view], offset)
+                require(count, f"'{self.path(part)}' was cut short while this run read it.")
+                view, offset = view[count:], offset + count
+        except FileNotFoundError:
+            raise UserError(f"'{self.path(part)}' of cache_frozen is not there any more; {advice}.") from None
+        except OSError as error:
+            raise UserError(
+                f"'{self.path(part)}' of cache_frozen cannot be read ({error.strerror}); {advice}."
+            ) from None
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
+
+    def _open(self, part: int) -> int:
+        """The descriptor of a part, which is kept; raises as `_checked`."""
         if (key := (id(self), part)) not in _OPEN:
             if len(_OPEN) == _MOST_OPEN:
                 os.close(_OPEN.pop(next(iter(_OPEN))))
-            try:
-                _OPEN[key] = self._checked(part)
-            except FileNotFoundError:
-                raise UserError(f"'{self.path(part)}' of cache_frozen is not there any more; {advice}.") from None
-            except OSError as error:
-                raise UserError(
-                    f"'{self.path(part)}' of cache_frozen cannot be read ({error.strerror}); {advice}."
-                ) from None
-            except UserError as error:
-                raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
-        view = memoryview(into).cast("B")
-        while view:
-            try:
-                count = os.preadv(_OPEN[key], [view], offset)  # a network file system may give less than is asked for
-            except OSError as error:
-                raise UserError(
-                    f"'{self.path(part)}' of cache_frozen cannot be read ({error.strerror}); {advice}."
-                ) from None
-            if not count:
-                raise UserError(f"'{self.path(part)}' was cut short while this run read it; {advice}.")
-            view, offset = view[count:], offset + count
+            _OPEN[key] = self._checked(part)
+        return _OPEN[key]
 
 
 def stack_tokens(images: Sequence[StoredTokens]) -> Tokens:

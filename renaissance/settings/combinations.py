@@ -16,9 +16,15 @@ def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozense
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
-    if "patch_drop_until" in given and not values["patch_drop"] and values["resume_from"] in (None, AUTO):
+    if values["resume_from"] in (None, AUTO):  # else the checkpoint fills in what the command does not say
+        yield from _idle(values, given)
+
+
+def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
+    """Settings of something that is off."""
+    if "patch_drop_until" in given and not values["patch_drop"]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
-    if not values["cache_frozen"] and values["resume_from"] in (None, AUTO):
+    if not values["cache_frozen"]:
         for key in sorted(given & {"cache_dir", "cache_precision"}):
             yield f"{key}={values[key]} would change nothing: it is for cache_frozen=True; give both."
 

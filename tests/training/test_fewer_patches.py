@@ -9,6 +9,7 @@ import pytest
 
 from models.families import small_config
 from small_run import (
+    FOUR_STEPS,
     NO_DROPOUT,
     SMALL,
     command,
@@ -65,16 +66,7 @@ def test_training_alone_sees_fewer_patches_until_the_last_steps(work, capsys):
 
 @each_kind
 def test_micro_batches_show_the_same_patches(model, work, capsys):
-    words = (
-        "task_mlm_itm",
-        *model,
-        *NO_DROPOUT,
-        *DROPS,
-        "batch_size=16",
-        "negative_group=4",
-        "max_steps=4",
-        "learning_rate=1e-3",
-    )
+    words = ("task_mlm_itm", *model, *NO_DROPOUT, *DROPS, *FOUR_STEPS)
     if model is ONE:
         words = (*(word for word in words if word not in NO_DROPOUT), "drop_rate=0.0")
     one, two = (train(capsys, *words, f"per_gpu_batchsize={size}", "eval_batch_size=4") for size in (16, 8))

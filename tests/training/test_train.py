@@ -21,6 +21,7 @@ from renaissance.training import checkpointing
 from renaissance.training.checkpointing import CheckpointSaver
 from small_run import (
     COCO,
+    FOUR_STEPS,
     FUSION,
     NO_DROPOUT,
     SMALL,
@@ -312,15 +313,7 @@ def test_a_run_imports_only_what_it_needs(work):
 
 
 def test_accumulation_leaves_the_loss_curve_as_it_is(work, capsys):
-    words = (
-        "task_mlm_itm",
-        *SMALL,
-        *NO_DROPOUT,
-        "batch_size=16",
-        "negative_group=4",
-        "max_steps=4",
-        "learning_rate=1e-3",
-    )
+    words = ("task_mlm_itm", *SMALL, *NO_DROPOUT, *FOUR_STEPS)
     one, four = (train(capsys, *words, f"per_gpu_batchsize={size}", "eval_batch_size=4") for size in (16, 4))
     for metric in ("mlm/train/loss", "itm/train/loss", "mlm/val/loss", "itm/val/loss"):
         assert curve(one, metric) == pytest.approx(curve(four, metric), abs=1e-4), metric
