@@ -32,7 +32,7 @@ from step_models import (  # noqa: E402
 )
 
 from renaissance.data.patch_drop import PatchDrop  # noqa: E402
-from renaissance.training.devices import take_onednn_products  # noqa: E402
+from renaissance.training.devices import set_float32_products  # noqa: E402
 
 SHARES = (0.0, 0.5, 0.75)
 BAR = 1.6  # x the steps a second at .5
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    take_onednn_products()
+    set_float32_products("highest", cpu=True)
     with tempfile.TemporaryDirectory() as folder:
         write_captions(Path(folder) / "coco.arrow", images=max(64, 4 * options.batch))
         report(folder, options)

@@ -150,13 +150,13 @@ def _place(tensor: Tensor) -> int:
 
 
 def watch_steps(patch: Callable[..., None]) -> Watch:
-    """Watches all training steps of runs from now on, and what is told of them; not saves and validations.
+    """Watches all training steps of runs from now on, and what is reported of them; not saves and validations.
 
     Args:
         patch: sets an attribute, as `monkeypatch.setattr` does.
     """
     watch = Watch()
-    step, tell = Strategy.training_step, Loop._tell
+    step, report = Strategy.training_step, Loop._report
 
     def watched_step(self: Strategy, item: Any, number: int) -> Any:
         module = self.lightning_module
@@ -164,10 +164,10 @@ def watch_steps(patch: Callable[..., None]) -> Watch:
         with watch():
             return step(self, item, number)
 
-    def watched_telling(self: Loop, *args: Any, **options: Any) -> None:
+    def watched_report(self: Loop, *args: Any, **options: Any) -> None:
         with watch():
-            tell(self, *args, **options)
+            report(self, *args, **options)
 
     patch(Strategy, "training_step", watched_step)
-    patch(Loop, "_tell", watched_telling)
+    patch(Loop, "_report", watched_report)
     return watch

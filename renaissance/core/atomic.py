@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class AtomicFile:
     """A binary file that is written to a temporary file and renamed by `commit`. A context manager.
 
     The temporary file is `.<name>.tmp` beside the target and locked. One that a killed run left is overwritten; a second
-    process that writes the same target is refused.
+    process that writes the same target is refused. On a file system without locks each has a temporary file of its own, and
+    the last to commit wins.
 
     Args:
         target: path of the final file.
@@ -93,6 +95,12 @@ class AtomicFile:
         handle = _open_locked(self._temporary, fcntl.flock)
         if handle is None:
             raise InUseError(f"Another run is writing '{self._target}'; wait for it, or end it.")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # which it is, where there are locks
+        except OSError:  # others may be writing it
+            os.close(handle)
+            self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
+            return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.ftruncate(handle, 0)
         return handle
 

@@ -25,12 +25,12 @@ from renaissance.core.untrusted import read_bytes
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
 from renaissance.data.text import encode
-from renaissance.data.transforms import make_transform
 from renaissance.models.heads import ItmHead, MlmHead
 from renaissance.runs import checkpoint
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.from_checkpoint import naming_checkpoint
+from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import resolve
 
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
@@ -78,9 +78,7 @@ class Loaded:
         self.matching = next((head for head in heads if isinstance(head, ItmHead)), None)
         self.filling = next((head for head in heads if isinstance(head, MlmHead)), None)
         self.answering = next((task for task in tasks if task.answer_scores), None)
-        model, data = self.settings.model, self.settings.data
-        key, patch = data.val_transform_keys[0], model.patch_size or 1
-        transform = make_transform(key, model.image_size, patch_size=patch, seed=0)
+        transform = transform_of(self.settings, "val")
         self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
 
     @torch.inference_mode()

@@ -48,25 +48,25 @@ def _as_operator(schema: str, like: Callable[..., Tensor]) -> Callable[[Callable
     return decorated
 
 
-@_as_operator("(Tensor like) -> Tensor", lambda like: torch.empty(like.shape, dtype=torch.int16))
-def noise(like: Tensor) -> Tensor:
-    """Random int16 in the shape (...) of a tensor, four from each draw of torch's global generator."""
+@_as_operator("(Tensor like, int dropped) -> Tensor", lambda like, _: torch.empty(like.shape, dtype=torch.int16))
+def keep_mask(like: Tensor, dropped: int) -> Tensor:
+    """A dropout mask in the shape (...) of a tensor: int16, 0 for an expected `dropped` of 2^16 elements, 1 for the others.
+
+    From 16 random bits each, four times from each draw of torch's global generator. In numbers and without booleans, because
+    torch's CPU kernels are vectorized for those alone.
+    """
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)[: like.numel()].view(like.shape)
+    highest = dropped - 2**15 - 1  # of the int16 that are dropped
+    return words.view(torch.int16)[: like.numel()].view(like.shape).clamp_(highest, highest + 1).sub_(highest)
 
 
 @_as_operator(
-    "(Tensor values, Tensor noise, int limit, float scale) -> Tensor",
+    "(Tensor values, Tensor mask, float scale) -> Tensor",
     lambda values, *_: torch.empty(values.shape, dtype=values.dtype),
 )
-def where_above(values: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
-    """values * scale where the noise is above a limit, else 0.
-
-    In numbers of one type and without booleans, because torch's CPU kernels are vectorized for those alone.
-    """
-    dtype = torch.promote_types(values.dtype, torch.float32)  # a 16-bit float does not hold the noise
-    kept = torch.ops.aten.threshold_backward(values.to(dtype).contiguous(), noise.to(dtype), limit)
-    return kept.mul_(scale).to(values.dtype)
+def apply_mask(values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """values * mask * scale, in one pass over the values."""
+    return torch.zeros(values.shape, dtype=values.dtype).addcmul_(values, mask.to(values.dtype), value=scale)
 
 
 @_as_operator("(Tensor mask, ScalarType dtype) -> Tensor", lambda mask, dtype: torch.empty_like(mask, dtype=dtype))
@@ -76,23 +76,23 @@ def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _Drop(torch.autograd.Function):
-    """`where_above`; int16 noise is kept for the backward pass."""
+    """`apply_mask`; the int16 mask is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, noise: Tensor, limit: int, scale: float) -> Tensor:
-        ctx.save_for_backward(noise)
-        ctx.limit, ctx.scale = limit, scale
-        return where_above(hidden, noise, limit, scale)
+    def forward(ctx: Any, hidden: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return apply_mask(hidden, mask, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return where_above(grad, *ctx.saved_tensors, ctx.limit, ctx.scale), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return apply_mask(grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
 def drop(hidden: Tensor, rate: float) -> Tensor:
     """Dropout of hidden (...) on a CPU, at a rate above 0 and below 1; see `Dropout`."""
-    dropped = min(round(rate * 2**16), 2**16 - 1)
-    return _Drop.apply(hidden, noise(hidden), dropped - 2**15 - 1, 2**16 / (2**16 - dropped))
+    dropped = min(max(round(rate * 2**16), 1), 2**16 - 1)
+    return _Drop.apply(hidden, keep_mask(hidden, dropped), 2**16 / (2**16 - dropped))
 
 
 class Dropout(nn.Dropout):
@@ -128,13 +128,15 @@ def is_plain_faster(query: Tensor, key: Tensor, rate: float) -> bool:
 
     Theirs makes many small products, which oneDNN begins slowly: it takes 7 x as long at 100 tokens, 2 x at 256.
     """
-    few = query.shape[2] * key.shape[2] <= 256**2
-    return query.device.type == "cpu" and (rate > 0 or (few and _onednn_multiplies()))
+    if query.device.type != "cpu" or query.shape[2] * key.shape[2] > 256**2:
+        return rate > 0 and query.device.type == "cpu"
+    in_16_bits = query.dtype != torch.float32  # then oneDNN multiplies; forward alone, the fused kernels are faster
+    return rate > 0 or (query.requires_grad if in_16_bits else _onednn_multiplies())
 
 
 @torch.compiler.assume_constant_result
 def _onednn_multiplies() -> bool:
-    """See `training.devices.take_onednn_products`; a graph cannot ask."""
+    """See `training.devices.set_float32_products`; a graph cannot ask."""
     return torch.get_float32_matmul_precision() != "highest"
 
 
@@ -211,6 +213,7 @@ class Attention(nn.Module):
     def _few_queries(self, hidden: Tensor, other: Tokens) -> Tensor:
         """Does not compute keys and values. The keys' bias adds the same to all scores of a query: softmax ignores it."""
         (query,) = self._project(hidden, 0, 1)
+        other = other._replace(hidden=other.hidden.to(query.dtype))  # once, where autocast would for each product
         _, key_weight, value_weight = self._head_weights()
         query = self._by_head(query) * self.scale
         query = torch.einsum("bnhd,hde->bhne", query, key_weight).flatten(1, 2)  # (B,hN,D)

@@ -12,7 +12,7 @@ from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .attention import Dropout
 from .backbones import keep_patches
-from .sending import sent
+from .transfer import async_tensor
 
 
 class Normalize(nn.Module):
@@ -34,11 +34,11 @@ class Normalize(nn.Module):
         """(M,3,H,W) uint8 -> (M,3,H,W) float. Padding of images smaller than (H,W) becomes 0, the mean colour."""
         pixels = torch.addcmul(self.shift, images.pixels.to(self.scale.dtype), self.scale)
         if self.channels is not None:
-            pixels = pixels.index_select(1, sent(self.channels, pixels.device))
+            pixels = pixels.index_select(1, async_tensor(self.channels, pixels.device))
         if images.sizes is None:
             return pixels
         height, width = pixels.shape[-2:]
-        sizes = sent(images.sizes, pixels.device)
+        sizes = async_tensor(images.sizes, pixels.device)
         rows = torch.arange(height, device=pixels.device) < sizes[:, :1]
         columns = torch.arange(width, device=pixels.device) < sizes[:, 1:]
         return pixels * (rows[:, :, None] & columns[:, None, :])[:, None]

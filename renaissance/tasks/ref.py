@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from renaissance.core.types import Example, LabelTargets
 from renaissance.data.dataset_specs import BOXES
 from renaissance.data.samples import Sample, SampleDataset
-from renaissance.models.sending import sent
+from renaissance.models.transfer import async_tensor
 
 from .base import Context, Downstream, Encodings
 
@@ -53,7 +53,7 @@ class Ref(Downstream):
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         counts, images = encodings.batch.image_counts, encodings.images()
-        expression = sent([row for row, count in enumerate(counts) for _ in range(count)], images.hidden.device)
+        expression = async_tensor([row for row, count in enumerate(counts) for _ in range(count)], images.hidden.device)
         fused = encodings.fuse(encodings.text().select(expression), images, needs={"pooled"})
         scores = self.head(fused.pooled).squeeze(-1)
         # (B, most candidates); padding has probability 0.

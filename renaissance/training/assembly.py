@@ -22,7 +22,7 @@ from renaissance.settings.bounds import bounded_building
 from renaissance.tasks import Context, Task, downstream_task, task_class
 
 from .from_checkpoint import naming_checkpoint, same_benchmark
-from .loading import patch_drop, transform_of
+from .image_inputs import patch_drop, transform_of
 from .resolution import Resolved
 
 

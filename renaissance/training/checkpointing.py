@@ -144,6 +144,9 @@ class CheckpointSaver:
         module.signals.waits_for_step = True
         self.pending = self.validates_step(module)
         try:
+            if not module.device_is_done:
+                self.folder.say(f"warning: step {module.step} cannot be saved: its device has not finished it.")
+                return
             if self._write(module.step, self._state(module, trainer, whole_state(optimizer, first=True)), [LAST]):
                 self.saved = module.step
         except Exception as error:  # of a device that has failed, say; the first error is what the user has to see

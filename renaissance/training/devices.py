@@ -160,9 +160,7 @@ def on_gpu(settings: Settings) -> bool:
 def trainer_arguments(settings: Settings) -> dict[str, Any]:
     """The arguments of a Trainer that name devices, nodes, strategy and precision."""
     machine, gpu = settings.machine, on_gpu(settings)
-    torch.set_float32_matmul_precision(machine.float32_matmul_precision)
-    if not gpu and machine.float32_matmul_precision == "highest":
-        take_onednn_products()
+    set_float32_products(machine.float32_matmul_precision, cpu=not gpu)
     strategy: Any = "auto"
     if machine.processes > 1:
         delay_kill()
@@ -182,15 +180,35 @@ def trainer_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
-def take_onednn_products() -> None:
-    """On AMD's processors, makes torch multiply matrices by oneDNN, in full float32: there twice as fast as MKL.
+def set_float32_products(precision: str, *, cpu: bool) -> None:
+    """Sets how precisely, and on CPUs by which library, torch multiplies float32 matrices: for all of this process.
+
+    Args:
+        precision: as of `torch.set_float32_matmul_precision`. cpu: whether a CPU computes.
+    """
+    torch.set_float32_matmul_precision(precision)
+    if cpu and precision == "highest" and is_amd():
+        _take_onednn()
+
+
+@contextlib.contextmanager
+def float32_products(precision: str, *, cpu: bool) -> Iterator[None]:
+    """The same for a while."""
+    before = torch.get_float32_matmul_precision()
+    set_float32_products(precision, cpu=cpu)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _take_onednn() -> None:
+    """Makes torch multiply matrices by oneDNN, in full float32: on AMD's processors twice as fast as MKL.
 
     MKL, torch's default, has its best kernels for Intel's processors alone. torch gives float32 to oneDNN where the precision
     "medium" lets it compute in bfloat16 inside, which it does on processors with AMX alone, of which AMD has none. A product is
     compared with one in float64, in case a later one has.
     """
-    if not is_amd():
-        return
     torch.set_float32_matmul_precision("medium")
     left, right = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0)).unbind()
     if not torch.allclose((left @ right).double(), left.double() @ right.double(), rtol=1e-5):

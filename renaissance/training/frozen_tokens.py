@@ -33,15 +33,15 @@ from renaissance.core.types import Example, ImageInput
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
 from renaissance.data.loader import StepLoader
-from renaissance.data.sampler import Draw
 from renaissance.data.token_cache import TokenFile
 from renaissance.data.transforms import Transform
 from renaissance.models.two_tower import TwoTower
 from renaissance.settings.sections import Settings
 
 from .assembly import Built
-from .devices import take_onednn_products
-from .loading import RunData, transform_of
+from .devices import float32_products
+from .image_inputs import transform_of
+from .loading import RunData
 from .resolution import Resolved
 
 FOLDER = "tokens"  # in data_root
@@ -104,13 +104,11 @@ class TokenCache:
                 say(f"warning: {problem.removesuffix('.')}; it is put aside as <name>.damaged and made anew.")
         model.eval()
         model.image_tower.to(device), model.normalize.to(device)
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # whatever a run computes in, the tokens are the same
-        if device.type == "cpu":
-            take_onednn_products()
         images = sum(len(part.tokens.images_of(part.number)) for part in parts)
         hide = rank > 0 or not parts
-        with torch.no_grad(), tqdm(total=images, desc="encoding images", disable=hide, dynamic_ncols=True) as bar:
+        bar = tqdm(total=images, desc="encoding images", disable=hide, dynamic_ncols=True)
+        # Whatever a run computes in, the tokens are the same.
+        with bar, torch.no_grad(), float32_products("highest", cpu=device.type == "cpu"):
             while parts:
                 self._make(parts, model, device, bar)
                 left = [part for part in parts if part.tokens.problem(part.number) is not None]
@@ -118,7 +116,6 @@ class TokenCache:
                     time.sleep(_LOOK)
                 parts = left
                 bar.update(images - sum(len(part.tokens.images_of(part.number)) for part in parts) - bar.n)
-        torch.set_float32_matmul_precision(precision)
         model.train(training)
         for source, files in zip(self.sources, self.files, strict=True):
             source.dataset.use_tokens(files)
@@ -166,6 +163,13 @@ def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, batch: in
     return torch.cat(parts[1:]) if parts[1:] else parts[0]
 
 
+class _ImageDraw(NamedTuple):
+    """Attributes: part, its place among those that are missing; image, its number in the part's file."""
+
+    part: int
+    image: int
+
+
 class _Claims:
     """A sampler that locks a part when the loader wants its images; those that are locked elsewhere, or there now, are left out.
 
@@ -177,7 +181,7 @@ class _Claims:
         self.parts, self.stack = parts, stack
         self.claimed: deque[tuple[MissingPart, AtomicFile]] = deque()
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[_ImageDraw]]:
         for place, part in enumerate(self.parts):
             path = part.tokens.path(part.number)
             with suppress(OSError):  # the file that is made next cannot be written either, and says so
@@ -192,20 +196,20 @@ class _Claims:
             self.claimed.append((part, file))
             images = part.tokens.images_of(part.number)
             for first in range(images.start, images.stop, _IMAGES):
-                yield [Draw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
+                yield [_ImageDraw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
 
 
 class _ImageReader:
-    """What a `StepLoader` needs to read images in the place of samples: each draw is a part and the number of an image."""
+    """What a `StepLoader` needs to read images in the place of samples."""
 
     dataset = None
 
     def __init__(self, parts: Sequence[MissingPart]):
         self.parts, self.source = parts, self
 
-    def example(self, draw: Draw) -> Example:
-        part = self.parts[draw.epoch]
-        stored = part.source.dataset.image(part.file, draw.id)
+    def example(self, draw: _ImageDraw) -> Example:
+        part = self.parts[draw.part]
+        stored = part.source.dataset.image(part.file, draw.image)
         return stored._replace(images=part.source.images(stored, 0))
 
     def __call__(self, examples: Sequence[Example]) -> tuple[Tensor, list[int], list[int]]:

@@ -22,10 +22,8 @@ from renaissance.data.glue_specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset
-from renaissance.data.patch_drop import PatchDrop
 from renaissance.data.sampler import EvalBatches, TrainSteps
 from renaissance.data.text import COMPILED_PAD_MULTIPLE, PAD_MULTIPLE
-from renaissance.data.transforms import Transform, make_transform
 from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
 from renaissance.runs.report import RunFolder
@@ -33,6 +31,7 @@ from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task, task_class
 
 from .devices import all_gather
+from .image_inputs import patch_drop, transform_of
 from .resolution import Resolved
 
 if TYPE_CHECKING:
@@ -111,22 +110,6 @@ def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> lis
         if read <= {*known}:  # not those of an older layout, which other splits have replaced
             absent += [f"{split} of {name}" for split in known if split != "train" and split not in read]
     return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
-
-
-def patch_drop(settings: Settings, steps: int) -> PatchDrop | None:
-    """The patch dropping of a run of so many steps; None where it has none."""
-    data, model = settings.data, settings.model
-    if not data.patch_drop:
-        return None
-    patches = (model.image_size // model.patch_size) ** 2
-    return PatchDrop(data.patch_drop, patches, max(1, round(data.patch_drop_until * steps)), settings.run.seed)
-
-
-def transform_of(settings: Settings, split: str) -> Transform:
-    """What happens to the decoded images of a split."""
-    model, data = settings.model, settings.data
-    key = data.train_transform_keys[0] if split == "train" else data.val_transform_keys[0]
-    return make_transform(key, model.image_size, patch_size=model.patch_size or 1, seed=settings.run.seed)
 
 
 class Loaders(LightningDataModule):

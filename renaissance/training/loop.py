@@ -9,6 +9,7 @@ A step is logged when the next one has been handed to the device, or before a sa
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
@@ -24,6 +25,8 @@ from .loading import Loaders
 from .module import EvaluationOutput, StepResult, VisionLanguageModule
 from .progress import Progress
 from .split_evaluation import SplitEvaluation, SplitResult
+
+_LAST_STEP = 20  # seconds that a run which fails waits for its device, which may wait for a process that has died
 
 
 class Loop(Callback):
@@ -69,7 +72,7 @@ class Loop(Callback):
             saves = self.saver.saves_step(module, due=result.save_due)
         ends = result.stop_signal is not None or result.data_error is not None or module.step == module.steps
         # All is told before a save, so that no row of a saved step can be lost; else nothing waits for the device.
-        self._tell(module, behind=0 if saves or ends or self.saver.validates_step(module) else 1)
+        self._report(module, running=0 if saves or ends or self.saver.validates_step(module) else 1)
         if saves:
             self.saver.save(trainer, module)
         if result.stop_signal is not None:  # before all else: a signal may have ended the loaders too
@@ -81,22 +84,22 @@ class Loop(Callback):
         if self.learns_no_more:
             self.saver.save_now(trainer, module)
             raise UserError(
-                f"max_bad_steps={self.max_bad_steps}: that many steps in a row were left out, the last because "
+                f"max_bad_steps={self.max_bad_steps}: that many steps in a row were skipped, the last because "
                 f"{self.learns_no_more}; give a lower learning_rate, gradient_clip_val=1, or precision=32."
             )
         self.progress.loads()
 
-    def _tell(self, module: VisionLanguageModule, *, behind: int, alone: bool = False) -> None:
-        """Logs the steps that are done; arguments as of `told`. While steps are left out, each is told at once."""
-        for report in module.told(behind=behind, alone=alone):
-            self.progress.told(module, report)
+    def _report(self, module: VisionLanguageModule, *, running: int, local: bool = False) -> None:
+        """Logs the steps that are done; arguments as of `finished_steps`. While steps are skipped, each is reported at once."""
+        for report in module.finished_steps(running=running, local=local):
+            self.progress.step_finished(module, report)
             if report.skipped:
-                self.folder.say(f"warning: step {report.step} is left out: {report.skipped}")
+                self.folder.say(f"warning: step {report.step} is skipped: {report.skipped}")
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
             if self.skipped_in_a_row >= self.max_bad_steps:
                 self.learns_no_more = self.learns_no_more or report.skipped
-        if behind and self.skipped_in_a_row:
-            self._tell(module, behind=0, alone=alone)
+        if running and self.skipped_in_a_row:
+            self._report(module, running=0, local=local)
 
     def on_validation_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.saver.validation_starts(trainer, module)
@@ -136,7 +139,10 @@ class Loop(Callback):
 
     def on_exception(self, trainer: Trainer, module: VisionLanguageModule, exception: BaseException) -> None:
         with contextlib.suppress(Exception):  # of a device that has failed, say; the first error is what counts
-            self._tell(module, behind=0, alone=True)
+            ends = time.monotonic() + _LAST_STEP
+            while not module.device_is_done and time.monotonic() < ends:
+                time.sleep(0.01)
+            self._report(module, running=0, local=True)
         self.progress.close()
         self.saver.rescue(trainer, module, exception)
         self.loaders.close()  # before Lightning waits some seconds for each process of them

@@ -8,7 +8,7 @@ computed; one all-reduce adds them up. Gradients are synchronised on the last mi
 dropout masks are functions of the step, so a resumed run needs no random state.
 
 Nothing here reads a tensor of the device, which would make the processor wait for it: the counts are taken before the batch goes
-there, a step that is not finite is left out by the optimizer's kernels, and what was done is told a step later (`told`).
+there, a step that is not finite is skipped by the optimizer's kernels, and `finished_steps` reports each a step later.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .devices import sum_on_device, sum_on_host
 from .lightning_state import gradient_scaler
 from .optim import (
     learning_rate,
-    leave_out,
     load_state,
     make_optimizer,
     parameter_groups,
     random_towers,
     scale_kept,
     set_learning_rate,
+    skip_step,
     unscale,
 )
 from .step_report import HostCopy, PendingStep, StepReport
@@ -118,7 +118,7 @@ class VisionLanguageModule(LightningModule):
         self.signals, self.save_is_due = signals or StopSignals(), save_is_due
         self._optimizer_state = optimizer_state
         self._pending: deque[PendingStep] = deque()
-        self._left_out: Tensor | None = None  # () bool, whether this step is
+        self._skipped: Tensor | None = None  # () bool, whether this step is
 
     def batch_tasks(self, *, selecting: bool) -> list[str]:
         """The tasks that evaluate the batches of a split; the others find their numbers in the split as a whole.
@@ -173,9 +173,9 @@ class VisionLanguageModule(LightningModule):
             own = torch.stack([torch.stack(losses) for losses in sums.values()])
             totals = sum_on_device(own.sum(1))
             norm = [] if self._scaled else [self._gradient_norm(optimizer).to(totals)]
-            self._left_out = ~torch.cat([totals, *(each[None] for each in norm)]).isfinite().all()
+            self._skipped = ~torch.cat([totals, *(each[None] for each in norm)]).isfinite().all()
             undo.pop_all()
-        self._restore_statistics(statistics, self._left_out)  # nor does one that is left out
+        self._restore_statistics(statistics, self._skipped)  # nor does one that is skipped
         for each in norm:
             self._clip(optimizer, each)
         self.in_update = True
@@ -189,15 +189,20 @@ class VisionLanguageModule(LightningModule):
             self.trainer.should_stop = True  # makes Lightning validate once more, wherever the interval stands
         return {"step": asked}
 
-    def told(self, *, behind: int = 0, alone: bool = False) -> Iterator[StepReport]:
-        """What the steps have done that nobody was told of, but for the last `behind` of them. Collective: call on all ranks.
+    @property
+    def device_is_done(self) -> bool:
+        """Whether the device has done all steps."""
+        return all(each.numbers.is_done for each in self._pending)
+
+    def finished_steps(self, *, running: int = 0, local: bool = False) -> Iterator[StepReport]:
+        """Reports the steps that were not reported yet, but for the last `running` of them. Collective: call on all ranks.
 
         Args:
-            behind: 1 where the device may be computing the last step still: nothing waits for it.
-            alone: the other processes are not asked.
+            running: 1 where the device may be computing the last step still: nothing waits for it.
+            local: the other processes are not asked, and what the device has not done is not waited for.
         """
-        while len(self._pending) > behind:
-            report = self._pending[0].report(alone=alone)
+        while len(self._pending) > running and (not local or self._pending[0].numbers.is_done):
+            report = self._pending[0].report(local=local)
             self._pending.popleft()
             yield report
 
@@ -206,18 +211,18 @@ class VisionLanguageModule(LightningModule):
         return learning_rate(step, self.steps, self.settings.optim)
 
     def _update(self, optimizer: Any) -> None:
-        """The optimizer's step, which changes nothing where the step is left out."""
+        """The optimizer's step, which changes nothing where the step is skipped."""
         if self._scaled:  # `on_before_optimizer_step` says so to the scaler
-            with scale_kept(gradient_scaler(self.trainer), self._left_out):
+            with scale_kept(gradient_scaler(self.trainer), self._skipped):
                 optimizer.step()
         else:
-            leave_out(optimizer.optimizer, self._left_out)
+            skip_step(optimizer.optimizer, self._skipped)
             optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """In 16-mixed gradients are unscaled only here."""
         if self._scaled:
-            unscale(gradient_scaler(self.trainer), optimizer, self._left_out)
+            unscale(gradient_scaler(self.trainer), optimizer, self._skipped)
             if self.settings.optim.gradient_clip_val:
                 self._clip(optimizer, self._gradient_norm(optimizer))
 

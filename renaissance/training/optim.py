@@ -97,13 +97,13 @@ def _complete(optimizer: torch.optim.Optimizer) -> None:
     for parameter in (each for group in own.param_groups for each in group["params"]):
         state = own.state[parameter] if isinstance(own, torch.optim.SGD) else own.state.get(parameter, {})
         if isinstance(own, torch.optim.SGD) and state.get("momentum_buffer") is None:
-            # A first step makes it, which where it is left out would stay memory that nobody has written to.
+            # A first step makes it, which where it is skipped would stay memory that nobody has written to.
             state["momentum_buffer"] = torch.zeros_like(parameter)
         if "step" in state:  # a shared optimizer that is loaded has it on the CPU
             state["step"] = state["step"].to(parameter.device)
 
 
-def leave_out(optimizer: torch.optim.Optimizer, where: Tensor) -> None:
+def skip_step(optimizer: torch.optim.Optimizer, where: Tensor) -> None:
     """Makes the next step change nothing, if `where` () bool is True; the device alone looks at it."""
     own = _own(optimizer)
     own.grad_scale, own.found_inf = None, where.float()
@@ -113,7 +113,7 @@ def unscale(scaler: Any, optimizer: torch.optim.Optimizer, where: Tensor) -> Non
     """Unscales the gradients of 16-mixed; the next step changes nothing if one has overflown, or if `where` () bool is True."""
     scaler.unscale_(optimizer)
     [overflown] = scaler._found_inf_per_device(optimizer).values()
-    leave_out(optimizer, overflown.copy_(torch.maximum(overflown, where.float())))
+    skip_step(optimizer, overflown.copy_(torch.maximum(overflown, where.float())))
 
 
 @contextmanager

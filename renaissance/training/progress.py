@@ -63,7 +63,7 @@ class Progress:
             self.waited, self.worked, self.done = 0.0, 0.0, 0
         self.bar.update(1)
 
-    def told(self, module: VisionLanguageModule, report: StepReport) -> None:
+    def step_finished(self, module: VisionLanguageModule, report: StepReport) -> None:
         """Shows the losses of a step and writes its row, where that is due."""
         if report.step in self.measured:
             self._log(module, report)

@@ -1,4 +1,4 @@
-"""What a step has done, told once the device has done it: the processor waits for no step that it has just handed over.
+"""What a step has done, reported once the device has done it: the processor waits for no step that it has just handed over.
 
 step n      handed to the device; its losses and the norm of its gradient will be copied to the host behind it
 step n + 1  handed over, so the device has enough to do; the copy of step n is there: `PendingStep.report` reads it
@@ -48,6 +48,11 @@ class HostCopy:
         if self.made is not None:
             self.made.record()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the numbers are there."""
+        return self.made is None or self.made.query()
+
     def read(self) -> list[float]:
         """The numbers; waits until they are there."""
         if self.made is not None:
@@ -57,10 +62,10 @@ class HostCopy:
 
 @dataclass
 class PendingStep:
-    """A step that was handed to the device, and is not told yet.
+    """A step that was handed to the device, and is not reported yet.
 
     Attributes:
-        step: its number, from 1. rate: its learning rate. shares: as of `StepReport`.
+        step: its number, from 1. learning_rate. shares: as of `StepReport`.
         counts: number of items of each task, over all processes.
         ids: of the samples of each micro-batch of this process.
         numbers: of each task the sum of its losses over all processes, then those of each micro-batch of this process; then the
@@ -68,26 +73,26 @@ class PendingStep:
     """
 
     step: int
-    rate: float
+    learning_rate: float
     shares: dict[str, float]
     counts: dict[str, float]
     ids: Sequence[Sequence[int]]
     numbers: HostCopy
 
-    def report(self, *, alone: bool = False) -> StepReport:
-        """What it has done. Collective where it was left out: call on all ranks.
+    def report(self, *, local: bool = False) -> StepReport:
+        """What it has done. Collective where it was skipped: call on all ranks.
 
         Args:
-            alone: the other processes are not asked, so a sentence names samples of this one only.
+            local: the other processes are not asked, so a sentence names samples of this one only.
         """
         numbers, width = self.numbers.read(), 1 + len(self.ids)
         sums = {name: numbers[place * width : (place + 1) * width] for place, name in enumerate(self.counts)}
         norm = numbers[len(sums) * width :]
         losses = {name: total / max(self.counts[name], 1.0) for name, (total, *_) in sums.items()}
         finite = all(map(math.isfinite, (*losses.values(), *norm)))
-        return StepReport(self.step, losses, self.shares, "" if finite else self._why(sums, norm, alone=alone))
+        return StepReport(self.step, losses, self.shares, "" if finite else self._why(sums, norm, local=local))
 
-    def _why(self, sums: dict[str, list[float]], norm: list[float], *, alone: bool) -> str:
+    def _why(self, sums: dict[str, list[float]], norm: list[float], *, local: bool) -> str:
         bad = [name for name, (total, *_) in sums.items() if not math.isfinite(total)]
         of_loss = f"the loss of {' and of '.join(bad)} is"
         what = of_loss if bad else f"the losses are, but the norm of the gradient is {norm[0]},"
@@ -96,6 +101,6 @@ class PendingStep:
             for place, ids in enumerate(self.ids, start=1)
             if not bad or any(not math.isfinite(sums[name][place]) for name in bad)
         ]
-        parts = [mine] if alone else all_gather(mine)
+        parts = [mine] if local else all_gather(mine)
         ids = sorted({each for part in parts for micro_batch in part for each in micro_batch})
-        return f"{what} not finite (samples {shortened(ids, _SAMPLES)}; learning rate {self.rate:.2e})"
+        return f"{what} not finite (samples {shortened(ids, _SAMPLES)}; learning rate {self.learning_rate:.2e})"

@@ -16,7 +16,7 @@ from renaissance.tasks import downstream_task
 
 from .assembly import Built
 from .devices import on_gpu
-from .loading import patch_drop
+from .image_inputs import patch_drop
 from .optim import ROLES, parameter_groups, random_towers, role_of, steps_of, validation_interval
 from .resolution import Resolved
 

@@ -19,7 +19,7 @@ from renaissance.data.transforms import make_transform
 from renaissance.tasks import Encodings, downstream_task, task_class
 
 from .assembly import Built
-from .loading import patch_drop
+from .image_inputs import patch_drop
 from .resolution import Resolved
 
 

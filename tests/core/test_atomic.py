@@ -59,6 +59,20 @@ def test_the_error_that_a_library_makes_of_a_refusal_gives_way_to_it(tmp_path, m
     assert not os.listdir(tmp_path)
 
 
+def test_without_locks_two_writers_of_one_file_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", refuse(errno.ENOLCK))
+    with AtomicFile(tmp_path / "a", "data_root") as first, AtomicFile(tmp_path / "a", "data_root") as second:
+        second.write(b"second")
+        first.write(b"1st")
+        first.commit()
+        assert (tmp_path / "a").read_bytes() == b"1st"
+        second.commit()
+    assert (tmp_path / "a").read_bytes() == b"second"
+    with pytest.raises(RuntimeError, match="of its own"), AtomicFile(tmp_path / "a", "data_root"):
+        raise RuntimeError("of its own")
+    assert sorted(set(os.listdir(tmp_path))) == [".a.tmp", "a"]  # the shared name stays, empty
+
+
 def test_a_second_name_is_a_link_and_a_copy_where_there_are_none(files, monkeypatch):
     source, target = files
     for _ in range(2):  # the second time, both are names of one file already, which rename leaves as they are

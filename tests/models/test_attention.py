@@ -85,4 +85,13 @@ def test_dropout_drops_its_rate_keeps_the_mean_and_follows_the_seed() -> None:
         assert abs(agree - 0.82) < 0.006
     torch.manual_seed(1)
     same(dropout(ones), first, 0)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones.bfloat16()), first.bfloat16())
     same(dropout.eval()(ones), ones, 0)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1 - 1e-9])
+def test_rates_near_0_and_1_are_the_nearest_that_there_are(rate: float) -> None:
+    torch.manual_seed(0)
+    kept = Dropout(rate)(torch.ones(3)) != 0
+    assert kept.all() if rate < 0.5 else not kept.any()

@@ -64,6 +64,15 @@ def test_where_the_fused_kernel_is_slow_the_numbers_are_its_own(mask: Tensor | N
     assert all(torch.allclose(a.grad, b.grad, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_in_16_bits_the_fused_kernel_serves_evaluation_alone(monkeypatch):
+    halves = [each.bfloat16() for each in projections()]
+    with torch.no_grad():
+        expected, _ = attention.attend(MODULE, *(each.detach() for each in halves), None)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *_, **__: pytest.fail("left to it"))
+    found, _ = attention.attend(MODULE, *halves, None)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found, expected, atol=0.02)
+
+
 def test_a_graph_takes_the_same_way(onednn: None):
     compiled = torch.compile(lambda *each: attention.attend(MODULE, *each, None)[0], backend="eager", fullgraph=True)
     projected = projections()

@@ -33,7 +33,7 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
-from renaissance.training import devices, frozen_tokens, loading, train
+from renaissance.training import devices, frozen_tokens, image_inputs, loading, train
 from renaissance.training.assembly import Built, build, build_on_meta, load_weights
 from renaissance.training.checkpointing import checkpoint_content
 from renaissance.training.final_evaluation import blind_run_of
@@ -310,7 +310,7 @@ CHANGES: dict[str, Change] = {
     ),
     "max_bad_steps": Change(
         1,
-        lambda t: "steps in a row were left out" in (refusal(lambda: t.folder) or ""),
+        lambda t: "steps in a row were skipped" in (refusal(lambda: t.folder) or ""),
         True,
         {"learning_rate": 1e38, "max_steps": 4, "final_test": False},
     ),
@@ -334,7 +334,9 @@ CHANGES: dict[str, Change] = {
     "train_transform_keys": Change(["imagenet_randaug"], lambda t: int(t.step[0].images.pixels.long().sum())),
     "val_transform_keys": Change(["pixelbert"], lambda t: t.evaluated[0].images.sizes is not None, True, ONE),
     "patch_drop": Change(0.5, lambda t: t.step[0].images.kept.shape[1], 2, {"patch_drop": 0.25}),
-    "patch_drop_until": Change(0.5, lambda t: loading.patch_drop(t.settings, 1000).steps, 500, {"patch_drop": 0.5}),
+    "patch_drop_until": Change(
+        0.5, lambda t: image_inputs.patch_drop(t.settings, 1000).steps, 500, {"patch_drop": 0.5}
+    ),
     "cache_frozen": Change(True, tokens, {"arrow/tokens"}, FROZEN),
     "cache_precision": Change(16, lambda t: tokens(t) and t.data.tokens.files[0][0].dtype, torch.float16, CACHED),
     "cache_dir": Change("kept", tokens, {"kept"}, CACHED),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from renaissance.training import devices
-from renaissance.training.devices import take_onednn_products
+from renaissance.training.devices import float32_products, set_float32_products
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def precision() -> Iterator[None]:
 @pytest.mark.parametrize("amd", [True, False])
 def test_products_stay_those_of_float32(amd: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(devices, "is_amd", lambda: amd)
-    take_onednn_products()
+    set_float32_products("highest", cpu=True)
     assert amd or torch.get_float32_matmul_precision() == "highest"
     torch.manual_seed(1)
     for left, right in [(torch.rand(64, 512), torch.rand(512, 96)), (torch.rand(8, 70, 64), torch.rand(8, 64, 70))]:
@@ -41,7 +41,14 @@ def test_products_that_round_to_bfloat16_are_not_taken(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(devices, "is_amd", lambda: True)
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
-    take_onednn_products()
+    set_float32_products("highest", cpu=True)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_products_are_as_before_after_an_error():
+    with pytest.raises(RuntimeError, match="of a tower"), float32_products("medium", cpu=True):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise RuntimeError("of a tower")
     assert torch.get_float32_matmul_precision() == "highest"
 
 

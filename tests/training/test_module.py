@@ -99,7 +99,7 @@ class Losses(Callback):
         self.found: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer, module, outputs, *_: Any) -> None:
-        self.found += [report.losses for report in module.told()]
+        self.found += [report.losses for report in module.finished_steps()]
 
 
 def parameters(built: Built) -> dict[str, torch.Tensor]:

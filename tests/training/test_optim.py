@@ -1,4 +1,4 @@
-"""The schedule against transformers' at every step, who is in which parameter group, and steps that are left out."""
+"""The schedule against transformers' at every step, who is in which parameter group, and steps that are skipped."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from renaissance.tasks.itm import Itm
 from renaissance.tasks.mlm import Mlm
 from renaissance.training.optim import (
     learning_rate,
-    leave_out,
     load_state,
     make_optimizer,
     parameter_groups,
     role_of,
     scale_kept,
     set_learning_rate,
+    skip_step,
     total_steps,
     unscale,
     whole_state,
@@ -266,7 +266,7 @@ def test_a_step_that_is_left_out_changes_nothing(kind: str, bad: set[int]) -> No
         if number in bad:
             for parameter in optimizer.param_groups[0]["params"]:
                 parameter.grad[0] = math.nan
-        leave_out(optimizer, torch.tensor(number in bad))
+        skip_step(optimizer, torch.tensor(number in bad))
         optimizer.step()
 
     good = [each for number, each in enumerate(gradients) if number not in bad]
@@ -277,7 +277,7 @@ def test_a_step_that_is_left_out_changes_nothing(kind: str, bad: set[int]) -> No
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_scaled_gradients_are_applied_as_pytorch_does_it(kind: str) -> None:
-    """The recipe for 16-mixed with clipping: overflown steps are left out, and the scale follows them alone."""
+    """The recipe for 16-mixed with clipping: overflown steps are skipped, and the scale follows them alone."""
     scales: dict[str, list[float]] = {"ours": [], "torch": []}
     scalers = {name: torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2) for name in scales}
 

@@ -27,10 +27,11 @@ from renaissance.data.loader import _LOADERS
 from renaissance.data.sampler import EvalBatches
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
-from renaissance.training import checkpointing
+from renaissance.training import checkpointing, loop
 from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.progress import Progress
+from renaissance.training.step_report import HostCopy
 from small_run import SMALL, command, diverging, equal_state
 
 VIT = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -303,6 +304,23 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
     assert "step 4 cannot be saved: it ended inside the step after" in (run / "log.txt").read_text()
 
 
+def test_a_step_that_its_device_does_not_finish_is_not_waited_for(work: Path, monkeypatch, capsys):
+    """As on a GPU whose step waits in NCCL for a process that has died."""
+    monkeypatch.setattr(loop, "_LAST_STEP", 0.1)
+
+    def fail() -> None:
+        monkeypatch.setattr(HostCopy, "is_done", property(lambda _: False))
+        monkeypatch.setattr(HostCopy, "read", lambda _: pytest.fail("waits for ever"))
+        raise RuntimeError("out of memory")
+
+    interrupting(monkeypatch, "training_step", 5, fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        command(capsys, *WORDS)
+    run = work / "result" / "mlm_itm" / "version_0"
+    assert checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
+    assert "step 4 cannot be saved: its device has not finished it" in (run / "log.txt").read_text()
+
+
 def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):
     """Status 0 only where last.ckpt and results.json both stand; the same command then goes on."""
     whole = undisturbed(*WORDS)
@@ -380,7 +398,7 @@ def test_a_step_that_is_no_number_is_left_out(work: Path, monkeypatch, capsys):
     folder = small_run.train(capsys, *words)
     assert equal_state(kept[0], kept[1])
     assert checkpoint.read(folder / "checkpoints" / "last.ckpt").training["step"] == 2
-    said = re.search(r"warning: step 2 is left out: (.*)", (folder / "log.txt").read_text())[1]
+    said = re.search(r"warning: step 2 is skipped: (.*)", (folder / "log.txt").read_text())[1]
     assert re.fullmatch(
         r"the loss of mlm is not finite \(samples (\d+, ){7}\d+; learning rate \d\.\d\de[+-]\d\d\)", said
     )
@@ -411,7 +429,7 @@ def test_a_run_that_does_not_learn_any_more_ends_with_its_last_good_state(work: 
     diverging(monkeypatch, {2, 4, 5, 6})
     ended = command(capsys, *words)
     sentence = ended.err.strip().splitlines()[-1]
-    why = "that many steps in a row were left out, the last because the loss of mlm is not finite"
+    why = "that many steps in a row were skipped, the last because the loss of mlm is not finite"
     assert ended.code == 1 and sentence.startswith(f"error: max_bad_steps=3: {why}")
     assert "give a lower learning_rate" in sentence
     path = re.search(r"resume_from=(\S+last\.ckpt)", sentence)[1]

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
 import small_run
-from renaissance.models.sending import sent
+from renaissance.models.transfer import async_tensor
 from renaissance.runs.checkpoint import read
 from renaissance.training import devices
 from renaissance.training.module import VisionLanguageModule
@@ -54,11 +54,11 @@ def watched(words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) 
 
 
 def test_a_step_waits_for_nothing(work: Path, monkeypatch, capsys):
-    """All objectives, with clipping, and with steps that are left out."""
+    """All objectives, with clipping, and with steps that are skipped."""
     diverging(monkeypatch, {3, 7, 8})
     words = (*PLAIN, *SMALL, "batch_size=4", "gradient_clip_val=0.5")
     folder = watched(words, monkeypatch, capsys)
-    assert re.findall(r"step (\d+) is left out", (folder / "log.txt").read_text()) == ["3", "7", "8"]
+    assert re.findall(r"step (\d+) is skipped", (folder / "log.txt").read_text()) == ["3", "7", "8"]
     losses = {name: small_run.curve(folder, f"{name}/train/loss") for name in ("mlm", "itm", "itc")}
     assert [len(curve) for curve in losses.values()] == [STEPS] * 3
     assert [step for step, loss in enumerate(losses["mlm"], start=1) if math.isnan(loss)] == [3, 7, 8]
@@ -178,7 +178,7 @@ def test_what_the_processor_has_anyway_is_no_wait():
     watch.puts_on_device(loss)
     with watch():
         assert float(torch.tensor([1.0, 2.0]).sum()) == 3 and HostCopy(loss.reshape(1)).read() == [2.0]
-        same = loss * sent([1], loss.device) + torch.arange(1, device=loss.device)
+        same = loss * async_tensor([1], loss.device) + torch.arange(1, device=loss.device)
     assert watch.on_device(same) and not watch.found
 
 

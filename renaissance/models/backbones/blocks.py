@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from renaissance.core.types import TextInput, Tokens
-from renaissance.models.sending import sent
+from renaissance.models.transfer import async_tensor
 
 from .attention import attend, layer_mask
 from .build import BuiltEncoder, build_encoder, drop_module
@@ -130,7 +130,7 @@ class FamilyPatchEmbeddings(nn.Module):
             alike = torch.stack([pixels[index, :, :height, :width] for index in of_grid])
             for index, hidden in zip(of_grid, self._embed(alike), strict=True):
                 pieces[index] = hidden
-        lengths = sent([len(piece) for piece in pieces], pixels.device)
+        lengths = async_tensor([len(piece) for piece in pieces], pixels.device)
         hidden = nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         return Tokens(hidden, torch.arange(hidden.shape[1], device=pixels.device) < lengths[:, None])
 

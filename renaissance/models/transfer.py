@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def sent(values: Sequence[Any], device: torch.device) -> Tensor:
+def async_tensor(values: Sequence[Any], device: torch.device) -> Tensor:
     """Whole numbers, in lists of any depth, as int64 on a device.
 
     torch.tensor(values, device=device) would wait until a GPU has done all that was asked of it before.
