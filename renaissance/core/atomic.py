@@ -99,6 +99,7 @@ class AtomicFile:
             fcntl.flock(handle, fcntl.LOCK_EX)  # which it is, where there are locks
         except OSError:  # others may be writing it
             os.close(handle)
+            self._temporary.unlink(missing_ok=True)
             self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
             return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.ftruncate(handle, 0)

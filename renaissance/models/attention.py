@@ -130,7 +130,7 @@ def is_plain_faster(query: Tensor, key: Tensor, rate: float) -> bool:
     """
     if query.device.type != "cpu" or query.shape[2] * key.shape[2] > 256**2:
         return rate > 0 and query.device.type == "cpu"
-    in_16_bits = query.dtype != torch.float32  # then oneDNN multiplies; forward alone, the fused kernels are faster
+    in_16_bits = query.element_size() == 2  # then oneDNN multiplies; forward alone, the fused kernels are faster
     return rate > 0 or (query.requires_grad if in_16_bits else _onednn_multiplies())
 
 
