@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from renaissance.core.types import ImageInput, TextInput, Tokens
 
 from .attention import Dropout
-from .backbones import keep_patches
+from .backbones import keep_patches, resize_grid
 from .transfer import async_tensor
 
 
@@ -76,10 +76,10 @@ class PatchEmbeddings(nn.Module):
 
     Args:
         width: D. image_size: side of the images in pixels. patch_size: side of a patch in pixels.
-        drop_rate: dropout of the sum.
+        drop_rate: dropout of the sum. norm: whether a layer norm follows the sum.
     """
 
-    def __init__(self, width: int, image_size: int, patch_size: int, drop_rate: float):
+    def __init__(self, width: int, image_size: int, patch_size: int, drop_rate: float, norm: bool = True):
         super().__init__()
         self.patch_size = patch_size
         grid = image_size // patch_size
@@ -87,7 +87,7 @@ class PatchEmbeddings(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_position = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
-        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.norm = nn.LayerNorm(width, eps=1e-12) if norm else nn.Identity()
         self.dropout = Dropout(drop_rate)
 
     def adapt(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -116,13 +116,6 @@ class PatchEmbeddings(nn.Module):
         if mask is not None:
             mask = F.pad(mask.flatten(1), (1, 0), value=True)
         return Tokens(self.dropout(self.norm(torch.cat([first, patches], dim=1))), mask)
-
-
-def resize_grid(position: Tensor, rows: int, columns: int) -> Tensor:
-    """Learned positions (1,D,h,w) on another grid, bilinear as in ViLT."""
-    if position.shape[-2:] == (rows, columns):
-        return position
-    return F.interpolate(position, size=(rows, columns), mode="bilinear", align_corners=True)
 
 
 def positions_by_size(

@@ -13,6 +13,7 @@ import os
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,8 +36,11 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def read_archive(path: str | os.PathLike) -> Any:
+def read_archive(path: str | os.PathLike, harmless: Sequence[str] = ()) -> Any:
     """The values of an archive. The checksum of each tensor is looked at.
+
+    Args:
+        harmless: beginnings of names of classes that the file may name; each becomes its name, a text.
 
     Raises:
         Exception: of nearly any type, where it is damaged, holds anything but plain values and dense tensors, or claims more
@@ -56,6 +60,8 @@ def read_archive(path: str | os.PathLike) -> Any:
             reader = _Tensors(archive, f"{folder}/data", _SHARED * size)
             names = {("torch", name): name for name in _DTYPES}
             names |= {("collections", "OrderedDict"): _ordered, ("torch._utils", "_rebuild_tensor_v2"): reader.tensor}
+            if harmless:
+                names = _Named(names, harmless)
             unpickler = PlainUnpickler(archive.read(f"{folder}/data.pkl"), names, most=_MOST_INSTRUCTIONS)
             unpickler.persistent_load = reader.storage
             return unpickler.load()
@@ -80,6 +86,20 @@ def _checked_folder(archive: zipfile.ZipFile) -> str:
         most = MOST_VALUES if name == "data.pkl" else math.inf if name.startswith("data/") else _SMALL
         require(member.file_size <= most, f"its {name} has {member.file_size:,} bytes; at most {most:,} are read")
     return folder
+
+
+class _Named(dict):
+    """What names stand for; those that begin so stand for themselves."""
+
+    def __init__(self, names: dict[tuple[str, str], Any], beginnings: Sequence[str]):
+        super().__init__(names)
+        self._beginnings = tuple(beginnings)
+
+    def __contains__(self, key: Any) -> bool:
+        return super().__contains__(key) or key[0].startswith(self._beginnings)
+
+    def __missing__(self, key: tuple[str, str]) -> str:
+        return ".".join(key)
 
 
 def _ordered() -> OrderedDict[Any, Any]:

@@ -24,6 +24,7 @@ from .archive import read_archive
 from .stored import Stored, check_parts
 
 FORMAT = 1
+OTHERS = ("pytorch_lightning.", "lightning.")  # whose classes checkpoints of other programs name beside their tensors
 
 
 @dataclass
@@ -59,13 +60,13 @@ class LoadReport:
         return "\n  ".join([f"loaded {len(self.loaded)} tensors from {self.path}", *lines, *self.started])
 
 
-def save(path: str | os.PathLike, stored: Stored) -> None:
-    """Writes a checkpoint atomically.
+def save(path: str | os.PathLike, stored: Stored, setting: str = "log_dir") -> None:
+    """Writes a checkpoint atomically. setting: that decided where, for the sentence.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    with AtomicFile(Path(path), "log_dir") as file:
+    with AtomicFile(Path(path), setting) as file:
         torch.save({"format": FORMAT, **stored._asdict()}, file)
         file.commit()
 
@@ -83,12 +84,17 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     where = f"{setting}={path}"
     require_checkpoint(setting, path)
     try:
-        content = read_archive(path)
+        content = read_archive(path, harmless=OTHERS)
     except Exception as error:  # zlib, struct, zipfile and pickle each have their own ways to fail on damaged bytes
         raise UserError(
             f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "
             "this program."
         ) from error
+    require(
+        not isinstance(content, dict) or "state_dict" not in content,
+        f"{where} is a checkpoint of another program: `python run.py import with source={path} output=<file.ckpt>` makes one of "
+        "this program of it, if it knows that one.",
+    )
     version = content.get("format") if isinstance(content, dict) else None
     what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
     require(version == FORMAT, f"{where} {what}; this version reads format {FORMAT}.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from renaissance.models.transfer import async_tensor
 from .attention import attend, layer_mask
 from .build import BuiltEncoder, build_encoder, drop_module
 from .dimensions import encoder_dimensions, width_of
+from .facts import facts_of
 from .family import TEXT
 from .patches import keep_patches
+from .resize import resize_grid
 
 
 class Blocks(nn.Module):
@@ -153,9 +157,21 @@ def build_blocks(
     encoder = build_encoder(config, "encoder", **options)
     model, stack = encoder.model, encoder.family.one_tower
     front = [module for path in stack.front if (module := drop_module(model, path)) is not None]
-    norm = model.get_submodule(stack.norm) if stack.norm else nn.Identity()
+    facts = facts_of(config)
+    norm = model.get_submodule(stack.norm) if stack.norm and facts.final_norm is not False else nn.Identity()
     blocks = Blocks(model.get_submodule(stack.layers), norm, encoder)
     if encoder.family.modality == TEXT:
         return blocks, FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1)
     dims = encoder_dimensions(encoder.config)
+    if facts.bilinear_positions:
+        front[0].interpolate_pos_encoding = partial(_bilinear, front[0], dims["patch_size"])
     return blocks, FamilyPatchEmbeddings(front, dims["patch_size"], dims["image_size"])
+
+
+def _bilinear(embeddings: nn.Module, patch_size: int, _: Tensor, height: int, width: int) -> Tensor:
+    """A table (1, 1 + g * g, D) on the grid of an image of (height, width) pixels, as ViLT interpolates it."""
+    table = embeddings.position_embeddings
+    side = math.isqrt(table.shape[1] - 1)
+    grid = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = resize_grid(grid, height // patch_size, width // patch_size)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

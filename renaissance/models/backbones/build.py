@@ -18,8 +18,9 @@ from renaissance.settings.bounds import bounded
 
 from .attention import NAME, swap_dropout
 from .dimensions import encoder_dimensions, override_dimensions
+from .facts import facts_of
 from .families import check_modality, class_of
-from .family import TEXT, Family
+from .family import TEXT, Family, Stack
 from .hub import quiet
 from .resize import copy_weights
 from .weights import read_weights
@@ -34,6 +35,11 @@ def drop_module(model: nn.Module, path: str) -> nn.Module | None:
     module = getattr(parent, name, None)
     setattr(parent, name, nn.Identity())
     return module
+
+
+def final_norm(family: Family) -> str | None:
+    """Path of the norm behind the last block of a family that can be a one-tower; None where it has none."""
+    return (family.one_tower.norm or None) if isinstance(family.one_tower, Stack) else None
 
 
 class BuiltEncoder(NamedTuple):
@@ -110,7 +116,8 @@ def build_encoder(
         if grows:
             _grow_vocabulary(model, vocab_size)
     swap_dropout(model)
-    kept = family.one_tower.norm if setting == "encoder" else None
+    keeps = facts_of(config).final_norm
+    kept = final_norm(family) if (setting == "encoder" if keeps is None else keeps) else None
     return BuiltEncoder(_trimmed(model, family, kept).train(), grown, family, unused)
 
 

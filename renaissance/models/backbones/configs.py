@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from renaissance.core.errors import UserError, printable, require
 from renaissance.core.untrusted import expect, short
 
+from .facts import Facts
 from .families import DUAL
 
 # Of the fields that every configuration has.
@@ -28,7 +29,7 @@ UNDECLARED = frozenset(
     {
         *("attention_head_size", "cls_dropout", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "head_dim"),
         *("norm_rel_ebd", "num_key_value_heads", "pooler_hidden_size", "position_buckets", "share_att_key", "talking_head"),
-        *("tie_word_embeddings", "use_esm_attn_map"),
+        *("tie_word_embeddings", "use_esm_attn_map", *Facts._fields),
     }
 )  # fmt: skip
 _NESTED = frozenset({"rope_parameters", "rope_scaling"})  # fields that hold an object of plain values

@@ -65,3 +65,10 @@ def _resize(table: Tensor, shape: torch.Size, prefix: int, suffix: int, mode: st
     grid = grid.reshape(1, old_side, old_side, -1).permute(0, 3, 1, 2)
     grid = functional.interpolate(grid, size=(new_side, new_side), mode=mode, align_corners=False)
     return torch.cat([before, grid.permute(0, 2, 3, 1).reshape(new, -1), after]).reshape(shape)
+
+
+def resize_grid(position: Tensor, rows: int, columns: int) -> Tensor:
+    """Learned positions (1,D,h,w) on another grid, bilinear as in ViLT."""
+    if position.shape[-2:] == (rows, columns):
+        return position
+    return functional.interpolate(position, size=(rows, columns), mode="bilinear", align_corners=True)

@@ -12,8 +12,9 @@ from transformers.utils import ModelOutput
 from renaissance.core.types import TextInput, Tokens
 
 from .attention import NAME, layer_mask
-from .build import BuiltEncoder, build_encoder
+from .build import BuiltEncoder, build_encoder, final_norm
 from .dimensions import encoder_dimensions, width_of
+from .facts import facts_of
 from .patches import keep_patches, needs_all_patches
 
 
@@ -65,6 +66,7 @@ class VisionTower(Tower):
 
     def __init__(self, encoder: BuiltEncoder):
         super().__init__(encoder)
+        self._norm = final_norm(encoder.family) if facts_of(encoder.config).final_norm else None
         self._patch_size = encoder_dimensions(encoder.config)["patch_size"]
         self._kept: tuple[Tensor, int] | None = None  # of the images that the model is at
         self.needs_all_patches = needs_all_patches(self.model, encoder.family, self._patch_size)
@@ -83,6 +85,8 @@ class VisionTower(Tower):
             self._kept = kept, (pixels.shape[2] // self._patch_size) * (pixels.shape[3] // self._patch_size)
         hidden = self.model(pixel_values=pixels).last_hidden_state
         self._kept = None
+        if self._norm is not None:  # transformers applies it to the pooled token alone
+            hidden = self.model.get_submodule(self._norm)(hidden)
         if hidden.ndim == 4:
             hidden = hidden.flatten(2).transpose(1, 2)
         return Tokens(hidden, None)

@@ -1,0 +1,1 @@
+"""Models of other programs become checkpoints of this one (`import`)."""

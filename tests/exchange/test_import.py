@@ -1,0 +1,218 @@
+"""Import of models that no golden file has, and every refusal."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import (
+    ViltConfig,
+    ViltForImageAndTextRetrieval,
+    ViltForImagesAndTextClassification,
+    ViltForMaskedLM,
+    ViltForQuestionAnswering,
+    ViltModel,
+)
+
+from exchange.golden import Raw, write_tokenizer
+from renaissance.cli.main import main
+from renaissance.core.errors import UserError
+from renaissance.core.types import ImageInput, TextInput
+from renaissance.exchange.foreign import read_foreign
+from renaissance.exchange.importer import import_model, write
+from renaissance.inference.loaded import Loaded
+from small_run import Ended
+
+SIZES = {
+    "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "image_size": 32, "patch_size": 8, "max_position_embeddings": 12, "max_image_length": -1, "layer_norm_eps": 1e-6,
+}  # fmt: skip
+ANSWERS = {0: "two", 1: "red", 2: "yes"}
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> Ended:
+    """Runs `python run.py <words>` in this process."""
+    capsys.readouterr()
+    code = main(words)
+    return Ended(code, *capsys.readouterr())
+
+
+def vilt(kind: type, folder: Path, **more: Any) -> Any:
+    """A random model of the Hub's form in a folder, with weights of a size that shows."""
+    torch.manual_seed(0)
+    model = kind(ViltConfig(**SIZES, **more)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return model
+
+
+def loaded(folder: Path, tmp_path: Path) -> Loaded:
+    """As a command reads what `import` has written."""
+    target = tmp_path / "imported.ckpt"
+    write(target, import_model(read_foreign(str(folder), allow_download=False)).stored)
+    model = Loaded(target)
+    model.model.normalize = Raw()
+    return model
+
+
+def inputs() -> tuple[dict[str, torch.Tensor], TextInput, ImageInput]:
+    """Padded texts, and images of two sizes, for both."""
+    torch.manual_seed(1)
+    ids = torch.randint(5, 100, (2, 9))
+    mask = torch.arange(9) < torch.tensor([9, 4])[:, None]
+    ids[~mask] = 0
+    pixels, sizes = torch.randn(2, 3, 48, 40), [(48, 40), (24, 32)]
+    shown = torch.zeros(2, 48, 40)
+    for each, (height, width) in zip(shown, sizes, strict=True):
+        each[:height, :width] = 1
+    pixels = pixels * shown[:, None]
+    theirs = {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": torch.zeros_like(ids)}
+    theirs |= {"pixel_values": pixels, "pixel_mask": shown.long()}
+    return theirs, TextInput(ids, mask, torch.zeros_like(ids)), ImageInput(pixels, sizes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ViltForMaskedLM, ViltForQuestionAnswering, ViltForImageAndTextRetrieval, ViltModel])
+def test_the_hubs_vilt_computes_the_same(kind: type, tmp_path: Path):
+    model = vilt(kind, tmp_path / "vilt", **({"id2label": ANSWERS} if kind is ViltForQuestionAnswering else {}))
+    theirs, text, image = inputs()
+    ours = loaded(tmp_path / "vilt", tmp_path)
+    fused = ours.model.fuse(ours.model.embed_text(text), ours.model.embed_image(image))
+    if kind is ViltModel:
+        assert torch.allclose(fused.pooled, model(**theirs).pooler_output, atol=1e-5)
+        return
+    expected = model(**theirs).logits
+    if kind is ViltForMaskedLM:
+        found, expected = ours.heads["mlm"].head(fused.text)[text.attention_mask], expected[text.attention_mask]
+    elif kind is ViltForQuestionAnswering:
+        found = ours.heads["vqa"].head(fused.pooled)
+        assert tuple(ours.heads["vqa"].labels) == tuple(ANSWERS.values())
+    else:
+        found = ours.heads["irtr"].head(fused.pooled).diff()
+    assert torch.allclose(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_hubs_vilt_of_pairs_of_images_computes_the_same(tmp_path: Path):
+    model = vilt(ViltForImagesAndTextClassification, tmp_path / "vilt", num_images=2, modality_type_vocab_size=3)
+    theirs, text, image = inputs()
+    both = theirs | {
+        name: torch.stack([theirs[name], theirs[name].flip(0)], 1) for name in ("pixel_values", "pixel_mask")
+    }
+    ours = loaded(tmp_path / "vilt", tmp_path)
+    swapped = ImageInput(image.pixels.flip(0), image.sizes[::-1])
+    pooled = [
+        ours.model.fuse(ours.model.embed_text(text), ours.model.embed_image(each), slot).pooled
+        for slot, each in enumerate((image, swapped))
+    ]
+    found = ours.heads["nlvr2"].head(torch.cat(pooled, 1))
+    assert torch.allclose(found, model(**both).logits, atol=1e-4, rtol=1e-5)
+
+
+def test_the_command_writes_what_predict_takes(tmp_path: Path, capsys):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "red.png")
+    done = command(capsys, "import", "with", f"source={tmp_path / 'vilt'}", f"output={tmp_path / 'new' / 'vilt.ckpt'}")
+    assert done.code == 0, done.err
+    assert "mapped: " in done.out and "written: " in done.out
+    asked = f"load_path={tmp_path / 'new' / 'vilt.ckpt'}", f"image={tmp_path / 'red.png'}", "text=w3 w4"
+    done = command(capsys, "predict", "with", *asked)
+    assert done.code == 0 and all(answer in done.out for answer in ANSWERS.values())
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
+
+
+def damaged(kind: str, folder: Path) -> str:
+    """A source that is refused."""
+    file = folder / "a.ckpt"
+    if kind == "payload":
+        torch.save({"state_dict": {"a": torch.zeros(2)}, "hyper_parameters": Payload()}, file)
+    elif kind == "cut short":
+        torch.save({"state_dict": {"a": torch.zeros(2000)}}, file)
+        file.write_bytes(file.read_bytes()[:3000])
+    elif kind == "no tensors":
+        torch.save({"state_dict": {"a": 1}}, file)
+    elif kind == "unknown":
+        torch.save({"state_dict": {"resnet.conv": torch.zeros(2)}}, file)
+    elif kind == "half":
+        torch.save({"state_dict": {"transformer.blocks.0.norm1.weight": torch.zeros(2)}}, file)
+    elif kind == "an older pickle":
+        file.write_bytes(pickle.dumps({"state_dict": {}}))
+    else:
+        return str(folder / "nowhere")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("payload", "holds the name .*system"),
+        ("cut short", "cannot be read"),
+        ("no tensors", "has no state_dict of tensors"),
+        ("unknown", "is of no program that is known .*resnet.conv"),
+        ("half", "is not whole: it lacks tensors of the image embeddings and the text embeddings and the blocks"),
+        ("an older pickle", "cannot be read"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_sentence_and_leaves_nothing(kind: str, sentence: str, tmp_path: Path, capsys):
+    source, output = damaged(kind, tmp_path), tmp_path / "out" / "new.ckpt"
+    done = command(capsys, "import", "with", f"source={source}", f"output={output}", "allow_download=False")
+    assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert re.search(sentence, done.err)
+    assert not output.parent.exists()
+
+
+def test_tensors_that_nobody_can_explain_are_named(tmp_path: Path, capsys):
+    model = vilt(ViltForMaskedLM, tmp_path / "vilt")
+    state = {name: each.clone() for name, each in model.state_dict().items()}
+    save_file(
+        state | {"vilt.strange.weight": torch.zeros(1)}, tmp_path / "vilt" / "model.safetensors", {"format": "pt"}
+    )
+    output = tmp_path / "new.ckpt"
+    done = command(capsys, "import", "with", f"source={tmp_path / 'vilt'}", f"output={output}")
+    assert done.code == 1 and "vilt.strange.weight" in done.out and "nobody can explain" in done.err
+    assert not output.exists()
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path):
+    vilt(ViltForMaskedLM, tmp_path / "vilt")
+    other = write_tokenizer(tmp_path / "other", pieces=90)
+    with pytest.raises(UserError, match=r"has 100 word embeddings, but tokenizer=.*other has 90 pieces"):
+        import_model(read_foreign(str(tmp_path / "vilt"), allow_download=False), other)
+
+
+def test_answers_are_as_many_as_the_head_has(tmp_path: Path):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    source = read_foreign(str(tmp_path / "vilt"), allow_download=False)
+    with pytest.raises(UserError, match="answers VQA with 3 answers, and answers= has 2"):
+        import_model(source, answers=["yes", "no"])
+
+
+@pytest.mark.parametrize("words", [("output=a.ckpt",), ("source=a",), ("source=a", "output=there.ckpt")])
+def test_both_ends_have_to_be_given(words: tuple[str, ...], tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.ckpt").write_bytes(b"mine")
+    done = command(capsys, "import", "with", *words)
+    assert done.code == 1 and ("=None: give" in done.err or "is there already" in done.err)
+    assert (tmp_path / "there.ckpt").read_bytes() == b"mine"
+
+
+def test_load_path_of_another_program_says_which_command_imports_it(tmp_path: Path, capsys):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"transformer.cls_token": torch.zeros(1)}}, file)
+    done = command(capsys, "predict", "with", f"load_path={file}", "text=a")
+    assert done.code == 1 and f"import with source={file}" in done.err
