@@ -1,1 +1,1 @@
-"""Models of other programs become checkpoints of this one (`import`)."""
+"""Other programs' models become checkpoints."""

@@ -347,7 +347,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "is cut short": lambda path: path.write_bytes(_saved({"format": 1, "weights": torch.zeros(1000)})[:-900]),
     "cannot be read as a checkpoint": lambda path: path.write_bytes(b"not a checkpoint"),
     "damaged": lambda path: path.write_bytes(b""),
-    "is not a checkpoint of this program; this version": lambda path: torch.save({"state_dict": {}}, path),
+    "is not a checkpoint of this program; this version": lambda path: torch.save({"weights": {}}, path),
     "has format 99; this version reads format 1": lambda path: torch.save({"format": 99}, path),
     "settings is None, but has to be an object": lambda path: torch.save({"format": 1, "epoch": 3}, path),
     "was not written by this program": lambda path: torch.save({"model": Path("x")}, path),  # a class: would be code

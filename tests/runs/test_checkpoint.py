@@ -102,7 +102,7 @@ UNREADABLE = {
     "cut short": (_cut, "cannot be read as a checkpoint .*cut short"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
     "text": (lambda path: path.write_text("weights"), "cannot be read as a checkpoint"),
-    "another program's": (lambda path: torch.save({"state_dict": {}}, path), "is not a checkpoint of this program"),
+    "another program's": (lambda path: torch.save({"state_dict": {}}, path), "is a checkpoint of another program"),
     "a bare tensor": (lambda path: torch.save(torch.zeros(2), path), "is not a checkpoint of this program"),
     "of a later version": (lambda path: torch.save({"format": 2}, path), "has format 2; this version reads format 1"),
     "incomplete": (
