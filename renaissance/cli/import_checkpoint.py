@@ -26,6 +26,7 @@ class ImportHeads:
     num_heads: integer(1).or_none = None  # of a one-tower
     image_encoder_num_heads: integer(1).or_none = None  # of the image encoder
     text_encoder_num_heads: integer(1).or_none = None  # of the text encoder
+    num_cross_layer_heads: integer(1).or_none = None  # of the fusion
 
 
 class ImportOutput:
@@ -43,6 +44,7 @@ def main(
     num_heads: int | None,
     image_encoder_num_heads: int | None,
     text_encoder_num_heads: int | None,
+    num_cross_layer_heads: int | None,
     output: str | None,
 ) -> None:
     """Prints what became of each tensor, and writes the checkpoint.
@@ -53,12 +55,14 @@ def main(
     require(source is not None, "source=None: give a checkpoint, a folder or a Hub id with source=.")
     require(output is not None, "output=None: give the name of the new checkpoint with output=.")
     require(not os.path.lexists(output), f"output={output} is there already; give another name, or remove it.")
-    names = [] if answers is None else read_bytes(answers, f"answers={answers}").decode("utf-8", "replace").splitlines()
+    require(not output.endswith(os.sep), f"output={output} is the name of a folder; give that of a file.")
+    names = [] if answers is None else _lines(answers)
     with lasting_imports():
         from renaissance.exchange.foreign import read_foreign
         from renaissance.exchange.importer import import_model, write  # here, because they import torch
 
     heads = {"encoder": num_heads, "image_encoder": image_encoder_num_heads, "text_encoder": text_encoder_num_heads}
+    heads["fusion"] = num_cross_layer_heads
     heads = {key: count for key, count in heads.items() if count is not None}
     imported = import_model(
         read_foreign(source, allow_download=allow_download), tokenizer, names, heads, allow_download=allow_download
@@ -70,3 +74,12 @@ def main(
         )
     write(Path(output), imported.stored)
     say(f"written: {output}")
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a text file, without empty ones at its end."""
+    try:
+        text = read_bytes(path, f"answers={path}").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"answers={path} is no text in UTF-8; save it as one.") from error
+    return [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]

@@ -21,7 +21,7 @@ class Converted:
             files have.
         settings: of ours, by key.
         image: {"mean", "std"} of the pixels.
-        labels: the vocabulary of answers of each task that has one.
+        answers: of VQA, where the file names them.
         notes: how it differs from what the program computes, for the user.
     """
 
@@ -30,5 +30,5 @@ class Converted:
     renamed: Renamed
     settings: dict[str, Any]
     image: dict[str, Sequence[float]]
-    labels: dict[str, list[str]] = field(default_factory=dict)
+    answers: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import ElectraConfig
 
+from renaissance.core.errors import require
+
 from .converted import Converted
 from .foreign import ForeignModel
 from .key_map import Renamed, Rules, Unused, rename, with_bias
@@ -40,9 +42,13 @@ _GRID = (
     "the first program resized positions for larger images bicubically by a factor; here they are resized as the family does, or "
     "in a one-tower of a text encoder, as ViLT does"
 )
+_EMBEDDINGS = (
+    r"cls_token|position_embeddings|patch_embeddings\.projection\.(?:weight|bias)|"
+    r"(?:word|position)_embeddings\.weight|LayerNorm\.(?:weight|bias)"
+)
 _NAME = "the first Renaissance"
 _PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-_TEXT_HEADS = Unused("the head of a text task of GLUE, whose features the first program took elsewhere")
+_TEXT_HEADS = Unused("the head of a text task of GLUE, which reads other features here")
 
 
 def _rules() -> Rules:
@@ -76,7 +82,7 @@ def _one_tower_rules() -> Rules:
     for side in ("text", "image"):
         yield from with_bias(rf"encoder\.{side}_pooler\.dense", f"model:{side}_pooler.dense")
         yield from with_bias(rf"encoder\.{side}_embedding_projection", f"own:{side}_projection")
-        yield rf"encoder\.{side}_embeddings\.(.*)", rf"own:{side}.\1"
+        yield rf"encoder\.{side}_embeddings\.({_EMBEDDINGS})", rf"own:{side}.\1"
 
 
 def matches(state: Mapping[str, Tensor]) -> bool:
@@ -90,6 +96,12 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     finish_token_types(renamed)
     make = _two_tower if "text_encoder" in renamed.parts else _one_tower
     converted = make(source, renamed, heads)
+    converted.settings.setdefault("tokenizer", "google-bert/bert-base-uncased")
+    used, size = source.settings.get("image_size"), converted.settings["image_size"]
+    if type(used) is int and used != size:
+        converted.notes.append(
+            f"its run had images of {used} pixels, its positions {size}: give image_size={used} to yours"
+        )
     converted.settings |= {"train_transform_keys": ["imagenet"], "val_transform_keys": ["imagenet"]}
     return converted
 
@@ -101,7 +113,7 @@ def _two_tower(source: ForeignModel, renamed: Renamed, heads: Mapping[str, int])
     needed |= {"image_encoder": (image, "embeddings.position_embeddings"), "fusion": (renamed.parts["model"], inner)}
     refuse_incomplete(source, needed)
     config = vit_config(image, source, heads, "image_encoder")
-    settings = two_tower_settings(source, renamed, "shared", inner) | {"image_size": config.image_size}
+    settings = two_tower_settings(source, renamed, heads, "shared", inner) | {"image_size": config.image_size}
     towers = {"text_encoder": text_config(ElectraConfig, text, source, heads), "image_encoder": config}
     return Converted(
         _NAME, towers, renamed, settings, _PIXELS, notes=[_TWICE, _PADDING.format("in the text encoder"), _GRID]
@@ -117,6 +129,7 @@ def _one_tower(source: ForeignModel, renamed: Renamed, heads: Mapping[str, int])
     text = {name.removeprefix("text."): tensor for name, tensor in own.items() if name.startswith("text.")}
     image = {name.removeprefix("image."): tensor for name, tensor in own.items() if name.startswith("image.")}
     words = text["word_embeddings.weight"]
+    require({*heads} <= {"encoder"}, "Only num_heads is of a one-tower: leave the other numbers of heads out.")
     if "encoder.layer.0.layernorm_before.weight" in blocks:
         blocks |= {f"embeddings.{name}": tensor for name, tensor in image.items()}
         width = len(blocks["encoder.layer.0.layernorm_before.weight"])

@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from renaissance.core.errors import UserError, first_line, require, shortened
-from renaissance.core.untrusted import read_json
+from renaissance.core.untrusted import read_json, short
 from renaissance.models.backbones.hub import find_file
-from renaissance.models.backbones.weights import read_tensors
+from renaissance.models.backbones.weights import weight_files
 from renaissance.runs.archive import read_archive
 from renaissance.runs.checkpoint import OTHERS
+
+_BESIDE = ("preprocessor_config.json",)  # what else is read of a folder; the tokenizer is found by its own room
 
 
 class ForeignModel(NamedTuple):
@@ -42,6 +45,7 @@ def read_foreign(name: str, *, allow_download: bool) -> ForeignModel:
 
 def _read_checkpoint(name: str) -> ForeignModel:
     where = f"source={name}"
+    require(not name.endswith(".safetensors"), f"{where} is a file of weights alone; give the folder that it lies in.")
     try:
         content = read_archive(name, harmless=OTHERS)
     except Exception as error:  # damaged bytes fail in any way they like
@@ -55,7 +59,9 @@ def _read_checkpoint(name: str) -> ForeignModel:
         f"{where} is a checkpoint of this program; give it as load_path.",
     )
     state = content.get("state_dict", content)
-    tensors = isinstance(state, dict) and all(isinstance(each, Tensor) for each in state.values())
+    tensors = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()
+    )
     require(tensors and state, f"{where} has no state_dict of tensors (it has {shortened(map(str, content))}).")
     saved = content.get("hyper_parameters", {})
     settings = saved.get("config", saved) if isinstance(saved, dict) else {}
@@ -65,4 +71,17 @@ def _read_checkpoint(name: str) -> ForeignModel:
 def _read_folder(name: str, allow_download: bool) -> ForeignModel:
     config = find_file(name, "config.json", allow_download=allow_download, required=True)
     settings = read_json(config, dict[str, Any], f"config.json of {name}")
-    return ForeignModel(name, read_tensors(name, allow_download=allow_download), settings, config.parent)
+    kind = settings.get("model_type")
+    require(
+        kind == "vilt",
+        f"source={name} is a model of type {short(kind)}; of the Hub's models, those of type vilt can be imported.",
+    )
+    for file in _BESIDE:
+        find_file(name, file, allow_download=allow_download)  # into the cache
+    state: dict[str, Tensor] = {}
+    files = weight_files(name, allow_download=allow_download)
+    require(files, f"source={name} holds no weights (model.safetensors or pytorch_model.bin).")
+    for file, path in files.items():
+        if not file.endswith(".json"):
+            state |= load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(str(path)).state
+    return ForeignModel(name, state, settings, config.parent)

@@ -8,7 +8,9 @@ The towers take the way of any pretrained encoder, so transformers reads their n
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,19 +19,22 @@ from typing import Any, NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor
 
-from renaissance.core.errors import UserError, require, shortened
+from renaissance.core.errors import UserError, first_line, require, shortened
+from renaissance.models import backbones
+from renaissance.models.attention import Attention
+from renaissance.models.two_tower import TwoTower
 from renaissance.runs import checkpoint
 from renaissance.runs.stored import Stored, TrainingState
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.training.assembly import Built, build
-from renaissance.training.checkpointing import checkpoint_content
+from renaissance.training.checkpointing import TOWER_PARTS, checkpoint_content
 from renaissance.training.resolution import Resolved, resolve
 
 from . import first_program, meter, vilt
 from .converted import Converted
 from .foreign import ForeignModel
-from .key_map import report
+from .key_map import Renamed, report
 
 
 class Program(NamedTuple):
@@ -63,11 +68,16 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     Raises:
         UserError: the file is of no program that is known, or not whole.
     """
-    program = next((each for each in PROGRAMS.values() if each.matches(source.state)), None)
-    held = shortened(source.state, 4)
-    known = ", ".join(PROGRAMS)
-    require(program, f"source={source.name} is of no program that is known ({known}): it holds {held}.")
-    return program.convert(source, heads)
+    name = next((name for name, each in PROGRAMS.items() if each.matches(source.state)), None)
+    known, held = ", ".join(PROGRAMS), shortened(source.state, 4)
+    require(name, f"source={source.name} is of no program that is known ({known}): it holds {held}.")
+    try:
+        return PROGRAMS[name].convert(source, heads)
+    except UserError:
+        raise
+    except Exception as error:  # sizes are read of tensors that are missing, or of other shapes
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"source={source.name} is not whole, or not as {name} writes its files ({what}).") from error
 
 
 def import_model(
@@ -81,49 +91,89 @@ def import_model(
 
     Args:
         source: its file.
-        tokenizer: Hub id or folder; None takes that of the program.
+        tokenizer: Hub id or folder; None takes that of the file's folder, of its settings, or of the program.
         answers: of VQA in the order of their numbers, where the file does not have them.
-        heads: numbers of attention heads by tower, where the file does not have them.
+        heads: numbers of attention heads by tower, and of the fusion, where the file does not have them.
         given: other settings of the command.
 
     Raises:
         UserError: the file is of no program that is known, or not whole, or its tokenizer has another vocabulary.
     """
+    where = f"source={source.name}"
     converted = convert(source, heads)
-    if tokenizer is None and source.folder is not None and (source.folder / "tokenizer_config.json").exists():
-        tokenizer = source.name
-    renamed, where = converted.renamed, f"source={source.name}"
+    renamed = converted.renamed
+    renamed.forget_parts_but({"model", "heads", *converted.tower_configs})
     if renamed.unknown:
         return Imported(None, report(renamed))
+    bad = [renamed.origins[key] for key, tensor in renamed.tensors() if not tensor.isfinite().all()]
+    require(not bad, f"{where} holds NaN or infinite values in {len(bad)} of its tensors ({shortened(bad)}).")
+    settings = converted.settings | _run_settings(renamed) | given
+    settings["tokenizer"] = tokenizer or _own_tokenizer(source, given) or settings["tokenizer"]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            resolved, built = _build(converted, settings, Path(folder), answers, where)
+        except Exception as error:  # a folder that is gone when the sentence is read is not named
+            sentence = first_line(error) if not isinstance(error, UserError) else str(error)
+            sentence = re.sub(rf"{re.escape(folder)}\S*?/(\w+encoder|encoder)", "the source", sentence)
+            raise UserError(f"{where}: {sentence}" if where not in sentence else sentence) from error
+    unused = {
+        key: getattr(built.model, part).unused for key, part in TOWER_PARTS.items() if key in converted.tower_configs
+    }
+    for key, names in unused.items():  # transformers knows no such parameters
+        renamed.forget(f"{key}:{name}" for name in names)
+    new = _copy(built, renamed, where)
+    if renamed.unknown:
+        return Imported(None, report(renamed))
+    stored = checkpoint_content(built, resolved)(TrainingState())
+    named = {key: Path(source.name).name for key in converted.tower_configs}
+    lines = [f"{converted.program} in {source.name}", *report(renamed, new), *head_lines(built), *converted.notes]
+    return Imported(stored._replace(settings=stored.settings | named), lines)
+
+
+def _run_settings(renamed: Renamed) -> dict[str, Any]:
+    """Settings of a run with the heads that there are; a model without any gets those of pretraining, drawn anew."""
     tasks = sorted({name.partition(".")[0] for name in renamed.parts["heads"]}) or ["mlm", "itm"]
-    settings = (
-        converted.settings
-        | {"loss_names": defaults()["loss_names"] | dict.fromkeys(tasks, 1), "max_steps": 1}  # of a run that is not run
-        | ({"draw_false_text": 15} if "irtr" in tasks else {})  # ViLT's
-        | given
-        | ({"tokenizer": tokenizer} if tokenizer else {})
-    )
+    settings = {"loss_names": defaults()["loss_names"] | dict.fromkeys(tasks, 1), "max_steps": 1}  # which nobody takes
+    return settings | ({"draw_false_text": 15} if "irtr" in tasks else {})  # ViLT's
+
+
+def _own_tokenizer(source: ForeignModel, given: Mapping[str, Any]) -> str | None:
+    """The source's own name, where it brings a tokenizer; else what its settings say."""
+    if source.folder is None:
+        named = source.settings.get("tokenizer")
+        return named if isinstance(named, str) and named else None
+    try:
+        backbones.load_tokenizer(source.name, allow_download=given.get("allow_download", True))
+    except backbones.NoTokenizerError:
+        return None
+    return source.name
+
+
+def _build(
+    converted: Converted, settings: Mapping[str, Any], folder: Path, answers: Sequence[str], where: str
+) -> tuple[Resolved, Built]:
+    """Builds the model, with its towers by way of folders."""
+    parts = converted.renamed.parts
     words = next(
         len(tensor)
-        for part in renamed.parts.values()
+        for part in parts.values()
         for name, tensor in part.items()
         if name.endswith(("word_embeddings.weight", "text_embeddings.word.weight"))
     )
-    with tempfile.TemporaryDirectory() as folder:
-        names = {
-            key: _write_tower(Path(folder) / key, config, renamed.parts.pop(key), converted.image)
-            for key, config in converted.tower_configs.items()
-        }
-        resolver = ConfigResolver(defaults() | settings | names, dict.fromkeys([*settings, *names], "given"))
-        resolved = resolve(resolver, reads_data=False)
-        _refuse_other_vocabulary(words, resolved, where)
-        resolved = resolved._replace(labels=_labels(converted, answers, where))
-        built = build(resolved)
-    new = _copy(built, renamed.parts, where)
-    stored = checkpoint_content(built, resolved)(TrainingState())
-    named = {key: Path(source.name).name for key in converted.tower_configs}
-    lines = [f"{converted.program} in {source.name}", *report(renamed, new), *converted.notes]
-    return Imported(stored._replace(settings=stored.settings | named), lines)
+    names = {
+        key: _write_tower(folder / key, config, parts[key], converted.image)
+        for key, config in converted.tower_configs.items()
+    }
+    resolver = ConfigResolver(defaults() | settings | names, dict.fromkeys([*settings, *names], "given"))
+    resolved = resolve(resolver, reads_data=False)
+    pieces, name = resolved.settings.model.vocab_size, resolved.settings.model.tokenizer
+    require(
+        pieces == words,
+        f"{where} has {words:,} word embeddings, but tokenizer={name} has {pieces:,} pieces; give the tokenizer that it was "
+        "trained with.",
+    )
+    resolved = resolved._replace(labels=resolved.labels | _answers(converted, answers, where))
+    return resolved, build(resolved)
 
 
 def _write_tower(folder: Path, config: Any, state: Mapping[str, Tensor], image: Mapping[str, Any]) -> str:
@@ -136,61 +186,60 @@ def _write_tower(folder: Path, config: Any, state: Mapping[str, Tensor], image: 
     return str(folder)
 
 
-def _refuse_other_vocabulary(words: int, resolved: Resolved, where: str) -> None:
-    pieces, name = resolved.settings.model.vocab_size, resolved.settings.model.tokenizer
-    require(
-        pieces == words,
-        f"{where} has {words:,} word embeddings, but tokenizer={name} has {pieces:,} pieces; give the tokenizer that it was "
-        "trained with.",
-    )
-
-
-def _labels(converted: Converted, answers: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
-    """The vocabularies of the heads, of as many answers as they have outputs."""
-    labels = {task: tuple(names) for task, names in converted.labels.items()}
+def _answers(converted: Converted, given: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+    """The answers of VQA, as many as its head has outputs."""
     outputs = converted.renamed.parts["heads"].get("vqa.head.3.bias")
-    if outputs is not None:
-        names = tuple(answers) or labels.get("vqa", ())
-        count = len(names)
-        require(
-            count == len(outputs),
-            f"{where} answers VQA with {len(outputs):,} answers, "
-            + (
-                f"and answers= has {count:,}; give those"
-                if count
-                else "and does not name them; give answers=<file>, one a line, those"
-            )
-            + " that it was trained on, in their order.",
-        )
-        labels["vqa"] = names
-    return labels
+    require(outputs is not None or not given, f"{where} has no head for VQA; leave answers out.")
+    if outputs is None:
+        return {}
+    names, source = (given, "answers=") if given else (converted.answers, "it")
+    advice = "give answers=<file>, one a line in the order of their numbers, with those that it was trained on."
+    found = f"{source} names {len(names):,}" if names else "it does not name them"
+    require(len(names) == len(outputs), f"{where} answers VQA with {len(outputs):,} answers, and {found}; {advice}")
+    bad = [name for name, count in Counter(names).items() if count > 1 or not name.strip()]
+    require(not bad, f"{where}: {source} names an answer twice, or an empty one ({shortened(bad)}); {advice}")
+    return {"vqa": tuple(names)}
 
 
-def _copy(built: Built, parts: Mapping[str, Mapping[str, Tensor]], where: str) -> list[str]:
-    """Copies what no tower brought into the model and the heads; returns the names of parameters that stay as they were drawn.
+def _copy(built: Built, renamed: Renamed, where: str) -> list[str]:
+    """Copies what no tower brought into the model and the heads; a tensor that has no place there becomes unknown.
+
+    Returns:
+        The names of the parameters of heads that the file does not have, which stay as they were drawn.
 
     Raises:
-        UserError: a tensor has no place, or another shape.
+        UserError: a tensor has another shape, or one is missing beside others of its module.
     """
-    new = []
+    towers = tuple(
+        f"{each}." for each in ("blocks", "image_tower", "text_tower", *getattr(built.model, "pretrained", ()))
+    )
+    new: list[str] = []
     for part, module in (("model", built.model), ("heads", built.heads)):
-        own = module.state_dict()
-        for name, tensor in parts.get(part, {}).items():
-            shape = tuple(own[name].shape) if name in own else None
+        own, state = module.state_dict(), renamed.parts[part]
+        renamed.forget([f"{part}:{name}" for name in state if name not in own])
+        for name, tensor in state.items():
+            shapes = tuple(tensor.shape), tuple(own[name].shape)
+            key = renamed.origins[f"{part}:{name}"]
             require(
-                shape == tuple(tensor.shape),
-                f"{where}: {name} is {tuple(tensor.shape)}, but has to be {shape}; it is damaged.",
+                shapes[0] == shapes[1], f"{where}: {key} makes {shapes[0]}, but has to make {shapes[1]}; it is damaged."
             )
-        module.load_state_dict({name: tensor.float() for name, tensor in parts.get(part, {}).items()}, strict=False)
-        towers = tuple(
-            f"{each}." for each in ("blocks", "image_tower", "text_tower", *getattr(module, "pretrained", ()))
-        )
-        new += [
-            name
-            for name in own
-            if name not in parts.get(part, {}) and not (part == "model" and name.startswith(towers))
-        ]
+        missing = [name for name in own if name not in state and not (part == "model" and name.startswith(towers))]
+        begun = {name.partition(".")[0] for name in state}
+        lacking = [name for name in missing if part == "model" or name.partition(".")[0] in begun]
+        require(not lacking, f"{where} is not whole: nothing makes {shortened(lacking)} of the {part}.")
+        module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+        new += missing
     return new
+
+
+def head_lines(built: Built) -> list[str]:
+    """A line about the numbers of attention heads, which no tensor shows."""
+    parts = {key: getattr(built.model, part).config for key, part in TOWER_PARTS.items() if hasattr(built.model, part)}
+    counts = {key: backbones.encoder_dimensions(config)["num_heads"] for key, config in parts.items()}
+    if isinstance(built.model, TwoTower):
+        counts["fusion"] = next(each.heads for each in built.model.fusion.modules() if isinstance(each, Attention))
+    shown = ", ".join(f"{key} {count}" for key, count in counts.items() if count)
+    return [f"attention heads: {shown}; no tensor shows them: if they were others, give ...num_heads="]
 
 
 def write(path: Path, stored: Stored) -> None:

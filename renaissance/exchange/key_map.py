@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,17 +43,32 @@ class Renamed:
     Attributes:
         parts: the tensors by part of the model and name.
         mapped: names of those that are used. unused: the others by reason. unknown: those that no rule explains.
+        origins: of "part:name" the name in the file; of one that is put together, that of one of its pieces.
     """
 
     parts: dict[str, dict[str, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     mapped: list[str] = field(default_factory=list)
     unused: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     unknown: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=lambda: defaultdict(lambda: "a tensor"))
 
-    def drop(self, key: str, reason: str) -> None:
-        """Moves a tensor that is used no more to the unused."""
-        self.mapped.remove(key)
-        self.unused[reason].append(key)
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor as "part:name"."""
+        for part, state in self.parts.items():
+            yield from ((f"{part}:{name}", tensor) for name, tensor in state.items())
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes tensors ("part:name") that have no place out again: what they were made of becomes unknown."""
+        for name in [*names]:
+            part, _, own = name.partition(":")
+            self.parts[part].pop(own, None)
+            if name in self.origins and self.origins[name] not in self.unknown:
+                self.unknown.append(self.origins[name])
+        self.mapped = [key for key in self.mapped if key not in {*self.unknown}]
+
+    def forget_parts_but(self, kept: Container[str]) -> None:
+        """Forgets whole parts that the model does not have."""
+        self.forget([f"{part}:{name}" for part, state in self.parts.items() if part not in kept for name in state])
 
 
 def rename(state: Mapping[str, Tensor], rules: Rules) -> Renamed:
@@ -76,26 +91,29 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> Renamed:
             continue
         renamed.mapped.append(key)
         names = (target,) if isinstance(target, str) else target
+        fits = len(names) == 1 or (tensor.ndim and len(tensor) % len(names) == 0)
+        require(fits, f"{key} is {tuple(tensor.shape)}, which has no {len(names)} equal parts; the file is damaged.")
         for name, piece in zip(names, tensor.chunk(len(names)) if len(names) > 1 else (tensor,), strict=True):
             name = match.expand(name)
             if (whole := _PIECE.fullmatch(name)) is None:
-                _put(renamed, name, piece.contiguous())
+                _put(renamed, name, piece.contiguous(), key)
             else:
                 counts[whole[1]] = int(whole[3])
                 pieces[whole[1]][int(whole[2])] = piece
+                renamed.origins[whole[1]] = key
     for name, numbered in pieces.items():
         absent = [str(number) for number in range(counts[name]) if number not in numbered]
-        require(
-            not absent,
-            f"{name.partition(':')[2]} lacks a part of the tensors that it is made of; the file is not whole.",
-        )
-        _put(renamed, name, torch.cat([numbered[number] for number in range(counts[name])]))
+        require(not absent, f"Beside {renamed.origins[name]} lie not all tensors of its kind; the file is not whole.")
+        _put(renamed, name, torch.cat([numbered[number] for number in range(counts[name])]), renamed.origins[name])
     return renamed
 
 
-def _put(renamed: Renamed, name: str, tensor: Tensor) -> None:
+def _put(renamed: Renamed, name: str, tensor: Tensor, key: str) -> None:
     part, _, own = name.partition(":")
-    renamed.parts[part][own] = tensor
+    there = renamed.parts[part].get(own)
+    twice = f"{renamed.origins[name]} and {key} are two tensors for one place, and differ; the file is damaged."
+    require(there is None or torch.equal(there, tensor), twice)
+    renamed.parts[part][own], renamed.origins[name] = tensor, key
 
 
 def with_bias(pattern: str, target: Target) -> Rules:

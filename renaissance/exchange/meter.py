@@ -113,8 +113,8 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     needed = {"text_encoder": (text, "embeddings.word_embeddings.weight"), "image_encoder": (image, table)}
     needed["fusion"] = (model, "fusion.layers.0.text_feed_forward.dense.weight")
     refuse_incomplete(source, needed)
-    settings = two_tower_settings(source, renamed, "separate", "fusion.layers.0.text_feed_forward.dense.weight")
-    config = _swin_config(image) if swin else _clip_config(image)
+    settings = two_tower_settings(source, renamed, heads, "separate", "fusion.layers.0.text_feed_forward.dense.weight")
+    config = _swin_config(image) if swin else _clip_config(image, heads)
     settings |= {
         "image_size": config.image_size,
         "train_transform_keys": ["imagenet"],
@@ -132,14 +132,14 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     return Converted("METER", towers, renamed, settings, dict(zip(("mean", "std"), pixels, strict=True)))
 
 
-def _clip_config(state: Mapping[str, Tensor]) -> PreTrainedConfig:
+def _clip_config(state: Mapping[str, Tensor], heads: Mapping[str, int]) -> PreTrainedConfig:
     width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
     side = math.isqrt(len(state["embeddings.position_embedding.weight"]) - 1)
     config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=len(state["encoder.layers.0.mlp.fc1.weight"]),
         num_hidden_layers=layer_count(state, "encoder.layers"),
-        num_attention_heads=max(1, width // _HEAD),
+        num_attention_heads=heads.get("image_encoder") or max(1, width // _HEAD),
         image_size=side * patch,
         patch_size=patch,
         hidden_act="quick_gelu",

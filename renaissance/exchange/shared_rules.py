@@ -16,7 +16,7 @@ from .foreign import ForeignModel
 from .key_map import Renamed, Rules, Unused, with_bias
 
 BUFFER = Unused("a buffer that is made anew")
-NO_OBJECTIVE = Unused("the head of an objective that this program does not have")
+NO_OBJECTIVE = Unused("a head that no task of this program has in this form")
 # Layers of a classifier: its number in ours, and its names in theirs.
 _CLASSIFIER = {"0": "0|dense", "1": "1|layer_norm", "3": "3|out_proj"}
 
@@ -88,9 +88,11 @@ def refuse_incomplete(source: ForeignModel, needed: Mapping[str, tuple[Mapping[s
 def head_count(source: ForeignModel, heads: Mapping[str, int], key: str, width: int) -> int:
     """Attention heads of a tower, which no tensor shows: given, of the run's settings, or of 64 channels each."""
     prefix = "" if key == "encoder" else f"{key}_"
-    stated = source.settings.get(f"{prefix}num_heads") if source.settings.get(f"{key}_manual_configuration") else None
-    count = heads.get(key) or stated or max(1, width // 64)
-    fits = isinstance(count, int) and 0 < count <= width and width % count == 0
+    random = "random_init_" + {"image_encoder": "vision_encoder"}.get(key, key)
+    own = source.settings.get(f"{key}_manual_configuration") and source.settings.get(random)
+    stated = source.settings.get(f"{prefix}num_heads") if own else None
+    count = heads.get(key) or (stated if type(stated) is int else 0) or max(1, width // 64)
+    fits = 0 < count <= width and width % count == 0
     require(
         fits, f"source={source.name}: {count} attention heads do not divide the width {width}; give {prefix}num_heads."
     )
@@ -116,8 +118,10 @@ def text_config(
         "max_position_embeddings": len(state["embeddings.position_embeddings.weight"]),
         "type_vocab_size": len(state["embeddings.token_type_embeddings.weight"]),
     }
-    if config_class is ElectraConfig:
+    if config_class is ElectraConfig and sizes["type_vocab_size"] > 1:
         sizes["embedding_size"] = words.shape[1]
+    if sizes["type_vocab_size"] == 1:  # RoBERTa and its kin, whose positions begin at 2
+        config_class = RobertaConfig
     if config_class is RobertaConfig:
         sizes["layer_norm_eps"] = 1e-5
     return config_class(**sizes)
@@ -146,18 +150,23 @@ def vit_config(
     return config
 
 
-def two_tower_settings(source: ForeignModel, renamed: Renamed, fusion: str, inner: str) -> dict[str, Any]:
+def two_tower_settings(
+    source: ForeignModel, renamed: Renamed, heads: Mapping[str, int], fusion: str, inner: str
+) -> dict[str, Any]:
     """Settings of a two-tower. fusion: its kind. inner: name of the first feed-forward layer's weight."""
+    require("encoder" not in heads, "num_heads is of a one-tower, and this is a two-tower: leave it out.")
     rows, width = renamed.parts["model"][inner].shape
-    heads = source.settings.get("num_cross_layer_heads") or source.settings.get("num_heads")
+    stated = source.settings.get("num_cross_layer_heads") or source.settings.get("num_heads")
+    count = heads.get("fusion") or (stated if type(stated) is int else 0) or max(1, width // 64)
+    longest = source.settings.get("max_text_len")
     return {
         "pooler_type": "double",
         "fusion": fusion,
         "cross_layer_hidden_size": width,
         "num_cross_layers": layer_count(renamed.parts["model"], "fusion.layers"),
-        "num_cross_layer_heads": heads or max(1, width // 64),
+        "num_cross_layer_heads": count,
         "cross_layer_mlp_ratio": rows / width,
-        "max_text_len": source.settings.get("max_text_len"),
+        "max_text_len": longest if type(longest) is int else None,
     }
 
 

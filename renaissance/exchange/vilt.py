@@ -11,6 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from renaissance.core.errors import require
+from renaissance.core.untrusted import expect_keys, read_json
+
 from .converted import Converted
 from .foreign import ForeignModel
 from .key_map import Rules, rename, with_bias
@@ -19,7 +22,16 @@ from .shared_rules import BUFFER, HEADS, finish_ranking, finish_token_types, ref
 HALF = (0.5, 0.5, 0.5)
 _HEADS = {768: 12, 1024: 16}  # of the published widths
 _NO_ITM = "the Hub's ViLT models have no head for image-text matching, so there is none; the original file has it"
-_HUB_HEADS = {"ViltForQuestionAnswering": "vqa", "ViltForImagesAndTextClassification": "nlvr2"}
+_HUB_HEADS = {
+    "ViltForMaskedLM": "mlm",
+    "ViltForQuestionAnswering": "vqa",
+    "ViltForImagesAndTextClassification": "nlvr2",
+    "ViltForImageAndTextRetrieval": "irtr",
+}
+_ASPECT = (
+    "its images keep their aspect: give train_transform_keys='[\"pixelbert\"]' val_transform_keys='[\"pixelbert\"]' to runs that "
+    "start from it (predict, and evaluations with test_only=True, do so by themselves)"
+)
 
 
 def _rules() -> Rules:
@@ -50,7 +62,7 @@ def _hub_rules(task: str | None) -> Rules:
     yield rf"{embeddings}\.(cls_token|position_embeddings|patch_embeddings\..*)", r"encoder:embeddings.\1"
     yield r"(?:vilt\.)?(encoder\.layer\..*|layernorm\..*)", r"encoder:\1"
     yield from with_bias(r"(?:vilt\.)?pooler\.dense", "model:text_pooler.dense")
-    if task is not None:
+    if task in ("vqa", "nlvr2"):
         yield r"classifier\.(.*)", rf"heads:{task}.head.\1"
     yield from HEADS
 
@@ -77,8 +89,9 @@ def convert(source: ForeignModel, numbers: Mapping[str, int]) -> Converted:
     Raises:
         UserError: tensors are missing.
     """
-    hub = source.folder is not None
-    known = source.settings if hub else {}
+    require({*numbers} <= {"encoder"}, "Only num_heads is of a one-tower: leave the other numbers of heads out.")
+    hub = not any(name.startswith("transformer.") for name in source.state)
+    known = _hub_config(source) if hub else {}
     task = next((_HUB_HEADS[each] for each in known.get("architectures") or () if each in _HUB_HEADS), None)
     renamed = rename(source.state, _hub_rules(task) if hub else _rules())
     tower, model = renamed.parts["encoder"], renamed.parts["model"]
@@ -98,10 +111,17 @@ def convert(source: ForeignModel, numbers: Mapping[str, int]) -> Converted:
     finish_token_types(renamed)
     finish_ranking(renamed)
     heads = renamed.parts["heads"]
-    if hub and "mlm.head.transform.weight" in heads:  # a file of tied matrices has one of them
+    # A file of tied matrices has one of them.
+    if known.get("tie_word_embeddings") and "mlm.head.transform.weight" in heads:
         heads.setdefault("mlm.head.decoder.weight", model["text_embeddings.word.weight"])
-    labels = {"vqa": _labels(known)} if task == "vqa" else {}
-    notes = [] if not hub or task else [_NO_ITM]
+    named = {name.partition(".")[0] for name in heads}
+    require(
+        task is None or task in named,
+        f"source={source.name}: its config.json names {', '.join(known.get('architectures') or ())}, but no weights of that head "
+        "are there; it is not whole.",
+    )
+    notes = [_NO_ITM] if hub and task in (None, "mlm") and "itm" not in named else []
+    notes.append(_ASPECT)
     settings = {
         "tokenizer": "google-bert/bert-base-uncased",
         "pooler_type": "single",
@@ -111,9 +131,55 @@ def convert(source: ForeignModel, numbers: Mapping[str, int]) -> Converted:
         "train_transform_keys": ["pixelbert"],
         "val_transform_keys": ["pixelbert"],
     }
-    return Converted("ViLT", {"encoder": config}, renamed, settings, {"mean": HALF, "std": HALF}, labels, notes)
+    image = _pixels(source) if hub else {"mean": HALF, "std": HALF}
+    answers = _labels(known, source) if task == "vqa" else ()
+    return Converted("ViLT", {"encoder": config}, renamed, settings, image, answers, notes)
 
 
-def _labels(config: Mapping[str, Any]) -> list[str]:
-    labels = config.get("id2label") or {}
-    return [str(labels.get(str(number), number)) for number in range(len(labels))]
+def _hub_config(source: ForeignModel) -> dict[str, Any]:
+    """The fields of a config.json that matter.
+
+    Raises:
+        UserError: there is none, or it is of a model that this program cannot build.
+    """
+    where = f"source={source.name}"
+    require(
+        source.folder is not None,
+        f"{where} has the names of transformers' ViLT: give the folder that it lies in, with its config.json.",
+    )
+    hints = {
+        "model_type": str,
+        "architectures": list[str] | None,
+        "num_attention_heads": int,
+        "id2label": dict[str, str] | None,
+    }
+    hints |= {
+        "layer_norm_eps": float | None,
+        "hidden_act": str | None,
+        "qkv_bias": bool | None,
+        "tie_word_embeddings": bool | None,
+    }
+    known = dict(zip(hints, expect_keys(source.settings, hints, f"config.json of {source.name}"), strict=True))
+    same = {"model_type": "vilt", "hidden_act": "gelu", "qkv_bias": True}
+    for name, value in same.items():
+        found = value if known[name] is None else known[name]
+        require(found == value, f"{where}: config.json says {name}={found}, and only {value} can be built here.")
+    eps = 1e-12 if known["layer_norm_eps"] is None else known["layer_norm_eps"]
+    require(0 < eps <= 1e-5, f"{where}: config.json says layer_norm_eps={eps}; up to 1e-5 can be built here.")
+    return known | {"layer_norm_eps": eps}
+
+
+def _pixels(source: ForeignModel) -> dict[str, list[float]]:
+    """Mean and deviation as the folder says them, else ViLT's."""
+    file = source.folder / "preprocessor_config.json"
+    values = read_json(file, dict[str, Any], f"preprocessor_config.json of {source.name}") if file.exists() else {}
+    hints = {"image_mean": list[float] | None, "image_std": list[float] | None}
+    found = expect_keys(values, hints, f"preprocessor_config.json of {source.name}")
+    return {name: [*HALF] if value is None else value for name, value in zip(("mean", "std"), found, strict=True)}
+
+
+def _labels(config: Mapping[str, Any], source: ForeignModel) -> list[str]:
+    labels = config["id2label"] or {}
+    whole = {*labels} == {str(number) for number in range(len(labels))}
+    require(whole, f"source={source.name}: id2label in its config.json does not number the answers from 0.")
+    return [labels[str(number)] for number in range(len(labels))]

@@ -90,8 +90,10 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
             f"{where} cannot be read as a checkpoint ({first_line(error)}); it is cut short, damaged, or was not written by "
             "this program."
         ) from error
+    values = list(content.values()) if isinstance(content, dict) else []
+    foreign = values and ("state_dict" in content or all(isinstance(each, Tensor) for each in values))
     require(
-        not isinstance(content, dict) or "state_dict" not in content,
+        not foreign,
         f"{where} is a checkpoint of another program: `python run.py import with source={path} output=<file.ckpt>` makes one of "
         "this program of it, if it knows that one.",
     )

@@ -205,16 +205,22 @@ class CheckpointSaver:
         self.save_seconds = max(seconds, self.save_seconds or 0)
 
 
+TOWER_PARTS = {
+    "encoder": "blocks",
+    "image_encoder": "image_tower",
+    "text_encoder": "text_tower",
+}  # of a model, by setting
+
+
 def checkpoint_content(built: Built, resolved: Resolved) -> Callable[[TrainingState], Stored]:
     """What makes the checkpoint of a model from its part "training"."""
-    parts = {"encoder": "blocks", "image_encoder": "image_tower", "text_encoder": "text_tower"}
     # Once: transformers writes a tokenizer by way of a temporary folder, which may be full in the middle of a run.
     tokenizer = tokenizer_files(resolved.tokenizer)
 
     def content(state: TrainingState) -> Stored:
         return Stored(
             settings=resolved.settings.flat,
-            towers={key: getattr(built.model, parts[key]).config.to_dict() for key in resolved.configs},
+            towers={key: getattr(built.model, TOWER_PARTS[key]).config.to_dict() for key in resolved.configs},
             tokenizer=tokenizer,
             image=resolved.image,
             labels={name: list(names) for name, names in resolved.labels.items()},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from exchange.golden import REFERENCE, Outputs, Raw, imported, needs_reference, outputs, write_tokenizer
+from renaissance.core.errors import UserError
 from renaissance.core.types import ImageInput, TextInput, Tokens
 from renaissance.exchange.foreign import read_foreign
 from renaissance.exchange.importer import import_model, write
@@ -226,3 +227,25 @@ def test_meter_with_swin_and_bert(tmp_path: Path):
     text = TextInput(ids, torch.ones_like(ids).bool(), torch.zeros_like(ids))
     same(model.model.unimodal_text(text).hidden, bert(ids).last_hidden_state)
     assert model.model.image_pooler.pooling == "mean" and timm.__version__
+
+
+def test_meter_finetuned_on_snli_ve_brings_its_labels(tmp_path: Path):
+    source = read_foreign(str(REFERENCE / "meter_clip_vqa.ckpt"), allow_download=False)
+    state = {name.replace("vqa_classifier", "snli_classifier"): each for name, each in source.state.items()}
+    state |= {f"snli_classifier.3.{kind}": state[f"snli_classifier.3.{kind}"][:3] for kind in ("weight", "bias")}
+    tokenizer = write_tokenizer(tmp_path / "pieces", roberta=True)
+    checkpoint = import_model(source._replace(state=state), tokenizer, heads={"text_encoder": 2})
+    assert checkpoint.stored.labels["snli"] == ["contradiction", "neutral", "entailment"]
+
+
+def test_a_hole_in_the_fusion_is_refused(tmp_path: Path):
+    source = read_foreign(str(REFERENCE / "meter_clip_mlm_itm.ckpt"), allow_download=False)
+    tokenizer = write_tokenizer(tmp_path / "pieces", roberta=True)
+    for gone, sentence in (
+        ("cross_modal_image_layers.1.", "is not whole: nothing makes fusion.layers.1.image"),
+        ("vit_model.visual.ln_post", "lack parameters of the encoder"),
+        ("cross_modal_image_layers.1.attention.self.key", "not all tensors of its kind"),
+    ):
+        state = {name: each for name, each in source.state.items() if not name.startswith(gone)}
+        with pytest.raises(UserError, match=sentence):
+            import_model(source._replace(state=state), tokenizer, heads={"text_encoder": 2})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     ViltConfig,
     ViltForImageAndTextRetrieval,
@@ -188,6 +191,96 @@ def test_tensors_that_nobody_can_explain_are_named(tmp_path: Path, capsys):
     assert not output.exists()
 
 
+def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Changes the tensors of a folder."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path, {"format": "pt"})
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "a block's tensor": (lambda s: s.pop("vilt.encoder.layer.0.output.dense.weight"), "lack parameters of the encoder"),
+    "the types": (
+        lambda s: s.pop("vilt.embeddings.token_type_embeddings.weight"),
+        "is not whole: nothing makes token_types",
+    ),
+    "half a head": (lambda s: s.pop("classifier.3.bias"), "is not whole|answers VQA"),
+    "the head": (
+        lambda s: [s.pop(name) for name in list(s) if name.startswith("classifier")],
+        "no weights of that head",
+    ),
+    "the table": (lambda s: s.pop("vilt.embeddings.position_embeddings"), "lacks tensors of the image embeddings"),
+    "the class token": (lambda s: s.pop("vilt.embeddings.cls_token"), "is not whole, or not as ViLT writes its files"),
+    "NaN": (lambda s: s["vilt.pooler.dense.bias"].fill_(math.nan), "holds NaN or infinite .*vilt.pooler.dense.bias"),
+    "another width": (
+        lambda s: s.update({"vilt.pooler.dense.bias": torch.zeros(3)}),
+        r"pooler.dense.bias makes \(3,\), but has",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_half_of_a_model_is_refused(damage: str, tmp_path: Path):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    change, sentence = DAMAGES[damage]
+    changed(tmp_path / "vilt", change)
+    with pytest.raises(UserError, match=sentence) as refusal:
+        import_model(read_foreign(str(tmp_path / "vilt"), allow_download=False))
+    assert "/tmp" not in str(refusal.value).replace(str(tmp_path), "")
+
+
+STRANGE = ("vilt.encoder.layer.0.adapter.weight", "vilt.embeddings.patch_embeddings.norm.weight", "classifier.9.weight")
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_a_tensor_among_known_ones_that_nobody_can_explain_is_named(key: str, tmp_path: Path):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    changed(tmp_path / "vilt", lambda state: state.update({key: torch.zeros(1)}))
+    result = import_model(read_foreign(str(tmp_path / "vilt"), allow_download=False))
+    assert result.stored is None and f"not explained: 1 ({key})" in result.lines
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("hidden_act", "relu", "says hidden_act=relu, and only gelu"),
+        ("qkv_bias", False, "says qkv_bias=False"),
+        ("layer_norm_eps", 0.1, "layer_norm_eps=0.1; up to 1e-5"),
+        ("layer_norm_eps", "small", "layer_norm_eps"),
+        ("architectures", 3, "architectures"),
+        ("id2label", {"1": "a", "2": "b", "3": "c"}, "does not number the answers from 0"),
+        ("id2label", {"0": "a", "1": "a", "2": "c"}, "names an answer twice"),
+        ("model_type", "bert", "is a model of type 'bert'"),
+    ],
+)
+def test_what_a_config_says_is_built_or_refused(field: str, value: Any, sentence: str, tmp_path: Path):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    path = tmp_path / "vilt" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=sentence):
+        import_model(read_foreign(str(tmp_path / "vilt"), allow_download=False))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xef\xbb\xbfyes\r\nno\r\nred\r\n\r\n", None),
+        ("é\nno\nred".encode("latin-1"), "is no text in UTF-8"),
+        (b"yes\nyes\nred\n", "names an answer twice, or an empty one"),
+        (b"yes\n\nred\n", "names an answer twice, or an empty one"),
+    ],
+)
+def test_a_file_of_answers(content: bytes, sentence: str | None, tmp_path: Path, capsys):
+    vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
+    (tmp_path / "answers.txt").write_bytes(content)
+    output = tmp_path / "new.ckpt"
+    words = f"source={tmp_path / 'vilt'}", f"answers={tmp_path / 'answers.txt'}", f"output={output}"
+    done = command(capsys, "import", "with", *words)
+    assert done.code == (sentence is not None) and (sentence or "") in done.err
+    assert sentence or tuple(Loaded(output).heads["vqa"].labels) == ("yes", "no", "red")
+
+
 def test_another_vocabulary_is_refused(tmp_path: Path):
     vilt(ViltForMaskedLM, tmp_path / "vilt")
     other = write_tokenizer(tmp_path / "other", pieces=90)
@@ -198,7 +291,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path):
 def test_answers_are_as_many_as_the_head_has(tmp_path: Path):
     vilt(ViltForQuestionAnswering, tmp_path / "vilt", id2label=ANSWERS)
     source = read_foreign(str(tmp_path / "vilt"), allow_download=False)
-    with pytest.raises(UserError, match="answers VQA with 3 answers, and answers= has 2"):
+    with pytest.raises(UserError, match="answers VQA with 3 answers, and answers= names 2"):
         import_model(source, answers=["yes", "no"])
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from renaissance.core.errors import require
 from renaissance.core.types import TextInput, Tokens
 from renaissance.models.transfer import async_tensor
 
@@ -164,6 +165,8 @@ def build_blocks(
         return blocks, FamilyTextEmbeddings(front, getattr(config, "type_vocab_size", 0) > 1)
     dims = encoder_dimensions(encoder.config)
     if facts.bilinear_positions:
+        absolute = hasattr(front[0], "position_embeddings") and encoder.family.grids == {r"position_embeddings?$": 1}
+        require(absolute, f"A {config.model_type} model cannot have bilinear_positions=True.")
         front[0].interpolate_pos_encoding = partial(_bilinear, front[0], dims["patch_size"])
     return blocks, FamilyPatchEmbeddings(front, dims["patch_size"], dims["image_size"])
 

@@ -83,6 +83,10 @@ def build_encoder(
     """
     name = weights or config.model_type
     family = check_modality(config, name, setting)
+    keeps = facts_of(config).final_norm
+    possible = final_norm(family) in family.drop if keeps else setting == "encoder"
+    require(keeps is None or possible, f"A {config.model_type} model cannot have final_norm={keeps} as {setting}.")
+    kept = final_norm(family) if (setting == "encoder" if keeps is None else keeps) else None
     old = copy.deepcopy(config)
     for key, value in family.settings.items():
         setattr(old, key, value)
@@ -107,7 +111,7 @@ def build_encoder(
     else:
         options = _options(model_class) | ({"key_mapping": {family.within: ""}} if family.within else {})
         model, info = read_weights(model_class, weights, old, allow_download=allow_download, **options)
-        unused = _check_loaded(info, weights, family)
+        unused = _check_loaded(info, weights, family, kept)
         if new.to_dict() != old.to_dict():
             resized = _random(model_class, new)
             with torch.no_grad():
@@ -116,8 +120,6 @@ def build_encoder(
         if grows:
             _grow_vocabulary(model, vocab_size)
     swap_dropout(model)
-    keeps = facts_of(config).final_norm
-    kept = final_norm(family) if (setting == "encoder" if keeps is None else keeps) else None
     return BuiltEncoder(_trimmed(model, family, kept).train(), grown, family, unused)
 
 
@@ -166,10 +168,10 @@ def _trimmed(model: nn.Module, family: Family, kept: str | None) -> nn.Module:
     return model
 
 
-def _check_loaded(info: dict[str, Any], weights: str, family: Family) -> tuple[str, ...]:
+def _check_loaded(info: dict[str, Any], weights: str, family: Family, kept: str | None) -> tuple[str, ...]:
     """Refuses missing weights; returns the names of unused ones."""
     prefix = family.part + "." if family.part else ""
-    ignored = tuple(f"{prefix}{path}." for path in family.drop)
+    ignored = tuple(f"{prefix}{path}." for path in family.drop if path != kept)
     missing = [key for key in sorted(info["missing_keys"]) if key.startswith(prefix) and not key.startswith(ignored)]
     mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
     wrong = [name.removeprefix(prefix) for name in missing + mismatched]

@@ -32,4 +32,5 @@ def facts_of(config: PreTrainedConfig) -> Facts:
         UserError: one is no bool.
     """
     given = {name: getattr(config, name) for name in Facts._fields if hasattr(config, name)}
-    return Facts(**{name: expect(value, bool | None, name) for name, value in given.items()})
+    hints = {name: bool | None if name == "final_norm" else bool for name in given}
+    return Facts(**{name: expect(value, hints[name], f"{name} in the configuration") for name, value in given.items()})

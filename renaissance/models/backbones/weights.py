@@ -7,10 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from renaissance.core.errors import UserError, first_line, printable, require
@@ -90,27 +87,6 @@ def _check(files: dict[str, Path], name: str) -> None:
                 raise zipfile.BadZipFile("no file of torch.save")
         except (SafetensorError, zipfile.BadZipFile, OSError, ValueError) as error:
             raise UserError(f"{what} is cut short or damaged ({first_line(error)}): download it again.") from error
-
-
-def read_tensors(name: str, *, allow_download: bool) -> dict[str, Tensor]:
-    """The tensors of a model's files of weights, by name.
-
-    Raises:
-        UserError: there are none, or they cannot be read.
-    """
-    files = weight_files(name, allow_download=allow_download)
-    if not files:  # says why
-        find_file(name, WHOLE[0], allow_download=allow_download, required=True)
-    _check(files, name)
-    state: dict[str, Tensor] = {}
-    for file, path in files.items():
-        if file.endswith(INDEX):
-            continue
-        try:
-            state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        except Exception as error:  # torch.load fails in any way over damaged bytes
-            raise UserError(f"{file} of {name} cannot be read ({first_line(error)}): download it again.") from error
-    return state
 
 
 def read_weights(
