@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -116,11 +116,9 @@ def import_model(
             sentence = first_line(error) if not isinstance(error, UserError) else str(error)
             sentence = re.sub(rf"{re.escape(folder)}\S*?/(\w+encoder|encoder)", "the source", sentence)
             raise UserError(f"{where}: {sentence}" if where not in sentence else sentence) from error
-    unused = {
-        key: getattr(built.model, part).unused for key, part in TOWER_PARTS.items() if key in converted.tower_configs
-    }
-    for key, names in unused.items():  # transformers knows no such parameters
-        renamed.forget(f"{key}:{name}" for name in names)
+    for key in converted.tower_configs:  # transformers knows no such parameters, and calls them as it would its own
+        unused = getattr(built.model, TOWER_PARTS[key]).unused
+        renamed.forget(f"{key}:{_as_written(name, renamed.parts[key])}" for name in unused)
     new = _copy(built, renamed, where)
     if renamed.unknown:
         return Imported(None, report(renamed))
@@ -128,6 +126,13 @@ def import_model(
     named = {key: Path(source.name).name for key in converted.tower_configs}
     lines = [f"{converted.program} in {source.name}", *report(renamed, new), *head_lines(built), *converted.notes]
     return Imported(stored._replace(settings=stored.settings | named), lines)
+
+
+def _as_written(name: str, state: Iterable[str]) -> str:
+    """The name in a file of what transformers has renamed while it read: the one with the same end, where there is one."""
+    end = ".".join(name.split(".")[-2:])
+    alike = [each for each in state if each.endswith(f".{end}")]
+    return alike[0] if len(alike) == 1 else name
 
 
 def _run_settings(renamed: Renamed) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def _write_tower(folder: Path, config: Any, state: Mapping[str, Tensor], image: 
 
 def _answers(converted: Converted, given: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
     """The answers of VQA, as many as its head has outputs."""
-    outputs = converted.renamed.parts["heads"].get("vqa.head.3.bias")
+    outputs = converted.renamed.parts["heads"].get("vqa.head.3.weight")
     require(outputs is not None or not given, f"{where} has no head for VQA; leave answers out.")
     if outputs is None:
         return {}

@@ -62,8 +62,9 @@ class Renamed:
         for name in [*names]:
             part, _, own = name.partition(":")
             self.parts[part].pop(own, None)
-            if name in self.origins and self.origins[name] not in self.unknown:
-                self.unknown.append(self.origins[name])
+            key = self.origins.get(name, own)
+            if key not in self.unknown:
+                self.unknown.append(key)
         self.mapped = [key for key in self.mapped if key not in {*self.unknown}]
 
     def forget_parts_but(self, kept: Container[str]) -> None:

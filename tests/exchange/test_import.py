@@ -205,13 +205,13 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
         lambda s: s.pop("vilt.embeddings.token_type_embeddings.weight"),
         "is not whole: nothing makes token_types",
     ),
-    "half a head": (lambda s: s.pop("classifier.3.bias"), "is not whole|answers VQA"),
+    "half a head": (lambda s: s.pop("classifier.3.bias"), "is not whole: nothing makes vqa.head.3.bias"),
     "the head": (
         lambda s: [s.pop(name) for name in list(s) if name.startswith("classifier")],
         "no weights of that head",
     ),
     "the table": (lambda s: s.pop("vilt.embeddings.position_embeddings"), "lacks tensors of the image embeddings"),
-    "the class token": (lambda s: s.pop("vilt.embeddings.cls_token"), "is not whole, or not as ViLT writes its files"),
+    "the class token": (lambda s: s.pop("vilt.embeddings.cls_token"), "lack parameters of the encoder"),
     "NaN": (lambda s: s["vilt.pooler.dense.bias"].fill_(math.nan), "holds NaN or infinite .*vilt.pooler.dense.bias"),
     "another width": (
         lambda s: s.update({"vilt.pooler.dense.bias": torch.zeros(3)}),
