@@ -18,10 +18,10 @@ from renaissance.core.errors import require
 from .converted import Converted
 from .foreign import ForeignModel
 from .key_map import Renamed, Rules, Unused, rename, with_bias
-from .meter import IMAGENET_MEAN, IMAGENET_STD
 from .shared_rules import (
     BUFFER,
     HEADS,
+    IMAGENET,
     NO_OBJECTIVE,
     attention_rules,
     bert_rules,
@@ -46,8 +46,7 @@ _EMBEDDINGS = (
     r"cls_token|position_embeddings|patch_embeddings\.projection\.(?:weight|bias)|"
     r"(?:word|position)_embeddings\.weight|LayerNorm\.(?:weight|bias)"
 )
-_NAME = "the first Renaissance"
-_PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+NAME = "the first Renaissance"
 _TEXT_HEADS = Unused("the head of a text task of GLUE, which reads other features here")
 
 
@@ -116,7 +115,7 @@ def _two_tower(source: ForeignModel, renamed: Renamed, heads: Mapping[str, int])
     settings = two_tower_settings(source, renamed, heads, "shared", inner) | {"image_size": config.image_size}
     towers = {"text_encoder": text_config(ElectraConfig, text, source, heads), "image_encoder": config}
     return Converted(
-        _NAME, towers, renamed, settings, _PIXELS, notes=[_TWICE, _PADDING.format("in the text encoder"), _GRID]
+        NAME, towers, renamed, settings, IMAGENET, notes=[_TWICE, _PADDING.format("in the text encoder"), _GRID]
     )
 
 
@@ -151,7 +150,7 @@ def _one_tower(source: ForeignModel, renamed: Renamed, heads: Mapping[str, int])
     settings = {"pooler_type": "double", "max_text_len": len(text["position_embeddings.weight"])}
     settings |= {"image_size": side * patch, "patch_size": patch}
     return Converted(
-        _NAME, {"encoder": config}, renamed, settings, _PIXELS, notes=[_PADDING.format("everywhere"), _GRID]
+        NAME, {"encoder": config}, renamed, settings, IMAGENET, notes=[_PADDING.format("everywhere"), _GRID]
     )
 
 

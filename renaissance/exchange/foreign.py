@@ -12,11 +12,10 @@ from torch import Tensor
 from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import read_json, short
 from renaissance.models.backbones.hub import find_file
+from renaissance.models.backbones.image_processor import read_image_processor
 from renaissance.models.backbones.weights import weight_files
 from renaissance.runs.archive import read_archive
 from renaissance.runs.checkpoint import OTHERS
-
-_BESIDE = ("preprocessor_config.json",)  # what else is read of a folder; the tokenizer is found by its own room
 
 
 class ForeignModel(NamedTuple):
@@ -25,13 +24,15 @@ class ForeignModel(NamedTuple):
     Attributes:
         name: what the user called it. state: its tensors by name.
         settings: those of its run, or the config.json of a folder; {} where it says none.
-        folder: that it lies in, with files of a tokenizer and of an image processor, or None.
+        folder: that it lies in, or None.
+        image: {"mean", "std"} of its pixels, where the folder says them.
     """
 
     name: str
     state: dict[str, Tensor]
     settings: dict[str, Any]
     folder: Path | None = None
+    image: dict[str, Any] | None = None
 
 
 def read_foreign(name: str, *, allow_download: bool) -> ForeignModel:
@@ -76,12 +77,11 @@ def _read_folder(name: str, allow_download: bool) -> ForeignModel:
         kind == "vilt",
         f"source={name} is a model of type {short(kind)}; of the Hub's models, those of type vilt can be imported.",
     )
-    for file in _BESIDE:
-        find_file(name, file, allow_download=allow_download)  # into the cache
     state: dict[str, Tensor] = {}
     files = weight_files(name, allow_download=allow_download)
     require(files, f"source={name} holds no weights (model.safetensors or pytorch_model.bin).")
     for file, path in files.items():
         if not file.endswith(".json"):
             state |= load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(str(path)).state
-    return ForeignModel(name, state, settings, config.parent)
+    image = read_image_processor(name, allow_download=allow_download)
+    return ForeignModel(name, state, settings, config.parent, image)

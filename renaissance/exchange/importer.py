@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -36,18 +36,7 @@ from .converted import Converted
 from .foreign import ForeignModel
 from .key_map import Renamed, report
 
-
-class Program(NamedTuple):
-    """A program whose files are known. Attributes: matches(state); convert(source, heads)."""
-
-    matches: Callable[[Mapping[str, Tensor]], bool]
-    convert: Callable[[ForeignModel, Mapping[str, int]], Converted]
-
-
-PROGRAMS = {
-    name: Program(each.matches, each.convert)
-    for name, each in (("ViLT", vilt), ("METER", meter), ("the first Renaissance", first_program))
-}
+PROGRAMS = {each.NAME: each for each in (vilt, meter, first_program)}
 
 
 class Imported(NamedTuple):
@@ -215,9 +204,7 @@ def _copy(built: Built, renamed: Renamed, where: str) -> list[str]:
     Raises:
         UserError: a tensor has another shape, or one is missing beside others of its module.
     """
-    towers = tuple(
-        f"{each}." for each in ("blocks", "image_tower", "text_tower", *getattr(built.model, "pretrained", ()))
-    )
+    towers = tuple(f"{each}." for each in (*TOWER_PARTS.values(), *getattr(built.model, "pretrained", ())))
     new: list[str] = []
     for part, module in (("model", built.model), ("heads", built.heads)):
         own, state = module.state_dict(), renamed.parts[part]

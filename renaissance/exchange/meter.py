@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from torch import Tensor
-from transformers import BertConfig, CLIPVisionConfig, PreTrainedConfig, RobertaConfig, SwinConfig
+from transformers import BertConfig, CLIPVisionConfig, PreTrainedConfig, SwinConfig
 
 from .converted import Converted
 from .foreign import ForeignModel
@@ -14,22 +14,23 @@ from .key_map import Rules, Unused, rename, with_bias
 from .shared_rules import (
     BUFFER,
     HEADS,
+    IMAGENET,
     attention_rules,
     bert_rules,
     feed_forward_rules,
     finish_ranking,
     finish_token_types,
     fusion_ends,
+    head_count,
     layer_count,
     refuse_incomplete,
     text_config,
     two_tower_settings,
 )
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAME = "METER"
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _OF_CLIPS_TEXT = Unused("of CLIP's text half, which METER does not run")
-_HEAD = 64  # channels of a head of CLIP, whose numbers of heads no file has
 
 
 def _rules() -> Rules:
@@ -114,7 +115,7 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     needed["fusion"] = (model, "fusion.layers.0.text_feed_forward.dense.weight")
     refuse_incomplete(source, needed)
     settings = two_tower_settings(source, renamed, heads, "separate", "fusion.layers.0.text_feed_forward.dense.weight")
-    config = _swin_config(image) if swin else _clip_config(image, heads)
+    config = _swin_config(image) if swin else _clip_config(image, source, heads)
     settings |= {
         "image_size": config.image_size,
         "train_transform_keys": ["imagenet"],
@@ -124,22 +125,18 @@ def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
     finish_ranking(renamed)
     roberta = len(text["embeddings.token_type_embeddings.weight"]) == 1
     settings["tokenizer"] = "FacebookAI/roberta-base" if roberta else "google-bert/bert-base-uncased"
-    towers = {
-        "text_encoder": text_config(RobertaConfig if roberta else BertConfig, text, source, heads),
-        "image_encoder": config,
-    }
-    pixels = (IMAGENET_MEAN, IMAGENET_STD) if swin else (CLIP_MEAN, CLIP_STD)
-    return Converted("METER", towers, renamed, settings, dict(zip(("mean", "std"), pixels, strict=True)))
+    towers = {"text_encoder": text_config(BertConfig, text, source, heads), "image_encoder": config}
+    return Converted(NAME, towers, renamed, settings, IMAGENET if swin else CLIP)
 
 
-def _clip_config(state: Mapping[str, Tensor], heads: Mapping[str, int]) -> PreTrainedConfig:
+def _clip_config(state: Mapping[str, Tensor], source: ForeignModel, heads: Mapping[str, int]) -> PreTrainedConfig:
     width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
     side = math.isqrt(len(state["embeddings.position_embedding.weight"]) - 1)
     config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=len(state["encoder.layers.0.mlp.fc1.weight"]),
         num_hidden_layers=layer_count(state, "encoder.layers"),
-        num_attention_heads=heads.get("image_encoder") or max(1, width // _HEAD),
+        num_attention_heads=head_count(source, heads, "image_encoder", width),
         image_size=side * patch,
         patch_size=patch,
         hidden_act="quick_gelu",

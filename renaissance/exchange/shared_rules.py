@@ -15,6 +15,7 @@ from renaissance.core.errors import require
 from .foreign import ForeignModel
 from .key_map import Renamed, Rules, Unused, with_bias
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of pixels
 BUFFER = Unused("a buffer that is made anew")
 NO_OBJECTIVE = Unused("a head that no task of this program has in this form")
 # Layers of a classifier: its number in ours, and its names in theirs.

@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from renaissance.core.errors import require
-from renaissance.core.untrusted import expect_keys, read_json
+from renaissance.core.untrusted import expect_keys
 
 from .converted import Converted
 from .foreign import ForeignModel
 from .key_map import Rules, rename, with_bias
 from .shared_rules import BUFFER, HEADS, finish_ranking, finish_token_types, refuse_incomplete, vit_config
 
+NAME = "ViLT"
 HALF = (0.5, 0.5, 0.5)
 _HEADS = {768: 12, 1024: 16}  # of the published widths
 _NO_ITM = "the Hub's ViLT models have no head for image-text matching, so there is none; the original file has it"
@@ -131,16 +132,16 @@ def convert(source: ForeignModel, numbers: Mapping[str, int]) -> Converted:
         "train_transform_keys": ["pixelbert"],
         "val_transform_keys": ["pixelbert"],
     }
-    image = _pixels(source) if hub else {"mean": HALF, "std": HALF}
+    image = {name: (source.image or {}).get(name, HALF) for name in ("mean", "std")}
     answers = _labels(known, source) if task == "vqa" else ()
-    return Converted("ViLT", {"encoder": config}, renamed, settings, image, answers, notes)
+    return Converted(NAME, {"encoder": config}, renamed, settings, image, answers, notes)
 
 
 def _hub_config(source: ForeignModel) -> dict[str, Any]:
     """The fields of a config.json that matter.
 
     Raises:
-        UserError: there is none, or it is of a model that this program cannot build.
+        UserError: there is none, or it describes a model that this program cannot build.
     """
     where = f"source={source.name}"
     require(
@@ -148,34 +149,22 @@ def _hub_config(source: ForeignModel) -> dict[str, Any]:
         f"{where} has the names of transformers' ViLT: give the folder that it lies in, with its config.json.",
     )
     hints = {
-        "model_type": str,
         "architectures": list[str] | None,
         "num_attention_heads": int,
         "id2label": dict[str, str] | None,
-    }
-    hints |= {
         "layer_norm_eps": float | None,
         "hidden_act": str | None,
         "qkv_bias": bool | None,
         "tie_word_embeddings": bool | None,
     }
     known = dict(zip(hints, expect_keys(source.settings, hints, f"config.json of {source.name}"), strict=True))
-    same = {"model_type": "vilt", "hidden_act": "gelu", "qkv_bias": True}
+    same = {"hidden_act": "gelu", "qkv_bias": True}
     for name, value in same.items():
         found = value if known[name] is None else known[name]
         require(found == value, f"{where}: config.json says {name}={found}, and only {value} can be built here.")
     eps = 1e-12 if known["layer_norm_eps"] is None else known["layer_norm_eps"]
     require(0 < eps <= 1e-5, f"{where}: config.json says layer_norm_eps={eps}; up to 1e-5 can be built here.")
     return known | {"layer_norm_eps": eps}
-
-
-def _pixels(source: ForeignModel) -> dict[str, list[float]]:
-    """Mean and deviation as the folder says them, else ViLT's."""
-    file = source.folder / "preprocessor_config.json"
-    values = read_json(file, dict[str, Any], f"preprocessor_config.json of {source.name}") if file.exists() else {}
-    hints = {"image_mean": list[float] | None, "image_std": list[float] | None}
-    found = expect_keys(values, hints, f"preprocessor_config.json of {source.name}")
-    return {name: [*HALF] if value is None else value for name, value in zip(("mean", "std"), found, strict=True)}
 
 
 def _labels(config: Mapping[str, Any], source: ForeignModel) -> list[str]:

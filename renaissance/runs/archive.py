@@ -60,9 +60,8 @@ def read_archive(path: str | os.PathLike, harmless: Sequence[str] = ()) -> Any:
             reader = _Tensors(archive, f"{folder}/data", _SHARED * size)
             names = {("torch", name): name for name in _DTYPES}
             names |= {("collections", "OrderedDict"): _ordered, ("torch._utils", "_rebuild_tensor_v2"): reader.tensor}
-            if harmless:
-                names = _Named(names, harmless)
-            unpickler = PlainUnpickler(archive.read(f"{folder}/data.pkl"), names, most=_MOST_INSTRUCTIONS)
+            content = archive.read(f"{folder}/data.pkl")
+            unpickler = PlainUnpickler(content, _Named(names, harmless), most=_MOST_INSTRUCTIONS)
             unpickler.persistent_load = reader.storage
             return unpickler.load()
 

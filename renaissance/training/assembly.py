@@ -100,16 +100,8 @@ def _one_tower(resolved: Resolved, pretrained: bool, notes: list[str]) -> OneTow
     blocks, own = backbones.build_blocks(resolved.configs["encoder"], **_options(resolved, "encoder", pretrained))
     drop_rate = model.encoder.dimensions["drop_rate"] or 0.0
     if isinstance(own, backbones.FamilyTextEmbeddings):
-        text, image = (
-            own,
-            PatchEmbeddings(
-                blocks.hidden_size,
-                model.image_size,
-                model.patch_size,
-                drop_rate,
-                backbones.facts_of(blocks.config).patch_norm,
-            ),
-        )
+        norm = backbones.facts_of(blocks.config).patch_norm
+        text, image = own, PatchEmbeddings(blocks.hidden_size, model.image_size, model.patch_size, drop_rate, norm)
     else:
         text, image = TextEmbeddings(model.vocab_size, blocks.hidden_size, model.max_text_len, drop_rate), own
     _note(notes, blocks.unused, model.encoder.name)

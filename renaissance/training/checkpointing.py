@@ -205,11 +205,8 @@ class CheckpointSaver:
         self.save_seconds = max(seconds, self.save_seconds or 0)
 
 
-TOWER_PARTS = {
-    "encoder": "blocks",
-    "image_encoder": "image_tower",
-    "text_encoder": "text_tower",
-}  # of a model, by setting
+# The part of a model that each tower's setting names.
+TOWER_PARTS = {"encoder": "blocks", "image_encoder": "image_tower", "text_encoder": "text_tower"}
 
 
 def checkpoint_content(built: Built, resolved: Resolved) -> Callable[[TrainingState], Stored]:

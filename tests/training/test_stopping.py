@@ -285,6 +285,15 @@ def test_a_tower_may_be_spelled_otherwise_by_the_command_that_goes_on(work: Path
     assert "goes on with" in command(capsys, *words, f"image_encoder={work}/./m/", "max_steps=3").out
 
 
+def assert_step_4_is_not_saved(work: Path, capsys: pytest.CaptureFixture[str], why: str) -> None:
+    """Of a run that fails in step 5."""
+    with pytest.raises(RuntimeError, match="out of memory"):
+        command(capsys, *WORDS)
+    run = work / "result" / "mlm_itm" / "version_0"
+    assert checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
+    assert f"step 4 cannot be saved: {why}" in (run / "log.txt").read_text()
+
+
 def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
     """An optimizer that fails has given some weights their new values, and others not."""
     plain = torch.optim.AdamW.step
@@ -297,11 +306,7 @@ def test_a_step_that_is_torn_is_not_saved(work: Path, monkeypatch, capsys):
         monkeypatch.setattr(torch.optim.AdamW, "step", fail)
 
     interrupting(monkeypatch, "training_step", 5, patched)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        command(capsys, *WORDS)
-    run = work / "result" / "mlm_itm" / "version_0"
-    assert checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
-    assert "step 4 cannot be saved: it ended inside the step after" in (run / "log.txt").read_text()
+    assert_step_4_is_not_saved(work, capsys, "it ended inside the step after")
 
 
 def test_a_step_that_its_device_does_not_finish_is_not_waited_for(work: Path, monkeypatch, capsys):
@@ -314,11 +319,7 @@ def test_a_step_that_its_device_does_not_finish_is_not_waited_for(work: Path, mo
         raise RuntimeError("out of memory")
 
     interrupting(monkeypatch, "training_step", 5, fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        command(capsys, *WORDS)
-    run = work / "result" / "mlm_itm" / "version_0"
-    assert checkpoint.read(run / "checkpoints" / "last.ckpt").training["step"] == 3
-    assert "step 4 cannot be saved: its device has not finished it" in (run / "log.txt").read_text()
+    assert_step_4_is_not_saved(work, capsys, "its device has not finished it")
 
 
 def test_a_run_whose_last_save_fails_has_no_results(work: Path, undisturbed, monkeypatch, capsys):
