@@ -247,8 +247,8 @@ def expanded(key: str, value: Any) -> Any:
 
 
 def require_checkpoint(key: str, path: str | os.PathLike) -> None:
-    """Refuses the path of a checkpoint where there is no file; those beside it are named."""
-    if os.path.isfile(path):
+    """Refuses the path of a checkpoint where there is no file; those beside it are named. load_path may be an exported model."""
+    if os.path.isfile(path) or (key == "load_path" and os.path.isfile(os.path.join(path, "config.json"))):
         return
     folder = Path(path).parent
     beside = sorted(folder.glob("*.ckpt"))[:5] if os.path.isdir(folder) else []

@@ -27,11 +27,8 @@ from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
 from renaissance.data.text import encode
 from renaissance.models.heads import ItmHead, MlmHead
 from renaissance.runs import checkpoint
-from renaissance.settings.resolver import ConfigResolver
-from renaissance.training.assembly import build, build_on_meta
-from renaissance.training.from_checkpoint import naming_checkpoint
+from renaissance.training.assembly import restore
 from renaissance.training.image_inputs import transform_of
-from renaissance.training.resolution import resolve
 
 ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 MOST_BYTES = 4 * MAX_PIXELS  # of an image's file: a whole one that is not compressed
@@ -43,7 +40,7 @@ class Loaded:
     """A model with its tokenizer, the transform of its images and its heads.
 
     Args:
-        path: of a checkpoint that this program wrote.
+        path: of a checkpoint that this program wrote, or of a folder that `export` wrote.
         device: where it computes.
         trust_remote_code: runs the code that an encoder of the checkpoint brought; the checkpoint itself cannot allow it.
 
@@ -63,14 +60,7 @@ class Loaded:
         except (RuntimeError, AssertionError, TypeError) as error:
             raise UserError(f"device={device!r} cannot be used ({first_line(error)}); give cpu, or cuda.") from error
         path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
-        stored = checkpoint.read(path)
-        own = {"trust_remote_code": trust_remote_code, "allow_download": False}  # whatever the checkpoint says
-        with naming_checkpoint(str(path)):
-            resolver = ConfigResolver.from_checkpoint(stored.settings, str(path), **own)
-            resolved = resolve(resolver, stored, reads_data=False)
-        build_on_meta(resolved)
-        built = build(resolved, pretrained=False)
-        checkpoint.load_state_dicts(built.model, built.heads, stored, str(path)).refuse_missing("load_path")
+        resolved, built = restore(checkpoint.read(path), str(path), trust_remote_code=trust_remote_code)
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer
         self.model, self.heads = built.model.to(device).eval(), built.heads.to(device).eval()
         tasks = [self.heads[name] for name in TASKS if name in self.heads]  # in whatever order it was trained

@@ -21,6 +21,7 @@ from renaissance.core.checks import require_checkpoint
 from renaissance.core.errors import UserError, first_line, require, shortened
 
 from .archive import read_archive
+from .exported import is_folder, read_folder
 from .stored import Stored, check_parts
 
 FORMAT = 1
@@ -75,13 +76,15 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     """Reads a checkpoint.
 
     Args:
-        path: the file. setting: the name of the setting that named it, for the sentence.
+        path: the file, or for load_path a folder that `export` wrote. setting: that named it, for the sentence.
 
     Raises:
         UserError: no such file, not a checkpoint of ours, cut short, a bit of it has changed, or it would swell.
     """
     path = Path(path)
     where = f"{setting}={path}"
+    if setting == "load_path" and is_folder(path):
+        return _checked(read_folder(path, where), where)
     require_checkpoint(setting, path)
     try:
         content = read_archive(path, harmless=OTHERS)
@@ -100,6 +103,10 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     version = content.get("format") if isinstance(content, dict) else None
     what = f"has format {version}" if isinstance(version, int) else "is not a checkpoint of this program"
     require(version == FORMAT, f"{where} {what}; this version reads format {FORMAT}.")
+    return _checked(content, where)
+
+
+def _checked(content: Mapping[str, Any], where: str) -> Stored:
     settings = check_parts(content, where)
     parts = {name: content[name] for name in Stored._fields} | {
         name: dict(content[name]) for name in ("model", "heads")

@@ -18,12 +18,14 @@ from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 from renaissance.runs import checkpoint
+from renaissance.runs.stored import Stored
 from renaissance.settings.bounds import bounded_building
+from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks import Context, Task, downstream_task, task_class
 
 from .from_checkpoint import naming_checkpoint, same_benchmark
 from .image_inputs import patch_drop, transform_of
-from .resolution import Resolved
+from .resolution import Resolved, resolve
 
 
 @dataclass
@@ -156,6 +158,26 @@ def _refuse_patch_drop(built: Built, resolved: Resolved) -> None:
         0 < drop.count < drop.patches,
         f"patch_drop={share} of the {drop.patches} patches of an image leaves out none or all of them; give another share.",
     )
+
+
+def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tuple[Resolved, Built]:
+    """The model and all heads of a checkpoint, without a run; nothing is downloaded.
+
+    Args:
+        path: of the checkpoint, for sentences.
+        trust_remote_code: runs the code that an encoder brought; the checkpoint itself cannot allow it.
+
+    Raises:
+        UserError: it holds no whole model.
+    """
+    own = {"trust_remote_code": trust_remote_code, "allow_download": False}
+    with naming_checkpoint(path):
+        resolver = ConfigResolver.from_checkpoint(stored.settings, path, **own)
+        resolved = resolve(resolver, stored, reads_data=False)
+    build_on_meta(resolved)
+    built = build(resolved, pretrained=False)
+    checkpoint.load_state_dicts(built.model, built.heads, stored, path).refuse_missing("load_path")
+    return resolved, built
 
 
 def load_weights(built: Built, resolved: Resolved) -> None:

@@ -18,10 +18,11 @@ tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 """
 
 from .blocks import Blocks, FamilyPatchEmbeddings, FamilyTextEmbeddings, build_blocks
-from .build import checkpoint_layers
+from .build import checkpoint_layers, final_norm
 from .dimensions import config_from_dict, encoder_dimensions, override_dimensions
 from .facts import facts_of
-from .families import check_modality, family_of
+from .families import check_modality, class_of, family_of
+from .family import Family
 from .hub import is_family, read_config
 from .image_processor import read_image_processor
 from .patches import keep_patches

@@ -91,11 +91,11 @@ class FamilyTextEmbeddings(nn.Module):
     def __init__(self, front: list[nn.Module], takes_types: bool):
         super().__init__()
         self.front = nn.ModuleList(front)
-        self._takes_types = takes_types and "token_type_ids" in inspect.signature(front[0].forward).parameters
+        self.takes_types = takes_types and "token_type_ids" in inspect.signature(front[0].forward).parameters
 
     def forward(self, text: TextInput) -> Tensor:
         """Embeds texts (B, L). Returns (B, L, D)."""
-        types = {"token_type_ids": text.token_type_ids} if self._takes_types else {}
+        types = {"token_type_ids": text.token_type_ids} if self.takes_types else {}
         hidden = self.front[0](input_ids=text.input_ids, **types)
         for module in self.front[1:]:
             hidden = module(hidden)

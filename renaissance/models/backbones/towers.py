@@ -36,13 +36,13 @@ class Tower(nn.Module):
 
 
 class TextTower(Tower):
-    """A text encoder."""
+    """A text encoder. Attribute: takes_types, whether it distinguishes the two sentences of a pair."""
 
     def __init__(self, encoder: BuiltEncoder):
         super().__init__(encoder)
         takes = inspect.signature(self.model.forward).parameters
         # One row of token types distinguishes nothing.
-        self._takes_types = "token_type_ids" in takes and getattr(self.config, "type_vocab_size", 0) > 1
+        self.takes_types = "token_type_ids" in takes and getattr(self.config, "type_vocab_size", 0) > 1
         self._layer_mask = encoder.family.layer_mask and self.model.config._attn_implementation != NAME
 
     def forward(self, text: TextInput) -> Tokens:
@@ -52,7 +52,7 @@ class TextTower(Tower):
             dtype = next(self.model.parameters()).dtype
             mask = layer_mask(mask, self.model.config, dtype).expand(-1, -1, mask.shape[1], -1)
         inputs = {"input_ids": text.input_ids, "attention_mask": mask}
-        if self._takes_types:
+        if self.takes_types:
             inputs["token_type_ids"] = text.token_type_ids
         return Tokens(self.model(**inputs).last_hidden_state, text.attention_mask.bool())
 
@@ -62,11 +62,12 @@ class VisionTower(Tower):
 
     Attributes:
         needs_all_patches: why no patch can be left out; "" where the embeddings add all that says where a patch lies.
+        norm_path: of the norm that is applied to all tokens in addition; None for none.
     """
 
     def __init__(self, encoder: BuiltEncoder):
         super().__init__(encoder)
-        self._norm = final_norm(encoder.family) if facts_of(encoder.config).final_norm else None
+        self.norm_path = final_norm(encoder.family) if facts_of(encoder.config).final_norm else None
         self._patch_size = encoder_dimensions(encoder.config)["patch_size"]
         self._kept: tuple[Tensor, int] | None = None  # of the images that the model is at
         self.needs_all_patches = needs_all_patches(self.model, encoder.family, self._patch_size)
@@ -85,8 +86,8 @@ class VisionTower(Tower):
             self._kept = kept, (pixels.shape[2] // self._patch_size) * (pixels.shape[3] // self._patch_size)
         hidden = self.model(pixel_values=pixels).last_hidden_state
         self._kept = None
-        if self._norm is not None:  # transformers applies it to the pooled token alone
-            hidden = self.model.get_submodule(self._norm)(hidden)
+        if self.norm_path is not None:  # transformers applies it to the pooled token alone
+            hidden = self.model.get_submodule(self.norm_path)(hidden)
         if hidden.ndim == 4:
             hidden = hidden.flatten(2).transpose(1, 2)
         return Tokens(hidden, None)

@@ -1,0 +1,40 @@
+"""`python run.py export with load_path=best.ckpt output=my_model`: a checkpoint as a folder that other programs read."""
+
+import os
+from pathlib import Path
+
+from renaissance.core.checks import choice, path, plugin_names, require_checkpoint
+from renaissance.core.console import say
+from renaissance.core.errors import require
+from renaissance.core.launch import lasting_imports
+
+FORMATS = ("transformers", "safetensors")
+
+
+# fmt: off
+class Export:
+    """What goes out, and where"""
+
+    load_path: path("the path of a checkpoint") = None  # checkpoint of the model
+    plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
+    output: path("the path of a new folder") = None  # folder that is written
+    format: choice(*FORMATS) = "transformers"  # transformers: AutoModel and AutoProcessor load it; safetensors: tensors without code
+# fmt: on
+
+
+def main(load_path: str | None, output: str | None, format: str) -> None:
+    """Writes the folder.
+
+    Raises:
+        UserError: a setting is missing, the folder is there, or the format cannot hold the model.
+    """
+    require(load_path is not None, "load_path=None: give the path of a checkpoint with load_path=.")
+    require(output is not None, "output=None: give the name of the new folder with output=.")
+    require_checkpoint("load_path", load_path)
+    folder = Path(output)
+    empty = not os.path.lexists(folder) or (folder.is_dir() and not os.listdir(folder))
+    require(empty, f"output={output} is there already and not empty; give another name, or remove it.")
+    with lasting_imports():
+        from renaissance.exchange.exporter import export  # here, because it imports torch
+
+    say("\n".join([*export(load_path, folder, format), f"written: {output}"]))

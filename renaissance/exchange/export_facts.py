@@ -1,0 +1,190 @@
+"""What an exported model's configuration says: which parts of transformers' models its towers are, and what its heads read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import transformers
+from torch import nn
+
+from renaissance.core.errors import UserError, require
+from renaissance.data.transforms import CenterCrop, KeepAspect
+from renaissance.models import backbones
+from renaissance.models.embeddings import PatchEmbeddings, TextEmbeddings
+from renaissance.models.one_tower import OneTower
+from renaissance.models.two_tower import TwoTower
+from renaissance.runs.exported import OURS
+from renaissance.runs.stored import Stored
+from renaissance.settings.keys import marked
+from renaissance.tasks.itc import SIZE
+from renaissance.training.assembly import Built
+from renaissance.training.image_inputs import transform_of
+from renaissance.training.resolution import Resolved
+
+FILE = "modeling_renaissance"
+_OWN_FUSIONS = ("shared", "separate", "merged")
+# Class of an exported model, and transformers' class that finds it, by task.
+_CLASSES = {
+    "mlm": ("AutoModelForMaskedLM", "RenaissanceForMaskedLM"),
+    "vqa": ("AutoModelForVisualQuestionAnswering", "RenaissanceForVisualQuestionAnswering"),
+    **dict.fromkeys(("nlvr2", "snli", "glue"), ("AutoModelForSequenceClassification", "RenaissanceForSequenceClassification")),
+    "images": ("AutoModelForImageClassification", "RenaissanceForImageClassification"),
+    "itm": ("", "RenaissanceForImageTextRetrieval"),
+    "irtr": ("", "RenaissanceForImageTextRetrieval"),
+    "ref": ("", "RenaissanceForReferringExpression"),
+}  # fmt: skip
+
+
+def hub_config(stored: Stored, resolved: Resolved, built: Built) -> dict[str, Any]:
+    """The config.json of a model.
+
+    Raises:
+        UserError: one file of code cannot hold the model.
+    """
+    model, settings = built.model, resolved.settings
+    heads = {task: facts for task, head in built.heads.items() if (facts := _head(task, head)) is not None}
+    two = isinstance(model, TwoTower)
+    labels = {str(number): name for each in resolved.labels.values() for number, name in enumerate(each)}
+    auto = {"AutoConfig": "RenaissanceConfig", "AutoModel": "RenaissanceModel"}
+    auto |= {_CLASSES[task][0]: _CLASSES[task][1] for task in heads if task in _CLASSES and _CLASSES[task][0]}
+    named = {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}} if labels else {}
+    return {
+        "model_type": "renaissance",
+        "architectures": ["RenaissanceModel", *dict.fromkeys(_CLASSES[task][1] for task in heads if task in _CLASSES)][-1:],
+        "auto_map": {name: f"{FILE}.{each}" for name, each in auto.items()},
+        "model_kind": "two-tower" if two else "one-tower",
+        "hidden_size": model.width,
+        "vocab_size": settings.model.vocab_size,
+        "pooling": [model.unimodal_pooling["text"], model.unimodal_pooling["image"]],
+        "pools_image": model.image_pooler is not None,
+        "towers": _towers(model, stored) if two else {"blocks": _blocks(model, stored)},
+        "fusion": _fusion(resolved) if two else None,
+        "embeddings": None if two else _own_embeddings(model),
+        "contrast_size": SIZE if "itc" in built.heads else None,
+        "heads": heads,
+        **named,
+        "dtype": "float32",
+        "transformers_version": transformers.__version__,
+        OURS: own_part(stored),
+    }  # fmt: skip
+
+
+def own_part(stored: Stored) -> dict[str, Any]:
+    """What a checkpoint holds besides towers and tensors; `runs.exported` reads it."""
+    command_only = marked("command_only")
+    return {
+        "settings": {key: value for key, value in stored.settings.items() if key not in command_only},
+        "image": stored.image,
+        "labels": stored.labels,
+        "step": stored.training["step"],
+        "tasks": sorted({name.partition(".")[0] for name in stored.heads}),
+        "tokenizer": sorted(stored.tokenizer),
+    }
+
+
+def processor_configs(stored: Stored, resolved: Resolved) -> dict[str, dict[str, Any]]:
+    """The files of the processor by name.
+
+    Raises:
+        UserError: images are transformed in a way that the file of code does not know, or were hidden.
+    """
+    settings = resolved.settings
+    transform = transform_of(settings, "val")
+    key = settings.data.val_transform_keys[0]
+    known = type(transform) in (CenterCrop, KeepAspect)
+    require(known, f"val_transform_keys={key} is of a plugin, which an exported folder cannot hold.")
+    hidden = "this model learned with blind=True, from texts alone: an exported processor would show it images."
+    require(not settings.objectives.blind, hidden)
+    image = {
+        "image_processor_type": "RenaissanceImageProcessor",
+        "size": transform.image_size,
+        "keep_aspect": transform.keeps_aspect,
+        "patch_size": transform.patch_size,
+        "image_mean": stored.image["mean"],
+        "image_std": stored.image["std"],
+        "channels": stored.image.get("channels"),
+        "auto_map": {"AutoImageProcessor": f"{FILE}.RenaissanceImageProcessor"},
+    }
+    processor = {
+        "processor_class": "RenaissanceProcessor",
+        "max_text_len": settings.model.max_text_len,
+        "auto_map": {"AutoProcessor": f"{FILE}.RenaissanceProcessor"},
+    }
+    return {"preprocessor_config.json": image, "processor_config.json": processor}
+
+
+def _tower(config: Any, values: dict[str, Any]) -> tuple[backbones.Family, dict[str, Any]]:
+    """The row of a tower's family, and the facts that all towers have."""
+    family, facts = backbones.family_of(config), backbones.facts_of(config)
+    name = family.model if isinstance(family.model, str) else family.model.__name__
+    own = getattr(transformers, name, None)
+    require(
+        own is not None and own is backbones.class_of(family),
+        f"the {config.model_type} model brings code of its own, which one self-contained file cannot hold; export with "
+        "format=safetensors.",
+    )
+    kept = backbones.final_norm(family) if facts.final_norm else None
+    drop = [path for path in family.drop if path != kept]
+    return family, {"class": name, "part": family.part, "drop": drop, "config": values}
+
+
+def _towers(model: TwoTower, stored: Stored) -> dict[str, Any]:
+    towers = {}
+    for side, tower in (("text", model.text_tower), ("image", model.image_tower)):
+        _, facts = _tower(tower.config, stored.towers[f"{side}_encoder"])
+        towers[side] = facts | {"width": tower.hidden_size}
+    towers["text"]["token_types"] = model.text_tower.takes_types
+    towers["image"]["norm"] = model.image_tower.norm_path
+    return towers
+
+
+def _blocks(model: OneTower, stored: Stored) -> dict[str, Any]:
+    own = getattr(model, model.pretrained[1])
+    family, facts = _tower(model.blocks.config, stored.towers["encoder"])
+    stack = family.one_tower
+    facts |= {"layers": stack.layers, "front": [*stack.front], "reads": family.modality}
+    facts["norm"] = None if isinstance(model.blocks.norm, nn.Identity) else stack.norm
+    facts["drop"] = [path for path in facts["drop"] if path != facts["norm"]]
+    if isinstance(own, backbones.FamilyTextEmbeddings):
+        return facts | {"token_types": own.takes_types}
+    bilinear = backbones.facts_of(model.blocks.config).bilinear_positions
+    return facts | {"patch_size": own.patch_size, "image_size": own.image_size, "bilinear_positions": bilinear}
+
+
+def _own_embeddings(model: OneTower) -> dict[str, Any]:
+    text, image = model.text_embeddings, model.image_embeddings
+    if isinstance(text, TextEmbeddings):
+        sizes = {"vocab_size": text.word.num_embeddings, "max_text_len": text.position.num_embeddings}
+        return sizes | {"drop_rate": text.dropout.p}
+    own: PatchEmbeddings = image
+    norm = not isinstance(own.norm, nn.Identity)
+    side = own.position.shape[-1] * own.patch_size
+    return {"image_size": side, "patch_size": own.patch_size, "drop_rate": own.dropout.p, "norm": norm}
+
+
+def _fusion(resolved: Resolved) -> dict[str, Any]:
+    fusion = resolved.settings.model.fusion
+    own = ", ".join(_OWN_FUSIONS)
+    require(
+        fusion.kind in _OWN_FUSIONS,
+        f"fusion={fusion.kind} is of a plugin; an exported file knows {own}: export with format=safetensors.",
+    )
+    names = ("kind", "num_layers", "num_heads", "mlp_ratio", "drop_rate")
+    return {name: getattr(fusion, name) for name in names}
+
+
+def _head(task: str, head: nn.Module) -> dict[str, Any] | None:
+    """What a head reads; None of a task that the file of code does not know."""
+    if task == "itc":
+        return {}
+    if task not in _CLASSES:
+        return None
+    last = head.classifier if task in ("glue", "images") else head.head
+    layers = [each for each in last.modules() if isinstance(each, nn.Linear)]
+    facts = {"size": layers[0].in_features, "classes": layers[-1].out_features, "deep": len(layers) > 1, "reads": "fused"}
+    if task == "glue":
+        return facts | {"reads": "text" if head.pooler is not None else "fused", "drop_rate": head.dropout.p}
+    if task == "images":
+        return facts | {"reads": "image" if head.image_only else "fused"}
+    return facts | {"drop_rate": 0.0}

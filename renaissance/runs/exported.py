@@ -1,0 +1,103 @@
+"""Reads a folder that `export` wrote as what a checkpoint holds; the code in it is never run.
+
+    model.safetensors   tensors by the names that the exported classes have
+    config.json         configurations of the towers; under "renaissance" what else a checkpoint holds
+    tokenizer files     as a checkpoint has them
+
+transformers keeps "renaissance" when it saves such a model again, so what was finetuned elsewhere comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import expect, parse_json, read_bytes
+
+from .stored import TrainingState
+
+CONFIG, WEIGHTS, OURS, MODEL = "config.json", "model.safetensors", "renaissance", "renaissance."
+_CLASSIFIER = {"head.": "classifier."}
+# Names in the heads of a task -> in an exported model; those of other tasks come behind "heads.".
+_HEADS: dict[str, dict[str, str]] = {
+    **{task: {"head.": f"{task}_head."} for task in ("mlm", "itm", "irtr")},
+    "itc": {"": f"{MODEL}itc."},
+    **dict.fromkeys(("vqa", "nlvr2", "snli", "ref"), _CLASSIFIER),
+    "glue": {"classifier.": "classifier.", "pooler.": "pooler."},
+    "images": {"classifier.": "classifier."},
+}
+
+
+def exported_names(model: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model and of its heads by the names that the exported classes have."""
+    named = {MODEL + name: tensor for name, tensor in model.items()}
+    for name, tensor in heads.items():
+        task, _, rest = name.partition(".")
+        table = _HEADS.get(task, {})
+        start = next((each for each in table if rest.startswith(each)), None)
+        named[f"heads.{name}" if start is None else table[start] + rest.removeprefix(start)] = tensor
+    return named
+
+
+def own_names(state: Mapping[str, Tensor], tasks: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inverse of `exported_names`. tasks: that the file has heads of. Other tensors are left out."""
+    starts = {theirs: f"{task}.{own}" for task in tasks for own, theirs in _HEADS.get(task, {}).items()}
+    starts["heads."] = ""
+    model, heads = {}, {}
+    for name, tensor in state.items():
+        start = next((each for each in starts if name.startswith(each)), None)
+        if start is not None:
+            heads[starts[start] + name.removeprefix(start)] = tensor
+        elif name.startswith(MODEL):
+            model[name.removeprefix(MODEL)] = tensor
+    return model, heads
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder with a model's configuration."""
+    return (path / CONFIG).is_file()
+
+
+def read_folder(folder: Path, where: str) -> dict[str, Any]:
+    """The parts of a checkpoint, by name, not yet checked.
+
+    Args:
+        folder: that `export` wrote. where: "load_path=..." for the sentence.
+
+    Raises:
+        UserError: it is a model of another program, or not whole.
+    """
+    config = parse_json(read_bytes(folder / CONFIG, f"{where}: {CONFIG}"), dict[str, Any], f"{where}: {CONFIG}")
+    ours = config.get(OURS)
+    require(
+        isinstance(ours, dict),
+        f"{where} is a folder that `export` did not write; a model of ViLT comes in by `python run.py import`, an encoder "
+        "is given as image_encoder=, text_encoder= or encoder=.",
+    )
+    what = f"{where}: {OURS} in {CONFIG}"
+    parts = {name: expect(ours.get(name), dict[str, Any], f"{what}: {name}") for name in ("settings", "image", "labels")}
+    tasks = expect(ours.get("tasks"), list[str], f"{what}: tasks")
+    files = expect(ours.get("tokenizer"), list[str], f"{what}: tokenizer")
+    wrong = [name for name in files if Path(name).name != name]
+    require(not wrong, f"{what} names files that do not lie beside it.")
+    there = [folder / name for name in files if (folder / name).is_file()]
+    require(there, f"{where} has none of its tokenizer's files ({', '.join(files)}).")
+    try:
+        tokenizer = {each.name: read_bytes(each, f"{where}: {each.name}").decode() for each in there}
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} is not whole: {first_line(error)}") from error
+    model, heads = own_names({name: tensor.float() for name, tensor in state.items()}, tasks)
+    towers = expect(config.get("towers"), dict[str, dict[str, Any]], f"{where}: towers in {CONFIG}")
+    keys = {"text": "text_encoder", "image": "image_encoder", "blocks": "encoder"}
+    configs = {keys.get(name, name): facts.get("config") for name, facts in towers.items()}
+    training = TrainingState(step=expect(ours.get("step", 0), int, f"{what}: step"))
+    return parts | {
+        "towers": configs, "tokenizer": tokenizer, "model": model, "heads": heads, "training": training._asdict()
+    }  # fmt: skip
