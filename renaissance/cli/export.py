@@ -8,7 +8,7 @@ from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
 
-FORMATS = ("transformers", "safetensors")
+FORMATS = ("transformers", "dual_encoder", "vilt", "sentence_transformers", "safetensors")
 
 
 # fmt: off
@@ -18,7 +18,7 @@ class Export:
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
     output: path("the path of a new folder") = None  # folder that is written
-    format: choice(*FORMATS) = "transformers"  # transformers: AutoModel and AutoProcessor load it; safetensors: tensors without code
+    format: choice(*FORMATS) = "transformers"  # CONFIGURING_MODELS.md says what each can hold
 # fmt: on
 
 

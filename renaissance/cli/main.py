@@ -42,7 +42,9 @@ sacred.SETTINGS.DISCOVER_SOURCES = "none"
 sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
-SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict", "export")}
+SUBCOMMANDS = {
+    name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict", "export")
+}
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
 WORDS = "[<preset> ...] [<file>.yaml ...] [key=value ...]"

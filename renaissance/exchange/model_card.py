@@ -1,1 +1,128 @@
-def card(*a): return "x"
+"""The README.md of an exported folder: a model card out of what the run has written, and what it does not know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from renaissance.core.errors import UserError, printable
+from renaissance.evaluation.runs import FinishedRun, read_run
+from renaissance.runs.checkpoint_folder import BEST
+from renaissance.runs.report import RunFolder
+from renaissance.runs.stored import Stored
+from renaissance.settings.declared import defaults
+from renaissance.settings.keys import TOWERS, marked
+
+from .formats.source import Source
+
+_UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
+
+
+def card(source: Source, name: str) -> str:
+    """The text of the card. name: of the folder."""
+    run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
+    towers = {key: stored.settings[key] for key in TOWERS[stored.settings["model_type"]]}
+    licences = ", ".join([*map(str, towers.values()), *stored.settings["datasets"]])
+    sections = [
+        f"# {name}",
+        f"A {stored.settings['model_type']} vision-language encoder of {_named(towers)}, step {stored.training['step']:,} of "
+        "its training by Renaissance.",
+        "## Loading it",
+        source.loading,
+        "## Scores",
+        _scores(run, source.path),
+        "## Training",
+        _training(run, stored),
+        "## Licence and intended use",
+        f"To be filled in. It was made of {printable(licences)}, whose licences apply to it. What it is meant for, and what it "
+        "should not be used for: to be filled in.",
+    ]
+    tags = "library_name: transformers\nlicense: other  # fill in\ntags:\n- vision-language\n- renaissance"
+    return f"---\n{tags}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _read(folder: RunFolder | None) -> FinishedRun | None:
+    try:
+        return folder and read_run(folder.path, "load_path")
+    except UserError:  # a damaged file of the run is no reason to export nothing
+        return None
+
+
+def _named(towers: Mapping[str, Any]) -> str:
+    return " and ".join(f"`{printable(str(name))}` ({key})" for key, name in towers.items())
+
+
+def _scores(run: FinishedRun | None, source: str) -> str:
+    if run is None:
+        return f"{_UNKNOWN} Nothing that was measured is known."
+    best = run.path / "checkpoints" / BEST
+    if run.results is None or not best.exists() or not os.path.samefile(best, source):
+        return "Not measured: the run evaluates its best checkpoint, and this is another one, or the run has not ended."
+    rows = [
+        (split, task, metric, value)
+        for split, tasks in run.results.items()
+        for task, metrics in tasks.items()
+        for metric, value in metrics.items()
+        if "_as_" not in metric
+    ]
+    lines = ["| split | task | metric | score | 95 % interval | baseline | examples |", "| " + "--- | " * 7]
+    for split, task, metric, value in rows:
+        detail = run.details.get(split, {}).get(task, {}).get(metric, {})
+        baseline = ", ".join(f"{name} {score:.4f}" for name, score in (detail.get("baseline") or {}).items())
+        cells = (split, task, metric, _number(value), _interval(detail), baseline, detail.get("examples") or "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    measured = {task for _, task, _, _ in rows}
+    limit = run.settings.get("eval_limit")
+    notes = [f"\n{_blind(run, rows)}", "Not measured: any other benchmark, data of other kinds, and bias."]
+    notes += [f"Only the first {limit} examples of a split were evaluated."] if limit else []
+    notes += ["No split with labels was evaluated."] if not measured else []
+    return "\n".join([*lines, *notes])
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"
+
+
+def _interval(detail: Mapping[str, Any]) -> str:
+    bounds = detail.get("interval")
+    return "" if not bounds else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def _blind(run: FinishedRun, rows: list[Any]) -> str:
+    """What the same model reaches that saw no images."""
+    if not (path := run.settings.get("blind_run")):
+        return "No blind baseline (the same model without images) was named with `blind_run`."
+    try:
+        blind = read_run(Path(path) if Path(path).is_dir() else Path(path).parent, "blind_run")
+    except UserError:
+        return f"The blind baseline {printable(path)} cannot be read any more."
+    both = [
+        (split, task, metric, blind.results and blind.value(task, split, metric)) for split, task, metric, _ in rows
+    ]
+    found = [f"{split} {metric} {value:.4f}" for split, task, metric, value in both if value is not None]
+    return f"The same model without images: {', '.join(found) or 'nothing in common'}."
+
+
+def _training(run: FinishedRun | None, stored: Stored) -> str:
+    hidden, plain = marked("command_only") | {"data_root"}, defaults()
+    changed = {
+        key: value
+        for key, value in stored.settings.items()
+        if key not in hidden and value not in (None, plain.get(key))
+    }
+    rows = [f"| `{key}` | `{printable(str(value))}` |" for key, value in changed.items()]
+    settings = "\n".join(["Settings that differ from the defaults:\n", "| setting | value |", "| --- | --- |", *rows])
+    if run is None:
+        return f"{_UNKNOWN}\n\n{settings}"
+    versions = run.record.get("versions") or {}
+    command = f"```\n{printable(str(versions.get('command', 'not known')))}\n```"
+    packages = ", ".join(f"{name} {each}" for name, each in versions.items() if name not in ("command", "platform"))
+    files = [
+        f"| {split} | {printable(file)} | {printable(', '.join(f'{key} {value}' for key, value in prints.items()))} |"
+        for split, files in run.data.items()
+        for file, prints in files.items()
+    ]
+    data = "\n".join(["| split | file | known by |", "| --- | --- | --- |", *files])
+    return "\n\n".join([command, f"With {packages}.", data, settings])

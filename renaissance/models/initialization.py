@@ -22,7 +22,8 @@ def initialize(module: nn.Module, initializer_range: float | None = None) -> Non
         initializer_range: one standard deviation for all; None = 1/sqrt(fan-in) for layers (less for RESIDUAL_WRITERS),
             1/sqrt(width) for embeddings, and PATCH_POSITION_SCALE for learned positions of patches.
     """
-    writers = [name for name, _ in module.named_modules() if name.endswith(RESIDUAL_WRITERS)]
+    layers = {name: each for name, each in module.named_modules() if isinstance(each, _LAYERS)}
+    writers = [name for name in layers if name.removesuffix(".convolution").endswith(RESIDUAL_WRITERS)]
     for name, each in module.named_modules():
         _initialize_layer(each, initializer_range)
         if initializer_range is None:
@@ -42,13 +43,14 @@ RESIDUAL_WRITERS = (".output.dense", ".o_proj", ".out_proj", ".mlp.fc2", ".attn.
 # image-text matching stays at chance for long.
 SMALL_EMBEDDINGS = ("position", "token_type", "segment")
 SMALL_SCALE = 0.25
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 # Parameters that hold learned positions of patches, and [CLS] tokens, by the names that vision transformers give them.
 PATCH_POSITION_SCALE = 2.0
 PATCH_POSITIONS = ("position", "cls_position", "position_embeddings", "cls_token")
 
 
 def _initialize_layer(layer: nn.Module, initializer_range: float | None) -> None:
-    if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+    if isinstance(layer, _LAYERS):
         fan_in = layer.weight[0].numel()
         nn.init.normal_(layer.weight, std=initializer_range or 1 / math.sqrt(fan_in))
         if layer.bias is not None:

@@ -23,6 +23,7 @@ from renaissance.core.untrusted import expect, parse_json, read_bytes
 from .stored import TrainingState
 
 CONFIG, WEIGHTS, OURS, MODEL = "config.json", "model.safetensors", "renaissance", "renaissance."
+TOWER_KEYS = {"text": "text_encoder", "image": "image_encoder", "blocks": "encoder"}  # our names of towers there
 _CLASSIFIER = {"head.": "classifier."}
 # Names in the heads of a task -> in an exported model; those of other tasks come behind "heads.".
 _HEADS: dict[str, dict[str, str]] = {
@@ -81,7 +82,9 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
         "is given as image_encoder=, text_encoder= or encoder=.",
     )
     what = f"{where}: {OURS} in {CONFIG}"
-    parts = {name: expect(ours.get(name), dict[str, Any], f"{what}: {name}") for name in ("settings", "image", "labels")}
+    parts = {
+        name: expect(ours.get(name), dict[str, Any], f"{what}: {name}") for name in ("settings", "image", "labels")
+    }
     tasks = expect(ours.get("tasks"), list[str], f"{what}: tasks")
     files = expect(ours.get("tokenizer"), list[str], f"{what}: tokenizer")
     wrong = [name for name in files if Path(name).name != name]
@@ -95,8 +98,7 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not whole: {first_line(error)}") from error
     model, heads = own_names({name: tensor.float() for name, tensor in state.items()}, tasks)
     towers = expect(config.get("towers"), dict[str, dict[str, Any]], f"{where}: towers in {CONFIG}")
-    keys = {"text": "text_encoder", "image": "image_encoder", "blocks": "encoder"}
-    configs = {keys.get(name, name): facts.get("config") for name, facts in towers.items()}
+    configs = {TOWER_KEYS.get(name, name): facts.get("config") for name, facts in towers.items()}
     training = TrainingState(step=expect(ours.get("step", 0), int, f"{what}: step"))
     return parts | {
         "towers": configs, "tokenizer": tokenizer, "model": model, "heads": heads, "training": training._asdict()

@@ -39,7 +39,10 @@ def write_checkpoint(
         given[key] = str(folder)
     tokenizer().save_pretrained(path / "tokenizer")
     random = {"encoder": "random_init_encoder", "image_encoder": "random_init_vision_encoder"}
-    given |= {"tokenizer": str(path / "tokenizer"), **{random.get(key, "random_init_text_encoder"): True for key in towers}}
+    given |= {
+        "tokenizer": str(path / "tokenizer"),
+        **{random.get(key, "random_init_text_encoder"): True for key in towers},
+    }
     given |= {"model_type": "one-tower"} if "encoder" in towers else FUSION
     given |= {"loss_names": defaults()["loss_names"] | dict.fromkeys(tasks, 1)} | settings
     resolved = resolve(resolver(**given), reads_data=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from models.families import FAMILIES, IMAGE, INSTALLED, TEXT, can_be_one_tower
 from renaissance.cli.main import main
 from renaissance.core.types import Batch, ImageInput, ItmTargets, TextInput
 from renaissance.data.collate import stack_images
-from renaissance.exchange.one_file import code
+from renaissance.exchange.formats.one_file import code
 from renaissance.inference.loaded import Loaded
 from renaissance.runs.checkpoint import read
 from renaissance.tasks.base import Encodings
@@ -267,7 +266,9 @@ def test_transformers_trains_it_and_what_it_saves_comes_back(tmp_path):
     items = [{name: batch[name][row] for name in batch} | {"labels": row} for row in (0, 1)] * 6
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     options = {"max_steps": 3, "per_device_train_batch_size": 4, "report_to": [], "use_cpu": True, "disable_tqdm": True}
-    arguments = transformers.TrainingArguments(str(tmp_path / "trainer"), learning_rate=1e-2, save_strategy="no", **options)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "trainer"), learning_rate=1e-2, save_strategy="no", **options
+    )
     trainer = transformers.Trainer(model, arguments, train_dataset=items)
     assert trainer.train().global_step == 3
     after = model.state_dict()
@@ -277,4 +278,6 @@ def test_transformers_trains_it_and_what_it_saves_comes_back(tmp_path):
     assert equal_state(dict(again.state_dict()), dict(after))
     stored = read(tmp_path / "saved")
     assert torch.equal(stored.heads["snli.head.3.weight"], after["classifier.3.weight"])
-    assert torch.equal(stored.model["fusion.layers.0.cross.qkv.weight"], after["renaissance.fusion.layers.0.cross.qkv.weight"])
+    assert torch.equal(
+        stored.model["fusion.layers.0.cross.qkv.weight"], after["renaissance.fusion.layers.0.cross.qkv.weight"]
+    )

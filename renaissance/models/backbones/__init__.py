@@ -23,7 +23,7 @@ from .dimensions import config_from_dict, encoder_dimensions, override_dimension
 from .facts import facts_of
 from .families import check_modality, class_of, family_of
 from .family import Family
-from .hub import is_family, read_config
+from .hub import is_family, quiet, read_config
 from .image_processor import read_image_processor
 from .patches import keep_patches
 from .resize import resize_grid, resize_position

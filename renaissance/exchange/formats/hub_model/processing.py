@@ -109,7 +109,9 @@ class RenaissanceProcessor(ProcessorMixin):
         max_text_len: longer texts are cut at this many tokens.
     """
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, max_text_len: int | None = None, **kwargs: Any):
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, max_text_len: int | None = None, **kwargs: Any
+    ):
         super().__init__(image_processor, tokenizer)
         self.max_text_len = max_text_len
 

@@ -21,7 +21,11 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     base_model_prefix = "renaissance"
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _keys_to_ignore_on_load_unexpected = [r"^(mlm|itm|irtr)_head\.", r"^classifier\.", r"^pooler\."]  # other classes' heads
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(mlm|itm|irtr)_head\.",
+        r"^classifier\.",
+        r"^pooler\.",
+    ]  # other classes' heads
 
     def _init_weights(self, module: nn.Module) -> None:
         getattr(module, "initialize_buffers", super()._init_weights)(module)
@@ -143,7 +147,11 @@ class RenaissanceModel(RenaissancePreTrainedModel):
         return BaseModelOutputWithPooling(hidden, vector if self.itc is None else getattr(self.itc, side)(vector))
 
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Texts alone: pooler_output (B,256) in the common space of contrastive learning, not normalised; without it (B,D)."""
         return self._features(self.embed_text(input_ids, attention_mask, token_type_ids), "text")

@@ -1,28 +1,38 @@
-"""What an exported model's configuration says: which parts of transformers' models its towers are, and what its heads read."""
+"""format=transformers: a folder with one file of code, and a configuration that says what its towers and heads are."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 from typing import Any
 
 import transformers
 from torch import nn
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import require
 from renaissance.data.transforms import CenterCrop, KeepAspect
 from renaissance.models import backbones
 from renaissance.models.embeddings import PatchEmbeddings, TextEmbeddings
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
-from renaissance.runs.exported import OURS
+from renaissance.runs.exported import CONFIG, OURS, WEIGHTS, exported_names
 from renaissance.runs.stored import Stored
 from renaissance.settings.keys import marked
 from renaissance.tasks.itc import SIZE
-from renaissance.training.assembly import Built
 from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import Resolved
 
+from .one_file import code
+from .source import Source, save_tensors, write_json
+
 FILE = "modeling_renaissance"
+_LOADING = """```python
+from PIL import Image
+from transformers import {names}
+
+model = {last}.from_pretrained("{folder}", trust_remote_code=True)  # runs modeling_renaissance.py of this folder
+processor = AutoProcessor.from_pretrained("{folder}", trust_remote_code=True)
+output = model(**processor(images=Image.open("picture.jpg"), text="a red cube"))
+```"""
 _OWN_FUSIONS = ("shared", "separate", "merged")
 # Class of an exported model, and transformers' class that finds it, by task.
 _CLASSES = {
@@ -36,14 +46,35 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def hub_config(stored: Stored, resolved: Resolved, built: Built) -> dict[str, Any]:
+def write(source: Source, folder: Path) -> list[str]:
+    """Writes the files into a folder; returns what to tell.
+
+    Raises:
+        UserError: one file of code cannot hold the model.
+    """
+    config = hub_config(source)
+    for name, content in processor_configs(source.stored, source.resolved).items():
+        write_json(folder / name, content)
+    (folder / f"{FILE}.py").write_text(code(), encoding="utf-8")
+    write_json(folder / CONFIG, config)
+    save_tensors(exported_names(source.stored.model, source.stored.heads), folder / WEIGHTS)
+    source.write_tokenizer(folder)
+    source.classes = [name for name in config["auto_map"] if name != "AutoConfig"]
+    names = ", ".join([*source.classes, "AutoProcessor"])
+    source.loading = _LOADING.format(names=names, last=source.classes[-1], folder=folder.name)
+    left = sorted(set(source.heads) - set(config["heads"]))
+    notes = [f"the head of {task} has no class in {FILE}.py; load_path={folder.name} still reads it" for task in left]
+    return [f"classes: {', '.join(source.classes)}", *notes]
+
+
+def hub_config(source: Source) -> dict[str, Any]:
     """The config.json of a model.
 
     Raises:
         UserError: one file of code cannot hold the model.
     """
-    model, settings = built.model, resolved.settings
-    heads = {task: facts for task, head in built.heads.items() if (facts := _head(task, head)) is not None}
+    stored, resolved, model, settings = source.stored, source.resolved, source.model, source.resolved.settings
+    heads = {task: facts for task, head in source.heads.items() if (facts := _head(task, head)) is not None}
     two = isinstance(model, TwoTower)
     labels = {str(number): name for each in resolved.labels.values() for number, name in enumerate(each)}
     auto = {"AutoConfig": "RenaissanceConfig", "AutoModel": "RenaissanceModel"}
@@ -61,7 +92,7 @@ def hub_config(stored: Stored, resolved: Resolved, built: Built) -> dict[str, An
         "towers": _towers(model, stored) if two else {"blocks": _blocks(model, stored)},
         "fusion": _fusion(resolved) if two else None,
         "embeddings": None if two else _own_embeddings(model),
-        "contrast_size": SIZE if "itc" in built.heads else None,
+        "contrast_size": SIZE if "itc" in source.heads else None,
         "heads": heads,
         **named,
         "dtype": "float32",
@@ -72,9 +103,9 @@ def hub_config(stored: Stored, resolved: Resolved, built: Built) -> dict[str, An
 
 def own_part(stored: Stored) -> dict[str, Any]:
     """What a checkpoint holds besides towers and tensors; `runs.exported` reads it."""
-    command_only = marked("command_only")
+    of_machine = marked("command_only") | {"data_root"}
     return {
-        "settings": {key: value for key, value in stored.settings.items() if key not in command_only},
+        "settings": {key: value for key, value in stored.settings.items() if key not in of_machine},
         "image": stored.image,
         "labels": stored.labels,
         "step": stored.training["step"],
@@ -182,7 +213,12 @@ def _head(task: str, head: nn.Module) -> dict[str, Any] | None:
         return None
     last = head.classifier if task in ("glue", "images") else head.head
     layers = [each for each in last.modules() if isinstance(each, nn.Linear)]
-    facts = {"size": layers[0].in_features, "classes": layers[-1].out_features, "deep": len(layers) > 1, "reads": "fused"}
+    facts = {
+        "size": layers[0].in_features,
+        "classes": layers[-1].out_features,
+        "deep": len(layers) > 1,
+        "reads": "fused",
+    }
     if task == "glue":
         return facts | {"reads": "text" if head.pooler is not None else "fused", "drop_rate": head.dropout.p}
     if task == "images":

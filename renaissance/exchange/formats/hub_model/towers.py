@@ -24,9 +24,17 @@ def build_tower(facts: dict[str, Any]) -> tuple[nn.Module, PreTrainedModel]:
     whole = model_class(AutoConfig.for_model(values.pop("model_type"), **values), **options)
     part = whole.get_submodule(facts["part"])
     for path in facts["drop"]:
-        path, _, name = path.rpartition(".")
-        setattr(part.get_submodule(path), name, nn.Identity())
+        take_out(part, path)
     return part, whole
+
+
+def take_out(model: nn.Module, path: str) -> nn.Module | None:
+    """Replaces a module by an identity, and returns it; None where the model has none."""
+    path, _, name = path.rpartition(".")
+    parent = model.get_submodule(path)
+    module = getattr(parent, name, None)
+    setattr(parent, name, nn.Identity())
+    return module
 
 
 def initialized_by(whole: PreTrainedModel, *parts: nn.Module) -> None:
@@ -184,7 +192,7 @@ class PatchEmbeddings(nn.Module):
 def build_one_tower(facts: dict[str, Any], sizes: dict[str, Any], width: int) -> tuple[Blocks, nn.Module, nn.Module]:
     """Blocks, text embeddings and image embeddings; one of the embeddings is the model's own."""
     part, whole = build_tower(facts)
-    front = [module for path in facts["front"] if (module := getattr_path(part, path)) is not None]
+    front = [module for path in facts["front"] if (module := take_out(part, path)) is not None]
     norm = part.get_submodule(facts["norm"]) if facts["norm"] else nn.Identity()
     layers = part.get_submodule(facts["layers"])
     initialized_by(whole, *front, layers, norm)
@@ -194,10 +202,3 @@ def build_one_tower(facts: dict[str, Any], sizes: dict[str, Any], width: int) ->
         return blocks, FamilyTextEmbeddings(front, facts["token_types"]), image
     own = FamilyPatchEmbeddings(front, facts["patch_size"], facts["image_size"], facts["bilinear_positions"])
     return blocks, TextEmbeddings(width=width, **sizes), own
-
-
-def getattr_path(module: nn.Module, path: str) -> nn.Module | None:
-    """A submodule; None where the model has none."""
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.utils import can_return_tuple
 
 from .config import RenaissanceConfig, RenaissanceLogits
-from .fusion import Pooler
+from .fusion import Pooler, pool
 from .model import RenaissanceModel, RenaissancePreTrainedModel
 
 

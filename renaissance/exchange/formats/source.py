@@ -1,0 +1,78 @@
+"""A checkpoint that goes out, and the writing of files that every form has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from renaissance.core.errors import require
+from renaissance.core.types import ImageInput, TextInput
+from renaissance.data.text import encode
+from renaissance.runs import checkpoint
+from renaissance.training.assembly import restore
+
+TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
+CLOSE = 1e-4  # relative difference up to which two libraries compute the same
+
+
+class Source:
+    """A checkpoint, or a folder that was exported before.
+
+    Attributes:
+        path; stored; resolved, model, heads: of it, in eval mode.
+        classes: of transformers that load what is written, the most telling one last. loading: how it is loaded, for the
+            model card. A form sets them.
+    """
+
+    def __init__(self, path: str):
+        self.path, self.stored = path, checkpoint.read(path)
+        self.resolved, built = restore(self.stored, path)
+        self.model, self.heads = built.model.eval(), built.heads.eval()
+        self.classes: list[str] = []
+        self.loading = ""
+
+    def probe(self) -> tuple[TextInput, ImageInput]:
+        """Two texts, one of them padded, and two images of noise: what a form is compared on."""
+        settings = self.resolved.settings.model
+        _, text = encode(self.resolved.tokenizer, TEXTS, settings.max_text_len)
+        generator = torch.Generator().manual_seed(0)
+        shape = (2, 3, settings.image_size, settings.image_size)
+        return text, ImageInput(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+
+    def inputs(self) -> dict[str, Tensor]:
+        """`probe` by the names of transformers."""
+        text, image = self.probe()
+        with torch.no_grad():
+            return {
+                **text._asdict(),
+                "attention_mask": text.attention_mask.long(),
+                "pixel_values": self.model.normalize(image),
+            }
+
+    def refuse_difference(self, found: Tensor, expected: Tensor, format: str) -> None:
+        """Refuses a form that computes something else than the checkpoint; nobody shall find out later."""
+        difference = ((found - expected).abs().max() / expected.abs().max()).item()
+        close = found.shape == expected.shape and difference < CLOSE
+        require(
+            close,
+            f"format={format} cannot hold this model: it would compute something else (relative difference {difference:.1g}); "
+            "give format=transformers.",
+        )
+
+    def write_tokenizer(self, folder: Path) -> None:
+        for name, text in self.stored.tokenizer.items():
+            (folder / Path(name).name).write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes tensors, which may share memory, as transformers expects a file of them."""
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
