@@ -23,6 +23,8 @@ def requirements() -> list[str]:
 TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a file of theirs names
 # Encoders whose tokenizer is a spm.model alone, such as DeBERTa-v3.
 SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
+# export with format=sentence_transformers
+SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
 
 setup(
     name="renaissance",
@@ -35,9 +37,12 @@ setup(
     extras_require={
         "timm": TIMM,
         "sentencepiece": SENTENCEPIECE,
+        "sentence_transformers": SENTENCE_TRANSFORMERS,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
+            *SENTENCE_TRANSFORMERS,
+            "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "hypothesis>=6.100",

@@ -1,6 +1,6 @@
 """Writes a checkpoint as a folder that other programs read.
 
-checkpoint -> Source: settings, model, heads -> one of FORMATS -> files, model card -> folder, whole or not at all
+checkpoint -> ExportSource: settings, model, heads -> one of FORMATS -> files, model card -> folder, whole or not at all
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from renaissance.core.errors import UserError, first_line
 from renaissance.models import backbones
 
 from .formats import dual_encoder, own_code, sentence_vectors, tensors_alone, vilt_layout
-from .formats.source import Source
+from .formats.source import ExportSource
 from .model_card import card
 
-FORMATS: dict[str, Callable[[Source, Path], list[str]]] = {
+FORMATS: dict[str, Callable[[ExportSource, Path], list[str]]] = {
     "transformers": own_code.write,
     "dual_encoder": dual_encoder.write,
     "vilt": vilt_layout.write,
@@ -39,7 +39,7 @@ def export(load_path: str, output: Path, format: str) -> list[str]:
     Raises:
         UserError: the format cannot hold the model, or the folder cannot be written; then nothing is left of it.
     """
-    source = Source(load_path)
+    source = ExportSource(load_path)
     parent = output.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,12 @@ from renaissance.runs.stored import Stored
 from renaissance.settings.declared import defaults
 from renaissance.settings.keys import TOWERS, marked
 
-from .formats.source import Source
+from .formats.source import ExportSource
 
 _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
 
 
-def card(source: Source, name: str) -> str:
+def card(source: ExportSource, name: str) -> str:
     """The text of the card. name: of the folder."""
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
     towers = {key: stored.settings[key] for key in TOWERS[stored.settings["model_type"]]}

@@ -19,6 +19,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from conftest import OFFLINE
 from exchange.checkpoints import ANSWERS, write_checkpoint
+from exchange.hub_server import hub_server
 from models.families import FAMILIES, IMAGE, INSTALLED, TEXT, can_be_one_tower
 from renaissance.cli.main import main
 from renaissance.core.types import Batch, ImageInput, ItmTargets, TextInput
@@ -281,3 +282,25 @@ def test_transformers_trains_it_and_what_it_saves_comes_back(tmp_path):
     assert torch.equal(
         stored.model["fusion.layers.0.cross.qkv.weight"], after["renaissance.fusion.layers.0.cross.qkv.weight"]
     )
+
+
+def test_it_is_pushed_to_a_hub_and_loaded_from_there(tmp_path):
+    _, folder = exported(tmp_path, TWO, ("mlm",))
+    script = """
+import sys
+from transformers import AutoModelForMaskedLM, AutoProcessor
+for kind in (AutoModelForMaskedLM, AutoProcessor):
+    kind.from_pretrained(sys.argv[1], trust_remote_code=True).push_to_hub("lab/model")
+model = AutoModelForMaskedLM.from_pretrained("lab/model", trust_remote_code=True)
+print(model(**AutoProcessor.from_pretrained("lab/model", trust_remote_code=True)(text="a red circle")).logits.shape)
+"""
+    with hub_server() as (address, files):
+        hub = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "home")}
+        variables = os.environ | {"PYTHONPATH": str(OFFLINE), "HF_HUB_DISABLE_XET": "1"} | hub
+        words = [sys.executable, "-c", script, str(folder)]
+        done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 5, 20])" in done.stdout
+    wanted = {"config.json", "model.safetensors", "modeling_renaissance.py", "tokenizer.json", "processor_config.json"}
+    assert wanted <= set(files)
+    assert files["modeling_renaissance.py"].decode() == code()

@@ -1,4 +1,4 @@
-"""Exported folders that other libraries load without code of ours; what cannot be held is refused; nothing is left half-written."""
+"""Exported folders that other libraries load without code of ours; what cannot be held is refused; nothing is left over."""
 
 from __future__ import annotations
 
@@ -96,10 +96,8 @@ def test_a_vit_one_tower_is_a_vilt(task, tmp_path, capsys):
     own, count = Loaded(path), 2 if task == "nlvr2" else 1
     inputs = own.tokenizer(TEXTS, return_tensors="pt", padding=True, truncation=True, max_length=12)
     with torch.no_grad():
-        if not task:
-            expected = own.model.fuse(own._text(TEXTS), own._image(pictures(2))).pooled
-        else:
-            expected = own_logits(own, task, count)
+        pooled = own.model.fuse(own._text(TEXTS), own._image(pictures(2))).pooled
+        expected = own_logits(own, task, count) if task else pooled
         pixels = own.model.normalize
         shown: list[Any] = []
         own.model.embed_image = lambda images: shown.append(pixels(images))

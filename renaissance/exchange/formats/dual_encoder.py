@@ -28,7 +28,7 @@ from renaissance.models import backbones
 from renaissance.models.two_tower import TwoTower
 from renaissance.training.image_inputs import transform_of
 
-from .source import Source
+from .source import ExportSource
 
 FORMAT = "dual_encoder"
 _SMALL = 2.0**-14  # of what is shown to a tanh: its error is x^2/3 of that squared
@@ -43,7 +43,7 @@ _ABLE = "those of BERT, RoBERTa, ViT, DeiT, DINOv2 and CLIP's text half can"
 
 
 @torch.no_grad()
-def write(source: Source, folder: Path) -> list[str]:
+def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns what to tell.
 
     Raises:
@@ -74,7 +74,7 @@ def write(source: Source, folder: Path) -> list[str]:
     return ["the contrastive vectors alone: fusion and other heads have no place in VisionTextDualEncoderModel"]
 
 
-def needed(source: Source, format: str) -> TwoTower:
+def needed(source: ExportSource, format: str) -> TwoTower:
     """The model, where it has the contrastive head. Raises UserError where it has none, or is no two-tower."""
     there = ", ".join(source.heads) or "none"
     has = "itc" in source.heads
@@ -89,7 +89,7 @@ def needed(source: Source, format: str) -> TwoTower:
     return source.model
 
 
-def vectors_of(source: Source) -> list[Tensor]:
+def vectors_of(source: ExportSource) -> list[Tensor]:
     """The contrastive vectors of the probe's texts and images, (2,256) each."""
     text, image = source.probe()
     model, itc = source.model, source.heads["itc"]
@@ -97,7 +97,7 @@ def vectors_of(source: Source) -> list[Tensor]:
     return [itc.vectors(model.unimodal(each, side), side) for side, each in tokens.items()]
 
 
-def center_crop(source: Source, format: str) -> CLIPImageProcessor:
+def center_crop(source: ExportSource, format: str) -> CLIPImageProcessor:
     """transformers' processor for the short side and the centre, as in training but for rounding."""
     transform, image = transform_of(source.resolved.settings, "val"), source.stored.image
     plain = type(transform) is CenterCrop and not image.get("channels")
@@ -111,7 +111,7 @@ def center_crop(source: Source, format: str) -> CLIPImageProcessor:
     )
 
 
-def _pooled(model: TwoTower, side: str, source: Source) -> tuple[Any, float]:
+def _pooled(model: TwoTower, side: str, source: ExportSource) -> tuple[Any, float]:
     """A tower as a whole model of transformers whose pooled output is s (x + c), and s."""
     tower, projection = getattr(model, f"{side}_tower"), getattr(model, f"{side}_projection")
     family, config = backbones.family_of(tower.config), copy.deepcopy(tower.config)

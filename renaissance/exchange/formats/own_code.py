@@ -22,7 +22,7 @@ from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import Resolved
 
 from .one_file import code
-from .source import Source, save_tensors, write_json
+from .source import ExportSource, save_tensors, write_json
 
 FILE = "modeling_renaissance"
 _LOADING = """```python
@@ -46,7 +46,7 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def write(source: Source, folder: Path) -> list[str]:
+def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns what to tell.
 
     Raises:
@@ -67,7 +67,7 @@ def write(source: Source, folder: Path) -> list[str]:
     return [f"classes: {', '.join(source.classes)}", *notes]
 
 
-def hub_config(source: Source) -> dict[str, Any]:
+def hub_config(source: ExportSource) -> dict[str, Any]:
     """The config.json of a model.
 
     Raises:

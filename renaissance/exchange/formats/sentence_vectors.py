@@ -18,14 +18,14 @@ from renaissance.core.errors import UserError, require
 
 from . import own_code
 from .dual_encoder import center_crop, needed, vectors_of
-from .source import CLOSE, TEXTS, Source, save_tensors
+from .source import CLOSE, TEXTS, ExportSource, save_tensors
 
 FORMAT = "sentence_transformers"
 _POOLING = {"first": "cls", "mean": "mean", "last": "lasttoken"}
 
 
 @torch.no_grad()
-def write(source: Source, folder: Path) -> list[str]:
+def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns what to tell.
 
     Raises:
@@ -60,7 +60,7 @@ def write(source: Source, folder: Path) -> list[str]:
     return [f'SentenceTransformer("{folder.name}"{option}) loads it; texts and images give vectors of length 1']
 
 
-def _made(library: Any, first: Callable[[Source, Path], Any], source: Source, parts: Path) -> Any:
+def _made(library: Any, first: Callable[[ExportSource, Path], Any], source: ExportSource, parts: Path) -> Any:
     """A SentenceTransformer that begins with a module; None where it does not compute the vectors of the checkpoint."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -78,7 +78,7 @@ def _made(library: Any, first: Callable[[Source, Path], Any], source: Source, pa
     return made if close else None
 
 
-def _router(source: Source, parts: Path) -> Any:
+def _router(source: ExportSource, parts: Path) -> Any:
     """A route for each side, of modules that the library has."""
     from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Router, Transformer
 
@@ -103,7 +103,7 @@ def _router(source: Source, parts: Path) -> Any:
     return Router(routes, default_route="text", route_mappings={(None, "text"): "text", (None, "image"): "image"})
 
 
-def _with_code(source: Source, parts: Path) -> Any:
+def _with_code(source: ExportSource, parts: Path) -> Any:
     """The model as `own_code` writes it."""
     from sentence_transformers.sentence_transformer.modules import Transformer
 

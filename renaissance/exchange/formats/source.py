@@ -20,7 +20,7 @@ TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
 CLOSE = 1e-4  # relative difference up to which two libraries compute the same
 
 
-class Source:
+class ExportSource:
     """A checkpoint, or a folder that was exported before.
 
     Attributes:

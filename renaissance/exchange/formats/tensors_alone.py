@@ -7,10 +7,10 @@ from pathlib import Path
 from renaissance.runs.exported import CONFIG, OURS, TOWER_KEYS, WEIGHTS, exported_names
 
 from .own_code import own_part
-from .source import Source, save_tensors, write_json
+from .source import ExportSource, save_tensors, write_json
 
 
-def write(source: Source, folder: Path) -> list[str]:
+def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns nothing to tell."""
     named = {key: side for side, key in TOWER_KEYS.items()}
     towers = {named[key]: {"config": config} for key, config in source.stored.towers.items()}

@@ -20,7 +20,7 @@ from renaissance.models.embeddings import TextEmbeddings
 from renaissance.models.one_tower import OneTower
 from renaissance.training.image_inputs import transform_of
 
-from .source import Source, save_tensors
+from .source import ExportSource, save_tensors
 
 FORMAT = "vilt"
 # The class for the head of a task, a later one before an earlier one.
@@ -44,7 +44,7 @@ _MLM = {
 
 
 @torch.no_grad()
-def write(source: Source, folder: Path) -> list[str]:
+def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns what to tell.
 
     Raises:
@@ -83,7 +83,7 @@ def write(source: Source, folder: Path) -> list[str]:
     return [f"class: {kind.__name__}", *notes]
 
 
-def _config(source: Source, task: str | None) -> ViltConfig:
+def _config(source: ExportSource, task: str | None) -> ViltConfig:
     model, vit = source.model, source.model.blocks.config
     same = (
         "hidden_size",
@@ -110,7 +110,7 @@ def _config(source: Source, task: str | None) -> ViltConfig:
     )
 
 
-def _tensors(source: Source, task: str | None, made: Path) -> dict[str, Tensor]:
+def _tensors(source: ExportSource, task: str | None, made: Path) -> dict[str, Tensor]:
     """Every tensor by the name that the Hub's ViLT models give it."""
     model, start = source.model, "vilt." if task else ""
     vit = transformers.ViTModel(model.blocks.config, add_pooling_layer=False)
@@ -144,7 +144,7 @@ def _tensors(source: Source, task: str | None, made: Path) -> dict[str, Tensor]:
     return tensors | state
 
 
-def _check(source: Source, vilt: Any, task: str | None) -> None:
+def _check(source: ExportSource, vilt: Any, task: str | None) -> None:
     """Compares both on the probe: pooled vectors, and the logits of the head."""
     text, image = source.probe()
     model, inputs = source.model, source.inputs()
@@ -167,7 +167,7 @@ def _check(source: Source, vilt: Any, task: str | None) -> None:
     source.refuse_difference(found, expected, FORMAT)
 
 
-def _write_processor(source: Source, transform: Any, folder: Path) -> list[str]:
+def _write_processor(source: ExportSource, transform: Any, folder: Path) -> list[str]:
     tokenizer = source.resolved.tokenizer
     if not isinstance(transform, KeepAspect) or source.stored.image.get("channels"):
         tokenizer.save_pretrained(folder)
