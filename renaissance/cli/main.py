@@ -43,7 +43,8 @@ sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {
-    name: f"renaissance.cli.{name}" for name in ("demo", "prepare", "check_data", "compare", "predict", "export")
+    name: f"renaissance.cli.{name}"
+    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export")
 }
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
@@ -58,6 +59,7 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "check_data": "arrow files, checked to their last pixel",
     "compare": "finished runs side by side",
     "predict": "what a checkpoint makes of an image and a text",
+    "encode": "vectors of all texts and images of a split, a folder or a file",
     "import": "a model of another program (ViLT, METER) as a checkpoint of this one",
     "export": "a checkpoint as a folder that other programs read (transformers)",
     "demo": "a small world, two models that learn it, and what they learned",
@@ -73,7 +75,14 @@ usage: python run.py <command> with {WORDS}
 
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
-WORKS = ("with", "demo", "prepare", "import", "export")  # they leave files; what the others leave is what they print
+WORKS = (
+    "with",
+    "demo",
+    "prepare",
+    "import",
+    "export",
+    "encode",
+)  # they leave files; what the others leave is what they print
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 # What text programs make of plain characters: quotes, dashes, a space.

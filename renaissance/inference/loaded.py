@@ -48,7 +48,7 @@ class Loaded:
         model: in eval mode. heads: by task. tokenizer.
         matching, filling, answering: the heads of `score` and `fill` and the task of `answer`; None where the checkpoint has
             none.
-        settings: of the run that trained it.
+        settings: of the run that trained it. image_source: decodes and transforms images.
 
     Raises:
         UserError: no such file, or not a checkpoint.
@@ -69,7 +69,7 @@ class Loaded:
         self.filling = next((head for head in heads if isinstance(head, MlmHead)), None)
         self.answering = next((task for task in tasks if task.answer_scores), None)
         transform = transform_of(self.settings, "val")
-        self._source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
+        self.image_source = Source([], transform, resolved.image["mean"] if self.settings.objectives.blind else None)
 
     @torch.inference_mode()
     def score(self, image: ImageLike | Iterable[ImageLike], text: str | Iterable[str]) -> float | list[float]:
@@ -223,8 +223,8 @@ class Loaded:
         pixels = []
         for image in images:
             where = f"image={image}" if isinstance(image, str | os.PathLike) else "image"
-            pixels += self._source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
-        stacked = stack_images(pixels, self._source.transform.keeps_aspect)
+            pixels += self.image_source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
+        stacked = stack_images(pixels, self.image_source.transform.keeps_aspect)
         return self.model.embed_image(move_data_to_device(stacked, self.device))
 
 

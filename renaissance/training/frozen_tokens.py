@@ -14,9 +14,8 @@ import os
 import re
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,10 +25,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from renaissance.core.atomic import AtomicFile, InUseError
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.types import Example, ImageInput
+from renaissance.data.claims import Claims
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
 from renaissance.data.loader import StepLoader
@@ -63,6 +62,19 @@ class MissingPart(NamedTuple):
     source: Source
     file: int
 
+    @property
+    def target(self) -> Path:
+        return self.tokens.path(self.number)
+
+    def is_missing(self) -> bool:
+        return self.tokens.problem(self.number) is not None
+
+    def draws(self, place: int) -> Iterator[list[_ImageDraw]]:
+        """What a loader process reads at once, for `Claims`."""
+        images = self.tokens.images_of(self.number)
+        for first in range(images.start, images.stop, _IMAGES):
+            yield [_ImageDraw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
+
 
 class TokenCache:
     """The tokens of the images of a run.
@@ -86,7 +98,7 @@ class TokenCache:
             for file, tokens in enumerate(files)
             for number in tokens.parts
         }
-        return [part for part in parts.values() if part.tokens.problem(part.number) is not None]
+        return [part for part in parts.values() if part.is_missing()]
 
     def fill(self, model: TwoTower, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
         """Makes what is missing, together with all processes that call it; from then on samples have tokens for images.
@@ -111,7 +123,7 @@ class TokenCache:
         with bar, torch.no_grad(), float32_products("highest", cpu=device.type == "cpu"):
             while parts:
                 self._make(parts, model, device, bar)
-                left = [part for part in parts if part.tokens.problem(part.number) is not None]
+                left = [part for part in parts if part.is_missing()]
                 if len(left) == len(parts):  # others make them
                     time.sleep(_LOOK)
                 parts = left
@@ -124,7 +136,7 @@ class TokenCache:
     def _make(self, parts: Sequence[MissingPart], model: TwoTower, device: torch.device, bar: tqdm) -> None:
         """Makes the parts that no other process makes."""
         with ExitStack() as stack:
-            claims = _Claims(parts, stack)
+            claims = Claims(parts, stack, "cache_dir")
             draws = iter(claims)
             if (first := next(draws, None)) is None:
                 return
@@ -168,35 +180,6 @@ class _ImageDraw(NamedTuple):
 
     part: int
     image: int
-
-
-class _Claims:
-    """A sampler that locks a part when the loader wants its images; those that are locked elsewhere, or there now, are left out.
-
-    Attributes:
-        claimed: (part, its file) of those that were asked for, in order.
-    """
-
-    def __init__(self, parts: Sequence[MissingPart], stack: ExitStack):
-        self.parts, self.stack = parts, stack
-        self.claimed: deque[tuple[MissingPart, AtomicFile]] = deque()
-
-    def __iter__(self) -> Iterator[list[_ImageDraw]]:
-        for place, part in enumerate(self.parts):
-            path = part.tokens.path(part.number)
-            with suppress(OSError):  # the file that is made next cannot be written either, and says so
-                path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                file = self.stack.enter_context(AtomicFile(path, "cache_dir"))
-            except InUseError:
-                continue
-            if part.tokens.problem(part.number) is None:
-                file.close()
-                continue
-            self.claimed.append((part, file))
-            images = part.tokens.images_of(part.number)
-            for first in range(images.start, images.stop, _IMAGES):
-                yield [_ImageDraw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
 
 
 class _ImageReader:

@@ -102,7 +102,7 @@ def pictures(count: int, sizes: tuple[tuple[int, int], ...] = ((40, 60), (33, 32
 
 def own_inputs(model: Loaded, texts: list[str], images: list[Image.Image]) -> tuple[TextInput, ImageInput]:
     """As our loaders make them."""
-    transform = model._source.transform
+    transform = model.image_source.transform
     pixels = [transform(torch.from_numpy(np.array(each)).permute(2, 0, 1), 0, 0) for each in images]
     return model._texts(texts), stack_images(pixels, transform.keeps_aspect)
 

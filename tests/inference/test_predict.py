@@ -110,7 +110,7 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
     text = model.tokenizer("a [MASK] circle beside a [MASK]".replace("[MASK]", model.tokenizer.mask_token))
     ids = torch.tensor([text["input_ids"]])
     batch_text = TextInput(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
-    pixels = model._source.images(Example(0, (image,), ""), 0)[0]
+    pixels = model.image_source.images(Example(0, (image,), ""), 0)[0]
     with torch.inference_mode():
         fused = model.model.fuse(
             model.model.embed_text(batch_text),

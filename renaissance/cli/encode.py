@@ -1,0 +1,111 @@
+"""`python run.py encode with load_path=best.ckpt datasets='["coco"]' split=val output=features`: vectors of a whole split."""
+
+from pathlib import Path
+from typing import Any
+
+from renaissance.core.checks import Check, choice, dataset_list, integer, path, plugin_names, require_checkpoint
+from renaissance.core.console import say
+from renaissance.core.errors import require
+from renaissance.core.launch import lasting_imports
+
+KINDS = ("text", "image", "fused", "tokens")
+
+
+def _named(value: Any) -> list[str]:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else list(value)
+
+
+kinds = Check(
+    f"some of {', '.join(KINDS)}, with commas between",
+    lambda v: isinstance(v, (str, list, tuple)) and bool(v) and set(_named(v)) <= {*KINDS},
+    _named,
+)
+
+
+# fmt: off
+class EncodeModel:
+    """The model"""
+
+    load_path: path("the path of a checkpoint") = None  # checkpoint of the model, or a folder that `export` wrote
+    plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
+
+
+class EncodeInputs:
+    """What is read: a split, or files"""
+
+    datasets: dataset_list = None  # data sets, such as ["coco"]; one, or several of captions
+    split: path("the name of a split") = "val"  # train, val, test, or another that the data set has
+    data_root: path("a folder of arrow files") = "data/arrow"  # folder of the arrow files
+    images: path("a folder of images") = None  # in the place of data sets: a folder of images
+    texts: path("a text file") = None  # in the place of data sets: a file with one text a line
+
+
+class EncodeOutput:
+    """What is written"""
+
+    output: path("the path of a folder") = None  # folder that is written; the same command goes on in it
+    what: kinds = "text,image"  # text, image: of each encoder alone; fused: of each text with its image; tokens: the features of all tokens beside the vectors of texts and images
+    store: choice("float16", "float32") = "float32"  # of the numbers
+    file_type: choice("parquet", "npy") = "parquet"  # parquet: a row for each; npy: arrays, with rows.parquet beside them
+    batch_size: integer(1) = 32  # inputs of one pass; changes no number
+    num_processes: integer(1) = 1  # processes, each with a GPU of its own where there are some
+    num_workers: integer(0) = 2  # loader processes of each of them
+# fmt: on
+
+
+def main(
+    load_path: str | None,
+    datasets: str | list[str] | None,
+    split: str,
+    data_root: str,
+    images: str | None,
+    texts: str | None,
+    output: str | None,
+    what: list[str],
+    store: str,
+    file_type: str,
+    batch_size: int,
+    num_processes: int,
+    num_workers: int,
+) -> None:
+    """Writes the vectors, or goes on where the same command was stopped.
+
+    Raises:
+        UserError: a setting is missing or contradicts another, an input cannot be read, or the folder holds something else.
+    """
+    require(load_path is not None, "load_path=None: give the path of a checkpoint with load_path=.")
+    require(output is not None, "output=None: give the name of a folder with output=.")
+    files = images is not None or texts is not None
+    require(files != (datasets is not None), "give either datasets=, or images= and texts=, to say what is encoded.")
+    require_checkpoint("load_path", load_path)
+    with lasting_imports():
+        from renaissance.inference import features  # here, because it imports torch
+        from renaissance.inference.inputs import FileInputs, SplitInputs
+        from renaissance.inference.processes import fill
+
+    names = [datasets] if isinstance(datasets, str) else list(datasets or ())
+    inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root)
+    what = _named(what)
+    sides = tuple(
+        side for side in features.SIDES if side in what or (features.TOKENS in what and side != features.FUSED)
+    )
+    if features.TOKENS in what:  # of what there is
+        sides = tuple(side for side in sides if side in what or inputs.count(side))
+    for side in sides:
+        lack = "as many images as texts are" if side == features.FUSED else f"{side}s are"
+        require(
+            inputs.count(side), f"what={','.join(what)}: {lack} needed for {side}, and there are none; leave it out."
+        )
+    tokens = features.TOKENS in what
+    plan = features.Plan(load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers)
+    about = {
+        "load_path": load_path,
+        "datasets": names,
+        "split": None if files else split,
+        "images": images,
+        "texts": texts,
+    }
+    if not features.open_output(plan, file_type, about):
+        fill(plan, num_processes)
+        features.finish(plan, file_type)
+    say(f"written: {output}")

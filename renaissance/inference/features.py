@@ -1,0 +1,301 @@
+"""Vectors of whole splits, in parts: what `encode` writes.
+
+    inputs (a split, or files) -> parts of 1,024 -> loader processes -> model -> <output>/<side>/part_<n>.parquet
+    all parts there            -> manifest.json; with file_type=npy the parts become .npy files
+
+A part is written whole or not at all. Any number of processes, on any number of machines, share the parts by their locks; the
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning_fabric.utilities import move_data_to_device
+from torch import Tensor
+from tqdm import tqdm
+
+from renaissance.core.atomic import AtomicFile, InUseError
+from renaissance.core.errors import UserError, require
+from renaissance.core.types import Example, ImageInput, TextInput, Tokens
+from renaissance.core.untrusted import read_json
+from renaissance.data.claims import Claims
+from renaissance.data.collate import stack_images
+from renaissance.data.loader import StepLoader
+from renaissance.data.text import encode
+from renaissance.models.heads import pool
+from renaissance.runs.exported import WEIGHTS
+from renaissance.training.devices import float32_products
+
+from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
+from .loaded import Loaded
+from .npy import ROWS, join_parts, shapes_of
+
+SIDES, TOKENS = (TEXT, IMAGE, FUSED), "tokens"
+_ROWS, _ROWS_WITH_TOKENS = 1024, 128  # samples of a part
+_LOOK = 0.5  # seconds between two looks at what other processes make
+MANIFEST = "manifest.json"
+
+
+class Plan(NamedTuple):
+    """What is made of which inputs; picklable.
+
+    Attributes:
+        load_path: of the model. inputs: what is read. sides: some of SIDES. tokens: whether token features are kept, too.
+        store: "float16" or "float32". output: the folder. batch_size: samples of one pass. num_workers: loader processes.
+    """
+
+    load_path: str
+    inputs: SplitInputs | FileInputs
+    sides: tuple[str, ...]
+    tokens: bool
+    store: str
+    output: Path
+    batch_size: int
+    num_workers: int
+
+    def parts(self) -> list[FeaturePart]:
+        """All parts."""
+        rows = _ROWS_WITH_TOKENS if self.tokens else _ROWS
+        counts = {side: self.inputs.count(side) for side in self.sides}
+        return [
+            FeaturePart(self.output, side, number, first, min(first + rows, count), self.batch_size)
+            for side, count in counts.items()
+            for number, first in enumerate(range(0, count, rows))
+        ]
+
+
+class FeaturePart(NamedTuple):
+    """The inputs `first` to `end` of a side. Attributes: output; side; number; first; end; batch, inputs of one pass."""
+
+    output: Path
+    side: str
+    number: int
+    first: int
+    end: int
+    batch: int
+
+    @property
+    def target(self) -> Path:
+        return self.output / self.side / f"part_{self.number:05d}.parquet"
+
+    def is_missing(self) -> bool:
+        return not (self.target.exists() or (self.target.parent / ROWS).exists())  # or it is joined
+
+    def draws(self, place: int) -> Iterator[list[tuple[str, int]]]:
+        """The inputs of each pass, for `Claims`."""
+        for first in range(self.first, self.end, self.batch):
+            yield [(self.side, index) for index in range(first, min(first + self.batch, self.end))]
+
+
+class _Reader:
+    """What a `StepLoader` needs to read inputs in the place of samples."""
+
+    def __init__(self, inputs: SplitInputs | FileInputs, images: Any, tokenizer: Any, max_text_len: int):
+        self.inputs, self.images, self.tokenizer, self.max_text_len = inputs, images, tokenizer, max_text_len
+        self.source, self.dataset = self, inputs.dataset
+
+    def example(self, draw: tuple[str, int]) -> Example:
+        raw = self.inputs.example(*draw)
+        return raw._replace(images=self.images.images(raw, 0) if raw.images else (), id=draw[1])
+
+    def __call__(
+        self, examples: Sequence[Example]
+    ) -> tuple[Sequence[Example], TextInput | None, ImageInput | None, list[int]]:
+        """Returns the examples without pixels, their texts, all images, and of each image its example's place."""
+        owner = [place for place, example in enumerate(examples) for _ in example.images]
+        pixels = [image for example in examples for image in example.images]
+        image = stack_images(pixels, self.images.transform.keeps_aspect) if pixels else None
+        text = None
+        if any(example.text for example in examples):
+            where = [example.where for example in examples]
+            _, text = encode(self.tokenizer, [each.text for each in examples], self.max_text_len, where=where)
+        return [example._replace(images=()) for example in examples], text, image, owner
+
+
+class Encoder:
+    """Makes the missing parts of a plan.
+
+    Args:
+        plan: of which. device: where the model computes.
+    """
+
+    def __init__(self, plan: Plan, device: str):
+        self.plan, self.model = plan, Loaded(plan.load_path, device)
+        settings = self.model.settings
+        self.itc = dict(self.model.heads).get("itc")
+        reader = _Reader(plan.inputs, self.model.image_source, self.model.tokenizer, settings.model.max_text_len)
+        self.reader, self.dtype = reader, {"float16": torch.float16, "float32": torch.float32}[plan.store]
+
+    def fill(self, rank: int = 0, processes: int = 1, *, shows: bool = True) -> None:
+        """Makes what no other process makes, until nothing is missing.
+
+        Args:
+            rank, processes: of this process, so that each begins with parts of its own. shows: whether a bar is drawn.
+        """
+        every = self.plan.parts()
+        total = sum(part.end - part.first for part in every)
+        parts = [part for part in every if part.is_missing()]
+        first = rank * len(parts) // processes
+        parts = parts[first:] + parts[:first]
+        done = total - sum(part.end - part.first for part in parts)
+        bar = tqdm(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows, dynamic_ncols=True)
+        with bar, torch.inference_mode(), float32_products("highest", cpu=self.model.device == "cpu"):
+            while parts:
+                self._make(parts, bar)
+                left = [part for part in parts if part.is_missing()]
+                if len(left) == len(parts):  # others make them
+                    time.sleep(_LOOK)
+                parts = left
+                bar.update(total - sum(part.end - part.first for part in parts) - bar.n)
+
+    def _make(self, parts: Sequence[FeaturePart], bar: tqdm) -> None:
+        with ExitStack() as stack:
+            claims = Claims(parts, stack, "output")
+            draws = iter(claims)
+            if (first := next(draws, None)) is None:
+                return
+            loader = StepLoader(chain([first], draws), self.reader, self.plan.num_workers, pin_memory=False)
+            stack.callback(loader.kill)
+            items = iter(loader)
+            for item in items:
+                part, file = claims.claimed.popleft()
+                self._write(part, file, chain([item], items), bar)
+                file.close()
+
+    def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: tqdm) -> None:
+        """Writes a part, a row group for each pass; reads no item behind its last."""
+        writer, left = None, part.end - part.first
+        while left:
+            item = next(items)
+            table = self._table(part.side, *item)
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+            left -= len(item[0])
+            bar.update(len(item[0]))
+        writer.close()
+        file.commit()
+
+    def _table(
+        self, side: str, examples: Sequence[Example], text: TextInput | None, image: ImageInput | None, owner: list[int]
+    ) -> pa.Table:
+        """The rows of a pass: one for each text, image, or pair of a text with one of its images."""
+        text, image = move_data_to_device((text, image), self.model.device)
+        rows = list(range(len(examples))) if side == TEXT else owner
+        places = [rows[:number].count(row) for number, row in enumerate(rows)]
+        columns = {
+            "id": pa.array([examples[row].id for row in rows], pa.int64()),
+            "name": pa.array([examples[row].where for row in rows]),
+            "image_key": pa.array([f"{examples[row].image_key:016x}" for row in rows]),
+            "place": pa.array(places, pa.int32()),
+        }
+        if side != IMAGE:
+            columns["text"] = pa.array([examples[row].text for row in rows])
+        for name, values in self._vectors(side, text, image, owner, places).items():
+            columns[name] = values
+        return pa.table(columns)
+
+    def _vectors(
+        self, side: str, text: TextInput | None, image: ImageInput | None, owner: list[int], places: list[int]
+    ) -> dict[str, pa.Array]:
+        model = self.model.model
+        if side == FUSED:
+            index = torch.tensor(owner, device=self.model.device)
+            slots = torch.tensor(places, device=self.model.device).clamp(max=1) if self.plan.inputs.slots else 0
+            fused = model.fuse(model.embed_text(text).select(index), model.embed_image(image), slots, needs={"pooled"})
+            return {"vector": self._stored(fused.pooled)}
+        inputs = text if side == TEXT else image
+        tokens = model.unimodal_text(inputs) if side == TEXT else model.unimodal_image(inputs)
+        vectors = {"vector": self._stored(pool(tokens, model.unimodal_pooling[side]))}
+        if self.itc is not None:
+            embedded = model.embed_text(inputs) if side == TEXT else model.embed_image(inputs)
+            vectors["contrastive"] = self._stored(self.itc.vectors(model.unimodal(embedded, side), side))
+        return vectors | ({"tokens": self._listed(tokens)} if self.plan.tokens else {})
+
+    def _stored(self, vectors: Tensor) -> pa.Array:
+        vectors = vectors.to(self.dtype).cpu()
+        require(
+            vectors.isfinite().all(), "store=float16: a vector is too large for 16 bits, or not finite; give float32."
+        )
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.flatten().numpy()), vectors.shape[-1])
+
+    def _listed(self, tokens: Tokens) -> pa.Array:
+        """The real tokens of each row, a list of vectors."""
+        mask = tokens.hidden.new_ones(tokens.hidden.shape[:2]).bool() if tokens.mask is None else tokens.mask
+        ends = np.cumsum([0, *mask.sum(1).tolist()])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), self._stored(tokens.hidden[mask]))
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
+    path = Path(plan.load_path)
+    with open(path / WEIGHTS if path.is_dir() else path, "rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": model,
+        "inputs": plan.inputs.fingerprint(),
+        "rows": {side: plan.inputs.count(side) for side in plan.sides},
+        "tokens": plan.tokens,
+        "store": plan.store,
+    }
+
+
+def open_output(plan: Plan, file_type: str, about: dict[str, Any]) -> bool:
+    """Makes the folder with its manifest, or finds what was begun there; True where all is made.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    path, wanted = plan.output / MANIFEST, json.loads(json.dumps(identity(plan) | {"file_type": file_type}))
+    if path.is_file():
+        found = read_json(path, dict[str, Any], f"output={path}")
+        same = all(found.get(key) == value for key, value in wanted.items())
+        other = [key for key, value in wanted.items() if found.get(key) != value]
+        require(
+            same,
+            f"output={plan.output} holds vectors of another command (other {', '.join(other)}); give another folder.",
+        )
+        return found.get("complete") is True
+    empty = not plan.output.exists() or (plan.output.is_dir() and not os.listdir(plan.output))
+    require(empty, f"output={plan.output} is there already and not empty; give another name, or remove it.")
+    _write_manifest(plan.output, wanted | about | {"complete": False})
+    return False
+
+
+def finish(plan: Plan, file_type: str) -> None:
+    """Makes of the parts what was asked for, and marks the manifest as complete; one process does it."""
+    found = read_json(plan.output / MANIFEST, dict[str, Any])
+    if found["complete"] or any(part.is_missing() for part in plan.parts()):  # another process has it, or makes it
+        return
+    try:
+        with AtomicFile(plan.output / "finishing", "output"):
+            if file_type == "npy":
+                for side in plan.sides:
+                    join_parts(plan.output / side)
+            shapes = {side: shapes_of(plan.output / side) for side in plan.sides}
+            _write_manifest(plan.output, found | {"shapes": shapes, "complete": True})
+    except InUseError:
+        return
+
+
+def _write_manifest(output: Path, content: dict[str, Any]) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output} cannot be written ({error.strerror}); give another folder.") from error
+    with AtomicFile(output / MANIFEST, "output") as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        file.commit()

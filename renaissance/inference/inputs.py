@@ -1,0 +1,138 @@
+"""What `encode` reads: the samples of a split, or a folder of images and a text file.
+
+Each side is numbered through: images once each, texts, and pairs of a text with each of its images.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from renaissance.core.errors import UserError, require
+from renaissance.core.types import Example
+from renaissance.core.untrusted import read_bytes
+from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
+from renaissance.data.datasets import named_specs, open_pairs, open_samples
+from renaissance.data.identity import content_key
+from renaissance.data.pixels import MAX_PIXELS
+
+TEXT, IMAGE, FUSED = "text", "image", "fused"
+_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
+_MOST_BYTES = 4 * MAX_PIXELS
+# The column of a sample's text, by kind.
+_TEXTS = {QUESTIONS: "questions", IMAGE_PAIRS: "questions", ENTAILMENT: "sentences", BOXES: "sentences", CLASSES: ""}
+
+
+class SplitInputs:
+    """The samples of a split of data sets; picklable.
+
+    Args:
+        names: of data sets, one, or several of captions. split, data_root: as for a run.
+
+    Attributes:
+        slots: whether the second image of a sample is fused as a second one (NLVR2).
+
+    Raises:
+        UserError: no such data set or split, or a file cannot be used.
+    """
+
+    def __init__(self, names: list[str], split: str, data_root: str):
+        specs = named_specs()
+        kind = specs[names[0]].sample_kind if names[0] in specs else CAPTIONS
+        if kind == CAPTIONS:
+            self.dataset = open_pairs(names, split, data_root)
+            where = f"datasets={names} have no split '{split}' in data_root='{data_root}'"
+            require(self.dataset is not None, f"{where}; give another split.")
+        else:
+            alone = f"datasets={names}: {kind} are read of one data set at a time; give one."
+            require(len(names) == 1, alone)
+            known = kind in _TEXTS
+            require(known, f"datasets={names}: {kind} cannot be encoded; give their texts as a file, texts=<file>.")
+            self.dataset = open_samples(names[0], split, data_root, sample_kind=kind)
+        self.text = _TEXTS.get(kind)
+        self.slots = kind == IMAGE_PAIRS
+        self._images = list(accumulate(self.dataset.images_shown(), initial=0))
+
+    def count(self, side: str) -> int:
+        """How many images there are, or samples."""
+        if side == IMAGE:
+            return self._images[-1]
+        return 0 if self.text == "" else len(self.dataset)
+
+    def example(self, side: str, index: int) -> Example:
+        """An image with its boxes, a text, or a text with its images."""
+        if side == IMAGE:
+            number = next(file for file, end in enumerate(self._images[1:]) if index < end)
+            return self.dataset.image(number, index - self._images[number])
+        stored = self.dataset[index]
+        if not isinstance(stored, Example):
+            values = stored.values
+            first = stored.images[0] if stored.images else b""
+            key, boxes, text = content_key(first), values.get("bboxes"), values[self.text]
+            text = (
+                text if isinstance(text, str) else text[-1]
+            )  # of [premise, hypothesis] the one that is about the image
+            stored = Example(stored.id, stored.images, text, image_key=key, where=stored.where, boxes=boxes)
+        return stored if side == FUSED else stored._replace(images=(), boxes=None)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the files are known by."""
+        prints = self.dataset.fingerprint()
+        return {
+            file: {name: value for name, value in each.items() if name != "mtime_ns"} for file, each in prints.items()
+        }
+
+
+class FileInputs:
+    """The images of a folder, by name, and the lines of a text file; picklable.
+
+    Args:
+        images: a folder, in which folders are read, too; None for none. texts: a file, one text a line; None for none.
+
+    Raises:
+        UserError: the folder has no images, the file no text, or one of them cannot be read.
+    """
+
+    slots = False
+    dataset = None
+
+    def __init__(self, images: str | None, texts: str | None):
+        self.folder, self.names, self.lines = images, [], []
+        if images is not None:
+            require(os.path.isdir(images), f"images={images} is no folder; give one that holds images.")
+            found = (path for path in Path(images).rglob("*") if path.suffix.lower() in _ENDINGS)
+            self.names = sorted(str(path.relative_to(images)) for path in found if path.is_file())
+            require(self.names, f"images={images} holds no images ({', '.join(_ENDINGS)}).")
+        if texts is not None:
+            try:
+                self.lines = read_bytes(texts, f"texts={texts}", most=1 << 33).decode("utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise UserError(f"texts={texts} is no text in UTF-8; save it as one.") from error
+            empty = [number for number, line in enumerate(self.lines, 1) if not line.strip()]
+            require(
+                self.lines and not empty, f"texts={texts} has an empty line ({(empty or [1])[0]}); each line is a text."
+            )
+
+    def count(self, side: str) -> int:
+        """How many images, texts, or pairs there are; pairs where there are as many of both, in order."""
+        if side == FUSED:
+            return len(self.names) if len(self.names) == len(self.lines) else 0
+        return len(self.names) if side == IMAGE else len(self.lines)
+
+    def example(self, side: str, index: int) -> Example:
+        """As of `SplitInputs`."""
+        images, key, where = (), 0, f"line {index + 1}"
+        if side != TEXT:
+            path = os.path.join(self.folder, self.names[index])
+            where = self.names[index]
+            images = (read_bytes(path, f"image={path}", most=_MOST_BYTES),)
+            key = content_key(images[0])
+        return Example(index, images, "" if side == IMAGE else self.lines[index], image_key=key, where=where)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the files are known by: names and sizes of images, and the texts."""
+        sizes = [f"{name} {os.path.getsize(os.path.join(self.folder, name))}" for name in self.names]
+        texts = "\n".join([*sizes, *self.lines]).encode("utf-8", "surrogatepass")
+        return {"images": len(self.names), "texts": len(self.lines), "content": f"{content_key(texts):016x}"}

@@ -1,0 +1,249 @@
+"""`encode`: vectors of splits, folders and files against the model itself; batches, processes and stops change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from exchange.checkpoints import write_checkpoint
+from renaissance.cli.main import main
+from renaissance.inference.loaded import Loaded
+from renaissance.models.heads import pool
+from small_run import Ended, damage_picture, write_coco_vg
+from small_tasks import TASKS
+
+TWO, ONE = {"text_encoder": "bert", "image_encoder": "vit"}, {"encoder": "vit"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of both kinds and a split of 9 images with 18 captions."""
+    folder = tmp_path_factory.mktemp("encode")
+    write_checkpoint(folder / "two", TWO, ("itm", "itc"))
+    write_checkpoint(folder / "one", ONE, ("itm", "itc"), pooler_type="double")
+    write_coco_vg(folder / "arrow")
+    return folder
+
+
+def encode(capsys: pytest.CaptureFixture[str], place: Path, output: Path, *words: str, model: str = "two") -> Ended:
+    capsys.readouterr()
+    given = [f"load_path={place / model / 'model.ckpt'}", f"output={output}", "num_workers=0"]
+    if not any(word.startswith(("images=", "texts=", "datasets=")) for word in words):
+        given += ["datasets=['coco']", f"data_root={place / 'arrow'}"]
+    code = main(["encode", "with", *given, *words])
+    return Ended(code, *capsys.readouterr())
+
+
+def read(output: Path, side: str, column: str = "vector") -> np.ndarray:
+    return np.stack(pd.read_parquet(output / side)[column])
+
+
+@pytest.mark.parametrize("model", ["two", "one"])
+def test_vectors_are_those_of_the_model(model, place, tmp_path, capsys):
+    assert encode(capsys, place, tmp_path, "what=text,image,fused,tokens", model=model).code == 0
+    loaded = Loaded(place / model / "model.ckpt")
+    texts, images, pairs = (pd.read_parquet(tmp_path / side) for side in ("text", "image", "fused"))
+    assert (len(texts), len(images), len(pairs)) == (18, 9, 18)
+    first = texts.image_key.drop_duplicates().tolist()
+    assert first == images.image_key.tolist() and pairs.image_key.tolist() == texts.image_key.tolist()
+    source = pd.read_feather(place / "arrow" / "coco_caption_karpathy_val.arrow")
+    shown = source["image"].tolist()
+    assert texts.text.tolist() == [" ".join(each.split()) for row in source.caption for each in row]
+    itc, network = loaded.heads["itc"], loaded.model
+    with torch.no_grad():
+        for row in (0, 7, 17):  # one by one, without padding
+            text = loaded._texts([texts.text[row]])
+            tokens = network.unimodal_text(text)
+            mask = tokens.mask[0]
+            torch.testing.assert_close(
+                torch.tensor(np.stack(texts.tokens[row])), tokens.hidden[0][mask], rtol=0, atol=1e-5
+            )
+            expected = pool(tokens, network.unimodal_pooling["text"])[0]
+            torch.testing.assert_close(torch.tensor(texts.vector[row]), expected, rtol=0, atol=1e-5)
+            expected = itc.vectors(network.unimodal(network.embed_text(text), "text"), "text")[0]
+            torch.testing.assert_close(torch.tensor(texts.contrastive[row]), expected, rtol=0, atol=1e-5)
+            expected = loaded.encode(shown[row // 2], texts.text[row])[0]
+            torch.testing.assert_close(torch.tensor(pairs.vector[row]), expected, rtol=0, atol=1e-5)
+        tokens = network.unimodal(loaded._image([shown[4]]), "image")
+        expected = itc.vectors(tokens, "image")[0]
+        torch.testing.assert_close(torch.tensor(images.contrastive[4]), expected, rtol=0, atol=1e-5)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["rows"] == {"text": 18, "image": 9, "fused": 18}
+
+
+def test_batches_processes_and_loaders_change_no_number(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("renaissance.inference.features._ROWS", 4)
+    assert encode(capsys, place, tmp_path / "a", "what=text,image,fused").code == 0
+    assert encode(capsys, place, tmp_path / "b", "what=text,image,fused", "batch_size=3", "num_workers=1").code == 0
+    monkeypatch.undo()
+    assert encode(capsys, place, tmp_path / "c", "what=text,image,fused", "num_processes=2", "batch_size=7").code == 0
+    for side in ("text", "image", "fused"):
+        expected = read(tmp_path / "a", side)
+        assert len([*(tmp_path / "a" / side).iterdir()]) > 1
+        for other in ("b", "c"):
+            np.testing.assert_allclose(read(tmp_path / other, side), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("file_type", ["parquet", "npy"])
+def test_a_command_that_was_stopped_goes_on(file_type, place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("renaissance.inference.features._ROWS", 4)
+    words = ("what=text", f"file_type={file_type}")
+    write = "renaissance.inference.features.Encoder._write"
+    calls = []
+
+    def stopped(self: Any, *given: Any) -> None:
+        calls.append(given[0].number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(self, *given)
+
+    from renaissance.inference.features import Encoder
+
+    original = Encoder._write
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(write, stopped)
+        encode(capsys, place, tmp_path / "a", *words)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a" / "text").glob("part*")}
+    assert len(kept) == 2 and not json.loads((tmp_path / "a" / "manifest.json").read_text())["complete"]
+    assert encode(capsys, place, tmp_path / "a", *words).code == 0
+    assert encode(capsys, place, tmp_path / "whole", *words).code == 0
+    names = sorted(path.name for path in (tmp_path / "whole" / "text").iterdir())
+    assert sorted(path.name for path in (tmp_path / "a" / "text").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "a" / "text" / name).read_bytes() == (tmp_path / "whole" / "text" / name).read_bytes()
+    if file_type == "parquet":
+        assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+    assert encode(capsys, place, tmp_path / "a", *words).code == 0  # all is there
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+
+
+def test_arrays_are_the_columns(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("renaissance.inference.features._ROWS_WITH_TOKENS", 5)
+    assert encode(capsys, place, tmp_path / "a", "what=tokens").code == 0
+    assert encode(capsys, place, tmp_path / "b", "what=tokens", "file_type=npy", "store=float16").code == 0
+    for side in ("text", "image"):
+        table, rows = pd.read_parquet(tmp_path / "a" / side), pd.read_parquet(tmp_path / "b" / side / "rows.parquet")
+        assert rows["name"].tolist() == table["name"].tolist()
+        for column in ("vector", "contrastive"):
+            array = np.load(tmp_path / "b" / side / f"{column}.npy")
+            assert array.dtype == np.float16
+            np.testing.assert_allclose(array, np.stack(table[column]), rtol=1e-3, atol=1e-3)
+        flat = np.load(tmp_path / "b" / side / "tokens.npy")
+        assert rows.tokens_of.tolist() == table.tokens.map(len).tolist()
+        np.testing.assert_allclose(
+            flat, np.concatenate([np.stack(each) for each in table.tokens]), rtol=1e-3, atol=2e-3
+        )
+
+
+@pytest.mark.parametrize("task", ["nlvr2", "ref", "vqa", "snli"])
+def test_data_sets_of_every_kind_are_read(task, place, tmp_path, capsys):
+    TASKS[task].write(tmp_path / "raw", tmp_path / "arrow")
+    name = {"ref": "refcoco"}.get(task, task)
+    words = (f"datasets=['{name}']", f"data_root={tmp_path / 'arrow'}", "what=text,image,fused")
+    assert encode(capsys, place, tmp_path / "out", *words, model="one").code == 0
+    texts, images, pairs = (pd.read_parquet(tmp_path / "out" / side) for side in ("text", "image", "fused"))
+    assert len(texts) == texts.id.nunique()
+    assert pairs.groupby("id").place.apply(lambda each: each.tolist() == [*range(len(each))]).all()
+    if task == "nlvr2":
+        assert (pairs.groupby("id").size() == 2).all() and len(images) >= 2
+    if task == "ref":
+        assert pairs.groupby("id").size().max() > 1
+    assert set(pairs.text) == set(texts.text)
+
+
+def test_the_second_image_of_a_pair_is_fused_as_one(place, tmp_path, capsys):
+    TASKS["nlvr2"].write(tmp_path / "raw", tmp_path / "arrow")
+    words = ("datasets=['nlvr2']", f"data_root={tmp_path / 'arrow'}", "what=fused")
+    assert encode(capsys, place, tmp_path / "out", *words).code == 0
+    pairs, loaded = pd.read_parquet(tmp_path / "out" / "fused"), Loaded(place / "two" / "model.ckpt")
+    row = pd.read_feather(next((tmp_path / "arrow").glob("nlvr2_dev*"))).iloc[0]
+    image = loaded._image([row[[name for name in row.index if name.startswith("image")][1]]])
+    with torch.no_grad():
+        fused = loaded.model.fuse(loaded._text([pairs.text[1]]), image, 1, needs={"pooled"}).pooled[0]
+    torch.testing.assert_close(torch.tensor(pairs.vector[1]), fused, rtol=0, atol=1e-5)
+
+
+def test_a_folder_and_a_text_file_are_read(place, tmp_path, capsys):
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in ("b.png", "a.JPG", "below/c.webp"):
+        Image.fromarray(random.integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "texts.txt").write_text("a red circle\ntwo images\nthe square\n")
+    words = (f"images={tmp_path / 'in'}", f"texts={tmp_path / 'texts.txt'}", "what=text,image,fused")
+    assert encode(capsys, place, tmp_path / "out", *words).code == 0
+    pairs, loaded = pd.read_parquet(tmp_path / "out" / "fused"), Loaded(place / "two" / "model.ckpt")
+    assert pairs["name"].tolist() == ["a.JPG", "b.png", "below/c.webp"]
+    expected = loaded.encode([tmp_path / "in" / name for name in pairs["name"]], pairs.text.tolist())
+    torch.testing.assert_close(torch.tensor(np.stack(pairs.vector)), expected, rtol=0, atol=1e-5)
+
+
+def _file(folder: Path, name: str, content: bytes) -> str:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return str(folder / name)
+
+
+REFUSED = {
+    "nothing to encode": (lambda folder: ["datasets=None"], "give either datasets="),
+    "both": (lambda folder: ["datasets=['coco']", f"images={folder}"], "give either datasets="),
+    "no folder": (lambda folder: [f"images={folder / 'none'}"], "is no folder"),
+    "no images": (lambda folder: [f"images={folder}"], "holds no images"),
+    "not an image": (lambda folder: [f"images={Path(_file(folder, 'in/a.png', b'text')).parent}"], "a.png"),
+    "an empty line": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a' + bytes([10, 10]) + b'b')}"], "empty line (2)"),
+    "no text": (lambda folder: [f"texts={_file(folder, 'a.txt', b'')}"], "empty line (1)"),
+    "bytes": (lambda folder: [f"texts={_file(folder, 'a.txt', bytes([255, 254, 1]))}"], "no text in UTF-8"),
+    "no pairs": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=fused"], "as many images as texts"),
+    "no texts": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=image"], "images are needed for image"),
+    "no such data set": (lambda folder: ["datasets=['nothing']", f"data_root={folder}"], "nothing"),
+    "no such split": (lambda folder: ["datasets=['coco']", "split=testB"], "no split"),
+    "no such kind": (lambda folder: ["what=vectors"], "what='vectors' is not allowed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*REFUSED])
+def test_bad_input_is_one_sentence(case, place, tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    words, sentence = REFUSED[case]
+    given = words(tmp_path / "own")
+    if any(word.startswith("datasets=['coco']") for word in given):
+        given.append(f"data_root={place / 'arrow'}")
+    if not any(word.startswith("what") for word in given):
+        given.append("what=" + ("image" if "images=" in " ".join(given) else "text"))
+    ended = encode(capsys, place, tmp_path / "out", *given)
+    lines = [line for line in ended.err.splitlines() if "encoding:" not in line]
+    assert ended.code == 1 and sentence in lines[-1], ended
+    assert not [*tmp_path.glob("out/*/part*")]
+
+
+def test_a_folder_of_something_else_is_refused(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert "is there already and not empty" in encode(capsys, place, tmp_path).sentence()
+    assert os.listdir(tmp_path) == ["file"]
+    assert encode(capsys, place, tmp_path / "out", "what=text").code == 0
+    assert (
+        "another command (other store)"
+        in encode(capsys, place, tmp_path / "out", "what=text", "store=float16").sentence()
+    )
+    ended = encode(capsys, place, tmp_path / "out", "what=text", model="one")
+    assert "another command (other model)" in ended.sentence()
+
+
+def test_a_broken_picture_ends_it_and_what_is_written_stays(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("renaissance.inference.features._ROWS", 2)
+    write_coco_vg(tmp_path / "arrow")
+    file = tmp_path / "arrow" / "coco_caption_karpathy_val.arrow"
+    damage_picture(file)
+    words = ("datasets=['coco']", f"data_root={tmp_path / 'arrow'}", "what=image", "num_processes=1")
+    ended = encode(capsys, place, tmp_path / "out", *words)
+    assert ended.code == 1 and "coco_caption_karpathy_val.arrow row" in ended.err and "Traceback" not in ended.err
+    assert [*tmp_path.glob("out/image/part*")] and not [*tmp_path.glob("out/image/.*")]
