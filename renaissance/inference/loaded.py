@@ -96,36 +96,56 @@ class Loaded:
             sentence = f"text={each!r} holds [MASK], which no text of image-text matching does: score complete()."
             require(not self.masks(each), sentence)
         scores = torch.cat([head(pooled).softmax(-1)[:, 1] for pooled in self._pooled(images, texts)]).tolist()
-        return scores[0] if isinstance(image, ImageLike) and isinstance(text, str) else scores
+        return scores[0] if _are_single(image, text) else scores
 
     @torch.inference_mode()
-    def fill(self, image: ImageLike | None, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+    def fill(
+        self, image: ImageLike | Iterable[ImageLike] | None, text: str | Iterable[str], top: int = 5
+    ) -> list[list[tuple[str, float]]] | list[list[list[tuple[str, float]]]]:
         """The most probable word pieces for each [MASK] of a text, by the head of masked language modelling.
 
         Args:
-            image: one image as for `score`, or None to ask without. text: with one or more [MASK]. top: how many.
+            image: as for `score`, or None to ask without. text: with one or more [MASK], or n of them; both are brought
+                together as `score` does. top: how many.
 
         Returns:
-            For each mask, in order, its (piece, probability), the most probable first.
+            For each mask, in order, its (piece, probability), the most probable first; a list of n of these where one of the
+            two is a list.
 
         Raises:
-            UserError: the checkpoint has no such head, the text has no mask or is cut before one, or the image cannot be
-                read.
+            UserError: the checkpoint has no such head, a text has no mask or is cut before one, or an image cannot be read.
         """
         head = self._needed(self.filling, "masked words")
-        shown = None if image is None else self._image([_one(image, ImageLike, "image")])
-        parts = self._parts(_one(text, str, "text"))
-        texts = self._texts([self.tokenizer.mask_token.join(parts)])
-        masked = texts.input_ids == self.tokenizer.mask_token_id
-        if len(parts) == 1 or int(masked.sum()) < len(parts) - 1:
-            found = f"{int(masked.sum())} of its {len(parts) - 1}" if len(parts) > 1 else "no"
-            longest = self.settings.model.max_text_len
-            raise UserError(f"text={text!r} holds {found} [MASK] within its first {longest} tokens.")
-        fused = self.model.fuse(self.model.embed_text(texts), shown, needs={"text"})
-        every = head(fused.text[masked]).softmax(-1)
+        require(text is not None, "fill needs text.")
+        images, texts = _pairs(image, text)
+        texts = texts * (len(images or ()) if len(texts) == 1 and images else 1)
+        shown = self._image(images) if images and len(images) == 1 else None  # which goes with every text
+        filled = []
+        for start in range(0, len(texts), _BATCH):
+            asked = texts[start : start + _BATCH]
+            tokens = self._texts([self.tokenizer.mask_token.join(self._parts(each)) for each in asked])
+            masked = tokens.input_ids == self.tokenizer.mask_token_id
+            for each, found in zip(asked, masked.sum(1).tolist(), strict=True):
+                self._refuse_cut(each, found)
+            one = torch.zeros(len(asked), dtype=torch.int64, device=self.device)
+            several = images and shown is None
+            image_tokens = self._image(images[start : start + _BATCH]) if several else shown and shown.select(one)
+            fused = self.model.fuse(self.model.embed_text(tokens), image_tokens, needs={"text"})
+            for hidden, here in zip(fused.text, masked, strict=True):
+                filled.append(self._pieces(head(hidden[here]).softmax(-1), top))
+        return filled[0] if _are_single(image, text) else filled
+
+    def _pieces(self, every: Tensor, top: int) -> list[list[tuple[str, float]]]:
+        """The best pieces of each mask, of their probabilities (masks, V)."""
         probabilities, pieces = every.topk(_count(top, every.shape[-1]))
         named = [[self.tokenizer.decode([piece]).strip() for piece in row] for row in pieces.tolist()]
         return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
+
+    def _refuse_cut(self, text: str, found: int) -> None:
+        """Refuses a text without a mask, or of whose masks only `found` are within its length."""
+        masks, longest = self.masks(text), self.settings.model.max_text_len
+        which = f"{found} of its {masks}" if masks else "no"
+        require(0 < masks <= found, f"text={text!r} holds {which} [MASK] within its first {longest} tokens.")
 
     def complete(self, image: ImageLike | None, text: str) -> str:
         """The text with each [MASK] filled by its most probable word piece that is no special token; arguments as `fill`."""
@@ -138,32 +158,44 @@ class Loaded:
         return filled
 
     @torch.inference_mode()
-    def answer(self, image: ImageLike, question: str, top: int = 5) -> list[tuple[str, float]]:
+    def answer(
+        self, image: ImageLike | Iterable[ImageLike], question: str | Iterable[str], top: int = 5
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """The best answers to a question about an image, by the head of VQA or of a plugin's task that has `answer_scores`.
 
         Args:
-            image: one image as for `score`. question: in words. top: how many.
+            image: as for `score`. question: in words, or n of them; both are brought together as `score` does. top: how many.
 
         Returns:
-            (answer, score in 0..1), the best first; VQA's are of each answer by itself and need not add up to 1.
+            (answer, score in 0..1), the best first; VQA's are of each answer by itself and need not add up to 1. A list of n
+            of these where one of the two is a list.
 
         Raises:
-            UserError: the checkpoint has no such head, or the image cannot be read.
+            UserError: the checkpoint has no such head, or an image cannot be read.
         """
         task = self._needed(self.answering, "questions about images")
-        image, question = _one(image, ImageLike, "image"), _one(question, str, "question")
-        logits = task.head(next(self._pooled([image], [question])))[0]
-        scores, labels = task.answer_scores(logits).topk(_count(top, len(task.labels)))
-        return [(task.labels[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        require(image is not None, "answer needs an image.")
+        images, questions = _pairs(image, question, "question")
+        answers = []
+        for pooled in self._pooled(images, questions):
+            for logits in task.head(pooled):
+                scores, labels = task.answer_scores(logits).topk(_count(top, len(task.labels)))
+                pairs = zip(labels.tolist(), scores.tolist(), strict=True)
+                answers.append([(task.labels[label], score) for label, score in pairs])
+        return answers[0] if _are_single(image, question) else answers
 
     @torch.no_grad()  # vectors out of inference_mode could not be learned from
     def encode(
-        self, image: ImageLike | Iterable[ImageLike] | None = None, text: str | Iterable[str] | None = None
+        self,
+        image: ImageLike | Iterable[ImageLike] | None = None,
+        text: str | Iterable[str] | None = None,
+        batch_size: int = _BATCH,
     ) -> Tensor:
         """The pooled vectors of images with texts, or of one of the two alone.
 
         Args:
             image: as for `score`, or None. text: one text or n, or None. Both are brought together as `score` does.
+            batch_size: pairs that are computed at once; changes no number.
 
         Returns:
             (n, pooled_size) float, on the CPU. Of images or texts alone (n, D): the vector of that side, D the width; a
@@ -178,24 +210,26 @@ class Loaded:
         kind, width = self.settings.model.model_type, self.model.width
         if texts is None and self.model.image_pooler is None and kind == "two-tower":
             raise UserError("encode needs text beside image: this model pools the text alone (pooler_type=single).")
-        pooled = torch.cat(list(self._pooled(images, texts))).cpu()
+        problem = integer(1).problem("batch_size", batch_size)
+        require(not problem, problem)
+        pooled = torch.cat(list(self._pooled(images, texts, batch_size))).cpu()
         if pooled.shape[1] == width or None not in (images, texts):
             return pooled
         return pooled[:, width:] if texts is None else pooled[:, :width]
 
-    def _pooled(self, images: list[ImageLike] | None, texts: list[str] | None) -> Iterator[Tensor]:
+    def _pooled(self, images: list[ImageLike] | None, texts: list[str] | None, size: int = _BATCH) -> Iterator[Tensor]:
         """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
         sides = {"text": (texts, self._text), "image": (images, self._image)}
         longest = max(len(items) for items, _ in sides.values() if items is not None)
         single = {side: encode_side(items) for side, (items, encode_side) in sides.items() if len(items or ()) == 1}
-        for start in range(0, longest, _BATCH):
-            first = torch.zeros(min(_BATCH, longest - start), dtype=torch.int64, device=self.device)
+        for start in range(0, longest, size):
+            first = torch.zeros(min(size, longest - start), dtype=torch.int64, device=self.device)
             tokens = {}
             for side, (items, encode_side) in sides.items():
                 if side in single:
                     tokens[side] = single[side].select(first)
                 else:
-                    tokens[side] = None if items is None else encode_side(items[start : start + _BATCH])
+                    tokens[side] = None if items is None else encode_side(items[start : start + size])
             yield self.model.fuse(**tokens, needs={"pooled"}).pooled
 
     def masks(self, text: str) -> int:
@@ -228,16 +262,21 @@ class Loaded:
         return self.model.embed_image(move_data_to_device(stacked, self.device))
 
 
-def _pairs(image: Any, text: Any) -> tuple[list[ImageLike] | None, list[str] | None]:
+def _are_single(image: Any, text: Any) -> bool:
+    """Whether the answer is one, and no list: one text, with one image or none."""
+    return (image is None or isinstance(image, ImageLike)) and isinstance(text, str)
+
+
+def _pairs(image: Any, text: Any, name: str = "text") -> tuple[list[ImageLike] | None, list[str] | None]:
     """Images and texts as lists; a single one becomes a list of one, None stays None.
 
     Raises:
         UserError: something is no image or text, a list is empty, or two lists are of different lengths.
     """
     images = None if image is None else _listed(image, ImageLike, "image")
-    texts = None if text is None else _listed(text, str, "text")
+    texts = None if text is None else _listed(text, str, name)
     single = None in (images, texts) or isinstance(image, ImageLike) or isinstance(text, str)
-    counts = f"image has {len(images or ())} images and text {len(texts or ())} texts"
+    counts = f"image has {len(images or ())} images and {name} {len(texts or ())} texts"
     require(single or len(images) == len(texts), f"{counts}; give as many, or a single one of either.")
     return images, texts
 
