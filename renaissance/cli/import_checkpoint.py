@@ -33,6 +33,7 @@ class ImportOutput:
     """Where it goes"""
 
     output: path("the path of a new file") = None  # checkpoint that is written; every command takes it as load_path
+    show_keys: flag = False  # True: prints what became of each tensor, a line each
 # fmt: on
 
 
@@ -46,6 +47,7 @@ def main(
     text_encoder_num_heads: int | None,
     num_cross_layer_heads: int | None,
     output: str | None,
+    show_keys: bool,
 ) -> None:
     """Prints what became of each tensor, and writes the checkpoint.
 
@@ -67,7 +69,7 @@ def main(
     imported = import_model(
         read_foreign(source, allow_download=allow_download), tokenizer, names, heads, allow_download=allow_download
     )
-    say("\n".join(imported.lines))
+    say("\n".join([*(imported.keys if show_keys else ()), *imported.lines]))
     if imported.stored is None:
         raise UserError(
             f"source={source} holds tensors that nobody can explain (see above), so nothing is written; please report it."

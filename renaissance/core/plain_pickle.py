@@ -67,6 +67,7 @@ class PlainUnpickler(pickle._Unpickler):
         self._names = names
         self.dispatch = _Dispatch({getattr(pickle, name)[0]: _instruction(name) for name in _INSTRUCTIONS})
         self.dispatch[pickle.BUILD[0]] = _build
+        self.dispatch[pickle.NEWOBJ[0]] = _new
         self.dispatch.left = most
 
     def find_class(self, module: str, name: str) -> Any:
@@ -95,6 +96,14 @@ def _build(self: PlainUnpickler) -> None:
         pickle._Unpickler.dispatch[pickle.BUILD[0]](self)
     else:
         raise pickle.UnpicklingError(f"it sets the state of a {kind.__name__}")
+
+
+def _new(self: PlainUnpickler) -> None:
+    """Makes an empty dictionary of a class in `names`; nothing else is made without a call."""
+    kind, arguments = self.stack[-2:]
+    if not (isinstance(kind, type) and issubclass(kind, dict) and kind in self._names.values() and arguments == ()):
+        raise pickle.UnpicklingError("it makes an object")
+    self.stack[-2:] = [kind()]
 
 
 def leaves(value: Any, most: int) -> Iterator[Any]:

@@ -34,7 +34,7 @@ from renaissance.training.resolution import Resolved, resolve
 from . import first_program, meter, vilt
 from .converted import Converted
 from .foreign import ForeignModel
-from .key_map import Renamed, report
+from .key_map import Renamed, every_key, report
 
 PROGRAMS = {each.NAME: each for each in (vilt, meter, first_program)}
 
@@ -44,11 +44,13 @@ class Imported(NamedTuple):
 
     Attributes:
         stored: the checkpoint; None where a tensor is not explained.
-        lines: what became of each tensor, and how the model differs from the program's.
+        lines: what became of the tensors, and how the model differs from the program's.
+        keys: a line about each tensor.
     """
 
     stored: Stored | None
     lines: list[str]
+    keys: list[str]
 
 
 def convert(source: ForeignModel, heads: Mapping[str, int]) -> Converted:
@@ -93,7 +95,7 @@ def import_model(
     renamed = converted.renamed
     renamed.forget_parts_but({"model", "heads", *converted.tower_configs})
     if renamed.unknown:
-        return Imported(None, report(renamed))
+        return Imported(None, report(renamed), every_key(renamed))
     bad = [renamed.origins[key] for key, tensor in renamed.tensors() if not tensor.isfinite().all()]
     require(not bad, f"{where} holds NaN or infinite values in {len(bad)} of its tensors ({shortened(bad)}).")
     settings = converted.settings | _run_settings(renamed) | given
@@ -110,11 +112,11 @@ def import_model(
         renamed.forget(f"{key}:{_as_written(name, renamed.parts[key])}" for name in unused)
     new = _copy(built, renamed, where)
     if renamed.unknown:
-        return Imported(None, report(renamed))
+        return Imported(None, report(renamed), every_key(renamed))
     stored = checkpoint_content(built, resolved)(TrainingState())
     named = {key: Path(source.name).name for key in converted.tower_configs}
     lines = [f"{converted.program} in {source.name}", *report(renamed, new), *head_lines(built), *converted.notes]
-    return Imported(stored._replace(settings=stored.settings | named), lines)
+    return Imported(stored._replace(settings=stored.settings | named), lines, every_key(renamed, new))
 
 
 def _as_written(name: str, state: Iterable[str]) -> str:

@@ -142,3 +142,13 @@ def report(renamed: Renamed, new: Iterable[str] = ()) -> list[str]:
     if renamed.unknown:
         lines.append(f"not explained: {len(renamed.unknown)} ({shortened(renamed.unknown, 20)})")
     return lines
+
+
+def every_key(renamed: Renamed, new: Iterable[str] = ()) -> list[str]:
+    """A line about each tensor: what it became, or why it became nothing. Arguments as of `report`."""
+    became: dict[str, list[str]] = defaultdict(list)
+    for name, _ in renamed.tensors():
+        became[renamed.origins[name]].append(name)
+    lines = [f"{key} -> {', '.join(became[key]) or 'a part of another'}" for key in renamed.mapped]
+    lines += [f"{key}: unused, {reason}" for reason, keys in renamed.unused.items() for key in keys]
+    return [*lines, *(f"{key}: not explained" for key in renamed.unknown), *(f"{name}: drawn anew" for name in new)]

@@ -30,8 +30,7 @@ _HUB_HEADS = {
     "ViltForImageAndTextRetrieval": "irtr",
 }
 _ASPECT = (
-    "its images keep their aspect: give train_transform_keys='[\"pixelbert\"]' val_transform_keys='[\"pixelbert\"]' to runs that "
-    "start from it (predict, and evaluations with test_only=True, do so by themselves)"
+    "its images keep their aspect (pixelbert), also in runs that start from it, unless they give other transform keys"
 )
 
 

@@ -60,6 +60,8 @@ def read_archive(path: str | os.PathLike, harmless: Sequence[str] = ()) -> Any:
             reader = _Tensors(archive, f"{folder}/data", _SHARED * size)
             names = {("torch", name): name for name in _DTYPES}
             names |= {("collections", "OrderedDict"): _ordered, ("torch._utils", "_rebuild_tensor_v2"): reader.tensor}
+            if harmless:
+                names |= _OTHERS
             content = archive.read(f"{folder}/data.pkl")
             unpickler = PlainUnpickler(content, _Named(names, harmless), most=_MOST_INSTRUCTIONS)
             unpickler.persistent_load = reader.storage
@@ -104,6 +106,25 @@ class _Named(dict):
 def _ordered() -> OrderedDict[Any, Any]:
     """Takes nothing: a state dictionary is empty when it is made, and filled then."""
     return OrderedDict()
+
+
+class _Settings(dict):
+    """Lightning's dictionary of a run's settings."""
+
+    __slots__ = ()  # so a pickle can give it no attributes
+
+
+def _size(numbers: Any) -> tuple[Any, ...]:
+    return tuple(numbers)
+
+
+# What checkpoints of other programs hold besides plain values.
+_OTHERS: dict[tuple[str, str], Any] = {
+    **{
+        (f"{each}.utilities.parsing", "AttributeDict"): _Settings for each in ("pytorch_lightning", "lightning.pytorch")
+    },
+    ("torch", "Size"): _size,
+}
 
 
 class _Tensors:

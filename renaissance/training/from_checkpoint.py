@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError, first_line, printable, require, shortened
+from renaissance.core.registry import TRANSFORMS
 from renaissance.models import backbones
 from renaissance.runs.stored import Stored
 from renaissance.settings.declared import SETTINGS
@@ -20,6 +21,8 @@ from renaissance.settings.keys import TOWER_KEYS, marked, model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task, task_class
+
+_TRANSFORMS = ("train_transform_keys", "val_transform_keys")
 
 
 def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
@@ -35,8 +38,8 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     evaluated = marked("evaluation") if resolver["test_only"] else frozenset()
     fixed = stored.settings.keys() if resumed else model_keys()
     values = {key: value for key, value in stored.settings.items() if key in fixed | evaluated}
-    may_differ = marked("changeable") if resumed else marked("adaptable") | evaluated
-    resolver.fill_defaults("checkpoint", values, may_differ)
+    may_differ = marked("changeable") if resumed else marked("adaptable") | evaluated | {*_TRANSFORMS}
+    resolver.fill_defaults("checkpoint", values | _transforms(resolver, stored), may_differ)
     if resumed or evaluated:
         resolver.finalize_batches()
     require(
@@ -45,6 +48,14 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
         "hidden or shown at test time only measure something else; leave blind out.",
     )
     return fixed - may_differ if resumed else fixed
+
+
+def _transforms(resolver: ConfigResolver, stored: Stored) -> dict[str, list[str]]:
+    """The transform of a model that learned from images of their own aspect, where the command says nothing of images."""
+    key = stored.settings.get(_TRANSFORMS[1], ["imagenet"])
+    asked = any(resolver.sources[name] != "default" for name in _TRANSFORMS)
+    keeps = key[0] in TRANSFORMS and TRANSFORMS[key[0]].keeps_aspect
+    return dict.fromkeys(_TRANSFORMS, key) if keeps and not asked else {}
 
 
 def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) -> None:

@@ -111,7 +111,7 @@ def test_a_registered_extension_is_no_way_around_names(refusal):
         (b"(]S'x'\no.", "KeyError"),
         (b"])R.", "TypeError"),
         (b"]}S'a'\nNsb.", "it sets the state of a list"),
-        (b"])\x81.", "KeyError"),
+        (b"])\x81.", "it makes an object"),
         (b"])}\x92.", "KeyError"),
         (b"P1\n.", "KeyError"),
         (b"]Q.", "unsupported persistent id"),

@@ -31,7 +31,7 @@ from renaissance.core.types import ImageInput, TextInput
 from renaissance.exchange.foreign import read_foreign
 from renaissance.exchange.importer import import_model, write
 from renaissance.inference.loaded import Loaded
-from small_run import Ended
+from small_run import Ended, write_pairs
 
 SIZES = {
     "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
@@ -309,3 +309,43 @@ def test_load_path_of_another_program_says_which_command_imports_it(tmp_path: Pa
     torch.save({"state_dict": {"transformer.cls_token": torch.zeros(1)}}, file)
     done = command(capsys, "predict", "with", f"load_path={file}", "text=a")
     assert done.code == 1 and f"import with source={file}" in done.err
+
+
+def test_a_file_of_lightnings_classes_is_read(tmp_path, capsys):
+    from pytorch_lightning.utilities.parsing import AttributeDict
+
+    settings = AttributeDict(config=AttributeDict(num_heads=4, shape=torch.Size([2, 3])))
+    torch.save({"state_dict": {"a.weight": torch.ones(2)}, "hyper_parameters": settings}, tmp_path / "old.ckpt")
+    source = read_foreign(str(tmp_path / "old.ckpt"), allow_download=False)
+    assert source.settings == {"num_heads": 4, "shape": (2, 3)} and torch.equal(source.state["a.weight"], torch.ones(2))
+
+
+def test_every_key_is_shown(tmp_path, capsys):
+    model = vilt(ViltForMaskedLM, tmp_path / "hub")
+    words = (f"source={tmp_path / 'hub'}", f"output={tmp_path / 'a.ckpt'}", "show_keys=True", "allow_download=False")
+    ended = command(capsys, "import", "with", *words)
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    for key in load_file(tmp_path / "hub" / "model.safetensors"):
+        assert sum(line.startswith((f"{key} -> ", f"{key}: unused")) for line in lines) == 1, key
+    assert any(line.endswith("-> model:text_pooler.dense.weight") for line in lines) and model is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), ["pixelbert", "pixelbert"]),
+        (("val_transform_keys=['imagenet']",), ["imagenet", "imagenet"]),
+        (("randaug",), ["imagenet_randaug", "imagenet"]),
+    ],
+)
+def test_a_run_from_images_of_their_own_aspect_goes_on_so(given, expected, tmp_path, capsys):
+    vilt(ViltForQuestionAnswering, tmp_path / "hub", id2label=ANSWERS)
+    words = (f"source={tmp_path / 'hub'}", f"output={tmp_path / 'a.ckpt'}", "allow_download=False")
+    assert command(capsys, "import", "with", *words).code == 0
+    write_pairs(tmp_path / "arrow" / "mine_train.arrow", 6), write_pairs(tmp_path / "arrow" / "mine_val.arrow", 3)
+    run = ("task_mlm_itm", "datasets=['mine']", f"data_root={tmp_path / 'arrow'}", f"log_dir={tmp_path / 'runs'}")
+    sizes = ("batch_size=2", "per_gpu_batchsize=2", "num_workers=0", "max_steps=1")
+    assert command(capsys, "with", *run, *sizes, f"load_path={tmp_path / 'a.ckpt'}", *given).code == 0
+    settings = json.loads(next((tmp_path / "runs").rglob("settings.json")).read_text())["settings"]
+    assert [settings["train_transform_keys"], settings["val_transform_keys"]] == [[each] for each in expected]

@@ -18,6 +18,7 @@ from PIL import Image
 import renaissance
 import small_run
 from conftest import ROOT
+from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.core.types import Example, ImageInput, TextInput
@@ -126,6 +127,43 @@ def test_masks_are_filled_with_the_most_probable_pieces(path: Path, home: Path):
         assert [word for word, _ in row] == [model.tokenizer.decode([piece]).strip() for piece in best.tolist()]
         assert [share for _, share in row] == pytest.approx(shares[best].tolist(), abs=1e-5)
     assert model.fill(None, "a [MASK]", top=1) != [], "without an image"
+
+
+def test_lists_are_filled_and_answered_as_one_by_one(path: Path, home: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(loaded, "_BATCH", 2)
+    model, (first, second) = renaissance.load(path), [image for image, _ in pictures_and_texts(home)[:2]]
+    images, texts = (
+        [first, second, first],
+        ["a [MASK]", "a [MASK] circle beside a [MASK]", "the square is [MASK] and red"],
+    )
+    pairs = [
+        (images, texts),
+        (first, texts),
+        (None, texts),
+        (images, texts[0]),
+        ([first], texts[0]),
+        (first, texts[:1]),
+    ]
+    for image, text in pairs:
+        count = max(len(each) for each in (image, text) if isinstance(each, list))
+        several = model.fill(image, text, top=2)
+        assert len(several) == count
+        for row, found in enumerate(several):
+            alone = model.fill(
+                image[row] if isinstance(image, list) else image, text[row] if isinstance(text, list) else text, 2
+            )
+            for mask, expected in zip(found, alone, strict=True):
+                assert [piece for piece, _ in mask] == [piece for piece, _ in expected]
+                assert [share for _, share in mask] == pytest.approx([share for _, share in expected], abs=1e-5)
+    towers = {"text_encoder": "bert", "image_encoder": "vit"}
+    vqa = renaissance.load(write_checkpoint(tmp_path, towers, ("vqa",), datasets=["vqa"]))
+    answers = vqa.answer(images, texts, top=2)
+    alone = [vqa.answer(image, text, top=2) for image, text in zip(images, texts, strict=True)]
+    assert [[name for name, _ in each] for each in answers] == [[name for name, _ in each] for each in alone]
+    assert len(vqa.answer(first, texts)) == len(vqa.answer(images, texts[0])) == 3
+    whole = model.encode(images, texts)
+    for size in (1, 2, 5):
+        torch.testing.assert_close(model.encode(images, texts, batch_size=size), whole, rtol=0, atol=1e-5)
 
 
 def test_any_form_of_a_picture_is_the_same_picture(path: Path, home: Path, tmp_path: Path, monkeypatch):
