@@ -44,8 +44,10 @@ class Run:
 class Data:
     """Data"""
 
-    datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; or the name of any <name>.arrow with image and caption
+    datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; the name of any <name>.arrow with image and caption; or a folder, or owner/name of the Hub, that the library datasets has saved
     ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # data set of referring expressions: refcoco, refcoco+, refcocog or refcocog_google
+    image_column: text("the name of a column") = None  # what your own captions, or those of the library datasets, call the column of images; None = image
+    caption_column: text("the name of a column") = None  # the same for the captions, a text or a list of texts; None = caption
     data_root: path("the folder of the arrow files").changeable = "data/arrow"  # folder of the arrow files
     allow_missing_shards: flag.changeable = False  # True: train without the files of gcc and sbu that are missing between others
     batch_size: pairs(1) = 256  # pairs of one optimizer step, over all processes

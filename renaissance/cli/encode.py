@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from renaissance.core.checks import Check, choice, dataset_list, integer, path, plugin_names, require_checkpoint
+from renaissance.core.checks import Check, choice, dataset_list, integer, path, plugin_names, require_checkpoint, text
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
@@ -34,8 +34,10 @@ class EncodeInputs:
     """What is read: a split, or files"""
 
     datasets: dataset_list = None  # data sets, such as ["coco"]; one, or several of captions
-    split: path("the name of a split") = "val"  # train, val, test, or another that the data set has
+    split: text("the name of a split") = "val"  # train, val, test, or another that the data set has
     data_root: path("a folder of arrow files") = "data/arrow"  # folder of the arrow files
+    image_column: text("the name of a column") = None  # what own captions call the column of images; None = image
+    caption_column: text("the name of a column") = None  # the same for captions; None = caption
     images: path("a folder of images") = None  # in the place of data sets: a folder of images
     texts: path("a text file") = None  # in the place of data sets: a file with one text a line
 
@@ -58,6 +60,8 @@ def main(
     datasets: str | list[str] | None,
     split: str,
     data_root: str,
+    image_column: str | None,
+    caption_column: str | None,
     images: str | None,
     texts: str | None,
     output: str | None,
@@ -84,7 +88,7 @@ def main(
         from renaissance.inference.processes import fill
 
     names = [datasets] if isinstance(datasets, str) else list(datasets or ())
-    inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root)
+    inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root, image_column, caption_column)
     what = _named(what)
     sides = tuple(
         side for side in features.SIDES if side in what or (features.TOKENS in what and side != features.FUSED)

@@ -26,6 +26,8 @@ from .file_cache import Stamp, cached, stamp
 from .messages import refuse_claims
 
 MAGIC = b"ARROW1"
+_STREAM = b"\xff\xff\xff\xff"  # how an Arrow stream begins
+RENAMED = ("image", "caption")  # columns that settings give other names, <column>_column
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
 _START = 64  # bytes that tell what a file is
 _METADATA = {"dataset": str, "split": str, "labels": list[str]}  # of our writers
@@ -162,7 +164,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
 
 def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[str, Any]:
     reader, whole, columns = open_file(path, columns)
-    refuse_claims(path, whole)
+    refuse_claims(path, whole, stream=is_stream(whole))
     batches = [*valid_batches(path, reader, columns)]
     rows = sum(batch.num_rows for batch in batches)
     require(rows, f"'{path}' has no rows; expected at least one image.")
@@ -181,9 +183,7 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
     return FileContents(rows, counts.get(samples, rows), [column.name for column in columns])._asdict()
 
 
-def valid_batches(
-    path: str, reader: pa.ipc.RecordBatchFileReader, columns: Sequence[Column]
-) -> Iterator[pa.RecordBatch]:
+def valid_batches(path: str, reader: Batches, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     """Yields the record batches of an open file with these columns, each fully validated by Arrow.
 
     Raises:
@@ -205,20 +205,75 @@ def valid_batches(
         yield batch
 
 
-def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchFileReader, pa.Buffer, list[Column]]:
+class Batches:
+    """The record batches of an Arrow file, or of an Arrow stream, the form in which `datasets` saves.
+
+    Args:
+        whole: the content, mapped; nothing is copied out of it.
+        columns: that are read, under the names that they declare; of `datasets`' images the bytes alone.
+
+    Attributes:
+        schema: with these names. num_record_batches.
+    """
+
+    def __init__(self, whole: pa.Buffer, columns: Sequence[Column]):
+        # All columns, though few are wanted: with `included_fields` Arrow copies what it reads out of the map.
+        stream = is_stream(whole)
+        reader = (pa.ipc.open_stream if stream else pa.ipc.open_file)(pa.BufferReader(whole))
+        self._streamed = [*reader] if stream else None
+        self._reader, self._columns = reader, [each for each in columns if self._is_another(reader.schema, each)]
+        self.num_record_batches = len(self._streamed) if stream else reader.num_record_batches
+        self.schema = self._renamed(_no_rows(reader.schema)).schema
+
+    def get_batch(self, number: int) -> pa.RecordBatch:
+        """A batch. Raises an error of Arrow where it is damaged."""
+        return self._renamed(self._reader.get_batch(number) if self._streamed is None else self._streamed[number])
+
+    @staticmethod
+    def _is_another(schema: pa.Schema, column: Column) -> bool:
+        """Whether a column has another name or form in the file."""
+        index = schema.get_field_index(column.source or column.name)
+        return index >= 0 and (bool(column.source) or _is_image(schema.field(index).type, column))
+
+    def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._columns:
+            return batch
+        metadata, arrays = batch.schema.metadata, dict(zip(batch.schema.names, batch.columns, strict=True))
+        for column in self._columns:
+            array = batch[column.source or column.name]
+            if _is_image(array.type, column):
+                array = array.flatten()[array.type.get_field_index("bytes")]
+            arrays[column.name] = array
+        return pa.RecordBatch.from_pydict(arrays).replace_schema_metadata(metadata)
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def _is_image(found: pa.DataType, column: Column) -> bool:
+    """Whether a column is an image as `datasets` saves it: a struct of bytes and path."""
+    return column.is_image and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0
+
+
+def is_stream(whole: pa.Buffer) -> bool:
+    """Whether a file is an Arrow stream."""
+    return whole[: len(_STREAM)].to_pybytes() == _STREAM
+
+
+def open_file(path: str, columns: Sequence[Column]) -> tuple[Batches, pa.Buffer, list[Column]]:
     """Maps the file and reads its schema; the descriptor is closed again, the map lives as long as its buffer.
 
     Returns:
-        The reader, the map, and those of the columns that are there.
+        Its batches, the map, and those of the columns that are there.
     """
     stamp(path)  # opening a pipe would block
     try:
         with pa.memory_map(path) as mapped:
             whole = mapped.read_buffer()
         _check_ends(path, whole)
-        # All columns, though few are wanted: with `included_fields` Arrow copies what it reads out of the map.
-        reader = pa.ipc.open_file(pa.BufferReader(whole))
-        return reader, whole, [column for column in columns if _is_there(path, reader.schema, column)]
+        batches = Batches(whole, columns)
+        return batches, whole, [column for column in columns if _is_there(path, batches.schema, column)]
     except _READ_ERRORS as error:
         raise _damaged(path, error) from None
 
@@ -226,6 +281,8 @@ def open_file(path: str, columns: Sequence[Column]) -> tuple[pa.ipc.RecordBatchF
 def _check_ends(path: str, whole: pa.Buffer) -> None:
     start, end = whole[:_START].to_pybytes(), whole[-len(MAGIC) :].to_pybytes()
     refuse_lfs(start, f"'{printable(path)}'")
+    if is_stream(whole):
+        return
     head = start[: len(MAGIC)]
     require(
         head == MAGIC == end,
@@ -238,7 +295,9 @@ def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
     """Whether a file has a column; raises where it needs one, or has another type."""
     index = schema.get_field_index(column.name)
     if index < 0 and (column.needed or column.name in schema.names):
-        raise UserError(f"'{path}' needs one column '{column.name}'; its columns are {some(schema.names) or 'none'}.")
+        own = column.source or column.name
+        advice = f"; give its name with {column.name}_column=" if column.name in RENAMED else ""
+        raise UserError(f"'{path}' needs one column '{own}'; its columns are {some(schema.names) or 'none'}{advice}.")
     if index < 0 or (pa.types.is_null(schema.field(index).type) and not column.needed):
         return False
     found = schema.field(index).type

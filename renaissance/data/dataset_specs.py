@@ -35,6 +35,7 @@ class Column(NamedTuple):
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
         bounds: least and most of its numbers; None = any.
         one_of: its texts; () = any.
+        source: what the file calls it, "" = the same.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Column(NamedTuple):
     indexes: str = ""
     bounds: tuple[float, float] | None = None
     one_of: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def depth(self) -> int:

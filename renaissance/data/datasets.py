@@ -29,21 +29,30 @@ from .dataset_specs import (
 )
 from .pairs import PairDataset
 from .samples import SampleDataset
+from .saved_datasets import is_saved, saved_files
 
 # Of own data, by kind of sample.
 OWN_LAYOUTS = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}
 
 
 def open_pairs(
-    names: Sequence[str], split: str, data_root: str | os.PathLike, *, allow_missing_shards: bool = False
+    names: Sequence[str],
+    split: str,
+    data_root: str | os.PathLike,
+    *,
+    allow_missing_shards: bool = False,
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> PairDataset | None:
     """Opens one split of a mix of data sets of captions, concatenated in the order of the names.
 
     Args:
-        names: keys of `dataset_specs.DATASETS` of captions, or names of own captions.
+        names: keys of `dataset_specs.DATASETS` of captions, or names of own captions; what `datasets` has saved by its folder
+            or its name of the Hub (`saved_datasets`).
         split: "train", "val" or "test". Training leaves out repeated and empty captions, evaluation keeps all.
         data_root: the folder of the arrow files.
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
+        image_column, caption_column: what own captions call these columns; None = image, caption.
 
     Returns:
         The pairs, or None where no data set of the mix has this split (the caller says so).
@@ -56,12 +65,15 @@ def open_pairs(
     require(names, f"datasets=[] is empty; name at least one of {', '.join(_names_of(CAPTIONS))} or your own captions.")
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
-    specs = {name: _spec(name, CAPTIONS) for name in names}
-    found = arrow_names(folder)
+    specs = {name: DATASETS[OWN_NAME] if is_saved(name) else _spec(name, CAPTIONS) for name in names}
+    found = set() if all(map(is_saved, names)) else arrow_names(folder)
     parts, missing = {}, []
     for name, spec in specs.items():
         try:
-            parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
+            if is_saved(name):
+                parts[name] = SplitFiles(dict.fromkeys(_saved(name, split, folder), ""))
+            else:
+                parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
         except _Missing as error:
             missing.append(str(error))
     if missing:
@@ -71,7 +83,9 @@ def open_pairs(
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
-    pairs = PairDataset(folder, files, training=split == "train")
+    columns = {"image": image_column or "", "caption": caption_column or ""}
+    own = {name: columns for name in names if name not in named_specs()}
+    pairs = PairDataset(folder, files, training=split == "train", renamed=own)
     pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)
     return pairs
 
@@ -111,7 +125,11 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     Raises:
         UserError: as `open_samples`, missing files and splits excepted.
     """
-    folder, spec, splits = os.fspath(data_root), _spec(name, sample_kind), []
+    folder = os.fspath(data_root)
+    if sample_kind == CAPTIONS and is_saved(name):
+        there = saved_files(name, folder)
+        return tuple(split for split in OWN_SPLITS if split in there)
+    spec, splits = _spec(name, sample_kind), []
     found = arrow_names(folder)
     for split in dict.fromkeys([*spec.splits, *spec.older_files]):
         try:
@@ -213,6 +231,14 @@ def _files(
         "allow_missing_shards=True to go without.",
     )
     return part
+
+
+def _saved(name: str, split: str, folder: str) -> list[str]:
+    """Returns the paths of a split of what `datasets` has saved; from data_root where they lie below it."""
+    files = saved_files(name, folder).get(split, [])
+    if split == "train" and not files:
+        raise _Missing(f"Data set '{name}' has no split train; give one that has.")
+    return [os.path.abspath(file) for file in files]
 
 
 def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file
 from .columns import Flat
-from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE_ID
+from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE_ID, Column
 from .file_cache import Stamp, cached
 from .identity import content_key, text_key
 from .samples import SampleDataset
@@ -29,6 +30,7 @@ class PairDataset(SampleDataset):
         folder: where the files are.
         files: (data set's name, file name) of each file, in order.
         training: whether repeated and empty captions are left out.
+        renamed: as for `SampleDataset`.
 
     Attributes:
         labelled: True: captions are their own labels.
@@ -41,9 +43,16 @@ class PairDataset(SampleDataset):
     labelled = True
     missing_shards: tuple[str, ...] = ()
 
-    def __init__(self, folder: str, files: Sequence[tuple[str, str]], *, training: bool):
+    def __init__(
+        self,
+        folder: str,
+        files: Sequence[tuple[str, str]],
+        *,
+        training: bool,
+        renamed: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ):
         self._drops_repeats = training  # a file of images that have no captions yet may be one of many
-        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name)
+        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name, renamed=renamed)
 
     def __getitem__(self, index: int) -> Example:
         """Reads one pair. Raises IndexError outside 0 <= index < len."""
@@ -75,16 +84,19 @@ class PairDataset(SampleDataset):
         except UserError:
             return None
 
-    def _gaps(self, path: str, now: Stamp) -> np.ndarray:
+    def _gaps(self, path: str, now: Stamp, columns: Sequence[Column]) -> np.ndarray:
         if not self._drops_repeats:
-            return super()._gaps(path, now)
-        return np.array(cached(path, now, "repeats", {"gaps": list[int]}, lambda: find_gaps(path))["gaps"], np.int64)
+            return super()._gaps(path, now, columns)
+        own = next(column.source for column in columns if column.name == CAPTION.name)
+        what = f"repeats-{content_key(own.encode()):x}" if own else "repeats"
+        found = cached(path, now, what, {"gaps": list[int]}, lambda: find_gaps(path, columns))
+        return np.array(found["gaps"], np.int64)
 
 
-def find_gaps(path: str) -> dict[str, list[int]]:
+def find_gaps(path: str, columns: Sequence[Column] = CAPTION_COLUMNS) -> dict[str, list[int]]:
     """Returns, as "gaps", where repeated and empty captions of a file are left out; of equal ones of a row the first is kept."""
     left_out, start = [np.empty(0, np.int64)], 0
-    for batch in ArrowFile(path, CAPTION_COLUMNS).slices():
+    for batch in ArrowFile(path, columns).slices():
         captions = Flat(batch[CAPTION.name], CAPTION.depth)
         rows, strings = captions.rows(), clean_all(captions.values)
         kept = np.zeros(len(rows), bool)

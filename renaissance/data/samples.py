@@ -7,7 +7,8 @@ is kept per row or sample, so a hundred million samples cost what the file names
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -66,10 +67,11 @@ class FileSummary(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A checked file. Attributes: summary; stamp, when it was checked; lacking, columns that hold nothing."""
+    """A checked file. Attributes: summary; stamp, when it was checked; columns, of those wanted; lacking, that hold nothing."""
 
     summary: FileSummary
     stamp: Stamp
+    columns: tuple[Column, ...]
     lacking: tuple[str, ...]
 
 
@@ -94,6 +96,7 @@ class SampleDataset:
         columns: the columns that are read.
         samples: the column that numbers the samples, "" where each row is one.
         training: whether a file that lacks what a model learns from is refused.
+        renamed: data set -> column -> what its files call it, where that is another name.
 
     Attributes:
         older_files: those that go by the name of an older program, which is not always that of their data set.
@@ -112,7 +115,12 @@ class SampleDataset:
         samples: str,
         *,
         training: bool = False,
+        renamed: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ):
+        self._own_columns = {
+            name: tuple(column._replace(source=names.get(column.name, "")) for column in columns)
+            for name, names in renamed.items()
+        }
         self._folder, self._wanted, self._samples, self._training = str(folder), tuple(columns), samples, training
         self._files = [self._checked(dataset, name) for dataset, name in files]
         self._ends = np.cumsum([file.samples for file in self.describe()], dtype=np.int64)
@@ -161,7 +169,7 @@ class SampleDataset:
         the content alone; `mtime_ns` also on when the file was written.
         """
         prints = {}
-        for number, (file, now, _) in enumerate(self._files):
+        for number, (file, now, *_) in enumerate(self._files):
             ends = b"".join(self._row_bytes(number, row) for row in (0, file.rows - 1))
             prints[file.file] = file.fingerprint(now, ends)
         return prints
@@ -243,15 +251,16 @@ class SampleDataset:
 
     def _checked(self, dataset: str, name: str) -> _File:
         path = os.path.join(self._folder, name)
-        now, found = check_file(path, self._wanted, self._samples)
+        wanted = self._own_columns.get(dataset, self._wanted)
+        now, found = check_file(path, wanted, self._samples)
         lacking = tuple(column.name for column in self._wanted if column.name not in found.columns)
         empty = ", ".join(column.name for column in self._wanted if column.needed and column.name in lacking)
         if self._training and empty:
             raise UserError(f"'{path}' cannot be trained on: its {empty} are empty in every row.")
-        summary = FileSummary(dataset, name, found.rows, found.samples - len(self._gaps(path, now)))
-        return _File(summary, now, lacking)
+        summary = FileSummary(dataset, name, found.rows, found.samples - len(self._gaps(path, now, wanted)))
+        return _File(summary, now, wanted, lacking)
 
-    def _gaps(self, path: str, now: Stamp) -> np.ndarray:
+    def _gaps(self, path: str, now: Stamp, columns: Sequence[Column]) -> np.ndarray:
         """Where samples of a file are left out: before the j-th of them, gaps[j] are kept.
 
         So kept sample k is sample k + searchsorted(gaps, k, "right") of the file.
@@ -261,7 +270,8 @@ class SampleDataset:
     def _opened(self, number: int) -> tuple[ArrowFile, np.ndarray]:
         if number not in self._open:
             path, now = self._path(number), self._refuse_changed(number)
-            self._open[number] = ArrowFile(path, self._columns_of(number), self._samples), self._gaps(path, now)
+            gaps = self._gaps(path, now, self._files[number].columns)
+            self._open[number] = ArrowFile(path, self._columns_of(number), self._samples), gaps
         return self._open[number]
 
     def _refuse_changed(self, number: int, index: int | None = None) -> Stamp:
@@ -270,7 +280,8 @@ class SampleDataset:
         return refuse_changed(self._path(number), self._files[number].stamp, before)
 
     def _columns_of(self, number: int) -> list[Column]:
-        return [column for column in self._wanted if column.name not in self._files[number].lacking]
+        file = self._files[number]
+        return [column for column in file.columns if column.name not in file.lacking]
 
     def _row_bytes(self, number: int, row: int) -> bytes:
         file, _ = self._opened(number)

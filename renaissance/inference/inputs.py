@@ -29,7 +29,7 @@ class SplitInputs:
     """The samples of a split of data sets; picklable.
 
     Args:
-        names: of data sets, one, or several of captions. split, data_root: as for a run.
+        names: of data sets, one, or several of captions. split, data_root, image_column, caption_column: as for a run.
 
     Attributes:
         slots: whether the second image of a sample is fused as a second one (NLVR2).
@@ -38,11 +38,19 @@ class SplitInputs:
         UserError: no such data set or split, or a file cannot be used.
     """
 
-    def __init__(self, names: list[str], split: str, data_root: str):
+    def __init__(
+        self,
+        names: list[str],
+        split: str,
+        data_root: str,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+    ):
         specs = named_specs()
         kind = specs[names[0]].sample_kind if names[0] in specs else CAPTIONS
         if kind == CAPTIONS:
-            self.dataset = open_pairs(names, split, data_root)
+            columns = {"image_column": image_column, "caption_column": caption_column}
+            self.dataset = open_pairs(names, split, data_root, **columns)
             where = f"datasets={names} have no split '{split}' in data_root='{data_root}'"
             require(self.dataset is not None, f"{where}; give another split.")
         else:

@@ -65,7 +65,9 @@ class Irtr(Downstream):
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> PairDataset:
-        pairs = open_pairs([cls.data_name(settings)], split, settings.data.data_root)
+        data = settings.data
+        columns = {"image_column": data.image_column, "caption_column": data.caption_column}
+        pairs = open_pairs([cls.data_name(settings)], split, data.data_root, **columns)
         require(
             pairs is not None,
             f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}.",

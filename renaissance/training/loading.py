@@ -97,7 +97,14 @@ def _pairs(settings: Settings, split: str) -> PairDataset | None:
             names = [name for name in names if split in there[name]]
     if not names:
         return None
-    return open_pairs(names, split, data.data_root, allow_missing_shards=data.allow_missing_shards)
+    return open_pairs(
+        names,
+        split,
+        data.data_root,
+        allow_missing_shards=data.allow_missing_shards,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+    )
 
 
 def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> list[str]:

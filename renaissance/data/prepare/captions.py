@@ -21,10 +21,11 @@ from pathlib import Path
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
+from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .names import files_in, split_of
+from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
 from .tables import SUFFIXES, Line, lines_of
 from .writer import Download, arrow_writer, plan_stored

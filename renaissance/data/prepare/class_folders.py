@@ -11,10 +11,11 @@ import numpy as np
 
 from renaissance.core.errors import UserError, require, shortened
 from renaissance.data.dataset_specs import OWN_SPLITS
+from renaissance.data.splits import split_of
 
 from .annotation_store import plain_name
 from .annotations import opened
-from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
+from .names import IMAGE_SUFFIXES, files_in, folders_in
 
 _CLASSES_SHOWN = 20  # classes that are named in a sentence
 # First bytes of the forms that are read, for files whose names do not say what they are.

@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import DATASETS, SHARD_ROWS
+from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened
-from .names import IMAGE_SUFFIXES, files_in, folders_in, split_of
+from .names import IMAGE_SUFFIXES, files_in, folders_in
 from .skipped import Skipped
 from .tables import SUFFIXES, columns_of, is_table, lines_of, records_of
 from .tars import require_whole, tar_entries

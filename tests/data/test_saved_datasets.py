@@ -1,0 +1,222 @@
+"""Data sets of the library `datasets`, in place: order, splits, columns, images; what is damaged is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from renaissance.core.errors import UserError
+from renaissance.data.datasets import open_pairs, splits_of
+from renaissance.data.pairs import PairDataset
+from small_run import command, write_coco_vg
+
+library = pytest.importorskip("datasets")
+
+
+def picture(number: int) -> bytes:
+    stream, random = io.BytesIO(), np.random.default_rng(number)
+    Image.fromarray(random.integers(0, 256, (24, 32, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rows(count: int, first: int = 0) -> dict[str, list[Any]]:
+    numbers = range(first, first + count)
+    images = [{"bytes": picture(number), "path": None} for number in numbers]
+    captions = [[f"a red circle {number}", f"the square  {number}"] for number in numbers]
+    return {"img": images, "texts": captions, "one": [texts[0] for texts in captions], "id": list(numbers)}
+
+
+def dataset(count: int, first: int = 0) -> Any:
+    value = library.Value("string")
+    features = library.Features(
+        {"img": library.Image(), "texts": library.List(value), "one": value, "id": library.Value("int64")}
+    )
+    return library.Dataset.from_dict(rows(count, first), features)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "mine"
+    splits = {"train": dataset(23), "validation": dataset(5, 100), "extra": dataset(2, 200)}
+    library.DatasetDict(splits).save_to_disk(folder, num_shards={"train": 3, "validation": 1, "extra": 1})
+    return folder
+
+
+COLUMNS = {"image_column": "img", "caption_column": "texts"}
+
+
+def opened(folder: Path, split: str, **columns: str) -> PairDataset:
+    return open_pairs([str(folder)], split, "none", **COLUMNS | columns)
+
+
+def test_it_is_read_in_its_order_from_its_own_bytes(saved):
+    pairs = opened(saved, "train")
+    assert len(pairs) == 46 and splits_of(str(saved), "none", sample_kind="captions") == ("train", "val")
+    theirs = library.load_from_disk(saved)["train"]
+    for index in (0, 1, 17, 45):
+        example, row = pairs[index], theirs[index // 2]
+        assert example.text == " ".join(row["texts"][index % 2].split())
+        assert example.images[0] == picture(row["id"])
+    assert [pairs.text(index) for index in range(46)] == [
+        " ".join(each.split()) for row in theirs["texts"] for each in row
+    ]
+    val = opened(saved, "val", caption_column="one")
+    assert [val[index].text for index in range(5)] == [f"a red circle {number}" for number in range(100, 105)]
+    assert opened(saved, "test") is None
+
+
+def test_a_single_dataset_is_for_training(tmp_path):
+    dataset(4).save_to_disk(tmp_path / "one")
+    assert len(opened(tmp_path / "one", "train")) == 8 and opened(tmp_path / "one", "val") is None
+
+
+def test_the_cache_of_the_hub_is_read(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    folder = tmp_path / "lab___pictures" / "default" / "0.0.0" / ("a" * 40)
+    folder.mkdir(parents=True)
+    for split in ("train", "validation"):
+        files = sorted((saved / split).glob("*.arrow"))
+        for number, file in enumerate(files):
+            part = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
+            shutil.copy(file, folder / f"pictures-{split}{part}.arrow")
+    pairs = open_pairs(["lab/pictures"], "train", "none", **COLUMNS)
+    assert [pairs.text(index) for index in range(46)] == [opened(saved, "train").text(index) for index in range(46)]
+    next(folder.glob("*-00001-of-*")).unlink()
+    with pytest.raises(UserError, match="is not whole: 2 of the 3 files of train"):
+        open_pairs(["lab/pictures"], "train", "none", **COLUMNS)
+    shutil.copytree(folder, folder.with_name("b" * 40))
+    with pytest.raises(UserError, match="in several forms"):
+        open_pairs(["lab/pictures"], "train", "none", **COLUMNS)
+
+
+def test_what_the_library_itself_caches_is_read(tmp_path, monkeypatch):
+    """A parquet file with an Image feature, as load_dataset leaves it in its cache."""
+    dataset(7).to_parquet(tmp_path / "train.parquet")
+    loaded = library.load_dataset(
+        "parquet", data_files={"train": str(tmp_path / "train.parquet")}, cache_dir=str(tmp_path / "c")
+    )
+    folder = Path(loaded["train"].cache_files[0]["filename"]).parent
+    pairs = opened(folder, "train")
+    assert len(pairs) == 14 and pairs[3].images[0] == picture(1)
+
+
+def test_a_run_trains_on_it_and_goes_on_exactly(saved, tmp_path, capsys, hub_cache, monkeypatch):
+    from small_run import SMALL, read
+
+    monkeypatch.chdir(tmp_path)
+    words = ("task_mlm_itm", *SMALL, f"datasets=['{saved}']", "image_column=img", "caption_column=texts", "max_steps=4")
+    assert command(capsys, *words, "exp_name=whole").code == 0
+    assert command(capsys, *words, "exp_name=half", "save_every_steps=2", "keep_last=5").code == 0
+    folder = tmp_path / "result" / "half" / "version_0" / "checkpoints"
+    resumed = command(capsys, "task_mlm_itm", f"resume_from={folder / 'step_000000002.ckpt'}", "log_dir=again")
+    assert resumed.code == 0, resumed
+    first = read(tmp_path / "result" / "whole" / "version_0" / "checkpoints" / "last.ckpt")
+    second = read(next((tmp_path / "again").rglob("last.ckpt")))
+    assert all(bool((first.model[name] == second.model[name]).all()) for name in first.model)
+
+
+def test_it_mixes_with_arrow_files(saved, tmp_path):
+    write_coco_vg(tmp_path)
+    pairs = open_pairs(["coco", str(saved)], "val", str(tmp_path), **COLUMNS)
+    assert [file.dataset for file in pairs.describe()] == ["coco", str(saved)]
+    assert pairs[len(pairs) - 1].text == "the square 104"
+
+
+def _edit(path: Path, change: Any) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+DAMAGE = {
+    "cut short": (lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 900), "is damaged|cannot be read"),
+    "a part is missing": (lambda folder: next((folder / "train").glob("*.arrow")).unlink(), "is not whole"),
+    "no state": (lambda folder: (folder / "train" / "state.json").unlink(), "state.json"),
+    "elsewhere": (
+        lambda folder: _edit(folder / "train" / "state.json", lambda c: c["_data_files"][0].update(filename="../x")),
+        "is not whole",
+    ),
+    "splits elsewhere": (lambda folder: _edit(folder / "dataset_dict.json", lambda c: c["splits"].append("../x")), "elsewhere"),
+    "two of one kind": (
+        lambda folder: (
+            shutil.copytree(folder / "train", folder / "training"),
+            _edit(folder / "dataset_dict.json", lambda c: c["splits"].append("training")),
+        ),
+        "several are train",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE])
+def test_what_is_not_whole_is_refused(damage, saved, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(saved, folder)
+    change, sentence = DAMAGE[damage]
+    change(folder)
+    with pytest.raises(UserError, match=sentence):
+        opened(folder, "train")
+
+
+def test_bits_that_flip_never_end_the_process(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "mine")
+    path = sorted((tmp_path / "mine" / "validation").glob("*.arrow"))[0]
+    sound, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(sound)
+        damaged[int(random.integers(len(sound)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            pairs = opened(tmp_path / "mine", "val")
+            [pairs[index] for index in range(len(pairs))]
+        except UserError:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"caption_column": "caption"}, "needs one column 'caption'; its columns are .*caption_column="),
+        ({"image_column": "picture"}, "needs one column 'picture'.*image_column="),
+        ({"caption_column": "id"}, "column 'caption' is int64"),
+        ({"image_column": "one"}, "column 'image' is string"),
+    ],
+)
+def test_another_column_is_said(columns, sentence, saved):
+    with pytest.raises(UserError, match=sentence):
+        opened(saved, "train", **columns)
+
+
+def test_images_that_are_paths_alone_are_refused(tmp_path):
+    features = library.Features({"img": library.Image(), "texts": library.Value("string")})
+    (tmp_path / "a.png").write_bytes(picture(0))
+    kept = library.Dataset.from_dict(
+        {"img": [{"bytes": None, "path": str(tmp_path / "a.png")}], "texts": ["a"]}, features
+    )
+    table = kept.data.table
+    kept.save_to_disk(tmp_path / "mine")  # which would embed the file
+    import pyarrow as pa
+
+    with (
+        pa.OSFile(str(next((tmp_path / "mine").glob("*.arrow"))), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        out.write_table(table)
+    with pytest.raises(UserError, match="has 0 in 'image'; expected the bytes of an image"):
+        opened(tmp_path / "mine", "train")
+
+
+def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="no folder and not in the cache of `datasets`"):
+        open_pairs(["lab/nothing"], "train", "none")
+    (tmp_path / "own" / "empty").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no data set that the library"):
+        open_pairs([str(tmp_path / "own" / "empty")], "train", "none")
