@@ -18,7 +18,10 @@ class Prepare:
     quality: integer(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
     split_by: choice("unc", "google", "umd") = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd
     name: text("a name") = None  # captions, images: name of the data set; None = captions, images or cifar10
-    annotations: path("a file") = None  # captions: .jsonl, .csv or .parquet file below root; None = those in root, see "Own captions"
+    annotations: path("a file") = None  # captions: .jsonl, .csv, .tsv, .json, .parquet or .tar file below root; None = those in root, see "Own captions"
+    image_column: text("the name of a column") = None  # captions: column of images or of their paths; None = path, image, filepath ...
+    caption_column: text("the name of a column") = None  # captions: column of captions; None = caption, captions, title, text ...
+    separator: text("a character") = None  # captions: what stands between the columns of a CSV; None = a comma, in .tsv a tab
     val_share: number(0, 1) = None  # captions, images: share of the training images for val; None = 0, images without val 0.1
 # fmt: on
 

@@ -105,8 +105,9 @@ def write_file(
             for batch in _batches(entries.take(plan.shard_rows, plan.skipped), counts, plan.texts):
                 columns = [pa.array([row[field.name] for row in batch], field.type) for field in plan.schema]
                 arrow.write_batch(pa.record_batch(columns, schema=plan.schema))
-        if plan.shard_rows:  # the manifest says which entries it holds
+        if plan.shard_rows or plan.listed is None:
             plan = plan._replace(listed=entries.position - first)
+        if plan.shard_rows:  # the manifest says which entries it holds
             provenance = {**provenance, "shard": {"first": first, "next": entries.position}}
         unreadable = plan.skipped.count(*_UNREADABLE)
         rejected = counts["rows"] == 0 or (limit is not None and unreadable > limit * plan.listed)

@@ -6,7 +6,9 @@ The annotations are one file of (path, caption), UTF-8:
                       {"path": "photos/2.jpg", "caption": ["a cat", "sleeping"], "split": "val"}
     captions.csv      path,caption                                            with this header
                       photos/1.jpg,a dog
-    captions.parquet  columns path and caption
+    captions.parquet  columns path and caption, or the images themselves
+    captions_val.json COCO's, or a list of {"image": ..., "caption": ...}
+    00000.tar         webdataset: 1.jpg, 1.txt (or 1.json with a caption)
 
 Paths lead from `root` to the images. `caption`, also called `captions`, is a text or (not in CSV) a list of texts. A
 image may come several times, anywhere in the file: its captions are put together in their order. `split` is optional
@@ -17,7 +19,9 @@ Several files are read together if the name of each says a split.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
@@ -25,16 +29,29 @@ from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
+from .listings import SUFFIXES, Form, entries_of, has_images, rows_with_images
 from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
-from .tables import SUFFIXES, Line, lines_of
-from .writer import Download, arrow_writer, plan_stored
+from .skipped import Skipped
+from .tables import Line
+from .tars import require_whole, tar_entries
+from .writer import Download, Plan, arrow_writer, plan_file, plan_stored
 
-_KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_TAR = ".tar"
+_KINDS = f"{', '.join(SUFFIXES)} or {_TAR}"
 
 
 @arrow_writer
-def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = None, val_share: float = 0.0) -> Download:
+def make_arrow(
+    root: Path,
+    *,
+    name: str = OWN_NAME,
+    annotations: str | None = None,
+    val_share: float = 0.0,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    separator: str | None = None,
+) -> Download:
     """Writes one file for each split that has images.
 
     Args:
@@ -43,6 +60,8 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
         annotations: the annotation file, below root; None = the only file of its kinds directly in root.
         val_share: share of the images, chosen by a hash of their paths, that goes to val instead of train where the
             annotations name no split. An image stays on its side when others are added.
+        image_column, caption_column: of a table; None = the usual names.
+        separator: of a CSV file; None = a comma, in .tsv a tab.
 
     Raises:
         UserError: a bad option, a missing or malformed annotation file (with the line), or one of the refusals of
@@ -50,10 +69,17 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
     """
     check_val_share(val_share)
     check_name(name, OWN_NAME)
-    listings = _annotation_files(folder_of(root, "images and captions.jsonl, .csv or .parquet"), annotations)
+    form = Form(image_column, caption_column, separator)
+    listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
+    options = {"name": name, "val_share": val_share}
+    if listings[0].suffix == _TAR or has_images(listings[0], form):
+        require(
+            not val_share, f"val_share={val_share} is for lists of paths; divide the files of {listings[0].parent}."
+        )
+        return _whole_files(listings, form, name, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
-        splits = Counter(_add(store, listing, line, val_share) for line in lines_of(listing))
+        splits = Counter(_add(store, listing, line, val_share) for line in entries_of(listing, form, root))
         require(splits, f"'{listing}' has no captions; expected one (path, caption) a line.")
         for split in splits:
             read_from[split].append(listing.name)
@@ -66,20 +92,48 @@ def make_arrow(root: Path, *, name: str = OWN_NAME, annotations: str | None = No
         OWN_NAME,
         plans,
         source={"annotations": ", ".join(listing.name for listing in listings)},
-        options={"name": name, "val_share": val_share},
+        options=options,
         leftovers=leftovers(name, read_from),
     )
 
 
+def _whole_files(listings: list[Path], form: Form, name: str, options: dict[str, Any]) -> Download:
+    """The plan of files that hold the images themselves: tars and parquet files."""
+    by_split: dict[str, list[Path]] = defaultdict(list)
+    for listing in listings:
+        by_split[split_of(listing.stem) or "train"].append(listing)
+    plans: list[Plan] = []
+    for split in sorted(by_split, key=OWN_SPLITS.index):
+        files = by_split[split]
+        if files[0].suffix == _TAR:
+            for tar in files:
+                require_whole(tar)
+            rows = chain.from_iterable(tar_entries(tar, f"{tar.stem}/", split) for tar in files)
+        else:
+            rows = rows_with_images(files, form, split)
+        file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(each.name for each in files)}."]
+        metadata = {"dataset": name}
+        plans.append(plan_file(OWN_NAME, file, split, rows, metadata, listed=None, skipped=Skipped(), notes=notes))
+    source = {"annotations": ", ".join(listing.name for listing in listings)}
+    return Download(OWN_NAME, plans, source=source, options=options, leftovers=leftovers(name, by_split))
+
+
 def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
     if annotations is not None:
-        known = isinstance(annotations, str) and Path(annotations).suffix in SUFFIXES
+        known = isinstance(annotations, str) and Path(annotations).suffix in (*SUFFIXES, _TAR)
         require(
             known and (folder / annotations).is_file(),
             f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.",
         )
         return [folder / annotations]
-    found = [path for path in files_in(folder) if path.suffix in SUFFIXES]
+    files = files_in(folder)
+    if tars := [path for path in files if path.suffix == _TAR]:  # and what img2dataset leaves beside them
+        beside = {tar.stem for tar in tars} | {f"{tar.stem}_stats" for tar in tars}
+        found = [path for path in files if path.suffix in SUFFIXES and path.stem not in beside]
+        others = ", ".join(path.name for path in found)
+        require(not found, f"root='{folder}' has tars, and beside them {others}; choose with annotations=<file>.")
+        return tars
+    found = [path for path in files if path.suffix in SUFFIXES]
     names = ", ".join(path.name for path in found) or "none"
     require(
         len(found) == 1 or (found and all(split_of(path.stem) for path in found)),

@@ -1,4 +1,4 @@
-"""Tables of (path, caption): JSONL, CSV and parquet, read as streams."""
+"""Tables of (path, caption): JSONL, CSV, TSV and parquet, read as streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,17 @@ from .annotations import json_lines, opened, text_lines
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 CAPTION_NAMES = ("caption", "captions")  # a text or a list of texts under either
+
+
+class Columns(NamedTuple):
+    """Names of columns, of which the first that is there counts. Attributes: paths; captions; separator of a CSV file."""
+
+    paths: tuple[str, ...] = ("path",)
+    captions: tuple[str, ...] = CAPTION_NAMES
+    separator: str | None = None  # by its name
+
+
+PLAIN = Columns()
 _LINE = {"path": str, "caption": str | list[str], "split": str | None}
 _ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
 _MOST_FIELD = 16 << 20  # characters of a field of CSV
@@ -34,38 +45,51 @@ class Line(TypedDict):
     split: str | None
 
 
-def is_table(path: Path) -> bool:
+def is_table(path: Path, columns: Columns = PLAIN) -> bool:
     """Whether a file is a table of (path, caption). Raises UserError if it cannot be read."""
-    names = columns_of(path)
-    return "path" in names and any(name in names for name in CAPTION_NAMES)
+    if path.suffix == ".jsonl":  # each line has its own
+        return True
+    names = columns_of(path, columns.separator)
+    return all(any(name in names for name in wanted) for wanted in (columns.paths, columns.captions))
 
 
-def columns_of(table: Path) -> list[str]:
+def columns_of(table: Path, separator: str | None = None) -> list[str]:
     """Returns the names of the columns of a file. Raises UserError if it cannot be read or is damaged."""
     if table.suffix == ".jsonl":  # each line has its own
         return ["path", "caption"]
-    if table.suffix == ".csv":
+    if table.suffix in (".csv", ".tsv"):
         with _explained(table):
-            return next(csv.reader(text_lines(table)), [])
+            return next(csv.reader(text_lines(table), delimiter=_separator(table, separator)), [])
+    return schema_of_parquet(table).names
+
+
+def schema_of_parquet(table: Path) -> pa.Schema:
+    """Returns the schema of a parquet file. Raises UserError if it cannot be read or is damaged."""
     with _parquet(table) as file:
-        return file.schema_arrow.names
+        return file.schema_arrow
 
 
-def lines_of(table: Path) -> Iterator[Line]:
+def _separator(table: Path, separator: str | None) -> str:
+    return separator or ("\t" if table.suffix == ".tsv" else ",")
+
+
+def lines_of(table: Path, columns: Columns = PLAIN) -> Iterator[Line]:
     """Yields the entries of a file with one of `SUFFIXES`.
 
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
     require(
-        is_table(table),
-        f"'{table}' has the columns {','.join(columns_of(table)) or 'none'}; expected path,caption or path,caption,split, "
-        "which in CSV are its first line.",
+        is_table(table, columns),
+        f"'{table}' has the columns {','.join(columns_of(table, columns.separator)) or 'none'}; expected "
+        f"{_expected(columns)}, which in CSV are its first line.",
     )
-    read = {".jsonl": json_lines, ".csv": _csv_records, ".parquet": _parquet_records}[table.suffix]
-    for number, record in read(table):
-        caption = next((record[name] for name in CAPTION_NAMES if record.get(name) is not None), None)
-        found = {"path": record.get("path"), "caption": caption, "split": record.get("split") or None}
+    for number, record in _records(table, columns):
+        path, caption = (
+            next((record[name] for name in wanted if record.get(name) is not None), None)
+            for wanted in (columns.paths, columns.captions)
+        )
+        found = {"path": path, "caption": caption, "split": record.get("split") or None}
         given = {key: value for key, value in found.items() if value is not None}
         path, caption, split = expect_keys(given, _LINE, f"'{table}' line {number}")
         captions = [caption] if isinstance(caption, str) else caption
@@ -106,15 +130,25 @@ def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
         yield file
 
 
-def _parquet_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    wanted = [name for name in columns_of(table) if name in ("path", "split", *CAPTION_NAMES)]
+def _expected(columns: Columns) -> str:
+    plain = columns.separator is None and len(columns.paths) * len(columns.captions) != 1
+    given = f"{columns.paths[0]},{columns.captions[0]}"
+    return f"{given} or {given},split" if plain else f"{given}, separated by {columns.separator or ','!r}"
+
+
+def _records(table: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+    if table.suffix == ".jsonl":
+        return json_lines(table)
+    if table.suffix != ".parquet":
+        return _csv_records(table, _separator(table, columns.separator))
+    wanted = [name for name in columns_of(table) if name in (*columns.paths, "split", *columns.captions)]
     return enumerate(records_of(table, wanted), 1)
 
 
-def _csv_records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_records(table: Path, separator: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(_MOST_FIELD)  # Python's own limit is 131,072; it is the whole process's
     with _explained(table):
-        rows = csv.DictReader(text_lines(table), strict=True)
+        rows = csv.DictReader(text_lines(table), delimiter=separator, strict=True)
         for record in rows:
             require(
                 None not in record,

@@ -246,7 +246,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "path,caption\np/1.jpg\n", "line 2 lacks 'caption'; it needs path"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is cut short or is not CSV (unexpected end of data)"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
-        ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv or .parquet file, or one for each split"),
+        ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv, .tsv, .json, .parquet or .tar file, or one for each split"),
     ],
 )
 def test_refuses_annotations(root: Path, tmp_path: Path, name: str, text: str, sentence: str):

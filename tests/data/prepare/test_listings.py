@@ -1,0 +1,206 @@
+"""Captions in the forms that people have: COCO, ALBEF, open_clip, parquet with images, tars of webdataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from renaissance.core.errors import UserError
+from renaissance.data.datasets import open_pairs
+from renaissance.data.prepare import prepare
+
+
+def picture(number: int) -> bytes:
+    stream, random = io.BytesIO(), np.random.default_rng(number)
+    Image.fromarray(random.integers(0, 256, (20, 24, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_pictures(folder: Path, count: int = 4) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(picture(number))
+
+
+def pairs(root: Path, out: Path, split: str = "train", **options: Any) -> list[tuple[bytes, str]]:
+    """What a run reads of what `prepare` wrote."""
+    prepare("captions", root, out, name="mine", workers=1, **options)
+    found = open_pairs(["mine"], split, out)
+    return [(found[index].images[0], found[index].text) for index in range(len(found))]
+
+
+EXPECTED = [(picture(0), "a cat"), (picture(0), "a cat asleep"), (picture(1), "two dogs"), (picture(2), "a bird")]
+
+
+def coco(root: Path) -> None:
+    write_pictures(root / "train2017")
+    images = [{"id": 10 + number, "file_name": f"{number}.png"} for number in range(4)]
+    texts = [(10, "a cat"), (11, "two dogs"), (10, "a cat asleep"), (12, "a bird")]
+    annotations = [{"id": place, "image_id": image, "caption": text} for place, (image, text) in enumerate(texts)]
+    content = {"info": {"year": 2017}, "licenses": [], "images": images, "annotations": annotations}
+    (root / "captions_train2017.json").write_text(json.dumps(content))
+
+
+def albef(root: Path) -> None:
+    write_pictures(root / "photos")
+    entries = [
+        {"image": "photos/0.png", "caption": ["a cat", "a cat asleep"], "image_id": "x"},
+        {"image": "photos/1.png", "caption": "two dogs"},
+        {"image": "photos/2.png", "caption": "a bird"},
+    ]
+    (root / "pretrain.json").write_text(json.dumps(entries))
+
+
+def _table(root: Path, name: str, header: tuple[str, str], separator: str) -> None:
+    write_pictures(root / "photos")
+    rows = [
+        ("photos/0.png", "a cat"),
+        ("photos/0.png", "a cat asleep"),
+        ("photos/1.png", "two dogs"),
+        ("photos/2.png", "a bird"),
+    ]
+    with open(root / name, "w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([header, *rows])
+
+
+def _parquet(root: Path, images: pa.Array, name: str = "image") -> None:
+    texts = pa.array([["a cat", "a cat asleep"], ["two dogs"], ["a bird"]])
+    root.mkdir(exist_ok=True)
+    pq.write_table(pa.table({name: images, "caption": texts}), root / "train-00000-of-00001.parquet")
+
+
+def _structs(*broken: Any) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([*broken, *({"bytes": picture(number), "path": None} for number in range(len(broken), 3))], kind)
+
+
+def library(root: Path) -> None:
+    """What the library `datasets` itself writes."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
+    images = [{"bytes": picture(number), "path": None} for number in range(3)]
+    rows = {"image": images, "caption": [["a cat", "a cat asleep"], ["two dogs"], ["a bird"]]}
+    root.mkdir(exist_ok=True)
+    datasets.Dataset.from_dict(rows, features).to_parquet(root / "train.parquet")
+
+
+def tars(root: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    root.mkdir(exist_ok=True)
+    for shard, numbers in enumerate(((0,), (1, 2))):
+        with webdataset.TarWriter(str(root / f"{shard:05d}.tar")) as writer:
+            for number in numbers:
+                text = ["a cat", "two dogs", "a bird"][number]
+                writer.write({"__key__": f"{number:03d}", "png": picture(number), "txt": text})
+
+
+FORMS = {
+    "COCO": (coco, {}),
+    "ALBEF": (albef, {}),
+    "open_clip": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {"separator": "\t"}),
+    "CSV": (lambda root: _table(root, "a.csv", ("image", "caption"), ","), {}),
+    "TSV": (lambda root: _table(root, "a.tsv", ("filepath", "title"), "\t"), {}),
+    "own names": (
+        lambda root: _table(root, "a.csv", ("where", "what"), ";"),
+        {"separator": ";", "image_column": "where", "caption_column": "what"},
+    ),
+    "parquet of structs": (lambda root: _parquet(root, _structs()), {}),
+    "parquet of bytes": (lambda root: _parquet(root, pa.array([picture(number) for number in range(3)])), {}),
+    "parquet, own names": (lambda root: _parquet(root, _structs(), "pixels"), {"image_column": "pixels"}),
+    "parquet of the library": (library, {}),
+    "webdataset": (tars, {}),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS])
+def test_every_form_gives_the_same_pairs(form, tmp_path):
+    write, options = FORMS[form]
+    write(tmp_path / "raw")
+    expected = EXPECTED if form != "webdataset" else [EXPECTED[0], *EXPECTED[2:]]
+    assert pairs(tmp_path / "raw", tmp_path / "out", **options) == expected
+
+
+def test_splits_are_in_the_names_of_files(tmp_path):
+    coco(tmp_path / "raw")
+    (tmp_path / "raw" / "train2017").rename(tmp_path / "raw" / "val2017")
+    (tmp_path / "raw" / "captions_train2017.json").rename(tmp_path / "raw" / "captions_val2017.json")
+    write_pictures(tmp_path / "raw" / "train2017", 2)
+    content = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "caption": "dogs"}]}
+    (tmp_path / "raw" / "captions_train2017.json").write_text(json.dumps(content))
+    assert pairs(tmp_path / "raw", tmp_path / "out", "val") == EXPECTED
+    assert open_pairs(["mine"], "train", tmp_path / "out")[0].text == "dogs"
+
+
+def _json(root: Path, content: Any) -> None:
+    write_pictures(root)
+    (root / "a.json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+REFUSED = {
+    "no such column": (lambda root: _table(root, "a.csv", ("where", "what"), ","), {}, "columns where,what; expected path"),
+    "no such own column": (
+        lambda root: _table(root, "a.csv", ("path", "caption"), ","),
+        {"caption_column": "x"},
+        "expected path,x",
+    ),
+    "the wrong separator": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {}, "expected path,caption"),
+    "no column of images": (lambda root: _parquet(root, _structs(), "pixels"), {}, "has the columns pixels,caption; expected"),
+    "no column of captions": (lambda root: _parquet(root, _structs()), {"caption_column": "x"}, "give those of images"),
+    "captions of numbers": (
+        lambda root: (root.mkdir(), pq.write_table(pa.table({"image": _structs(), "caption": [1, 2, 3]}), root / "a.parquet")),
+        {},
+        "caption is no text",
+    ),
+    "half of a parquet": (
+        lambda root: (_parquet(root, _structs()), (f := next(root.glob("*.parquet"))).write_bytes(f.read_bytes()[:300])),
+        {},
+        "cannot be read, or is cut short",
+    ),
+    "broken pictures": (
+        lambda root: _parquet(root, _structs({"bytes": b"no image", "path": None})),
+        {},
+        "1 of 3 images for mine_train.arrow could not be read",
+    ),
+    "not JSON": (lambda root: _json(root, "{"), {}, "is not JSON"),
+    "no list": (lambda root: _json(root, {"images": []}), {}, "holds no entry at"),
+    "an image that is not listed": (
+        lambda root: _json(
+            root, {"images": [{"id": 1, "file_name": "0.png"}], "annotations": [{"image_id": 2, "caption": "a"}]}
+        ),
+        {},
+        "is of image 2, which images does not list",
+    ),
+    "an entry without an image": (lambda root: _json(root, [{"caption": "a"}]), {}, "entry 0: image is"),
+    "a caption that is a number": (lambda root: _json(root, [{"image": "0.png", "caption": 3}]), {}, "entry 0: caption is"),
+    "a path that climbs": (lambda root: _json(root, [{"image": "../0.png", "caption": "a"}]), {}, r"\.\."),
+    "tars and a list": (lambda root: (_table(root, "b.csv", ("path", "caption"), ","), tars(root)), {}, "choose with annotations="),
+    "val_share of tars": (tars, {"val_share": 0.5}, "is for lists of paths"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*REFUSED])
+def test_what_is_wrong_is_one_sentence_and_nothing_is_written(case, tmp_path):
+    write, options, sentence = REFUSED[case]
+    write(tmp_path / "raw")
+    with pytest.raises(UserError, match=sentence) as refusal:
+        pairs(tmp_path / "raw", tmp_path / "out", **options)
+    assert "\n" not in str(refusal.value)
+    assert not [*tmp_path.glob("out/*.arrow")]
+
+
+def test_tars_may_have_other_files_beside_them(tmp_path):
+    tars(tmp_path / "raw")
+    with tarfile.open(tmp_path / "raw" / "00000.tar") as tar:
+        assert tar.getnames()
+    (tmp_path / "raw" / "00000_stats.json").write_text("{}")
+    assert len(pairs(tmp_path / "raw", tmp_path / "out")) == 3
