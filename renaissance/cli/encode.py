@@ -101,7 +101,7 @@ def main(
             inputs.count(side), f"what={','.join(what)}: {lack} needed for {side}, and there are none; leave it out."
         )
     tokens = features.TOKENS in what
-    plan = features.Plan(load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers)
+    plan = features.EncodingPlan(load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers)
     about = {
         "load_path": load_path,
         "datasets": names,

@@ -293,7 +293,7 @@ def _check_ends(path: str, whole: pa.Buffer) -> None:
 
 def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
     """Whether a file has a column; raises where it needs one, or has another type."""
-    index = schema.get_field_index(column.name)
+    index = schema.get_field_index(column.name) if not column.source or column.source in schema.names else -1
     if index < 0 and (column.needed or column.name in schema.names):
         own = column.source or column.name
         advice = f"; give its name with {column.name}_column=" if column.name in RENAMED else ""

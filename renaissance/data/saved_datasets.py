@@ -39,7 +39,7 @@ def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
         UserError: there is none, or it is not whole.
     """
     places = [Path(name).expanduser(), Path(data_root) / name]
-    folder = next((place for place in places if place.is_dir()), None)
+    folder = next(filter(Path.is_dir, places), None)
     is_file = folder is None and any([*place.parent.glob(f"{place.name}*.arrow")] for place in places)
     require(not is_file, f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     folder = _cached(name) if folder is None else folder
@@ -70,9 +70,7 @@ def _state_files(folder: Path, what: str) -> list[str]:
     listed = expect(state.get("_data_files"), list[dict[str, Any]], f"{what}: _data_files in {folder / _STATE}")
     names = [expect(each.get("filename"), str, f"{what}: filename in {folder / _STATE}") for each in listed]
     absent = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-    require(
-        names and not absent, f"{what}, which is not whole: {shortened(absent) or 'all files'} of {folder} are missing."
-    )
+    require(names and not absent, f"{what}, which is not whole: {shortened(absent) or 'all'} of {folder} is missing.")
     return [str(folder / name) for name in names]
 
 
@@ -87,9 +85,7 @@ def _shards(folder: Path, what: str) -> dict[str, list[str]]:
     require(found, f"{what}: {folder} holds no data set that the library `datasets` has saved.")
     for split, files in found.items():
         whole = sorted(files) == [*range(counts[split])]
-        require(
-            whole, f"{what}, which is not whole: {len(files)} of the {counts[split]} files of {split} are in {folder}."
-        )
+        require(whole, f"{what}, which is not whole: {folder} has {len(files)} of {counts[split]} files of {split}.")
     return {split: [files[number] for number in sorted(files)] for split, files in found.items()}
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from renaissance.core.atomic import AtomicFile, InUseError
+from renaissance.core.claims import Claims
 from renaissance.core.errors import UserError, require
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_json
-from renaissance.data.claims import Claims
 from renaissance.data.collate import stack_images
 from renaissance.data.loader import StepLoader
 from renaissance.data.text import encode
@@ -49,7 +49,7 @@ _LOOK = 0.5  # seconds between two looks at what other processes make
 MANIFEST = "manifest.json"
 
 
-class Plan(NamedTuple):
+class EncodingPlan(NamedTuple):
     """What is made of which inputs; picklable.
 
     Attributes:
@@ -132,7 +132,7 @@ class Encoder:
         plan: of which. device: where the model computes.
     """
 
-    def __init__(self, plan: Plan, device: str):
+    def __init__(self, plan: EncodingPlan, device: str):
         self.plan, self.model = plan, Loaded(plan.load_path, device)
         settings = self.model.settings
         self.itc = dict(self.model.heads).get("itc")
@@ -239,7 +239,7 @@ class Encoder:
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), self._stored(tokens.hidden[mask]))
 
 
-def identity(plan: Plan) -> dict[str, Any]:
+def identity(plan: EncodingPlan) -> dict[str, Any]:
     """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
     path = Path(plan.load_path)
     with open(path / WEIGHTS if path.is_dir() else path, "rb") as file:
@@ -253,7 +253,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     }
 
 
-def open_output(plan: Plan, file_type: str, about: dict[str, Any]) -> bool:
+def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bool:
     """Makes the folder with its manifest, or finds what was begun there; True where all is made.
 
     Raises:
@@ -275,7 +275,7 @@ def open_output(plan: Plan, file_type: str, about: dict[str, Any]) -> bool:
     return False
 
 
-def finish(plan: Plan, file_type: str) -> None:
+def finish(plan: EncodingPlan, file_type: str) -> None:
     """Makes of the parts what was asked for, and marks the manifest as complete; one process does it."""
     found = read_json(plan.output / MANIFEST, dict[str, Any])
     if found["complete"] or any(part.is_missing() for part in plan.parts()):  # another process has it, or makes it

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from renaissance.core.errors import UserError
 
-from .features import Encoder, Plan
+from .features import Encoder, EncodingPlan
 
 _LOOK = 0.5  # seconds between two looks at the processes
 
@@ -24,7 +24,7 @@ def device_of(rank: int) -> str:
     return f"cuda:{rank % count}" if count else "cpu"
 
 
-def fill(plan: Plan, processes: int) -> None:
+def fill(plan: EncodingPlan, processes: int) -> None:
     """Makes what is missing, in this process or in several.
 
     Raises:
@@ -58,7 +58,7 @@ def fill(plan: Plan, processes: int) -> None:
         raise UserError(said.get() if not said.empty() else f"a process has ended with status {failed[0]}.")
 
 
-def _child(plan: Plan, rank: int, processes: int, said: Queue[str]) -> None:
+def _child(plan: EncodingPlan, rank: int, processes: int, said: Queue[str]) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     try:
         Encoder(plan, device_of(rank)).fill(rank, processes, shows=False)

@@ -108,7 +108,7 @@ def _ordered() -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-class _Settings(dict):
+class _HyperParameters(dict):
     """Lightning's dictionary of a run's settings."""
 
     __slots__ = ()  # so a pickle can give it no attributes
@@ -121,7 +121,8 @@ def _size(numbers: Any) -> tuple[Any, ...]:
 # What checkpoints of other programs hold besides plain values.
 _OTHERS: dict[tuple[str, str], Any] = {
     **{
-        (f"{each}.utilities.parsing", "AttributeDict"): _Settings for each in ("pytorch_lightning", "lightning.pytorch")
+        (f"{each}.utilities.parsing", "AttributeDict"): _HyperParameters
+        for each in ("pytorch_lightning", "lightning.pytorch")
     },
     ("torch", "Size"): _size,
 }

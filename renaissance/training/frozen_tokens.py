@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from renaissance.core.claims import Claims
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.types import Example, ImageInput
-from renaissance.data.claims import Claims
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
 from renaissance.data.loader import StepLoader

@@ -90,7 +90,7 @@ def test_the_cache_of_the_hub_is_read(saved, tmp_path, monkeypatch):
     pairs = open_pairs(["lab/pictures"], "train", "none", **COLUMNS)
     assert [pairs.text(index) for index in range(46)] == [opened(saved, "train").text(index) for index in range(46)]
     next(folder.glob("*-00001-of-*")).unlink()
-    with pytest.raises(UserError, match="is not whole: 2 of the 3 files of train"):
+    with pytest.raises(UserError, match="is not whole: .* has 2 of 3 files of train"):
         open_pairs(["lab/pictures"], "train", "none", **COLUMNS)
     shutil.copytree(folder, folder.with_name("b" * 40))
     with pytest.raises(UserError, match="in several forms"):

@@ -59,6 +59,7 @@ IRTR = {"loss_names": {"irtr": 1}, "draw_false_text": 1}
 VQA = {"loss_names": {"vqa": 1}, "datasets": ["vqa"], "data_root": "vqa"}
 GLUE = {"loss_names": {"glue": 1}, "datasets": ["sst2"]}
 IMAGES = {"loss_names": {"images": 1}, "datasets": ["images"], "data_root": "images"}
+OWN = {"datasets": ["long"]}
 HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
 MANUAL_IMAGE = {"image_encoder_manual_configuration": True}
@@ -323,6 +324,10 @@ CHANGES: dict[str, Change] = {
     "plugins": Change(["lab"], lambda t: t.settings.run.plugins, ["lab"]),  # test_plugins.py imports them
     "ref_dataset": Change("refcoco", lambda t: t.resolver["datasets"], ["refcoco"]),
     "datasets": Change(["vg"], lambda t: [file.file for file in t.data.samples["train"].describe()], ["vg.arrow"]),
+    "image_column": Change("other", lambda t: "needs one column 'other'" in (refusal(lambda: t.data) or ""), True, OWN),
+    "caption_column": Change(
+        "other", lambda t: "needs one column 'other'" in (refusal(lambda: t.data) or ""), True, OWN
+    ),
     "data_root": Change("fewer", lambda t: len(t.data.samples["train"]), 2 * 3),
     "allow_missing_shards": Change(
         True, lambda t: "sbu_1.arrow; complete them" in (refusal(lambda: t.data) or ""), False, HOLES

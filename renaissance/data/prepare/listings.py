@@ -22,7 +22,7 @@ from renaissance.data.splits import split_of
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
-from .tables import CAPTION_NAMES, Columns, Line, lines_of, records_of, schema_of_parquet
+from .tables import CAPTION_NAMES, Line, TableColumns, lines_of, records_of, schema_of_parquet
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
 _PATHS = ("path", "image", "filepath", "file_name", "image_path", "img")
@@ -38,10 +38,10 @@ class Form(NamedTuple):
     separator: str | None = None
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> TableColumns:
         paths = _PATHS if self.image_column is None else (self.image_column,)
         captions = _CAPTIONS if self.caption_column is None else (self.caption_column,)
-        return Columns(paths, captions, self.separator)
+        return TableColumns(paths, captions, self.separator)
 
 
 def entries_of(listing: Path, form: Form, root: Path) -> Iterator[Line]:

@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 CAPTION_NAMES = ("caption", "captions")  # a text or a list of texts under either
 
 
-class Columns(NamedTuple):
+class TableColumns(NamedTuple):
     """Names of columns, of which the first that is there counts. Attributes: paths; captions; separator of a CSV file."""
 
     paths: tuple[str, ...] = ("path",)
@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     separator: str | None = None  # by its name
 
 
-PLAIN = Columns()
+PLAIN = TableColumns()
 _LINE = {"path": str, "caption": str | list[str], "split": str | None}
 _ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
 _MOST_FIELD = 16 << 20  # characters of a field of CSV
@@ -45,7 +45,7 @@ class Line(TypedDict):
     split: str | None
 
 
-def is_table(path: Path, columns: Columns = PLAIN) -> bool:
+def is_table(path: Path, columns: TableColumns = PLAIN) -> bool:
     """Whether a file is a table of (path, caption). Raises UserError if it cannot be read."""
     if path.suffix == ".jsonl":  # each line has its own
         return True
@@ -73,7 +73,7 @@ def _separator(table: Path, separator: str | None) -> str:
     return separator or ("\t" if table.suffix == ".tsv" else ",")
 
 
-def lines_of(table: Path, columns: Columns = PLAIN) -> Iterator[Line]:
+def lines_of(table: Path, columns: TableColumns = PLAIN) -> Iterator[Line]:
     """Yields the entries of a file with one of `SUFFIXES`.
 
     Raises:
@@ -130,13 +130,13 @@ def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
         yield file
 
 
-def _expected(columns: Columns) -> str:
+def _expected(columns: TableColumns) -> str:
     plain = columns.separator is None and len(columns.paths) * len(columns.captions) != 1
     given = f"{columns.paths[0]},{columns.captions[0]}"
     return f"{given} or {given},split" if plain else f"{given}, separated by {columns.separator or ','!r}"
 
 
-def _records(table: Path, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(table: Path, columns: TableColumns) -> Iterator[tuple[int, dict[str, Any]]]:
     if table.suffix == ".jsonl":
         return json_lines(table)
     if table.suffix != ".parquet":

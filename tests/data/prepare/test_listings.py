@@ -183,7 +183,7 @@ REFUSED = {
     "an entry without an image": (lambda root: _json(root, [{"caption": "a"}]), {}, "entry 0: image is"),
     "a caption that is a number": (lambda root: _json(root, [{"image": "0.png", "caption": 3}]), {}, "entry 0: caption is"),
     "a path that climbs": (lambda root: _json(root, [{"image": "../0.png", "caption": "a"}]), {}, r"\.\."),
-    "tars and a list": (lambda root: (_table(root, "b.csv", ("path", "caption"), ","), tars(root)), {}, "choose with annotations="),
+    "tars and a list": (lambda root: (coco(root), tars(root)), {}, "choose with annotations="),
     "val_share of tars": (tars, {"val_share": 0.5}, "is for lists of paths"),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from renaissance.core.atomic import AtomicFile, InUseError
+from .atomic import AtomicFile, InUseError
 
 
 class Part(Protocol):
