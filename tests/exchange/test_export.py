@@ -210,7 +210,9 @@ def test_pixels_are_those_of_training(mode, tmp_path):
     seen = []
     model.model.embed_image = lambda images: seen.append(model.model.normalize(images))
     model._image([image])
-    torch.testing.assert_close(processor(image).pixel_values, seen[0], rtol=0, atol=1e-6)
+    image.save(tmp_path / "a.png")
+    for form in (image, str(tmp_path / "a.png"), np.asarray(image) if mode in ("L", "strip") else image):
+        torch.testing.assert_close(processor(form).pixel_values, seen[0], rtol=0, atol=1e-6)
 
 
 def test_a_fresh_process_needs_neither_this_project_nor_the_network(tmp_path):

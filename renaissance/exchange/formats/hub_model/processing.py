@@ -47,7 +47,7 @@ class RenaissanceImageProcessor(ImageProcessingMixin):
         Returns:
             pixel_values (B,3,H,W) or (B,n,3,H,W); pixel_mask (B,H,W) or (B,n,H,W) where images keep their aspect.
         """
-        images = [images] if isinstance(images, (Image.Image, np.ndarray, Tensor)) else list(images)
+        images = [images] if isinstance(images, (str, Image.Image, np.ndarray, Tensor)) else list(images)
         grouped = isinstance(images[0], (list, tuple))
         pixels = [self.transform(image) for group in images for image in (group if grouped else [group])]
         height, width = (max(each.shape[side] for each in pixels) for side in (1, 2))
@@ -64,7 +64,7 @@ class RenaissanceImageProcessor(ImageProcessingMixin):
     preprocess = __call__
 
     def transform(self, image: Any) -> Tensor:
-        """A Pillow image, (H,W,3) uint8 or a (3,H,W) uint8 tensor -> (3,h,w) float."""
+        """A path, a Pillow image, (H,W,3) uint8 or a (3,H,W) uint8 tensor -> (3,h,w) float."""
         pixels = image if isinstance(image, Tensor) else torch.from_numpy(rgb(image)).permute(2, 0, 1)
         height, width = pixels.shape[1:]
         short = min(height, width)
@@ -86,7 +86,8 @@ class RenaissanceImageProcessor(ImageProcessingMixin):
 
 def rgb(image: Any) -> np.ndarray:
     """An image as (H,W,3) uint8, laid over white where it is transparent."""
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image)
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them
         grey = (np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
