@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 from renaissance.models import backbones
 
 from .formats import dual_encoder, own_code, sentence_vectors, tensors_alone, vilt_layout
@@ -40,6 +40,11 @@ def export(load_path: str, output: Path, format: str) -> list[str]:
         UserError: the format cannot hold the model, or the folder cannot be written; then nothing is left of it.
     """
     source = ExportSource(load_path)
+    blind = format != "safetensors" and source.resolved.settings.objectives.blind
+    require(
+        not blind,
+        "this model learned with blind=True, from texts alone: others would show it images; give format=safetensors.",
+    )
     parent = output.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)

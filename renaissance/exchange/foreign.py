@@ -73,6 +73,8 @@ def _read_folder(name: str, allow_download: bool) -> ForeignModel:
     config = find_file(name, "config.json", allow_download=allow_download, required=True)
     settings = read_json(config, dict[str, Any], f"config.json of {name}")
     kind = settings.get("model_type")
+    own = f"source={name} is a folder that `export` wrote; give it as load_path."
+    require(kind != "renaissance" and "renaissance" not in settings, own)
     require(
         kind == "vilt",
         f"source={name} is a model of type {short(kind)}; of the Hub's models, those of type vilt can be imported.",

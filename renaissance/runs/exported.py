@@ -47,7 +47,12 @@ def exported_names(model: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> 
 
 
 def own_names(state: Mapping[str, Tensor], tasks: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inverse of `exported_names`. tasks: that the file has heads of. Other tensors are left out."""
+    """The inverse of `exported_names`. tasks: that the file has heads of. Other tensors are left out.
+
+    Saved by transformers' AutoModel, the model's names have no beginning of their own.
+    """
+    if not any(name.startswith(MODEL) for name in state):
+        state = {MODEL + name: tensor for name, tensor in state.items()}
     starts = {theirs: f"{task}.{own}" for task in tasks for own, theirs in _HEADS.get(task, {}).items()}
     starts["heads."] = ""
     model, heads = {}, {}

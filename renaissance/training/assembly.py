@@ -163,6 +163,8 @@ def _refuse_patch_drop(built: Built, resolved: Resolved) -> None:
 def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tuple[Resolved, Built]:
     """The model and all heads of a checkpoint, without a run; nothing is downloaded.
 
+    An exported model that was saved again by transformers may hold one head of several: the others are left out.
+
     Args:
         path: of the checkpoint, for sentences.
         trust_remote_code: runs the code that an encoder brought; the checkpoint itself cannot allow it.
@@ -176,6 +178,9 @@ def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tu
         resolved = resolve(resolver, stored, reads_data=False)
     build_on_meta(resolved)
     built = build(resolved, pretrained=False)
+    there = {name.partition(".")[0] for name in stored.heads}
+    for name in [name for name, head in built.heads.items() if name not in there and head.state_dict()]:
+        del built.heads[name]
     checkpoint.load_state_dicts(built.model, built.heads, stored, path).refuse_missing("load_path")
     return resolved, built
 

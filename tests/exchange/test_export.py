@@ -279,6 +279,7 @@ def test_transformers_trains_it_and_what_it_saves_comes_back(tmp_path):
     model.save_pretrained(tmp_path / "saved"), processor.save_pretrained(tmp_path / "saved")
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     assert equal_state(dict(again.state_dict()), dict(after))
+    assert list(Loaded(tmp_path / "saved").heads) == ["snli"]  # the head that this class has
     stored = read(tmp_path / "saved")
     assert torch.equal(stored.heads["snli.head.3.weight"], after["classifier.3.weight"])
     assert torch.equal(
@@ -306,3 +307,15 @@ print(model(**AutoProcessor.from_pretrained("lab/model", trust_remote_code=True)
     wanted = {"config.json", "model.safetensors", "modeling_renaissance.py", "tokenizer.json", "processor_config.json"}
     assert wanted <= set(files)
     assert files["modeling_renaissance.py"].decode() == code()
+
+
+def test_a_model_saved_without_heads_comes_back(tmp_path, capsys):
+    own, folder = exported(tmp_path, TWO, ("mlm", "itc"))
+    theirs(folder, "AutoModel").save_pretrained(tmp_path / "saved")
+    transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True).save_pretrained(tmp_path / "saved")
+    again = Loaded(tmp_path / "saved")
+    assert list(again.heads) == ["itc"]  # which AutoModel has for get_text_features
+    assert torch.equal(again.encode(pictures(2), TEXTS), own.encode(pictures(2), TEXTS))
+    capsys.readouterr()
+    assert main(["import", "with", f"source={folder}", f"output={tmp_path / 'a.ckpt'}"]) == 1
+    assert "is a folder that `export` wrote; give it as load_path" in capsys.readouterr().err

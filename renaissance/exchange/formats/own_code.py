@@ -125,8 +125,6 @@ def processor_configs(stored: Stored, resolved: Resolved) -> dict[str, dict[str,
     key = settings.data.val_transform_keys[0]
     known = type(transform) in (CenterCrop, KeepAspect)
     require(known, f"val_transform_keys={key} is of a plugin, which an exported folder cannot hold.")
-    hidden = "this model learned with blind=True, from texts alone: an exported processor would show it images."
-    require(not settings.objectives.blind, hidden)
     image = {
         "image_processor_type": "RenaissanceImageProcessor",
         "size": transform.image_size,
