@@ -29,6 +29,11 @@ def is_saved(name: str) -> bool:
     return "/" in name or os.sep in name
 
 
+def is_saved_folder(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in (_STATE, _DICT))
+
+
 def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
     """The files of each split (train, val, test) of a saved data set, by path, in their order.
 
@@ -42,8 +47,7 @@ def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
     folder = next(filter(Path.is_dir, places), None)
     is_file = folder is None and any([*place.parent.glob(f"{place.name}*.arrow")] for place in places)
     require(not is_file, f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
-    folder = _cached(name) if folder is None else folder
-    what = f"datasets names '{name}'"
+    folder, what = folder or _cached(name), f"datasets names '{name}'"
     if (folder / _DICT).is_file():
         splits = expect(read_json(folder / _DICT).get("splits"), list[str], f"{what}: splits in {_DICT}")
         wrong = [each for each in splits if Path(each).name != each]

@@ -25,11 +25,12 @@ from typing import Any
 
 from renaissance.core.errors import require
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
+from renaissance.data.saved_datasets import is_saved_folder, saved_files
 from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .listings import SUFFIXES, Form, entries_of, has_images, rows_with_images
+from .listings import SUFFIXES, Form, entries_of, has_images, rows_of_saved, rows_with_images
 from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
 from .skipped import Skipped
@@ -69,14 +70,16 @@ def make_arrow(
     """
     check_val_share(val_share)
     check_name(name, OWN_NAME)
-    form = Form(image_column, caption_column, separator)
+    form, options = Form(image_column, caption_column, separator), {"name": name, "val_share": val_share}
+    if is_saved_folder(root):
+        found = saved_files(str(root), str(root)).items()
+        return _whole_files({split: [Path(file) for file in files] for split, files in found}, form, name, options)
     listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
-    options = {"name": name, "val_share": val_share}
     if listings[0].suffix == _TAR or has_images(listings[0], form):
-        require(
-            not val_share, f"val_share={val_share} is for lists of paths; divide the files of {listings[0].parent}."
-        )
-        return _whole_files(listings, form, name, options)
+        by_split: dict[str, list[Path]] = defaultdict(list)
+        for listing in listings:
+            by_split[split_of(listing.stem) or "train"].append(listing)
+        return _whole_files(by_split, form, name, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
         splits = Counter(_add(store, listing, line, val_share) for line in entries_of(listing, form, root))
@@ -97,11 +100,10 @@ def make_arrow(
     )
 
 
-def _whole_files(listings: list[Path], form: Form, name: str, options: dict[str, Any]) -> Download:
-    """The plan of files that hold the images themselves: tars and parquet files."""
-    by_split: dict[str, list[Path]] = defaultdict(list)
-    for listing in listings:
-        by_split[split_of(listing.stem) or "train"].append(listing)
+def _whole_files(by_split: dict[str, list[Path]], form: Form, name: str, options: dict[str, Any]) -> Download:
+    """The plan of files that hold the images themselves: tars, parquet files, and what the library `datasets` saves."""
+    share = options["val_share"]
+    require(not share, f"val_share={share} is for lists of paths; the names of files say the splits here.")
     plans: list[Plan] = []
     for split in sorted(by_split, key=OWN_SPLITS.index):
         files = by_split[split]
@@ -110,11 +112,12 @@ def _whole_files(listings: list[Path], form: Form, name: str, options: dict[str,
                 require_whole(tar)
             rows = chain.from_iterable(tar_entries(tar, f"{tar.stem}/", split) for tar in files)
         else:
-            rows = rows_with_images(files, form, split)
+            read = rows_of_saved if files[0].suffix == ".arrow" else rows_with_images
+            rows = read(files, form, split)
         file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(each.name for each in files)}."]
         metadata = {"dataset": name}
         plans.append(plan_file(OWN_NAME, file, split, rows, metadata, listed=None, skipped=Skipped(), notes=notes))
-    source = {"annotations": ", ".join(listing.name for listing in listings)}
+    source = {"annotations": ", ".join(each.name for files in by_split.values() for each in files)}
     return Download(OWN_NAME, plans, source=source, options=options, leftovers=leftovers(name, by_split))
 
 

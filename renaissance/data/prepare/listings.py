@@ -3,6 +3,7 @@
 .jsonl .csv .tsv .parquet   a table; open_clip's CSV with its columns filepath and title, tabs between them
 .json                       COCO's captions_*.json, or a list of {"image": path, "caption": text or texts} (ALBEF, BLIP)
 .parquet                    with the images in it: bytes, or what the library `datasets` writes, a struct of bytes and path
+.arrow                      what that library saves, which can also be read in place (`data.saved_datasets`)
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pyarrow as pa
 
 from renaissance.core.errors import require
 from renaissance.core.untrusted import expect
-from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
+from renaissance.data.arrow import ArrowFile, check_file
+from renaissance.data.dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID, SPLIT
 from renaissance.data.splits import split_of
 
 from .annotations import json_items, opened
@@ -112,6 +114,22 @@ def has_images(listing: Path, form: Form) -> bool:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row]:
+    """Yields the rows of arrow files of the library `datasets`, in their order.
+
+    Raises:
+        UserError: a file is damaged, or lacks a column.
+    """
+    names = {IMAGE.name: form.image_column or "", CAPTION.name: form.caption_column or ""}
+    columns = [column._replace(source=names[column.name]) for column in CAPTION_COLUMNS]
+    for path in files:
+        _, found = check_file(str(path), columns, CAPTION.name)
+        file = ArrowFile(str(path), columns, CAPTION.name)
+        for row in range(found.rows):
+            values = {CAPTION.name: file.value(CAPTION.name, row), IMAGE_ID.name: f"{path.name} row {row}"}
+            yield Row({IMAGE.name: file.value(IMAGE.name, row)}, values | {SPLIT.name: split})
 
 
 def rows_with_images(listings: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:

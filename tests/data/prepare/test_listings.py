@@ -94,6 +94,14 @@ def library(root: Path) -> None:
     datasets.Dataset.from_dict(rows, features).to_parquet(root / "train.parquet")
 
 
+def saved(root: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    library(root)
+    loaded = datasets.Dataset.from_parquet(str(root / "train.parquet"), cache_dir=str(root.parent / "cache"))
+    (root / "train.parquet").unlink()
+    datasets.DatasetDict(train=loaded).save_to_disk(root)
+
+
 def tars(root: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     root.mkdir(exist_ok=True)
@@ -118,6 +126,7 @@ FORMS = {
     "parquet of bytes": (lambda root: _parquet(root, pa.array([picture(number) for number in range(3)])), {}),
     "parquet, own names": (lambda root: _parquet(root, _structs(), "pixels"), {"image_column": "pixels"}),
     "parquet of the library": (library, {}),
+    "saved by the library": (saved, {}),
     "webdataset": (tars, {}),
 }
 
