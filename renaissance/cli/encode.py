@@ -3,7 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from renaissance.core.checks import Check, choice, dataset_list, integer, path, plugin_names, require_checkpoint, text
+from renaissance.core.checks import (
+    Check,
+    choice,
+    dataset_list,
+    flag,
+    integer,
+    path,
+    plugin_names,
+    require_checkpoint,
+    text,
+)
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
@@ -28,6 +38,7 @@ class EncodeModel:
 
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model, or a folder that `export` wrote
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
+    trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
 
 
 class EncodeInputs:
@@ -57,6 +68,7 @@ class EncodeOutput:
 
 def main(
     load_path: str | None,
+    trust_remote_code: bool,
     datasets: str | list[str] | None,
     split: str,
     data_root: str,
@@ -101,7 +113,9 @@ def main(
             inputs.count(side), f"what={','.join(what)}: {lack} needed for {side}, and there are none; leave it out."
         )
     tokens = features.TOKENS in what
-    plan = features.EncodingPlan(load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers)
+    plan = features.EncodingPlan(
+        load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers, trust_remote_code
+    )
     about = {
         "load_path": load_path,
         "datasets": names,

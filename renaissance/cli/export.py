@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from renaissance.core.checks import choice, path, plugin_names, require_checkpoint
+from renaissance.core.checks import choice, flag, path, plugin_names, require_checkpoint
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
@@ -18,11 +18,12 @@ class Export:
     load_path: path("the path of a checkpoint") = None  # checkpoint of the model
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
     output: path("the path of a new folder") = None  # folder that is written
+    trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
     format: choice(*FORMATS) = "transformers"  # CONFIGURING_MODELS.md says what each can hold
 # fmt: on
 
 
-def main(load_path: str | None, output: str | None, format: str) -> None:
+def main(load_path: str | None, output: str | None, trust_remote_code: bool, format: str) -> None:
     """Writes the folder.
 
     Raises:
@@ -37,4 +38,4 @@ def main(load_path: str | None, output: str | None, format: str) -> None:
     with lasting_imports():
         from renaissance.exchange.exporter import export  # here, because it imports torch
 
-    say("\n".join([*export(load_path, folder, format), f"written: {output}"]))
+    say("\n".join([*export(load_path, folder, format, trust_remote_code), f"written: {output}"]))

@@ -27,6 +27,7 @@ from .messages import refuse_claims
 
 MAGIC = b"ARROW1"
 _STREAM = b"\xff\xff\xff\xff"  # how an Arrow stream begins
+_STREAM_END = _STREAM + bytes(4)
 RENAMED = ("image", "caption")  # columns that settings give other names, <column>_column
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
 _START = 64  # bytes that tell what a file is
@@ -164,7 +165,8 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
 
 def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[str, Any]:
     reader, whole, columns = open_file(path, columns)
-    refuse_claims(path, whole, stream=is_stream(whole))
+    if not is_stream(whole):
+        refuse_claims(path, whole)
     batches = [*valid_batches(path, reader, columns)]
     rows = sum(batch.num_rows for batch in batches)
     require(rows, f"'{path}' has no rows; expected at least one image.")
@@ -242,6 +244,7 @@ class Batches:
         for column in self._columns:
             array = batch[column.source or column.name]
             if _is_image(array.type, column):
+                array.validate(full=True)  # before Arrow follows its lengths
                 array = array.flatten()[array.type.get_field_index("bytes")]
             arrays[column.name] = array
         return pa.RecordBatch.from_pydict(arrays).replace_schema_metadata(metadata)
@@ -272,6 +275,8 @@ def open_file(path: str, columns: Sequence[Column]) -> tuple[Batches, pa.Buffer,
         with pa.memory_map(path) as mapped:
             whole = mapped.read_buffer()
         _check_ends(path, whole)
+        if is_stream(whole):  # which is read whole to be opened
+            refuse_claims(path, whole, stream=True)
         batches = Batches(whole, columns)
         return batches, whole, [column for column in columns if _is_there(path, batches.schema, column)]
     except _READ_ERRORS as error:
@@ -282,6 +287,9 @@ def _check_ends(path: str, whole: pa.Buffer) -> None:
     start, end = whole[:_START].to_pybytes(), whole[-len(MAGIC) :].to_pybytes()
     refuse_lfs(start, f"'{printable(path)}'")
     if is_stream(whole):
+        require(
+            whole[-len(_STREAM_END) :].to_pybytes() == _STREAM_END, f"'{path}' is cut short; copy it or write it again."
+        )
         return
     head = start[: len(MAGIC)]
     require(

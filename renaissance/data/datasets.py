@@ -84,6 +84,8 @@ def open_pairs(
     if not files:
         return None
     columns = {"image": image_column or "", "caption": caption_column or ""}
+    idle = [f"{name}_column={value}" for name, value in columns.items() if value and all(map(named_specs().get, names))]
+    require(not idle, f"{', '.join(idle)} names a column of own data, and datasets={names} are none; leave it out.")
     own = {name: columns for name in names if name not in named_specs()}
     pairs = PairDataset(folder, files, training=split == "train", renamed=own)
     pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)

@@ -43,13 +43,16 @@ def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
     Raises:
         UserError: there is none, or it is not whole.
     """
-    places = [Path(name).expanduser(), Path(data_root) / name]
-    folder = next(filter(Path.is_dir, places), None)
-    is_file = folder is None and any([*place.parent.glob(f"{place.name}*.arrow")] for place in places)
+    places = [Path(os.path.expanduser(name)), Path(data_root) / name]
+    folder = next(filter(os.path.isdir, places), None)
+    beside = [each for place in places if os.path.isdir(place.parent) for each in os.listdir(place.parent)]
+    is_file = any(each.startswith(Path(name).name) and each.endswith(".arrow") for each in beside) and folder is None
     require(not is_file, f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     folder, what = folder or _cached(name), f"datasets names '{name}'"
     if (folder / _DICT).is_file():
-        splits = expect(read_json(folder / _DICT).get("splits"), list[str], f"{what}: splits in {_DICT}")
+        splits = expect(
+            read_json(folder / _DICT, dict[str, Any]).get("splits"), list[str], f"{what}: splits in {_DICT}"
+        )
         wrong = [each for each in splits if Path(each).name != each]
         require(not wrong, f"{what}, whose {_DICT} names splits elsewhere.")
         found = {each: _state_files(folder / each, what) for each in splits}
@@ -97,7 +100,10 @@ def _cached(name: str) -> Path:
     """The folder of a data set of the Hub in the cache of `datasets`."""
     home = os.environ.get("HF_HOME") or os.path.join("~", ".cache", "huggingface")
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")).expanduser()
-    folders = sorted({path.parent for path in (cache / name.replace("/", "___")).glob("*/*/*/*.arrow")})
+    owner, _, last = name.rpartition("/")
+    last = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", last)).lower()
+    named = cache / f"{owner.replace('/', '___')}___{last}"
+    folders = sorted({path.parent for path in named.glob("*/*/*/*.arrow") if path.parent.suffix != ".incomplete"})
     advice = "give a folder of `save_to_disk`, or load it once with the library `datasets`"
     require(
         folders, f"datasets names '{name}', which is no folder and not in the cache of `datasets` ({cache}); {advice}."

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.models import backbones
 
@@ -26,12 +28,12 @@ FORMATS: dict[str, Callable[[ExportSource, Path], list[str]]] = {
 }
 
 
-def export(load_path: str, output: Path, format: str) -> list[str]:
+def export(load_path: str, output: Path, format: str, trust_remote_code: bool = False) -> list[str]:
     """Writes the folder.
 
     Args:
         load_path: of the checkpoint, or of a folder that was exported before.
-        format: a name of FORMATS.
+        format: a name of FORMATS. trust_remote_code: as of `restore`.
 
     Returns:
         What to tell the user.
@@ -39,7 +41,7 @@ def export(load_path: str, output: Path, format: str) -> list[str]:
     Raises:
         UserError: the format cannot hold the model, or the folder cannot be written; then nothing is left of it.
     """
-    source = ExportSource(load_path)
+    source = ExportSource(load_path, trust_remote_code)
     blind = format != "safetensors" and source.resolved.settings.objectives.blind
     require(
         not blind,
@@ -53,10 +55,10 @@ def export(load_path: str, output: Path, format: str) -> list[str]:
             folder.mkdir()
             with backbones.quiet():
                 lines = FORMATS[format](source, folder)
-            (folder / "README.md").write_text(card(source, output.name), encoding="utf-8")
+            (folder / "README.md").write_text(card(source, output.name, format), encoding="utf-8")
             os.rename(folder, output)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"output={output} cannot be written ({error.strerror or first_line(error)}); give another."
+            f"output={output} cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); give another."
         ) from error
     return lines

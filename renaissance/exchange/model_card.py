@@ -20,8 +20,8 @@ from .formats.source import ExportSource
 _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
 
 
-def card(source: ExportSource, name: str) -> str:
-    """The text of the card. name: of the folder."""
+def card(source: ExportSource, name: str, format: str) -> str:
+    """The text of the card. name: of the folder. format: of `export`."""
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
     towers = {key: stored.settings[key] for key in TOWERS[stored.settings["model_type"]]}
     licences = ", ".join([*map(str, towers.values()), *stored.settings["datasets"]])
@@ -39,7 +39,10 @@ def card(source: ExportSource, name: str) -> str:
         f"To be filled in. It was made of {printable(licences)}, whose licences apply to it. What it is meant for, and what it "
         "should not be used for: to be filled in.",
     ]
-    tags = "library_name: transformers\nlicense: other  # fill in\ntags:\n- vision-language\n- renaissance"
+    library = {"sentence_transformers": "sentence-transformers", "safetensors": "renaissance"}.get(
+        format, "transformers"
+    )
+    tags = f"library_name: {library}\nlicense: other  # fill in\ntags:\n- vision-language\n- renaissance"
     return f"---\n{tags}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 

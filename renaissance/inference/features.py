@@ -36,7 +36,7 @@ from renaissance.data.collate import stack_images
 from renaissance.data.loader import StepLoader
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
-from renaissance.runs.exported import WEIGHTS
+from renaissance.runs.exported import CONFIG, WEIGHTS
 from renaissance.training.devices import float32_products
 
 from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
@@ -55,6 +55,7 @@ class EncodingPlan(NamedTuple):
     Attributes:
         load_path: of the model. inputs: what is read. sides: some of SIDES. tokens: whether token features are kept, too.
         store: "float16" or "float32". output: the folder. batch_size: samples of one pass. num_workers: loader processes.
+        trust_remote_code: as of `Loaded`.
     """
 
     load_path: str
@@ -65,6 +66,7 @@ class EncodingPlan(NamedTuple):
     output: Path
     batch_size: int
     num_workers: int
+    trust_remote_code: bool
 
     def parts(self) -> list[FeaturePart]:
         """All parts."""
@@ -109,7 +111,8 @@ class _Reader:
 
     def example(self, draw: tuple[str, int]) -> Example:
         raw = self.inputs.example(*draw)
-        return raw._replace(images=self.images.images(raw, 0) if raw.images else (), id=draw[1])
+        images = self.images.images(raw, 0) if raw.images else ()
+        return raw._replace(images=images, id=draw[1], metadata={"side": draw[0]})
 
     def __call__(
         self, examples: Sequence[Example]
@@ -119,7 +122,7 @@ class _Reader:
         pixels = [image for example in examples for image in example.images]
         image = stack_images(pixels, self.images.transform.keeps_aspect) if pixels else None
         text = None
-        if any(example.text for example in examples):
+        if examples[0].metadata["side"] != IMAGE:
             where = [example.where for example in examples]
             _, text = encode(self.tokenizer, [each.text for each in examples], self.max_text_len, where=where)
         return [example._replace(images=()) for example in examples], text, image, owner
@@ -133,7 +136,8 @@ class Encoder:
     """
 
     def __init__(self, plan: EncodingPlan, device: str):
-        self.plan, self.model = plan, Loaded(plan.load_path, device)
+        self.plan = plan
+        self.model = Loaded(plan.load_path, device, trust_remote_code=plan.trust_remote_code)
         settings = self.model.settings
         self.itc = dict(self.model.heads).get("itc")
         reader = _Reader(plan.inputs, self.model.image_source, self.model.tokenizer, settings.model.max_text_len)
@@ -178,15 +182,18 @@ class Encoder:
     def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: tqdm) -> None:
         """Writes a part, a row group for each pass; reads no item behind its last."""
         writer, left = None, part.end - part.first
-        while left:
-            item = next(items)
-            table = self._table(part.side, *item)
-            if writer is None:
-                writer = pq.ParquetWriter(file, table.schema)
-            writer.write_table(table)
-            left -= len(item[0])
-            bar.update(len(item[0]))
-        writer.close()
+        try:
+            while left:
+                item = next(items)
+                table = self._table(part.side, *item)
+                if writer is None:
+                    writer = pq.ParquetWriter(file, table.schema)
+                writer.write_table(table)
+                left -= len(item[0])
+                bar.update(len(item[0]))
+        finally:
+            if writer is not None:  # else it closes itself later, when the file is closed
+                writer.close()
         file.commit()
 
     def _table(
@@ -215,15 +222,29 @@ class Encoder:
         if side == FUSED:
             index = torch.tensor(owner, device=self.model.device)
             slots = torch.tensor(places, device=self.model.device).clamp(max=1) if self.plan.inputs.slots else 0
-            fused = model.fuse(model.embed_text(text).select(index), model.embed_image(image), slots, needs={"pooled"})
-            return {"vector": self._stored(fused.pooled)}
-        inputs = text if side == TEXT else image
-        tokens = model.unimodal_text(inputs) if side == TEXT else model.unimodal_image(inputs)
-        vectors = {"vector": self._stored(pool(tokens, model.unimodal_pooling[side]))}
-        if self.itc is not None:
-            embedded = model.embed_text(inputs) if side == TEXT else model.embed_image(inputs)
-            vectors["contrastive"] = self._stored(self.itc.vectors(model.unimodal(embedded, side), side))
-        return vectors | ({"tokens": self._listed(tokens)} if self.plan.tokens else {})
+            texts, pooled = model.embed_text(text), []
+            for part, shown in self._passes(image):
+                slot = slots[part] if isinstance(slots, Tensor) else slots
+                fused = model.fuse(texts.select(index[part]), model.embed_image(shown), slot, needs={"pooled"})
+                pooled.append(fused.pooled)
+            return {"vector": self._stored(torch.cat(pooled))}
+        columns: dict[str, list[pa.Array]] = {}
+        for inputs in [text] if side == TEXT else [shown for _, shown in self._passes(image)]:
+            tokens = model.unimodal_text(inputs) if side == TEXT else model.unimodal_image(inputs)
+            columns.setdefault("vector", []).append(self._stored(pool(tokens, model.unimodal_pooling[side])))
+            if self.itc is not None:
+                embedded = model.embed_text(inputs) if side == TEXT else model.embed_image(inputs)
+                vectors = self.itc.vectors(model.unimodal(embedded, side), side)
+                columns.setdefault("contrastive", []).append(self._stored(vectors))
+            if self.plan.tokens:
+                columns.setdefault("tokens", []).append(self._listed(tokens))
+        return {name: pa.concat_arrays(arrays) for name, arrays in columns.items()}
+
+    def _passes(self, image: ImageInput) -> Iterator[tuple[slice, ImageInput]]:
+        """The images, `batch_size` at a time: a sample may have very many boxes."""
+        for first in range(0, len(image.pixels), self.plan.batch_size):
+            part = slice(first, first + self.plan.batch_size)
+            yield part, ImageInput(image.pixels[part], None if image.sizes is None else image.sizes[part])
 
     def _stored(self, vectors: Tensor) -> pa.Array:
         vectors = vectors.to(self.dtype).cpu()
@@ -242,10 +263,12 @@ class Encoder:
 def identity(plan: EncodingPlan) -> dict[str, Any]:
     """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
     path = Path(plan.load_path)
-    with open(path / WEIGHTS if path.is_dir() else path, "rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for each in (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,):
+        with open(each, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return {
-        "model": model,
+        "model": digest.hexdigest(),
         "inputs": plan.inputs.fingerprint(),
         "rows": {side: plan.inputs.count(side) for side in plan.sides},
         "tokens": plan.tokens,

@@ -16,11 +16,12 @@ from renaissance.core.untrusted import read_bytes
 from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
 from renaissance.data.datasets import named_specs, open_pairs, open_samples
 from renaissance.data.identity import content_key
-from renaissance.data.pixels import MAX_PIXELS
+from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
+
+from .loaded import MOST_BYTES
 
 TEXT, IMAGE, FUSED = "text", "image", "fused"
-_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
-_MOST_BYTES = 4 * MAX_PIXELS
+_MOST_TEXT = 1 << 30  # bytes of a file of texts, which are held in memory
 # The column of a sample's text, by kind.
 _TEXTS = {QUESTIONS: "questions", IMAGE_PAIRS: "questions", ENTAILMENT: "sentences", BOXES: "sentences", CLASSES: ""}
 
@@ -50,7 +51,12 @@ class SplitInputs:
         kind = specs[names[0]].sample_kind if names[0] in specs else CAPTIONS
         if kind == CAPTIONS:
             columns = {"image_column": image_column, "caption_column": caption_column}
-            self.dataset = open_pairs(names, split, data_root, **columns)
+            try:
+                self.dataset = open_pairs(names, split, data_root, **columns)
+            except UserError as error:  # own images with classes have no captions
+                if "needs one column 'caption'" not in str(error) or len(names) > 1:
+                    raise
+                kind, self.dataset = CLASSES, open_samples(names[0], split, data_root, sample_kind=CLASSES)
             where = f"datasets={names} have no split '{split}' in data_root='{data_root}'"
             require(self.dataset is not None, f"{where}; give another split.")
         else:
@@ -61,7 +67,8 @@ class SplitInputs:
             self.dataset = open_samples(names[0], split, data_root, sample_kind=kind)
         self.text = _TEXTS.get(kind)
         self.slots = kind == IMAGE_PAIRS
-        self._images = list(accumulate(self.dataset.images_shown(), initial=0))
+        counts = (len(self.dataset.image_counts(number)) for number in range(len(self.dataset.paths())))
+        self._images = list(accumulate(counts, initial=0))  # those of rows without a text, too
 
     def count(self, side: str) -> int:
         """How many images there are, or samples."""
@@ -86,11 +93,9 @@ class SplitInputs:
         return stored if side == FUSED else stored._replace(images=(), boxes=None)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the files are known by."""
-        prints = self.dataset.fingerprint()
-        return {
-            file: {name: value for name, value in each.items() if name != "mtime_ns"} for file, each in prints.items()
-        }
+        """What the files are known by, in their order, which is that of the rows."""
+        prints = self.dataset.fingerprint().items()
+        return {"files": [[file, {name: each[name] for name in each if name != "mtime_ns"}] for file, each in prints]}
 
 
 class FileInputs:
@@ -107,21 +112,27 @@ class FileInputs:
     dataset = None
 
     def __init__(self, images: str | None, texts: str | None):
-        self.folder, self.names, self.lines = images, [], []
+        self.folder, self.names, self.lines, self._given = images, [], [], (images, texts)
         if images is not None:
             require(os.path.isdir(images), f"images={images} is no folder; give one that holds images.")
-            found = (path for path in Path(images).rglob("*") if path.suffix.lower() in _ENDINGS)
-            self.names = sorted(str(path.relative_to(images)) for path in found if path.is_file())
-            require(self.names, f"images={images} holds no images ({', '.join(_ENDINGS)}).")
+            found = (path for path in Path(images).rglob("*") if path.suffix[1:].lower() in IMAGE_SUFFIXES)
+            named = (path.relative_to(images) for path in found if path.is_file())
+            self.names = sorted(str(path) for path in named if not any(map(is_system_file, path.parts)))
+            require(self.names, f"images={images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         if texts is not None:
             try:
-                self.lines = read_bytes(texts, f"texts={texts}", most=1 << 33).decode("utf-8-sig").splitlines()
+                content = read_bytes(texts, f"texts={texts}", most=_MOST_TEXT).decode("utf-8-sig")
+                self.lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
             except UnicodeDecodeError as error:
                 raise UserError(f"texts={texts} is no text in UTF-8; save it as one.") from error
             empty = [number for number, line in enumerate(self.lines, 1) if not line.strip()]
             require(
                 self.lines and not empty, f"texts={texts} has an empty line ({(empty or [1])[0]}); each line is a text."
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the files itself: of a million lines it would take a while to be told."""
+        return FileInputs, self._given
 
     def count(self, side: str) -> int:
         """How many images, texts, or pairs there are; pairs where there are as many of both, in order."""
@@ -134,13 +145,14 @@ class FileInputs:
         images, key, where = (), 0, f"line {index + 1}"
         if side != TEXT:
             path = os.path.join(self.folder, self.names[index])
-            where = self.names[index]
-            images = (read_bytes(path, f"image={path}", most=_MOST_BYTES),)
+            where = os.fsencode(self.names[index]).decode("utf-8", "replace")
+            images = (read_bytes(path, f"image={path}", most=MOST_BYTES),)
             key = content_key(images[0])
         return Example(index, images, "" if side == IMAGE else self.lines[index], image_key=key, where=where)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the files are known by: names and sizes of images, and the texts."""
-        sizes = [f"{name} {os.path.getsize(os.path.join(self.folder, name))}" for name in self.names]
-        texts = "\n".join([*sizes, *self.lines]).encode("utf-8", "surrogatepass")
+        """What the files are known by: names, sizes and times of images, and the texts."""
+        found = ((name, os.stat(os.path.join(self.folder, name))) for name in self.names)
+        files = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found]
+        texts = "\n".join([*files, *self.lines]).encode("utf-8", "surrogateescape")
         return {"images": len(self.names), "texts": len(self.lines), "content": f"{content_key(texts):016x}"}

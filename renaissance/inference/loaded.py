@@ -150,6 +150,7 @@ class Loaded:
     def complete(self, image: ImageLike | None, text: str) -> str:
         """The text with each [MASK] filled by its most probable word piece that is no special token; arguments as `fill`."""
         special = {each.strip() for each in self.tokenizer.all_special_tokens}
+        image, text = image if image is None else _one(image, ImageLike, "image"), _one(text, str, "text")
         filled, *rest = self._parts(text)
         for row, part in zip(self.fill(image, text, len(special) + 1), rest, strict=True):
             piece = next((piece for piece, _ in row if piece not in special), "")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
@@ -15,6 +18,7 @@ from renaissance.core.errors import UserError
 
 from .features import Encoder, EncodingPlan
 
+_GRACE = 10  # seconds that a process has to remove its temporary files
 _LOOK = 0.5  # seconds between two looks at the processes
 
 
@@ -41,8 +45,12 @@ def fill(plan: EncodingPlan, processes: int) -> None:
     parts = plan.parts()
     bar = tqdm(total=sum(part.end - part.first for part in parts), desc="encoding", unit=" rows", dynamic_ncols=True)
     try:
-        for child in children:
-            child.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they keep: the first process ends them
+        try:
+            for child in children:
+                child.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with bar:
             while any(child.is_alive() for child in children):
                 bar.update(sum(part.end - part.first for part in parts if not part.is_missing()) - bar.n)
@@ -51,14 +59,18 @@ def fill(plan: EncodingPlan, processes: int) -> None:
                 time.sleep(_LOOK)
             bar.update(sum(part.end - part.first for part in parts if not part.is_missing()) - bar.n)
     finally:
-        for child in children:
+        for child in [each for each in children if each.pid is not None]:
             child.terminate()
+            child.join(_GRACE)
+            child.kill()
             child.join()
     if failed := [child.exitcode for child in children if child.exitcode]:
         raise UserError(said.get() if not said.empty() else f"a process has ended with status {failed[0]}.")
 
 
 def _child(plan: EncodingPlan, rank: int, processes: int, said: Queue[str]) -> None:
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     try:
         Encoder(plan, device_of(rank)).fill(rank, processes, shows=False)
@@ -67,3 +79,14 @@ def _child(plan: EncodingPlan, rank: int, processes: int, said: Queue[str]) -> N
         said.close()
         said.join_thread()
         raise SystemExit(1) from None
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _watch(parent: int) -> None:
+    """Ends this process where the one that started it was killed."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from renaissance.core.errors import UserError, first_line, require
-from renaissance.core.untrusted import expect, parse_json, read_bytes
+from renaissance.core.errors import UserError, first_line, require, shortened
+from renaissance.core.untrusted import expect, parse_json, read_bytes, refuse_special
 
 from .stored import TrainingState
 
 CONFIG, WEIGHTS, OURS, MODEL = "config.json", "model.safetensors", "renaissance", "renaissance."
 TOWER_KEYS = {"text": "text_encoder", "image": "image_encoder", "blocks": "encoder"}  # our names of towers there
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _CLASSIFIER = {"head.": "classifier."}
 # Names in the heads of a task -> in an exported model; those of other tasks come behind "heads.".
 _HEADS: dict[str, dict[str, str]] = {
@@ -98,10 +100,14 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
     require(there, f"{where} has none of its tokenizer's files ({', '.join(files)}).")
     try:
         tokenizer = {each.name: read_bytes(each, f"{where}: {each.name}").decode() for each in there}
+        refuse_special(folder / WEIGHTS, f"{where}: {WEIGHTS}")
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
         raise UserError(f"{where} is not whole: {first_line(error)}") from error
-    model, heads = own_names({name: tensor.float() for name, tensor in state.items()}, tasks)
+    odd = [name for name, tensor in state.items() if tensor.dtype not in (*_FLOATS, torch.int64)]
+    require(not odd, f"{where}: {WEIGHTS} holds numbers of a kind that no weights have ({shortened(odd)}).")
+    state = {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in state.items()}
+    model, heads = own_names(state, tasks)
     towers = expect(config.get("towers"), dict[str, dict[str, Any]], f"{where}: towers in {CONFIG}")
     configs = {TOWER_KEYS.get(name, name): facts.get("config") for name, facts in towers.items()}
     training = TrainingState(step=expect(ours.get("step", 0), int, f"{what}: step"))

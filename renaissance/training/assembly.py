@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 from renaissance.runs import checkpoint
+from renaissance.runs.exported import is_folder
 from renaissance.runs.stored import Stored
 from renaissance.settings.bounds import bounded_building
 from renaissance.settings.resolver import ConfigResolver
@@ -163,7 +165,7 @@ def _refuse_patch_drop(built: Built, resolved: Resolved) -> None:
 def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tuple[Resolved, Built]:
     """The model and all heads of a checkpoint, without a run; nothing is downloaded.
 
-    An exported model that was saved again by transformers may hold one head of several: the others are left out.
+    A folder that transformers has saved again may hold one head of several: the others are left out.
 
     Args:
         path: of the checkpoint, for sentences.
@@ -178,7 +180,7 @@ def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tu
         resolved = resolve(resolver, stored, reads_data=False)
     build_on_meta(resolved)
     built = build(resolved, pretrained=False)
-    there = {name.partition(".")[0] for name in stored.heads}
+    there = {name.partition(".")[0] for name in stored.heads} if is_folder(Path(path)) else built.heads.keys()
     for name in [name for name, head in built.heads.items() if name not in there and head.state_dict()]:
         del built.heads[name]
     checkpoint.load_state_dicts(built.model, built.heads, stored, path).refuse_missing("load_path")

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from renaissance.core.checks import RANDAUG
 from renaissance.core.errors import UserError, first_line, printable, require, shortened
 from renaissance.core.registry import TRANSFORMS
 from renaissance.models import backbones
@@ -39,7 +40,7 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     fixed = stored.settings.keys() if resumed else model_keys()
     values = {key: value for key, value in stored.settings.items() if key in fixed | evaluated}
     may_differ = marked("changeable") if resumed else marked("adaptable") | evaluated | {*_TRANSFORMS}
-    resolver.fill_defaults("checkpoint", values | _transforms(resolver, stored), may_differ)
+    resolver.fill_defaults("checkpoint", values | ({} if resumed else _transforms(resolver, stored)), may_differ)
     if resumed or evaluated:
         resolver.finalize_batches()
     require(
@@ -51,11 +52,12 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
 
 
 def _transforms(resolver: ConfigResolver, stored: Stored) -> dict[str, list[str]]:
-    """The transform of a model that learned from images of their own aspect, where the command says nothing of images."""
-    key = stored.settings.get(_TRANSFORMS[1], ["imagenet"])
+    """The transforms of a model that learned from images of their own aspect, where the command says nothing of images."""
+    keys = {name: stored.settings.get(name, ["imagenet"]) for name in _TRANSFORMS}
     asked = any(resolver.sources[name] != "default" for name in _TRANSFORMS)
-    keeps = key[0] in TRANSFORMS and TRANSFORMS[key[0]].keeps_aspect
-    return dict.fromkeys(_TRANSFORMS, key) if keeps and not asked else {}
+    names = [key[0].removesuffix(RANDAUG) for key in keys.values()]
+    keep = all(name in TRANSFORMS and TRANSFORMS[name].keeps_aspect for name in names)
+    return keys if keep and not asked else {}
 
 
 def refuse_unused(resolver: ConfigResolver, stored: Stored, answered: Set[str]) -> None:

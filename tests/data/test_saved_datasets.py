@@ -137,7 +137,7 @@ def _edit(path: Path, change: Any) -> None:
 
 
 DAMAGE = {
-    "cut short": (lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 900), "is damaged|cannot be read"),
+    "cut short": (lambda folder: os.truncate(next((folder / "train").glob("*.arrow")), 900), "is cut short"),
     "a part is missing": (lambda folder: next((folder / "train").glob("*.arrow")).unlink(), "is not whole"),
     "no state": (lambda folder: (folder / "train" / "state.json").unlink(), "state.json"),
     "elsewhere": (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -26,6 +29,7 @@ from renaissance.core.types import Batch, ImageInput, ItmTargets, TextInput
 from renaissance.data.collate import stack_images
 from renaissance.exchange.formats.one_file import code
 from renaissance.inference.loaded import Loaded
+from renaissance.runs import checkpoint
 from renaissance.runs.checkpoint import read
 from renaissance.tasks.base import Encodings
 from small_run import Ended, equal_state
@@ -55,6 +59,7 @@ CLASSES = {
     "irtr": "RenaissanceForImageTextRetrieval",
     "ref": "RenaissanceForReferringExpression",
 }
+SHOWN = {task: [name.replace("AutoModelFor", "RenaissanceFor")] for task, name in CLASSES.items()}
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "glue": {"datasets": ["sst2"], "text_only": True},
     "images": {"datasets": ["cifar10"], "image_only": True},
@@ -146,10 +151,18 @@ def check_logits(model: Loaded, folder: Path, task: str) -> Tensor:
 
 @pytest.mark.parametrize("towers", [TWO, TEXT_ONE, IMAGE_ONE], ids=["two-tower", "text", "image"])
 @pytest.mark.parametrize("task", [*CLASSES])
-def test_the_logits_of_every_task_are_the_same(task, towers, tmp_path):
+def test_the_logits_of_every_task_are_the_same(task, towers, tmp_path, monkeypatch):
     model, folder = exported(tmp_path, towers, (task,), **TASK_SETTINGS.get(task, {}))
     logits = check_logits(model, folder, task)
     assert logits.std() > 1e-3
+    names = ("picture", "left", "right", "box_1", "box_2")
+    for name, picture in zip(names, pictures(5), strict=True):
+        picture.save(tmp_path / f"{name}.jpg")
+    example = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    place: dict[str, Any] = {}
+    exec(example, place)
+    assert place["output"].logits.shape[0] == 1 and type(place["model"]).__name__ in (CLASSES[task], *SHOWN[task])
 
 
 @pytest.mark.parametrize(("text", "image", "fusion"), PAIRS)
@@ -319,3 +332,34 @@ def test_a_model_saved_without_heads_comes_back(tmp_path, capsys):
     capsys.readouterr()
     assert main(["import", "with", f"source={folder}", f"output={tmp_path / 'a.ckpt'}"]) == 1
     assert "is a folder that `export` wrote; give it as load_path" in capsys.readouterr().err
+
+
+def test_code_that_a_checkpoint_names_is_not_carried_on(tmp_path):
+    path = write_checkpoint(tmp_path, IMAGE_ONE, ("itm", "itc"))
+    stored = read(path)
+    settings = json.loads(stored.tokenizer["tokenizer_config.json"])
+    settings["auto_map"] = {"AutoTokenizer": [None, f"{tmp_path}--tok.Tok"]}
+    (tmp_path / "tok.py").write_text("raise SystemExit('it was run')")
+    bad = stored.tokenizer | {
+        "tokenizer_config.json": json.dumps(settings),
+        "config.json": json.dumps({"auto_map": {"AutoModel": "x"}}),
+    }
+    towers = {"encoder": stored.towers["encoder"] | {"auto_map": {"AutoConfig": "tok.Tok"}}}
+    checkpoint.save(path, stored._replace(tokenizer=bad, towers=towers))
+    assert main(["export", "with", f"load_path={path}", f"output={tmp_path / 'out'}"]) == 0
+    written = [(tmp_path / "out" / name).read_text() for name in ("tokenizer_config.json", "config.json")]
+    assert not [text for text in written if "tok.Tok" in text]
+    theirs(tmp_path / "out", "AutoModel")
+    transformers.AutoProcessor.from_pretrained(tmp_path / "out", trust_remote_code=True)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    path = write_checkpoint(tmp_path / "own", TWO, ("mlm",))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("renaissance.exchange.formats.source.save_file", full)
+    (tmp_path / "there").mkdir()
+    ended = command(capsys, f"load_path={path}", f"output={tmp_path / 'there' / 'out'}")
+    assert "cannot be written (Error while serializing" in ended.sentence() and not os.listdir(tmp_path / "there")

@@ -193,7 +193,11 @@ def _edit(folder: Path, change: Any) -> None:
 
 
 DAMAGE = {
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "is not whole"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors cannot be read"),
+    "a pipe": (
+        lambda folder: ((folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")),
+        "is a pipe, a socket or a device",
+    ),
     "half of the weights": (lambda folder: os.truncate(folder / "model.safetensors", 5000), "is not whole"),
     "no tokenizer": (lambda folder: [each.unlink() for each in folder.glob("tokenizer*")], "none of its tokenizer's files"),
     "another program's": (lambda folder: _edit(folder, lambda c: c.pop("renaissance")), "`export` did not write"),

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
+from conftest import ROOT
 from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.inference.loaded import Loaded
@@ -247,3 +253,41 @@ def test_a_broken_picture_ends_it_and_what_is_written_stays(place, tmp_path, cap
     ended = encode(capsys, place, tmp_path / "out", *words)
     assert ended.code == 1 and "coco_caption_karpathy_val.arrow row" in ended.err and "Traceback" not in ended.err
     assert [*tmp_path.glob("out/image/part*")] and not [*tmp_path.glob("out/image/.*")]
+
+
+def test_empty_captions_and_images_without_any_are_encoded(place, tmp_path, capsys):
+    schema = pa.schema([("image", pa.binary()), ("caption", pa.list_(pa.string()))])
+    images = pd.read_feather(place / "arrow" / "coco_caption_karpathy_val.arrow")["image"].tolist()[:4]
+    table = pa.table({"image": images, "caption": [["a", ""], [""], [], []]}, schema)
+    (tmp_path / "arrow").mkdir()
+    for split in ("train", "val"):
+        path = str(tmp_path / "arrow" / f"mine_{split}.arrow")
+        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(table)
+    words = ("datasets=['mine']", f"data_root={tmp_path / 'arrow'}", "batch_size=1", "what=text,image,fused")
+    assert encode(capsys, place, tmp_path / "out", *words).code == 0
+    assert [len(pd.read_parquet(tmp_path / "out" / side)) for side in ("text", "image", "fused")] == [3, 4, 3]
+
+
+def test_lines_of_a_text_file_end_at_line_breaks_alone(place, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("one\u2028line\r\ntwo\x0blines\n", newline="")
+    assert encode(capsys, place, tmp_path / "out", f"texts={tmp_path / 'a.txt'}", "what=text").code == 0
+    assert pd.read_parquet(tmp_path / "out" / "text").text.tolist() == ["one\u2028line", "two\x0blines"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
+    words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={tmp_path / 'a.txt'}", "what=text", "num_workers=0"]
+    (tmp_path / "a.txt").write_text("a red circle is left of the blue square\n" * 40_000)
+    command = [sys.executable, str(ROOT / "run.py"), "encode", "with", *words, "num_processes=2", "batch_size=16"]
+    command.append(f"output={tmp_path / 'out'}")
+    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 90
+    while not [*tmp_path.glob("out/text/part*")] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert run.poll() is None, run.communicate()
+    os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
+    _, printed = run.communicate(timeout=60)
+    assert run.returncode in (75, 130) and "Traceback" not in printed, printed
+    assert not [*tmp_path.glob("out/text/.*")]
+    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]

@@ -30,7 +30,7 @@ from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .listings import SUFFIXES, Form, entries_of, has_images, rows_of_saved, rows_with_images
+from .listings import SUFFIXES, Form, entries_of, has_images, rows_of_saved, rows_with_images, splits_of_rows
 from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
 from .skipped import Skipped
@@ -78,7 +78,13 @@ def make_arrow(
     if listings[0].suffix == _TAR or has_images(listings[0], form):
         by_split: dict[str, list[Path]] = defaultdict(list)
         for listing in listings:
-            by_split[split_of(listing.stem) or "train"].append(listing)
+            tar = listing.suffix == _TAR
+            for split in [split_of(listing.stem) or "train"] if tar else splits_of_rows(listing):
+                by_split[split].append(listing)
+        idle = form != Form() and listings[0].suffix == _TAR
+        require(
+            not idle, "image_column, caption_column and separator are of tables, and these are tars; leave them out."
+        )
         return _whole_files(by_split, form, name, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
@@ -137,6 +143,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
         require(not found, f"root='{folder}' has tars, and beside them {others}; choose with annotations=<file>.")
         return tars
     found = [path for path in files if path.suffix in SUFFIXES]
+    found = [path for path in found if path.suffix != ".json"] or found  # beside tables it may be anything
     names = ", ".join(path.name for path in found) or "none"
     require(
         len(found) == 1 or (found and all(split_of(path.stem) for path in found)),

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from renaissance.core.errors import require
+from renaissance.core.errors import UserError, require
 from renaissance.core.untrusted import expect
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID, SPLIT
 from renaissance.data.splits import split_of
 
+from .annotation_store import plain_name, text_fault
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
@@ -55,19 +57,26 @@ def entries_of(listing: Path, form: Form, root: Path) -> Iterator[Line]:
     if listing.suffix != ".json":
         yield from lines_of(listing, form.columns)
         return
-    lines = _coco(listing) if _begins_with(listing) == b"{" else _list(listing, form)
+    lines = _coco(listing, form) if _begins_with(listing) == b"{" else _list(listing, form)
     first = list(islice(lines, _PROBED))
     own = split_of(listing.stem)
-    folders = {folder: split_of(folder.name) for folder in folders_in(root)}
+    folders = {folder: _split_of_folder(folder) for folder in folders_in(root)}
     # A folder of the list's own split comes first, one of another never: equal names in both are other images.
     near = sorted(
         (folder for folder, split in folders.items() if split in (own, None)), key=lambda each: folders[each] != own
     )
     places = ["", *(f"{folder.name}/" for folder in near)]
-    base = next((each for each in places if any((root / each / line["path"]).is_file() for line in first)), "")
+    base = next((each for each in places if any(os.path.isfile(root / each / line["path"]) for line in first)), "")
     for part in (first, lines):
         for line in part:
             yield line | {"path": base + line["path"]}
+
+
+def _split_of_folder(folder: Path) -> str | None:
+    try:
+        return split_of(folder.name)
+    except UserError:  # such as annotations_trainval2017
+        return None
 
 
 def _begins_with(listing: Path) -> bytes:
@@ -75,16 +84,20 @@ def _begins_with(listing: Path) -> bytes:
         return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
 
 
-def _coco(listing: Path) -> Iterator[Line]:
-    names: dict[Any, str] = {}
+def _coco(listing: Path, form: Form) -> Iterator[Line]:
+    names: dict[int | str, str] = {}
     for image in json_items(listing, "images.item"):
         what = f"'{listing}': an entry of images"
         expect(image, dict[str, Any], what)
-        names[image.get("id")] = expect(image.get("file_name"), str, f"{what}: file_name")
+        own = form.image_column or "file_name"
+        names[expect(image.get("id"), int | str, f"{what}: id")] = expect(image.get(own), str, f"{what}: {own}")
     for number, entry in enumerate(json_items(listing, "annotations.item")):
         what = f"'{listing}' annotation {number}"
         expect(entry, dict[str, Any], what)
-        image = names.get(entry.get("image_id"))
+        image, own = (
+            names.get(expect(entry.get("image_id"), int | str, f"{what}: image_id")),
+            form.caption_column or "caption",
+        )
         require(image is not None, f"{what} is of image {entry.get('image_id')!r}, which images does not list.")
         yield Line(
             number=number, path=image, caption=[expect(entry.get("caption"), str, f"{what}: caption")], split=None
@@ -105,11 +118,37 @@ def _list(listing: Path, form: Form) -> Iterator[Line]:
 
 def has_images(listing: Path, form: Form) -> bool:
     """Whether a parquet file holds the images themselves."""
-    if listing.suffix != ".parquet":
-        return False
+    return listing.suffix == ".parquet" and _image_column(listing, form) is not None
+
+
+def _image_column(listing: Path, form: Form) -> str | None:
+    """The first column that holds bytes, or structs of bytes and path."""
     schema = schema_of_parquet(listing)
-    name = next((each for each in form.columns.paths if each in schema.names), None)
-    return name is not None and (pa.types.is_struct(kind := schema.field(name).type) or _is_bytes(kind))
+    kinds = {name: schema.field(name).type for name in form.columns.paths if name in schema.names}
+    return next((name for name, kind in kinds.items() if pa.types.is_struct(kind) or _is_bytes(kind)), None)
+
+
+def splits_of_rows(listing: Path) -> list[str]:
+    """The splits that a parquet file's column split names; those without one are of the split that its name says, or train.
+
+    Raises:
+        UserError: a row names none.
+    """
+    own = split_of(listing.stem) or "train"
+    if SPLIT.name not in schema_of_parquet(listing).names:
+        return [own]
+    return list(
+        dict.fromkeys(
+            _split(listing, number, record, own) for number, record in enumerate(records_of(listing, [SPLIT.name]))
+        )
+    )
+
+
+def _split(listing: Path, number: int, record: dict[str, Any], own: str) -> str:
+    named = expect(record.get(SPLIT.name), str | None, f"'{listing}' row {number}: {SPLIT.name}")
+    found = split_of(named, whole=True) if named else own
+    require(found, f"'{listing}' row {number} has split '{named}'; give train, val or test.")
+    return found
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -133,28 +172,35 @@ def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row]:
 
 
 def rows_with_images(listings: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:
-    """Yields the rows of parquet files that hold images, in their order.
+    """Yields the rows of a split of parquet files that hold images, in their order; an image that comes twice is two rows.
 
     Raises:
         UserError: a file is damaged, or lacks a column.
     """
     for listing in listings:
-        names = schema_of_parquet(listing).names
-        chosen = [next((each for each in wanted if each in names), None) for wanted in form.columns[:2]]
-        here = ", ".join(names)
+        names, image = schema_of_parquet(listing).names, _image_column(listing, form)
+        caption = next((each for each in form.columns.captions if each in names), None)
         require(
-            None not in chosen,
-            f"'{listing}' has the columns {here}; give those of images and captions with image_column= and caption_column=.",
+            image and caption,
+            f"'{listing}' has the columns {', '.join(names)}; give those of images and captions with image_column= and "
+            "caption_column=.",
         )
-        for number, record in enumerate(records_of(listing, chosen)):
-            image, caption = (record[name] for name in chosen)
-            name = f"{listing.name} row {number}"
-            image = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
-            captions = [caption] if isinstance(caption, str) else caption
-            texts = isinstance(captions, list) and all(isinstance(each, str) for each in captions)
-            require(texts, f"'{listing}' row {number}: {chosen[1]} is no text and no list of texts.")
-            if not image:
-                yield LeftOut("missing", f"{name}: it has no image")
-                continue
-            require(isinstance(image, (bytes, str)), f"'{listing}' row {number}: {chosen[0]} is no image.")
-            yield Row({IMAGE.name: image}, {CAPTION.name: captions, IMAGE_ID.name: name, SPLIT.name: split})
+        own, wanted = split_of(listing.stem) or "train", [image, caption, *({SPLIT.name} & {*names})]
+        for number, record in enumerate(records_of(listing, wanted)):
+            if _split(listing, number, record, own) == split:
+                yield _row(record[image], record[caption], f"{listing.name} row {number}", split)
+
+
+def _row(image: Any, caption: Any, name: str, split: str) -> Row | LeftOut:
+    image = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+    texts = [caption] if isinstance(caption, str | None) else caption
+    told = isinstance(texts, list) and all(isinstance(each, str | None) for each in texts)
+    require(told, f"{name}: its caption is no text and no list of texts.")
+    kept = [each for each in texts if each and text_fault(each) is None]
+    if not kept:
+        return LeftOut(next((fault for each in texts if (fault := text_fault(each or ""))), "no caption"), name)
+    if not image:
+        return LeftOut("missing", f"{name}: it has no image")
+    require(isinstance(image, (bytes, str)), f"{name}: its image is no image.")
+    source = image if isinstance(image, bytes) else plain_name(image)
+    return Row({IMAGE.name: source}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})

@@ -70,6 +70,11 @@ def schema_of_parquet(table: Path) -> pa.Schema:
 
 
 def _separator(table: Path, separator: str | None) -> str:
+    separator = "\t" if separator == r"\t" else separator
+    require(
+        separator is None or len(separator) == 1,
+        f"separator={separator!r} is not one character; give one, such as '\\t'.",
+    )
     return separator or ("\t" if table.suffix == ".tsv" else ",")
 
 

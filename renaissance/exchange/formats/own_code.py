@@ -26,13 +26,20 @@ from .source import ExportSource, save_tensors, write_json
 
 FILE = "modeling_renaissance"
 _LOADING = """```python
-from PIL import Image
 from transformers import {names}
-
-model = {last}.from_pretrained("{folder}", trust_remote_code=True)  # runs modeling_renaissance.py of this folder
+{more}
+model = {last}.from_pretrained("{folder}"{trust})  # runs modeling_renaissance.py of this folder
 processor = AutoProcessor.from_pretrained("{folder}", trust_remote_code=True)
-output = model(**processor(images=Image.open("picture.jpg"), text="a red cube"))
+output = model(**processor({inputs}))
 ```"""
+_FOUND = "from transformers.dynamic_module_utils import get_class_from_dynamic_module\n"
+# What a processor is given for the head of a task.
+_INPUTS = {
+    "nlvr2": 'images=[["left.jpg", "right.jpg"]], text=["both dogs sit"]',
+    "glue": 'text="a sentence"',
+    "images": 'images="picture.jpg"',
+    "ref": 'images=[["box_1.jpg", "box_2.jpg"]], text=["the left dog"]',
+}
 _OWN_FUSIONS = ("shared", "separate", "merged")
 # Class of an exported model, and transformers' class that finds it, by task.
 _CLASSES = {
@@ -60,11 +67,26 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     save_tensors(exported_names(source.stored.model, source.stored.heads), folder / WEIGHTS)
     source.write_tokenizer(folder)
     source.classes = [name for name in config["auto_map"] if name != "AutoConfig"]
-    names = ", ".join([*source.classes, "AutoProcessor"])
-    source.loading = _LOADING.format(names=names, last=source.classes[-1], folder=folder.name)
+    source.loading = _example(config, folder.name)
     left = sorted(set(source.heads) - set(config["heads"]))
     notes = [f"the head of {task} has no class in {FILE}.py; load_path={folder.name} still reads it" for task in left]
     return [f"classes: {', '.join(source.classes)}", *notes]
+
+
+def _example(config: dict[str, Any], folder: str) -> str:
+    """How the head of the folder's last task is loaded and asked, as code."""
+    task = next((task for task in reversed(config["heads"]) if task in _CLASSES), None)
+    auto, own = _CLASSES.get(task, ("AutoModel", ""))
+    module = f'get_class_from_dynamic_module("{FILE}.{own}", "{folder}")'
+    names = [*sorted({*config["auto_map"], auto} - {"AutoConfig", ""}), "AutoProcessor"]
+    return _LOADING.format(
+        names=", ".join(names),
+        more="" if auto else _FOUND,
+        last=auto or module,
+        trust=", trust_remote_code=True" if auto else "",
+        folder=folder,
+        inputs=_INPUTS.get(task, 'images="picture.jpg", text="a red cube"'),
+    )
 
 
 def hub_config(source: ExportSource) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def hub_config(source: ExportSource) -> dict[str, Any]:
         "vocab_size": settings.model.vocab_size,
         "pooling": [model.unimodal_pooling["text"], model.unimodal_pooling["image"]],
         "pools_image": model.image_pooler is not None,
-        "towers": _towers(model, stored) if two else {"blocks": _blocks(model, stored)},
+        "towers": _towers(model) if two else {"blocks": _blocks(model)},
         "fusion": _fusion(resolved) if two else None,
         "embeddings": None if two else _own_embeddings(model),
         "contrast_size": SIZE if "itc" in source.heads else None,
@@ -143,7 +165,7 @@ def processor_configs(stored: Stored, resolved: Resolved) -> dict[str, dict[str,
     return {"preprocessor_config.json": image, "processor_config.json": processor}
 
 
-def _tower(config: Any, values: dict[str, Any]) -> tuple[backbones.Family, dict[str, Any]]:
+def _tower(config: Any) -> tuple[backbones.Family, dict[str, Any]]:
     """The row of a tower's family, and the facts that all towers have."""
     family, facts = backbones.family_of(config), backbones.facts_of(config)
     name = family.model if isinstance(family.model, str) else family.model.__name__
@@ -155,22 +177,22 @@ def _tower(config: Any, values: dict[str, Any]) -> tuple[backbones.Family, dict[
     )
     kept = backbones.final_norm(family) if facts.final_norm else None
     drop = [path for path in family.drop if path != kept]
-    return family, {"class": name, "part": family.part, "drop": drop, "config": values}
+    return family, {"class": name, "part": family.part, "drop": drop, "config": config.to_dict()}
 
 
-def _towers(model: TwoTower, stored: Stored) -> dict[str, Any]:
+def _towers(model: TwoTower) -> dict[str, Any]:
     towers = {}
     for side, tower in (("text", model.text_tower), ("image", model.image_tower)):
-        _, facts = _tower(tower.config, stored.towers[f"{side}_encoder"])
+        _, facts = _tower(tower.config)
         towers[side] = facts | {"width": tower.hidden_size}
     towers["text"]["token_types"] = model.text_tower.takes_types
     towers["image"]["norm"] = model.image_tower.norm_path
     return towers
 
 
-def _blocks(model: OneTower, stored: Stored) -> dict[str, Any]:
+def _blocks(model: OneTower) -> dict[str, Any]:
     own = getattr(model, model.pretrained[1])
-    family, facts = _tower(model.blocks.config, stored.towers["encoder"])
+    family, facts = _tower(model.blocks.config)
     stack = family.one_tower
     facts |= {"layers": stack.layers, "front": [*stack.front], "reads": family.modality}
     facts["norm"] = None if isinstance(model.blocks.norm, nn.Identity) else stack.norm

@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 from renaissance.core.errors import UserError, require
+from renaissance.data.transforms import CenterCrop
+from renaissance.models.two_tower import TwoTower
+from renaissance.training.image_inputs import transform_of
 
 from . import own_code
 from .dual_encoder import center_crop, needed, vectors_of
@@ -43,7 +46,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
         has, f"format={FORMAT} needs a head of contrastive learning (itc), and load_path={source.path} has {there}."
     )
     with tempfile.TemporaryDirectory(dir=folder.parent) as parts:
-        made, option = _made(library, _router, source, Path(parts)), ""
+        made, option = _made(library, _router, source, Path(parts)) if _has_route(source) else None, ""
         if made is None:
             made, option = _made(library, _with_code, source, Path(parts)), ", trust_remote_code=True"
         require(
@@ -60,6 +63,14 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     return [f'SentenceTransformer("{folder.name}"{option}) loads it; texts and images give vectors of length 1']
 
 
+def _has_route(source: ExportSource) -> bool:
+    """Whether modules of the library may do: for towers of their own, and images that it can transform."""
+    transform = transform_of(source.resolved.settings, "val")
+    return (
+        isinstance(source.model, TwoTower) and type(transform) is CenterCrop and not source.stored.image.get("channels")
+    )
+
+
 def _made(library: Any, first: Callable[[ExportSource, Path], Any], source: ExportSource, parts: Path) -> Any:
     """A SentenceTransformer that begins with a module; None where it does not compute the vectors of the checkpoint."""
     from sentence_transformers.sentence_transformer.modules import Normalize
@@ -71,6 +82,8 @@ def _made(library: Any, first: Callable[[ExportSource, Path], Any], source: Expo
         _, images = source.probe()
         shown = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images.pixels]
         found = [made.encode(each, convert_to_tensor=True) for each in ([*TEXTS], shown)]
+    except (OSError, UserError):
+        raise
     except Exception:  # the library may fail in any way over a family that it does not know
         return None
     expected = vectors_of(source)

@@ -13,6 +13,7 @@ from torch import Tensor
 from renaissance.core.errors import require
 from renaissance.core.types import ImageInput, TextInput
 from renaissance.data.text import encode
+from renaissance.models import backbones
 from renaissance.runs import checkpoint
 from renaissance.training.assembly import restore
 
@@ -29,9 +30,9 @@ class ExportSource:
             model card. A form sets them.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, trust_remote_code: bool):
         self.path, self.stored = path, checkpoint.read(path)
-        self.resolved, built = restore(self.stored, path)
+        self.resolved, built = restore(self.stored, path, trust_remote_code=trust_remote_code)
         self.model, self.heads = built.model.eval(), built.heads.eval()
         self.classes: list[str] = []
         self.loading = ""
@@ -65,8 +66,9 @@ class ExportSource:
         )
 
     def write_tokenizer(self, folder: Path) -> None:
-        for name, text in self.stored.tokenizer.items():
-            (folder / Path(name).name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        """The files of the tokenizer as it was rebuilt of those in the checkpoint, which may come from anybody."""
+        for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
+            (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
