@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import ROOT
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.pairs import PairDataset
@@ -163,6 +166,85 @@ def test_what_is_not_whole_is_refused(damage, saved, tmp_path):
     change(folder)
     with pytest.raises(UserError, match=sentence):
         opened(folder, "train")
+
+
+def test_a_stream_cut_between_two_batches_is_refused(tmp_path):
+    import pyarrow as pa
+
+    table = dataset(30).data.table.combine_chunks()
+    for count in (3, 2):
+        with (
+            pa.OSFile(str(tmp_path / f"mine_{count}.arrow"), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as out,
+        ):
+            for number in range(count):
+                out.write_batch(table.slice(10 * number, 10).to_batches()[0])
+    whole, shorter = ((tmp_path / f"mine_{count}.arrow").read_bytes() for count in (3, 2))
+    folder = tmp_path / "a"
+    dataset(30).save_to_disk(folder)
+    path = next(folder.glob("*.arrow"))
+    for content, fine in ((whole, True), (whole[: len(shorter) - 8], False), (whole + b"behind", False)):
+        path.write_bytes(content)
+        if fine:
+            assert len(opened(folder, "train")) == 60
+            continue
+        with pytest.raises(UserError, match="is cut short"):
+            opened(folder, "train")
+
+
+def test_lengths_of_messages_that_flip_never_end_the_process(tmp_path):
+    """Bits of the messages alone, in a process of its own: a crash of Arrow would end it."""
+    dataset(4).save_to_disk(tmp_path / "a")
+    path = next((tmp_path / "a").glob("*.arrow"))
+    sound = path.read_bytes()
+    script = f"""
+import numpy as np
+from pathlib import Path
+from renaissance.core.errors import UserError
+from renaissance.data.datasets import open_pairs
+path, random = Path({str(path)!r}), np.random.default_rng(1)
+sound = path.read_bytes()
+body = sound.index(b"\\x89PNG")
+for _ in range(400):
+    damaged = bytearray(sound)
+    place = int(random.integers(body))
+    damaged[place] ^= 1 << int(random.integers(8))
+    path.write_bytes(damaged)
+    try:
+        pairs = open_pairs([{str(path.parent)!r}], "train", "none", image_column="img", caption_column="texts")
+        [pairs[index] for index in range(len(pairs))]
+    except UserError:
+        pass
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert sound
+
+
+def test_names_of_the_hub_are_those_of_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    from datasets.naming import camelcase_to_snakecase
+
+    for name in ("COCO_Captions", "flickr30k", "CC3MPairs", "a-B"):
+        folder = tmp_path / f"Lab___{camelcase_to_snakecase(name)}" / "default" / "0.0.0"
+        dataset(3).save_to_disk(tmp_path / "made")
+        (folder / ("a" * 8)).mkdir(parents=True)
+        shutil.copy(next((tmp_path / "made").glob("*.arrow")), folder / ("a" * 8) / "x-train.arrow")
+        shutil.copytree(folder / ("a" * 8), folder / ("b" * 8 + ".incomplete"))
+        assert len(open_pairs([f"Lab/{name}"], "train", "none", **COLUMNS)) == 6
+
+
+@pytest.mark.parametrize("name", ["~nobody/x", "a/**", "a/\u2028b", "../x/y"])
+def test_odd_names_are_one_sentence(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="datasets names"):
+        open_pairs([name], "train", str(tmp_path))
+
+
+def test_columns_that_nobody_has_are_refused(tmp_path):
+    write_coco_vg(tmp_path)
+    with pytest.raises(UserError, match="names a column of own data"):
+        open_pairs(["coco"], "train", str(tmp_path), caption_column="text")
 
 
 def test_bits_that_flip_never_end_the_process(saved, tmp_path):

@@ -115,7 +115,7 @@ def tars(root: Path) -> None:
 FORMS = {
     "COCO": (coco, {}),
     "ALBEF": (albef, {}),
-    "open_clip": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {"separator": "\t"}),
+    "open_clip": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {"separator": r"\t"}),
     "CSV": (lambda root: _table(root, "a.csv", ("image", "caption"), ","), {}),
     "TSV": (lambda root: _table(root, "a.tsv", ("filepath", "title"), "\t"), {}),
     "own names": (
@@ -148,6 +148,37 @@ def test_splits_are_in_the_names_of_files(tmp_path):
     (tmp_path / "raw" / "captions_train2017.json").write_text(json.dumps(content))
     assert pairs(tmp_path / "raw", tmp_path / "out", "val") == EXPECTED
     assert open_pairs(["mine"], "train", tmp_path / "out")[0].text == "dogs"
+
+
+def _divided(root: Path) -> None:
+    root.mkdir()
+    table = pa.table(
+        {"image": _structs(), "path": ["x.png"] * 3, "caption": ["a", "b", "c"], "split": ["train", "test", None]}
+    )
+    pq.write_table(table, root / "a.parquet")
+
+
+def test_a_column_of_splits_divides_a_parquet_of_images(tmp_path):
+    _divided(tmp_path / "raw")
+    assert [text for _, text in pairs(tmp_path / "raw", tmp_path / "out")] == ["a", "c"]
+    assert [pair.text for pair in map(open_pairs(["mine"], "test", tmp_path / "out").__getitem__, range(1))] == ["b"]
+
+
+def test_captions_that_cannot_be_used_are_counted(tmp_path):
+    root = tmp_path / "raw"
+    root.mkdir()
+    texts = pa.array([["", "a"], [None], ["x" * 2_000_000]])
+    pq.write_table(pa.table({"image": _structs(), "caption": texts}), root / "a.parquet")
+    assert [text for _, text in pairs(root, tmp_path / "out")] == ["a"]
+
+
+def test_other_folders_and_files_may_lie_beside(tmp_path):
+    coco(tmp_path / "raw")
+    (tmp_path / "raw" / "annotations_trainval2017").mkdir()
+    assert pairs(tmp_path / "raw", tmp_path / "out") == EXPECTED
+    _table(tmp_path / "two", "a.csv", ("path", "caption"), ",")
+    (tmp_path / "two" / "meta.json").write_text("{}")
+    assert pairs(tmp_path / "two", tmp_path / "out2") == EXPECTED
 
 
 def _json(root: Path, content: Any) -> None:
@@ -193,6 +224,28 @@ REFUSED = {
     "a caption that is a number": (lambda root: _json(root, [{"image": "0.png", "caption": 3}]), {}, "entry 0: caption is"),
     "a path that climbs": (lambda root: _json(root, [{"image": "../0.png", "caption": "a"}]), {}, r"\.\."),
     "tars and a list": (lambda root: (coco(root), tars(root)), {}, "choose with annotations="),
+    "a picture elsewhere": (
+        lambda root: _parquet(root, _structs({"bytes": None, "path": "../secret.png"})),
+        {},
+        "leads out of root",
+    ),
+    "a split that is none": (
+        lambda root: (
+            root.mkdir(),
+            pq.write_table(pa.table({"image": _structs(), "caption": ["a"] * 3, "split": ["x"] * 3}), root / "a.parquet"),
+        ),
+        {},
+        "has split 'x'",
+    ),
+    "two characters": (lambda root: _table(root, "a.csv", ("path", "caption"), ","), {"separator": ";;"}, "is not one character"),
+    "an id that is a list": (
+        lambda root: _json(
+            root, {"images": [{"id": [1], "file_name": "0.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+        ),
+        {},
+        "id is",
+    ),
+    "columns of tars": (tars, {"caption_column": "json"}, "these are tars"),
     "val_share of tars": (tars, {"val_share": 0.5}, "is for lists of paths"),
 }  # fmt: skip
 
