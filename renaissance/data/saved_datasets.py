@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import require, shortened
+from renaissance.core.splits import split_of
 from renaissance.core.untrusted import expect, read_json
-
-from .splits import split_of
 
 _SHARD = re.compile(r"(.+?)-(\w+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
 _STATE, _DICT = "state.json", "dataset_dict.json"

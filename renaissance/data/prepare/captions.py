@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import require
+from renaissance.core.splits import split_of
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
 from renaissance.data.saved_datasets import is_saved_folder, saved_files
-from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from renaissance.core.errors import UserError, require, shortened
+from renaissance.core.splits import split_of
 from renaissance.data.dataset_specs import OWN_SPLITS
-from renaissance.data.splits import split_of
 
 from .annotation_store import plain_name
 from .annotations import opened

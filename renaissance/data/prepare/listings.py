@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from renaissance.core.errors import UserError, require
+from renaissance.core.splits import split_of
 from renaissance.core.untrusted import expect
 from renaissance.data.arrow import ArrowFile, check_file
 from renaissance.data.dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID, SPLIT
-from renaissance.data.splits import split_of
 
 from .annotation_store import plain_name, text_fault
 from .annotations import json_items, opened

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from renaissance.core.errors import require
+from renaissance.core.splits import split_of
 from renaissance.data.dataset_specs import DATASETS, SHARD_ROWS
-from renaissance.data.splits import split_of
 
 from .annotation_store import AnnotationStore
 from .annotations import folder_of, json_items, opened

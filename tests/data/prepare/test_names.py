@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from renaissance.core.errors import UserError
+from renaissance.core.splits import split_of
 from renaissance.data.prepare.names import is_system_file
-from renaissance.data.splits import split_of
 
 
 @pytest.mark.parametrize(
