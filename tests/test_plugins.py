@@ -232,7 +232,8 @@ def test_a_file_in_tasks_is_a_task(tmp_path: Path):
 
 def test_the_documented_objective_trains(hub_cache: Path, tmp_path: Path, capsys, own_tables: None):
     guide = (ROOT / "CONFIGURING_MODELS.md").read_text(encoding="utf-8")
-    (tmp_path / "length.py").write_text(re.search(r"```python\n(.*?class Length.*?)```", guide, re.DOTALL)[1], "utf-8")
+    code = re.search(r"```python\n((?:(?!```).)*?class Length.*?)```", guide, re.DOTALL)[1]
+    (tmp_path / "length.py").write_text(code, "utf-8")
     data = small_run.write_coco_vg(tmp_path / "arrow")
     words = ["task_length", f"plugins={tmp_path / 'length.py'}", f"data_root={data}", f"log_dir={tmp_path}"]
     run = small_run.train(capsys, *words, *small_run.SMALL, "max_steps=2")

@@ -32,7 +32,18 @@ TYPE_KEYS = {"one-tower": _group("One-tower"), "two-tower": _group("Two-tower")}
 AUTO = "auto"  # resume_from: the newest run of the same command
 # Settings that came after runs had an identity (runs/identity.py): what resume_from=auto finds must not depend on them. A fact of
 # old run folders, not of the settings.
-YOUNGER = frozenset(["cache_dir", "eval_limit", "lr_mult_random", "max_time", "patch_drop", "patch_drop_until"])
+YOUNGER = frozenset(
+    [
+        "cache_dir",
+        "caption_column",
+        "eval_limit",
+        "image_column",
+        "lr_mult_random",
+        "max_time",
+        "patch_drop",
+        "patch_drop_until",
+    ]
+)
 
 # Widths, each with the heads that must divide it.
 HEADS = {f"{prefix}hidden_size": f"{prefix}num_heads" for prefix, _, _ in TOWER_KEYS.values()}

@@ -23,7 +23,14 @@ def read(
     """The data of a run of these data sets, and what the screen notes of them."""
     settings: Any = SimpleNamespace(
         objectives=SimpleNamespace(loss_names={task: 1.0}, negative_group=2, draw_false_text=1),
-        data=SimpleNamespace(datasets=datasets, data_root=str(folder), allow_missing_shards=False, eval_limit=limit),
+        data=SimpleNamespace(
+            datasets=datasets,
+            data_root=str(folder),
+            allow_missing_shards=False,
+            eval_limit=limit,
+            image_column=None,
+            caption_column=None,
+        ),
         run=SimpleNamespace(test_only=test_only, seed=0),
     )
     resolved: Any = SimpleNamespace(settings=settings, tokenizer=None, notes=[], labels={})
