@@ -57,7 +57,15 @@ def test_a_dual_encoder_gives_the_contrastive_vectors(text, image, narrow, tmp_p
     assert not list(folder.glob("*.py"))
 
 
-@pytest.mark.parametrize("towers", [TWO, {"text_encoder": "electra", "image_encoder": "deit"}, TEXT_ONE, IMAGE_ONE])
+@pytest.mark.parametrize(
+    "towers",
+    [
+        TWO,
+        pytest.param({"text_encoder": "electra", "image_encoder": "deit"}, marks=pytest.mark.slow),
+        pytest.param(TEXT_ONE, marks=pytest.mark.slow),
+        IMAGE_ONE,
+    ],
+)
 def test_sentence_transformers_gives_the_contrastive_vectors(towers, tmp_path, capsys):
     pytest.importorskip("sentence_transformers")
     path = write_checkpoint(tmp_path, towers, ("itm", "itc"))

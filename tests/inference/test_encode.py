@@ -275,7 +275,7 @@ def test_lines_of_a_text_file_end_at_line_breaks_alone(place, tmp_path, capsys):
     assert pd.read_parquet(tmp_path / "out" / "text").text.tolist() == ["one\u2028line", "two\x0blines"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
     words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={tmp_path / 'a.txt'}", "what=text", "num_workers=0"]
     (tmp_path / "a.txt").write_text("a red circle is left of the blue square\n" * 40_000)
