@@ -21,7 +21,7 @@ class Prepare:
     annotations: path("a file") = None  # captions: .jsonl, .csv, .tsv, .json, .parquet or .tar file below root; None = those in root, see "Own captions"
     image_column: text("the name of a column") = None  # captions: column of images or of their paths; None = path, image, filepath ...
     caption_column: text("the name of a column") = None  # captions: column of captions; None = caption, captions, title, text ...
-    separator: text("a character") = None  # captions: what stands between the columns of a CSV; None = a comma, in .tsv a tab
+    separator: text("a character") = None  # captions: what stands between the columns of a CSV; None = a comma, in .tsv a tab; tab for one
     val_share: number(0, 1) = None  # captions, images: share of the training images for val; None = 0, images without val 0.1
 # fmt: on
 

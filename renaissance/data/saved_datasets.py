@@ -30,7 +30,7 @@ def is_saved(name: str) -> bool:
 
 def is_saved_folder(folder: Path) -> bool:
     """Whether `save_to_disk` wrote a folder."""
-    return any((folder / name).is_file() for name in (_STATE, _DICT))
+    return any(os.path.isfile(folder / name) for name in (_STATE, _DICT))
 
 
 def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
@@ -48,14 +48,14 @@ def saved_files(name: str, data_root: str) -> Mapping[str, list[str]]:
     is_file = any(each.startswith(Path(name).name) and each.endswith(".arrow") for each in beside) and folder is None
     require(not is_file, f"datasets names '{name}', which is a path; give the name alone and its folder as data_root.")
     folder, what = folder or _cached(name), f"datasets names '{name}'"
-    if (folder / _DICT).is_file():
+    if os.path.isfile(folder / _DICT):
         splits = expect(
             read_json(folder / _DICT, dict[str, Any]).get("splits"), list[str], f"{what}: splits in {_DICT}"
         )
         wrong = [each for each in splits if Path(each).name != each]
         require(not wrong, f"{what}, whose {_DICT} names splits elsewhere.")
         found = {each: _state_files(folder / each, what) for each in splits}
-    elif (folder / _STATE).is_file():
+    elif os.path.isfile(folder / _STATE):
         found = {"train": _state_files(folder, what)}
     else:
         found = _shards(folder, what)

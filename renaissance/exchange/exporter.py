@@ -56,9 +56,17 @@ def export(load_path: str, output: Path, format: str, trust_remote_code: bool = 
             with backbones.quiet():
                 lines = FORMATS[format](source, folder)
             (folder / "README.md").write_text(card(source, output.name, format), encoding="utf-8")
+            for path in folder.rglob("*"):  # safetensors writes for its user alone
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             os.rename(folder, output)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"output={output} cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); give another."
         ) from error
     return lines
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -84,6 +85,15 @@ def _read_folder(name: str, allow_download: bool) -> ForeignModel:
     require(files, f"source={name} holds no weights (model.safetensors or pytorch_model.bin).")
     for file, path in files.items():
         if not file.endswith(".json"):
-            state |= load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(str(path)).state
+            state |= _read_tensors(name, path) if path.suffix == ".safetensors" else _read_checkpoint(str(path)).state
     image = read_image_processor(name, allow_download=allow_download)
     return ForeignModel(name, state, settings, config.parent, image)
+
+
+def _read_tensors(name: str, path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"source={name}: {path.name} cannot be read ({first_line(error)}); it is cut short or damaged."
+        ) from error

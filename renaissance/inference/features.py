@@ -31,7 +31,7 @@ from renaissance.core.atomic import AtomicFile, InUseError
 from renaissance.core.claims import Claims
 from renaissance.core.errors import UserError, require
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
-from renaissance.core.untrusted import read_json
+from renaissance.core.untrusted import read_json, refuse_special
 from renaissance.data.collate import stack_images
 from renaissance.data.loader import StepLoader
 from renaissance.data.text import encode
@@ -265,8 +265,12 @@ def identity(plan: EncodingPlan) -> dict[str, Any]:
     path = Path(plan.load_path)
     digest = hashlib.sha256()
     for each in (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,):
-        with open(each, "rb") as file:
-            hashlib.file_digest(file, lambda: digest)
+        refuse_special(each, f"load_path={plan.load_path}: {each.name}")
+        try:
+            with open(each, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise UserError(f"load_path={plan.load_path}: {each.name} cannot be read ({error.strerror}).") from error
     return {
         "model": digest.hexdigest(),
         "inputs": plan.inputs.fingerprint(),
@@ -285,13 +289,17 @@ def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bo
     path, wanted = plan.output / MANIFEST, json.loads(json.dumps(identity(plan) | {"file_type": file_type}))
     if path.is_file():
         found = read_json(path, dict[str, Any], f"output={path}")
-        same = all(found.get(key) == value for key, value in wanted.items())
+        begun = any(plan.output.glob("*/*"))  # else the command ended before anything was made
+        same = not begun or all(found.get(key) == value for key, value in wanted.items())
         other = [key for key, value in wanted.items() if found.get(key) != value]
         require(
             same,
             f"output={plan.output} holds vectors of another command (other {', '.join(other)}); give another folder.",
         )
-        return found.get("complete") is True
+        if begun:
+            return found.get("complete") is True
+        _write_manifest(plan.output, wanted | about | {"complete": False})
+        return False
     empty = not plan.output.exists() or (plan.output.is_dir() and not os.listdir(plan.output))
     require(empty, f"output={plan.output} is there already and not empty; give another name, or remove it.")
     _write_manifest(plan.output, wanted | about | {"complete": False})

@@ -97,7 +97,11 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
     wrong = [name for name in files if Path(name).name != name]
     require(not wrong, f"{what} names files that do not lie beside it.")
     there = [folder / name for name in files if (folder / name).is_file()]
-    require(there, f"{where} has none of its tokenizer's files ({', '.join(files)}).")
+    lacking = [name for name in files if folder / name not in there]
+    require(
+        files and not lacking,
+        f"{where} lacks files of its tokenizer ({', '.join(lacking)}); save its processor there, too.",
+    )
     try:
         tokenizer = {each.name: read_bytes(each, f"{where}: {each.name}").decode() for each in there}
         refuse_special(folder / WEIGHTS, f"{where}: {WEIGHTS}")

@@ -175,6 +175,9 @@ def test_an_output_that_is_there_is_refused(checkpoint, tmp_path, capsys):
     )
     (tmp_path / "empty").mkdir()
     assert command(capsys, f"load_path={checkpoint}", f"output={tmp_path / 'empty'}").code == 0
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "empty").iterdir()}
+    (tmp_path / "plain").write_text("")
+    assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}  # others may read what this user lets them read
     under = f"output={tmp_path / 'full' / 'file' / 'x'}"
     assert "cannot be written" in command(capsys, f"load_path={checkpoint}", under).sentence()
     assert os.listdir(tmp_path / "full") == ["file"]
@@ -207,7 +210,7 @@ DAMAGE = {
         "is a pipe, a socket or a device",
     ),
     "half of the weights": (lambda folder: os.truncate(folder / "model.safetensors", 5000), "is not whole"),
-    "no tokenizer": (lambda folder: [each.unlink() for each in folder.glob("tokenizer*")], "none of its tokenizer's files"),
+    "no tokenizer": (lambda folder: [each.unlink() for each in folder.glob("tokenizer*")], "lacks files of its tokenizer"),
     "another program's": (lambda folder: _edit(folder, lambda c: c.pop("renaissance")), "`export` did not write"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
     "settings gone": (lambda folder: _edit(folder, lambda c: c["renaissance"]["settings"].clear()), "settings lack"),

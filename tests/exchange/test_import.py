@@ -349,3 +349,10 @@ def test_a_run_from_images_of_their_own_aspect_goes_on_so(given, expected, tmp_p
     assert command(capsys, "with", *run, *sizes, f"load_path={tmp_path / 'a.ckpt'}", *given).code == 0
     settings = json.loads(next((tmp_path / "runs").rglob("settings.json")).read_text())["settings"]
     assert [settings["train_transform_keys"], settings["val_transform_keys"]] == [[each] for each in expected]
+
+
+def test_a_folder_with_half_of_its_weights_is_refused(tmp_path, capsys):
+    vilt(ViltForMaskedLM, tmp_path / "hub")
+    os.truncate(tmp_path / "hub" / "model.safetensors", 5000)
+    words = (f"source={tmp_path / 'hub'}", f"output={tmp_path / 'a.ckpt'}", "allow_download=False")
+    assert "model.safetensors cannot be read" in command(capsys, "import", "with", *words).sentence()

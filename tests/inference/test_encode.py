@@ -291,3 +291,18 @@ def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
     assert run.returncode in (75, 130) and "Traceback" not in printed, printed
     assert not [*tmp_path.glob("out/text/.*")]
     assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+
+
+def test_a_model_that_cannot_be_read_leaves_the_folder_free(place, tmp_path, capsys):
+    assert main(["export", "with", f"load_path={place / 'two' / 'model.ckpt'}", f"output={tmp_path / 'own'}"]) == 0
+    (tmp_path / "own" / "model.safetensors").rename(tmp_path / "kept")
+    words = [f"load_path={tmp_path / 'own'}", "datasets=['coco']", f"data_root={place / 'arrow'}", "num_workers=0"]
+    capsys.readouterr()
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 1
+    assert "model.safetensors cannot be read" in capsys.readouterr().err
+    (tmp_path / "own" / "model.safetensors").write_bytes((tmp_path / "kept").read_bytes()[:3000])
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 1
+    (tmp_path / "kept").replace(tmp_path / "own" / "model.safetensors")
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}", "what=text"]) == 0
+    assert encode(capsys, place, tmp_path / "two", "what=text").code == 0
+    np.testing.assert_array_equal(read(tmp_path / "out", "text"), read(tmp_path / "two", "text"))

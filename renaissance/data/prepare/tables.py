@@ -70,7 +70,7 @@ def schema_of_parquet(table: Path) -> pa.Schema:
 
 
 def _separator(table: Path, separator: str | None) -> str:
-    separator = "\t" if separator == r"\t" else separator
+    separator = "\t" if separator in (r"\t", "tab") else separator
     require(
         separator is None or len(separator) == 1,
         f"separator={separator!r} is not one character; give one, such as '\\t'.",

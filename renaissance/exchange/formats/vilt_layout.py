@@ -73,12 +73,14 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     _check(source, vilt.eval(), task)
     vilt.save_pretrained(folder)
     notes = [f"the head of {name} has no place in {kind.__name__}" for name in source.heads if name != task]
-    notes += _write_processor(source, transform, folder)
+    without = _write_processor(source, transform, folder)
+    notes += without
+    processor = "AutoTokenizer" if without else "ViltProcessor"
     source.classes = [kind.__name__]
     source.loading = (
-        f"```python\nfrom transformers import {kind.__name__}, ViltProcessor\n\n"
+        f"```python\nfrom transformers import {kind.__name__}, {processor}\n\n"
         f'model = {kind.__name__}.from_pretrained("{folder.name}")\n'
-        f'processor = ViltProcessor.from_pretrained("{folder.name}")\n```'
+        f'processor = {processor}.from_pretrained("{folder.name}")\n```'
     )
     return [f"class: {kind.__name__}", *notes]
 
