@@ -58,7 +58,7 @@ class EncodeOutput:
 
     output: path("the path of a folder") = None  # folder that is written; the same command goes on in it
     what: kinds = "text,image"  # text, image: of each encoder alone; fused: of each text with its image; tokens: the features of all tokens beside the vectors of texts and images
-    store: choice("float16", "float32") = "float32"  # of the numbers
+    store: choice("float16", "float32") = "float32"  # of the numbers: float16 or float32
     file_type: choice("parquet", "npy") = "parquet"  # parquet: a row for each; npy: arrays, with rows.parquet beside them
     batch_size: integer(1) = 32  # inputs of one pass; changes no number
     num_processes: integer(1) = 1  # processes, each with a GPU of its own where there are some

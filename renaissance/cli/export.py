@@ -15,11 +15,11 @@ FORMATS = ("transformers", "dual_encoder", "vilt", "sentence_transformers", "saf
 class Export:
     """What goes out, and where"""
 
-    load_path: path("the path of a checkpoint") = None  # checkpoint of the model
+    load_path: path("the path of a checkpoint") = None  # checkpoint of the model, or a folder that was exported before
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
     output: path("the path of a new folder") = None  # folder that is written
     trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
-    format: choice(*FORMATS) = "transformers"  # CONFIGURING_MODELS.md says what each can hold
+    format: choice(*FORMATS) = "transformers"  # transformers, dual_encoder, vilt, sentence_transformers or safetensors; CONFIGURING_MODELS.md says what each can hold
 # fmt: on
 
 

@@ -12,7 +12,7 @@ from renaissance.core.untrusted import refuse_special
 class Predict:
     """What is asked"""
 
-    load_path: path("the path of a checkpoint") = None  # checkpoint of the model
+    load_path: path("the path of a checkpoint") = None  # checkpoint of the model, or a folder that `export` wrote
     plugins: plugin_names = None  # modules and files that the checkpoint was trained with, such as ["my_lab.gqa", "path/to/file.py"]
     image: path("the path of an image") = None  # file of an image; None = fill the masks of the text without one
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
