@@ -101,18 +101,15 @@ def main(
 
     names = [datasets] if isinstance(datasets, str) else list(datasets or ())
     inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root, image_column, caption_column)
-    what = _named(what)
+    tokens = features.TOKENS in what  # of what there is
     sides = tuple(
-        side for side in features.SIDES if side in what or (features.TOKENS in what and side != features.FUSED)
+        side for side in features.SIDES if side in what or (tokens and side != features.FUSED and inputs.count(side))
     )
-    if features.TOKENS in what:  # of what there is
-        sides = tuple(side for side in sides if side in what or inputs.count(side))
     for side in sides:
         lack = "as many images as texts are" if side == features.FUSED else f"{side}s are"
         require(
             inputs.count(side), f"what={','.join(what)}: {lack} needed for {side}, and there are none; leave it out."
         )
-    tokens = features.TOKENS in what
     plan = features.EncodingPlan(
         load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers, trust_remote_code
     )

@@ -1,9 +1,8 @@
 """`python run.py export with load_path=best.ckpt output=my_model`: a checkpoint as a folder that other programs read."""
 
-import os
 from pathlib import Path
 
-from renaissance.core.checks import choice, flag, path, plugin_names, require_checkpoint
+from renaissance.core.checks import choice, flag, path, plugin_names, require_checkpoint, require_empty
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
@@ -33,8 +32,7 @@ def main(load_path: str | None, output: str | None, trust_remote_code: bool, for
     require(output is not None, "output=None: give the name of the new folder with output=.")
     require_checkpoint("load_path", load_path)
     folder = Path(output)
-    empty = not os.path.lexists(folder) or (folder.is_dir() and not os.listdir(folder))
-    require(empty, f"output={output} is there already and not empty; give another name, or remove it.")
+    require_empty(folder)
     with lasting_imports():
         from renaissance.exchange.exporter import export  # here, because it imports torch
 

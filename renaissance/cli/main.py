@@ -75,14 +75,8 @@ usage: python run.py <command> with {WORDS}
 
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
-WORKS = (
-    "with",
-    "demo",
-    "prepare",
-    "import",
-    "export",
-    "encode",
-)  # they leave files; what the others leave is what they print
+# They leave files; what the others leave is what they print.
+WORKS = ("with", "demo", "prepare", "import", "export", "encode")
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 # What text programs make of plain characters: quotes, dashes, a space.

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, require
 from .registry import FUSIONS, TASKS, TRANSFORMS, with_names
 
 # Sizes that no model and no machine has; what several of them make together is found in `bounds`.
@@ -248,12 +248,23 @@ def expanded(key: str, value: Any) -> Any:
 
 def require_checkpoint(key: str, path: str | os.PathLike) -> None:
     """Refuses the path of a checkpoint where there is no file; those beside it are named. load_path may be an exported model."""
-    if os.path.isfile(path) or (key == "load_path" and os.path.isfile(os.path.join(path, "config.json"))):
+    if os.path.isfile(path) or (key == "load_path" and is_exported(path)):
         return
     folder = Path(path).parent
     beside = sorted(folder.glob("*.ckpt"))[:5] if os.path.isdir(folder) else []
     there = f" (there: {', '.join(map(str, beside))})" if beside else ""
     raise UserError(f"{key}={path} is not a file{there}; give the path of a checkpoint.")
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a path is a folder with a model's configuration, as `export` writes it."""
+    return os.path.isfile(os.path.join(path, "config.json"))
+
+
+def require_empty(folder: Path) -> None:
+    """Refuses the folder of `output=` where something is there already."""
+    empty = not os.path.lexists(folder) or (folder.is_dir() and not os.listdir(folder))
+    require(empty, f"output={folder} is there already and not empty; give another name, or remove it.")
 
 
 def plain_path(path: str | os.PathLike) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line, require, suggest
@@ -65,15 +65,12 @@ def open_pairs(
     require(names, f"datasets=[] is empty; name at least one of {', '.join(_names_of(CAPTIONS))} or your own captions.")
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
-    specs = {name: DATASETS[OWN_NAME] if is_saved(name) else _spec(name, CAPTIONS) for name in names}
+    specs = {name: _spec(name, CAPTIONS) for name in names}
     found = set() if all(map(is_saved, names)) else arrow_names(folder)
     parts, missing = {}, []
     for name, spec in specs.items():
         try:
-            if is_saved(name):
-                parts[name] = SplitFiles(dict.fromkeys(_saved(name, split, folder), ""))
-            else:
-                parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
+            parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
         except _Missing as error:
             missing.append(str(error))
     if missing:
@@ -84,9 +81,9 @@ def open_pairs(
     if not files:
         return None
     columns = {"image": image_column or "", "caption": caption_column or ""}
-    idle = [f"{name}_column={value}" for name, value in columns.items() if value and all(map(named_specs().get, names))]
-    require(not idle, f"{', '.join(idle)} names a column of own data, and datasets={names} are none; leave it out.")
     own = {name: columns for name in names if name not in named_specs()}
+    idle = [f"{name}_column={value}" for name, value in columns.items() if value and not own]
+    require(not idle, f"{', '.join(idle)} names a column of own data, and datasets={names} are none; leave it out.")
     pairs = PairDataset(folder, files, training=split == "train", renamed=own)
     pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)
     return pairs
@@ -127,18 +124,20 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     Raises:
         UserError: as `open_samples`, missing files and splits excepted.
     """
-    folder = os.fspath(data_root)
-    if sample_kind == CAPTIONS and is_saved(name):
-        there = saved_files(name, folder)
-        return tuple(split for split in OWN_SPLITS if split in there)
-    spec, splits = _spec(name, sample_kind), []
-    found = arrow_names(folder)
+    folder, spec, splits = os.fspath(data_root), _spec(name, sample_kind), []
+    found = set() if spec is OWN_LAYOUTS[CAPTIONS] and is_saved(name) else arrow_names(folder)
     for split in dict.fromkeys([*spec.splits, *spec.older_files]):
         try:
             splits += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
         except _Missing:
             continue
     return tuple(splits)
+
+
+def own_layout(columns: Collection[str]) -> DatasetSpec | None:
+    """Returns the layout of own data with these columns, None where they fit none."""
+    fits = (spec for spec in OWN_LAYOUTS.values() if all(each.name in columns for each in spec.columns if each.needed))
+    return next(fits, None)
 
 
 def arrow_names(folder: str | os.PathLike) -> set[str]:
@@ -235,16 +234,13 @@ def _files(
     return part
 
 
-def _saved(name: str, split: str, folder: str) -> list[str]:
-    """Returns the paths of a split of what `datasets` has saved; from data_root where they lie below it."""
-    files = saved_files(name, folder).get(split, [])
-    if split == "train" and not files:
-        raise _Missing(f"Data set '{name}' has no split train; give one that has.")
-    return [os.path.abspath(file) for file in files]
-
-
-def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
-    """Returns the file of own data, none where this split is not there."""
+def _own_files(name: str, kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
+    """Returns the files of own data, none where this split is not there."""
+    if kind == CAPTIONS and is_saved(name):
+        files = saved_files(name, folder).get(split, ())
+        if split == "train" and not files:
+            raise _Missing(f"Data set '{name}' has no split train; give one that has.")
+        return tuple(map(os.path.abspath, files))
     _refuse_parts(name, found)
     own, plain = {each: OWN_FILE.format(name=name, split=each) for each in OWN_SPLITS}, f"{name}.arrow"
     if plain in found:
@@ -252,7 +248,7 @@ def _own_files(name: str, sample_kind: str, split: str, folder: str, found: set[
         require(own["train"] not in found, both)
         own["train"] = plain
     if (split == "train" and own["train"] not in found) or not found.intersection(own.values()):
-        near = suggest(name, [*_names_of(sample_kind), OWN_NAME])
+        near = suggest(name, [*_names_of(kind), OWN_NAME])
         raise _missing(name, f"{own['train']} or {plain}", folder, found, near)
     return (own[split],) if own.get(split) in found else ()
 

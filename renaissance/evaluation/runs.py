@@ -105,6 +105,12 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return {file: {key: value for key, value in prints.items() if key != "mtime_ns"} for file, prints in files.items()}
 
 
+def find_run(path: str, setting: str) -> FinishedRun:
+    """The run of a folder, or of a file in one such as results.json or its predictions. Raises UserError as `read_run`."""
+    given = Path(path)
+    return read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), setting)
+
+
 def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> FinishedRun:
     """What `blind_run` names: a run folder, or a file in it such as results.json or its predictions.
 
@@ -116,8 +122,7 @@ def read_blind_run(path: str, task: str, splits: Iterable[str] = ()) -> Finished
     Raises:
         UserError: no run folder; a run that is unfinished or learned with images; another task or other splits.
     """
-    given = Path(path)
-    run = read_run(next((each for each in (given, *given.parents[:2]) if is_run(each)), given), "blind_run")
+    run = find_run(path, "blind_run")
     require(run.results is not None, f"blind_run={path} is of a run that has no results.json yet; let it end first.")
     blind = run.settings.get("blind") is True
     require(blind, f"blind_run={path} is of a run that saw its images; name one that was trained with blind=True.")

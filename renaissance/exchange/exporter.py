@@ -56,8 +56,9 @@ def export(load_path: str, output: Path, format: str, trust_remote_code: bool = 
             with backbones.quiet():
                 lines = FORMATS[format](source, folder)
             (folder / "README.md").write_text(card(source, output.name, format), encoding="utf-8")
+            mask = _umask()
             for path in folder.rglob("*"):  # safetensors writes for its user alone
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
             os.rename(folder, output)
     except (OSError, SafetensorError) as error:
         raise UserError(

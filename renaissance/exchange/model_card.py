@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import UserError, printable
-from renaissance.evaluation.runs import FinishedRun, read_run
+from renaissance.evaluation.runs import FinishedRun, find_run, read_run
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.report import RunFolder
 from renaissance.runs.stored import Stored
@@ -76,11 +75,10 @@ def _scores(run: FinishedRun | None, source: str) -> str:
         baseline = ", ".join(f"{name} {score:.4f}" for name, score in (detail.get("baseline") or {}).items())
         cells = (split, task, metric, _number(value), _interval(detail), baseline, detail.get("examples") or "")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    measured = {task for _, task, _, _ in rows}
     limit = run.settings.get("eval_limit")
     notes = [f"\n{_blind(run, rows)}", "Not measured: any other benchmark, data of other kinds, and bias."]
     notes += [f"Only the first {limit} examples of a split were evaluated."] if limit else []
-    notes += ["No split with labels was evaluated."] if not measured else []
+    notes += ["No split with labels was evaluated."] if not rows else []
     return "\n".join([*lines, *notes])
 
 
@@ -98,7 +96,7 @@ def _blind(run: FinishedRun, rows: list[Any]) -> str:
     if not (path := run.settings.get("blind_run")):
         return "No blind baseline (the same model without images) was named with `blind_run`."
     try:
-        blind = read_run(Path(path) if Path(path).is_dir() else Path(path).parent, "blind_run")
+        blind = find_run(path, "blind_run")
     except UserError:
         return f"The blind baseline {printable(path)} cannot be read any more."
     both = [

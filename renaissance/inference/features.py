@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +24,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from renaissance.core.atomic import AtomicFile, InUseError
-from renaissance.core.claims import Claims
+from renaissance.core.checks import require_empty
 from renaissance.core.errors import UserError, require
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_json, refuse_special
 from renaissance.data.collate import stack_images
-from renaissance.data.loader import StepLoader
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
 from renaissance.runs.exported import CONFIG, WEIGHTS
 from renaissance.training.devices import float32_products
+from renaissance.training.parts import make_parts
 
 from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
 from .loaded import Loaded
@@ -45,7 +41,6 @@ from .npy import ROWS, join_parts, shapes_of
 
 SIDES, TOKENS = (TEXT, IMAGE, FUSED), "tokens"
 _ROWS, _ROWS_WITH_TOKENS = 1024, 128  # samples of a part
-_LOOK = 0.5  # seconds between two looks at what other processes make
 MANIFEST = "manifest.json"
 
 
@@ -93,11 +88,15 @@ class FeaturePart(NamedTuple):
     def target(self) -> Path:
         return self.output / self.side / f"part_{self.number:05d}.parquet"
 
+    @property
+    def size(self) -> int:
+        return self.end - self.first
+
     def is_missing(self) -> bool:
         return not (self.target.exists() or (self.target.parent / ROWS).exists())  # or it is joined
 
     def draws(self, place: int) -> Iterator[list[tuple[str, int]]]:
-        """The inputs of each pass, for `Claims`."""
+        """The inputs of each pass, for `make_parts`."""
         for first in range(self.first, self.end, self.batch):
             yield [(self.side, index) for index in range(first, min(first + self.batch, self.end))]
 
@@ -147,41 +146,16 @@ class Encoder:
         """Makes what no other process makes, until nothing is missing.
 
         Args:
-            rank, processes: of this process, so that each begins with parts of its own. shows: whether a bar is drawn.
+            rank, processes: as of `make_parts`. shows: whether a bar is drawn.
         """
-        every = self.plan.parts()
-        total = sum(part.end - part.first for part in every)
-        parts = [part for part in every if part.is_missing()]
-        first = rank * len(parts) // processes
-        parts = parts[first:] + parts[:first]
-        done = total - sum(part.end - part.first for part in parts)
-        bar = tqdm(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows, dynamic_ncols=True)
+        parts, workers = self.plan.parts(), self.plan.num_workers
+        bar, missing = bar_of(parts, shows=shows), [part for part in parts if part.is_missing()]
         with bar, torch.inference_mode(), float32_products("highest", cpu=self.model.device == "cpu"):
-            while parts:
-                self._make(parts, bar)
-                left = [part for part in parts if part.is_missing()]
-                if len(left) == len(parts):  # others make them
-                    time.sleep(_LOOK)
-                parts = left
-                bar.update(total - sum(part.end - part.first for part in parts) - bar.n)
-
-    def _make(self, parts: Sequence[FeaturePart], bar: tqdm) -> None:
-        with ExitStack() as stack:
-            claims = Claims(parts, stack, "output")
-            draws = iter(claims)
-            if (first := next(draws, None)) is None:
-                return
-            loader = StepLoader(chain([first], draws), self.reader, self.plan.num_workers, pin_memory=False)
-            stack.callback(loader.kill)
-            items = iter(loader)
-            for item in items:
-                part, file = claims.claimed.popleft()
-                self._write(part, file, chain([item], items), bar)
-                file.close()
+            make_parts(missing, self.reader, workers, "output", self._write, bar, rank, processes)
 
     def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: tqdm) -> None:
         """Writes a part, a row group for each pass; reads no item behind its last."""
-        writer, left = None, part.end - part.first
+        writer, left = None, part.size
         try:
             while left:
                 item = next(items)
@@ -202,7 +176,7 @@ class Encoder:
         """The rows of a pass: one for each text, image, or pair of a text with one of its images."""
         text, image = move_data_to_device((text, image), self.model.device)
         rows = list(range(len(examples))) if side == TEXT else owner
-        places = [rows[:number].count(row) for number, row in enumerate(rows)]
+        places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # the rows of a sample are consecutive
         columns = {
             "id": pa.array([examples[row].id for row in rows], pa.int64()),
             "name": pa.array([examples[row].where for row in rows]),
@@ -216,12 +190,12 @@ class Encoder:
         return pa.table(columns)
 
     def _vectors(
-        self, side: str, text: TextInput | None, image: ImageInput | None, owner: list[int], places: list[int]
+        self, side: str, text: TextInput | None, image: ImageInput | None, owner: list[int], places: np.ndarray
     ) -> dict[str, pa.Array]:
         model = self.model.model
         if side == FUSED:
             index = torch.tensor(owner, device=self.model.device)
-            slots = torch.tensor(places, device=self.model.device).clamp(max=1) if self.plan.inputs.slots else 0
+            slots = torch.from_numpy(places).to(self.model.device).clamp(max=1) if self.plan.inputs.slots else 0
             texts, pooled = model.embed_text(text), []
             for part, shown in self._passes(image):
                 slot = slots[part] if isinstance(slots, Tensor) else slots
@@ -233,8 +207,7 @@ class Encoder:
             tokens = model.unimodal_text(inputs) if side == TEXT else model.unimodal_image(inputs)
             columns.setdefault("vector", []).append(self._stored(pool(tokens, model.unimodal_pooling[side])))
             if self.itc is not None:
-                embedded = model.embed_text(inputs) if side == TEXT else model.embed_image(inputs)
-                vectors = self.itc.vectors(model.unimodal(embedded, side), side)
+                vectors = self.itc.vectors(model.project(tokens, side), side)
                 columns.setdefault("contrastive", []).append(self._stored(vectors))
             if self.plan.tokens:
                 columns.setdefault("tokens", []).append(self._listed(tokens))
@@ -258,6 +231,12 @@ class Encoder:
         mask = tokens.hidden.new_ones(tokens.hidden.shape[:2]).bool() if tokens.mask is None else tokens.mask
         ends = np.cumsum([0, *mask.sum(1).tolist()])
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), self._stored(tokens.hidden[mask]))
+
+
+def bar_of(parts: Sequence[FeaturePart], *, shows: bool = True) -> tqdm:
+    """A bar of all rows, those that are there counted."""
+    total, done = sum(part.size for part in parts), sum(part.size for part in parts if not part.is_missing())
+    return tqdm(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows, dynamic_ncols=True)
 
 
 def identity(plan: EncodingPlan) -> dict[str, Any]:
@@ -298,10 +277,8 @@ def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bo
         )
         if begun:
             return found.get("complete") is True
-        _write_manifest(plan.output, wanted | about | {"complete": False})
-        return False
-    empty = not plan.output.exists() or (plan.output.is_dir() and not os.listdir(plan.output))
-    require(empty, f"output={plan.output} is there already and not empty; give another name, or remove it.")
+    else:
+        require_empty(plan.output)
     _write_manifest(plan.output, wanted | about | {"complete": False})
     return False
 

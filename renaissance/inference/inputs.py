@@ -6,6 +6,7 @@ Each side is numbered through: images once each, texts, and pairs of a text with
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from renaissance.core.errors import UserError, require
 from renaissance.core.types import Example
 from renaissance.core.untrusted import read_bytes
-from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, QUESTIONS
-from renaissance.data.datasets import named_specs, open_pairs, open_samples
+from renaissance.data.arrow import open_file
+from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, OWN_FILE, QUESTIONS
+from renaissance.data.datasets import named_specs, open_pairs, open_samples, own_layout
 from renaissance.data.identity import content_key
 from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
 
@@ -47,16 +49,10 @@ class SplitInputs:
         image_column: str | None = None,
         caption_column: str | None = None,
     ):
-        specs = named_specs()
-        kind = specs[names[0]].sample_kind if names[0] in specs else CAPTIONS
+        columns = {"image_column": image_column, "caption_column": caption_column}
+        kind = _kind(names[0], split, data_root, columns)
         if kind == CAPTIONS:
-            columns = {"image_column": image_column, "caption_column": caption_column}
-            try:
-                self.dataset = open_pairs(names, split, data_root, **columns)
-            except UserError as error:  # own images with classes have no captions
-                if "needs one column 'caption'" not in str(error) or len(names) > 1:
-                    raise
-                kind, self.dataset = CLASSES, open_samples(names[0], split, data_root, sample_kind=CLASSES)
+            self.dataset = open_pairs(names, split, data_root, **columns)
             where = f"datasets={names} have no split '{split}' in data_root='{data_root}'"
             require(self.dataset is not None, f"{where}; give another split.")
         else:
@@ -86,9 +82,8 @@ class SplitInputs:
             values = stored.values
             first = stored.images[0] if stored.images else b""
             key, boxes, text = content_key(first), values.get("bboxes"), values[self.text]
-            text = (
-                text if isinstance(text, str) else text[-1]
-            )  # of [premise, hypothesis] the one that is about the image
+            # Of [premise, hypothesis] the one that is about the image.
+            text = text if isinstance(text, str) else text[-1]
             stored = Example(stored.id, stored.images, text, image_key=key, where=stored.where, boxes=boxes)
         return stored if side == FUSED else stored._replace(images=(), boxes=None)
 
@@ -96,6 +91,18 @@ class SplitInputs:
         """What the files are known by, in their order, which is that of the rows."""
         prints = self.dataset.fingerprint().items()
         return {"files": [[file, {name: each[name] for name in each if name != "mtime_ns"}] for file, each in prints]}
+
+
+def _kind(name: str, split: str, data_root: str, columns: Mapping[str, str | None]) -> str:
+    """What the samples of a data set are; own data are told by their columns, and of other names are captions alone."""
+    if name in named_specs():
+        return named_specs()[name].sample_kind
+    if any(columns.values()):
+        return CAPTIONS
+    paths = (os.path.join(data_root, file) for file in (OWN_FILE.format(name=name, split=split), f"{name}.arrow"))
+    path = next(filter(os.path.isfile, paths), None)
+    layout = None if path is None else own_layout(open_file(path, ())[0].schema.names)
+    return CAPTIONS if layout is None else layout.sample_kind
 
 
 class FileInputs:

@@ -12,11 +12,10 @@ from multiprocessing.queues import Queue
 from typing import NoReturn
 
 import torch
-from tqdm import tqdm
 
 from renaissance.core.errors import UserError
 
-from .features import Encoder, EncodingPlan
+from .features import Encoder, EncodingPlan, bar_of
 
 _GRACE = 10  # seconds that a process has to remove its temporary files
 _LOOK = 0.5  # seconds between two looks at the processes
@@ -43,7 +42,6 @@ def fill(plan: EncodingPlan, processes: int) -> None:
         context.Process(target=_child, args=(plan, rank, processes, said)) for rank in range(processes)
     ]
     parts = plan.parts()
-    bar = tqdm(total=sum(part.end - part.first for part in parts), desc="encoding", unit=" rows", dynamic_ncols=True)
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they keep: the first process ends them
         try:
@@ -51,13 +49,12 @@ def fill(plan: EncodingPlan, processes: int) -> None:
                 child.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with bar:
-            while any(child.is_alive() for child in children):
-                bar.update(sum(part.end - part.first for part in parts if not part.is_missing()) - bar.n)
-                if any(child.exitcode for child in children):
-                    break
-                time.sleep(_LOOK)
-            bar.update(sum(part.end - part.first for part in parts if not part.is_missing()) - bar.n)
+        with bar_of(parts) as bar:
+            runs = True
+            while runs:
+                runs = any(child.is_alive() for child in children) and not any(child.exitcode for child in children)
+                bar.update(sum(part.size for part in parts if not part.is_missing()) - bar.n)
+                time.sleep(_LOOK if runs else 0)
     finally:
         for child in [each for each in children if each.pid is not None]:
             child.terminate()

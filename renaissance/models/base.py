@@ -60,6 +60,10 @@ class VisionLanguageModel(nn.Module):
             part.eval()
         return self
 
+    def project(self, tokens: Tokens, side: str) -> Tokens:
+        """Tokens of `unimodal_text` or `unimodal_image` brought to the width D: what `unimodal` gives of embedded tokens."""
+        return tokens
+
     def fuse(
         self, text: Tokens | None, image: Tokens | None, slot: int | Tensor = 0, needs: Set[str] = EVERYTHING
     ) -> Fused:

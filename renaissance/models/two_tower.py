@@ -45,13 +45,11 @@ class TwoTower(VisionLanguageModel):
 
     def embed_text(self, text: TextInput) -> Tokens:
         """The whole text encoder, then the projection. (B,L) -> Tokens (B,L,D)."""
-        tokens = self.unimodal_text(text)
-        return Tokens(self.text_projection(tokens.hidden), tokens.mask)
+        return self.project(self.unimodal_text(text), "text")
 
     def embed_image(self, images: ImageInput | Tokens) -> Tokens:
         """The whole image encoder, then the projection. (M,3,H,W) uint8 -> Tokens (M,P,D)."""
-        tokens = self.unimodal_image(images)
-        return Tokens(self.image_projection(tokens.hidden), tokens.mask)
+        return self.project(self.unimodal_image(images), "image")
 
     def unimodal_text(self, text: TextInput) -> Tokens:
         """The text encoder's own hidden states. (B,L) -> Tokens (B,L,H)."""
@@ -62,6 +60,10 @@ class TwoTower(VisionLanguageModel):
         if isinstance(images, Tokens):
             return images._replace(hidden=images.hidden.to(self.image_projection.weight.dtype))
         return self.image_tower(self.normalize(images), images.kept)
+
+    def project(self, tokens: Tokens, side: str) -> Tokens:
+        projection = self.text_projection if side == "text" else self.image_projection
+        return Tokens(projection(tokens.hidden), tokens.mask)
 
     def unimodal(self, tokens: Tokens, side: str) -> Tokens:
         """One modality's embedded tokens without the other modality: here they are encoded already."""

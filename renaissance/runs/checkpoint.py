@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from renaissance.core.atomic import AtomicFile
-from renaissance.core.checks import require_checkpoint
+from renaissance.core.checks import is_exported, require_checkpoint
 from renaissance.core.errors import UserError, first_line, require, shortened
 
 from .archive import read_archive
-from .exported import is_folder, read_folder
+from .exported import read_folder
 from .stored import Stored, check_parts
 
 FORMAT = 1
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike, setting: str = "load_path") -> Stored:
     """
     path = Path(path)
     where = f"{setting}={path}"
-    if setting == "load_path" and is_folder(path):
+    if setting == "load_path" and is_exported(path):
         return _checked(read_folder(path, where), where)
     require_checkpoint(setting, path)
     try:

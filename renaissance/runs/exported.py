@@ -67,11 +67,6 @@ def own_names(state: Mapping[str, Tensor], tasks: list[str]) -> tuple[dict[str, 
     return model, heads
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a path is a folder with a model's configuration."""
-    return (path / CONFIG).is_file()
-
-
 def read_folder(folder: Path, where: str) -> dict[str, Any]:
     """The parts of a checkpoint, by name, not yet checked.
 

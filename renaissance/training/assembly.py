@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from renaissance.core.checks import is_exported
 from renaissance.core.errors import require, shortened
 from renaissance.data.randomness import torch_seed
 from renaissance.models import backbones
@@ -19,7 +19,6 @@ from renaissance.models.initialization import initialize
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
 from renaissance.runs import checkpoint
-from renaissance.runs.exported import is_folder
 from renaissance.runs.stored import Stored
 from renaissance.settings.bounds import bounded_building
 from renaissance.settings.resolver import ConfigResolver
@@ -180,7 +179,7 @@ def restore(stored: Stored, path: str, *, trust_remote_code: bool = False) -> tu
         resolved = resolve(resolver, stored, reads_data=False)
     build_on_meta(resolved)
     built = build(resolved, pretrained=False)
-    there = {name.partition(".")[0] for name in stored.heads} if is_folder(Path(path)) else built.heads.keys()
+    there = {name.partition(".")[0] for name in stored.heads} if is_exported(path) else built.heads.keys()
     for name in [name for name, head in built.heads.items() if name not in there and head.state_dict()]:
         del built.heads[name]
     checkpoint.load_state_dicts(built.model, built.heads, stored, path).refuse_missing("load_path")

@@ -13,11 +13,8 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +22,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from renaissance.core.claims import Claims
+from renaissance.core.atomic import AtomicFile
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.types import Example, ImageInput
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
-from renaissance.data.loader import StepLoader
 from renaissance.data.token_cache import TokenFile
 from renaissance.data.transforms import Transform
 from renaissance.models.two_tower import TwoTower
@@ -41,13 +37,13 @@ from .assembly import Built
 from .devices import float32_products
 from .image_inputs import transform_of
 from .loading import RunData
+from .parts import make_parts
 from .resolution import Resolved
 
 FOLDER = "tokens"  # in data_root
 _VERSION = 1  # of what a part holds
 _IMAGES = 64  # that a loader process reads at once, and the most of one call of the tower
 _LARGE = 1 << 32  # bytes of a file that take a while to read
-_LOOK = 1.0  # seconds between two looks at parts that other processes make
 # Values of a configuration that change no token of a trained tower in eval mode, or say where it came from.
 _IDLE = re.compile(
     r"drop|version|name_or_path|architectures|dtype|label|attn_implementation|return_dict|output_(attentions|hidden_states)"
@@ -66,11 +62,15 @@ class MissingPart(NamedTuple):
     def target(self) -> Path:
         return self.tokens.path(self.number)
 
+    @property
+    def size(self) -> int:
+        return len(self.tokens.images_of(self.number))
+
     def is_missing(self) -> bool:
         return self.tokens.problem(self.number) is not None
 
     def draws(self, place: int) -> Iterator[list[_ImageDraw]]:
-        """What a loader process reads at once, for `Claims`."""
+        """What a loader process reads at once, for `make_parts`."""
         images = self.tokens.images_of(self.number)
         for first in range(images.start, images.stop, _IMAGES):
             yield [_ImageDraw(place, image) for image in range(first, min(images.stop, first + _IMAGES))]
@@ -109,60 +109,47 @@ class TokenCache:
         if self.filled:
             return
         parts, training = self.missing(), model.training
-        first = rank * len(parts) // world_size  # where file systems know no locks, too, each begins with its own
-        parts = parts[first:] + parts[:first]
         if rank == 0:
             for problem in filter(None, (part.tokens.problem(part.number) for part in parts)):
                 say(f"warning: {problem.removesuffix('.')}; it is put aside as <name>.damaged and made anew.")
         model.eval()
         model.image_tower.to(device), model.normalize.to(device)
-        images = sum(len(part.tokens.images_of(part.number)) for part in parts)
         hide = rank > 0 or not parts
-        bar = tqdm(total=images, desc="encoding images", disable=hide, dynamic_ncols=True)
+        bar = tqdm(total=sum(part.size for part in parts), desc="encoding images", disable=hide, dynamic_ncols=True)
+        write = partial(_write, model, device, self.batch)
         # Whatever a run computes in, the tokens are the same.
         with bar, torch.no_grad(), float32_products("highest", cpu=device.type == "cpu"):
-            while parts:
-                self._make(parts, model, device, bar)
-                left = [part for part in parts if part.is_missing()]
-                if len(left) == len(parts):  # others make them
-                    time.sleep(_LOOK)
-                parts = left
-                bar.update(images - sum(len(part.tokens.images_of(part.number)) for part in parts) - bar.n)
+            make_parts(parts, _ImageReader(parts), self.num_workers, "cache_dir", write, bar, rank, world_size)
         model.train(training)
         for source, files in zip(self.sources, self.files, strict=True):
             source.dataset.use_tokens(files)
         self.filled = True
 
-    def _make(self, parts: Sequence[MissingPart], model: TwoTower, device: torch.device, bar: tqdm) -> None:
-        """Makes the parts that no other process makes."""
-        with ExitStack() as stack:
-            claims = Claims(parts, stack, "cache_dir")
-            draws = iter(claims)
-            if (first := next(draws, None)) is None:
-                return
-            loader = StepLoader(chain([first], draws), _ImageReader(parts), self.num_workers, pin_memory=False)
-            stack.callback(loader.kill)
-            items = iter(loader)
-            for item in items:
-                part, file = claims.claimed.popleft()
-                encode = partial(_encode, model, part.tokens.dtype, device, self.batch)
-                part.tokens.write(part.number, file, _batches(item, items, part, encode, bar))
-                file.close()
+
+def _write(
+    model: TwoTower,
+    device: torch.device,
+    batch: int,
+    part: MissingPart,
+    file: AtomicFile,
+    items: Iterator[Any],
+    bar: tqdm,
+) -> None:
+    """Makes a part; its images go through the tower `batch` at a time."""
+    encode = partial(_encode, model, part.tokens.dtype, device, batch)
+    part.tokens.write(part.number, file, _batches(part, items, encode, bar))
 
 
 def _batches(
-    item: Any, items: Iterator[Any], part: MissingPart, encode: Callable[[Tensor], Tensor], bar: tqdm
+    part: MissingPart, items: Iterator[Any], encode: Callable[[Tensor], Tensor], bar: tqdm
 ) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-    """The batches of a part, as `TokenFile.write` takes them, from its first item of the loader on."""
-    left = len(part.tokens.images_of(part.number))
-    while True:
-        pixels, keys, counts = item
+    """The batches of a part, as `TokenFile.write` takes them."""
+    left = part.size
+    while left:
+        pixels, keys, counts = next(items)
         yield encode(pixels), keys, counts
         bar.update(len(keys))
         left -= len(keys)
-        if not left:
-            return
-        item = next(items)
 
 
 def _encode(model: TwoTower, dtype: torch.dtype, device: torch.device, batch: int, pixels: Tensor) -> Tensor:

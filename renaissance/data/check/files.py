@@ -10,8 +10,8 @@ import numpy as np
 
 from renaissance.core.errors import UserError, suggest
 from renaissance.data.arrow import open_file, some
-from renaissance.data.dataset_specs import DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected
-from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, matching, named_specs, split_files
+from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS, UNKNOWN, DatasetSpec, Expected
+from renaissance.data.datasets import OWN_LAYOUTS, arrow_names, matching, named_specs, own_layout, split_files
 from renaissance.data.prepare.skipped import Skipped
 
 
@@ -111,10 +111,9 @@ def _own(folder: Path, names: set[str], datasets: Sequence[str] | None) -> tuple
         if datasets is not None and dataset not in datasets:
             continue
         columns = _column_names(folder / name)
-        for spec in OWN_LAYOUTS.values():  # what cannot be read at all is left to the check of the file
-            if columns is None or all(column.name in columns for column in spec.columns if column.needed):
-                files.append(CheckedFile(dataset, OWN_SPLITS[place], folder / name, spec))
-                break
+        # What cannot be read at all is left to the check of the file.
+        if spec := own_layout(columns) if columns is not None else OWN_LAYOUTS[CAPTIONS]:
+            files.append(CheckedFile(dataset, OWN_SPLITS[place], folder / name, spec))
         else:
             unknown.append(
                 f"{name} is of unknown layout: its columns are {some(columns) or 'none'}; own data needs image and "

@@ -30,7 +30,16 @@ from renaissance.data.saved_datasets import is_saved_folder, saved_files
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
-from .listings import SUFFIXES, Form, entries_of, has_images, rows_of_saved, rows_with_images, splits_of_rows
+from .listings import (
+    SUFFIXES,
+    Form,
+    entries_of,
+    has_images,
+    rows_of_saved,
+    rows_with_images,
+    split_of_file,
+    splits_of_rows,
+)
 from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
 from .skipped import Skipped
@@ -75,16 +84,14 @@ def make_arrow(
         found = saved_files(str(root), str(root)).items()
         return _whole_files({split: [Path(file) for file in files] for split, files in found}, form, name, options)
     listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
-    if listings[0].suffix == _TAR or has_images(listings[0], form):
+    tars = listings[0].suffix == _TAR
+    if tars or has_images(listings[0], form):
+        idle = "image_column, caption_column and separator are of tables, and these are tars; leave them out."
+        require(not tars or form == Form(), idle)
         by_split: dict[str, list[Path]] = defaultdict(list)
         for listing in listings:
-            tar = listing.suffix == _TAR
-            for split in [split_of(listing.stem) or "train"] if tar else splits_of_rows(listing):
+            for split in [split_of_file(listing)] if tars else splits_of_rows(listing):
                 by_split[split].append(listing)
-        idle = form != Form() and listings[0].suffix == _TAR
-        require(
-            not idle, "image_column, caption_column and separator are of tables, and these are tars; leave them out."
-        )
         return _whole_files(by_split, form, name, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
@@ -155,7 +162,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
 
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Returns the split that the line belongs to."""
-    split = split_of(line["split"], whole=True) if line["split"] else split_of(listing.stem) or "train"
+    split = split_of(line["split"], whole=True) if line["split"] else split_of_file(listing)
     require(split, f"'{listing}' line {line['number']} has split '{line['split']}'; give {', '.join(OWN_SPLITS)}.")
     if not line["split"] and split == "train" and is_validation(plain_name(line["path"]), val_share):
         split = "val"

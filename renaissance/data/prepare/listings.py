@@ -94,14 +94,11 @@ def _coco(listing: Path, form: Form) -> Iterator[Line]:
     for number, entry in enumerate(json_items(listing, "annotations.item")):
         what = f"'{listing}' annotation {number}"
         expect(entry, dict[str, Any], what)
-        image, own = (
-            names.get(expect(entry.get("image_id"), int | str, f"{what}: image_id")),
-            form.caption_column or "caption",
-        )
+        image = names.get(expect(entry.get("image_id"), int | str, f"{what}: image_id"))
         require(image is not None, f"{what} is of image {entry.get('image_id')!r}, which images does not list.")
-        yield Line(
-            number=number, path=image, caption=[expect(entry.get("caption"), str, f"{what}: caption")], split=None
-        )
+        own = form.caption_column or "caption"
+        caption = expect(entry.get(own), str, f"{what}: {own}")
+        yield Line(number=number, path=image, caption=[caption], split=None)
 
 
 def _list(listing: Path, form: Form) -> Iterator[Line]:
@@ -134,19 +131,20 @@ def splits_of_rows(listing: Path) -> list[str]:
     Raises:
         UserError: a row names none.
     """
-    own = split_of(listing.stem) or "train"
     if SPLIT.name not in schema_of_parquet(listing).names:
-        return [own]
-    return list(
-        dict.fromkeys(
-            _split(listing, number, record, own) for number, record in enumerate(records_of(listing, [SPLIT.name]))
-        )
-    )
+        return [split_of_file(listing)]
+    records = enumerate(records_of(listing, [SPLIT.name]))
+    return list(dict.fromkeys(_split(listing, number, record) for number, record in records))
 
 
-def _split(listing: Path, number: int, record: dict[str, Any], own: str) -> str:
+def split_of_file(listing: Path) -> str:
+    """The split that a file's name says, or train."""
+    return split_of(listing.stem) or "train"
+
+
+def _split(listing: Path, number: int, record: dict[str, Any]) -> str:
     named = expect(record.get(SPLIT.name), str | None, f"'{listing}' row {number}: {SPLIT.name}")
-    found = split_of(named, whole=True) if named else own
+    found = split_of(named, whole=True) if named else split_of_file(listing)
     require(found, f"'{listing}' row {number} has split '{named}'; give train, val or test.")
     return found
 
@@ -155,7 +153,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row]:
+def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:
     """Yields the rows of arrow files of the library `datasets`, in their order.
 
     Raises:
@@ -167,8 +165,8 @@ def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row]:
         _, found = check_file(str(path), columns, CAPTION.name)
         file = ArrowFile(str(path), columns, CAPTION.name)
         for row in range(found.rows):
-            values = {CAPTION.name: file.value(CAPTION.name, row), IMAGE_ID.name: f"{path.name} row {row}"}
-            yield Row({IMAGE.name: file.value(IMAGE.name, row)}, values | {SPLIT.name: split})
+            image, captions = (file.value(column.name, row) for column in columns)
+            yield _row(image, captions, f"{path.name} row {row}", split)
 
 
 def rows_with_images(listings: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:
@@ -185,9 +183,9 @@ def rows_with_images(listings: list[Path], form: Form, split: str) -> Iterator[R
             f"'{listing}' has the columns {', '.join(names)}; give those of images and captions with image_column= and "
             "caption_column=.",
         )
-        own, wanted = split_of(listing.stem) or "train", [image, caption, *({SPLIT.name} & {*names})]
+        wanted = [image, caption, *({SPLIT.name} & {*names})]
         for number, record in enumerate(records_of(listing, wanted)):
-            if _split(listing, number, record, own) == split:
+            if _split(listing, number, record) == split:
                 yield _row(record[image], record[caption], f"{listing.name} row {number}", split)
 
 

@@ -55,8 +55,6 @@ def is_table(path: Path, columns: TableColumns = PLAIN) -> bool:
 
 def columns_of(table: Path, separator: str | None = None) -> list[str]:
     """Returns the names of the columns of a file. Raises UserError if it cannot be read or is damaged."""
-    if table.suffix == ".jsonl":  # each line has its own
-        return ["path", "caption"]
     if table.suffix in (".csv", ".tsv"):
         with _explained(table):
             return next(csv.reader(text_lines(table), delimiter=_separator(table, separator)), [])
@@ -84,11 +82,10 @@ def lines_of(table: Path, columns: TableColumns = PLAIN) -> Iterator[Line]:
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
-    require(
-        is_table(table, columns),
-        f"'{table}' has the columns {','.join(columns_of(table, columns.separator)) or 'none'}; expected "
-        f"{_expected(columns)}, which in CSV are its first line.",
-    )
+    if not is_table(table, columns):
+        names = ",".join(columns_of(table, columns.separator)) or "none"
+        expected = f"expected {_expected(columns)}, which in CSV are its first line."
+        raise UserError(f"'{table}' has the columns {names}; {expected}")
     for number, record in _records(table, columns):
         path, caption = (
             next((record[name] for name in wanted if record.get(name) is not None), None)

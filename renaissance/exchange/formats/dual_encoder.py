@@ -51,7 +51,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     """
     model, image_processor = needed(source, FORMAT), center_crop(source, FORMAT)
     itc = source.heads["itc"]
-    towers = {side: _pooled(model, side, source) for side in ("text", "image")}
+    towers = {side: _pooled(model, side) for side in ("text", "image")}
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         towers["image"][0].config, towers["text"][0].config, projection_dim=itc.text.out_features
     )
@@ -76,17 +76,20 @@ def write(source: ExportSource, folder: Path) -> list[str]:
 
 def needed(source: ExportSource, format: str) -> TwoTower:
     """The model, where it has the contrastive head. Raises UserError where it has none, or is no two-tower."""
-    there = ", ".join(source.heads) or "none"
-    has = "itc" in source.heads
-    require(
-        has, f"format={format} needs a head of contrastive learning (itc), and load_path={source.path} has {there}."
-    )
+    require_contrastive(source, format)
     two = isinstance(source.model, TwoTower)
     require(
         two,
         f"format={format} needs a two-tower: one-tower models have no encoders of their own; give format=transformers.",
     )
     return source.model
+
+
+def require_contrastive(source: ExportSource, format: str) -> None:
+    """Refuses a model without the contrastive head."""
+    there = ", ".join(source.heads) or "none"
+    lack = f"format={format} needs a head of contrastive learning (itc), and load_path={source.path} has {there}."
+    require("itc" in source.heads, lack)
 
 
 def vectors_of(source: ExportSource) -> list[Tensor]:
@@ -99,10 +102,9 @@ def vectors_of(source: ExportSource) -> list[Tensor]:
 
 def center_crop(source: ExportSource, format: str) -> CLIPImageProcessor:
     """transformers' processor for the short side and the centre, as in training but for rounding."""
-    transform, image = transform_of(source.resolved.settings, "val"), source.stored.image
-    plain = type(transform) is CenterCrop and not image.get("channels")
+    image, side = source.stored.image, transform_of(source.resolved.settings, "val").image_size
+    plain = is_cropped(source)
     require(plain, f"format={format} needs images that are cropped to a square, in RGB; give format=transformers.")
-    side = transform.image_size
     return CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
@@ -111,7 +113,12 @@ def center_crop(source: ExportSource, format: str) -> CLIPImageProcessor:
     )
 
 
-def _pooled(model: TwoTower, side: str, source: ExportSource) -> tuple[Any, float]:
+def is_cropped(source: ExportSource) -> bool:
+    """Whether the model's images are what `center_crop` makes: squares, in RGB."""
+    return type(transform_of(source.resolved.settings, "val")) is CenterCrop and not source.stored.image.get("channels")
+
+
+def _pooled(model: TwoTower, side: str) -> tuple[Any, float]:
     """A tower as a whole model of transformers whose pooled output is s (x + c), and s."""
     tower, projection = getattr(model, f"{side}_tower"), getattr(model, f"{side}_projection")
     family, config = backbones.family_of(tower.config), copy.deepcopy(tower.config)

@@ -14,7 +14,7 @@ from renaissance.models import backbones
 from renaissance.models.embeddings import PatchEmbeddings, TextEmbeddings
 from renaissance.models.one_tower import OneTower
 from renaissance.models.two_tower import TwoTower
-from renaissance.runs.exported import CONFIG, OURS, WEIGHTS, exported_names
+from renaissance.runs.exported import OURS
 from renaissance.runs.stored import Stored
 from renaissance.settings.keys import marked
 from renaissance.tasks.itc import SIZE
@@ -22,7 +22,7 @@ from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import Resolved
 
 from .one_file import code
-from .source import ExportSource, save_tensors, write_json
+from .source import ExportSource, write_json
 
 FILE = "modeling_renaissance"
 _LOADING = """```python
@@ -63,9 +63,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     for name, content in processor_configs(source.stored, source.resolved).items():
         write_json(folder / name, content)
     (folder / f"{FILE}.py").write_text(code(), encoding="utf-8")
-    write_json(folder / CONFIG, config)
-    save_tensors(exported_names(source.stored.model, source.stored.heads), folder / WEIGHTS)
-    source.write_tokenizer(folder)
+    source.write_own(config, folder)
     source.classes = [name for name in config["auto_map"] if name != "AutoConfig"]
     source.loading = _example(config, folder.name)
     left = sorted(set(source.heads) - set(config["heads"]))
@@ -99,12 +97,13 @@ def hub_config(source: ExportSource) -> dict[str, Any]:
     heads = {task: facts for task, head in source.heads.items() if (facts := _head(task, head)) is not None}
     two = isinstance(model, TwoTower)
     labels = {str(number): name for each in resolved.labels.values() for number, name in enumerate(each)}
+    classes = [_CLASSES[task] for task in heads if task in _CLASSES]
     auto = {"AutoConfig": "RenaissanceConfig", "AutoModel": "RenaissanceModel"}
-    auto |= {_CLASSES[task][0]: _CLASSES[task][1] for task in heads if task in _CLASSES and _CLASSES[task][0]}
+    auto |= {name: own for name, own in classes if name}
     named = {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}} if labels else {}
     return {
         "model_type": "renaissance",
-        "architectures": ["RenaissanceModel", *dict.fromkeys(_CLASSES[task][1] for task in heads if task in _CLASSES)][-1:],
+        "architectures": ["RenaissanceModel", *(own for _, own in classes)][-1:],
         "auto_map": {name: f"{FILE}.{each}" for name, each in auto.items()},
         "model_kind": "two-tower" if two else "one-tower",
         "hidden_size": model.width,
@@ -165,9 +164,9 @@ def processor_configs(stored: Stored, resolved: Resolved) -> dict[str, dict[str,
     return {"preprocessor_config.json": image, "processor_config.json": processor}
 
 
-def _tower(config: Any) -> tuple[backbones.Family, dict[str, Any]]:
-    """The row of a tower's family, and the facts that all towers have."""
-    family, facts = backbones.family_of(config), backbones.facts_of(config)
+def _tower(config: Any, kept: str | None) -> dict[str, Any]:
+    """The facts that all towers have. kept: path of the norm that is applied to all tokens, None for none."""
+    family = backbones.family_of(config)
     name = family.model if isinstance(family.model, str) else family.model.__name__
     own = getattr(transformers, name, None)
     require(
@@ -175,28 +174,25 @@ def _tower(config: Any) -> tuple[backbones.Family, dict[str, Any]]:
         f"the {config.model_type} model brings code of its own, which one self-contained file cannot hold; export with "
         "format=safetensors.",
     )
-    kept = backbones.final_norm(family) if facts.final_norm else None
     drop = [path for path in family.drop if path != kept]
-    return family, {"class": name, "part": family.part, "drop": drop, "config": config.to_dict()}
+    return {"class": name, "part": family.part, "drop": drop, "config": config.to_dict()}
 
 
 def _towers(model: TwoTower) -> dict[str, Any]:
-    towers = {}
-    for side, tower in (("text", model.text_tower), ("image", model.image_tower)):
-        _, facts = _tower(tower.config)
-        towers[side] = facts | {"width": tower.hidden_size}
-    towers["text"]["token_types"] = model.text_tower.takes_types
-    towers["image"]["norm"] = model.image_tower.norm_path
-    return towers
+    text, image = model.text_tower, model.image_tower
+    return {
+        "text": _tower(text.config, None) | {"width": text.hidden_size, "token_types": text.takes_types},
+        "image": _tower(image.config, image.norm_path) | {"width": image.hidden_size, "norm": image.norm_path},
+    }
 
 
 def _blocks(model: OneTower) -> dict[str, Any]:
     own = getattr(model, model.pretrained[1])
-    family, facts = _tower(model.blocks.config)
+    family = backbones.family_of(model.blocks.config)
     stack = family.one_tower
-    facts |= {"layers": stack.layers, "front": [*stack.front], "reads": family.modality}
-    facts["norm"] = None if isinstance(model.blocks.norm, nn.Identity) else stack.norm
-    facts["drop"] = [path for path in facts["drop"] if path != facts["norm"]]
+    norm = None if isinstance(model.blocks.norm, nn.Identity) else stack.norm
+    facts = _tower(model.blocks.config, norm) | {"norm": norm, "reads": family.modality}
+    facts |= {"layers": stack.layers, "front": [*stack.front]}
     if isinstance(own, backbones.FamilyTextEmbeddings):
         return facts | {"token_types": own.takes_types}
     bilinear = backbones.facts_of(model.blocks.config).bilinear_positions

@@ -15,12 +15,10 @@ import torch
 from PIL import Image
 
 from renaissance.core.errors import UserError, require
-from renaissance.data.transforms import CenterCrop
 from renaissance.models.two_tower import TwoTower
-from renaissance.training.image_inputs import transform_of
 
 from . import own_code
-from .dual_encoder import center_crop, needed, vectors_of
+from .dual_encoder import center_crop, is_cropped, needed, require_contrastive, vectors_of
 from .source import CLOSE, TEXTS, ExportSource, save_tensors
 
 FORMAT = "sentence_transformers"
@@ -40,11 +38,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
         raise UserError(
             f"format={FORMAT} needs the package sentence-transformers: pip install 'sentence-transformers>=5.4'."
         ) from None
-    there = ", ".join(source.heads) or "none"
-    has = "itc" in source.heads
-    require(
-        has, f"format={FORMAT} needs a head of contrastive learning (itc), and load_path={source.path} has {there}."
-    )
+    require_contrastive(source, FORMAT)
     with tempfile.TemporaryDirectory(dir=folder.parent) as parts:
         made, option = _made(library, _router, source, Path(parts)) if _has_route(source) else None, ""
         if made is None:
@@ -65,10 +59,7 @@ def write(source: ExportSource, folder: Path) -> list[str]:
 
 def _has_route(source: ExportSource) -> bool:
     """Whether modules of the library may do: for towers of their own, and images that it can transform."""
-    transform = transform_of(source.resolved.settings, "val")
-    return (
-        isinstance(source.model, TwoTower) and type(transform) is CenterCrop and not source.stored.image.get("channels")
-    )
+    return isinstance(source.model, TwoTower) and is_cropped(source)
 
 
 def _made(library: Any, first: Callable[[ExportSource, Path], Any], source: ExportSource, parts: Path) -> Any:
@@ -104,7 +95,7 @@ def _router(source: ExportSource, parts: Path) -> Any:
             getattr(itc, side),
         )
         folder = parts / side
-        type(tower.config).from_dict(source.stored.towers[f"{side}_encoder"]).save_pretrained(folder)
+        tower.config.save_pretrained(folder)
         save_tensors(tower.model.state_dict(), folder / "model.safetensors")
         (center_crop(source, FORMAT) if side == "image" else source.resolved.tokenizer).save_pretrained(folder)
         dense = Dense(tower.hidden_size, last.out_features, activation_function=None)

@@ -15,6 +15,7 @@ from renaissance.core.types import ImageInput, TextInput
 from renaissance.data.text import encode
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
+from renaissance.runs.exported import CONFIG, WEIGHTS, exported_names
 from renaissance.training.assembly import restore
 
 TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
@@ -65,8 +66,13 @@ class ExportSource:
             "give format=transformers.",
         )
 
-    def write_tokenizer(self, folder: Path) -> None:
-        """The files of the tokenizer as it was rebuilt of those in the checkpoint, which may come from anybody."""
+    def write_own(self, config: dict[str, Any], folder: Path) -> None:
+        """What `runs.exported` reads back: config.json, tensors by the names of the exported classes, and the tokenizer.
+
+        The tokenizer is as it was rebuilt of the checkpoint's files, which may come from anybody.
+        """
+        write_json(folder / CONFIG, config)
+        save_tensors(exported_names(self.stored.model, self.stored.heads), folder / WEIGHTS)
         for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
             (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
 

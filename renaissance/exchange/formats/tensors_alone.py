@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from renaissance.runs.exported import CONFIG, OURS, TOWER_KEYS, WEIGHTS, exported_names
+from renaissance.runs.exported import OURS, TOWER_KEYS, WEIGHTS
 
 from .own_code import own_part
-from .source import ExportSource, save_tensors, write_json
+from .source import ExportSource
 
 
 def write(source: ExportSource, folder: Path) -> list[str]:
     """Writes the files into a folder; returns nothing to tell."""
     named = {key: side for side, key in TOWER_KEYS.items()}
     towers = {named[key]: {"config": config} for key, config in source.stored.towers.items()}
-    write_json(folder / CONFIG, {"towers": towers, OURS: own_part(source.stored)})
-    save_tensors(exported_names(source.stored.model, source.stored.heads), folder / WEIGHTS)
-    source.write_tokenizer(folder)
+    source.write_own({"towers": towers, OURS: own_part(source.stored)}, folder)
     source.loading = (
         f"Tensors alone: Renaissance reads them with `load_path={folder.name}`; other programs with "
         f'`safetensors.torch.load_file("{folder.name}/{WEIGHTS}")`.'

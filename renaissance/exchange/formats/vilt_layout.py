@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import ViltConfig, ViltImageProcessor, ViltModel, ViltProcessor
 
 from renaissance.core.errors import require
-from renaissance.core.types import Tokens
 from renaissance.data.transforms import KeepAspect
 from renaissance.models import backbones
 from renaissance.models.embeddings import TextEmbeddings
@@ -158,7 +157,7 @@ def _check(source: ExportSource, vilt: Any, task: str | None) -> None:
         return
     if task == "nlvr2":
         inputs["pixel_values"] = inputs["pixel_values"].unsqueeze(1).repeat(1, 2, 1, 1, 1)
-        pooled = torch.cat([fused.pooled, model.fuse(tokens, Tokens(*shown), 1).pooled], dim=1)
+        pooled = torch.cat([fused.pooled, model.fuse(tokens, shown, 1).pooled], dim=1)
         expected = source.heads[task].head(pooled)
     elif task == "mlm":
         expected = source.heads[task].head(fused.text)

@@ -18,7 +18,7 @@ tokenizer.py        tokenizers; tokenizer_data.py cleans their files
 """
 
 from .blocks import Blocks, FamilyPatchEmbeddings, FamilyTextEmbeddings, build_blocks
-from .build import checkpoint_layers, final_norm
+from .build import checkpoint_layers
 from .dimensions import config_from_dict, encoder_dimensions, override_dimensions
 from .facts import facts_of
 from .families import check_modality, class_of, family_of

@@ -42,11 +42,11 @@ def pairs(root: Path, out: Path, split: str = "train", **options: Any) -> list[t
 EXPECTED = [(picture(0), "a cat"), (picture(0), "a cat asleep"), (picture(1), "two dogs"), (picture(2), "a bird")]
 
 
-def coco(root: Path) -> None:
+def coco(root: Path, caption: str = "caption") -> None:
     write_pictures(root / "train2017")
     images = [{"id": 10 + number, "file_name": f"{number}.png"} for number in range(4)]
     texts = [(10, "a cat"), (11, "two dogs"), (10, "a cat asleep"), (12, "a bird")]
-    annotations = [{"id": place, "image_id": image, "caption": text} for place, (image, text) in enumerate(texts)]
+    annotations = [{"id": place, "image_id": image, caption: text} for place, (image, text) in enumerate(texts)]
     content = {"info": {"year": 2017}, "licenses": [], "images": images, "annotations": annotations}
     (root / "captions_train2017.json").write_text(json.dumps(content))
 
@@ -114,6 +114,7 @@ def tars(root: Path) -> None:
 
 FORMS = {
     "COCO": (coco, {}),
+    "COCO, own name": (lambda root: coco(root, "text"), {"caption_column": "text"}),
     "ALBEF": (albef, {}),
     "open_clip": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {"separator": r"\t"}),
     "CSV": (lambda root: _table(root, "a.csv", ("image", "caption"), ","), {}),

@@ -69,10 +69,10 @@ class RenaissanceModel(RenaissancePreTrainedModel):
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Any:
         """(B,L) -> what is fused (B,L,D), and its mask (B,L)."""
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         if self.config.model_kind == "two-tower":
-            return self.text_projection(self.text_tower(input_ids, mask, types)), mask
+            hidden, mask = self.encoder_output("text", input_ids, attention_mask, token_type_ids)
+            return self.text_projection(hidden), mask
+        mask, types = self._whole(input_ids, attention_mask, token_type_ids)
         return self.text_embeddings(input_ids, types), mask
 
     def embed_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -137,9 +137,14 @@ class RenaissanceModel(RenaissancePreTrainedModel):
             return self.alone(self.embed_text(*inputs) if side == "text" else self.embed_image(*inputs), side)
         if side == "image":
             return self.image_tower(inputs[0]), None
-        ids, mask, types = inputs
+        mask, types = self._whole(*inputs)
+        return self.text_tower(inputs[0], mask, types), mask
+
+    @staticmethod
+    def _whole(ids: Tensor, mask: Tensor | None, types: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mask and token types (B,L), where they were left out those of texts without padding and of one sentence."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        return self.text_tower(ids, mask, torch.zeros_like(ids) if types is None else types), mask
+        return mask, torch.zeros_like(ids) if types is None else types
 
     def _features(self, tokens: Any, side: str) -> BaseModelOutputWithPooling:
         hidden, mask = self.alone(tokens, side)
