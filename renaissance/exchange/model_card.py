@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import UserError, printable
+from renaissance.core.untrusted import read_bytes
 from renaissance.evaluation.runs import FinishedRun, find_run, read_run
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.report import RunFolder
 from renaissance.runs.stored import Stored
 from renaissance.settings.declared import defaults
-from renaissance.settings.keys import TOWERS, marked
+from renaissance.settings.keys import TOWERS, TYPE_KEYS, marked
 
-from .formats.source import ExportSource
+from .formats.source import ExportSource, public
 
+_MOST_CARD = 1 << 20  # bytes of a card that is read
 _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
 
 
 def card(source: ExportSource, name: str, format: str) -> str:
     """The text of the card. name: of the folder. format: of `export`."""
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
-    towers = {key: stored.settings[key] for key in TOWERS[stored.settings["model_type"]]}
-    licences = ", ".join([*map(str, towers.values()), *stored.settings["datasets"]])
+    before = _sections(Path(source.path))
+    towers = {key: public(stored.settings[key]) for key in TOWERS[stored.settings["model_type"]]}
+    licences = ", ".join(map(str, [*towers.values(), *public(stored.settings["datasets"])]))
     sections = [
         f"# {name}",
         f"A {stored.settings['model_type']} vision-language encoder of {_named(towers)}, step {stored.training['step']:,} of "
@@ -31,9 +35,9 @@ def card(source: ExportSource, name: str, format: str) -> str:
         "## Loading it",
         source.loading,
         "## Scores",
-        _scores(run, source.path),
+        before.get("Scores") or _scores(run, source.path),
         "## Training",
-        _training(run, stored),
+        before.get("Training") or _training(run, stored),
         "## Licence and intended use",
         f"To be filled in. It was made of {printable(licences)}, whose licences apply to it. What it is meant for, and what it "
         "should not be used for: to be filled in.",
@@ -43,6 +47,16 @@ def card(source: ExportSource, name: str, format: str) -> str:
     )
     tags = f"library_name: {library}\nlicense: other  # fill in\ntags:\n- vision-language\n- renaissance"
     return f"---\n{tags}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _sections(folder: Path) -> dict[str, str]:
+    """What the card of a folder that was exported before says, by heading."""
+    try:
+        text = read_bytes(folder / "README.md", most=_MOST_CARD).decode() if folder.is_dir() else ""
+    except (UserError, UnicodeDecodeError):
+        return {}
+    parts = (part.partition("\n") for part in text.split("\n## ")[1:])
+    return {heading.strip(): body.strip() for heading, _, body in parts}
 
 
 def _read(folder: RunFolder | None) -> FinishedRun | None:
@@ -98,7 +112,7 @@ def _blind(run: FinishedRun, rows: list[Any]) -> str:
     try:
         blind = find_run(path, "blind_run")
     except UserError:
-        return f"The blind baseline {printable(path)} cannot be read any more."
+        return f"The blind baseline {printable(public(path))} cannot be read any more."
     both = [
         (split, task, metric, blind.results and blind.value(task, split, metric)) for split, task, metric, _ in rows
     ]
@@ -108,8 +122,10 @@ def _blind(run: FinishedRun, rows: list[Any]) -> str:
 
 def _training(run: FinishedRun | None, stored: Stored) -> str:
     hidden, plain = marked("command_only") | {"data_root"}, defaults()
+    for model_type, keys in TYPE_KEYS.items():
+        hidden |= set() if model_type == stored.settings["model_type"] else {*keys}
     changed = {
-        key: value
+        key: public(value)
         for key, value in stored.settings.items()
         if key not in hidden and value not in (None, plain.get(key))
     }
@@ -118,10 +134,10 @@ def _training(run: FinishedRun | None, stored: Stored) -> str:
     if run is None:
         return f"{_UNKNOWN}\n\n{settings}"
     versions = run.record.get("versions") or {}
-    command = f"```\n{printable(str(versions.get('command', 'not known')))}\n```"
+    command = f"```\n{printable(public(str(versions.get('command', 'not known'))))}\n```"
     packages = ", ".join(f"{name} {each}" for name, each in versions.items() if name not in ("command", "platform"))
     files = [
-        f"| {split} | {printable(file)} | {printable(', '.join(f'{key} {value}' for key, value in prints.items()))} |"
+        f"| {split} | {printable(public(file))} | {printable(', '.join(f'{key} {value}' for key, value in prints.items()))} |"
         for split, files in run.data.items()
         for file, prints in files.items()
     ]

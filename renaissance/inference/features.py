@@ -31,7 +31,7 @@ from renaissance.core.untrusted import read_json, refuse_special
 from renaissance.data.collate import stack_images
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
-from renaissance.runs.exported import CONFIG, WEIGHTS
+from renaissance.runs.exported import CONFIG, weight_files
 from renaissance.training.devices import float32_products
 from renaissance.training.parts import make_parts
 
@@ -241,15 +241,15 @@ def bar_of(parts: Sequence[FeaturePart], *, shows: bool = True) -> tqdm:
 
 def identity(plan: EncodingPlan) -> dict[str, Any]:
     """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
-    path = Path(plan.load_path)
+    path, where = Path(plan.load_path), f"load_path={plan.load_path}"
     digest = hashlib.sha256()
-    for each in (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,):
-        refuse_special(each, f"load_path={plan.load_path}: {each.name}")
+    for each in [path / CONFIG, *weight_files(path, where)] if path.is_dir() else [path]:
+        refuse_special(each, f"{where}: {each.name}")
         try:
             with open(each, "rb") as file:
                 hashlib.file_digest(file, lambda: digest)
         except OSError as error:
-            raise UserError(f"load_path={plan.load_path}: {each.name} cannot be read ({error.strerror}).") from error
+            raise UserError(f"{where}: {each.name} cannot be read ({error.strerror}).") from error
     return {
         "model": digest.hexdigest(),
         "inputs": plan.inputs.fingerprint(),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from renaissance.core.types import ImageInput, TextInput, Tokens
 
-from .backbones import Blocks, FamilyTextEmbeddings, family_of, resize_position
+from .backbones import Blocks, FamilyTextEmbeddings, facts_of, family_of, resize_position
 from .base import VisionLanguageModel
 from .embeddings import Normalize
 from .fusion import TextAndImage, join
@@ -48,7 +48,8 @@ class OneTower(VisionLanguageModel):
         if not part.endswith("_embeddings"):
             return None
         if part in self.pretrained:
-            return resize_position(name, tensor, self.get_parameter(name).shape, family_of(self.blocks.config))
+            shape, config = self.get_parameter(name).shape, self.blocks.config
+            return resize_position(name, tensor, shape, family_of(config), bilinear=facts_of(config).bilinear_positions)
         return getattr(self, part).adapt(rest, tensor)
 
     def embed_text(self, text: TextInput) -> Tokens:

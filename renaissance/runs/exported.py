@@ -1,6 +1,6 @@
 """Reads a folder that `export` wrote as what a checkpoint holds; the code in it is never run.
 
-    model.safetensors   tensors by the names that the exported classes have
+    model.safetensors   tensors by the names that the exported classes have; in several files where transformers split it
     config.json         configurations of the towers; under "renaissance" what else a checkpoint holds
     tokenizer files     as a checkpoint has them
 
@@ -24,6 +24,7 @@ from renaissance.core.untrusted import expect, parse_json, read_bytes, refuse_sp
 from .stored import TrainingState
 
 CONFIG, WEIGHTS, OURS, MODEL = "config.json", "model.safetensors", "renaissance", "renaissance."
+_INDEX = f"{WEIGHTS}.index.json"
 TOWER_KEYS = {"text": "text_encoder", "image": "image_encoder", "blocks": "encoder"}  # our names of towers there
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _CLASSIFIER = {"head.": "classifier."}
@@ -67,6 +68,29 @@ def own_names(state: Mapping[str, Tensor], tasks: list[str]) -> tuple[dict[str, 
     return model, heads
 
 
+def weight_files(folder: Path, where: str) -> list[Path]:
+    """The files of the tensors: one, or those that `save_pretrained` named in an index, of which each may be missing.
+
+    Args:
+        folder: that `export` wrote. where: "load_path=..." for the sentence.
+
+    Raises:
+        UserError: the index is none, or names files elsewhere.
+    """
+    index = folder / _INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [folder / WEIGHTS]
+    what = f"{where}: {_INDEX}"
+    content = parse_json(read_bytes(index, what), dict[str, Any], what)
+    names = sorted(set(expect(content.get("weight_map"), dict[str, str], f"{what}: weight_map").values()))
+    _require_beside(names, what)
+    return [folder / name for name in names]
+
+
+def _require_beside(names: list[str], what: str) -> None:
+    require(all(Path(name).name == name for name in names), f"{what} names files that do not lie beside it.")
+
+
 def read_folder(folder: Path, where: str) -> dict[str, Any]:
     """The parts of a checkpoint, by name, not yet checked.
 
@@ -89,8 +113,7 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
     }
     tasks = expect(ours.get("tasks"), list[str], f"{what}: tasks")
     files = expect(ours.get("tokenizer"), list[str], f"{what}: tokenizer")
-    wrong = [name for name in files if Path(name).name != name]
-    require(not wrong, f"{what} names files that do not lie beside it.")
+    _require_beside(files, what)
     there = [folder / name for name in files if (folder / name).is_file()]
     lacking = [name for name in files if folder / name not in there]
     require(
@@ -99,8 +122,10 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
     )
     try:
         tokenizer = {each.name: read_bytes(each, f"{where}: {each.name}").decode() for each in there}
-        refuse_special(folder / WEIGHTS, f"{where}: {WEIGHTS}")
-        state = load_file(folder / WEIGHTS)
+        state: dict[str, Tensor] = {}
+        for file in weight_files(folder, where):
+            refuse_special(file, f"{where}: {file.name}")
+            state |= load_file(file)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
         raise UserError(f"{where} is not whole: {first_line(error)}") from error
     odd = [name for name, tensor in state.items() if tensor.dtype not in (*_FLOATS, torch.int64)]

@@ -325,9 +325,11 @@ print(model(**AutoProcessor.from_pretrained("lab/model", trust_remote_code=True)
     assert files["modeling_renaissance.py"].decode() == code()
 
 
-def test_a_model_saved_without_heads_comes_back(tmp_path, capsys):
+def test_a_model_saved_without_heads_and_in_several_files_comes_back(tmp_path, capsys):
     own, folder = exported(tmp_path, TWO, ("mlm", "itc"))
-    theirs(folder, "AutoModel").save_pretrained(tmp_path / "saved")
+    theirs(folder, "AutoModel").save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    shards = sorted((tmp_path / "saved").glob("model-*.safetensors"))
+    assert len(shards) > 1
     transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True).save_pretrained(tmp_path / "saved")
     again = Loaded(tmp_path / "saved")
     assert list(again.heads) == ["itc"]  # which AutoModel has for get_text_features
@@ -335,6 +337,13 @@ def test_a_model_saved_without_heads_comes_back(tmp_path, capsys):
     capsys.readouterr()
     assert main(["import", "with", f"source={folder}", f"output={tmp_path / 'a.ckpt'}"]) == 1
     assert "is a folder that `export` wrote; give it as load_path" in capsys.readouterr().err
+    shards[1].unlink()
+    assert main(["predict", "with", f"load_path={tmp_path / 'saved'}", "text=red"]) == 1
+    assert f"{shards[1].name} cannot be read" in capsys.readouterr().err
+    index = tmp_path / "saved" / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shards[1].name, f"../{shards[1].name}"))
+    assert main(["predict", "with", f"load_path={tmp_path / 'saved'}", "text=red"]) == 1
+    assert "names files that do not lie beside it" in capsys.readouterr().err
 
 
 def test_code_that_a_checkpoint_names_is_not_carried_on(tmp_path):

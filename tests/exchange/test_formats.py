@@ -18,6 +18,7 @@ from conftest import OFFLINE
 from exchange.checkpoints import write_checkpoint
 from exchange.test_export import IMAGE_ONE, TASK_SETTINGS, TEXT_ONE, TEXTS, TWO, command, own_logits, pictures
 from renaissance.cli.main import main
+from renaissance.exchange.formats.source import public
 from renaissance.inference.loaded import Loaded
 from renaissance.runs.checkpoint import read
 
@@ -258,3 +259,37 @@ def test_the_card_says_what_was_measured_and_what_was_not(checkpoint, tmp_path):
     card = (tmp_path / "two" / "README.md").read_text()
     assert "| val | mlm | accuracy | 0.5000 | 0.2500 to 0.7500 | majority 0.4000 | 8 |" in card
     assert "run.py with x" in card and "val.arrow | bytes 5, ends ab12" in card and "No blind baseline" in card
+    assert main(["export", "with", f"load_path={tmp_path / 'two'}", f"output={tmp_path / 'again'}"]) == 0
+    again = (tmp_path / "again" / "README.md").read_text()
+    assert again.replace("# again", "# two").replace('"again"', '"two"') == card  # what was measured goes along
+
+
+def test_what_goes_out_names_no_folder_of_this_machine(checkpoint, tmp_path):
+    """The towers and the tokenizer were local folders."""
+    for format in ("transformers", "safetensors"):
+        folder = tmp_path / format
+        assert main(["export", "with", f"load_path={checkpoint}", f"output={folder}", f"format={format}"]) == 0
+        texts = {path.name: path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()}
+        assert [name for name, text in texts.items() if str(checkpoint.parent) in text] == []
+        assert "`text_encoder` (text_encoder)" in texts["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("run.py with encoder=/home/me/vit data_root='/data/all/arrow'", "run.py with encoder=vit data_root='arrow'"),
+        ("google/electra-small", "google/electra-small"),
+        (["/a/b/c", "~/d/e", "coco"], ["c", "e", "coco"]),
+        ("['/a/b', 'models/c']", "['b', 'models/c']"),
+        (3, 3),
+    ],
+)  # fmt: skip
+def test_absolute_paths_lose_their_folders(given, wanted):
+    assert public(given) == wanted
+
+
+def test_a_one_towers_card_lists_no_setting_of_two_towers(tmp_path):
+    path = write_checkpoint(tmp_path / "own", IMAGE_ONE, ("mlm",), max_text_len=11)
+    assert main(["export", "with", f"load_path={path}", f"output={tmp_path / 'out'}"]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `max_text_len` | `11` |" in card and "cross_layer" not in card

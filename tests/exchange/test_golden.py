@@ -48,6 +48,8 @@ def test_vilt(name: str, tmp_path: Path):
         if tag != "padded":
             same(fused.image[valid], model.arrays[f"{tag}.image_feats"][valid])
         compare_heads(model, tag, fused, image)
+    resized = outputs(original, checkpoint, tmp_path, image_size=model.image("larger").pixels.shape[-1])
+    same(resized.fused(model.text(), model.image("larger")).pooled, model.arrays["larger.cls_feats"])
 
 
 @pytest.mark.parametrize("name", ["meter_clip_mlm_itm", "meter_clip_vqa"])

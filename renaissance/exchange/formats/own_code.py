@@ -22,7 +22,7 @@ from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import Resolved
 
 from .one_file import code
-from .source import ExportSource, write_json
+from .source import ExportSource, public, write_json
 
 FILE = "modeling_renaissance"
 _LOADING = """```python
@@ -126,7 +126,7 @@ def own_part(stored: Stored) -> dict[str, Any]:
     """What a checkpoint holds besides towers and tensors; `runs.exported` reads it."""
     of_machine = marked("command_only") | {"data_root"}
     return {
-        "settings": {key: value for key, value in stored.settings.items() if key not in of_machine},
+        "settings": {key: public(value) for key, value in stored.settings.items() if key not in of_machine},
         "image": stored.image,
         "labels": stored.labels,
         "step": stored.training["step"],

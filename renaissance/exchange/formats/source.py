@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from renaissance.runs.exported import CONFIG, WEIGHTS, exported_names
 from renaissance.training.assembly import restore
 
 TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
+_FOLDERS = re.compile(r"(?<![^\s=\"'\[(,:])[~/][^\s\"',\])]*/")  # of an absolute path, up to its last name
 CLOSE = 1e-4  # relative difference up to which two libraries compute the same
 
 
@@ -75,6 +77,13 @@ class ExportSource:
         save_tensors(exported_names(self.stored.model, self.stored.heads), folder / WEIGHTS)
         for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
             (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def public(value: Any) -> Any:
+    """A setting's value, or a command, without the folders of absolute paths: where things lie on one's disk is nobody's."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    return [public(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -37,25 +37,27 @@ def copy_weights(source: nn.Module, target: nn.Module, family: Family) -> None:
             value.copy_(resized)
 
 
-def resize_position(name: str, old: Tensor, shape: torch.Size, family: Family) -> Tensor | None:
+def resize_position(
+    name: str, old: Tensor, shape: torch.Size, family: Family, *, bilinear: bool = False
+) -> Tensor | None:
     """Resizes a position table by its family's row; None if `name` is no such table, or of another width.
 
     Absolute positions, (prefix + g * g, D) or with a leading 1, are resized bicubically without align_corners, as ViT and
     DINO do (facebookresearch/dino, vision_transformer.py, interpolate_pos_encoding); relative ones, ((2g-1)^2 + suffix,
-    heads), bilinearly, as BEiT does. The rows before and after the grid stay as they are.
+    heads), bilinearly, as BEiT does. The rows before and after the grid stay as they are. bilinear: absolute ones as in ViLT.
     """
     if old.shape[-1] != shape[-1]:
         return None
     for pattern, prefix in family.grids.items():
         if re.search(pattern, name):
-            return _resize(old, shape, prefix, 0, "bicubic")
+            return _resize(old, shape, prefix, 0, "bilinear" if bilinear else "bicubic", aligned=bilinear)
     for pattern, suffix in family.tables.items():
         if re.search(pattern, name):
             return _resize(old, shape, 0, suffix, "bilinear")
     return None
 
 
-def _resize(table: Tensor, shape: torch.Size, prefix: int, suffix: int, mode: str) -> Tensor:
+def _resize(table: Tensor, shape: torch.Size, prefix: int, suffix: int, mode: str, *, aligned: bool = False) -> Tensor:
     rows = table.reshape(-1, table.shape[-1])
     before, grid, after = rows[:prefix], rows[prefix : len(rows) - suffix], rows[len(rows) - suffix :]
     new = math.prod(shape[:-1]) - prefix - suffix
@@ -63,7 +65,7 @@ def _resize(table: Tensor, shape: torch.Size, prefix: int, suffix: int, mode: st
     square = len(grid) and old_side**2 == len(grid) and new_side**2 == new
     require(square, f"image_size: a position table of {len(rows)} rows is not a square grid and cannot be resized.")
     grid = grid.reshape(1, old_side, old_side, -1).permute(0, 3, 1, 2)
-    grid = functional.interpolate(grid, size=(new_side, new_side), mode=mode, align_corners=False)
+    grid = functional.interpolate(grid, size=(new_side, new_side), mode=mode, align_corners=aligned)
     return torch.cat([before, grid.permute(0, 2, 3, 1).reshape(new, -1), after]).reshape(shape)
 
 
