@@ -31,7 +31,7 @@ def main(load_path: str | None, output: str | None, trust_remote_code: bool, for
     require(load_path is not None, "load_path=None: give the path of a checkpoint with load_path=.")
     require(output is not None, "output=None: give the name of the new folder with output=.")
     require_checkpoint("load_path", load_path)
-    folder = Path(output)
+    folder = Path(output).resolve()  # a link stays one
     require_empty(folder)
     with lasting_imports():
         from renaissance.exchange.exporter import export  # here, because it imports torch

@@ -175,7 +175,9 @@ def test_an_output_that_is_there_is_refused(checkpoint, tmp_path, capsys):
         in command(capsys, f"load_path={checkpoint}", f"output={tmp_path / 'full'}").sentence()
     )
     (tmp_path / "empty").mkdir()
-    assert command(capsys, f"load_path={checkpoint}", f"output={tmp_path / 'empty'}").code == 0
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert command(capsys, f"load_path={checkpoint}", f"output={tmp_path / 'link'}").code == 0
+    assert (tmp_path / "link").is_symlink()
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "empty").iterdir()}
     (tmp_path / "plain").write_text("")
     assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}  # others may read what this user lets them read

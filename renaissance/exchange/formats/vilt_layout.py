@@ -72,6 +72,8 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     _check(source, vilt.eval(), task)
     vilt.save_pretrained(folder)
     notes = [f"the head of {name} has no place in {kind.__name__}" for name in source.heads if name != task]
+    if task == "mlm":  # ViltConfig says that they are tied, whatever it is given
+        notes.append("transformers will warn that word embeddings and decoder are not tied: both are kept as they are")
     without = _write_processor(source, transform, folder)
     notes += without
     processor = "AutoTokenizer" if without else "ViltProcessor"
@@ -106,7 +108,6 @@ def _config(source: ExportSource, task: str | None) -> ViltConfig:
         modality_type_vocab_size=3 if task == "nlvr2" else 2,
         max_image_length=-1,
         num_images=2 if task == "nlvr2" else -1,
-        tie_word_embeddings=False,
         architectures=[_CLASSES.get(task, "ViltModel")],
     )
 
