@@ -29,7 +29,7 @@ FLOORS = (
     {"tasks"},
     {"training"},
     {"inference", "exchange"},
-    {"demo"},
+    {"demo", "studies"},
     {"cli"},
     {"run"},  # run.py
 )

@@ -40,7 +40,7 @@ class AtomicFile:
 
     def __init__(self, target: Path, setting: str):
         self._target, self._setting = target, setting
-        self._temporary = target.with_name(f".{target.name}.tmp")
+        self._temporary = _temporary_of(target)
         self._committed = False
         self._failure: BaseException | None = None
 
@@ -173,16 +173,29 @@ def is_locked(folder: Path) -> bool:
     Returns:
         False where the file system has no locks.
     """
+    return _is_locked(folder / LOCK, fcntl.lockf)
+
+
+def is_being_written(target: Path) -> bool:
+    """Whether a process writes a file with `AtomicFile`; False where the file system has no locks."""
+    return _is_locked(_temporary_of(target), fcntl.flock)
+
+
+def _is_locked(path: Path, lock: Callable[[int, int], None]) -> bool:
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # there is none
         return False
     with os.fdopen(handle, "rb"):
         try:
-            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             return error.errno in (errno.EACCES, errno.EAGAIN)
     return False
+
+
+def _temporary_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")
 
 
 def rename_damaged(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -65,6 +66,21 @@ def read_identity(run: Path) -> dict[str, Any]:
     if "identity" in record and record["identity"] is None:
         raise UserError(f"'{path}' does not say of which command the run is, because it was damaged once.")
     return expect(known, dict[str, str | None], f"'{path}': ")
+
+
+def runs_folder(values: Mapping[str, Any]) -> Path:
+    """The folder that the run folders of a command lie in."""
+    return Path(*(SETTINGS[key].convert(values[key]) for key in ("log_dir", "exp_name")))
+
+
+def folders_of(values: Mapping[str, Any]) -> list[Path]:
+    """The run folders of a command, oldest first; those that say nothing of their command are left out."""
+    own, found = (identity(values), former_identity(values)), []
+    for folder in sorted(runs_folder(values).glob("version_*")):
+        with contextlib.suppress(UserError):
+            if read_identity(folder)["identity"] in own:
+                found.append(folder)
+    return found
 
 
 def _changeable() -> frozenset[str]:

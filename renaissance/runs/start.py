@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 
 from renaissance.core.atomic import FileLock, is_locked, locked
 from renaissance.core.errors import Stopped, UserError, require
-from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import AUTO
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 
 from . import checkpoint
 from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
-from .identity import JOB, former_identity, identity, identity_record, read_identity
+from .identity import JOB, former_identity, identity, identity_record, read_identity, runs_folder
 from .metrics_table import drop_rows_after
 from .report import RunFolder, unwritable
 from .stored import Stored, TrainingState
@@ -195,7 +194,7 @@ def lock_command(values: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         UserError: another process is starting the same command, or runs it.
     """
-    folder = _runs_folder(values)
+    folder = runs_folder(values)
     RunFolder.refuse_unwritable(str(folder.parent), folder.name)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
@@ -264,7 +263,7 @@ def _runs(values: Mapping[str, Any]) -> tuple[list[_ResumableRun], dict[Path, st
     """
     own, job = (identity(values), former_identity(values)), os.environ.get(JOB)
     runs, unknown = [], {}
-    for folder in sorted(_runs_folder(values).glob("version_*")):
+    for folder in sorted(runs_folder(values).glob("version_*")):
         files = CheckpointFolder(folder / "checkpoints")
         try:
             record = read_identity(folder)
@@ -281,10 +280,6 @@ def _runs(values: Mapping[str, Any]) -> tuple[list[_ResumableRun], dict[Path, st
             runs.append(_ResumableRun(of_job, step, version, folder, there))
     runs.sort(key=lambda run: run[:4], reverse=True)
     return [run for run in runs if run.of_this_job] or runs, unknown
-
-
-def _runs_folder(values: Mapping[str, Any]) -> Path:
-    return Path(*(SETTINGS[key].convert(values[key]) for key in ("log_dir", "exp_name")))
 
 
 def _has_results(path: str) -> bool:

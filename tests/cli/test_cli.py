@@ -21,10 +21,11 @@ import torch
 
 from conftest import ROOT
 from renaissance import config
-from renaissance.cli.main import QUERIES, SUBCOMMANDS, literal, main, parse_words
+from renaissance.cli.main import QUERIES, SUBCOMMANDS, main
 from renaissance.core.checks import no_losses
 from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
+from renaissance.settings.words import literal, parse_words
 
 PRESETS = presets()
 RUN = ("task_mlm_itm", "max_steps=10")

@@ -11,11 +11,12 @@ import pytest
 from sacred.utils import recursive_update
 
 from renaissance import config
-from renaissance.cli.main import main, parse_words
+from renaissance.cli.main import main
 from renaissance.core.registry import TASKS
 from renaissance.demo.raw import write_tokenizer
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.presets import merge, presets
+from renaissance.settings.words import parse_words
 
 DEFAULTS = defaults()
 PRESETS = presets()

@@ -1,0 +1,62 @@
+"""Checks every run of a study before the first starts, as `python run.py check` does, and says how large each is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from renaissance.core.errors import UserError
+from renaissance.settings.keys import model_keys
+from renaissance.settings.resolver import ConfigResolver, refuse
+from renaissance.training.summary import parameters
+from renaissance.training.train import prepare_run
+
+from .plan import Configure, PlannedRun
+
+
+class Size(NamedTuple):
+    """Attributes: parameters, trainable; steps, None where epochs say it."""
+
+    parameters: int
+    trainable: int
+    steps: int | None
+
+
+def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Size]:
+    """The size of each run. Of those that differ in the seed alone, one is built.
+
+    A run that takes a checkpoint of another is built with the model of that one.
+
+    Raises:
+        UserError: naming each run that would be refused, and why.
+    """
+    sizes: dict[str, Size] = {}
+    models: dict[str, dict[str, Any]] = {}
+    built: dict[str, str] = {}  # what a run is but for its seed -> the first run that is so
+    problems: list[str] = []
+    for run in runs:
+        first = built.setdefault(repr((run.stage, run.variant)), run.name)
+        if first != run.name:
+            sizes |= {run.name: sizes[first]} if first in sizes else {}
+            models |= {run.name: models[first]} if first in models else {}
+            continue
+        source = run.needs.get("load_path", (None, None))[0]
+        if source is not None and source not in models:  # which was refused
+            continue
+        try:
+            values, sources = configure(run.own_words())
+            if source is not None:
+                known = {
+                    key: value for key, value in models[source].items() if key in model_keys() and key not in sources
+                }
+                values |= known | {"test_only": False}
+                sources |= dict.fromkeys(known, f"run {source}")
+            _, resolved, shape = prepare_run(ConfigResolver(values | {"resume_from": None}, sources), reads_data=False)
+        except UserError as error:
+            problems.append(f"{run.name}: {error}")
+            continue
+        models[run.name] = dict(resolved.settings.flat)
+        counts = parameters(shape)["all"]
+        sizes[run.name] = Size(counts["total"], counts["trainable"], values["max_steps"])
+    refuse(problems, "runs")
+    return sizes

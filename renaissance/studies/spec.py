@@ -1,0 +1,244 @@
+"""A study file: which runs there are, as checked, typed values.
+
+    base      presets, and settings by name, of every run
+    grid      setting -> values, all combinations; zip: values that go together; list: settings of each variant
+    seeds     of every variant
+    stages    name -> presets, settings, grid, zip, list, seeds of its own; a value "stage:<name>.best" is a result of another
+    metrics, baseline, budget, slurm
+
+A stage has the variants of the study times its own, and those of the stages whose results it takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from renaissance.core.errors import UserError, require, suggest
+from renaissance.core.untrusted import expect
+from renaissance.settings.presets import CONFIG_FILES, read_config_file
+
+Variant = dict[str, Any]  # settings by name
+REFERENCE = re.compile(r"stage:(?P<stage>[\w-]+?)(?:\.(?P<what>best|last))?")
+METRIC = re.compile(r"(?:(?P<stage>[\w-]+):)?(?P<task>\w+)/(?P<split>[^/]+)/(?P<metric>[^/]+)")
+_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,39}")
+_MOST_RUNS = 10_000
+
+
+class _Budget(TypedDict):
+    max_runs: int | None
+    hours: float | None
+
+
+class _Variants(TypedDict):
+    grid: dict[str, list[Any]] | None
+    zip: dict[str, list[Any]] | None
+    list: list[dict[str, Any]] | None
+    seeds: list[int] | None
+
+
+class _File(_Variants):
+    base: dict[str, Any] | None
+    stages: dict[str, dict[str, Any] | None] | None
+    budget: _Budget | None
+    metrics: list[str] | None
+    baseline: dict[str, Any] | None
+    slurm: dict[str, str | int] | None
+
+
+_PARTS = frozenset(_Variants.__annotations__)
+_KEYS = _PARTS | frozenset(_File.__annotations__)
+
+
+class Stage(NamedTuple):
+    """One stage.
+
+    Attributes:
+        name; presets: words before the settings; settings: by name.
+        variants: its own and inherited ones, without the seed. seeds: of each.
+        needs: names of the stages whose results it takes.
+    """
+
+    name: str
+    presets: tuple[str, ...]
+    settings: Variant
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    needs: tuple[str, ...]
+
+
+class Study(NamedTuple):
+    """A study file.
+
+    Attributes:
+        name: of the file. stages: in an order in which they can run.
+        metrics: "<task>/<split>/<metric>", with "<stage>:" before it where several stages have it.
+        baseline: settings of the variant that others are compared with, None for none.
+        most_runs, hours: what it may take; None for no limit. slurm: options of sbatch.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    metrics: tuple[str, ...]
+    baseline: Variant | None
+    most_runs: int | None
+    hours: float | None
+    slurm: dict[str, str]
+
+    def stage(self, name: str) -> Stage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def read_study(path: str) -> Study:
+    """Reads a study file.
+
+    Raises:
+        UserError: no such file, or one part of it is something else.
+    """
+    file = Path(path)
+    ending = file.suffix.lower() in CONFIG_FILES
+    require(ending, f"study={path}: the name of a study file ends in {', '.join(CONFIG_FILES)}.")
+    content, where = dict(read_config_file(file)), f"study={path}"
+    _refuse_unknown(content, _KEYS, where)
+    expect(content, _File, where)
+    require(_NAME.fullmatch(file.stem), f"{where}: give the file a name of at most 40 letters, digits, - and _.")
+    base, seeds = content.get("base") or {}, _seeds(content, where)
+    stages = {name: part or {} for name, part in (content.get("stages") or {file.stem: None}).items()}
+    for name, part in stages.items():
+        require(_NAME.fullmatch(name), f"{where}: a stage is named {name!r}; give letters, digits, - and _ alone.")
+        expect({key: part[key] for key in part.keys() & _PARTS}, _Variants, f"{where}: stages[{name}]")
+    settings = {name: _settings(base) | _settings(part) for name, part in stages.items()}
+    own = {name: _variants(part, f"{where}: stages[{name}]") for name, part in stages.items()}
+    common = _variants(content, where)
+    needs = {name: _needs(name, [settings[name], *own[name], *common], stages, where) for name in stages}
+    ordered: list[Stage] = []
+    for name in _order(needs, where):
+        inherited = _inherited(needs[name], needs)
+        lists = [common, *(own[each] for each in stages if each in inherited or each == name)]
+        variants = _distinct(_joined(lists), f"{where}: stage {name}")
+        mine = _seeds(stages[name], f"{where}: stages[{name}]") or seeds or (0,)
+        presets = (*_presets(base, where), *_presets(stages[name], f"{where}: stages[{name}]"))
+        ordered.append(Stage(name, presets, settings[name], variants, mine, needs[name]))
+    for stage in ordered:
+        for other in (each for each in ordered if each.name in stage.needs):
+            match = len(other.seeds) == 1 or {*stage.seeds} <= {*other.seeds}
+            require(
+                match,
+                f"{where}: stage {stage.name} has seeds that stage {other.name} has not; give both the same, or the latter one.",
+            )
+    metrics = tuple(content.get("metrics") or ())
+    for metric in metrics:
+        named = METRIC.fullmatch(metric)
+        require(
+            named, f"{where}: metrics: {metric!r} is none; write <task>/<split>/<metric>, such as vqa/val/accuracy."
+        )
+        require(named["stage"] in (None, *stages), f"{where}: metrics: {metric}: there is no stage {named['stage']}.")
+    budget = content.get("budget") or {}
+    _refuse_unknown(budget, _Budget.__annotations__, f"{where}: budget")
+    study = Study(
+        file.stem, tuple(ordered), metrics, content.get("baseline"), budget.get("max_runs"), budget.get("hours"),
+        {key: str(value) for key, value in (content.get("slurm") or {}).items()},
+    )  # fmt: skip
+    _check_baseline(study, where)
+    return study
+
+
+def _refuse_unknown(content: Iterable[str], known: Iterable[str], where: str) -> None:
+    for key in content:
+        near = suggest(key, known)
+        require(key in known, f"{where}: there is no {key!r}{near}; it may have {', '.join(sorted(known))}.")
+
+
+def _settings(part: Mapping[str, Any]) -> Variant:
+    return {key: value for key, value in part.items() if key not in _PARTS and key != "presets"}
+
+
+def _presets(part: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    given = part.get("presets") or []
+    return tuple(expect([given] if isinstance(given, str) else given, list[str], f"{where}: presets"))
+
+
+def _seeds(part: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    seeds = tuple(part.get("seeds") or ())
+    twice = [seed for number, seed in enumerate(seeds) if seed in seeds[:number]]
+    require(not twice, f"{where}: seeds: {twice[:1]} stands there twice.")
+    return seeds
+
+
+def _variants(part: Mapping[str, Any], where: str) -> list[Variant]:
+    """Combinations of grid x zip x list."""
+    grid, together = part.get("grid") or {}, part.get("zip") or {}
+    empty = [key for key, values in (grid | together).items() if not values]
+    require(not empty, f"{where}: {', '.join(empty)} has no values, so there are no runs; give some.")
+    lengths = {key: len(values) for key, values in together.items()}
+    require(
+        len({*lengths.values()}) <= 1, f"{where}: zip: lists of different lengths ({lengths}); give as many of each."
+    )
+    lists = [[{key: value} for value in values] for key, values in grid.items()]
+    if together:
+        rows = zip(*together.values(), strict=True)
+        lists.append([dict(zip(together, row, strict=True)) for row in rows])
+    if (explicit := part.get("list")) is not None:
+        require(explicit, f"{where}: list is empty, so there are no runs; give settings, or leave it out.")
+        lists.append(explicit)
+    return [*_joined(lists)]
+
+
+def _joined(lists: list[list[Variant]]) -> Iterator[Variant]:
+    """The combinations of one of each list."""
+    for combination in product(*lists):
+        joined: Variant = {}
+        for each in combination:
+            joined |= each
+        yield joined
+
+
+def _distinct(variants: Iterable[Variant], where: str) -> tuple[Variant, ...]:
+    found: dict[str, Variant] = {}
+    for variant in variants:
+        key = repr(sorted(variant.items()))
+        require(key not in found, f"{where}: the variant {variant} is there twice.")
+        found[key] = variant
+        require(len(found) <= _MOST_RUNS, f"{where} has more than {_MOST_RUNS:,} variants.")
+    return tuple(found.values())
+
+
+def references(settings: Mapping[str, Any]) -> dict[str, re.Match[str]]:
+    """The values that name a result of another stage, by setting."""
+    texts = {key: value for key, value in settings.items() if isinstance(value, str) and value.startswith("stage:")}
+    return {key: REFERENCE.fullmatch(value) for key, value in texts.items()}
+
+
+def _needs(name: str, settings: Iterable[Variant], stages: Iterable[str], where: str) -> tuple[str, ...]:
+    needs: dict[str, None] = {}
+    for key, found in ((key, found) for each in settings for key, found in references(each).items()):
+        form = "write stage:<name>.best, stage:<name>.last, or stage:<name> for the folder of its run"
+        require(found, f"{where}: stage {name}: {key} names no result of a stage; {form}.")
+        other = found["stage"]
+        require(other in stages, f"{where}: stage {name}: {key}: there is no stage {other}{suggest(other, stages)}.")
+        needs[other] = None
+    return tuple(needs)
+
+
+def _order(needs: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
+    try:
+        return [*TopologicalSorter(needs).static_order()]
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise UserError(f"{where}: stages take results of each other in a circle ({circle}); break it.") from None
+
+
+def _inherited(names: Iterable[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
+    return {each for name in names for each in (name, *_inherited(needs[name], needs))}
+
+
+def _check_baseline(study: Study, where: str) -> None:
+    if study.baseline is None:
+        return
+    matching = [each for stage in study.stages for each in stage.variants if study.baseline.items() <= each.items()]
+    keys = dict.fromkeys(key for stage in study.stages for variant in stage.variants for key in variant)
+    require(matching, f"{where}: baseline: no variant has {study.baseline}; the variants differ in {', '.join(keys)}.")
