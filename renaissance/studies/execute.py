@@ -91,7 +91,7 @@ class _Signals:
 
 
 def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> dict[str, RunState]:
-    """Runs what is neither done nor failed, until nothing can be run any more.
+    """Runs what is neither done nor failed, each run once, until nothing can be run any more.
 
     Args:
         workers: runs at a time, each with its share of cores and GPUs. only: names of runs; () = all.
@@ -103,7 +103,7 @@ def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> di
         Stopped: by a signal; the runs have saved.
         UserError: the budget of hours is spent, or the folder cannot be written.
     """
-    shares, going = _shares(workers), {}
+    shares, going, tried = _shares(workers), {}, set()
     try:
         folder.record(folder.runs[0]).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +118,9 @@ def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> di
                 if signals.received:
                     break
                 states = folder.states()
-                _start_more(folder, states, going, shares, only)
+                left = [state for name, state in states.items() if name not in tried and (not only or name in only)]
+                _start_more(folder, left, going, shares)
+                tried |= going.keys()
                 others = [each for each in states.values() if each.kind == RUNNING and each.run.name not in going]
                 if not going and not others:
                     break
@@ -135,17 +137,13 @@ def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> di
 
 
 def _start_more(
-    folder: StudyFolder,
-    states: dict[str, RunState],
-    going: dict[str, _Attempt],
-    shares: list[_Share],
-    only: Sequence[str],
+    folder: StudyFolder, states: Sequence[RunState], going: dict[str, _Attempt], shares: list[_Share]
 ) -> None:
     free = [share for share in shares if all(share is not attempt.share for attempt in going.values())]
-    for state in states.values():
-        if not free or state.run.name in going or not state.needed or (only and state.run.name not in only):
+    for state in states:
+        if not free or not state.needed:
             continue
-        _refuse_spent(folder, states)
+        _refuse_spent(folder)
         record = AtomicFile(folder.record(state.run), "log_dir")
         try:
             record.__enter__()
@@ -158,8 +156,9 @@ def _start_more(
         going[state.run.name] = _Attempt(folder, state, record, free.pop(0))
 
 
-def _refuse_spent(folder: StudyFolder, states: dict[str, RunState]) -> None:
-    hours, spent = folder.study.hours, sum(state.seconds for state in states.values()) / 3600
+def _refuse_spent(folder: StudyFolder) -> None:
+    hours, attempts = folder.study.hours, [folder.attempt(run) for run in folder.runs]
+    spent = sum(each["seconds"] for each in attempts if each is not None) / 3600
     require(
         hours is None or spent < hours,
         f"study={folder.study.name}: its runs took {spent:.2f} hours, and its budget allows hours={hours}; raise it to go on.",

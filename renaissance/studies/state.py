@@ -10,12 +10,14 @@ runs, and what a process that died had locked is free.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from renaissance.core.atomic import is_being_written, is_locked
 from renaissance.core.errors import UserError
+from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
 from renaissance.core.untrusted import read_json
 from renaissance.evaluation.runs import FinishedRun, is_run, read_run
 from renaissance.runs.identity import folders_of
@@ -25,7 +27,8 @@ from .plan import Configure, PlannedRun
 from .spec import Study
 
 WAITING, RUNNING, STOPPED, LOST, FAILED, DONE = STATES = ("waiting", "running", "stopped", "lost", "failed", "done")
-_SAVED = (75, 130)  # exit statuses of a run that was stopped and has saved
+# Exit statuses of a run that was stopped: it has saved, or had nothing to save when the signal came.
+_STOPPED = (TRY_AGAIN, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 
 
 class _Attempt(TypedDict):
@@ -108,11 +111,12 @@ class StudyFolder:
             return state._replace(note="the study file has other settings by now")
         if folder is not None and (folder / "results.json").is_file():
             return state._replace(kind=DONE)
-        if attempt is not None and attempt["status"] not in (0, *_SAVED):
+        status = 0 if attempt is None else attempt["status"]
+        if status in _STOPPED:
+            return state._replace(kind=STOPPED)
+        if status > 0:
             return state._replace(kind=FAILED, note=attempt["line"])
-        if folder is None:
-            return state
-        return state._replace(kind=STOPPED if attempt is not None and attempt["status"] in _SAVED else LOST)
+        return state if folder is None and attempt is None else state._replace(kind=LOST)
 
     def record(self, run: PlannedRun) -> Path:
         return self.path / "attempts" / f"{run.name}.json"

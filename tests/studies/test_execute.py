@@ -1,0 +1,168 @@
+"""A study's runs: each once, whatever else runs, dies or fails; what became of them; their table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from renaissance.core.errors import UserError
+from renaissance.studies import execute
+from renaissance.studies.screen import status_table
+from renaissance.studies.table import make_table, markdown, write_table
+from studies.driver import study_folder
+
+DRIVER = Path(__file__).with_name("driver.py")
+STUDY = """
+base: {presets: task_mlm_itm}
+grid: {freeze_text_encoder: [false, true]}
+seeds: [0, 1]
+stages:
+  again: {load_path: "stage:pretrain.best"}
+  pretrain:
+metrics: ["again:mlm/val/accuracy"]
+baseline: {freeze_text_encoder: false}
+"""
+SLOW = 60  # seconds in which anything has happened
+
+
+class Place:
+    """A study and where it runs."""
+
+    def __init__(self, path: Path, text: str = STUDY):
+        self.file, self.folder, self.path = path / "mine.yaml", path / "result" / "mine", path
+        self.file.write_text(text)
+        paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+        self.variables = os.environ | {"BEHAVIOUR": str(path), "PYTHONPATH": paths}
+
+    def start(self, workers: int = 2) -> subprocess.Popen:
+        words = [sys.executable, str(DRIVER), str(self.file), str(self.folder), str(workers)]
+        return subprocess.Popen(words, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def ended(self, process: subprocess.Popen) -> dict[str, int]:
+        out, err = process.communicate(timeout=4 * SLOW)
+        assert process.returncode == 0, out + err
+        return Counter(json.loads(out.splitlines()[-1]).values())
+
+    def started(self) -> list[str]:
+        path = self.path / "started.txt"
+        return path.read_text().split() if path.exists() else []
+
+    def waits(self, name: str) -> Path:
+        (path := self.path / f"{name}.waits").touch()
+        return path
+
+    def until(self, condition) -> None:
+        ends = time.monotonic() + SLOW
+        while not condition():
+            assert time.monotonic() < ends, self.started()
+            time.sleep(0.05)
+
+    def states(self):
+        return study_folder(self.file, self.folder).states()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Place:
+    made = Place(tmp_path)
+    monkeypatch.setenv("BEHAVIOUR", str(tmp_path))
+    monkeypatch.setattr(execute, "_PROGRAM", DRIVER)
+    monkeypatch.setattr(execute, "_LOOK", 0.05)
+    for name in ("PYTHONPATH",):
+        monkeypatch.setenv(name, made.variables[name])
+    return made
+
+
+def test_two_at_once_run_everything_once_and_in_order(place: Place):
+    processes = [place.start(), place.start()]
+    assert [place.ended(process) for process in processes] == [{"done": 8}] * 2
+    started = place.started()
+    assert len(started) == 8 and Counter(started).most_common(1)[0][1] == 1
+    for name in (name for name in started if name.startswith("again")):
+        assert started.index(name) > started.index(name.replace("again", "pretrain"))
+    assert place.ended(place.start()) == {"done": 8} and len(place.started()) == 8  # started again, it does nothing
+    place.file.write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    assert place.ended(place.start()) == {"done": 12} and len(place.started()) == 12  # only what is missing
+    table = make_table(study_folder(place.file, place.folder).study, place.states().values())
+    assert [values for values, _ in table.rows] == [(False,), (True,)]
+    cells = [cells["again:mlm/val/accuracy"] for _, cells in table.rows]
+    assert [cell.scores.mean for cell in cells] == pytest.approx([0.35, 0.6])
+    assert [cell.scores.deviation for cell in cells] == pytest.approx([0.1, 0.1])
+    assert [cell.p for cell in cells] == [None, 0.25] and [cell.best for cell in cells] == [False, True]
+    text = markdown(table)
+    assert "| True | **0.6000 ± 0.1000 (n=3)**" in text and "<u>0.3500 ± 0.1000 (n=3)</u>" in text
+    assert write_table(table, place.folder) == ["table.md", "table.csv", "table.tex"]
+    assert r"True & \textbf{0.6000 $\pm$ 0.1000} \\" in (place.folder / "table.tex").read_text()
+
+
+def test_a_run_that_fails_stops_what_needs_it_alone_and_is_tried_again_when_asked(place: Place):
+    name = "pretrain_freeze_text_encoder=True_seed=1"
+    (fails := place.path / f"{name}.fails").touch()
+    folder = study_folder(place.file, place.folder)
+    states = execute.run_study(folder, 2)
+    assert Counter(state.kind for state in states.values()) == {"done": 6, "failed": 1, "waiting": 1}
+    assert states[name].note == "error: the loss is a red herring."
+    text = status_table(states.values())
+    assert f"{name}: failed at step 3: error: the loss is a red herring." in text
+    assert f"again_freeze_text_encoder=True_seed=1: waiting: needs {name}, which failed" in text
+    assert Counter(state.kind for state in execute.run_study(folder, 2).values())["failed"] == 1
+    fails.unlink()
+    folder.forget(states[name].run)
+    assert {state.kind for state in execute.run_study(folder, 2).values()} == {"done"}
+    assert len(place.started()) == 9
+
+
+def test_what_is_stopped_or_killed_goes_on(place: Place):
+    one, other = (f"pretrain_freeze_text_encoder={value}_seed=0" for value in (False, True))
+    waits = [place.waits(one), place.waits(other)]
+    process = place.start()
+    place.until(lambda: len(place.started()) == 2)
+    place.until(lambda: place.states()[one].kind == place.states()[other].kind == "running")
+    assert f"{one}: running at step 3" in status_table(place.states().values())
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=SLOW)[1].count("the runs have saved")
+    assert {place.states()[name].kind for name in (one, other)} == {"stopped"}
+    process = place.start()
+    place.until(lambda: len(place.started()) == 4)
+    place.until(lambda: place.states()[one].kind == place.states()[other].kind == "running")
+    process.kill()  # its runs go on
+    process.communicate(timeout=SLOW)
+    assert place.states()[one].kind == "running"
+    again = place.start()  # which waits for them
+    time.sleep(1)
+    assert again.poll() is None
+    for path in waits:
+        path.unlink()
+    assert place.ended(again) == {"done": 8}
+    assert max(Counter(place.started()).values()) == 2
+    killed = place.states()[one].folder
+    (killed / "results.json").unlink()
+    place.folder.joinpath("attempts", f"{one}.json").unlink()
+    assert place.states()[one].kind == "lost"  # it began, and nobody knows how it ended
+    assert place.ended(place.start()) == {"done": 8}
+
+
+def test_other_settings_in_the_study_file_are_other_runs(place: Place):
+    folder = study_folder(place.file, place.folder)
+    execute.run_study(folder, 2)
+    place.file.write_text(STUDY.replace("presets: task_mlm_itm", "presets: task_mlm_itm, max_steps: 9"))
+    state = place.states()["pretrain_freeze_text_encoder=True_seed=0"]
+    assert state.kind == "waiting" and state.note == "the study file has other settings by now"
+
+
+def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: Place):
+    place.file.write_text(STUDY + "budget: {hours: 1e-9}\n")
+    folder = study_folder(place.file, place.folder)
+    with pytest.raises(UserError, match="its budget allows hours=1e-09"):
+        execute.run_study(folder, 1)
+    assert len(place.started()) == 1  # the second was not begun
+    with pytest.raises(UserError, match="workers=100000 is more than the"):
+        execute.run_study(folder, 100_000)

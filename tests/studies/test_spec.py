@@ -1,0 +1,97 @@
+"""Study files: which runs they mean, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from renaissance.core.errors import UserError
+from renaissance.studies.plan import plan
+from renaissance.studies.spec import read_study
+
+STAGES = """
+base: {presets: task_mlm_itm, max_steps: 5, batch_size: 8}
+grid: {freeze_text_encoder: [false, true]}
+zip: {cross_layer_hidden_size: [16, 32], num_cross_layer_heads: [2, 4]}
+seeds: [0, 1]
+stages:
+  vqa: {presets: [task_finetune_vqa], load_path: "stage:pretrain.best", blind_run: "stage:blind", grid: {learning_rate: [1e-4, 2e-4]}}
+  blind: {presets: [task_finetune_vqa], load_path: "stage:pretrain.last", blind: true, seeds: [0]}
+  pretrain: {max_steps: 7}
+metrics: [vqa:vqa/val/accuracy]
+baseline: {freeze_text_encoder: false, learning_rate: 1e-4}
+"""
+
+
+def study(tmp_path: Path, text: str, name: str = "mine.yaml"):
+    (tmp_path / name).write_text(text)
+    return read_study(str(tmp_path / name))
+
+
+def test_runs_are_variants_times_seeds_and_take_results_of_the_same_variant(tmp_path):
+    runs = plan(study(tmp_path, STAGES), "result/mine/runs", {"data_root": "data"})
+    names = [run.name for run in runs]
+    by_stage = {stage: [run for run in runs if run.stage == stage] for stage in ("pretrain", "blind", "vqa")}
+    assert {stage: len(each) for stage, each in by_stage.items()} == {"pretrain": 8, "blind": 4, "vqa": 16}
+    assert len({*names}) == len(names) == 28
+    run = by_stage["vqa"][-1]
+    assert run.variant == {
+        "freeze_text_encoder": True, "cross_layer_hidden_size": 32, "num_cross_layer_heads": 4, "learning_rate": 2e-4,
+    }  # fmt: skip
+    folders = {name: Path("runs") / name / "version_0" for name in names}
+    words = run.words(folders)
+    of = "freeze_text_encoder=True_cross_layer_hidden_size=32_num_cross_layer_heads=4"
+    assert words[:2] == ["task_mlm_itm", "task_finetune_vqa"]
+    assert f"load_path=runs/pretrain_{of}_seed=1/version_0/checkpoints/best.ckpt" in words
+    assert f"blind_run=runs/blind_{of}_seed=0/version_0" in words  # the one seed that it has
+    assert {"max_steps=5", "seed=1", "resume_from=auto", "data_root=data", "learning_rate=0.0002"} <= {*words}
+    assert "max_steps=7" in by_stage["pretrain"][0].words({})  # of the stage, before that of all
+    assert all(names.index(name) < names.index(run.name) for run in runs for name, _ in run.needs.values())
+
+
+def test_names_stay_when_a_study_grows_and_fit_into_a_folder(tmp_path):
+    few = plan(study(tmp_path, "grid: {learning_rate: [1e-4]}"), "x", {})
+    more = plan(study(tmp_path, "grid: {learning_rate: [3e-4, 1e-4]}\nseeds: [1, 0]"), "x", {})
+    assert {run.name for run in few} <= {run.name for run in more}
+    long = plan(study(tmp_path, f"grid: {{image_encoder: [a/{'x' * 90}, a/{'x' * 91}, a b, a-b]}}"), "x", {})
+    assert len({run.name for run in long}) == 4 and max(len(run.name) for run in long) <= 100
+    assert not any("/" in run.name for run in long)
+
+
+REFUSED = {
+    "grids: {}": "there is no 'grids' (nearest: grid)",
+    "grid: {a: []}": "a has no values, so there are no runs",
+    "list: []": "list is empty, so there are no runs",
+    "grid: 3": "grid",
+    "zip: {a: [1, 2], b: [1]}": "lists of different lengths",
+    "list: [{a: 1}, {a: 1}]": "the variant {'a': 1} is there twice",
+    "seeds: [1, 2, 1]": "seeds: [1] stands there twice",
+    "seeds: [x]": "seeds",
+    'stages: {a: {load_path: "stage:a.best"}}': "in a circle (a -> a)",
+    'stages: {a: {load_path: "stage:b.best"}, b: {load_path: "stage:a.last"}}': "in a circle",
+    'stages: {a: {load_path: "stage:c.best"}, b: }': "there is no stage c",
+    'stages: {a: {load_path: "stage:b.worst"}, b: }': "names no result of a stage",
+    'stages: {a: {load_path: "stage:b.best", seeds: [0, 1]}, b: {seeds: [2, 3]}}': "seeds that stage b has not",
+    "stages: {a/b: }": "a stage is named 'a/b'",
+    "metrics: [accuracy]": "write <task>/<split>/<metric>",
+    "metrics: ['b:vqa/val/accuracy']": "there is no stage b",
+    "grid: {learning_rate: [1, 2]}\nbaseline: {learning_rate: 3}": "no variant has {'learning_rate': 3}",
+    "budget: {runs: 3}": "budget: there is no 'runs'",
+    "base: {seed: 3}": "gives ['seed'], which the study decides",
+    "grid: {exp_name: [a, b]}": "gives ['exp_name'], which the study decides",
+    "seeds: [0, 1, 2]\nbudget: {max_runs: 2}": "has 3 runs, and its budget allows max_runs=2",
+}
+
+
+@pytest.mark.parametrize("text", [*REFUSED])
+def test_a_study_file_that_means_no_runs_is_refused(text, tmp_path):
+    with pytest.raises(UserError) as caught:
+        plan(study(tmp_path, text), "x", {})
+    assert REFUSED[text] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    for name, sentence in (("none.yaml", "does not exist"), ("study.txt", "ends in .json, .yaml, .yml")):
+        with pytest.raises(UserError, match=sentence):
+            read_study(str(tmp_path / name))
