@@ -1,10 +1,12 @@
 """`python run.py study with study=studies/freezing.yaml action=run`: many runs from one file, and their table."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from renaissance.core.checks import choice, integer, path, text
 from renaissance.core.console import say
-from renaissance.core.errors import require
+from renaissance.core.errors import UserError, require
 from renaissance.core.launch import lasting_imports
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.words import configured
@@ -46,7 +48,14 @@ def main(study: str | None, action: str, log_dir: str, data_root: str | None, wo
     runs = plan(content, str(place / "runs"), {} if data_root is None else {"data_root": data_root})
     named = {each.name for each in runs}
     require(run in (None, *named), f"run={run}: the study has no such run; action=status lists them.")
-    folder = StudyFolder(place, content, runs, lambda words: configured(SETTINGS, words))
+
+    def configure(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        try:
+            return configured(SETTINGS, words)
+        except UserError as error:
+            raise UserError(f"study={study}: {error}") from error
+
+    folder = StudyFolder(place, content, runs, configure)
     states = folder.states()
     if action == "command":
         words = states[run].words
@@ -68,7 +77,7 @@ def main(study: str | None, action: str, log_dir: str, data_root: str | None, wo
         from renaissance.studies.check import check_runs  # here, because it imports torch
         from renaissance.studies.execute import run_study
 
-    sizes = check_runs(runs, lambda words: configured(SETTINGS, words))
+    sizes = check_runs(runs, configure)
     if action == "plan":
         say(plan_table(runs, sizes, states))
         return

@@ -45,13 +45,12 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Si
             continue
         try:
             values, sources = configure(run.own_words())
+            without = {"resume_from": None} | ({} if source is None else {"test_only": False})
+            resolver = ConfigResolver(values | without, sources)
             if source is not None:
-                known = {
-                    key: value for key, value in models[source].items() if key in model_keys() and key not in sources
-                }
-                values |= known | {"test_only": False}
-                sources |= dict.fromkeys(known, f"run {source}")
-            _, resolved, shape = prepare_run(ConfigResolver(values | {"resume_from": None}, sources), reads_data=False)
+                stored = {key: models[source][key] for key in model_keys()}
+                resolver.fill_defaults(f"checkpoint of {source}", stored)
+            _, resolved, shape = prepare_run(resolver, reads_data=False)
         except UserError as error:
             problems.append(f"{run.name}: {error}")
             continue

@@ -16,7 +16,8 @@ grid: {freeze_text_encoder: [false, true]}
 zip: {cross_layer_hidden_size: [16, 32], num_cross_layer_heads: [2, 4]}
 seeds: [0, 1]
 stages:
-  vqa: {presets: [task_finetune_vqa], load_path: "stage:pretrain.best", blind_run: "stage:blind", grid: {learning_rate: [1e-4, 2e-4]}}
+  vqa: {presets: [task_finetune_vqa], load_path: "stage:pretrain.best", blind_run: "stage:blind",
+        grid: {learning_rate: [1e-4, 2e-4]}}
   blind: {presets: [task_finetune_vqa], load_path: "stage:pretrain.last", blind: true, seeds: [0]}
   pretrain: {max_steps: 7}
 metrics: [vqa:vqa/val/accuracy]
