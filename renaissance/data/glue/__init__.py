@@ -1,10 +1,12 @@
-"""GLUE as its users have it on disk, without conversion: files of the Hub, or the official .tsv files.
+"""GLUE, read where and as its users have it.
+
+Files of the Hub, or the official .tsv files, without conversion:
 
     <data_root>[/glue]/<name>/<split>/state.json, *.arrow        `datasets.DatasetDict.save_to_disk`
     <data_root>[/glue]/<name>/<split>-00000-of-00001.parquet     the Hub's own files
     <data_root>[/glue]/<folder>/<split>.tsv                      the official download
 
-Names, folders, splits and columns are those of `glue_specs.GLUE`. A split becomes a table of columns (memory-mapped where
+Names, folders, splits and columns are those of `specs.GLUE`. A split becomes a table of columns (memory-mapped where
 it was saved as arrow), never an object a row; loader processes get paths and read the files again.
 """
 
@@ -26,12 +28,12 @@ import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, printable, require, shortened, suggest
 from renaissance.core.untrusted import expect, parse_json, read_json
+from renaissance.data.arrow import some
+from renaissance.data.file_cache import refuse_changed, stamp
+from renaissance.data.messages import refuse_claims
+from renaissance.data.samples import FileSummary, Sample
 
-from .arrow import some
-from .file_cache import refuse_changed, stamp
-from .glue_specs import GLUE, GLUE_SCORES, GlueTask
-from .messages import refuse_claims
-from .samples import FileSummary, Sample
+from .specs import GLUE, GLUE_SCORES, GlueTask
 
 # QQP, the largest, has 390,965 rows of 60 MB; a parquet file of some kB may claim, and hold, a thousand times as much.
 MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30
@@ -75,7 +77,7 @@ class GlueDataset:
 
     Args:
         data_root: the folder that holds the folder of the task.
-        name: a key of `glue_specs.GLUE`.
+        name: a key of `specs.GLUE`.
         split: one of its splits.
         training: whether a split without labels is refused.
 
