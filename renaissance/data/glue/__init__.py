@@ -27,11 +27,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, printable, require, shortened, suggest
-from renaissance.core.untrusted import expect, parse_json, read_json
+from renaissance.core.untrusted import parse_json
 from renaissance.data.arrow import some
 from renaissance.data.file_cache import refuse_changed, stamp
 from renaissance.data.messages import refuse_claims
 from renaissance.data.samples import FileSummary, Sample
+from renaissance.data.saved_datasets import state_files
 
 from .specs import GLUE, GLUE_SCORES, GlueTask
 
@@ -166,23 +167,15 @@ def _find(name: str, split: str, root: Path) -> tuple[_Reader, list[Path]]:
     found = []
     for base in (root, root / "glue"):
         official = base / task.folder / f"{tsv}.tsv"
-        found += [(_saved, _saved_files(base / name / hub)), (_parquet, _shards(base / name, hub))]
+        saved = base / name / hub
+        whole = state_files(saved, f"datasets names '{name}'") if (saved / "state.json").is_file() else []
+        found += [(_saved, list(map(Path, whole))), (_parquet, _shards(base / name, hub))]
         found += [(_tsv, [official] if official.is_file() else [])]
     found = [(read, paths) for read, paths in found if paths]
     if len(found) > 1:
         places = " and ".join(str(paths[0]) for _, paths in found)
         raise UserError(f"data_root='{root}' holds split '{split}' of '{name}' twice, {places}; remove one of them.")
     return found[0] if found else (_tsv, [])
-
-
-def _saved_files(folder: Path) -> list[Path]:
-    """Returns the data files that a saved data set lists; by their names, so that none outside its folder is read."""
-    state = folder / "state.json"
-    if not state.is_file():
-        return []
-    what = f"'_data_files' of '{state}'"
-    files = expect(read_json(state, dict[str, Any]).get("_data_files"), list[dict[str, str]], what)
-    return [folder / os.path.basename(file.get("filename", "")) for file in files] or [folder]
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
