@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from renaissance.core.atomic import AtomicFile
+from renaissance.data.prepare.skipped import Skipped
 
 ROWS = "rows.parquet"
+SKIPPED = "skipped"  # metadata of a file of rows: what was left out, as `Skipped.as_dict` says it
 
 
 def join_parts(folder: Path) -> None:
@@ -35,10 +38,11 @@ def _write(folder: Path, files: Sequence[pq.ParquetFile]) -> None:
         for part in files:
             table = part.read([each for each in part.schema_arrow.names if each != "tokens"])
             lengths = part.read(["tokens"])["tokens"].combine_chunks().value_lengths() if "tokens" in names else None
-            table = table.drop_columns([name for name in names if name != "tokens"])
+            table = table.drop_columns([name for name in names if name != "tokens"]).replace_schema_metadata()
             table = table if lengths is None else table.append_column("tokens_of", lengths)
             writer = writer or pq.ParquetWriter(file, table.schema)
             writer.write_table(table)
+        writer.add_key_value_metadata({SKIPPED: json.dumps(skipped_of(folder))})
         writer.close()
         file.commit()  # behind the arrays: where it is, all is
 
@@ -63,12 +67,31 @@ def _flat(file: pq.ParquetFile, name: str) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
 
 
+def _tables(folder: Path) -> list[pq.ParquetFile]:
+    """The files that hold the rows of a side."""
+    joined = folder / ROWS
+    return [pq.ParquetFile(path) for path in ([joined] if joined.exists() else sorted(folder.glob("part_*.parquet")))]
+
+
+def rows_of(folder: Path) -> int:
+    """How many rows a side has."""
+    return sum(file.metadata.num_rows for file in _tables(folder))
+
+
+def skipped_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was left out of a side, as `Skipped.as_dict` says it."""
+    skipped = Skipped()
+    for file in _tables(folder):
+        skipped.add_all(json.loads(file.metadata.metadata.get(SKIPPED.encode(), b"{}")))
+    return skipped.as_dict()
+
+
 def shapes_of(folder: Path) -> dict[str, Any]:
     """Of each array of a side its shape, for the manifest."""
     arrays = sorted(folder.glob("*.npy"))
     if arrays:
         return {path.stem: list(np.load(path, mmap_mode="r").shape) for path in arrays}
-    files = [pq.ParquetFile(path) for path in sorted(folder.glob("part_*.parquet"))]
-    rows = sum(file.metadata.num_rows for file in files)
-    types = {field.name: field.type for file in files[:1] for field in file.schema_arrow}
-    return {name: [rows, kind.list_size] for name, kind in types.items() if pa.types.is_fixed_size_list(kind)}
+    types = {field.name: field.type for file in _tables(folder)[:1] for field in file.schema_arrow}
+    return {
+        name: [rows_of(folder), kind.list_size] for name, kind in types.items() if pa.types.is_fixed_size_list(kind)
+    }

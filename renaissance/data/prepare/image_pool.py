@@ -135,7 +135,7 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, (TooLarge, Image.DecompressionBombError)):
         return Fault("too large", str(error))
     if isinstance(error, (UserError, ValueError)):
-        return Fault("unreadable", str(error))
+        return Fault("unreadable", str(error).removesuffix("."))
     return Fault("unreadable", getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
 
 
