@@ -40,7 +40,7 @@ from renaissance.training.parts import make_parts
 
 from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
 from .loaded import Loaded
-from .npy import ROWS, SKIPPED, join_parts, rows_of, shapes_of, skipped_of
+from .npy import ROWS, SKIPPED, counts_of, join_parts, shapes_of
 
 SIDES, TOKENS = (TEXT, IMAGE, FUSED), "tokens"
 _ROWS, _ROWS_WITH_TOKENS = 1024, 128  # samples of a part
@@ -244,9 +244,9 @@ class Encoder:
 
     def _stored(self, vectors: Tensor) -> pa.Array:
         vectors = vectors.to(self.dtype).cpu()
-        require(
-            vectors.isfinite().all(), "store=float16: a vector is too large for 16 bits, or not finite; give float32."
-        )
+        half = "store=float16: a vector is too large for 16 bits, or not finite; give float32."
+        whole = f"load_path={self.plan.load_path} gives a vector that is not finite; its weights are damaged."
+        require(vectors.isfinite().all(), half if self.dtype == torch.float16 else whole)
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.flatten().numpy()), vectors.shape[-1])
 
     def _listed(self, tokens: Tokens) -> pa.Array:
@@ -321,15 +321,15 @@ def finish(plan: EncodingPlan, file_type: str) -> dict[str, Any]:
     folders = {side: plan.output / side for side in plan.sides}
     try:
         with AtomicFile(plan.output / "finishing", "output"):
-            rows = {side: rows_of(folder) for side, folder in folders.items()}
-            skipped = {side: skipped_of(folder) for side, folder in folders.items()}
-            for side, count in rows.items():
+            rows, skipped = {}, {}
+            for side, folder in folders.items():
+                rows[side], skipped[side] = counts_of(folder)
                 none = f"what={side}: nothing is left, as no image can be read ({in_words(skipped[side])})"
-                require(count or not skipped[side], f"{none}; output={plan.output} is of no use, remove it.")
+                require(rows[side] or not skipped[side], f"{none}; output={plan.output} is of no use, remove it.")
             if file_type == "npy":
                 for folder in folders.values():
                     join_parts(folder)
-            shapes = {side: shapes_of(folder) for side, folder in folders.items()}
+            shapes = {side: shapes_of(folder, rows[side]) for side, folder in folders.items()}
             found |= {"rows": rows, "skipped": skipped, "shapes": shapes, "complete": True}
             _write_manifest(plan.output, found)
     except InUseError:
