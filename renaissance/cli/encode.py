@@ -1,5 +1,6 @@
 """`python run.py encode with load_path=best.ckpt datasets='["coco"]' split=val output=features`: vectors of a whole split."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,10 @@ def main(
     require(output is not None, "output=None: give the name of a folder with output=.")
     files = images is not None or texts is not None
     require(files != (datasets is not None), "give either datasets=, or images= and texts=, to say what is encoded.")
-    refuse_idle(
-        {"split": split, "data_root": data_root, "image_column": image_column, "caption_column": caption_column}
-        if files
-        else {},
-        "is of data sets, and images= and texts= are files",
-    )
-    need = {"images": {"image", "fused", "tokens"}, "texts": {"text", "fused", "tokens"}}
-    given = {"images": images, "texts": texts}
-    refuse_idle({key: given[key] for key in need if not need[key] & {*what}}, f"is not read with what={','.join(what)}")
+    of_splits = {"split": split, "data_root": data_root, "image_column": image_column, "caption_column": caption_column}
+    _refuse_given(of_splits if files else {}, "is of data sets, and images= and texts= are files")
+    idle = {"images": images if {*what} == {"text"} else None, "texts": texts if {*what} == {"image"} else None}
+    _refuse_given(idle, f"is not read with what={','.join(what)}")
     require_checkpoint("load_path", load_path)
     with lasting_imports():
         from renaissance.inference import features  # here, because it imports torch
@@ -136,18 +132,21 @@ def main(
             order = "images by the alphabet of their names, texts by their lines"
             say(f"pairs go by {order}: {inputs.pair(0)}, ..., {inputs.pair(-1)}.")
         fill(plan, num_processes)
-    found = features.finish(plan, file_type)
-    if not found["complete"]:
+    _report(output, features.finish(plan, file_type))
+
+
+def _refuse_given(values: Mapping[str, Any], why: str) -> None:
+    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    require(not given, f"{', '.join(given)} {why}; leave it out.")
+
+
+def _report(output: str, manifest: Mapping[str, Any]) -> None:
+    """Says what there is now, and what was left out."""
+    if not manifest["complete"]:
         say(f"output={output} is completed by another process that works on it.")
         return
     say(f"written: {output}")
-    for side, kinds in found.get("skipped", {}).items():
-        count = sum(kind["count"] for kind in kinds.values())
-        if count:
+    for side, kinds in manifest["skipped"].items():
+        if kinds:
+            count = sum(kind["count"] for kind in kinds.values())
             say(f"left out of {side}: {count:,}, whose ids no row has; {in_words(kinds)}.")
-
-
-def refuse_idle(values: dict[str, Any], why: str) -> None:
-    """Refuses settings that are given and would be ignored."""
-    idle = [f"{key}={value}" for key, value in values.items() if value is not None]
-    require(not idle, f"{', '.join(idle)} {why}; leave it out.")
