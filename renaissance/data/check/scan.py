@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from renaissance.core.errors import UserError
+from renaissance.core.progress import Bar
 from renaissance.core.untrusted import read_json
 from renaissance.data.arrow import check_file, open_file, valid_batches
 from renaissance.data.datasets import refuse_divided
@@ -57,7 +57,7 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
 
     with ImagePool(workers) as pool:
         replies = pool.read(requests())
-        for request, read in tqdm(replies, file.name, file.rows, unit=" rows", mininterval=0.5, leave=False):
+        for request, read in Bar(replies, file.name, file.rows, unit=" rows", mininterval=0.5, leave=False):
             for name, encoded, image in zip(names, request.sources, read, strict=True):
                 if isinstance(image, Fault):
                     file.problems.add(f"images that are {image.kind} ({name})", f"row {request.row}: {image.why}")
