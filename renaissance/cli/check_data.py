@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from renaissance.core.checks import MOST_TOKENS, dataset_list, integer, model, path, plugin_names
+from renaissance.core.checks import MOST_TOKENS, dataset_list, integer, model, path, plugin_names, text
 from renaissance.data.check import check_data
 
 
@@ -12,7 +12,9 @@ class CheckData:
 
     plugins: plugin_names = None  # modules and files that add data sets, such as ["my_lab.gqa", "path/to/file.py"]
     data_root: path("a folder of arrow files") = None  # folder of the arrow files
-    datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"]; None = every file in data_root
+    datasets: dataset_list = None  # data sets to check, such as ["coco","vg","mine"], or what the library datasets has saved; None = every file in data_root
+    image_column: text("the name of a column") = None  # what own captions call the column of images; None = image
+    caption_column: text("the name of a column") = None  # the same for captions; None = caption
     max_text_len: integer(3, MOST_TOKENS) = 50  # tokens that a run cuts texts to; the lengths of the texts are compared with it
     tokenizer: model = None  # Hub id or folder: lengths in its word pieces; None = an estimate from words, at once
     workers: integer(1) = None  # processes that decode images; None = one a core

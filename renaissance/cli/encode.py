@@ -1,5 +1,6 @@
 """`python run.py encode with load_path=best.ckpt datasets='["coco"]' split=val output=features`: vectors of a whole split."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from renaissance.core.checks import (
 from renaissance.core.console import say
 from renaissance.core.errors import require
 from renaissance.core.launch import lasting_imports
+from renaissance.data.prepare.skipped import in_words
 
 KINDS = ("text", "image", "fused", "tokens")
 
@@ -45,12 +47,12 @@ class EncodeInputs:
     """What is read: a split, or files"""
 
     datasets: dataset_list = None  # data sets, such as ["coco"]; one, or several of captions
-    split: text("the name of a split") = "val"  # train, val, test, or another that the data set has
-    data_root: path("a folder of arrow files") = "data/arrow"  # folder of the arrow files
+    split: text("the name of a split") = None  # train, val, test, or another that the data set has; None = val
+    data_root: path("a folder of arrow files") = None  # folder of the arrow files; None = data/arrow
     image_column: text("the name of a column") = None  # what own captions call the column of images; None = image
     caption_column: text("the name of a column") = None  # the same for captions; None = caption
-    images: path("a folder of images") = None  # in the place of data sets: a folder of images
-    texts: path("a text file") = None  # in the place of data sets: a file with one text a line
+    images: path("a folder of images") = None  # in the place of data sets: a folder of images, read by the alphabet of their names
+    texts: path("a text file") = None  # in the place of data sets: a file with one text a line; with what=fused line n goes with the n-th image
 
 
 class EncodeOutput:
@@ -70,8 +72,8 @@ def main(
     load_path: str | None,
     trust_remote_code: bool,
     datasets: str | list[str] | None,
-    split: str,
-    data_root: str,
+    split: str | None,
+    data_root: str | None,
     image_column: str | None,
     caption_column: str | None,
     images: str | None,
@@ -93,6 +95,10 @@ def main(
     require(output is not None, "output=None: give the name of a folder with output=.")
     files = images is not None or texts is not None
     require(files != (datasets is not None), "give either datasets=, or images= and texts=, to say what is encoded.")
+    of_splits = {"split": split, "data_root": data_root, "image_column": image_column, "caption_column": caption_column}
+    _refuse_given(of_splits if files else {}, "is of data sets, and images= and texts= are files")
+    idle = {"images": images if {*what} == {"text"} else None, "texts": texts if {*what} == {"image"} else None}
+    _refuse_given(idle, f"is not read with what={','.join(what)}")
     require_checkpoint("load_path", load_path)
     with lasting_imports():
         from renaissance.inference import features  # here, because it imports torch
@@ -100,6 +106,7 @@ def main(
         from renaissance.inference.processes import fill
 
     names = [datasets] if isinstance(datasets, str) else list(datasets or ())
+    split, data_root = split or "val", data_root or "data/arrow"
     inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root, image_column, caption_column)
     tokens = features.TOKENS in what  # of what there is
     sides = tuple(
@@ -121,6 +128,25 @@ def main(
         "texts": texts,
     }
     if not features.open_output(plan, file_type, about):
+        if files and features.FUSED in sides:
+            order = "images by the alphabet of their names, texts by their lines"
+            say(f"pairs go by {order}: {inputs.pair(0)}, ..., {inputs.pair(-1)}.")
         fill(plan, num_processes)
-        features.finish(plan, file_type)
+    _report(output, features.finish(plan, file_type))
+
+
+def _refuse_given(values: Mapping[str, Any], why: str) -> None:
+    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    require(not given, f"{', '.join(given)} {why}; leave it out.")
+
+
+def _report(output: str, manifest: Mapping[str, Any]) -> None:
+    """Says what there is now, and what was left out."""
+    if not manifest["complete"]:
+        say(f"output={output} is completed by another process that works on it.")
+        return
     say(f"written: {output}")
+    for side, kinds in manifest["skipped"].items():
+        if kinds:
+            count = sum(kind["count"] for kind in kinds.values())
+            say(f"left out of {side}: {count:,}, whose ids no row has; {in_words(kinds)}.")

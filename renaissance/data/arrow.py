@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +21,14 @@ import pyarrow.compute as pc
 from renaissance.core.errors import UserError, first_line, printable, require, shortened
 from renaissance.core.untrusted import MOST_BYTES, expect, parse_json, refuse_lfs
 
+from .batches import STREAM, Batches, is_stream
 from .columns import Flat, first_fault, fits, is_list, plain
 from .dataset_specs import METADATA_KEY, Column
 from .file_cache import Stamp, cached, stamp
 from .messages import refuse_claims
 
 MAGIC = b"ARROW1"
-_STREAM = b"\xff\xff\xff\xff"  # how an Arrow stream begins
-_STREAM_END = _STREAM + bytes(4)
-RENAMED = ("image", "caption")  # columns that settings give other names, <column>_column
+_STREAM_END = STREAM + bytes(4)
 _LONGEST_TYPE = 80  # characters of a column's type that a sentence tells
 _START = 64  # bytes that tell what a file is
 _METADATA = {"dataset": str, "split": str, "labels": list[str]}  # of our writers
@@ -140,6 +140,26 @@ def dataset_of(path: str, otherwise: str) -> str:
         return otherwise
 
 
+def rows_of(path: str) -> int:
+    """Returns how many rows a file has. Raises UserError where it cannot be read."""
+    reader, _, _ = open_file(path, ())
+    try:
+        return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
+    except _READ_ERRORS as error:
+        raise _damaged(path, error) from None
+
+
+def texts_in(path: str, column: Column) -> set[str]:
+    """Returns the different texts of a column of a checked file; none where it has no such column of texts."""
+    try:  # a column that nobody needs: what is wrong with it is no fault of the file
+        if not check_file(path, [column])[1].columns:
+            return set()
+        found = (batch[column.name].unique().to_pylist() for batch in ArrowFile(path, [column]).slices())
+        return set(filter(None, chain.from_iterable(found)))
+    except UserError:
+        return set()
+
+
 def check_file(path: str, columns: Sequence[Column], samples: str | None = None) -> tuple[Stamp, FileContents]:
     """Checks a file from end to end, or looks up that this was done since its last change.
 
@@ -181,7 +201,10 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
     for start, batch in zip(starts, batches if samples is not None else (), strict=False):
         fault = first_fault(batch, columns, samples, None if names is None else len(names))
         if fault:
-            raise UserError(f"'{path}' row {start + fault[0]} {fault[1]}: write the file again.")
+            todo = "write the file again"
+            if reader.has_paths:
+                todo = "its images are paths alone; save it with `save_to_disk` of the library `datasets`, which puts them in"
+            raise UserError(f"'{path}' row {start + fault[0]} {fault[1]}: {todo}.")
     return FileContents(rows, counts.get(samples, rows), [column.name for column in columns])._asdict()
 
 
@@ -207,63 +230,6 @@ def valid_batches(path: str, reader: Batches, columns: Sequence[Column]) -> Iter
         yield batch
 
 
-class Batches:
-    """The record batches of an Arrow file, or of an Arrow stream, the form in which `datasets` saves.
-
-    Args:
-        whole: the content, mapped; nothing is copied out of it.
-        columns: that are read, under the names that they declare; of `datasets`' images the bytes alone.
-
-    Attributes:
-        schema: with these names. num_record_batches.
-    """
-
-    def __init__(self, whole: pa.Buffer, columns: Sequence[Column]):
-        # All columns, though few are wanted: with `included_fields` Arrow copies what it reads out of the map.
-        stream = is_stream(whole)
-        reader = (pa.ipc.open_stream if stream else pa.ipc.open_file)(pa.BufferReader(whole))
-        self._streamed = [*reader] if stream else None
-        self._reader, self._columns = reader, [each for each in columns if self._is_another(reader.schema, each)]
-        self.num_record_batches = len(self._streamed) if stream else reader.num_record_batches
-        self.schema = self._renamed(_no_rows(reader.schema)).schema
-
-    def get_batch(self, number: int) -> pa.RecordBatch:
-        """A batch. Raises an error of Arrow where it is damaged."""
-        return self._renamed(self._reader.get_batch(number) if self._streamed is None else self._streamed[number])
-
-    @staticmethod
-    def _is_another(schema: pa.Schema, column: Column) -> bool:
-        """Whether a column has another name or form in the file."""
-        index = schema.get_field_index(column.source or column.name)
-        return index >= 0 and (bool(column.source) or _is_image(schema.field(index).type, column))
-
-    def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if not self._columns:
-            return batch
-        metadata, arrays = batch.schema.metadata, dict(zip(batch.schema.names, batch.columns, strict=True))
-        for column in self._columns:
-            array = batch[column.source or column.name]
-            if _is_image(array.type, column):
-                array.validate(full=True)  # before Arrow follows its lengths
-                array = array.flatten()[array.type.get_field_index("bytes")]
-            arrays[column.name] = array
-        return pa.RecordBatch.from_pydict(arrays).replace_schema_metadata(metadata)
-
-
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
-
-
-def _is_image(found: pa.DataType, column: Column) -> bool:
-    """Whether a column is an image as `datasets` saves it: a struct of bytes and path."""
-    return column.is_image and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0
-
-
-def is_stream(whole: pa.Buffer) -> bool:
-    """Whether a file is an Arrow stream."""
-    return whole[: len(_STREAM)].to_pybytes() == _STREAM
-
-
 def open_file(path: str, columns: Sequence[Column]) -> tuple[Batches, pa.Buffer, list[Column]]:
     """Maps the file and reads its schema; the descriptor is closed again, the map lives as long as its buffer.
 
@@ -278,7 +244,7 @@ def open_file(path: str, columns: Sequence[Column]) -> tuple[Batches, pa.Buffer,
         if is_stream(whole):  # which is read whole to be opened
             refuse_claims(path, whole, stream=True)
         batches = Batches(whole, columns)
-        return batches, whole, [column for column in columns if _is_there(path, batches.schema, column)]
+        return batches, whole, [column for column in columns if _is_there(path, batches, column)]
     except _READ_ERRORS as error:
         raise _damaged(path, error) from None
 
@@ -299,20 +265,33 @@ def _check_ends(path: str, whole: pa.Buffer) -> None:
     )
 
 
-def _is_there(path: str, schema: pa.Schema, column: Column) -> bool:
+def _is_there(path: str, batches: Batches, column: Column) -> bool:
     """Whether a file has a column; raises where it needs one, or has another type."""
-    index = schema.get_field_index(column.name) if not column.source or column.source in schema.names else -1
+    schema, names = batches.schema, batches.names
+    index = schema.get_field_index(column.name) if not column.source or column.source in names else -1
     if index < 0 and (column.needed or column.name in schema.names):
         own = column.source or column.name
-        advice = f"; give its name with {column.name}_column=" if column.name in RENAMED else ""
-        raise UserError(f"'{path}' needs one column '{own}'; its columns are {some(schema.names) or 'none'}{advice}.")
+        advice = f"; give its name with {column.name}_column=" if column.source else ""
+        raise UserError(f"'{path}' needs one column '{own}'; its columns are {some(names) or 'none'}{advice}.")
     if index < 0 or (pa.types.is_null(schema.field(index).type) and not column.needed):
         return False
-    found = schema.field(index).type
-    if not fits(found, column):
-        kind = printable(str(found))[:_LONGEST_TYPE]
-        raise UserError(f"'{path}' column '{column.name}' is {kind}; expected {column.type}.")
+    require_type(path, schema.field(index).type, column, names)
     return True
+
+
+def require_type(path: str, found: pa.DataType, column: Column, names: Sequence[str]) -> None:
+    """Refuses a column of a file whose type cannot serve as the declared one; `names`: of all columns of the file."""
+    if not fits(found, column):
+        wanted, own = f"expected {column.type}", column.source or column.name
+        if column.source:
+            what = "images, or their bytes" if column.is_image else "texts or lists of texts"
+            parts = (
+                ", or one that `flatten` of the library `datasets` makes of its parts"
+                if pa.types.is_struct(found)
+                else ""
+            )
+            wanted = f"expected {what}; give another of {some(names)} with {column.name}_column={parts}"
+        raise UserError(f"'{path}' column '{own}' is {printable(str(found))[:_LONGEST_TYPE]}; {wanted}.")
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

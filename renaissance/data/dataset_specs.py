@@ -35,7 +35,7 @@ class Column(NamedTuple):
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
         bounds: least and most of its numbers; None = any.
         one_of: its texts; () = any.
-        source: what the file calls it, "" = the same.
+        source: what the file calls it, where a setting says so, <name>_column; "" = the same, and there is no such setting.
     """
 
     name: str
@@ -143,6 +143,14 @@ CAPTION = Column("caption", "list<string>", "its captions")
 IMAGE_ID = Column("image_id", "string", "file name of the image", needed=False)
 SPLIT = Column("split", "string", "the split it belongs to", needed=False)
 CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
+
+
+def caption_columns(image_column: str | None, caption_column: str | None) -> tuple[Column, ...]:
+    """Returns what a reader of own captions needs, whose files may have other names for it; None = the usual one."""
+    named = {IMAGE: image_column, CAPTION: caption_column}
+    return tuple(column._replace(source=name or column.name) for column, name in named.items())
+
+
 _CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
 _REGIONS = (
     IMAGE,

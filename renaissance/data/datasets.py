@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line, require, suggest
+from renaissance.core.splits import split_of
 
-from .arrow import dataset_of, some
+from .arrow import dataset_of, some, texts_in
 from .dataset_specs import (
+    CAPTION_COLUMNS,
     CAPTIONS,
     DATASETS,
     OWN_FILE,
@@ -24,12 +27,15 @@ from .dataset_specs import (
     OWN_NAME,
     OWN_SPLITS,
     SHARD,
+    SPLIT,
+    Column,
     DatasetSpec,
+    caption_columns,
     file_pattern,
 )
 from .pairs import PairDataset
 from .samples import SampleDataset
-from .saved_datasets import is_saved, saved_files
+from .saved_datasets import SavedDataset, is_saved, is_saved_folder, saved_dataset
 
 # Of own data, by kind of sample.
 OWN_LAYOUTS = {DATASETS[name].sample_kind: DATASETS[name] for name in (OWN_NAME, OWN_IMAGES_NAME)}
@@ -80,13 +86,26 @@ def open_pairs(
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
-    columns = {"image": image_column or "", "caption": caption_column or ""}
+    columns = own_columns(names, image_column, caption_column)
     own = {name: columns for name in names if name not in named_specs()}
-    idle = [f"{name}_column={value}" for name, value in columns.items() if value and not own]
-    require(not idle, f"{', '.join(idle)} names a column of own data, and datasets={names} are none; leave it out.")
-    pairs = PairDataset(folder, files, training=split == "train", renamed=own)
+    pairs = PairDataset(folder, files, training=split == "train", own_columns=own)
     pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)
+    saved = {name: part.saved for name, part in parts.items() if part.saved}
+    for name, each in saved.items():
+        if split in each.splits:
+            rows = sum(file.rows for file in pairs.describe() if file.dataset == name)
+            each.splits[split].require_rows(rows, f"datasets names '{name}'")
+            refuse_divided(name, each.splits[split].files, split)
+    pairs.notes = tuple(f"{name}: {each.note}" for name, each in saved.items() if each.note)
     return pairs
+
+
+def own_columns(names: Sequence[str], image_column: str | None, caption_column: str | None) -> tuple[Column, ...]:
+    """Returns the columns of own captions among these data sets. Raises UserError where they are named, and none is own."""
+    given = {"image_column": image_column, "caption_column": caption_column}
+    idle = [f"{name}={value}" for name, value in given.items() if value and named_specs().keys() >= {*names}]
+    require(not idle, f"{', '.join(idle)} names a column of own data, and datasets={[*names]} are none; leave it out.")
+    return caption_columns(image_column, caption_column)
 
 
 def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_kind: str) -> SampleDataset:
@@ -134,10 +153,17 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
     return tuple(splits)
 
 
-def own_layout(columns: Collection[str]) -> DatasetSpec | None:
-    """Returns the layout of own data with these columns, None where they fit none."""
-    fits = (spec for spec in OWN_LAYOUTS.values() if all(each.name in columns for each in spec.columns if each.needed))
-    return next(fits, None)
+def own_layout(columns: Collection[str], captions: Sequence[Column] = CAPTION_COLUMNS) -> DatasetSpec | None:
+    """Returns the layout of own data with these columns, None where they fit none; `captions`: what captions need."""
+    layouts = (OWN_LAYOUTS | {CAPTIONS: captions_layout(captions)}).values()
+    needs = ({each.source or each.name for each in spec.columns if each.needed} for spec in layouts)
+    return next((spec for spec, names in zip(layouts, needs, strict=True) if names <= {*columns}), None)
+
+
+def captions_layout(captions: Sequence[Column]) -> DatasetSpec:
+    """Returns the layout of own captions with these columns in the place of those that a reader needs."""
+    spec = OWN_LAYOUTS[CAPTIONS]
+    return spec._replace(columns=(*captions, *spec.columns[len(captions) :]))
 
 
 def arrow_names(folder: str | os.PathLike) -> set[str]:
@@ -175,12 +201,14 @@ class SplitFiles(NamedTuple):
         older: whether the file has the name that older programs gave it.
         absent: templates of which there is no file.
         gaps: names of shards that are missing before the last one.
+        saved: the data set of the library `datasets` that they are of.
     """
 
     files: Mapping[str, str]
     older: bool = False
     absent: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    saved: SavedDataset | None = None
 
 
 def split_files(name: str, spec: DatasetSpec, split: str, folder: str, names: set[str]) -> SplitFiles:
@@ -221,6 +249,15 @@ def _files(
     name: str, spec: DatasetSpec, split: str, folder: str, found: set[str], allow_missing_shards: bool = False
 ) -> SplitFiles:
     """Returns the existing files of one data set and split; or raises."""
+    if name not in named_specs() and spec.sample_kind == CAPTIONS and is_saved(name):
+        saved = saved_dataset(name, folder)
+        if split == "train" and split not in saved.splits:
+            raise _Missing(
+                f"Data set '{name}' has no split train, but {', '.join(saved.splits)}; to train on one, save it as "
+                "DatasetDict(train=...).save_to_disk(folder)."
+            )
+        files = saved.splits[split].files if split in saved.splits else ()
+        return SplitFiles(dict.fromkeys(map(os.path.abspath, files), ""), saved=saved)
     if name not in named_specs():
         return SplitFiles(dict.fromkeys(_own_files(name, spec.sample_kind, split, folder, found), ""))
     part = split_files(name, spec, split, folder, found)
@@ -236,11 +273,6 @@ def _files(
 
 def _own_files(name: str, kind: str, split: str, folder: str, found: set[str]) -> tuple[str, ...]:
     """Returns the files of own data, none where this split is not there."""
-    if kind == CAPTIONS and is_saved(name):
-        files = saved_files(name, folder).get(split, ())
-        if split == "train" and not files:
-            raise _Missing(f"Data set '{name}' has no split train; give one that has.")
-        return tuple(map(os.path.abspath, files))
     _refuse_parts(name, found)
     own, plain = {each: OWN_FILE.format(name=name, split=each) for each in OWN_SPLITS}, f"{name}.arrow"
     if plain in found:
@@ -249,8 +281,21 @@ def _own_files(name: str, kind: str, split: str, folder: str, found: set[str]) -
         own["train"] = plain
     if (split == "train" and own["train"] not in found) or not found.intersection(own.values()):
         near = suggest(name, [*_names_of(kind), OWN_NAME])
+        if kind == CAPTIONS and is_saved_folder(Path(name)):
+            near = f" (for the folder give datasets=['./{name}'])"
         raise _missing(name, f"{own['train']} or {plain}", folder, found, near)
     return (own[split],) if own.get(split) in found else ()
+
+
+def refuse_divided(name: str, files: Iterable[str], split: str) -> None:
+    """Refuses a saved data set whose column `split`, which nothing but `prepare` reads, has rows of another split."""
+    words = set().union(*(texts_in(file, SPLIT) for file in files))
+    others = sorted({found for word in words if (found := split_of(word, whole=True)) not in (None, split)})
+    require(
+        not others,
+        f"datasets names '{name}', whose column split has rows of {', '.join(others)} among those of {split}; `python run.py "
+        "prepare with dataset=captions` divides it.",
+    )
 
 
 def _refuse_parts(name: str, found: set[str]) -> None:

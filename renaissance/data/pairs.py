@@ -30,11 +30,12 @@ class PairDataset(SampleDataset):
         folder: where the files are.
         files: (data set's name, file name) of each file, in order.
         training: whether repeated and empty captions are left out.
-        renamed: as for `SampleDataset`.
+        own_columns: as for `SampleDataset`.
 
     Attributes:
         labelled: True: captions are their own labels.
         missing_shards: names of files between the others that are not there, where that is allowed.
+        notes: sentences for the screen about what the files hold and the pairs do not.
 
     Raises:
         UserError: a file cannot be used, or no caption is left.
@@ -42,6 +43,7 @@ class PairDataset(SampleDataset):
 
     labelled = True
     missing_shards: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -49,10 +51,10 @@ class PairDataset(SampleDataset):
         files: Sequence[tuple[str, str]],
         *,
         training: bool,
-        renamed: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        own_columns: Mapping[str, Sequence[Column]] = MappingProxyType({}),
     ):
         self._drops_repeats = training  # a file of images that have no captions yet may be one of many
-        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name, renamed=renamed)
+        super().__init__(folder, files, CAPTION_COLUMNS, CAPTION.name, own_columns=own_columns)
 
     def __getitem__(self, index: int) -> Example:
         """Reads one pair. Raises IndexError outside 0 <= index < len."""
@@ -88,7 +90,7 @@ class PairDataset(SampleDataset):
         if not self._drops_repeats:
             return super()._gaps(path, now, columns)
         own = next(column.source for column in columns if column.name == CAPTION.name)
-        what = f"repeats-{content_key(own.encode()):x}" if own else "repeats"
+        what = "repeats" if own in ("", CAPTION.name) else f"repeats-{content_key(own.encode()):x}"
         found = cached(path, now, what, {"gaps": list[int]}, lambda: find_gaps(path, columns))
         return np.array(found["gaps"], np.int64)
 

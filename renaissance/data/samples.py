@@ -96,7 +96,7 @@ class SampleDataset:
         columns: the columns that are read.
         samples: the column that numbers the samples, "" where each row is one.
         training: whether a file that lacks what a model learns from is refused.
-        renamed: data set -> column -> what its files call it, where that is another name.
+        own_columns: data set -> the columns that are read of it, where its files have other names for them.
 
     Attributes:
         older_files: those that go by the name of an older program, which is not always that of their data set.
@@ -115,12 +115,9 @@ class SampleDataset:
         samples: str,
         *,
         training: bool = False,
-        renamed: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        own_columns: Mapping[str, Sequence[Column]] = MappingProxyType({}),
     ):
-        self._own_columns = {
-            name: tuple(column._replace(source=names.get(column.name, "")) for column in columns)
-            for name, names in renamed.items()
-        }
+        self._own_columns = dict(own_columns)
         self._folder, self._wanted, self._samples, self._training = str(folder), tuple(columns), samples, training
         self._files = [self._checked(dataset, name) for dataset, name in files]
         self._ends = np.cumsum([file.samples for file in self.describe()], dtype=np.int64)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from renaissance.core.console import say
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, lasting_imports
+from renaissance.core.progress import Bar
 from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.runs.metrics_table import read_rows
 
@@ -162,9 +162,7 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
     Raises:
         UserError: a process failed; its log is named.
     """
-    seen = sys.stderr.isatty()  # in a file a line a minute is enough
-    pace = {"mininterval": 0.1 if seen else 60, "miniters": 0}
-    with tqdm(total=sum(followed.values()), unit="step", desc=title, dynamic_ncols=True, **pace) as bar:
+    with Bar(total=sum(followed.values()), unit="step", desc=title, miniters=0) as bar:
         while True:
             alive = [process for process in processes.values() if process.is_alive()]
             rows = {name: _last_row(runs / name, began) for name in followed}
@@ -172,7 +170,7 @@ def _watch(processes: dict[Path, Any], runs: Path, followed: dict[str, int], beg
             unfinished = {name: row for name, row in rows.items() if row and int(row["step"]) < followed[name]}
             losses = {f"{name} {key.partition('/')[0]}": value[:5] for name, row in unfinished.items()
                       for key, value in row.items() if key.endswith("/train/loss") and value}  # fmt: skip
-            bar.set_postfix(losses, refresh=seen)
+            bar.set_postfix(losses)
             for log, process in processes.items():
                 if process.exitcode not in (None, 0):
                     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["nothing"])[-1]

@@ -23,8 +23,8 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from renaissance.core.progress import Bar
 from renaissance.core.types import TextInput, Tokens
 from renaissance.data.collate import Collate
 from renaissance.data.loader import StepLoader
@@ -241,7 +241,7 @@ class Ranking:
             return Tokens(torch.zeros(0, 1, self.model.width, device=self.device), None)
         steps = [draws[at : at + self.batch_size] for at in range(0, len(draws), self.batch_size)]
         loader = StepLoader(steps, self.split.collate, self.split.num_workers, pin_memory=False)
-        bar = tqdm(loader, desc="encoding images", unit="batch", disable=self.split.rank > 0, dynamic_ncols=True)
+        bar = Bar(loader, desc="encoding images", unit="batch", disable=self.split.rank > 0)
         images = (move_data_to_device(batch.images, self.device) for [batch] in bar)
         return _concatenated(map(self.model.embed_image, images), len(draws))
 
@@ -271,8 +271,7 @@ class Ranking:
         """
         scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
         total, done = scores.size if candidates is None else int(candidates.sum()), 0
-        hide = self.split.rank > 0
-        bar = tqdm(total=total, desc="ranking", unit="pair", unit_scale=True, disable=hide, dynamic_ncols=True)
+        bar = Bar(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.split.rank > 0)
         for batch, (numbers, tokens, rows, columns) in enumerate(self._pairs(texts, images, candidates)):
             if batch == 1:
                 began, warm = time.perf_counter(), done

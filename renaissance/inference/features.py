@@ -3,8 +3,9 @@
     inputs (a split, or files) -> parts of 1,024 -> loader processes -> model -> <output>/<side>/part_<n>.parquet
     all parts there            -> manifest.json; with file_type=npy the parts become .npy files
 
-A part is written whole or not at all. Any number of processes, on any number of machines, share the parts by their locks; the
-same command goes on where it was stopped.
+An image that cannot be read goes through the model as a black one, so that no batch changes for it; then its row is left out,
+and the part says so. A part is written whole or not at all. Any number of processes, on any number of machines, share the parts
+by their locks; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import pyarrow.parquet as pq
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
-from tqdm import tqdm
 
 from renaissance.core.atomic import AtomicFile, InUseError
 from renaissance.core.checks import require_empty
 from renaissance.core.errors import UserError, require
+from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.core.untrusted import read_json, refuse_special
 from renaissance.data.collate import stack_images
+from renaissance.data.prepare.image_pool import Fault, fault_of, read_image
+from renaissance.data.prepare.skipped import Skipped, in_words
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
 from renaissance.runs.exported import CONFIG, weight_files
@@ -37,7 +40,7 @@ from renaissance.training.parts import make_parts
 
 from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
 from .loaded import Loaded
-from .npy import ROWS, join_parts, shapes_of
+from .npy import ROWS, SKIPPED, counts_of, join_parts, shapes_of
 
 SIDES, TOKENS = (TEXT, IMAGE, FUSED), "tokens"
 _ROWS, _ROWS_WITH_TOKENS = 1024, 128  # samples of a part
@@ -109,9 +112,24 @@ class _Reader:
         self.source, self.dataset = self, inputs.dataset
 
     def example(self, draw: tuple[str, int]) -> Example:
-        raw = self.inputs.example(*draw)
-        images = self.images.images(raw, 0) if raw.images else ()
-        return raw._replace(images=images, id=draw[1], metadata={"side": draw[0]})
+        """An input with its pixels; `faults` of its metadata are those of its images, by their places."""
+        raw, images, faults, side = self.inputs.example(*draw), [], {}, self.images.transform.image_size
+        for image in raw.images:
+            shown = self._shown(raw, image)
+            if isinstance(shown, Fault):
+                faults[len(images)] = shown
+                shown = (torch.zeros(3, side, side, dtype=torch.uint8),)
+            images += shown
+        return raw._replace(images=tuple(images), id=draw[1], metadata={"side": draw[0], "faults": faults})
+
+    def _shown(self, raw: Example, image: bytes | Fault) -> tuple[Tensor, ...] | Fault:
+        if isinstance(image, Fault):
+            return image
+        try:
+            return self.images.images(raw._replace(images=(image,)), 0)
+        except UserError as error:
+            found = read_image(image)  # in the words of `prepare`, where Pillow cannot read it either
+            return found if isinstance(found, Fault) else fault_of(error.__cause__ or error)
 
     def __call__(
         self, examples: Sequence[Example]
@@ -153,18 +171,22 @@ class Encoder:
         with bar, torch.inference_mode(), float32_products("highest", cpu=self.model.device == "cpu"):
             make_parts(missing, self.reader, workers, "output", self._write, bar, rank, processes)
 
-    def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: tqdm) -> None:
+    def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: Bar) -> None:
         """Writes a part, a row group for each pass; reads no item behind its last."""
-        writer, left = None, part.size
+        writer, left, skipped = None, part.size, Skipped()
         try:
             while left:
                 item = next(items)
+                for example in item[0]:
+                    for fault in example.metadata["faults"].values():
+                        skipped.add(fault.kind, f"{example.where}: {fault.why}")
                 table = self._table(part.side, *item)
                 if writer is None:
                     writer = pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)
                 left -= len(item[0])
                 bar.update(len(item[0]))
+            writer.add_key_value_metadata({SKIPPED: json.dumps(skipped.as_dict())})
         finally:
             if writer is not None:  # else it closes itself later, when the file is closed
                 writer.close()
@@ -187,7 +209,8 @@ class Encoder:
             columns["text"] = pa.array([examples[row].text for row in rows])
         for name, values in self._vectors(side, text, image, owner, places).items():
             columns[name] = values
-        return pa.table(columns)
+        kept = [place not in examples[row].metadata["faults"] for row, place in zip(rows, places, strict=True)]
+        return pa.table(columns).filter(pa.array(kept))
 
     def _vectors(
         self, side: str, text: TextInput | None, image: ImageInput | None, owner: list[int], places: np.ndarray
@@ -221,9 +244,9 @@ class Encoder:
 
     def _stored(self, vectors: Tensor) -> pa.Array:
         vectors = vectors.to(self.dtype).cpu()
-        require(
-            vectors.isfinite().all(), "store=float16: a vector is too large for 16 bits, or not finite; give float32."
-        )
+        half = "store=float16: a vector is too large for 16 bits, or not finite; give float32."
+        whole = f"load_path={self.plan.load_path} gives a vector that is not finite; its weights are damaged."
+        require(vectors.isfinite().all(), half if self.dtype == torch.float16 else whole)
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.flatten().numpy()), vectors.shape[-1])
 
     def _listed(self, tokens: Tokens) -> pa.Array:
@@ -233,10 +256,10 @@ class Encoder:
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), self._stored(tokens.hidden[mask]))
 
 
-def bar_of(parts: Sequence[FeaturePart], *, shows: bool = True) -> tqdm:
+def bar_of(parts: Sequence[FeaturePart], *, shows: bool = True) -> Bar:
     """A bar of all rows, those that are there counted."""
     total, done = sum(part.size for part in parts), sum(part.size for part in parts if not part.is_missing())
-    return tqdm(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows, dynamic_ncols=True)
+    return Bar(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows)
 
 
 def identity(plan: EncodingPlan) -> dict[str, Any]:
@@ -253,7 +276,7 @@ def identity(plan: EncodingPlan) -> dict[str, Any]:
     return {
         "model": digest.hexdigest(),
         "inputs": plan.inputs.fingerprint(),
-        "rows": {side: plan.inputs.count(side) for side in plan.sides},
+        "samples": {side: plan.inputs.count(side) for side in plan.sides},
         "tokens": plan.tokens,
         "store": plan.store,
     }
@@ -283,20 +306,35 @@ def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bo
     return False
 
 
-def finish(plan: EncodingPlan, file_type: str) -> None:
-    """Makes of the parts what was asked for, and marks the manifest as complete; one process does it."""
+def finish(plan: EncodingPlan, file_type: str) -> dict[str, Any]:
+    """Makes of the parts what was asked for, and marks the manifest as complete; one process does it.
+
+    Returns:
+        The manifest, which is not `complete` where another process still works on it.
+
+    Raises:
+        UserError: of a side every image was left out.
+    """
     found = read_json(plan.output / MANIFEST, dict[str, Any])
-    if found["complete"] or any(part.is_missing() for part in plan.parts()):  # another process has it, or makes it
-        return
+    if found["complete"] or any(part.is_missing() for part in plan.parts()):
+        return found
+    folders = {side: plan.output / side for side in plan.sides}
     try:
         with AtomicFile(plan.output / "finishing", "output"):
+            rows, skipped = {}, {}
+            for side, folder in folders.items():
+                rows[side], skipped[side] = counts_of(folder)
+                none = f"what={side}: nothing is left, as no image can be read ({in_words(skipped[side])})"
+                require(rows[side] or not skipped[side], f"{none}; output={plan.output} is of no use, remove it.")
             if file_type == "npy":
-                for side in plan.sides:
-                    join_parts(plan.output / side)
-            shapes = {side: shapes_of(plan.output / side) for side in plan.sides}
-            _write_manifest(plan.output, found | {"shapes": shapes, "complete": True})
+                for folder in folders.values():
+                    join_parts(folder)
+            shapes = {side: shapes_of(folder, rows[side]) for side, folder in folders.items()}
+            found |= {"rows": rows, "skipped": skipped, "shapes": shapes, "complete": True}
+            _write_manifest(plan.output, found)
     except InUseError:
-        return
+        pass
+    return found
 
 
 def _write_manifest(output: Path, content: dict[str, Any]) -> None:

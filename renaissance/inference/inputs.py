@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from renaissance.core.errors import UserError, require
 from renaissance.core.types import Example
-from renaissance.core.untrusted import read_bytes
+from renaissance.core.untrusted import read_bytes, short
 from renaissance.data.arrow import open_file
 from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, OWN_FILE, QUESTIONS
 from renaissance.data.datasets import named_specs, open_pairs, open_samples, own_layout
 from renaissance.data.identity import content_key
+from renaissance.data.prepare.image_pool import fault_of
 from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
 
 from .loaded import MOST_BYTES
@@ -110,56 +112,116 @@ class FileInputs:
 
     Args:
         images: a folder, in which folders are read, too; None for none. texts: a file, one text a line; None for none.
+        key: of the names and lines that another process has found there. It pickles small: they are read when first asked for.
 
     Raises:
-        UserError: the folder has no images, the file no text, or one of them cannot be read.
+        UserError: the folder has no images, the file no text, one of them cannot be read, or they are others than `key` says.
     """
 
     slots = False
     dataset = None
 
-    def __init__(self, images: str | None, texts: str | None):
-        self.folder, self.names, self.lines, self._given = images, [], [], (images, texts)
-        if images is not None:
-            require(os.path.isdir(images), f"images={images} is no folder; give one that holds images.")
-            found = (path for path in Path(images).rglob("*") if path.suffix[1:].lower() in IMAGE_SUFFIXES)
-            named = (path.relative_to(images) for path in found if path.is_file())
-            self.names = sorted(str(path) for path in named if not any(map(is_system_file, path.parts)))
-            require(self.names, f"images={images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        if texts is not None:
-            try:
-                content = read_bytes(texts, f"texts={texts}", most=_MOST_TEXT).decode("utf-8-sig")
-                self.lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
-            except UnicodeDecodeError as error:
-                raise UserError(f"texts={texts} is no text in UTF-8; save it as one.") from error
-            empty = [number for number, line in enumerate(self.lines, 1) if not line.strip()]
-            require(
-                self.lines and not empty, f"texts={texts} has an empty line ({(empty or [1])[0]}); each line is a text."
-            )
+    def __init__(self, images: str | None, texts: str | None, key: int | None = None):
+        self.folder, self._texts, self._key = images, texts, key
+        if key is None:
+            self._key = self._key_of(*self._listed)
+
+    @cached_property
+    def _listed(self) -> tuple[list[str], list[str]]:
+        names = [] if self.folder is None else _names_in(self.folder)
+        lines = [] if self._texts is None else _lines_of(self._texts)
+        same = self._key is None or self._key == self._key_of(names, lines)
+        given = [
+            f"{key}={value}" for key, value in (("images", self.folder), ("texts", self._texts)) if value is not None
+        ]
+        require(same, f"{' or '.join(given)} has changed since this command began; give the command again.")
+        return names, lines
+
+    def _key_of(self, *names: list[str]) -> int:
+        return content_key("\0".join(map("\n".join, names)).encode("utf-8", "surrogateescape"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process reads the files itself: of a million lines it would take a while to be told."""
-        return FileInputs, self._given
+        return FileInputs, (self.folder, self._texts, self._key)
 
     def count(self, side: str) -> int:
         """How many images, texts, or pairs there are; pairs where there are as many of both, in order."""
+        images, texts = map(len, self._listed)
         if side == FUSED:
-            return len(self.names) if len(self.names) == len(self.lines) else 0
-        return len(self.names) if side == IMAGE else len(self.lines)
+            return images if images == texts else 0
+        return images if side == IMAGE else texts
+
+    def pair(self, index: int) -> str:
+        """A pair in words; both in short."""
+        names, lines = self._listed
+        return f"{short(_readable(names[index]))} with {short(lines[index])}"
 
     def example(self, side: str, index: int) -> Example:
-        """As of `SplitInputs`."""
+        """As of `SplitInputs`; a `Fault` in the place of an image that cannot be read."""
+        names, lines = self._listed
         images, key, where = (), 0, f"line {index + 1}"
         if side != TEXT:
-            path = os.path.join(self.folder, self.names[index])
-            where = os.fsencode(self.names[index]).decode("utf-8", "replace")
-            images = (read_bytes(path, f"image={path}", most=MOST_BYTES),)
-            key = content_key(images[0])
-        return Example(index, images, "" if side == IMAGE else self.lines[index], image_key=key, where=where)
+            where, path = _readable(names[index]), os.path.join(self.folder, names[index])
+            try:
+                images = (read_bytes(path, "it", most=MOST_BYTES),)
+                key = content_key(images[0])
+            except UserError as error:
+                gone = f"images={self.folder} is empty, or is not there any more; give the command again when it is."
+                require(os.path.isdir(self.folder) and os.listdir(self.folder), gone)
+                images = (fault_of(error.__cause__ or error),)
+        return Example(index, images, "" if side == IMAGE else lines[index], image_key=key, where=where)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the files are known by: names, sizes and times of images, and the texts."""
-        found = ((name, os.stat(os.path.join(self.folder, name))) for name in self.names)
-        files = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found]
-        texts = "\n".join([*files, *self.lines]).encode("utf-8", "surrogateescape")
-        return {"images": len(self.names), "texts": len(self.lines), "content": f"{content_key(texts):016x}"}
+        names, lines = self._listed
+        files = [f"{name} {_state(os.path.join(self.folder, name))}" for name in names]
+        texts = "\n".join([*files, *lines]).encode("utf-8", "surrogateescape")
+        return {"images": len(names), "texts": len(lines), "content": f"{content_key(texts):016x}"}
+
+
+def _names_in(images: str) -> list[str]:
+    """The paths of all images below a folder, sorted; a folder that is linked there is read once."""
+    require(os.path.isdir(images), f"images={images} is no folder; give one that holds images.")
+    names, seen = [], {os.path.realpath(images)}
+    try:
+        for place, folders, files in os.walk(images, onerror=_raise, followlinks=True):
+            real = {each: os.path.realpath(os.path.join(place, each)) for each in sorted(folders)}
+            folders[:] = [
+                each for each in real if not (is_system_file(each) or real[each] in seen or seen.add(real[each]))
+            ]
+            found = [
+                each for each in files if not is_system_file(each) and Path(each).suffix[1:].lower() in IMAGE_SUFFIXES
+            ]
+            names += [os.path.relpath(os.path.join(place, each), images) for each in found]
+    except OSError as error:
+        raise UserError(f"images={images}: {error.filename} cannot be read ({error.strerror}).") from error
+    require(names, f"images={images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return sorted(names)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _lines_of(texts: str) -> list[str]:
+    try:
+        content = read_bytes(texts, f"texts={texts}", most=_MOST_TEXT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"texts={texts} is no text in UTF-8; save it as one.") from error
+    lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    require(empty is None, f"texts={texts} has an empty line ({empty}); each line is a text.")
+    return lines
+
+
+def _readable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _state(path: str) -> str:
+    """Size and time of a file; of one that is not there neither."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "-"
+    return f"{status.st_size} {status.st_mtime_ns}"

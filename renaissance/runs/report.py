@@ -18,12 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from renaissance.core.atomic import FileLock, write_whole
 from renaissance.core.checks import plain_path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, require
+from renaissance.core.progress import Bar
 
 from .metrics_table import MetricsTable
 
@@ -118,7 +117,7 @@ class RunFolder:
     def say(self, text: str) -> None:
         """Prints a message, above a progress bar, and appends it to log.txt."""
         if self.prints:
-            with tqdm.external_write_mode():
+            with Bar.external_write_mode():
                 say(text)
             self.write_log(text)
 

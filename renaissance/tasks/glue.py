@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from renaissance.core.types import IGNORED, Example, LabelTargets, TaskOutput
 from renaissance.data.columns import clean
 from renaissance.data.glue import GlueDataset, glue_splits, glue_task
-from renaissance.data.glue_specs import GLUE, GLUE_SCORES
+from renaissance.data.glue.specs import GLUE, GLUE_SCORES
 from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.models.heads import Pooler

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.console import say
 from renaissance.core.errors import require
+from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
@@ -115,7 +115,7 @@ class TokenCache:
         model.eval()
         model.image_tower.to(device), model.normalize.to(device)
         hide = rank > 0 or not parts
-        bar = tqdm(total=sum(part.size for part in parts), desc="encoding images", disable=hide, dynamic_ncols=True)
+        bar = Bar(total=sum(part.size for part in parts), desc="encoding images", disable=hide)
         write = partial(_write, model, device, self.batch)
         # Whatever a run computes in, the tokens are the same.
         with bar, torch.no_grad(), float32_products("highest", cpu=device.type == "cpu"):
@@ -133,7 +133,7 @@ def _write(
     part: MissingPart,
     file: AtomicFile,
     items: Iterator[Any],
-    bar: tqdm,
+    bar: Bar,
 ) -> None:
     """Makes a part; its images go through the tower `batch` at a time."""
     encode = partial(_encode, model, part.tokens.dtype, device, batch)
@@ -141,7 +141,7 @@ def _write(
 
 
 def _batches(
-    part: MissingPart, items: Iterator[Any], encode: Callable[[Tensor], Tensor], bar: tqdm
+    part: MissingPart, items: Iterator[Any], encode: Callable[[Tensor], Tensor], bar: Bar
 ) -> Iterator[tuple[Tensor, list[int], list[int]]]:
     """The batches of a part, as `TokenFile.write` takes them."""
     left = part.size

@@ -18,7 +18,7 @@ from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
 from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.encoded import refuse_without_decoder
-from renaissance.data.glue_specs import GLUE
+from renaissance.data.glue.specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
 from renaissance.data.pairs import PairDataset

@@ -13,9 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from renaissance.core.atomic import AtomicFile, InUseError
+from renaissance.core.progress import Bar
 from renaissance.data.loader import StepLoader
 
 _LOOK = 0.5  # seconds between two looks at parts that other processes make
@@ -40,8 +39,8 @@ def make_parts(
     reader: Any,
     num_workers: int,
     setting: str,
-    write: Callable[[Any, AtomicFile, Iterator[Any], tqdm], None],
-    bar: tqdm,
+    write: Callable[[Any, AtomicFile, Iterator[Any], Bar], None],
+    bar: Bar,
     rank: int = 0,
     processes: int = 1,
 ) -> None:
@@ -71,8 +70,8 @@ def _make(
     reader: Any,
     num_workers: int,
     setting: str,
-    write: Callable[[Any, AtomicFile, Iterator[Any], tqdm], None],
-    bar: tqdm,
+    write: Callable[[Any, AtomicFile, Iterator[Any], Bar], None],
+    bar: Bar,
 ) -> None:
     """Makes the parts that are locked nowhere else."""
     with ExitStack() as stack:

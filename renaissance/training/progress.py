@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
-from tqdm import tqdm
-
+from renaissance.core.progress import Bar
 from renaissance.evaluation.score_report import nan_sentence
 from renaissance.runs.report import RunFolder
 
@@ -17,13 +15,12 @@ from .step_report import StepReport
 # The losses come first behind the bar, because a narrow terminal cuts the line at its end.
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
 _LOSSES_EVERY = 1.0  # seconds between two updates of the losses in the bar
-_LINES_EVERY = 30.0  # seconds between two lines of progress where stderr is a file
 
 
 class Progress:
     """A bar over the whole run: losses, samples/s, and the share of time spent waiting for data; and metrics.csv.
 
-    Where stderr is no terminal there is no bar, but a line every half minute.
+    Where stderr is no terminal there is no bar, but lines now and then, in log.txt too.
 
     Args:
         folder: where rows are written. every: steps between two rows. batch_size: samples of a step, over all processes.
@@ -31,7 +28,7 @@ class Progress:
 
     def __init__(self, folder: RunFolder, every: int, batch_size: int):
         self.folder, self.every, self.batch_size = folder, every, batch_size
-        self.bar: tqdm | None = None
+        self.bar: Bar | None = None
         self.started = self.ended = 0.0
         self.waited = self.worked = 0.0
         self.done = 0
@@ -42,10 +39,9 @@ class Progress:
 
     def training_starts(self, module: VisionLanguageModule) -> None:
         """Before the first step."""
-        hidden = not (self.folder.prints and sys.stderr.isatty())
-        self.bar = tqdm(total=module.steps, initial=module.step, bar_format=_BAR, dynamic_ncols=True, disable=hidden)
-        self.began = self.shown_at = self.ended = time.perf_counter()
-        self.first_step = module.step
+        hidden, say = not self.folder.prints, self.folder.say
+        self.bar = Bar(total=module.steps, initial=module.step, bar_format=_BAR, disable=hidden, say=say)
+        self.shown_at = self.ended = time.perf_counter()
 
     def step_starts(self) -> None:
         """When its batch has been loaded."""
@@ -71,19 +67,13 @@ class Progress:
             self._show(module, report)
 
     def _is_due(self, *, last: bool) -> bool:
-        """Whether the losses have to be shown again, in the bar or in a line."""
-        return last or time.perf_counter() - self.shown_at >= (_LINES_EVERY if self.bar.disable else _LOSSES_EVERY)
+        """Whether the losses have to be shown again."""
+        return last or time.perf_counter() - self.shown_at >= _LOSSES_EVERY
 
     def _show(self, module: VisionLanguageModule, report: StepReport) -> None:
         shown = "  ".join([*(f"{name} {loss:.3f}" for name, loss in report.losses.items()), self.speed]).rstrip()
         self.shown_at = time.perf_counter()
-        if not self.bar.disable:
-            self.bar.set_postfix_str(shown, refresh=report.step == module.steps)  # else `update` draws it soon
-            return
-        spent, done = self.shown_at - self.began, report.step - self.first_step
-        left = spent / done * (module.steps - report.step)
-        times = f"[{tqdm.format_interval(spent)}<{tqdm.format_interval(left)}]"
-        self.folder.say(f"{report.step / module.steps:4.0%} {report.step}/{module.steps} {times} {shown}")
+        self.bar.set_postfix_str(shown, refresh=report.step == module.steps)  # else `update` draws it soon
 
     def _log(self, module: VisionLanguageModule, report: StepReport) -> None:
         measured = self.measured.pop(report.step)

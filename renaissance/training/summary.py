@@ -79,6 +79,8 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     missing = [file for dataset in samples.values() for file in getattr(dataset, "missing_shards", ())]
     if missing:
         lines.append(f"note: allow_missing_shards=True: trained without {', '.join(missing)}, which are not there")
+    notes = [note for dataset in samples.values() for note in getattr(dataset, "notes", ())]
+    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
     hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
     if hidden:
         lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")

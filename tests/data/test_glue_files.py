@@ -151,7 +151,7 @@ REFUSED = {
     "a lost shard": (lost_shard, "rte", r"validation-00000-of-00003\.parquet' cannot be read \(No such file"),
     "a file cut short": (cut, "rte", r"is damaged"),
     "bad offsets": (bad_offsets, "cola", r"cannot be read or is damaged"),
-    "unlisted files": (unlisted, "rte", r"'_data_files' of '.*state\.json' is None, but has to be a list"),
+    "unlisted files": (unlisted, "rte", r"_data_files in .*state\.json is None, but has to be a list"),
     "a missing column": (
         damaged("rte", "val", lambda content: content.replace(b"sentence2", b"second")),
         "rte",

@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
+from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.pairs import PairDataset
+from renaissance.data.prepare import prepare
 from small_run import command, write_coco_vg
 
 library = pytest.importorskip("datasets")
@@ -76,9 +78,153 @@ def test_it_is_read_in_its_order_from_its_own_bytes(saved):
     assert opened(saved, "test") is None
 
 
-def test_a_single_dataset_is_for_training(tmp_path):
-    dataset(4).save_to_disk(tmp_path / "one")
+def test_a_single_dataset_is_for_training_unless_it_says_otherwise(tmp_path):
+    one = dataset(4)
+    one.save_to_disk(tmp_path / "one")
     assert len(opened(tmp_path / "one", "train")) == 8 and opened(tmp_path / "one", "val") is None
+    for split, named in (("train[:50%]", "train"), ("validation", "val"), ("test[:1]", "test")):
+        one._split = library.NamedSplit(split)
+        one.save_to_disk(tmp_path / named)
+        assert len(opened(tmp_path / named, named)) == 8
+    with pytest.raises(UserError, match="has no split train, but test; to train on one, save it as DatasetDict"):
+        opened(tmp_path / "test", "train")
+
+
+def test_splits_of_other_names_are_said_and_empty_ones_refused(saved, tmp_path, capsys):
+    assert opened(saved, "train").notes == (
+        f"{saved}: Its splits extra are not read: only train, val and test are, in any usual word.",
+    )
+    prepare("captions", saved, tmp_path / "out", workers=1, **COLUMNS)
+    assert capsys.readouterr().out.count("Its splits extra are not read") == 2
+    library.DatasetDict(extra=dataset(2), restval=dataset(2)).save_to_disk(tmp_path / "odd")
+    with pytest.raises(
+        UserError, match="splits are extra, restval; none of them is train, val or test: save those that you want"
+    ):
+        opened(tmp_path / "odd", "train")
+    library.DatasetDict(train=dataset(2), dev=dataset(0)).save_to_disk(tmp_path / "empty")
+    library.Dataset.from_dict({}).save_to_disk(tmp_path / "nothing")
+    for name, split in (("empty", "dev"), ("nothing", "train")):
+        with pytest.raises(UserError, match=f"whose split {split} has no rows; save it without, or with rows"):
+            opened(tmp_path / name, "train")
+
+
+def test_a_column_of_splits_is_never_passed_over(tmp_path):
+    dataset(6).add_column("split", ["train", "val", "restval"] * 2).save_to_disk(tmp_path / "a")
+    with pytest.raises(
+        UserError, match="whose column split has rows of val among those of train; `python run.py prepare"
+    ):
+        opened(tmp_path / "a", "train")
+    with pytest.raises(UserError, match="row 2 has split 'restval'; give train, val or test"):
+        prepare("captions", tmp_path / "a", tmp_path / "out", workers=1, **COLUMNS)
+    dataset(6).add_column("split", ["train", "val", None] * 2).save_to_disk(tmp_path / "b")
+    prepare("captions", tmp_path / "b", tmp_path / "out", workers=1, **COLUMNS)
+    counts = {split: len(open_pairs(["captions"], split, str(tmp_path / "out"))) for split in ("train", "val")}
+    assert counts == {"train": 8, "val": 4}
+    dataset(6).add_column("split", [0, 1, 2] * 2).save_to_disk(tmp_path / "c")  # numbers of something else
+    assert len(opened(tmp_path / "c", "train")) == 12
+
+
+FORMS = {  # type of a caption, its value in row n, texts that training reads
+    "large": (library.Value("large_string"), lambda n: f"a {n}", 6),
+    "null": (library.Value("string"), lambda n: [None, "a"][n % 2], 3),
+    "lists of any length": (library.List(library.Value("string")), lambda n: ["a", "b"][: n % 3], 6),
+    "null and empty in lists": (library.List(library.Value("string")), lambda n: [None, "", "a"], 6),
+    "struct": ({"raw": library.Value("string")}, lambda n: {"raw": "a"}, "is struct<raw: string>; expected texts"),
+    "lists of structs": (library.List({"raw": library.Value("string")}), lambda n: [{"raw": "a"}], "expected texts or lists"),
+    "lists of lists": (library.List(library.List(library.Value("string"))), lambda n: [["a"]], "expected texts or lists"),
+    "classes": (library.ClassLabel(names=["a", "b"]), lambda n: n % 2, "is int64; expected texts"),
+    "nothing but null": (library.Value("string"), lambda n: None, "all are empty|image without a caption|Nothing is left"),
+    "empty lists": (library.List(library.Value("string")), lambda n: [], "all are empty|Nothing is left"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [*FORMS])
+def test_captions_of_any_type_are_read_or_refused_in_place_and_by_prepare(form, tmp_path):
+    kind, value, expected = FORMS[form]
+    features = library.Features({"image": library.Image(), "caption": kind})
+    rows = {
+        "image": [{"bytes": picture(n), "path": None} for n in range(6)],
+        "caption": [value(n) for n in range(6)],
+    }
+    library.Dataset.from_dict(rows, features).save_to_disk(tmp_path / "a")
+
+    def in_place() -> PairDataset:
+        return open_pairs([str(tmp_path / "a")], "train", "none")
+
+    def prepared() -> PairDataset:
+        prepare("captions", tmp_path / "a", tmp_path / "out", workers=1)
+        return open_pairs(["captions"], "train", str(tmp_path / "out"))
+
+    for read in (in_place, prepared):
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected):
+                read()
+            assert not [*tmp_path.glob("out/*.arrow")]
+            continue
+        pairs = read()
+        assert [(pair.text, pair.images[0]) for pair in map(pairs.__getitem__, range(len(pairs)))] == [
+            (text, picture(n)) for n in range(6) for text in np.atleast_1d(value(n)).tolist() if text
+        ]
+        assert len(pairs) == expected
+
+
+def test_check_data_takes_it_as_a_run_does(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("image_column=img", "caption_column=texts", "workers=1")
+
+    def check(*more: str) -> tuple[int, str, str]:
+        return main(["check_data", "with", *words, *more]), *capsys.readouterr()
+
+    status, out, err = check(f"datasets=['{saved}']")
+    lines = [line.split()[:5] for line in out.splitlines() if ".arrow" in line]
+    assert status == 0 and "nothing is wrong" in out, err
+    assert lines[0] == ["train/data-00000-of-00003.arrow", "train", "8", "8", "16"]
+    assert lines[-1] == ["validation/data-00000-of-00001.arrow", "val", "5", "5", "10"] and len(lines) == 4
+    assert f"note: {saved}: Its splits extra are not read" in out and len([*tmp_path.glob("check_data_*.png")]) == 1
+    write_coco_vg(tmp_path / "arrow")
+    out = check(f"datasets=['coco', '{saved}']", "data_root=arrow")[1]
+    assert "coco_caption_karpathy_val.arrow" in out and "validation/data-00000-of-00001.arrow" in out
+    assert (
+        "names a column of own data, and datasets=['coco'] are none" in check("datasets=['coco']", "data_root=arrow")[2]
+    )
+    broken = rows(4)
+    broken["img"][2] = {"bytes": b"no image", "path": None}
+    broken["split"] = ["train", "train", "train", "val"]
+    features = dataset(1).features | {"split": library.Value("string")}
+    library.Dataset.from_dict(broken, library.Features(features)).save_to_disk(tmp_path / "broken")
+    status, _, err = check("datasets=['./broken']")
+    assert status == 1 and "images that are unreadable (image): 1 (row 2: it is none of JPEG" in err
+    assert "rows of another split: 1 (datasets names './broken', whose column split has rows of val" in err
+    _edit(
+        tmp_path / "broken" / "dataset_info.json", lambda content: content.update(splits={"train": {"num_examples": 9}})
+    )
+    status, out, _ = check("datasets=['./broken']")  # a `filter` leaves as much
+    assert (
+        "note: broken/data-00000-of-00001.arrow: counts that differ: 1 (dataset_info.json says 9 rows of train" in out
+    )
+    (tmp_path / "broken" / "state.json").unlink()  # a folder of the cache, which must be whole
+    next((tmp_path / "broken").glob("*.arrow")).rename(tmp_path / "broken" / "broken-train.arrow")
+    status, _, err = check("datasets=['./broken']")
+    assert status == 1 and "counts that differ: 1 (dataset_info.json says 9 rows of train, there are 4)" in err
+
+
+def test_check_data_takes_own_columns(tmp_path, capsys):
+    import pyarrow as pa
+
+    table = pa.table({"img": [picture(n) for n in range(3)], "texts": ["a", "b", "c"]})
+    with pa.OSFile(str(tmp_path / "mine.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+    assert main(["check_data", "with", f"data_root={tmp_path}", "datasets=['mine']", "workers=1"]) == 1
+    assert "image_column= and caption_column= call otherwise" in "".join(capsys.readouterr())
+    words = ("image_column=img", "caption_column=texts", "workers=1")
+    assert main(["check_data", "with", f"data_root={tmp_path}", *words]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_slash_is_pointed_out(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(UserError, match=r"for the folder give datasets=\['./mine'\]"):
+        open_pairs([saved.name], "train", str(tmp_path))
 
 
 def test_the_cache_of_the_hub_is_read(saved, tmp_path, monkeypatch):
@@ -107,8 +253,21 @@ def test_what_the_library_itself_caches_is_read(tmp_path, monkeypatch):
         "parquet", data_files={"train": str(tmp_path / "train.parquet")}, cache_dir=str(tmp_path / "c")
     )
     folder = Path(loaded["train"].cache_files[0]["filename"]).parent
+    loaded["train"].map(lambda row: row)  # leaves cache-*.arrow there
+    assert [*folder.glob("cache-*.arrow")]
     pairs = opened(folder, "train")
-    assert len(pairs) == 14 and pairs[3].images[0] == picture(1)
+    assert len(pairs) == 14 and pairs[3].images[0] == picture(1) and pairs.notes == ()
+    prepare("captions", folder, tmp_path / "out", workers=1, **COLUMNS)
+    assert len(open_pairs(["captions"], "train", str(tmp_path / "out"))) == 14
+    _edit(folder / "dataset_info.json", lambda content: content["splits"]["train"].update(num_examples=9))
+    sentence = "is not whole: dataset_info.json beside .* says 9 rows, found are 7; load it again"
+    with pytest.raises(UserError, match=f"datasets names '{folder}', which {sentence}"):
+        opened(folder, "train")
+    with pytest.raises(UserError, match=f"root='{folder}', which {sentence}"):
+        prepare("captions", folder, tmp_path / "again", workers=1, **COLUMNS)
+    assert not (tmp_path / "again").exists()
+    loaded["train"].select(range(3)).save_to_disk(tmp_path / "part")  # which still says 7
+    assert len(opened(tmp_path / "part", "train")) == 6
 
 
 def test_a_run_trains_on_it_and_goes_on_exactly(saved, tmp_path, capsys, hub_cache, monkeypatch):
@@ -267,8 +426,14 @@ def test_bits_that_flip_never_end_the_process(saved, tmp_path):
     [
         ({"caption_column": "caption"}, "needs one column 'caption'; its columns are .*caption_column="),
         ({"image_column": "picture"}, "needs one column 'picture'.*image_column="),
-        ({"caption_column": "id"}, "column 'caption' is int64"),
-        ({"image_column": "one"}, "column 'image' is string"),
+        (
+            {"caption_column": "id"},
+            "column 'id' is int64; expected texts or lists of texts; give another of img, .* caption_column=",
+        ),
+        (
+            {"image_column": "one"},
+            "column 'one' is string; expected images, or their bytes; give another of .* image_column=",
+        ),
     ],
 )
 def test_another_column_is_said(columns, sentence, saved):
@@ -291,8 +456,26 @@ def test_images_that_are_paths_alone_are_refused(tmp_path):
         pa.ipc.new_stream(sink, table.schema) as out,
     ):
         out.write_table(table)
-    with pytest.raises(UserError, match="has 0 in 'image'; expected the bytes of an image"):
+    with pytest.raises(
+        UserError, match="row 0 has 0 in 'image'; .* its images are paths alone; save it with `save_to_disk`"
+    ):
         opened(tmp_path / "mine", "train")
+    with pytest.raises(
+        UserError, match=r"row 0: its image is the path '/.*a\.png', which leads out of root; `save_to_disk`"
+    ):
+        prepare("captions", tmp_path / "mine", tmp_path / "out", workers=1, **COLUMNS)
+    assert not [*tmp_path.glob("out/*.arrow")]
+    (tmp_path / "a.png").rename(tmp_path / "mine" / "a.png")
+    with (
+        pa.OSFile(str(next((tmp_path / "mine").glob("*.arrow"))), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        for path in (str(tmp_path / "mine" / "a.png"), "a.png"):
+            image = pa.array([{"bytes": None, "path": path}], table.schema.field("img").type)
+            out.write_batch(pa.record_batch([image, pa.array(["a"])], table.schema.names))
+    prepare("captions", tmp_path / "mine", tmp_path / "out", workers=1, **COLUMNS)
+    pairs = open_pairs(["captions"], "train", str(tmp_path / "out"))
+    assert [pairs[index].images[0] for index in range(len(pairs))] == [picture(0)] * 2
 
 
 def test_what_is_not_there_is_said(tmp_path, monkeypatch):

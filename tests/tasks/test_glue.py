@@ -23,7 +23,7 @@ from data.raw_glue import LAYOUTS, Row, write_split
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets, TaskOutput
 from renaissance.data.collate import Collate, Source
-from renaissance.data.glue_specs import GLUE
+from renaissance.data.glue.specs import GLUE
 from renaissance.data.sampler import Draw
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.glue import Glue

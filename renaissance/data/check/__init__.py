@@ -18,12 +18,15 @@ from typing import Any
 
 from renaissance.core.console import say, table
 from renaissance.core.errors import UserError, printable
+from renaissance.data.dataset_specs import caption_columns
+from renaissance.data.datasets import own_columns
 from renaissance.data.prepare.skipped import Skipped
+from renaissance.data.saved_datasets import is_saved
 
 from .files import CheckedFile, find
 from .leaks import find_shared_images
 from .lengths import QUANTILES, Lengths, pieces, words
-from .scan import scan_file
+from .scan import compare_saved, scan_file
 from .sheet import write_sheet
 
 _NAMED = 3  # of what is wrong in the same way
@@ -36,17 +39,20 @@ def check_data(
     tokenizer: str | None = None,
     workers: int | None = None,
     sheet_folder: str | os.PathLike | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
     load_tokenizer: Callable[[str], Any] | None = None,
 ) -> list[CheckedFile]:
     """Checks arrow files and prints what was found; a damaged file does not keep the others from being checked.
 
     Args:
-        data_root: the folder of the arrow files.
+        data_root: the folder of the arrow files; None = the current one, where all `datasets` are folders or names of the Hub.
         datasets: names as for a run; None = every file in the folder.
         max_text_len: what a run cuts texts to, in tokens.
         tokenizer: Hub id or folder of the tokenizer that measures texts; None = words and punctuation marks.
         workers: processes that decode images, None = one a core.
         sheet_folder: takes the contact sheets, None = data_root.
+        image_column, caption_column: what own captions call these columns; None = image, caption.
         load_tokenizer: gives the tokenizer that `tokenizer` names.
 
     Returns:
@@ -56,13 +62,17 @@ def check_data(
         UserError: a setting that cannot be; or, at the end, a sentence for everything that is wrong.
     """
     datasets = [datasets] if isinstance(datasets, str) else datasets
+    if data_root is None and datasets and all(map(is_saved, datasets)):
+        data_root = os.curdir
     if not isinstance(data_root, str | os.PathLike):
         raise UserError(f"check_data needs data_root=<folder of arrow files>, not {data_root!r}.")
-    files, notes = find(Path(data_root), datasets)
+    files, notes = find(Path(data_root), datasets, caption_columns(image_column, caption_column))
+    own_columns(list(dict.fromkeys(file.dataset for file in files)), image_column, caption_column)
     measure = words if tokenizer is None else pieces(load_tokenizer(tokenizer))
     lengths = {file.dataset: Lengths(measure) for file in files}
     for file in files:
         scan_file(file, workers, lengths[file.dataset])
+    compare_saved(files)
     find_shared_images(files)
     say(_files_table(files))
     if measured := _lengths_table(lengths, max_text_len, tokenizer):
@@ -97,7 +107,7 @@ def _files_table(files: Sequence[CheckedFile]) -> str:
         counts = (file.rows, official.rows, file.images, file.texts, official.texts, empty, file.left_out)
         shown = ["" if count is None else f"{count:,}" for count in counts]
         wrong = sum(each["count"] for each in file.problems.as_dict().values()) + (file.damage is not None)
-        rows.append((printable(file.path.name), file.split or "-", *shown, f"{wrong or 'none'}"))
+        rows.append((printable(file.name), file.split or "-", *shown, f"{wrong or 'none'}"))
     return table(rows)
 
 
@@ -112,7 +122,7 @@ def _lengths_table(lengths: dict[str, Lengths], limit: int, tokenizer: str | Non
 
 def _counted(file: CheckedFile, kinds: Skipped) -> list[str]:
     return [
-        f"{file.path.name}: {kind}: {each['count']:,} ({'; '.join(each['first'][:_NAMED])}"
+        f"{file.name}: {kind}: {each['count']:,} ({'; '.join(each['first'][:_NAMED])}"
         f"{'; ...' if each['count'] > _NAMED else ''})."
         for kind, each in kinds.as_dict().items()
     ]

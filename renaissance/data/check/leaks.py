@@ -28,10 +28,10 @@ def find_shared_images(files: Iterable[CheckedFile]) -> None:
         found = ours.problems if same and not ours.spec.shares_images else ours.notes
         what = f"images that {ours.dataset} {ours.split} shares with {theirs.dataset} {theirs.split}, by"
         for row, other in _shared(ours.keys, theirs.keys, ours.rows, theirs.rows):
-            found.add(f"{what} content", f"row {row} is {theirs.path.name} row {other}")
+            found.add(f"{what} content", f"row {row} is {theirs.name} row {other}")
         if ours.spec.collection and ours.spec.collection == theirs.spec.collection:
             for row, other in _shared(ours.ids, theirs.ids, ours.rows, theirs.rows):
-                found.add(f"{what} {ours.spec.collection} number", f"row {row} is {theirs.path.name} row {other}")
+                found.add(f"{what} {ours.spec.collection} number", f"row {row} is {theirs.name} row {other}")
 
 
 def _role(split: str) -> str:

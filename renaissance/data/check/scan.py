@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from renaissance.core.errors import UserError
+from renaissance.core.progress import Bar
 from renaissance.core.untrusted import read_json
 from renaissance.data.arrow import check_file, open_file, valid_batches
+from renaissance.data.datasets import refuse_divided
 from renaissance.data.identity import content_key
 from renaissance.data.prepare.arrow_file import Manifest, manifest_of
 from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
@@ -56,7 +57,7 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
 
     with ImagePool(workers) as pool:
         replies = pool.read(requests())
-        for request, read in tqdm(replies, file.path.name, file.rows, unit=" rows", mininterval=0.5, leave=False):
+        for request, read in Bar(replies, file.name, file.rows, unit=" rows", mininterval=0.5, leave=False):
             for name, encoded, image in zip(names, request.sources, read, strict=True):
                 if isinstance(image, Fault):
                     file.problems.add(f"images that are {image.kind} ({name})", f"row {request.row}: {image.why}")
@@ -82,6 +83,27 @@ def _compare_manifest(file: CheckedFile) -> None:
     for name, found in (("rows", file.rows), ("bytes", os.stat(file.path).st_size)):
         if manifest[name] != found:
             file.problems.add("counts that differ", f"{beside.name} says {manifest[name]} {name}, there are {found}")
+
+
+def compare_saved(files: Sequence[CheckedFile]) -> None:
+    """Compares the rows of each split that the library `datasets` has saved with what is noted of them."""
+    for first in files:
+        if first.saved is None:
+            continue
+        try:
+            refuse_divided(first.dataset, first.saved.files, first.split)
+        except UserError as error:
+            first.problems.add("rows of another split", str(error))
+        if first.saved.rows is None:
+            continue
+        split = [file for file in files if (file.dataset, file.split) == (first.dataset, first.split)]
+        found, noted = sum(file.rows for file in split), first.saved.rows
+        if found != noted and not any(file.damage for file in split):
+            # What `save_to_disk` notes is of before a `select` or a `filter`.
+            kinds = first.problems if first.saved.exact else first.notes
+            kinds.add(
+                "counts that differ", f"dataset_info.json says {noted:,} rows of {first.split}, there are {found:,}"
+            )
 
 
 def _compare_official(file: CheckedFile) -> None:

@@ -26,6 +26,7 @@ _WIDTH, _HEIGHT, _GAP = 320, 240, 16  # pixels of a cell's image, and between ce
 _LINES, _LINE, _SIZE = 6, 19, 14  # lines of text under an image; their height and that of the letters, pixels
 _PAPER, _INK, _PALE, _FAULT, _RIGHT, _OTHER = "#ffffff", "#1f2328", "#8b949e", "#ffd7d5", "#1a9f4b", "#f0883e"
 _OUTSIDE = 10  # pixels by which a box that is larger than its image is drawn outside it: its edge is not seen
+_LONGEST_NAME = 60  # characters of a data set's that the name of its sheet has
 _LETTERS, _MOST_TEXTS = 42, 3  # letters of a line, and texts of a row, that are shown
 
 
@@ -35,7 +36,7 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
     Args:
         dataset: its name.
         files: its files, whole and checked.
-        folder: takes `check_data_<dataset>.png`; made if there is none.
+        folder: takes `check_data_<dataset>.png`, of a folder with _ for each /; made if there is none.
 
     Raises:
         UserError: the sheet cannot be written.
@@ -52,12 +53,12 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
         cell = Image.new("RGB", (_WIDTH, height), _PAPER)  # what is too wide for it is cut
         _draw_images(cell, row, file.spec)
         draw = ImageDraw.Draw(cell)
-        draw.text((0, _HEIGHT + 4), f"{file.path.name} row {place}", _PALE, _font(_SIZE - 3))
+        draw.text((0, _HEIGHT + 4), f"{file.name} row {place}", _PALE, _font(_SIZE - 3))
         draw.multiline_text((0, _HEIGHT + 2 + _LINE), _wrapped(_texts(row, file)), _INK, _font(_SIZE), spacing=4)
         sheet.paste(cell, (_GAP + number % _COLUMNS * width, 2 * _GAP + _LINE + number // _COLUMNS * height))
     content = io.BytesIO()
     sheet.save(content, "PNG", compress_level=1)  # a third of the time for a fifth more bytes
-    target = folder / f"check_data_{dataset}.png"
+    target = folder / f"check_data_{dataset.strip('/').replace('/', '_')[-_LONGEST_NAME:]}.png"
     write_whole(target, content.getvalue(), "sheet_folder")
     return target
 

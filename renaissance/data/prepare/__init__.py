@@ -16,6 +16,7 @@ from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, require, suggest
 from renaissance.data.dataset_specs import DATASETS, WRITERS
 
+from .skipped import in_words
 from .writer import WRITE_OPTIONS
 
 
@@ -74,6 +75,5 @@ def _summary(manifest: dict[str, Any]) -> str:
         f"{manifest['file']}: {manifest['images']:,} images, {manifest['texts']:,} texts, "
         f"{manifest['bytes'] / 1e6:,.1f} MB"
     )
-    for kind, skipped in manifest["skipped"].items():
-        line += f"; {kind}: {skipped['count']:,} (first {skipped['first'][0]})"
+    line = "; ".join(filter(None, (line, in_words(manifest["skipped"]))))
     return f"{printable(line)}\n  {printable(manifest['note'])}" if manifest["note"] else printable(line)

@@ -17,6 +17,7 @@ from renaissance.core.untrusted import MOST_DEPTH, expect_keys, parse_json, refu
 from .annotation_store import is_unicode
 
 _BOM = b"\xef\xbb\xbf"  # before the text of files that were edited on Windows
+_GZIP = b"\x1f\x8b"
 _MOST_LINE = 64 << 20  # bytes
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")  # 1 and -1
@@ -55,7 +56,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """Opens a file of a download in binary mode; a byte order mark is skipped.
 
     Raises:
-        UserError: it cannot be read (by then or later), is a pipe or a device, or a git-LFS pointer.
+        UserError: it cannot be read (by then or later), is a pipe or a device, compressed, or a git-LFS pointer.
     """
     try:
         if path.exists():
@@ -63,6 +64,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             start = file.read(64)
             refuse_lfs(start, f"'{path}'")
+            require(not start.startswith(_GZIP), f"'{path}' is compressed by gzip; unpack it, as `gunzip` does.")
             file.seek(len(_BOM) if start.startswith(_BOM) else 0)
             yield file
     except OSError as error:
@@ -94,13 +96,14 @@ class _DepthLimitedReader:
         return block
 
 
-def json_items(path: Path, prefix: str) -> Iterator[Any]:
+def json_items(path: Path, prefix: str, hint: str = "is it the official annotation file?") -> Iterator[Any]:
     """Yields the items of one list in a JSON file.
 
     Args:
         path: the file.
         prefix: where the list is, as ijson names it: "images.item" is each entry of the list "images", "item" each
             entry of a file that is one list.
+        hint: the end of the sentence where it holds none.
 
     Raises:
         UserError: the file cannot be read, is cut short, is not JSON, or holds no such list.
@@ -113,7 +116,7 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
                 yield item
     except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
         raise UserError(f"'{path}' is cut short or is not JSON ({first_line(error)}); download it again.") from None
-    require(found, f"'{path}' holds no entry at '{prefix}'; is it the official annotation file?")
+    require(found, f"'{path}' holds no entry at '{prefix}'; {hint}")
 
 
 def text_lines(path: Path) -> Iterator[str]:

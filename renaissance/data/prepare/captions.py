@@ -9,6 +9,7 @@ The annotations are one file of (path, caption), UTF-8:
     captions.parquet  columns path and caption, or the images themselves
     captions_val.json COCO's, or a list of {"image": ..., "caption": ...}
     00000.tar         webdataset: 1.jpg, 1.txt (or 1.json with a caption)
+    a folder          what the library `datasets` has saved
 
 Paths lead from `root` to the images. `caption`, also called `captions`, is a text or (not in CSV) a list of texts. A
 image may come several times, anywhere in the file: its captions are put together in their order. `split` is optional
@@ -19,32 +20,34 @@ Several files are read together if the name of each says a split.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from renaissance.core.errors import require
+from renaissance.core.errors import require, shortened
 from renaissance.core.splits import split_of
+from renaissance.data.arrow import rows_of
 from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
-from renaissance.data.saved_datasets import is_saved_folder, saved_files
+from renaissance.data.saved_datasets import is_saved_folder, read_saved
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
 from .listings import (
     SUFFIXES,
     Form,
+    PairFile,
     entries_of,
     has_images,
-    rows_of_saved,
+    pair_file_of,
     rows_with_images,
-    split_of_file,
     splits_of_rows,
 )
 from .names import files_in
 from .own import check_name, check_val_share, is_validation, leftovers
 from .skipped import Skipped
 from .tables import Line
-from .tars import require_whole, tar_entries
+from .tars import require_captions, require_whole, tar_entries
 from .writer import Download, Plan, arrow_writer, plan_file, plan_stored
 
 _TAR = ".tar"
@@ -70,7 +73,7 @@ def make_arrow(
         annotations: the annotation file, below root; None = the only file of its kinds directly in root.
         val_share: share of the images, chosen by a hash of their paths, that goes to val instead of train where the
             annotations name no split. An image stays on its side when others are added.
-        image_column, caption_column: of a table; None = the usual names.
+        image_column, caption_column: of a table, or the caption's key in a .json of a tar; None = the usual names.
         separator: of a CSV file; None = a comma, in .tsv a tab.
 
     Raises:
@@ -81,18 +84,17 @@ def make_arrow(
     check_name(name, OWN_NAME)
     form, options = Form(image_column, caption_column, separator), {"name": name, "val_share": val_share}
     if is_saved_folder(root):
-        found = saved_files(str(root), str(root)).items()
-        return _whole_files({split: [Path(file) for file in files] for split, files in found}, form, name, options)
+        saved = read_saved(root, f"root='{root}'")
+        for each in saved.splits.values():
+            each.require_rows(sum(map(rows_of, each.files)), f"root='{root}'")
+        sources = [PairFile(Path(file), split) for split, each in saved.splits.items() for file in each.files]
+        return _whole_files(sources, form, root, options, saved.note)
     listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
     tars = listings[0].suffix == _TAR
     if tars or has_images(listings[0], form):
-        idle = "image_column, caption_column and separator are of tables, and these are tars; leave them out."
-        require(not tars or form == Form(), idle)
-        by_split: dict[str, list[Path]] = defaultdict(list)
-        for listing in listings:
-            for split in [split_of_file(listing)] if tars else splits_of_rows(listing):
-                by_split[split].append(listing)
-        return _whole_files(by_split, form, name, options)
+        idle = "image_column and separator are of tables, and these are tars; leave them out."
+        require(not tars or form == Form(caption_column=caption_column), idle)
+        return _whole_files([pair_file_of(listing) for listing in listings], form, root, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:
         splits = Counter(_add(store, listing, line, val_share) for line in entries_of(listing, form, root))
@@ -113,25 +115,30 @@ def make_arrow(
     )
 
 
-def _whole_files(by_split: dict[str, list[Path]], form: Form, name: str, options: dict[str, Any]) -> Download:
+def _whole_files(sources: list[PairFile], form: Form, root: Path, options: dict[str, Any], note: str = "") -> Download:
     """The plan of files that hold the images themselves: tars, parquet files, and what the library `datasets` saves."""
-    share = options["val_share"]
+    share, name = options["val_share"], options["name"]
     require(not share, f"val_share={share} is for lists of paths; the names of files say the splits here.")
+    tars, by_split = sources[0].path.suffix == _TAR, defaultdict(list)
+    for source in sources:  # all of them are looked at before the first file is written
+        if tars:
+            require_whole(source.path)
+        for split in [source.split] if tars else splits_of_rows(source, form):
+            by_split[split].append(source)
+    if tars:
+        require_captions(sources[0].path, form.caption_column)
     plans: list[Plan] = []
     for split in sorted(by_split, key=OWN_SPLITS.index):
-        files = by_split[split]
-        if files[0].suffix == _TAR:
-            for tar in files:
-                require_whole(tar)
-            rows = chain.from_iterable(tar_entries(tar, f"{tar.stem}/", split) for tar in files)
-        else:
-            read = rows_of_saved if files[0].suffix == ".arrow" else rows_with_images
-            rows = read(files, form, split)
-        file, notes = OWN_FILE.format(name=name, split=split), [f"Read from {', '.join(each.name for each in files)}."]
+        rows: Iterable[Any] = rows_with_images(by_split[split], form, split, root)
+        if tars:
+            files = [source.path for source in by_split[split]]
+            rows = chain.from_iterable(tar_entries(tar, f"{tar.stem}/", split, form.caption_column) for tar in files)
+        file = OWN_FILE.format(name=name, split=split)
+        notes = [f"Read from {', '.join(source.path.name for source in by_split[split])}.", *filter(None, [note])]
         metadata = {"dataset": name}
         plans.append(plan_file(OWN_NAME, file, split, rows, metadata, listed=None, skipped=Skipped(), notes=notes))
-    source = {"annotations": ", ".join(each.name for files in by_split.values() for each in files)}
-    return Download(OWN_NAME, plans, source=source, options=options, leftovers=leftovers(name, by_split))
+    about = {"annotations": ", ".join(source.path.name for source in sources)}
+    return Download(OWN_NAME, plans, source=about, options=options, leftovers=leftovers(name, by_split))
 
 
 def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
@@ -151,7 +158,9 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
         return tars
     found = [path for path in files if path.suffix in SUFFIXES]
     found = [path for path in found if path.suffix != ".json"] or found  # beside tables it may be anything
-    names = ", ".join(path.name for path in found) or "none"
+    names = (
+        ", ".join(path.name for path in found) or f"none ({shortened((each.name for each in files), 8) or 'no file'})"
+    )
     require(
         len(found) == 1 or (found and all(split_of(path.stem) for path in found)),
         f"root='{folder}' needs one {_KINDS} file, or one for each split with train, val or test in its name, found "
@@ -162,7 +171,7 @@ def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
 
 def _add(store: AnnotationStore, listing: Path, line: Line, val_share: float) -> str:
     """Returns the split that the line belongs to."""
-    split = split_of(line["split"], whole=True) if line["split"] else split_of_file(listing)
+    split = split_of(line["split"], whole=True) if line["split"] else pair_file_of(listing).split
     require(split, f"'{listing}' line {line['number']} has split '{line['split']}'; give {', '.join(OWN_SPLITS)}.")
     if not line["split"] and split == "train" and is_validation(plain_name(line["path"]), val_share):
         split = "val"

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from renaissance.data.dataset_specs import IMAGE_ID
+
 from .image_pool import Fault, ImagePool, Request, size_of
 from .skipped import Skipped
 
@@ -56,7 +58,7 @@ def read_entries(
         values = row.values
         if faults:
             source, fault = faults[0]
-            where = source if isinstance(source, str) else f"an image of the row {values}"
+            where = source if isinstance(source, str) else f"the image of {values.get(IMAGE_ID.name) or 'a row'}"
             yield LeftOut(fault.kind, f"{where}: {fault.why}")
             continue
         if pool.resize is not None and row.rescale is not None:

@@ -123,15 +123,20 @@ def read_image(source: str | bytes, resize: int | None = None, quality: int | No
             # Reads every coded coefficient all the same, but a JPEG is put together at an eighth of its size.
             image.draft(None, (1, 1))
             image.load()
-    except FileNotFoundError:
-        return Fault("missing", "no such file")
-    except (TooLarge, Image.DecompressionBombError) as error:
-        return Fault("too large", str(error))
-    except (UserError, ValueError) as error:
-        return Fault("unreadable", str(error))
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged data
-        return Fault("unreadable", getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
+        return fault_of(error)
     return encoded
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Why an image cannot be used, by the error of reading or decoding it."""
+    if isinstance(error, FileNotFoundError):
+        return Fault("missing", "no such file")
+    if isinstance(error, (TooLarge, Image.DecompressionBombError)):
+        return Fault("too large", str(error))
+    if isinstance(error, (UserError, ValueError)):
+        return Fault("unreadable", str(error).removesuffix("."))
+    return Fault("unreadable", getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
 
 
 def size_of(source: str | bytes) -> tuple[int, int]:

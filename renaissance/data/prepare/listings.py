@@ -4,6 +4,8 @@
 .json                       COCO's captions_*.json, or a list of {"image": path, "caption": text or texts} (ALBEF, BLIP)
 .parquet                    with the images in it: bytes, or what the library `datasets` writes, a struct of bytes and path
 .arrow                      what that library saves, which can also be read in place (`data.saved_datasets`)
+
+Images that are paths alone lie below root, in whichever form.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ import pyarrow as pa
 from renaissance.core.errors import UserError, require
 from renaissance.core.splits import split_of
 from renaissance.core.untrusted import expect
-from renaissance.data.arrow import ArrowFile, check_file
-from renaissance.data.dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE, IMAGE_ID, SPLIT
+from renaissance.data.arrow import open_file, require_type, some, valid_batches
+from renaissance.data.batches import is_stream
+from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT, Column
+from renaissance.data.messages import refuse_claims
 
 from .annotation_store import plain_name, text_fault
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
-from .tables import CAPTION_NAMES, Line, TableColumns, lines_of, records_of, schema_of_parquet
+from .tables import CAPTION_NAMES, Line, TableColumns, lines_of, records_of, schema_of_parquet, value_of
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
 _PATHS = ("path", "image", "filepath", "file_name", "image_path", "img")
 _CAPTIONS = (*CAPTION_NAMES, "title", "text", "sentences")
+_JSON = 'own captions are COCO\'s images and annotations, or a list of {"image": ..., "caption": ...}.'
 _PROBED = 200  # paths of a list that are tried, to find out where they start
 
 
@@ -86,28 +91,26 @@ def _begins_with(listing: Path) -> bytes:
 
 def _coco(listing: Path, form: Form) -> Iterator[Line]:
     names: dict[int | str, str] = {}
-    for image in json_items(listing, "images.item"):
+    for image in json_items(listing, "images.item", _JSON):
         what = f"'{listing}': an entry of images"
         expect(image, dict[str, Any], what)
-        own = form.image_column or "file_name"
-        names[expect(image.get("id"), int | str, f"{what}: id")] = expect(image.get(own), str, f"{what}: {own}")
-    for number, entry in enumerate(json_items(listing, "annotations.item")):
+        path = expect(value_of(image, (form.image_column or "file_name",), "image_column", what), str, f"{what}: image")
+        names[expect(image.get("id"), int | str, f"{what}: id")] = path
+    for number, entry in enumerate(json_items(listing, "annotations.item", _JSON)):
         what = f"'{listing}' annotation {number}"
         expect(entry, dict[str, Any], what)
         image = names.get(expect(entry.get("image_id"), int | str, f"{what}: image_id"))
         require(image is not None, f"{what} is of image {entry.get('image_id')!r}, which images does not list.")
-        own = form.caption_column or "caption"
-        caption = expect(entry.get(own), str, f"{what}: {own}")
-        yield Line(number=number, path=image, caption=[caption], split=None)
+        caption = value_of(entry, (form.caption_column or "caption",), "caption_column", what)
+        yield Line(number=number, path=image, caption=[expect(caption, str, f"{what}: caption")], split=None)
 
 
 def _list(listing: Path, form: Form) -> Iterator[Line]:
     columns = form.columns
-    for number, entry in enumerate(json_items(listing, "item")):
+    for number, entry in enumerate(json_items(listing, "item", _JSON)):
         what = f"'{listing}' entry {number}"
         expect(entry, dict[str, Any], what)
-        path = next((entry[name] for name in columns.paths if name in entry), None)
-        caption = next((entry[name] for name in columns.captions if name in entry), None)
+        path, caption = columns.path_and_caption(entry, what)
         path, caption = expect(path, str, f"{what}: image"), expect(caption, str | list[str], f"{what}: caption")
         split = expect(entry.get("split"), str | None, f"{what}: split")
         yield Line(number=number, path=path, caption=[caption] if isinstance(caption, str) else caption, split=split)
@@ -115,37 +118,44 @@ def _list(listing: Path, form: Form) -> Iterator[Line]:
 
 def has_images(listing: Path, form: Form) -> bool:
     """Whether a parquet file holds the images themselves."""
-    return listing.suffix == ".parquet" and _image_column(listing, form) is not None
+    return listing.suffix == ".parquet" and _image_column(schema_of_parquet(listing), form) is not None
 
 
-def _image_column(listing: Path, form: Form) -> str | None:
-    """The first column that holds bytes, or structs of bytes and path."""
-    schema = schema_of_parquet(listing)
+def _image_column(schema: pa.Schema, form: Form) -> str | None:
+    """The first column that holds bytes, or structs of bytes and path; in what the library `datasets` saves, or paths."""
     kinds = {name: schema.field(name).type for name in form.columns.paths if name in schema.names}
     return next((name for name, kind in kinds.items() if pa.types.is_struct(kind) or _is_bytes(kind)), None)
 
 
-def splits_of_rows(listing: Path) -> list[str]:
-    """The splits that a parquet file's column split names; those without one are of the split that its name says, or train.
+class PairFile(NamedTuple):
+    """A file with images and captions in it. Attributes: path; split that its rows are of, where they name none."""
+
+    path: Path
+    split: str
+
+
+def pair_file_of(listing: Path) -> PairFile:
+    """A file of which the name says the split, or train."""
+    return PairFile(listing, split_of(listing.stem) or "train")
+
+
+def splits_of_rows(source: PairFile, form: Form) -> list[str]:
+    """The splits that the column split of a file names. It is checked to have columns of images and captions.
 
     Raises:
-        UserError: a row names none.
+        UserError: it has not, is damaged, or a row names no split.
     """
-    if SPLIT.name not in schema_of_parquet(listing).names:
-        return [split_of_file(listing)]
-    records = enumerate(records_of(listing, [SPLIT.name]))
-    return list(dict.fromkeys(_split(listing, number, record) for number, record in records))
+    _columns(source.path, form)
+    if SPLIT.name not in _schema(source.path).names:
+        return [source.split]
+    records = enumerate(_records(source.path, [SPLIT.name]))
+    return list(dict.fromkeys(_split(source, number, record) for number, record in records))
 
 
-def split_of_file(listing: Path) -> str:
-    """The split that a file's name says, or train."""
-    return split_of(listing.stem) or "train"
-
-
-def _split(listing: Path, number: int, record: dict[str, Any]) -> str:
-    named = expect(record.get(SPLIT.name), str | None, f"'{listing}' row {number}: {SPLIT.name}")
-    found = split_of(named, whole=True) if named else split_of_file(listing)
-    require(found, f"'{listing}' row {number} has split '{named}'; give train, val or test.")
+def _split(source: PairFile, number: int, record: dict[str, Any]) -> str:
+    named = expect(record.get(SPLIT.name), str | None, f"'{source.path}' row {number}: {SPLIT.name}")
+    found = split_of(named, whole=True) if named else source.split
+    require(found, f"'{source.path}' row {number} has split '{named}'; give train, val or test.")
     return found
 
 
@@ -153,52 +163,86 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def rows_of_saved(files: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:
-    """Yields the rows of arrow files of the library `datasets`, in their order.
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _schema(path: Path) -> pa.Schema:
+    return schema_of_parquet(path) if path.suffix == ".parquet" else open_file(str(path), ())[0].schema
+
+
+def _columns(path: Path, form: Form) -> tuple[str, str]:
+    """The columns of images and captions of a file. Raises UserError where it lacks one."""
+    schema = _schema(path)
+    image = _image_column(schema, form) or next((name for name in form.columns.paths if name in schema.names), None)
+    caption = next((name for name in form.columns.captions if name in schema.names), None)
+    require(
+        image and caption,
+        f"'{path}' has the columns {some(schema.names) or 'none'}; give those of images and captions with image_column= and "
+        "caption_column=.",
+    )
+    of_image, of_caption = (schema.field(name).type for name in (image, caption))
+    if not (pa.types.is_struct(of_image) and of_image.get_field_index("bytes") >= 0 or _is_text(of_image)):
+        require_type(str(path), of_image, IMAGE._replace(source=image), schema.names)
+    of_caption = of_caption.value_type if pa.types.is_dictionary(of_caption) else of_caption
+    require_type(str(path), of_caption, CAPTION._replace(source=caption), schema.names)
+    return image, caption
+
+
+def _records(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields column -> value of every row, in their order. Raises UserError where the file is damaged."""
+    if path.suffix == ".parquet":
+        yield from records_of(path, names)
+        return
+    columns = [Column(name, str(_schema(path).field(name).type)) for name in names]
+    reader, whole, _ = open_file(str(path), ())
+    if not is_stream(whole):
+        refuse_claims(str(path), whole)
+    for batch in valid_batches(str(path), reader, columns):
+        for row in range(batch.num_rows):
+            yield {name: batch[name][row].as_py() for name in names}
+
+
+def rows_with_images(sources: list[PairFile], form: Form, split: str, root: Path) -> Iterator[Row | LeftOut]:
+    """Yields the rows of a split of files that hold images, in their order; an image that comes twice is two rows.
 
     Raises:
         UserError: a file is damaged, or lacks a column.
     """
-    names = {IMAGE.name: form.image_column or "", CAPTION.name: form.caption_column or ""}
-    columns = [column._replace(source=names[column.name]) for column in CAPTION_COLUMNS]
-    for path in files:
-        _, found = check_file(str(path), columns, CAPTION.name)
-        file = ArrowFile(str(path), columns, CAPTION.name)
-        for row in range(found.rows):
-            image, captions = (file.value(column.name, row) for column in columns)
-            yield _row(image, captions, f"{path.name} row {row}", split)
+    for source in sources:
+        image, caption = _columns(source.path, form)
+        wanted = [image, caption, *({SPLIT.name} & {*_schema(source.path).names})]
+        for number, record in enumerate(_records(source.path, wanted)):
+            if _split(source, number, record) == split:
+                name = f"{source.path.name} row {number}"
+                yield _row(_image(record[image], root, name), record[caption], name, split)
 
 
-def rows_with_images(listings: list[Path], form: Form, split: str) -> Iterator[Row | LeftOut]:
-    """Yields the rows of a split of parquet files that hold images, in their order; an image that comes twice is two rows.
-
-    Raises:
-        UserError: a file is damaged, or lacks a column.
-    """
-    for listing in listings:
-        names, image = schema_of_parquet(listing).names, _image_column(listing, form)
-        caption = next((each for each in form.columns.captions if each in names), None)
-        require(
-            image and caption,
-            f"'{listing}' has the columns {', '.join(names)}; give those of images and captions with image_column= and "
-            "caption_column=.",
-        )
-        wanted = [image, caption, *({SPLIT.name} & {*names})]
-        for number, record in enumerate(records_of(listing, wanted)):
-            if _split(listing, number, record) == split:
-                yield _row(record[image], record[caption], f"{listing.name} row {number}", split)
+def _image(image: Any, root: Path, name: str) -> Any:
+    """The bytes of an image, or its path below root."""
+    image = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+    if not isinstance(image, str) or not image:
+        return image
+    below = os.path.relpath(os.path.realpath(image), os.path.realpath(root)) if os.path.isabs(image) else image
+    require(
+        below.partition("/")[0] != os.pardir,
+        f"{name}: its image is the path '{image}', which leads out of root; `save_to_disk` of the library `datasets` puts the "
+        "images themselves into a data set.",
+    )
+    return plain_name(below)
 
 
 def _row(image: Any, caption: Any, name: str, split: str) -> Row | LeftOut:
-    image = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
     texts = [caption] if isinstance(caption, str | None) else caption
     told = isinstance(texts, list) and all(isinstance(each, str | None) for each in texts)
-    require(told, f"{name}: its caption is no text and no list of texts.")
+    require(told, f"{name}: its caption is no text and no list of texts; give another column with caption_column=.")
     kept = [each for each in texts if each and text_fault(each) is None]
     if not kept:
         return LeftOut(next((fault for each in texts if (fault := text_fault(each or ""))), "no caption"), name)
     if not image:
         return LeftOut("missing", f"{name}: it has no image")
-    require(isinstance(image, (bytes, str)), f"{name}: its image is no image.")
-    source = image if isinstance(image, bytes) else plain_name(image)
-    return Row({IMAGE.name: source}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})
+    require(
+        isinstance(image, bytes | str),
+        f"{name}: its image is {type(image).__name__}; give another column with image_column=.",
+    )
+    return Row({IMAGE.name: image}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import expect_keys
 
 from .annotations import json_lines, opened, text_lines
@@ -27,9 +27,27 @@ class TableColumns(NamedTuple):
     captions: tuple[str, ...] = CAPTION_NAMES
     separator: str | None = None  # by its name
 
+    def path_and_caption(self, entry: dict[str, Any], what: str) -> list[Any]:
+        """The path and the caption of an entry; `what` begins the sentence where it lacks one. Raises UserError."""
+        settings = (
+            ("", "") if self == PLAIN else ("image_column", "caption_column")
+        )  # other data sets have no such settings
+        return [value_of(entry, *each, what) for each in zip((self.paths, self.captions), settings, strict=True)]
+
+
+def value_of(entry: dict[str, Any], names: Sequence[str], setting: str, what: str) -> Any:
+    """The first value of an entry that has one of the names. Raises UserError, which names the setting, where none has."""
+    found = next((entry[name] for name in names if entry.get(name) is not None), None)
+    others = f" ({', '.join(names[1:])})" if names[1:] else ""
+    has = shortened((name[:_LONGEST_NAME] for name in entry), 8) or "nothing"
+    named = f", of which {setting}= names one" if setting else ""
+    require(found is not None, f"{what} lacks '{names[0]}'{others}; it has {has}{named}.")
+    return found
+
 
 PLAIN = TableColumns()
 _LINE = {"path": str, "caption": str | list[str], "split": str | None}
+_LONGEST_NAME = 60  # characters of a column's that a sentence tells
 _ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
 _MOST_FIELD = 16 << 20  # characters of a field of CSV
 # What a parquet file may swell to when it is read: one of a thousand bytes can claim anything.
@@ -83,17 +101,20 @@ def lines_of(table: Path, columns: TableColumns = PLAIN) -> Iterator[Line]:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
     if not is_table(table, columns):
-        names = ",".join(columns_of(table, columns.separator)) or "none"
-        expected = f"expected {_expected(columns)}, which in CSV are its first line."
+        names = ",".join(name[:_LONGEST_NAME] for name in columns_of(table, columns.separator)[:20]) or "none"
+        named = "" if columns == PLAIN else "; image_column= and caption_column= name others"
+        expected = f"expected {_expected(columns)}, which in CSV are its first line{named}."
         raise UserError(f"'{table}' has the columns {names}; {expected}")
+    names = [] if table.suffix == ".jsonl" else columns_of(table, columns.separator)
+    twice = {name for name in (*columns.paths, *columns.captions, "split") if names.count(name) > 1}
+    require(
+        not twice, f"'{table}' has {', '.join(sorted(twice))} more than once among its columns; give each another name."
+    )
     for number, record in _records(table, columns):
-        path, caption = (
-            next((record[name] for name in wanted if record.get(name) is not None), None)
-            for wanted in (columns.paths, columns.captions)
-        )
+        what = f"'{table}' line {number}"
+        path, caption = columns.path_and_caption(record, what)
         found = {"path": path, "caption": caption, "split": record.get("split") or None}
-        given = {key: value for key, value in found.items() if value is not None}
-        path, caption, split = expect_keys(given, _LINE, f"'{table}' line {number}")
+        path, caption, split = expect_keys(found, _LINE, what)
         captions = [caption] if isinstance(caption, str) else caption
         yield Line(number=number, path=path, caption=captions, split=split)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import expect, parse_json
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
@@ -28,6 +29,7 @@ _END = bytes(1024)  # two empty blocks end a tar file (POSIX.1-1988, ustar)
 _TAIL = 1 << 16  # bytes of which only such blocks are expected, more than any writer's padding
 _MOST_EXTENSION = 1 << 16  # bytes of a header that is followed by a text and then by the header that it extends
 _MORE_SPARSE, _MORE_IN_BLOCK = 482, 504  # bytes that say whether a map of GNU's sparse files goes on in a further block
+_PROBED, _LONGEST_KEY = 200, 60  # entries that are tried for a caption; characters of a key that a sentence tells
 _TEXTS, _MOST_TEXT = ("txt", "json"), 16 << 20  # bytes
 
 
@@ -58,7 +60,26 @@ def require_whole(tar: Path) -> None:
         require(file.read() == _END, f"'{tar}' is cut short or is not a tar file; download it again, or remove it.")
 
 
-def tar_entries(tar: Path, below: str, split: str) -> Iterator[LeftOut | Callable[[], Row | LeftOut]]:
+def require_captions(tar: Path, key: str | None) -> None:
+    """Refuses a tar of whose first entries none has a caption under this key of its .json; None = the usual places.
+
+    Raises:
+        UserError: that, with the keys that are there; or the tar is damaged.
+    """
+    with opened(tar) as file, _explained(tar):
+        first = list(islice((group for group in _groups(file) if group.texts), _PROBED))
+        keys = dict.fromkeys(chain.from_iterable(_about(group) for group in first))
+        named = f"a text under '{key}'" if key else "a caption in .txt or under 'caption' of .json"
+        require(
+            not first or any(_captions(group, key) for group in first),
+            f"'{tar}': none of its first {len(first):,} entries has {named}; their .json has the keys "
+            f"{shortened((each[:_LONGEST_KEY] for each in keys), 8) or 'none'}, of which caption_column= names one.",
+        )
+
+
+def tar_entries(
+    tar: Path, below: str, split: str, caption_key: str | None = None
+) -> Iterator[LeftOut | Callable[[], Row | LeftOut]]:
     """Yields a function that makes the entry of each key, in the tar's order, then of each failed download.
 
     A key's files are read when its entry is made, which must be before the next one is asked for; keys that are skipped
@@ -68,23 +89,30 @@ def tar_entries(tar: Path, below: str, split: str) -> Iterator[LeftOut | Callabl
         tar: the file.
         below: what images' ids begin with.
         split: which they belong to.
+        caption_key: where a .json has the caption; None = what .txt says, or else "caption".
 
     Raises:
         UserError: the tar is damaged, a name leads out of it, or a key stands at two places.
     """
     seen: set[str] = set()
+    with opened(tar) as file, _explained(tar):
+        for group in _groups(file):
+            require(
+                group.key not in seen,
+                f"'{tar}' has the files of '{group.key}' at two places; sort it so that they lie together.",
+            )
+            seen.add(group.key)
+            yield partial(_entry, group, f"{below}{group.key}", split, caption_key)
+    yield from _failures(tar.with_suffix(".parquet"), below)
+
+
+@contextmanager
+def _explained(tar: Path) -> Iterator[None]:
+    """Turns errors of a damaged tar into a UserError."""
     try:
-        with opened(tar) as file:
-            for group in _groups(file):
-                require(
-                    group.key not in seen,
-                    f"'{tar}' has the files of '{group.key}' at two places; sort it so that they lie together.",
-                )
-                seen.add(group.key)
-                yield partial(_entry, group, f"{below}{group.key}", split)
+        yield
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise UserError(f"'{tar}' is damaged ({first_line(error)}); download it again, or remove it.") from None
-    yield from _failures(tar.with_suffix(".parquet"), below)
 
 
 def _groups(file: BinaryIO) -> Iterator[_Group]:
@@ -154,7 +182,7 @@ def _extension(kind: bytes, text: bytes) -> dict[str, str]:
     return {"path": text.rstrip(b"\0").decode("utf-8", "surrogateescape")} if kind == b"L" else found
 
 
-def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
+def _entry(group: _Group, name: str, split: str, caption_key: str | None) -> Row | LeftOut:
     image, texts = group.image, group.texts
     if not all(member.isreg() and not member.issparse() for member in group.members.values()):
         return LeftOut("link or sparse file in a tar", name)
@@ -166,24 +194,32 @@ def _entry(group: _Group, name: str, split: str) -> Row | LeftOut:
         return LeftOut("too large", f"{name}: a text of more than {_MOST_TEXT:,} bytes")
     if image.size > MAX_BYTES:
         return LeftOut("too large", f"{name}: more than {MAX_BYTES:,} bytes")
-    caption = _caption(group)
-    fault = NO_CAPTION if caption is None else text_fault(caption)
-    if fault is not None:
-        return LeftOut(fault, name)
-    return Row({IMAGE.name: _read(group.tar, image)}, {CAPTION.name: [caption], IMAGE_ID.name: name, SPLIT.name: split})
+    captions = _captions(group, caption_key)
+    kept = [caption for caption in captions if text_fault(caption) is None]
+    if not kept:
+        return LeftOut(text_fault(captions[0]) if captions else NO_CAPTION, name)
+    return Row({IMAGE.name: _read(group.tar, image)}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})
 
 
-def _caption(group: _Group) -> str | None:
-    """Returns the text of key.txt, or the caption in key.json."""
-    if "txt" in group.members:
-        return _read(group.tar, group.members["txt"]).decode("utf-8-sig", "surrogateescape")
-    if "json" not in group.members:
-        return None
+def _captions(group: _Group, key: str | None) -> list[str]:
+    """Returns the text of key.txt, or the caption or captions in key.json."""
+    if key is None and "txt" in group.members:
+        return [_read(group.tar, group.members["txt"]).decode("utf-8-sig", "surrogateescape")]
     try:
-        about = parse_json(_read(group.tar, group.members["json"]), dict, nan_is_null=True)
-        return expect(about.get("caption"), str | None, "caption")
+        found = expect(_about(group).get(key or CAPTION.name), str | list[str] | None, "the caption")
     except UserError:
-        return None
+        return []
+    return [found] if isinstance(found, str) else found or []
+
+
+def _about(group: _Group) -> dict[str, Any]:
+    """Returns what key.json says, nothing where there is none or it is damaged."""
+    if "json" not in group.members or group.members["json"].size > _MOST_TEXT:
+        return {}
+    try:
+        return parse_json(_read(group.tar, group.members["json"]), dict, nan_is_null=True)
+    except UserError:
+        return {}
 
 
 def _read(file: BinaryIO, member: tarfile.TarInfo) -> bytes:

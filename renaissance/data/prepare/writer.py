@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from renaissance.core.checks import integer, number
 from renaissance.core.errors import UserError, require
+from renaissance.core.progress import Bar
 from renaissance.data.dataset_specs import DATASETS, METADATA_KEY, UNKNOWN, Column
 
 from .annotation_store import AnnotationStore
@@ -165,7 +165,7 @@ def _write_plan(
     position = done[-1]["shard"]["next"] if done else 0
     rows = (row() if callable(row) else row for row in islice(plan.rows, position, None))
     title = plan.name.format(shard="*") if plan.shard_rows else plan.name
-    bar = functools.partial(tqdm, desc=title, total=plan.listed, initial=position, unit=" rows", mininterval=0.5)
+    bar = functools.partial(Bar, desc=title, total=plan.listed, initial=position, unit=" rows", mininterval=0.5)
     entries = EntryIterator(read_entries(rows, root, pool, bar), position)
     while not entries.ended or not done:
         file = plan._replace(name=plan.name.format(shard=len(done))) if plan.shard_rows else plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -112,6 +113,14 @@ def tars(root: Path) -> None:
                 writer.write({"__key__": f"{number:03d}", "png": picture(number), "txt": text})
 
 
+def tars_of(root: Path, *about: dict[str, Any], **members: Any) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    root.mkdir(exist_ok=True)
+    with webdataset.TarWriter(str(root / "00000.tar")) as writer:
+        for number, each in enumerate(about):
+            writer.write({"__key__": f"{number:03d}", "png": picture(number), "json": each, **members})
+
+
 FORMS = {
     "COCO": (coco, {}),
     "COCO, own name": (lambda root: coco(root, "text"), {"caption_column": "text"}),
@@ -138,6 +147,23 @@ def test_every_form_gives_the_same_pairs(form, tmp_path):
     write(tmp_path / "raw")
     expected = EXPECTED if form != "webdataset" else [EXPECTED[0], *EXPECTED[2:]]
     assert pairs(tmp_path / "raw", tmp_path / "out", **options) == expected
+
+
+def test_captions_of_tars_lie_in_text_or_under_a_key(tmp_path):
+    def texts(root: str, **options: Any) -> list[str]:
+        return [text for _, text in pairs(tmp_path / root, tmp_path / f"out {root} {len(options)}", **options)]
+
+    tars_of(
+        tmp_path / "a",
+        {"caption": "c", "text_en": "a cat"},
+        {"text_en": ["a dog", "", "dogs"]},
+        {"text_en": 3},
+        txt="t",
+    )
+    assert texts("a") == ["t"] * 3
+    assert texts("a", caption_column="text_en") == ["a cat", "a dog", "dogs"]
+    tars_of(tmp_path / "b", {"caption": ["c", "d"]})
+    assert texts("b") == ["c", "d"]
 
 
 def test_splits_are_in_the_names_of_files(tmp_path):
@@ -200,7 +226,7 @@ REFUSED = {
     "captions of numbers": (
         lambda root: (root.mkdir(), pq.write_table(pa.table({"image": _structs(), "caption": [1, 2, 3]}), root / "a.parquet")),
         {},
-        "caption is no text",
+        r"column 'caption' is int64; expected texts or lists of texts; give another of image, caption with caption_column=",
     ),
     "half of a parquet": (
         lambda root: (_parquet(root, _structs()), (f := next(root.glob("*.parquet"))).write_bytes(f.read_bytes()[:300])),
@@ -221,7 +247,15 @@ REFUSED = {
         {},
         "is of image 2, which images does not list",
     ),
-    "an entry without an image": (lambda root: _json(root, [{"caption": "a"}]), {}, "entry 0: image is"),
+    "an entry without an image": (
+        lambda root: _json(root, [{"caption": "a"}]),
+        {},
+        r"entry 0 lacks 'path' \(image, .*; it has caption, of which image_column=",
+    ),
+    "a path that is a number": (lambda root: _json(root, [{"image": 3, "caption": "a"}]), {}, "entry 0: image is"),
+    "COCO without captions": (coco, {"caption_column": "x"}, "annotation 0 lacks 'x'; it has id, image_id, caption, of which"),
+    "COCO without paths": (coco, {"image_column": "x"}, "an entry of images lacks 'x'; it has id, file_name, of which"),
+    "gzip": (lambda root: (_json(root, []), (root / "a.json").write_bytes(gzip.compress(b"[]"))), {}, "is compressed by gzip"),
     "a caption that is a number": (lambda root: _json(root, [{"image": "0.png", "caption": 3}]), {}, "entry 0: caption is"),
     "a path that climbs": (lambda root: _json(root, [{"image": "../0.png", "caption": "a"}]), {}, r"\.\."),
     "tars and a list": (lambda root: (coco(root), tars(root)), {}, "choose with annotations="),
@@ -246,7 +280,33 @@ REFUSED = {
         {},
         "id is",
     ),
-    "columns of tars": (tars, {"caption_column": "json"}, "these are tars"),
+    "columns of tars": (tars, {"image_column": "png"}, "these are tars"),
+    "tars without such a key": (
+        lambda root: tars_of(root, {"text_en": "a"}, {"text_en": "b"}),
+        {"caption_column": "text"},
+        "none of its first 2 entries has a text under 'text'; their .json has the keys text_en, of which caption_column=",
+    ),
+    "tars with another key": (
+        lambda root: tars_of(root, {"text_en": "a", "caption": 3}),
+        {},
+        "none of its first 1 entries has a caption in .txt or under 'caption' of .json; .* keys text_en, caption, of which",
+    ),
+    "captions of structs": (
+        lambda root: (
+            root.mkdir(),
+            pq.write_table(pa.table({"image": _structs(), "caption": [{"raw": "a"}] * 3}), root / "a.parquet"),
+        ),
+        {},
+        "column 'caption' is struct<raw: string>; .* caption_column=, or one that `flatten`",
+    ),
+    "wrong in a second split": (
+        lambda root: (
+            _parquet(root, _structs()),
+            pq.write_table(pa.table({"image": _structs(), "words": ["a"] * 3}), root / "val-00000-of-00001.parquet"),
+        ),
+        {},
+        r"val-00000-of-00001.parquet' has the columns image, words; give those .* with image_column= and caption_column=",
+    ),
     "val_share of tars": (tars, {"val_share": 0.5}, "is for lists of paths"),
 }  # fmt: skip
 

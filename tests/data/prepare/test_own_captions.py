@@ -68,7 +68,7 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
             make_arrow(root, tmp_path / "out")
     for columns, sentence in [
         ({"path": ["a"]}, "has the columns path; expected path,caption"),
-        ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 lacks 'path'; it needs path"),
+        ({"path": ["a", None], "caption": ["b", "c"]}, r"line 2 lacks 'path' \(image, "),
         ({"path": ["a"], "caption": [3]}, r"line 1\['caption'\] is 3, but has to be text or a list"),
         ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
     ]:
@@ -227,11 +227,15 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
     [
         ("a.jsonl", '{"path": "p/1.jpg", "caption": "a"}\n{"path": ', "line 2 cannot be read as JSON"),
         ("a.jsonl", '["p/1.jpg", "a"]', "line 1 is list, but has to be an object"),
-        ("a.jsonl", '{"path": "p/1.jpg"}', "line 1 lacks 'caption'; it needs path"),
+        (
+            "a.jsonl",
+            '{"path": "p/1.jpg"}',
+            "line 1 lacks 'caption' (captions, title, text, sentences); it has path, of which caption_column= names one.",
+        ),
         (
             "a.jsonl",
             '{"file": "p/1.jpg", "text": "a"}',
-            "line 1 lacks 'path'; it needs path (text), caption (text or a list (of text)), split (text or null).",
+            "line 1 lacks 'path' (image, filepath, file_name, image_path, img); it has file, text, of which image_column=",
         ),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": ["a", 1]}', "line 1['caption'][1] is 1, but has to be text"),
         ("a.jsonl", '{"path": "../1.jpg", "caption": "a"}', "leads out of root"),
@@ -243,9 +247,16 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
         ("a.csv", "", "has the columns none"),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
-        ("a.csv", "path,caption\np/1.jpg\n", "line 2 lacks 'caption'; it needs path"),
+        ("a.csv", "path,caption\np/1.jpg\n", "line 2 lacks 'caption' (captions"),
+        ("a.csv", "path,caption,caption\np/1.jpg,a,b\n", "has caption more than once among its columns"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is cut short or is not CSV (unexpected end of data)"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),
+        (
+            "a.json",
+            '{"p/1.jpg": "a dog"}',
+            "holds no entry at 'images.item'; own captions are COCO's images and annotations, or",
+        ),
+        ("a.jsonl.gz", "", "found none (a.jsonl.gz); choose with annotations="),
         ("a.txt", "p/1.jpg a", "needs one .jsonl, .csv, .tsv, .json, .parquet or .tar file, or one for each split"),
     ],
 )

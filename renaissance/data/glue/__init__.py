@@ -1,10 +1,12 @@
-"""GLUE as its users have it on disk, without conversion: files of the Hub, or the official .tsv files.
+"""GLUE, read where and as its users have it.
+
+Files of the Hub, or the official .tsv files, without conversion:
 
     <data_root>[/glue]/<name>/<split>/state.json, *.arrow        `datasets.DatasetDict.save_to_disk`
     <data_root>[/glue]/<name>/<split>-00000-of-00001.parquet     the Hub's own files
     <data_root>[/glue]/<folder>/<split>.tsv                      the official download
 
-Names, folders, splits and columns are those of `glue_specs.GLUE`. A split becomes a table of columns (memory-mapped where
+Names, folders, splits and columns are those of `specs.GLUE`. A split becomes a table of columns (memory-mapped where
 it was saved as arrow), never an object a row; loader processes get paths and read the files again.
 """
 
@@ -25,13 +27,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, printable, require, shortened, suggest
-from renaissance.core.untrusted import expect, parse_json, read_json
+from renaissance.core.untrusted import parse_json
+from renaissance.data.arrow import some
+from renaissance.data.file_cache import refuse_changed, stamp
+from renaissance.data.messages import refuse_claims
+from renaissance.data.samples import FileSummary, Sample
+from renaissance.data.saved_datasets import state_files
 
-from .arrow import some
-from .file_cache import refuse_changed, stamp
-from .glue_specs import GLUE, GLUE_SCORES, GlueTask
-from .messages import refuse_claims
-from .samples import FileSummary, Sample
+from .specs import GLUE, GLUE_SCORES, GlueTask
 
 # QQP, the largest, has 390,965 rows of 60 MB; a parquet file of some kB may claim, and hold, a thousand times as much.
 MOST_ROWS, MOST_BYTES = 5_000_000, 1 << 30
@@ -75,7 +78,7 @@ class GlueDataset:
 
     Args:
         data_root: the folder that holds the folder of the task.
-        name: a key of `glue_specs.GLUE`.
+        name: a key of `specs.GLUE`.
         split: one of its splits.
         training: whether a split without labels is refused.
 
@@ -164,23 +167,15 @@ def _find(name: str, split: str, root: Path) -> tuple[_Reader, list[Path]]:
     found = []
     for base in (root, root / "glue"):
         official = base / task.folder / f"{tsv}.tsv"
-        found += [(_saved, _saved_files(base / name / hub)), (_parquet, _shards(base / name, hub))]
+        saved = base / name / hub
+        whole = state_files(saved, f"datasets names '{name}'") if (saved / "state.json").is_file() else []
+        found += [(_saved, list(map(Path, whole))), (_parquet, _shards(base / name, hub))]
         found += [(_tsv, [official] if official.is_file() else [])]
     found = [(read, paths) for read, paths in found if paths]
     if len(found) > 1:
         places = " and ".join(str(paths[0]) for _, paths in found)
         raise UserError(f"data_root='{root}' holds split '{split}' of '{name}' twice, {places}; remove one of them.")
     return found[0] if found else (_tsv, [])
-
-
-def _saved_files(folder: Path) -> list[Path]:
-    """Returns the data files that a saved data set lists; by their names, so that none outside its folder is read."""
-    state = folder / "state.json"
-    if not state.is_file():
-        return []
-    what = f"'_data_files' of '{state}'"
-    files = expect(read_json(state, dict[str, Any]).get("_data_files"), list[dict[str, str]], what)
-    return [folder / os.path.basename(file.get("filename", "")) for file in files] or [folder]
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
