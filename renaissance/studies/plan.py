@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,25 +68,18 @@ def plan(study: Study, log_dir: str, common: Mapping[str, Any]) -> list[PlannedR
     for stage in study.stages:
         keys = dict.fromkeys(key for variant in stage.variants for key in variant)
         own = [key for key in (*stage.settings, *keys) if key in _OWN]
-        require(
-            not own, f"study={study.name}: stage {stage.name} gives {own[:1]}, which the study decides; leave it out."
-        )
-        for variant in stage.variants:
-            for seed in stage.seeds:
-                settings = {**stage.settings, **variant, **common}
-                decided = {
-                    "seed": seed,
-                    "exp_name": _name(stage, variant, seed),
-                    "log_dir": log_dir,
-                    "resume_from": "auto",
-                }
-                needs = {
-                    key: (_needed(runs, study.stage(found["stage"]), variant, seed), found["what"])
-                    for key, found in references(settings).items()
-                }
-                runs.append(
-                    PlannedRun(decided["exp_name"], stage.name, variant, seed, stage.presets, settings | decided, needs)
-                )
+        where = f"study={study.name}: stage {stage.name}"
+        require(not own, f"{where} gives {own[:1]}, which the study decides; leave it out.")
+        for variant, seed in product(stage.variants, stage.seeds):
+            name = _name(stage, variant, seed)
+            set_here = {key: value for key, value in variant.items() if key not in stage.labels}
+            settings = {**stage.settings, **set_here, **common}
+            needs = {
+                key: (_needed(runs, study.stage(found["stage"]), variant, seed), found["what"])
+                for key, found in references(settings).items()
+            }
+            settings |= {"seed": seed, "exp_name": name, "log_dir": log_dir, "resume_from": "auto"}
+            runs.append(PlannedRun(name, stage.name, variant, seed, stage.presets, settings, needs))
     most = study.most_runs
     require(
         most is None or len(runs) <= most,
@@ -96,8 +90,10 @@ def plan(study: Study, log_dir: str, common: Mapping[str, Any]) -> list[PlannedR
 
 def _needed(runs: Sequence[PlannedRun], stage: Stage, variant: Variant, seed: int) -> str:
     """The name of the run of a stage that a run of a later stage takes a result of: of the same variant and seed."""
-    shared = {key for each in stage.variants for key in each}
-    wanted = {key: value for key, value in variant.items() if key in shared}
+    keys = {key for each in stage.variants for key in each}
+    prefix = f"{stage.name}."
+    labelled = {key.removeprefix(prefix): value for key, value in variant.items() if key.startswith(prefix)}
+    wanted = {key: value for key, value in (variant | labelled).items() if key in keys}
     seed = seed if seed in stage.seeds else stage.seeds[0]
     return next(run.name for run in runs if (run.stage, run.variant, run.seed) == (stage.name, wanted, seed))
 

@@ -6,7 +6,8 @@
     stages    name -> presets, settings, grid, zip, list, seeds of its own; a value "stage:<name>.best" is a result of another
     metrics, baseline, budget, slurm
 
-A stage has the variants of the study times its own, and those of the stages whose results it takes.
+A stage has the variants of the study times its own, and times those of the stages whose results it takes; of the latter it takes
+results, and no settings.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Stage(NamedTuple):
 
     Attributes:
         name; presets: words before the settings; settings: by name.
-        variants: its own and inherited ones, without the seed. seeds: of each.
+        variants: without the seed. labels: those of their keys, "<stage>.<setting>", that tell which run of another stage it
+            takes results of, and set nothing. seeds: of each.
         needs: names of the stages whose results it takes.
     """
 
@@ -67,6 +69,7 @@ class Stage(NamedTuple):
     presets: tuple[str, ...]
     settings: Variant
     variants: tuple[Variant, ...]
+    labels: frozenset[str]
     seeds: tuple[int, ...]
     needs: tuple[str, ...]
 
@@ -78,7 +81,7 @@ class Study(NamedTuple):
         name: of the file. stages: in an order in which they can run.
         metrics: "<task>/<split>/<metric>", with "<stage>:" before it where several stages have it.
         baseline: settings of the variant that others are compared with, None for none.
-        most_runs, hours: what it may take; None for no limit. slurm: options of sbatch.
+        most_runs, hours: what it may take; None for no limit. slurm: options of sbatch by their long names.
     """
 
     name: str
@@ -118,11 +121,12 @@ def read_study(path: str) -> Study:
     ordered: list[Stage] = []
     for name in _order(needs, where):
         inherited = _inherited(needs[name], needs)
-        lists = [common, *(own[each] for each in stages if each in inherited or each == name)]
-        variants = _distinct(_joined(lists), f"{where}: stage {name}")
+        labelled = [_labelled(each, own[each]) for each in stages if each in inherited]
+        variants = _distinct(_joined([common, *labelled, own[name]]), f"{where}: stage {name}")
+        labels = frozenset(key for each in labelled for variant in each for key in variant)
         mine = _seeds(stages[name], f"{where}: stages[{name}]") or seeds or (0,)
         presets = (*_presets(base, where), *_presets(stages[name], f"{where}: stages[{name}]"))
-        ordered.append(Stage(name, presets, settings[name], variants, mine, needs[name]))
+        ordered.append(Stage(name, presets, settings[name], variants, labels, mine, needs[name]))
     for stage in ordered:
         for other in (each for each in ordered if each.name in stage.needs):
             match = len(other.seeds) == 1 or {*stage.seeds} <= {*other.seeds}
@@ -195,6 +199,10 @@ def _joined(lists: list[list[Variant]]) -> Iterator[Variant]:
         for each in combination:
             joined |= each
         yield joined
+
+
+def _labelled(stage: str, variants: list[Variant]) -> list[Variant]:
+    return [{f"{stage}.{key}": value for key, value in variant.items()} for variant in variants]
 
 
 def _distinct(variants: Iterable[Variant], where: str) -> tuple[Variant, ...]:

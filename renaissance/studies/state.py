@@ -38,6 +38,12 @@ class _Attempt(TypedDict):
     seconds: float
 
 
+def _deciding(words: Sequence[str]) -> list[str]:
+    """The words that decide what a run computes; what it starts from is part of its identity."""
+    places = ("data_root=", "log_dir=", "load_path=", "blind_run=")
+    return [word for word in words if not word.startswith(places)]
+
+
 class RunState(NamedTuple):
     """What became of a run.
 
@@ -100,7 +106,7 @@ class StudyFolder:
         folders = folders_of(self.values(words))
         folder = folders[-1] if folders else None
         attempt = self.attempt(run)
-        same = attempt is not None and attempt["words"] == words
+        same = attempt is not None and _deciding(attempt["words"]) == _deciding(words)
         state = RunState(run, WAITING, folder, words, seconds=attempt["seconds"] if attempt else 0.0)
         if folder is not None and is_run(folder):
             _, rows, _ = read_rows(folder / "metrics.csv")

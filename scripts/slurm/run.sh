@@ -12,14 +12,19 @@ goes_on() {
     [[ "$(squeue --noheader --jobs="$1" --format=%T)" == RUNNING ]]
 }
 
+# The environment of this repository, where no other is active.
+activate() {
+    if [[ -z "${VIRTUAL_ENV:-}" && "${CONDA_DEFAULT_ENV:-base}" == base && -f .venv/bin/activate ]]; then
+        source .venv/bin/activate
+    fi
+}
+
 run_training() {
     # The number of an array's last task is that of the whole array.
     local job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" status=0
     job="${job:-$SLURM_JOB_ID}"
 
-    if [[ -z "${VIRTUAL_ENV:-}" && "${CONDA_DEFAULT_ENV:-base}" == base && -f .venv/bin/activate ]]; then
-        source .venv/bin/activate
-    fi
+    activate
     export HF_HUB_OFFLINE=1 # models come from the cache: compute nodes need no internet
     # From Slurm 22.05 on srun does not take this over.
     [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"

@@ -81,3 +81,11 @@ def test_status_and_table_load_no_torch(file):
         code += "; sys.exit('torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_this_repository_would_run(path, full_size_cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ended = study(capsys, f"study={path}", "action=plan")
+    assert ended.code == 0, ended
+    assert "pretrain" in ended.out and not [*tmp_path.iterdir()]

@@ -184,3 +184,49 @@ def test_an_array_runs_a_line_in_each_task(cluster: Cluster, hub_cache: Path, tm
     runs = {path.parent.name: path for path in tmp_path.glob("result/*/version_*")}
     steps = {name: read(path / "checkpoints" / "last.ckpt").training["step"] for name, path in runs.items()}
     assert steps == {"grid_1": 2, "grid_2": STEPS} and len(list(tmp_path.glob("result/*/*"))) == 2
+
+
+def test_a_study_runs_every_run_once_though_a_node_dies(cluster: Cluster, hub_cache: Path, tmp_path: Path):
+    """Two variants of pretraining, each with two finetunings: arrays of two stages, six runs."""
+    small_run.write_coco_vg(tmp_path / "data" / "arrow")
+    words = "\n".join(f"  {word.replace('=', ': ')}" for word in (*SMALL, "max_steps: 12", "save_every_steps=3"))
+    (tmp_path / "small.yaml").write_text(
+        f"base:\n{words}\n  presets: [task_mlm_itm]\n"
+        "stages:\n  first: {grid: {freeze_text_encoder: [false, true]}}\n"
+        '  then: {load_path: "stage:first.best", grid: {learning_rate: [1e-4, 1e-3]}}\n'
+        "metrics: [then:mlm/val/accuracy]\n"
+        "slurm: {gpus-per-node: 0, cpus-per-task: 1, time: 20}\n"
+    )
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "PYTHONPATH": str(OFFLINE),
+        "OMP_WAIT_POLICY": "passive",
+        "DATA_ROOT": str(tmp_path / "data" / "arrow"),
+    }
+    command = (sys.executable, str(ROOT / "run.py"), "study", "with", f"study={tmp_path / 'small.yaml'}")
+    given = (f"log_dir={tmp_path / 'result'}", "where=slurm")
+
+    def done() -> int:
+        return len(list(tmp_path.glob("result/small/runs/*/version_*/results.json")))
+
+    said = cluster.call(*command, *given, "action=run", **variables)
+    numbers = [line.split()[-1] for line in said.splitlines() if "job" in line]
+    cluster.jobs += numbers
+    assert len(numbers) == 2 and "first: 2 runs" in said and "then: 4 runs" in said
+    assert "is in the queue already" in cluster.call(*command, *given, "action=run", **variables)
+    until(lambda: done() >= 1, LIMIT, lambda: "the first run")
+    cluster.crash(NODES[1])
+    cluster.call("scontrol", "update", f"nodename={NODES[1]}", "state=down", "reason=test")
+    cluster.boot(NODES[1])
+    cluster.call("scontrol", "update", f"nodename={NODES[1]}", "state=resume")
+    until(lambda: not cluster.queue().strip(), 3 * LIMIT, lambda: cluster.queue())
+    if done() < 6:  # what the node took with it
+        cluster.jobs += [
+            line.split()[-1] for line in cluster.call(*command, *given, "action=run", **variables).splitlines()
+        ]
+        until(lambda: not cluster.queue().strip(), 3 * LIMIT, lambda: cluster.queue())
+    assert done() == 6 and len(list(tmp_path.glob("result/small/runs/*/version_*"))) == 6
+    assert "nothing is left to run" in cluster.call(*command, *given, "action=run", **variables)
+    table = cluster.call(*command, given[0], "action=table", **variables)
+    assert table.count("(n=1)") == 4 and "first.freeze_text_encoder" in table

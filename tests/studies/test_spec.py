@@ -19,7 +19,7 @@ stages:
   vqa: {presets: [task_finetune_vqa], load_path: "stage:pretrain.best", blind_run: "stage:blind",
         grid: {learning_rate: [1e-4, 2e-4]}}
   blind: {presets: [task_finetune_vqa], load_path: "stage:pretrain.last", blind: true, seeds: [0]}
-  pretrain: {max_steps: 7}
+  pretrain: {max_steps: 7, list: [{learning_rate: 5e-4}]}
 metrics: [vqa:vqa/val/accuracy]
 baseline: {freeze_text_encoder: false, learning_rate: 1e-4}
 """
@@ -38,14 +38,22 @@ def test_runs_are_variants_times_seeds_and_take_results_of_the_same_variant(tmp_
     assert len({*names}) == len(names) == 28
     run = by_stage["vqa"][-1]
     assert run.variant == {
-        "freeze_text_encoder": True, "cross_layer_hidden_size": 32, "num_cross_layer_heads": 4, "learning_rate": 2e-4,
+        "freeze_text_encoder": True, "cross_layer_hidden_size": 32, "num_cross_layer_heads": 4,
+        "pretrain.learning_rate": 5e-4, "learning_rate": 2e-4,
     }  # fmt: skip
     folders = {name: Path("runs") / name / "version_0" for name in names}
     words = run.words(folders)
-    of = "freeze_text_encoder=True_cross_layer_hidden_size=32_num_cross_layer_heads=4"
     assert words[:2] == ["task_mlm_itm", "task_finetune_vqa"]
-    assert f"load_path=runs/pretrain_{of}_seed=1/version_0/checkpoints/best.ckpt" in words
-    assert f"blind_run=runs/blind_{of}_seed=0/version_0" in words  # the one seed that it has
+    pretrain, blind = (
+        next(each for each in by_stage[stage] if each.seed == seed and each.variant.items() >= wanted.items())
+        for stage, seed, wanted in (
+            ("pretrain", 1, {key: value for key, value in run.variant.items() if "learning_rate" not in key}),
+            ("blind", 0, {key: value for key, value in run.variant.items() if key != "learning_rate"}),
+        )
+    )
+    assert f"load_path=runs/{pretrain.name}/version_0/checkpoints/best.ckpt" in words
+    assert f"blind_run=runs/{blind.name}/version_0" in words  # the one seed that it has
+    assert "learning_rate=0.0005" in pretrain.words({}) and not [word for word in words if word.startswith("pretrain.")]
     assert {"max_steps=5", "seed=1", "resume_from=auto", "data_root=data", "learning_rate=0.0002"} <= {*words}
     assert "max_steps=7" in by_stage["pretrain"][0].words({})  # of the stage, before that of all
     assert all(names.index(name) < names.index(run.name) for run in runs for name, _ in run.needs.values())

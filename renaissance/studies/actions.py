@@ -1,0 +1,82 @@
+"""What `python run.py study` does with a study: a function for each value of `action`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from renaissance.core.console import say
+from renaissance.core.errors import require, shortened
+from renaissance.core.launch import lasting_imports
+
+from .execute import run_study
+from .plan import Configure
+from .screen import plan_table, status_table
+from .slurm import submit
+from .state import FAILED, StudyFolder
+from .table import make_table, markdown, write_table
+
+
+class Command(NamedTuple):
+    """What an action needs. Attributes: folder; words, by which another process finds the same study; the settings."""
+
+    folder: StudyFolder
+    words: list[str]
+    configure: Configure
+    where: str
+    workers: int
+    run: str | None
+
+
+def _plan(command: Command) -> None:
+    folder = command.folder
+    say(plan_table(folder.runs, _checked(command), folder.states()))
+
+
+def _checked(command: Command) -> dict[str, Any]:
+    with lasting_imports():
+        from renaissance.studies.check import check_runs  # here, because it imports torch
+    return check_runs(command.folder.runs, command.configure)
+
+
+def _run(command: Command) -> None:
+    folder = command.folder
+    _checked(command)
+    if command.where == "slurm":
+        require(command.run is None, f"run={command.run} runs here alone; leave where=slurm out.")
+        say("\n".join(submit(folder, command.words)))
+        return
+    states = run_study(folder, command.workers, () if command.run is None else (command.run,))
+    say(status_table(states.values()))
+    failed = [name for name, state in states.items() if state.kind == FAILED]
+    again = f"action=retry runs them again: {shortened(failed)}"
+    require(not failed, f"{len(failed)} of {len(states)} runs failed, as their logs in {folder.path} say; {again}.")
+
+
+def _retry(command: Command) -> None:
+    for name, state in command.folder.states().items():
+        if state.kind == FAILED and command.run in (None, name):
+            command.folder.forget(state.run)
+    _run(command)
+
+
+def _status(command: Command) -> None:
+    say(status_table(command.folder.states().values()))
+
+
+def _table(command: Command) -> None:
+    folder = command.folder
+    table = make_table(folder.study, folder.states().values())
+    say(markdown(table))
+    say(f"written to the folder {folder.path}: {', '.join(write_table(table, folder.path))}")
+
+
+def _words(command: Command) -> None:
+    state = command.folder.states()[command.run]
+    needs = ", ".join(dict.fromkeys(name for name, _ in state.run.needs.values()))
+    require(state.words is not None, f"run={command.run} waits for results of {needs}.")
+    say("\n".join(state.words))
+
+
+ACTIONS = {
+    "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "command": _words,
+}  # fmt: skip

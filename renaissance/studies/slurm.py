@@ -1,0 +1,78 @@
+"""Submits what is missing of a study to Slurm: a job array for each stage, which waits for those whose results it takes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import renaissance
+from renaissance.core.atomic import write_whole
+from renaissance.core.errors import UserError, first_line
+
+from .spec import Stage
+from .state import DONE, FAILED, RUNNING, StudyFolder
+
+_REPOSITORY = Path(renaissance.__file__).parent.parent
+_SCRIPT = "scripts/slurm/study.sbatch"
+
+
+def submit(folder: StudyFolder, words: Sequence[str]) -> list[str]:
+    """Submits the stages that are not in the queue already.
+
+    Args:
+        words: settings of `python run.py study with` by which each task finds its run.
+
+    Returns:
+        A line for each stage.
+
+    Raises:
+        UserError: there is no Slurm, or it refuses a job.
+    """
+    queued, jobs, lines = _queued(), {}, []
+    states = folder.states()
+    for stage in folder.study.stages:
+        left = [
+            name
+            for name, state in states.items()
+            if state.run.stage == stage.name and state.kind not in (DONE, FAILED, RUNNING)
+        ]
+        job = f"{folder.study.name}.{stage.name}"
+        if job in queued:
+            jobs[stage.name] = queued[job]
+            lines.append(f"{stage.name}: is in the queue already (job {queued[job]})")
+        elif left:
+            jobs[stage.name] = _submit(folder, stage, left, [jobs[name] for name in stage.needs if name in jobs], words)
+            lines.append(f"{stage.name}: {len(left)} runs, job {jobs[stage.name]}")
+        else:
+            lines.append(f"{stage.name}: nothing is left to run")
+    return lines
+
+
+def _submit(folder: StudyFolder, stage: Stage, names: Sequence[str], after: Sequence[str], words: Sequence[str]) -> str:
+    """Submits the array of a stage; returns its job's number."""
+    path = folder.path / "attempts" / f"{stage.name}.txt"
+    write_whole(path, "".join(f"{name}\n" for name in names).encode(), "log_dir")
+    options = {"array": f"1-{len(names)}", "job-name": f"{folder.study.name}.{stage.name}"}
+    options |= {"output": str(path.parent.absolute() / f"{stage.name}-%A_%a.log")}
+    # Each task looks itself for what it needs: one run that failed keeps none of the others from running.
+    options |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}
+    given = [f"--{key}={value}" for key, value in (options | folder.study.slurm).items()]
+    command = ["sbatch", "--parsable", *given, f"--chdir={_REPOSITORY}", _SCRIPT, str(path.absolute()), *words]
+    return _call(command).split(";")[0]
+
+
+def _queued() -> dict[str, str]:
+    """Numbers of this user's jobs by their names."""
+    rows = (line.split() for line in _call(["squeue", "--me", "--noheader", "--format=%j %F"]).splitlines())
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def _call(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=_REPOSITORY, check=False)
+    except OSError as error:
+        raise UserError(f"{command[0]} cannot be run ({error.strerror}): is this a machine of the cluster?") from error
+    if done.returncode:
+        raise UserError(f"{command[0]} refused the job ({first_line(done.stderr)}); see `slurm` in the study file.")
+    return done.stdout.strip()
