@@ -32,7 +32,7 @@ class _Share(NamedTuple):
     gpus: str | None
 
 
-class _Attempt:
+class _Process:
     """A run that is going on: a process, and the record that it will have, which is locked till then."""
 
     def __init__(self, folder: StudyFolder, state: RunState, record: AtomicFile, share: _Share):
@@ -137,7 +137,7 @@ def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> di
 
 
 def _start_more(
-    folder: StudyFolder, states: Sequence[RunState], going: dict[str, _Attempt], shares: list[_Share]
+    folder: StudyFolder, states: Sequence[RunState], going: dict[str, _Process], shares: list[_Share]
 ) -> None:
     free = [share for share in shares if all(share is not attempt.share for attempt in going.values())]
     for state in states:
@@ -153,7 +153,7 @@ def _start_more(
         if (now["seconds"] if now else 0.0) != state.seconds:  # another process has run it meanwhile
             record.close()
             continue
-        going[state.run.name] = _Attempt(folder, state, record, free.pop(0))
+        going[state.run.name] = _Process(folder, state, record, free.pop(0))
 
 
 def _refuse_spent(folder: StudyFolder) -> None:
@@ -165,7 +165,7 @@ def _refuse_spent(folder: StudyFolder) -> None:
     )
 
 
-def _tell(attempt: _Attempt, folder: StudyFolder) -> None:
+def _tell(attempt: _Process, folder: StudyFolder) -> None:
     status, line = attempt.end()
     ended = {0: "done"}.get(
         status, "saved" if status in (TRY_AGAIN, INTERRUPTED) else f"failed with status {status}: {line}"

@@ -42,7 +42,7 @@ class _Variants(TypedDict):
     seeds: list[int] | None
 
 
-class _File(_Variants):
+class _StudyFile(_Variants):
     base: dict[str, Any] | None
     stages: dict[str, dict[str, Any] | None] | None
     budget: _Budget | None
@@ -52,7 +52,7 @@ class _File(_Variants):
 
 
 _PARTS = frozenset(_Variants.__annotations__)
-_KEYS = _PARTS | frozenset(_File.__annotations__)
+_KEYS = _PARTS | frozenset(_StudyFile.__annotations__)
 
 
 class Stage(NamedTuple):
@@ -107,7 +107,7 @@ def read_study(path: str) -> Study:
     require(ending, f"study={path}: the name of a study file ends in {', '.join(CONFIG_FILES)}.")
     content, where = dict(read_config_file(file)), f"study={path}"
     _refuse_unknown(content, _KEYS, where)
-    expect(content, _File, where)
+    expect(content, _StudyFile, where)
     require(_NAME.fullmatch(file.stem), f"{where}: give the file a name of at most 40 letters, digits, - and _.")
     base, seeds = content.get("base") or {}, _seeds(content, where)
     stages = {name: part or {} for name, part in (content.get("stages") or {file.stem: None}).items()}
