@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import UserError, printable
-from renaissance.core.untrusted import read_bytes
+from renaissance.core.untrusted import parse_json, read_bytes
 from renaissance.evaluation.runs import FinishedRun, find_run, read_run
 from renaissance.runs.checkpoint_folder import BEST
+from renaissance.runs.exported import CONFIG, OURS
 from renaissance.runs.report import RunFolder
 from renaissance.runs.stored import Stored
 from renaissance.settings.declared import defaults
 from renaissance.settings.keys import TOWERS, TYPE_KEYS, marked
 
-from .formats.source import ExportSource, public
+from .formats.source import ExportSource, public, public_command
 
 _MOST_CARD = 1 << 20  # bytes of a card that is read
 _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
@@ -25,7 +26,7 @@ _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
 def card(source: ExportSource, name: str, format: str) -> str:
     """The text of the card. name: of the folder. format: of `export`."""
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
-    before = _sections(Path(source.path))
+    before = _sections(source)
     towers = {key: public(stored.settings[key]) for key in TOWERS[stored.settings["model_type"]]}
     licences = ", ".join(map(str, [*towers.values(), *public(stored.settings["datasets"])]))
     sections = [
@@ -49,13 +50,19 @@ def card(source: ExportSource, name: str, format: str) -> str:
     return f"---\n{tags}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _sections(folder: Path) -> dict[str, str]:
-    """What the card of a folder that was exported before says, by heading."""
+def _sections(source: ExportSource) -> dict[str, str]:
+    """What the card of a folder that was exported before says of the same tensors, by heading."""
+    folder = Path(source.path)
+    if not folder.is_dir():
+        return {}
     try:
-        text = read_bytes(folder / "README.md", most=_MOST_CARD).decode() if folder.is_dir() else ""
+        config = parse_json(read_bytes(folder / CONFIG), dict[str, Any])
+        text = read_bytes(folder / "README.md", most=_MOST_CARD).decode()
     except (UserError, UnicodeDecodeError):
         return {}
-    parts = (part.partition("\n") for part in text.split("\n## ")[1:])
+    if config.get(OURS, {}).get("digest") != source.digest():
+        return {}
+    parts = (part.partition("\n") for part in printable(text, keep="\n").split("\n## ")[1:])
     return {heading.strip(): body.strip() for heading, _, body in parts}
 
 
@@ -134,7 +141,7 @@ def _training(run: FinishedRun | None, stored: Stored) -> str:
     if run is None:
         return f"{_UNKNOWN}\n\n{settings}"
     versions = run.record.get("versions") or {}
-    command = f"```\n{printable(public(str(versions.get('command', 'not known'))))}\n```"
+    command = f"```\n{printable(public_command(str(versions.get('command', 'not known'))))}\n```"
     packages = ", ".join(f"{name} {each}" for name, each in versions.items() if name not in ("command", "platform"))
     files = [
         f"| {split} | {printable(public(file))} | {printable(', '.join(f'{key} {value}' for key, value in prints.items()))} |"

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from conftest import OFFLINE
 from exchange.checkpoints import write_checkpoint
 from exchange.test_export import IMAGE_ONE, TASK_SETTINGS, TEXT_ONE, TEXTS, TWO, command, own_logits, pictures
 from renaissance.cli.main import main
-from renaissance.exchange.formats.source import public
+from renaissance.exchange.formats.source import public, public_command
 from renaissance.inference.loaded import Loaded
 from renaissance.runs.checkpoint import read
 
@@ -264,6 +265,13 @@ def test_the_card_says_what_was_measured_and_what_was_not(checkpoint, tmp_path):
     assert main(["export", "with", f"load_path={tmp_path / 'two'}", f"output={tmp_path / 'again'}"]) == 0
     again = (tmp_path / "again" / "README.md").read_text()
     assert again.replace("# again", "# two").replace('"again"', '"two"') == card  # what was measured goes along
+    state = load_file(tmp_path / "again" / "model.safetensors")
+    save_file(
+        state | {name: tensor + 1 for name, tensor in state.items() if name.endswith("bias")},
+        tmp_path / "again" / "model.safetensors",
+    )
+    assert main(["export", "with", f"load_path={tmp_path / 'again'}", f"output={tmp_path / 'other'}"]) == 0
+    assert "0.5000" not in (tmp_path / "other" / "README.md").read_text()  # of these weights nothing was measured
 
 
 def test_what_goes_out_names_no_folder_of_this_machine(checkpoint, tmp_path):
@@ -279,15 +287,24 @@ def test_what_goes_out_names_no_folder_of_this_machine(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ("run.py with encoder=/home/me/vit data_root='/data/all/arrow'", "run.py with encoder=vit data_root='arrow'"),
         ("google/electra-small", "google/electra-small"),
         (["/a/b/c", "~/d/e", "coco"], ["c", "e", "coco"]),
-        ("['/a/b', 'models/c']", "['b', 'models/c']"),
+        ("https://a.b/c/d", "https://a.b/c/d"),
+        ("/home/me/My Docs/x.ckpt", "x.ckpt"),
+        ({"a": "/home/x/y"}, {"a": "y"}),
         (3, 3),
     ],
 )  # fmt: skip
 def test_absolute_paths_lose_their_folders(given, wanted):
     assert public(given) == wanted
+
+
+def test_a_command_loses_them_too():
+    command = (
+        "run.py with encoder=/home/me/vit data_root='/data/all/arrow' datasets=['/a/b', 'models/c'] x=s3://a/b y=a/b"
+    )
+    wanted = "run.py with encoder=vit data_root='arrow' datasets=['b', 'models/c'] x=s3://a/b y=a/b"
+    assert public_command(command) == wanted
 
 
 def test_a_one_towers_card_lists_no_setting_of_two_towers(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from renaissance.core.types import ImageInput, TextInput
 from renaissance.data.text import encode
 from renaissance.models import backbones
 from renaissance.runs import checkpoint
-from renaissance.runs.exported import CONFIG, WEIGHTS, exported_names
+from renaissance.runs.exported import CONFIG, OURS, WEIGHTS, exported_names
 from renaissance.training.assembly import restore
 
 TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
-_FOLDERS = re.compile(r"(?<![^\s=\"'\[(,:])[~/][^\s\"',\])]*/")  # of an absolute path, up to its last name
+# Of an absolute path in a command, up to its last name; a URL has its slashes behind a colon.
+_FOLDERS = re.compile(r"(?<![^\s=\"'\[(,])[~/][^\s\"',\])]*/")
 CLOSE = 1e-4  # relative difference up to which two libraries compute the same
 
 
@@ -68,22 +71,39 @@ class ExportSource:
             "give format=transformers.",
         )
 
+    def digest(self) -> str:
+        """What the tensors are known by: a card holds for them alone."""
+        digest = hashlib.sha256()
+        for part in (self.stored.model, self.stored.heads):
+            for name in sorted(part):
+                digest.update(name.encode())
+                digest.update(part[name].detach().contiguous().numpy().data)
+        return digest.hexdigest()
+
     def write_own(self, config: dict[str, Any], folder: Path) -> None:
         """What `runs.exported` reads back: config.json, tensors by the names of the exported classes, and the tokenizer.
 
         The tokenizer is as it was rebuilt of the checkpoint's files, which may come from anybody.
         """
-        write_json(folder / CONFIG, config)
-        save_tensors(exported_names(self.stored.model, self.stored.heads), folder / WEIGHTS)
+        tensors = exported_names(self.stored.model, self.stored.heads)
+        write_json(folder / CONFIG, config | {OURS: config[OURS] | {"digest": self.digest()}})
+        save_tensors(tensors, folder / WEIGHTS)
         for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
             (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def public(value: Any) -> Any:
-    """A setting's value, or a command, without the folders of absolute paths: where things lie on one's disk is nobody's."""
+    """A setting's value without the folders of absolute paths: where things lie on one's disk is nobody's."""
     if isinstance(value, str):
-        return _FOLDERS.sub("", value)
+        return Path(value).name if value.startswith(("/", "~")) else value
+    if isinstance(value, Mapping):
+        return {key: public(each) for key, each in value.items()}
     return [public(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def public_command(command: str) -> str:
+    """The same of a command."""
+    return _FOLDERS.sub("", command)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
