@@ -1,1 +1,1 @@
-"""Studies: many runs from one file, what became of them, and their table."""
+"""Many runs from one file, and their table."""
