@@ -127,7 +127,7 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
             refuse_special(file, f"{where}: {file.name}")
             state |= load_file(file)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not whole: {first_line(error)}") from error
+        raise UserError(f"{where} is not whole ({first_line(error)}); copy or export it again.") from error
     odd = [name for name, tensor in state.items() if tensor.dtype not in (*_FLOATS, torch.int64)]
     require(not odd, f"{where}: {WEIGHTS} holds numbers of a kind that no weights have ({shortened(odd)}).")
     state = {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in state.items()}
