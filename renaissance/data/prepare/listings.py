@@ -24,7 +24,7 @@ from renaissance.core.untrusted import expect
 from renaissance.data.arrow import open_file, require_once, require_type, some, valid_batches
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT, Column
 
-from .annotation_store import plain_name, text_fault
+from .annotation_store import NO_CAPTION, plain_name, usable
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
@@ -231,13 +231,13 @@ def _row(image: Any, caption: Any, name: str, split: str) -> Row | LeftOut:
     texts = [caption] if isinstance(caption, str | None) else caption
     told = isinstance(texts, list) and all(isinstance(each, str | None) for each in texts)
     require(told, f"{name}: its caption is no text and no list of texts; give another column with caption_column=.")
-    kept = [each for each in texts if each and text_fault(each) is None]
+    kept, others = usable(texts, name)
     if not kept:
-        return LeftOut(next((fault for each in texts if (fault := text_fault(each or ""))), "no caption"), name)
+        return others[0] if others else LeftOut(NO_CAPTION, name)
     if not image:
         return LeftOut("missing", f"{name}: it has no image")
     require(
         isinstance(image, bytes | str),
         f"{name}: its image is {type(image).__name__}; give another column with image_column=.",
     )
-    return Row({IMAGE.name: image}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})
+    return Row({IMAGE.name: image}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split}, without=others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -186,6 +187,16 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     with pytest.raises(UserError, match="the annotations end here"):
         write([plan([])._replace(rows=rows(), listed=2)], tmp_path, tmp_path, workers=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_error_closes_the_bar_at_once(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """And not when somebody drops the traceback: its last line would stand under another command's."""
+    rows = [Row({"image": photograph()}, {"caption": [3]})]
+    with pytest.raises(pa.ArrowException):
+        write([plan([])._replace(rows=rows, listed=1)], tmp_path, tmp_path, workers=1)
+    assert "a.arrow" in capsys.readouterr().err
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 # -- processes of their own -----------------------------------------------------------------------------------------
