@@ -191,9 +191,9 @@ class FileInputs:
                 images = (read_bytes(path, "it", most=MOST_BYTES),)
                 key = content_key(images[0])
             except (UserError, MemoryError) as error:
+                images = (lasting_fault(error, where),)
                 gone = f"images={self.folder} is empty, or is not there any more; give the command again when it is."
                 require(os.path.isdir(self.folder) and os.listdir(self.folder), gone)
-                images = (lasting_fault(error, where),)
         return Example(index, images, "" if side == IMAGE else lines[index], image_key=key, where=where)
 
     def fingerprint(self) -> dict[str, Any]:
