@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
+from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_pairs, splits_of
@@ -547,3 +548,11 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     (tmp_path / "own" / "empty").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no data set that the library"):
         open_pairs([str(tmp_path / "own" / "empty")], "train", "none")
+
+
+def test_encode_names_the_splits_that_are_not_read(saved, tmp_path, capsys):
+    path = write_checkpoint(tmp_path, {"encoder": "vit"})
+    columns = [f"{key}={value}" for key, value in COLUMNS.items()]
+    words = [f"load_path={path}", f"datasets=['{saved}']", *columns, "what=text", "num_workers=0"]
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 0
+    assert f"note: {saved}: Its splits extra are not read" in capsys.readouterr().out
