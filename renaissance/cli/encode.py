@@ -103,11 +103,14 @@ def main(
     with lasting_imports():
         from renaissance.inference import features  # here, because it imports torch
         from renaissance.inference.inputs import FileInputs, SplitInputs
+        from renaissance.inference.output import finish, open_output
         from renaissance.inference.processes import fill
 
     names = [datasets] if isinstance(datasets, str) else list(datasets or ())
     split, data_root = split or "val", data_root or "data/arrow"
     inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root, image_column, caption_column)
+    for note in inputs.notes:
+        say(f"note: {note}")
     tokens = features.TOKENS in what  # of what there is
     sides = tuple(
         side for side in features.SIDES if side in what or (tokens and side != features.FUSED and inputs.count(side))
@@ -127,12 +130,12 @@ def main(
         "images": images,
         "texts": texts,
     }
-    if not features.open_output(plan, file_type, about):
+    if not open_output(plan, file_type, about):
         if files and features.FUSED in sides:
             order = "images by the alphabet of their names, texts by their lines"
             say(f"pairs go by {order}: {inputs.pair(0)}, ..., {inputs.pair(-1)}.")
         fill(plan, num_processes)
-    _report(output, features.finish(plan, file_type))
+    _report(output, finish(plan, file_type))
 
 
 def _refuse_given(values: Mapping[str, Any], why: str) -> None:
@@ -143,10 +146,11 @@ def _refuse_given(values: Mapping[str, Any], why: str) -> None:
 def _report(output: str, manifest: Mapping[str, Any]) -> None:
     """Says what there is now, and what was left out."""
     if not manifest["complete"]:
-        say(f"output={output} is completed by another process that works on it.")
+        say(f"output={output} is being completed by another process.")
         return
     say(f"written: {output}")
     for side, kinds in manifest["skipped"].items():
         if kinds:
             count = sum(kind["count"] for kind in kinds.values())
-            say(f"left out of {side}: {count:,}, whose ids no row has; {in_words(kinds)}.")
+            left = "whose ids no row has" if manifest["rows"][side] else "so nothing is left of it"
+            say(f"left out of {side}: {count:,}, {left}; {in_words(kinds)}.")

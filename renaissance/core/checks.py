@@ -250,6 +250,10 @@ def require_checkpoint(key: str, path: str | os.PathLike) -> None:
     """Refuses the path of a checkpoint where there is no file; those beside it are named. load_path may be an exported model."""
     if os.path.isfile(path) or (key == "load_path" and is_exported(path)):
         return
+    if key == "load_path" and os.path.isdir(path):
+        ours = " of format=sentence_transformers" if os.path.isfile(os.path.join(path, "modules.json")) else ""
+        why = f"is a folder{ours} without config.json: it is none that `export` wrote to be read back, or not whole"
+        raise UserError(f"{key}={path} {why}; give a checkpoint, or a folder of format=transformers or safetensors.")
     folder = Path(path).parent
     beside = sorted(folder.glob("*.ckpt"))[:5] if os.path.isdir(folder) else []
     there = f" (there: {', '.join(map(str, beside))})" if beside else ""

@@ -88,5 +88,5 @@ def first_line(error: BaseException) -> str:
     if "weights_only" in text or "add_safe_globals" in text or "Weights only load failed" in text:
         name = re.search(r"GLOBAL ([\w.]+)", text)
         text = f"it names {name[1]}, which could run code" if name else "it holds more than tensors and plain values"
-    lines = text.splitlines()
+    lines = re.sub(r"^\w+, \S+\.cpp:\d+, ", "", text).splitlines()  # where in torchvision it was built
     return printable(lines[0].strip() if lines else type(error).__name__)

@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 
-from renaissance.core.errors import printable, require
+from renaissance.core.errors import UserError, printable, require
 
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -46,3 +46,11 @@ def split_of(name: str, *, whole: bool = False) -> str | None:
         f"'{printable(name)}' says {' and '.join(sorted(found))}: it has to be of one split; rename or divide it.",
     )
     return next(iter(found), None)
+
+
+def split_or_none(name: str, *, whole: bool = False) -> str | None:
+    """As `split_of`; None for a name that contains two splits, such as annotations_trainval2017."""
+    try:
+        return split_of(name, whole=whole)
+    except UserError:
+        return None

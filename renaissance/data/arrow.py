@@ -142,11 +142,8 @@ def dataset_of(path: str, otherwise: str) -> str:
 
 def rows_of(path: str) -> int:
     """Returns how many rows a file has. Raises UserError where it cannot be read."""
-    reader, _, _ = open_file(path, ())
-    try:
-        return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
-    except _READ_ERRORS as error:
-        raise _damaged(path, error) from None
+    reader, whole, _ = open_file(path, ())
+    return sum(batch.num_rows for batch in valid_batches(path, reader, whole, ()))
 
 
 def texts_in(path: str, column: Column) -> set[str]:
@@ -185,9 +182,7 @@ def check_file(path: str, columns: Sequence[Column], samples: str | None = None)
 
 def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[str, Any]:
     reader, whole, columns = open_file(path, columns)
-    if not is_stream(whole):
-        refuse_claims(path, whole)
-    batches = [*valid_batches(path, reader, columns)]
+    batches = [*valid_batches(path, reader, whole, columns)]
     rows = sum(batch.num_rows for batch in batches)
     require(rows, f"'{path}' has no rows; expected at least one image.")
     counts = {
@@ -208,13 +203,15 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
     return FileContents(rows, counts.get(samples, rows), [column.name for column in columns])._asdict()
 
 
-def valid_batches(path: str, reader: Batches, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """Yields the record batches of an open file with these columns, each fully validated by Arrow.
+def valid_batches(path: str, reader: Batches, whole: pa.Buffer, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    """Yields the record batches of an open file with these columns, each fully validated by Arrow; `whole`: its map.
 
     Raises:
-        UserError: an offset or a string is wrong, or lists have more values than the file has bits: nulls or empty lists,
-            for which it holds nothing.
+        UserError: the file is compressed or claims to be larger than it is; an offset or a string is wrong; or lists have
+            more values than the file has bits: nulls or empty lists, for which it holds nothing.
     """
+    if not is_stream(whole):  # of a stream this was done when it was opened
+        refuse_claims(path, whole)
     most = 8 * os.path.getsize(path)
     for number in range(reader.num_record_batches):
         try:
@@ -268,15 +265,22 @@ def _check_ends(path: str, whole: pa.Buffer) -> None:
 def _is_there(path: str, batches: Batches, column: Column) -> bool:
     """Whether a file has a column; raises where it needs one, or has another type."""
     schema, names = batches.schema, batches.names
-    index = schema.get_field_index(column.name) if not column.source or column.source in names else -1
-    if index < 0 and (column.needed or column.name in schema.names):
-        own = column.source or column.name
+    own = column.source or column.name
+    require_once(path, names, [own])
+    index = schema.get_field_index(column.name) if own in names else -1
+    if index < 0 and column.needed:
         advice = f"; give its name with {column.name}_column=" if column.source else ""
         raise UserError(f"'{path}' needs one column '{own}'; its columns are {some(names) or 'none'}{advice}.")
     if index < 0 or (pa.types.is_null(schema.field(index).type) and not column.needed):
         return False
     require_type(path, schema.field(index).type, column, names)
     return True
+
+
+def require_once(path: str | os.PathLike, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuses a file that has a wanted column more than once; `names`: of all its columns."""
+    twice = ", ".join(sorted(name for name in {*wanted} if names.count(name) > 1))
+    require(not twice, f"'{path}' has {twice} more than once among its columns; give each another name.")
 
 
 def require_type(path: str, found: pa.DataType, column: Column, names: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from .dataset_specs import Column
 
 STREAM = b"\xff\xff\xff\xff"  # how an Arrow stream begins
-_PARTS = {"binary": "bytes", "string": "path"}  # of an image of `datasets`, by the type of the column that is read
 
 
 class Batches:
@@ -18,7 +17,7 @@ class Batches:
 
     Args:
         whole: the content, mapped; nothing is copied out of it.
-        columns: that are read, under the names that they declare; of `datasets`' images the bytes, or as a text the path.
+        columns: that are read, under the names that they declare; of `datasets`' images the bytes.
 
     Attributes:
         schema: with these names. names: of the columns as they are in the file. num_record_batches.
@@ -45,7 +44,7 @@ class Batches:
     def _is_another(schema: pa.Schema, column: Column) -> bool:
         """Whether a column has another name or form in the file."""
         index = schema.get_field_index(column.source or column.name)
-        return index >= 0 and (column.source not in ("", column.name) or bool(_part(schema.field(index).type, column)))
+        return index >= 0 and (column.source not in ("", column.name) or _in_structs(schema.field(index).type, column))
 
     def _renamed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if not self._columns:
@@ -53,10 +52,10 @@ class Batches:
         metadata, arrays = batch.schema.metadata, dict(zip(batch.schema.names, batch.columns, strict=True))
         for column in self._columns:
             array = batch[column.source or column.name]
-            if part := _part(array.type, column):
+            if _in_structs(array.type, column):
                 array.validate(full=True)  # before Arrow follows its lengths
                 parts = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
-                array = parts[part]
+                array = parts["bytes"]
                 alone = pc.and_(array.is_null(), parts["path"].is_valid()) if "path" in parts else pa.array([False])
                 self.has_paths |= bool(pc.any(alone).as_py())
             arrays[column.name] = array
@@ -67,10 +66,9 @@ def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-def _part(found: pa.DataType, column: Column) -> str:
-    """Which part of an image as `datasets` saves it, a struct of bytes and path, is read; "" for any other column."""
-    part = _PARTS.get(column.type, "") if pa.types.is_struct(found) and found.get_field_index("bytes") >= 0 else ""
-    return part if part and found.get_field_index(part) >= 0 else ""
+def _in_structs(found: pa.DataType, column: Column) -> bool:
+    """Whether a column has images as `datasets` saves them, structs of bytes and path."""
+    return column.is_image and pa.types.is_struct(found) and found.get_field_index("bytes") >= 0
 
 
 def is_stream(whole: pa.Buffer) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from renaissance.core.errors import UserError, first_line, require, suggest
-from renaissance.core.splits import split_of
+from renaissance.core.splits import split_or_none
 
 from .arrow import dataset_of, some, texts_in
 from .dataset_specs import (
@@ -86,6 +86,10 @@ def open_pairs(
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
+    owners: dict[str, str] = {}
+    for name, file in files:
+        owner = owners.setdefault(os.path.realpath(os.path.join(folder, file)), name)
+        require(owner == name, f"datasets names '{owner}' and '{name}', which are one; each data set counts once.")
     columns = own_columns(names, image_column, caption_column)
     own = {name: columns for name in names if name not in named_specs()}
     pairs = PairDataset(folder, files, training=split == "train", own_columns=own)
@@ -288,13 +292,13 @@ def _own_files(name: str, kind: str, split: str, folder: str, found: set[str]) -
 
 
 def refuse_divided(name: str, files: Iterable[str], split: str) -> None:
-    """Refuses a saved data set whose column `split`, which nothing but `prepare` reads, has rows of another split."""
+    """Refuses a saved data set whose column `split`, which nothing but `prepare` reads, has rows of anything else."""
     words = set().union(*(texts_in(file, SPLIT) for file in files))
-    others = sorted({found for word in words if (found := split_of(word, whole=True)) not in (None, split)})
+    others = sorted(word for word in words if split_or_none(word, whole=True) != split)
     require(
         not others,
-        f"datasets names '{name}', whose column split has rows of {', '.join(others)} among those of {split}; `python run.py "
-        "prepare with dataset=captions` divides it.",
+        f"datasets names '{name}', whose column split has rows of {some(others)} among those of {split}; `python run.py "
+        "prepare with dataset=captions` divides it by train, val and test; rename others, or remove the column.",
     )
 
 

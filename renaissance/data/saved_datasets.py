@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.errors import require, shortened
+from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.splits import split_of
-from renaissance.core.untrusted import expect, read_json
+from renaissance.core.untrusted import expect, parse_json, read_bytes, read_json
 
 _SHARD = re.compile(r"(?!cache-)(.+?)-([\w.]+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")  # cache-*.arrow is what `map` leaves
 _STATE, _DICT, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
@@ -94,16 +94,17 @@ def read_saved(folder: Path, what: str) -> SavedDataset:
         UserError: it is none, is not whole, or has no split that is train, val or test.
     """
     if os.path.isfile(folder / _DICT):
-        splits = expect(
-            read_json(folder / _DICT, dict[str, Any]).get("splits"), list[str], f"{what}: splits in {_DICT}"
-        )
+        about = read_json(folder / _DICT, dict[str, Any], f"{what}: {folder / _DICT}")
+        splits = expect(about.get("splits"), list[str], f"{what}: splits in {_DICT}")
         wrong = [each for each in splits if Path(each).name != each]
         require(not wrong, f"{what}, whose {_DICT} names splits elsewhere.")
         found = {each: state_files(folder / each, what) for each in splits}
     elif os.path.isfile(folder / _STATE):
         # Of `load_dataset(..., split="test[:50%]")` it is "test[:50%]"; of data sets made by hand it is null.
-        split = re.match(r"\w+", str(read_json(folder / _STATE, dict[str, Any]).get("_split") or "train"))
-        found = {split[0] if split else "train": state_files(folder, what)}
+        said = str(read_json(folder / _STATE, dict[str, Any], f"{what}: {folder / _STATE}").get("_split") or "train")
+        parts = {*re.findall(r"(?:^|\+)\s*(\w+)", said)} or {"train"}
+        require(len(parts) == 1, f"{what}, which is of several splits ('{said}'); save each as a data set of its own.")
+        found = {parts.pop(): state_files(folder, what)}
     else:
         found = _shards(folder, what)
     by_split: dict[str, SavedSplit] = {}
@@ -114,7 +115,7 @@ def read_saved(folder: Path, what: str) -> SavedDataset:
             require(split not in by_split, twice)
             require(files, f"{what}, whose split {each} has no rows; save it without, or with rows.")
             exact = not os.path.isfile(Path(files[0]).parent / _STATE)
-            by_split[split] = SavedSplit(files, _noted_rows(Path(files[0]).parent, each), exact)
+            by_split[split] = SavedSplit(files, _noted_rows(Path(files[0]).parent, each, exact, what), exact)
     require(
         by_split,
         f"{what}, whose splits are {shortened(found, 8) or 'none'}; none of them is train, val or test: save those that you "
@@ -123,12 +124,22 @@ def read_saved(folder: Path, what: str) -> SavedDataset:
     return SavedDataset(by_split, tuple(each for each in found if split_of(each, whole=True) is None))
 
 
-def _noted_rows(folder: Path, split: str) -> int | None:
-    """The rows that dataset_info.json notes for a split; the file belongs to nobody's contract, so anything may be missing."""
-    about: Any = read_json(folder / _INFO) if os.path.isfile(folder / _INFO) else None
+def _noted_rows(folder: Path, split: str, exact: bool, what: str) -> int | None:
+    """The rows that dataset_info.json notes for a split; the file belongs to nobody's contract, so anything may be missing.
+
+    One that cannot be read is refused where there must be as many rows; elsewhere it only informs.
+    """
+    about: Any = None
+    if os.path.isfile(folder / _INFO):
+        name = f"{what}: {folder / _INFO}"
+        try:
+            about = parse_json(read_bytes(folder / _INFO, name), name=name, nan_is_null=True)
+        except UserError:
+            if exact:
+                raise
     for key in ("splits", split, "num_examples"):
         about = about.get(key) if isinstance(about, dict) else None
-    return about if isinstance(about, int) else None
+    return about if isinstance(about, int) and not isinstance(about, bool) else None
 
 
 def state_files(folder: Path, what: str) -> list[str]:

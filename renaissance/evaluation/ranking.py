@@ -271,23 +271,22 @@ class Ranking:
         """
         scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
         total, done = scores.size if candidates is None else int(candidates.sum()), 0
-        bar = Bar(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.split.rank > 0)
-        for batch, (numbers, tokens, rows, columns) in enumerate(self._pairs(texts, images, candidates)):
-            if batch == 1:
-                began, warm = time.perf_counter(), done
-            elif batch == 1 + _MEASURED:
-                seconds = total * (time.perf_counter() - began) / (done - warm)
-                kept = images.hidden.nbytes + sum(tokens.hidden.nbytes for _, tokens in texts) + scores.nbytes
-                self.split.say(self._cost(total, seconds, kept, candidates is None))
-            text, image = (
-                side.select(torch.from_numpy(index).to(self.device))
-                for side, index in ((tokens, rows), (images, columns))
-            )
-            found = self.match(self.model.fuse(text, image, needs={"pooled"}).pooled).float().cpu().numpy()
-            scores[numbers[rows], columns] = np.where(np.isnan(found), -np.inf, found)
-            bar.update(len(rows))
-            done += len(rows)
-        bar.close()
+        with Bar(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.split.rank > 0) as bar:
+            for batch, (numbers, tokens, rows, columns) in enumerate(self._pairs(texts, images, candidates)):
+                if batch == 1:
+                    began, warm = time.perf_counter(), done
+                elif batch == 1 + _MEASURED:
+                    seconds = total * (time.perf_counter() - began) / (done - warm)
+                    kept = images.hidden.nbytes + sum(tokens.hidden.nbytes for _, tokens in texts) + scores.nbytes
+                    self.split.say(self._cost(total, seconds, kept, candidates is None))
+                text, image = (
+                    side.select(torch.from_numpy(index).to(self.device))
+                    for side, index in ((tokens, rows), (images, columns))
+                )
+                found = self.match(self.model.fuse(text, image, needs={"pooled"}).pooled).float().cpu().numpy()
+                scores[numbers[rows], columns] = np.where(np.isnan(found), -np.inf, found)
+                bar.update(len(rows))
+                done += len(rows)
         return scores
 
     def _pairs(

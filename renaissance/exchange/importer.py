@@ -233,7 +233,9 @@ def head_lines(built: Built) -> list[str]:
     if isinstance(built.model, TwoTower):
         counts["fusion"] = next(each.heads for each in built.model.fusion.modules() if isinstance(each, Attention))
     shown = ", ".join(f"{key} {count}" for key, count in counts.items() if count)
-    return [f"attention heads: {shown}; no tensor shows them: if they were others, give ...num_heads="]
+    return [
+        f"attention heads: {shown}; no tensor shows them: if they were others, say so by the settings that end in num_heads"
+    ]
 
 
 def write(path: Path, stored: Stored) -> None:

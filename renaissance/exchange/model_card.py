@@ -14,12 +14,19 @@ from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.exported import CONFIG, OURS
 from renaissance.runs.report import RunFolder
 from renaissance.runs.stored import Stored
-from renaissance.settings.declared import defaults
+from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import TOWERS, TYPE_KEYS, marked
 
 from .formats.source import ExportSource, public, public_command
 
+_OF_MACHINE = {
+    "data_root",
+    "per_gpu_batchsize",
+    "eval_batch_size",
+    *(k for k, s in SETTINGS.items() if s.section == "machine"),
+}
 _MOST_CARD = 1 << 20  # bytes of a card that is read
+_LICENCE = "Licence and intended use"
 _UNKNOWN = "Not known: the folder of the run was not beside the checkpoint."
 
 
@@ -28,7 +35,11 @@ def card(source: ExportSource, name: str, format: str) -> str:
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
     before = _sections(source)
     towers = {key: public(stored.settings[key]) for key in TOWERS[stored.settings["model_type"]]}
-    licences = ", ".join(map(str, [*towers.values(), *public(stored.settings["datasets"])]))
+    made_of = [
+        *towers.values(),
+        *(public(run.settings.get("datasets", [])) if run else ["the data that it was trained on"]),
+    ]
+    licences = ", ".join(map(str, made_of))
     sections = [
         f"# {name}",
         f"A {stored.settings['model_type']} vision-language encoder of {_named(towers)}, step {stored.training['step']:,} of "
@@ -39,9 +50,10 @@ def card(source: ExportSource, name: str, format: str) -> str:
         before.get("Scores") or _scores(run, source.path),
         "## Training",
         before.get("Training") or _training(run, stored),
-        "## Licence and intended use",
-        f"To be filled in. It was made of {printable(licences)}, whose licences apply to it. What it is meant for, and what it "
-        "should not be used for: to be filled in.",
+        f"## {_LICENCE}",
+        before.get(_LICENCE)
+        or f"To be filled in. It was made of {printable(licences)}, whose licences apply to it. What it is meant for, and "
+        "what it should not be used for: to be filled in.",
     ]
     library = {"sentence_transformers": "sentence-transformers", "safetensors": "renaissance"}.get(
         format, "transformers"
@@ -128,11 +140,11 @@ def _blind(run: FinishedRun, rows: list[Any]) -> str:
 
 
 def _training(run: FinishedRun | None, stored: Stored) -> str:
-    hidden, plain = marked("command_only") | {"data_root"}, defaults()
+    hidden, plain = marked("command_only") | _OF_MACHINE, defaults()
     for model_type, keys in TYPE_KEYS.items():
         hidden |= set() if model_type == stored.settings["model_type"] else {*keys}
     changed = {
-        key: public(value)
+        key: {name: each for name, each in value.items() if each} if isinstance(value, dict) else public(value)
         for key, value in stored.settings.items()
         if key not in hidden and value not in (None, plain.get(key))
     }

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from renaissance.core.errors import require
-from renaissance.core.untrusted import expect_keys
+from renaissance.core.untrusted import expect_keys, read_json
+from renaissance.models.backbones.image_processor import IMAGE_PROCESSOR_FILES
 
 from .converted import Converted
 from .foreign import ForeignModel
@@ -32,6 +34,7 @@ _HUB_HEADS = {
 _ASPECT = (
     "its images keep their aspect (pixelbert), also in runs that start from it, unless they give other transform keys"
 )
+_SQUARE = "its images are cropped to squares (imagenet), as the image processor of its folder says"
 
 
 def _rules() -> Rules:
@@ -121,15 +124,17 @@ def convert(source: ForeignModel, numbers: Mapping[str, int]) -> Converted:
         "are there; it is not whole.",
     )
     notes = [_NO_ITM] if hub and task in (None, "mlm") and "itm" not in named else []
-    notes.append(_ASPECT)
+    cropped = source.folder is not None and _is_cropped(source.folder)
+    notes.append(_SQUARE if cropped else _ASPECT)
+    transform = "imagenet" if cropped else "pixelbert"
     settings = {
         "tokenizer": "google-bert/bert-base-uncased",
         "pooler_type": "single",
         "max_text_len": len(model["text_embeddings.position.weight"]),
         "image_size": config.image_size,
         "patch_size": config.patch_size,
-        "train_transform_keys": ["pixelbert"],
-        "val_transform_keys": ["pixelbert"],
+        "train_transform_keys": [transform],
+        "val_transform_keys": [transform],
     }
     image = {name: (source.image or {}).get(name, HALF) for name in ("mean", "std")}
     answers = _labels(known, source) if task == "vqa" else ()
@@ -164,6 +169,12 @@ def _hub_config(source: ForeignModel) -> dict[str, Any]:
     eps = 1e-12 if known["layer_norm_eps"] is None else known["layer_norm_eps"]
     require(0 < eps <= 1e-5, f"{where}: config.json says layer_norm_eps={eps}; up to 1e-5 can be built here.")
     return known | {"layer_norm_eps": eps}
+
+
+def _is_cropped(folder: Path) -> bool:
+    """Whether an image processor beside the model crops images to squares; ViLT's own keeps their aspect."""
+    path = folder / IMAGE_PROCESSOR_FILES[0]
+    return path.is_file() and read_json(path, dict[str, Any]).get("crop_size") is not None
 
 
 def _labels(config: Mapping[str, Any], source: ForeignModel) -> list[str]:

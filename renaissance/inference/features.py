@@ -1,7 +1,7 @@
 """Vectors of whole splits, in parts: what `encode` writes.
 
     inputs (a split, or files) -> parts of 1,024 -> loader processes -> model -> <output>/<side>/part_<n>.parquet
-    all parts there            -> manifest.json; with file_type=npy the parts become .npy files
+    all parts there            -> manifest.json (output.py); with file_type=npy the parts become .npy files
 
 An image that cannot be read goes through the model as a black one, so that no batch changes for it; then its row is left out,
 and the part says so. A part is written whole or not at all. Any number of processes, on any number of machines, share the parts
@@ -10,7 +10,6 @@ by their locks; the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,28 +22,24 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from renaissance.core.atomic import AtomicFile, InUseError
-from renaissance.core.checks import require_empty
+from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError, require
 from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
-from renaissance.core.untrusted import read_json, refuse_special
 from renaissance.data.collate import stack_images
-from renaissance.data.prepare.image_pool import Fault, fault_of, read_image
-from renaissance.data.prepare.skipped import Skipped, in_words
+from renaissance.data.prepare.image_pool import Fault, read_image
+from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
-from renaissance.runs.exported import CONFIG, weight_files
 from renaissance.training.devices import float32_products
 from renaissance.training.parts import make_parts
 
-from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs
+from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs, lasting_fault
 from .loaded import Loaded
-from .npy import ROWS, SKIPPED, counts_of, join_parts, shapes_of
+from .npy import ROWS, SKIPPED, flat
 
 SIDES, TOKENS = (TEXT, IMAGE, FUSED), "tokens"
 _ROWS, _ROWS_WITH_TOKENS = 1024, 128  # samples of a part
-MANIFEST = "manifest.json"
 
 
 class EncodingPlan(NamedTuple):
@@ -127,9 +122,10 @@ class _Reader:
             return image
         try:
             return self.images.images(raw._replace(images=(image,)), 0)
-        except UserError as error:
+        except (UserError, MemoryError) as error:
+            fault = lasting_fault(error, raw.where)
             found = read_image(image)  # in the words of `prepare`, where Pillow cannot read it either
-            return found if isinstance(found, Fault) else fault_of(error.__cause__ or error)
+            return found if isinstance(found, Fault) else fault
 
     def __call__(
         self, examples: Sequence[Example]
@@ -167,7 +163,8 @@ class Encoder:
             rank, processes: as of `make_parts`. shows: whether a bar is drawn.
         """
         parts, workers = self.plan.parts(), self.plan.num_workers
-        bar, missing = bar_of(parts, shows=shows), [part for part in parts if part.is_missing()]
+        missing = [part for part in parts if part.is_missing()]
+        bar = bar_of(parts, missing, shows=shows)
         with bar, torch.inference_mode(), float32_products("highest", cpu=self.model.device == "cpu"):
             make_parts(missing, self.reader, workers, "output", self._write, bar, rank, processes)
 
@@ -207,10 +204,15 @@ class Encoder:
         }
         if side != IMAGE:
             columns["text"] = pa.array([examples[row].text for row in rows])
-        for name, values in self._vectors(side, text, image, owner, places).items():
-            columns[name] = values
+        vectors = self._vectors(side, text, image, owner, places)
         kept = [place not in examples[row].metadata["faults"] for row, place in zip(rows, places, strict=True)]
-        return pa.table(columns).filter(pa.array(kept))
+        table = pa.table(columns | vectors).filter(pa.array(kept))
+        half = "store=float16: a vector is too large for 16 bits, or not finite; give float32."
+        whole = f"load_path={self.plan.load_path} gives a vector that is not finite; its weights are damaged."
+        for name in vectors:  # of what is kept alone: what a black image gives is nobody's
+            values = flat(table[name]).to_numpy(zero_copy_only=False)
+            require(np.isfinite(values).all(), half if self.dtype == torch.float16 else whole)
+        return table
 
     def _vectors(
         self, side: str, text: TextInput | None, image: ImageInput | None, owner: list[int], places: np.ndarray
@@ -244,9 +246,6 @@ class Encoder:
 
     def _stored(self, vectors: Tensor) -> pa.Array:
         vectors = vectors.to(self.dtype).cpu()
-        half = "store=float16: a vector is too large for 16 bits, or not finite; give float32."
-        whole = f"load_path={self.plan.load_path} gives a vector that is not finite; its weights are damaged."
-        require(vectors.isfinite().all(), half if self.dtype == torch.float16 else whole)
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.flatten().numpy()), vectors.shape[-1])
 
     def _listed(self, tokens: Tokens) -> pa.Array:
@@ -256,92 +255,7 @@ class Encoder:
         return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), self._stored(tokens.hidden[mask]))
 
 
-def bar_of(parts: Sequence[FeaturePart], *, shows: bool = True) -> Bar:
+def bar_of(parts: Sequence[FeaturePart], missing: Sequence[FeaturePart], *, shows: bool = True) -> Bar:
     """A bar of all rows, those that are there counted."""
-    total, done = sum(part.size for part in parts), sum(part.size for part in parts if not part.is_missing())
-    return Bar(total=total, initial=done, desc="encoding", unit=" rows", disable=not shows)
-
-
-def identity(plan: EncodingPlan) -> dict[str, Any]:
-    """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
-    path, where = Path(plan.load_path), f"load_path={plan.load_path}"
-    digest = hashlib.sha256()
-    for each in [path / CONFIG, *weight_files(path, where)] if path.is_dir() else [path]:
-        refuse_special(each, f"{where}: {each.name}")
-        try:
-            with open(each, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        except OSError as error:
-            raise UserError(f"{where}: {each.name} cannot be read ({error.strerror}).") from error
-    return {
-        "model": digest.hexdigest(),
-        "inputs": plan.inputs.fingerprint(),
-        "samples": {side: plan.inputs.count(side) for side in plan.sides},
-        "tokens": plan.tokens,
-        "store": plan.store,
-    }
-
-
-def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bool:
-    """Makes the folder with its manifest, or finds what was begun there; True where all is made.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
-    path, wanted = plan.output / MANIFEST, json.loads(json.dumps(identity(plan) | {"file_type": file_type}))
-    if path.is_file():
-        found = read_json(path, dict[str, Any], f"output={path}")
-        begun = any(plan.output.glob("*/*"))  # else the command ended before anything was made
-        same = not begun or all(found.get(key) == value for key, value in wanted.items())
-        other = [key for key, value in wanted.items() if found.get(key) != value]
-        require(
-            same,
-            f"output={plan.output} holds vectors of another command (other {', '.join(other)}); give another folder.",
-        )
-        if begun:
-            return found.get("complete") is True
-    else:
-        require_empty(plan.output)
-    _write_manifest(plan.output, wanted | about | {"complete": False})
-    return False
-
-
-def finish(plan: EncodingPlan, file_type: str) -> dict[str, Any]:
-    """Makes of the parts what was asked for, and marks the manifest as complete; one process does it.
-
-    Returns:
-        The manifest, which is not `complete` where another process still works on it.
-
-    Raises:
-        UserError: of a side every image was left out.
-    """
-    found = read_json(plan.output / MANIFEST, dict[str, Any])
-    if found["complete"] or any(part.is_missing() for part in plan.parts()):
-        return found
-    folders = {side: plan.output / side for side in plan.sides}
-    try:
-        with AtomicFile(plan.output / "finishing", "output"):
-            rows, skipped = {}, {}
-            for side, folder in folders.items():
-                rows[side], skipped[side] = counts_of(folder)
-                none = f"what={side}: nothing is left, as no image can be read ({in_words(skipped[side])})"
-                require(rows[side] or not skipped[side], f"{none}; output={plan.output} is of no use, remove it.")
-            if file_type == "npy":
-                for folder in folders.values():
-                    join_parts(folder)
-            shapes = {side: shapes_of(folder, rows[side]) for side, folder in folders.items()}
-            found |= {"rows": rows, "skipped": skipped, "shapes": shapes, "complete": True}
-            _write_manifest(plan.output, found)
-    except InUseError:
-        pass
-    return found
-
-
-def _write_manifest(output: Path, content: dict[str, Any]) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={output} cannot be written ({error.strerror}); give another folder.") from error
-    with AtomicFile(output / MANIFEST, "output") as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        file.commit()
+    total, left = (sum(part.size for part in each) for each in (parts, missing))
+    return Bar(total=total, initial=total - left, desc="encoding", unit=" rows", disable=not shows)

@@ -5,6 +5,7 @@ Each side is numbered through: images once each, texts, and pairs of a text with
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,19 +13,23 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.types import Example
 from renaissance.core.untrusted import read_bytes, short
 from renaissance.data.arrow import open_file
 from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, OWN_FILE, QUESTIONS
 from renaissance.data.datasets import named_specs, open_pairs, open_samples, own_layout
 from renaissance.data.identity import content_key
-from renaissance.data.prepare.image_pool import fault_of
+from renaissance.data.prepare.image_pool import Fault, fault_of
 from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
 
 from .loaded import MOST_BYTES
 
 TEXT, IMAGE, FUSED = "text", "image", "fused"
+# Errors of the system that are the file's, and not the machine's of this moment; decoders raise OSError without a number.
+_LASTING = {
+    None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG
+}  # fmt: skip
 _MOST_TEXT = 1 << 30  # bytes of a file of texts, which are held in memory
 # The column of a sample's text, by kind.
 _TEXTS = {QUESTIONS: "questions", IMAGE_PAIRS: "questions", ENTAILMENT: "sentences", BOXES: "sentences", CLASSES: ""}
@@ -38,6 +43,7 @@ class SplitInputs:
 
     Attributes:
         slots: whether the second image of a sample is fused as a second one (NLVR2).
+        notes: sentences about what is not read.
 
     Raises:
         UserError: no such data set or split, or a file cannot be used.
@@ -63,6 +69,7 @@ class SplitInputs:
             known = kind in _TEXTS
             require(known, f"datasets={names}: {kind} cannot be encoded; give their texts as a file, texts=<file>.")
             self.dataset = open_samples(names[0], split, data_root, sample_kind=kind)
+        self.notes = getattr(self.dataset, "notes", ())
         self.text = _TEXTS.get(kind)
         self.slots = kind == IMAGE_PAIRS
         counts = (len(self.dataset.image_counts(number)) for number in range(len(self.dataset.paths())))
@@ -95,6 +102,21 @@ class SplitInputs:
         return {"files": [[file, {name: each[name] for name in each if name != "mtime_ns"}] for file, each in prints]}
 
 
+def lasting_fault(error: Exception, name: str) -> Fault:
+    """What is wrong with an image, by the error of reading or decoding it. name: what the sentence calls it.
+
+    Raises:
+        UserError: the error may pass, as that of a disk or of want of memory; the image may be sound.
+    """
+    cause = error.__cause__ or error
+    passing = isinstance(cause, OSError) and cause.errno not in _LASTING
+    # torch's own error of memory is a RuntimeError.
+    passing = passing or isinstance(cause, MemoryError) or "can't allocate memory" in str(cause)
+    again = "that may pass: give the same command again, and it goes on"
+    require(not passing, f"{shortened([name])} cannot be read now ({first_line(cause)}); {again}.")
+    return fault_of(cause)
+
+
 def _kind(name: str, split: str, data_root: str, columns: Mapping[str, str | None]) -> str:
     """What the samples of a data set are; own data are told by their columns, and of other names are captions alone."""
     if name in named_specs():
@@ -114,6 +136,9 @@ class FileInputs:
         images: a folder, in which folders are read, too; None for none. texts: a file, one text a line; None for none.
         key: of the names and lines that another process has found there. It pickles small: they are read when first asked for.
 
+    Attributes:
+        notes: sentences about folders that are linked there.
+
     Raises:
         UserError: the folder has no images, the file no text, one of them cannot be read, or they are others than `key` says.
     """
@@ -128,7 +153,7 @@ class FileInputs:
 
     @cached_property
     def _listed(self) -> tuple[list[str], list[str]]:
-        names = [] if self.folder is None else _names_in(self.folder)
+        names, self.notes = ([], []) if self.folder is None else _names_in(self.folder)
         lines = [] if self._texts is None else _lines_of(self._texts)
         same = self._key is None or self._key == self._key_of(names, lines)
         given = [
@@ -165,10 +190,10 @@ class FileInputs:
             try:
                 images = (read_bytes(path, "it", most=MOST_BYTES),)
                 key = content_key(images[0])
-            except UserError as error:
+            except (UserError, MemoryError) as error:
+                images = (lasting_fault(error, where),)
                 gone = f"images={self.folder} is empty, or is not there any more; give the command again when it is."
                 require(os.path.isdir(self.folder) and os.listdir(self.folder), gone)
-                images = (fault_of(error.__cause__ or error),)
         return Example(index, images, "" if side == IMAGE else lines[index], image_key=key, where=where)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -179,16 +204,25 @@ class FileInputs:
         return {"images": len(names), "texts": len(lines), "content": f"{content_key(texts):016x}"}
 
 
-def _names_in(images: str) -> list[str]:
-    """The paths of all images below a folder, sorted; a folder that is linked there is read once."""
+def _names_in(images: str) -> tuple[list[str], list[str]]:
+    """The paths of all images below a folder, sorted, and sentences about the folders that are linked there.
+
+    A linked folder is read once, and not where the folder itself lies in it: a link to / would be the whole disk.
+    """
     require(os.path.isdir(images), f"images={images} is no folder; give one that holds images.")
-    names, seen = [], {os.path.realpath(images)}
+    root = Path(os.path.realpath(images))
+    names, seen, linked = [], {*map(str, (root, *root.parents))}, {True: [], False: []}
     try:
         for place, folders, files in os.walk(images, onerror=_raise, followlinks=True):
-            real = {each: os.path.realpath(os.path.join(place, each)) for each in sorted(folders)}
-            folders[:] = [
-                each for each in real if not (is_system_file(each) or real[each] in seen or seen.add(real[each]))
-            ]
+            read = []
+            for path in (os.path.join(place, each) for each in sorted(folders) if not is_system_file(each)):
+                real = os.path.realpath(path)
+                if os.path.islink(path):
+                    linked[real not in seen].append(os.path.relpath(path, images))
+                if real not in seen:
+                    seen.add(real)
+                    read.append(os.path.basename(path))
+            folders[:] = read
             found = [
                 each for each in files if not is_system_file(each) and Path(each).suffix[1:].lower() in IMAGE_SUFFIXES
             ]
@@ -196,7 +230,10 @@ def _names_in(images: str) -> list[str]:
     except OSError as error:
         raise UserError(f"images={images}: {error.filename} cannot be read ({error.strerror}).") from error
     require(names, f"images={images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(names)
+    left = "are not read, as they lead to what is read already, or to what holds this folder"
+    words = {True: "are read, too", False: left}
+    notes = [f"images={images}: linked folders {words[key]}: {shortened(each)}" for key, each in linked.items() if each]
+    return sorted(names), notes
 
 
 def _raise(error: OSError) -> NoReturn:

@@ -57,20 +57,28 @@ def _join_column(parts: Sequence[Path], name: str, target: AtomicFile) -> None:
     """A column of all parts as one .npy file (n, D), read and written a part at a time."""
     count, kind = 0, None
     for part in parts:
-        values = _flat(part, name)
+        values = _vectors(part, name)
         count, kind = count + len(values), (values.dtype, values.shape[1])
     header = {"descr": np.lib.format.dtype_to_descr(kind[0]), "fortran_order": False, "shape": (count, kind[1])}
     np.lib.format.write_array_header_2_0(target, header)
     for part in parts:
-        target.write(np.ascontiguousarray(_flat(part, name)).tobytes())
+        target.write(np.ascontiguousarray(_vectors(part, name)).tobytes())
     target.commit()
 
 
-def _flat(part: Path, name: str) -> np.ndarray:
+def flat(column: pa.ChunkedArray) -> pa.Array:
+    """The numbers of a column of vectors, or of lists of them."""
+    values = column.combine_chunks()
+    while not pa.types.is_floating(values.type):
+        values = values.flatten()
+    return values
+
+
+def _vectors(part: Path, name: str) -> np.ndarray:
     """The vectors of a column, (n, D)."""
-    column = _read(part, [name])[name].combine_chunks()
-    column = column.flatten() if name == "tokens" else column
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    column = _read(part, [name])[name]
+    kind = column.type.value_type if name == "tokens" else column.type
+    return flat(column).to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
@@ -21,7 +21,8 @@ from renaissance.core.signals import STOP_SIGNALS
 from .features import Encoder, EncodingPlan, bar_of
 
 _GRACE = 10  # seconds that a process has to remove its temporary files
-_LOOK = 0.5  # seconds between two looks at the processes
+_LOOK = 0.5  # seconds between two looks at what there is, at least
+_LOOKED = 500  # parts that are looked at in a second: each is two requests to a file system
 
 
 def device_of(rank: int) -> str:
@@ -44,7 +45,8 @@ def fill(plan: EncodingPlan, processes: int) -> None:
     context, method = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
     resource_tracker.ensure_running()  # it lets signals in again
     children: list[tuple[BaseProcess, Connection]] = []
-    parts = plan.parts()
+    parts, failed = plan.parts(), []
+    missing = [part for part in parts if part.is_missing()]
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, held)
         try:
@@ -53,23 +55,32 @@ def fill(plan: EncodingPlan, processes: int) -> None:
                 child = context.Process(target=_child, args=(plan, rank, processes, method, says))
                 children.append((child, said))
                 child.start()
+                says.close()  # so that what is read ends with the child
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-        with bar_of(parts) as bar:
-            runs = True
-            while runs:
-                runs = any(child.is_alive() for child, _ in children) and not any(
-                    child.exitcode for child, _ in children
-                )
-                bar.update(sum(part.size for part in parts if not part.is_missing()) - bar.n)
-                time.sleep(_LOOK if runs else 0)
+        with bar_of(parts, missing) as bar:
+            alive = [child for child, _ in children]
+            while alive and not failed:
+                wait([child.sentinel for child in alive], max(_LOOK, len(missing) / _LOOKED))
+                alive = [child for child in alive if child.is_alive()]
+                failed = [child.exitcode for child, _ in children if child.exitcode]
+                missing = [part for part in missing if part.is_missing()]
+                bar.update(bar.total - sum(part.size for part in missing) - bar.n)
     finally:
         _end([child for child, _ in children if child.pid is not None])
-    if failed := [child.exitcode for child, _ in children if child.exitcode]:
-        sentences = [said.recv() for _, said in children if said.poll()]
+    if failed:  # the others were ended here
         lost = f"num_processes={processes}: a process has ended with status {failed[0]}"
-        memory = "; most often the machine has run out of memory: give fewer num_processes, or a smaller batch_size"
-        raise UserError(next(iter(sentences), f"{lost}{memory if failed[0] < 0 else ''}."))
+        memory = "most often the machine has run out of memory: give fewer num_processes, or a smaller batch_size"
+        why = memory if -signal.SIGKILL in failed else "give the same command again, and it goes on"
+        raise UserError(next(filter(None, (_sentence(said) for _, said in children)), f"{lost}; {why}."))
+
+
+def _sentence(said: Connection) -> str | None:
+    """What a process that has ended said; None where it said nothing, or not all of it."""
+    try:
+        return said.recv() if said.poll(_LOOK) else None  # its loaders, too, hold an end until they find it gone
+    except (EOFError, OSError):
+        return None
 
 
 def _end(children: Sequence[BaseProcess]) -> None:
@@ -102,7 +113,7 @@ def _child(plan: EncodingPlan, rank: int, processes: int, method: str, says: Con
 
 def _leave(*_: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once
-    raise SystemExit(0)
+    raise SystemExit(128 + signal.SIGTERM)  # its work is not done
 
 
 def _watch(parent: int) -> None:

@@ -87,6 +87,25 @@ def weight_files(folder: Path, where: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def model_files(folder: Path, where: str) -> list[Path]:
+    """All files that `read_folder` reads; arguments and errors are its own. Each may be missing."""
+    return [folder / CONFIG, *(folder / name for name in _read_config(folder, where)[2]), *weight_files(folder, where)]
+
+
+def _read_config(folder: Path, where: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """config.json, what is ours there, and the names of the tokenizer's files."""
+    config = parse_json(read_bytes(folder / CONFIG, f"{where}: {CONFIG}"), dict[str, Any], f"{where}: {CONFIG}")
+    ours, what = config.get(OURS), f"{where}: {OURS} in {CONFIG}"
+    require(
+        isinstance(ours, dict),
+        f"{where} is a folder that `export` did not write; a model of ViLT comes in by `python run.py import`, an encoder "
+        "is given as image_encoder=, text_encoder= or encoder=.",
+    )
+    files = expect(ours.get("tokenizer"), list[str], f"{what}: tokenizer")
+    _require_beside(files, what)
+    return config, ours, files
+
+
 def _require_beside(names: list[str], what: str) -> None:
     require(all(Path(name).name == name for name in names), f"{what} names files that do not lie beside it.")
 
@@ -100,20 +119,12 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
     Raises:
         UserError: it is a model of another program, or not whole.
     """
-    config = parse_json(read_bytes(folder / CONFIG, f"{where}: {CONFIG}"), dict[str, Any], f"{where}: {CONFIG}")
-    ours = config.get(OURS)
-    require(
-        isinstance(ours, dict),
-        f"{where} is a folder that `export` did not write; a model of ViLT comes in by `python run.py import`, an encoder "
-        "is given as image_encoder=, text_encoder= or encoder=.",
-    )
+    config, ours, files = _read_config(folder, where)
     what = f"{where}: {OURS} in {CONFIG}"
     parts = {
         name: expect(ours.get(name), dict[str, Any], f"{what}: {name}") for name in ("settings", "image", "labels")
     }
     tasks = expect(ours.get("tasks"), list[str], f"{what}: tasks")
-    files = expect(ours.get("tokenizer"), list[str], f"{what}: tokenizer")
-    _require_beside(files, what)
     there = [folder / name for name in files if (folder / name).is_file()]
     lacking = [name for name in files if folder / name not in there]
     require(
@@ -127,7 +138,7 @@ def read_folder(folder: Path, where: str) -> dict[str, Any]:
             refuse_special(file, f"{where}: {file.name}")
             state |= load_file(file)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not whole: {first_line(error)}") from error
+        raise UserError(f"{where} is not whole ({first_line(error)}); copy or export it again.") from error
     odd = [name for name, tensor in state.items() if tensor.dtype not in (*_FLOATS, torch.int64)]
     require(not odd, f"{where}: {WEIGHTS} holds numbers of a kind that no weights have ({shortened(odd)}).")
     state = {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in state.items()}

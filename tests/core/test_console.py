@@ -21,6 +21,7 @@ def test_what_came_from_data_steers_no_terminal(capsys):
     )
     assert printable("a\r\nb") == "a\\r\\nb" and printable("plain") == "plain"
     assert first_line(ValueError("\n  one \x07\ntwo")) == "one \\x07" and first_line(KeyError()) == "KeyError"
+    assert first_line(RuntimeError("decode_jpeg, /a/b/decode_jpeg.cpp:171, Image is truncated")) == "Image is truncated"
 
 
 @pytest.mark.parametrize("lost", ["pipe", "full", "closed"])

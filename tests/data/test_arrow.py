@@ -16,7 +16,7 @@ import pytest
 
 from renaissance.core.errors import UserError
 from renaissance.data import arrow
-from renaissance.data.arrow import ArrowFile, check_file
+from renaissance.data.arrow import ArrowFile, check_file, rows_of
 from renaissance.data.columns import clean
 from renaissance.data.dataset_specs import CAPTION_COLUMNS
 from renaissance.data.file_cache import cached, stamp
@@ -131,6 +131,8 @@ def test_refuses_compression_in_files_and_streams(tmp_path: Path):
     assert "compressed" in message(tmp_path / "stream.arrow")
     pyarrow.feather.write_feather(table, str(tmp_path / "feather.arrow"), compression="lz4")
     assert "compressed" in message(tmp_path / "feather.arrow")
+    with pytest.raises(UserError, match="is compressed"):  # before a batch is
+        rows_of(str(tmp_path / "feather.arrow"))
 
 
 def test_refuses_wrong_columns(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
+from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.data.datasets import open_pairs, splits_of
@@ -86,6 +88,14 @@ def test_a_single_dataset_is_for_training_unless_it_says_otherwise(tmp_path):
         one._split = library.NamedSplit(split)
         one.save_to_disk(tmp_path / named)
         assert len(opened(tmp_path / named, named)) == 8
+    one._split = library.NamedSplit("train[:50%]+train[50%:]")
+    one.save_to_disk(tmp_path / "halves")
+    assert len(opened(tmp_path / "halves", "train")) == 8
+    for split in ("train+test", "test + train"):
+        _edit(tmp_path / "test" / "state.json", lambda content, split=split: content.update(_split=split))
+        with pytest.raises(UserError, match=rf"is of several splits \('{re.escape(split)}'\); save each"):
+            opened(tmp_path / "test", "train")
+    _edit(tmp_path / "test" / "state.json", lambda content: content.update(_split="test"))
     with pytest.raises(UserError, match="has no split train, but test; to train on one, save it as DatasetDict"):
         opened(tmp_path / "test", "train")
 
@@ -111,7 +121,7 @@ def test_splits_of_other_names_are_said_and_empty_ones_refused(saved, tmp_path, 
 def test_a_column_of_splits_is_never_passed_over(tmp_path):
     dataset(6).add_column("split", ["train", "val", "restval"] * 2).save_to_disk(tmp_path / "a")
     with pytest.raises(
-        UserError, match="whose column split has rows of val among those of train; `python run.py prepare"
+        UserError, match="whose column split has rows of restval, val among those of train; `python run.py prepare"
     ):
         opened(tmp_path / "a", "train")
     with pytest.raises(UserError, match="row 2 has split 'restval'; give train, val or test"):
@@ -120,6 +130,10 @@ def test_a_column_of_splits_is_never_passed_over(tmp_path):
     prepare("captions", tmp_path / "b", tmp_path / "out", workers=1, **COLUMNS)
     counts = {split: len(open_pairs(["captions"], split, str(tmp_path / "out"))) for split in ("train", "val")}
     assert counts == {"train": 8, "val": 4}
+    for word in ("trainval", "restval", "extra"):  # of which prepare refuses each
+        dataset(2).add_column("split", ["train", word]).save_to_disk(tmp_path / word)
+        with pytest.raises(UserError, match=f"{word}', whose column split has rows of {word} among those of train"):
+            opened(tmp_path / word, "train")
     dataset(6).add_column("split", [0, 1, 2] * 2).save_to_disk(tmp_path / "c")  # numbers of something else
     assert len(opened(tmp_path / "c", "train")) == 12
 
@@ -268,6 +282,55 @@ def test_what_the_library_itself_caches_is_read(tmp_path, monkeypatch):
     assert not (tmp_path / "again").exists()
     loaded["train"].select(range(3)).save_to_disk(tmp_path / "part")  # which still says 7
     assert len(opened(tmp_path / "part", "train")) == 6
+
+
+def test_a_note_that_cannot_be_read_refuses_nothing_but_where_it_counts(tmp_path):
+    dataset(3).save_to_disk(tmp_path / "a")
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    shutil.copy(next((tmp_path / "a").glob("*.arrow")), cached / "x-train.arrow")
+    for said in ('{"splits": NaN}', '{"splits": {"train": {"num_examples": true}}}', '{"splits": '):
+        for folder in (tmp_path / "a", cached):
+            (folder / "dataset_info.json").write_text(said)
+        assert len(opened(tmp_path / "a", "train")) == 6
+    with pytest.raises(UserError, match=f"datasets names '{cached}': .*dataset_info.json cannot be read as JSON"):
+        opened(cached, "train")
+
+
+def test_one_data_set_under_two_names_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset(2).save_to_disk("a")
+    (tmp_path / "link").symlink_to("a")
+    for other in ("./a/", str(tmp_path / "a"), "./link"):
+        with pytest.raises(UserError, match=f"datasets names './a' and '{other}', which are one; each data set counts"):
+            open_pairs(["./a", other], "train", "none", **COLUMNS)
+
+
+def test_columns_that_stand_twice_are_refused(tmp_path):
+    import pyarrow as pa
+
+    dataset(2).save_to_disk(tmp_path / "a")
+    path = next((tmp_path / "a").glob("*.arrow"))
+    found = dataset(2).data.table
+    for names, column in ((["img", "caption", "caption"], "caption"), (["img", "img", "caption"], "img")):
+        table = pa.table([found["img" if name == "img" else "one"] for name in names], names=names)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+            out.write_table(table)
+        with pytest.raises(UserError, match=f"has {column} more than once among its columns"):
+            open_pairs([str(tmp_path / "a")], "train", "none", image_column="img")
+        with pytest.raises(UserError, match=f"has {column} more than once among its columns"):
+            prepare("captions", tmp_path / "a", tmp_path / "out", workers=1, image_column="img")
+    assert not [*tmp_path.glob("out/*.arrow")]
+
+
+def test_settings_of_lists_are_refused(saved, tmp_path):
+    for idle in ({"annotations": "a.csv"}, {"separator": ";"}):
+        [(setting, value)] = idle.items()
+        with pytest.raises(
+            UserError, match=f"{setting}='{value}': root='{saved}' is of the library `datasets` and has no"
+        ):
+            prepare("captions", saved, tmp_path / "out", workers=1, **COLUMNS, **idle)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_trains_on_it_and_goes_on_exactly(saved, tmp_path, capsys, hub_cache, monkeypatch):
@@ -485,3 +548,11 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     (tmp_path / "own" / "empty").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no data set that the library"):
         open_pairs([str(tmp_path / "own" / "empty")], "train", "none")
+
+
+def test_encode_names_the_splits_that_are_not_read(saved, tmp_path, capsys):
+    path = write_checkpoint(tmp_path, {"encoder": "vit"})
+    columns = [f"{key}={value}" for key, value in COLUMNS.items()]
+    words = [f"load_path={path}", f"datasets=['{saved}']", *columns, "what=text", "num_workers=0"]
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 0
+    assert f"note: {saved}: Its splits extra are not read" in capsys.readouterr().out

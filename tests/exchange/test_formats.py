@@ -129,7 +129,9 @@ def test_a_vilt_comes_back_by_import(tmp_path, capsys):
     assert command(capsys, f"load_path={path}", f"output={folder}", "format=vilt").code == 0
     assert main(["import", "with", f"source={folder}", f"output={back}", "num_heads=2"]) == 0
     first, second = read(path), read(back)
-    assert first.labels == second.labels
+    assert first.labels == second.labels and first.image == second.image
+    large = pictures(2)  # no squares of the model's size
+    assert torch.equal(Loaded(path).encode(large, TEXTS), Loaded(back).encode(large, TEXTS))
     same = {name for name in first.model if torch.equal(first.model[name], second.model[name])}
     assert set(first.model) - same <= {"token_types.embedding.weight"}  # the row of a second image is no part of it
     assert all(torch.equal(first.heads[name], second.heads[name]) for name in first.heads)
@@ -312,3 +314,24 @@ def test_a_one_towers_card_lists_no_setting_of_two_towers(tmp_path):
     assert main(["export", "with", f"load_path={path}", f"output={tmp_path / 'out'}"]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| `max_text_len` | `11` |" in card and "cross_layer" not in card
+
+
+def test_folders_that_are_not_read_back_say_why(checkpoint, tmp_path, capsys):
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors" / "modules.json").write_text("[]")
+    (tmp_path / "empty").mkdir()
+    for name, why in (
+        ("vectors", "a folder of format=sentence_transformers without config.json"),
+        ("empty", "a folder without"),
+    ):
+        sentence = command(capsys, f"load_path={tmp_path / name}", f"output={tmp_path / 'out'}").sentence()
+        assert why in sentence and "give a checkpoint, or a folder of format=transformers or safetensors" in sentence
+
+
+def test_heads_that_no_auto_class_finds_are_named(tmp_path, capsys):
+    path = write_checkpoint(tmp_path / "own", TWO, ("itm", "vqa"), **TASK_SETTINGS["vqa"])
+    ended = command(capsys, f"load_path={path}", f"output={tmp_path / 'out'}")
+    assert "AutoModelForVisualQuestionAnswering, RenaissanceForImageTextRetrieval" in ended.out
+    assert (
+        'modeling_renaissance.RenaissanceForImageTextRetrieval", "out"' in (tmp_path / "out" / "README.md").read_text()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from transformers import AutoModel, AutoProcessor
 from conftest import ROOT
 from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
+from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError
 from renaissance.data.prepare.image_pool import Fault
 from renaissance.inference.inputs import FileInputs
@@ -256,6 +258,31 @@ def test_a_folder_of_something_else_is_refused(place, tmp_path, capsys):
     assert "another command (other model)" in ended.sentence()
 
 
+def test_a_manifest_of_something_else_is_not_replaced(place, tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text('{"mine": 1}')
+    for _ in range(2):
+        assert "is there already and not empty" in encode(capsys, place, tmp_path, "what=text").sentence()
+        assert (tmp_path / "manifest.json").read_text() == '{"mine": 1}'
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / "mine").touch()
+    with pytest.MonkeyPatch.context() as patch:  # a command that ended before it made anything
+        patch.setattr("renaissance.inference.processes.fill", lambda *_: None)
+        assert "parts are not there" in encode(capsys, place, tmp_path / "out", "what=text").sentence()
+    (tmp_path / "out" / "mine").touch()
+    assert "not empty" in encode(capsys, place, tmp_path / "out", "what=text", "store=float16").sentence()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["store"] == "float32"
+
+
+def test_another_process_completes_a_folder_only_where_it_is_at_it(place, tmp_path, capsys):
+    assert encode(capsys, place, tmp_path, "what=text").code == 0
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    with AtomicFile(tmp_path / "finishing", "output"):
+        ended = encode(capsys, place, tmp_path, "what=text")
+        assert ended.code == 0 and "is being completed by another process" in ended.out and "written" not in ended.out
+    assert "written" in encode(capsys, place, tmp_path, "what=text").out
+
+
 def _album(folder: Path) -> list[int]:
     """Writes 9 images, of which a whole part (2, 3), more of it (4) and the last (8) cannot be read; returns the sound ones."""
     folder.mkdir()
@@ -339,10 +366,65 @@ def test_no_readable_image_at_all_is_refused(place, tmp_path, capsys):
     for _ in range(2):
         ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
         assert (
-            ended.code == 1 and "nothing is left, as no image can be read (unreadable: 30 (first 00.png: " in ended.err
+            ended.code == 1
+            and "nothing is left, as no image can be read (image: unreadable: 30 (first 00.png: " in ended.err
         )
         assert f"output={tmp_path / 'out'} is of no use, remove it" in ended.err and "written" not in ended.out
     assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize("file_type", ["parquet", "npy"])
+def test_a_side_without_a_readable_image_leaves_the_others(file_type, place, tmp_path, capsys):
+    _file(tmp_path / "in", "a\nwritten: b.png", b"no image")
+    words = (f"images={tmp_path / 'in'}", f"texts={_file(tmp_path, 'a.txt', b'one' + bytes([10]) + b'two')}")
+    given = (*words, "what=text,image,tokens", f"file_type={file_type}")
+    for _ in range(2):
+        ended = encode(capsys, place, tmp_path / "out", *given)
+        assert ended.code == 0 and ended.out.count("\nwritten: ") + ended.out.startswith("written: ") == 1
+        last = "left out of image: 1, so nothing is left of it; unreadable: 1 (first a\\nwritten: b.png: "
+        assert ended.out.splitlines()[-1].startswith(last)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["rows"] == {"text": 2, "image": 0}
+    assert manifest["shapes"]["image"]["vector"][0] == 0
+
+
+PASSING = {
+    "a disk": ("renaissance.inference.inputs.read_bytes", UserError("no"), OSError(errno.EIO, "Input/output error")),
+    "files": ("renaissance.inference.inputs.read_bytes", UserError("no"), OSError(errno.EMFILE, "Too many open files")),
+    "memory": ("renaissance.inference.inputs.read_bytes", MemoryError(), None),
+    "memory of Pillow": ("renaissance.data.images.open_image", MemoryError(), None),
+    "memory of torch": ("renaissance.data.images.open_image", RuntimeError("can't allocate memory: no"), None),
+}
+
+
+@pytest.mark.parametrize("case", [*PASSING])
+def test_errors_that_may_pass_are_no_faults_of_an_image(case, place, tmp_path, capsys, monkeypatch):
+    path, error, error.__cause__ = PASSING[case]
+    Image.new("RGB", (9, 9)).save(_file(tmp_path / "in", "a.png", b""))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(path, fails)
+        ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
+    assert ended.code == 1 and "error: a.png cannot be read now (" in ended.err and "Traceback" not in ended.err
+    ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
+    assert ended.code == 0 and len(read(tmp_path / "out", "image")) == 1
+
+
+@pytest.mark.parametrize("row", [2, 5])
+def test_only_vectors_of_images_that_are_kept_must_be_finite(row, place, tmp_path, capsys, monkeypatch):
+    sound = _album(tmp_path / "in")
+
+    def pooled(*given: Any) -> torch.Tensor:
+        vectors = pool(*given).clone()
+        vectors[row] = torch.inf
+        return vectors
+
+    monkeypatch.setattr("renaissance.inference.features.pool", pooled)
+    ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
+    assert ended.code == (row in sound) and ("not finite" in ended.err) == (row in sound)
 
 
 def test_images_of_a_split_that_cannot_be_decoded_are_left_out(place, tmp_path, capsys):
@@ -391,7 +473,11 @@ def test_folders_that_are_linked_are_read_once(place, tmp_path, capsys):
     (tmp_path / "in" / "b").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "up").symlink_to(tmp_path / "in")
     Image.new("RGB", (9, 9)).save(os.fsencode(tmp_path / "in" / "c") + b"\xff.png", "PNG")
-    assert encode(capsys, place, tmp_path / "in" / "out", f"images={tmp_path / 'in'}", "what=image").code == 0
+    (tmp_path / "far" / "all").symlink_to(tmp_path)  # which holds the folder itself
+    Image.new("RGB", (9, 9)).save(tmp_path / "beside.png")
+    ended = encode(capsys, place, tmp_path / "in" / "out", f"images={tmp_path / 'in'}", "what=image")
+    assert ended.code == 0 and "linked folders are read, too: a\n" in ended.out
+    assert "linked folders are not read, as" in ended.out and "holds this folder: b, a/all, a/up\n" in ended.out
     names = pd.read_parquet(tmp_path / "in" / "out" / "image")["name"].tolist()
     assert names == [f"a/{name}" for name in ("0.png", "1.jpg", "5.jpg", "6.png", "7.jpg")] + ["c\ufffd.png"]
     assert encode(capsys, place, tmp_path / "in" / "out", f"images={tmp_path / 'in'}", "what=image").code == 0
@@ -468,17 +554,23 @@ def test_lines_of_a_text_file_end_at_line_breaks_alone(place, tmp_path, capsys):
     assert pd.read_parquet(tmp_path / "out" / "text").text.tolist() == ["one\u2028line", "two\x0blines"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
-    words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={tmp_path / 'a.txt'}", "what=text", "num_workers=0"]
-    (tmp_path / "a.txt").write_text("a red circle is left of the blue square\n" * 40_000)
+def _two_processes(place: Path, folder: Path) -> subprocess.Popen[str]:
+    """Starts a long command of two processes; returns when both are writing a part."""
+    words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={folder / 'a.txt'}", "what=text", "num_workers=0"]
+    (folder / "a.txt").write_text("a red circle is left of the blue square\n" * 40_000)
     command = [sys.executable, str(ROOT / "run.py"), "encode", "with", *words, "num_processes=2", "batch_size=16"]
-    command.append(f"output={tmp_path / 'out'}")
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command.append(f"output={folder / 'out'}")
+    run = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     end = time.monotonic() + 90
-    while not [*tmp_path.glob("out/text/part*")] and time.monotonic() < end:
+    while len([*folder.glob("out/text/.part*")]) < 2 and time.monotonic() < end:
         time.sleep(0.1)
     assert run.poll() is None, run.communicate()
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
+    run = _two_processes(place, tmp_path)
     for _ in range(2):  # `timeout` sends two, and so do people
         os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
         time.sleep(0.3)
@@ -486,6 +578,22 @@ def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
     assert run.returncode in (75, 130) and "Traceback" not in printed and "leaked" not in printed, printed
     assert not [*tmp_path.glob("out/text/.*")]
     assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "said"), [(signal.SIGKILL, 1, "has run out of memory"), (signal.SIGTERM, 2, "status 143; give")]
+)
+def test_processes_that_are_ended_from_outside_end_the_command(number, first, said, place, tmp_path):
+    run = _two_processes(place, tmp_path)
+    numbers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    children = [each for each in numbers if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    assert len(children) == 2
+    for each in children[:first]:
+        os.kill(int(each), number)
+    _, printed = run.communicate(timeout=60)
+    last = printed.splitlines()[-1]
+    assert run.returncode == 1 and last.startswith("error: num_processes=2: ") and said in last, printed
+    assert "Traceback" not in printed
 
 
 def test_a_model_that_cannot_be_read_leaves_the_folder_free(place, tmp_path, capsys):
@@ -496,8 +604,15 @@ def test_a_model_that_cannot_be_read_leaves_the_folder_free(place, tmp_path, cap
     assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 1
     assert "model.safetensors cannot be read" in capsys.readouterr().err
     (tmp_path / "own" / "model.safetensors").write_bytes((tmp_path / "kept").read_bytes()[:3000])
-    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}"]) == 1
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}", "num_processes=2"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]  # a child's
+    assert last.startswith("error: load_path=") and "is not whole" in last
     (tmp_path / "kept").replace(tmp_path / "own" / "model.safetensors")
     assert main(["encode", "with", *words, f"output={tmp_path / 'out'}", "what=text"]) == 0
     assert encode(capsys, place, tmp_path / "two", "what=text").code == 0
     np.testing.assert_array_equal(read(tmp_path / "out", "text"), read(tmp_path / "two", "text"))
+    name = json.loads((tmp_path / "own" / "config.json").read_text())["renaissance"]["tokenizer"][0]
+    (tmp_path / "own" / name).write_bytes((tmp_path / "own" / name).read_bytes() + b" ")
+    capsys.readouterr()
+    assert main(["encode", "with", *words, f"output={tmp_path / 'out'}", "what=text"]) == 1
+    assert "another command (other model)" in capsys.readouterr().err

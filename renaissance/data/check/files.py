@@ -91,7 +91,7 @@ def find(
     Raises:
         UserError: the folder cannot be read or has no such file; a data set is unknown, has no file, or fits no layout.
     """
-    saved, notes = _saved([name for name in datasets or () if is_saved(name)], folder, captions)
+    saved, notes = _saved([name for name in dict.fromkeys(datasets or ()) if is_saved(name)], folder, captions)
     if saved:
         datasets = [name for name in datasets if not is_saved(name)]
     files: list[CheckedFile] = []

@@ -34,9 +34,9 @@ def scan_file(file: CheckedFile, workers: int | None, lengths: Lengths) -> None:
     path = str(file.path)
     try:
         check_file(path, file.spec.columns, file.spec.samples)
-        reader, _, columns = open_file(path, file.spec.columns)
+        reader, whole, columns = open_file(path, file.spec.columns)
         # Validated once more, though `check_file` may have cached it: a disk that goes bad keeps the time of the last change.
-        batches = [*valid_batches(path, reader, columns)]
+        batches = [*valid_batches(path, reader, whole, columns)]
         shared = check_values(file, columns, batches, lengths)
         _check_images(file, batches, workers, shared)
         _compare_manifest(file)

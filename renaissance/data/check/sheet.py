@@ -17,6 +17,7 @@ from renaissance.core.atomic import write_whole
 from renaissance.core.errors import printable
 from renaissance.data.arrow import ArrowFile, open_file, schema_metadata
 from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, SNLI_LABELS, DatasetSpec
+from renaissance.data.identity import content_key
 from renaissance.data.pixels import open_image, rgb
 
 from .files import CheckedFile
@@ -36,7 +37,8 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
     Args:
         dataset: its name.
         files: its files, whole and checked.
-        folder: takes `check_data_<dataset>.png`, of a folder with _ for each /; made if there is none.
+        folder: takes `check_data_<dataset>.png`, of a folder or a long name its end, and six digits of its hash; made if
+            there is none.
 
     Raises:
         UserError: the sheet cannot be written.
@@ -58,7 +60,10 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
         sheet.paste(cell, (_GAP + number % _COLUMNS * width, 2 * _GAP + _LINE + number // _COLUMNS * height))
     content = io.BytesIO()
     sheet.save(content, "PNG", compress_level=1)  # a third of the time for a fifth more bytes
-    target = folder / f"check_data_{dataset.strip('/').replace('/', '_')[-_LONGEST_NAME:]}.png"
+    short = dataset.strip("/").replace("/", "_")[-_LONGEST_NAME:]
+    if short != dataset:  # others may be as short
+        short += f"_{content_key(dataset.encode('utf-8', 'surrogateescape')):016x}"[:7]
+    target = folder / f"check_data_{short}.png"
     write_whole(target, content.getvalue(), "sheet_folder")
     return target
 

@@ -161,6 +161,13 @@ def text_fault(text: str, noun: str = "caption") -> str | None:
     return None if is_unicode(text) else f"{noun} that is not Unicode text"
 
 
+def usable(texts: Iterable[str | None], name: str) -> tuple[list[str], tuple[LeftOut, ...]]:
+    """Returns the captions of an image that can be used, and the others as they are counted."""
+    faults = [(text, text_fault(text or "")) for text in texts]
+    kept = [text for text, fault in faults if fault is None]
+    return kept, tuple(LeftOut(fault, name) for _, fault in faults if fault)
+
+
 def is_unicode(text: str) -> bool:
     """Whether a string can be stored: JSON escapes can spell halves of surrogate pairs."""
     return text.encode(errors="ignore").decode() == text

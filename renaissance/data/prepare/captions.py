@@ -85,15 +85,23 @@ def make_arrow(
     form, options = Form(image_column, caption_column, separator), {"name": name, "val_share": val_share}
     if is_saved_folder(root):
         saved = read_saved(root, f"root='{root}'")
+        given = {"annotations": annotations, "separator": separator}
+        idle = [f"{setting}={value!r}" for setting, value in given.items() if value is not None]
+        require(
+            not idle, f"{', '.join(idle)}: root='{root}' is of the library `datasets` and has no lists; leave it out."
+        )
         for each in saved.splits.values():
-            each.require_rows(sum(map(rows_of, each.files)), f"root='{root}'")
+            if each.exact and each.rows is not None:
+                each.require_rows(sum(map(rows_of, each.files)), f"root='{root}'")
         sources = [PairFile(Path(file), split) for split, each in saved.splits.items() for file in each.files]
         return _whole_files(sources, form, root, options, saved.note)
     listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
-    tars = listings[0].suffix == _TAR
+    tars, lines = listings[0].suffix == _TAR, any(listing.suffix in (".csv", ".tsv") for listing in listings)
+    idle = f"separator={separator!r} is of .csv and .tsv files, and '{listings[0].name}' is none; leave it out."
+    require(separator is None or lines, idle)
     if tars or has_images(listings[0], form):
-        idle = "image_column and separator are of tables, and these are tars; leave them out."
-        require(not tars or form == Form(caption_column=caption_column), idle)
+        idle = f"image_column={image_column!r} is of tables, and these are tars; leave it out."
+        require(not tars or image_column is None, idle)
         return _whole_files([pair_file_of(listing) for listing in listings], form, root, options)
     store, read_from = AnnotationStore(), defaultdict(list)
     for listing in listings:

@@ -25,11 +25,13 @@ class Row(NamedTuple):
         values: every other column -> value.
         rescale: where values are in pixels of the (first) image: (values, horizontal factor, vertical factor) -> the
             values for the image as it is stored, which `resize` can make smaller. None = no value is in pixels.
+        without: what of it is left out, such as an empty caption.
     """
 
     images: dict[str, str | bytes]
     values: dict[str, Any]
     rescale: Callable[[dict[str, Any], float, float], dict[str, Any]] | None = None
+    without: tuple[LeftOut, ...] = ()
 
 
 class LeftOut(NamedTuple):
@@ -41,8 +43,8 @@ class LeftOut(NamedTuple):
 
 def read_entries(
     rows: Iterable[Row | LeftOut], root: str | os.PathLike, pool: ImagePool, progress: Callable[[Iterable], Iterable]
-) -> Iterator[dict[str, Any] | LeftOut]:
-    """Yields every row, in order, as column -> value, or as left out because an image of it cannot be read.
+) -> Iterator[Row | LeftOut]:
+    """Yields every row, in order, with its images as they are stored, or as left out because one cannot be read.
 
     Args:
         rows: what the annotations list.
@@ -64,7 +66,7 @@ def read_entries(
         if pool.resize is not None and row.rescale is not None:
             (width, height), (full_width, full_height) = size_of(images[0]), size_of(sources[0])
             values = row.rescale(values, width / full_width, height / full_height)
-        yield {**dict(zip(row.images, images, strict=True)), **values}
+        yield row._replace(images=dict(zip(row.images, images, strict=True)), values=values)
 
 
 def _request(row: Row | LeftOut, root: str | os.PathLike) -> Request:
@@ -79,7 +81,7 @@ class EntryIterator:
         position: how many entries of the listing were taken.
     """
 
-    def __init__(self, entries: Iterator[dict[str, Any] | LeftOut], position: int = 0):
+    def __init__(self, entries: Iterator[Row | LeftOut], position: int = 0):
         self._entries = entries
         self._next = next(entries, None)
         self.position = position
@@ -90,15 +92,16 @@ class EntryIterator:
         return self._next is None
 
     def take(self, most: int | None, skipped: Skipped) -> Iterator[dict[str, Any]]:
-        """Yields up to `most` rows (None = all); counts what is left out before, between and right after them."""
+        """Yields up to `most` rows (None = all) as column -> value; counts what is left out before, in and right after them."""
         taken = 0
         while self._next is not None:
-            if isinstance(self._next, LeftOut):
-                skipped.add(self._next.kind, self._next.name)
-            elif taken == most:
+            is_row = isinstance(self._next, Row)
+            if is_row and taken == most:
                 return
-            else:
+            for each in self._next.without if is_row else [self._next]:
+                skipped.add(each.kind, each.name)
+            if is_row:
                 taken += 1
-                yield self._next
+                yield {**self._next.images, **self._next.values}
             self._next = next(self._entries, None)
             self.position += 1

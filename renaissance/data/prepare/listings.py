@@ -18,15 +18,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from renaissance.core.errors import UserError, require
-from renaissance.core.splits import split_of
+from renaissance.core.errors import require
+from renaissance.core.splits import split_of, split_or_none
 from renaissance.core.untrusted import expect
-from renaissance.data.arrow import open_file, require_type, some, valid_batches
-from renaissance.data.batches import is_stream
+from renaissance.data.arrow import open_file, require_once, require_type, some, valid_batches
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT, Column
-from renaissance.data.messages import refuse_claims
 
-from .annotation_store import plain_name, text_fault
+from .annotation_store import NO_CAPTION, plain_name, usable
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
@@ -50,7 +48,7 @@ class Form(NamedTuple):
     def columns(self) -> TableColumns:
         paths = _PATHS if self.image_column is None else (self.image_column,)
         captions = _CAPTIONS if self.caption_column is None else (self.caption_column,)
-        return TableColumns(paths, captions, self.separator)
+        return TableColumns(paths, captions, self.separator, named=True)
 
 
 def entries_of(listing: Path, form: Form, root: Path) -> Iterator[Line]:
@@ -65,7 +63,7 @@ def entries_of(listing: Path, form: Form, root: Path) -> Iterator[Line]:
     lines = _coco(listing, form) if _begins_with(listing) == b"{" else _list(listing, form)
     first = list(islice(lines, _PROBED))
     own = split_of(listing.stem)
-    folders = {folder: _split_of_folder(folder) for folder in folders_in(root)}
+    folders = {folder: split_or_none(folder.name) for folder in folders_in(root)}
     # A folder of the list's own split comes first, one of another never: equal names in both are other images.
     near = sorted(
         (folder for folder, split in folders.items() if split in (own, None)), key=lambda each: folders[each] != own
@@ -75,13 +73,6 @@ def entries_of(listing: Path, form: Form, root: Path) -> Iterator[Line]:
     for part in (first, lines):
         for line in part:
             yield line | {"path": base + line["path"]}
-
-
-def _split_of_folder(folder: Path) -> str | None:
-    try:
-        return split_of(folder.name)
-    except UserError:  # such as annotations_trainval2017
-        return None
 
 
 def _begins_with(listing: Path) -> bytes:
@@ -118,11 +109,12 @@ def _list(listing: Path, form: Form) -> Iterator[Line]:
 
 def has_images(listing: Path, form: Form) -> bool:
     """Whether a parquet file holds the images themselves."""
-    return listing.suffix == ".parquet" and _image_column(schema_of_parquet(listing), form) is not None
+    return listing.suffix == ".parquet" and _image_column(listing, schema_of_parquet(listing), form) is not None
 
 
-def _image_column(schema: pa.Schema, form: Form) -> str | None:
-    """The first column that holds bytes, or structs of bytes and path; in what the library `datasets` saves, or paths."""
+def _image_column(path: Path, schema: pa.Schema, form: Form) -> str | None:
+    """The first column that holds bytes, or structs of bytes and path. Raises UserError where a name stands twice."""
+    require_once(path, schema.names, (*form.columns.paths, *form.columns.captions, SPLIT.name))
     kinds = {name: schema.field(name).type for name in form.columns.paths if name in schema.names}
     return next((name for name, kind in kinds.items() if pa.types.is_struct(kind) or _is_bytes(kind)), None)
 
@@ -174,7 +166,9 @@ def _schema(path: Path) -> pa.Schema:
 def _columns(path: Path, form: Form) -> tuple[str, str]:
     """The columns of images and captions of a file. Raises UserError where it lacks one."""
     schema = _schema(path)
-    image = _image_column(schema, form) or next((name for name in form.columns.paths if name in schema.names), None)
+    image = _image_column(path, schema, form) or next(
+        (name for name in form.columns.paths if name in schema.names), None
+    )
     caption = next((name for name in form.columns.captions if name in schema.names), None)
     require(
         image and caption,
@@ -196,9 +190,7 @@ def _records(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
         return
     columns = [Column(name, str(_schema(path).field(name).type)) for name in names]
     reader, whole, _ = open_file(str(path), ())
-    if not is_stream(whole):
-        refuse_claims(str(path), whole)
-    for batch in valid_batches(str(path), reader, columns):
+    for batch in valid_batches(str(path), reader, whole, columns):
         for row in range(batch.num_rows):
             yield {name: batch[name][row].as_py() for name in names}
 
@@ -209,23 +201,26 @@ def rows_with_images(sources: list[PairFile], form: Form, split: str, root: Path
     Raises:
         UserError: a file is damaged, or lacks a column.
     """
+    tops = [os.path.join(each, "") for each in (os.path.abspath(root), os.path.realpath(root))]
     for source in sources:
         image, caption = _columns(source.path, form)
         wanted = [image, caption, *({SPLIT.name} & {*_schema(source.path).names})]
         for number, record in enumerate(_records(source.path, wanted)):
             if _split(source, number, record) == split:
                 name = f"{source.path.name} row {number}"
-                yield _row(_image(record[image], root, name), record[caption], name, split)
+                yield _row(_image(record[image], tops, name), record[caption], name, split)
 
 
-def _image(image: Any, root: Path, name: str) -> Any:
-    """The bytes of an image, or its path below root."""
+def _image(image: Any, tops: list[str], name: str) -> Any:
+    """The bytes of an image, or its path below root; `tops`: what absolute paths below root begin with."""
     image = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
     if not isinstance(image, str) or not image:
         return image
-    below = os.path.relpath(os.path.realpath(image), os.path.realpath(root)) if os.path.isabs(image) else image
+    below = os.path.normpath(image) if os.path.isabs(image) else image
+    for top in tops:
+        below = below.removeprefix(top)
     require(
-        below.partition("/")[0] != os.pardir,
+        not os.path.isabs(below) and below.partition("/")[0] != os.pardir,
         f"{name}: its image is the path '{image}', which leads out of root; `save_to_disk` of the library `datasets` puts the "
         "images themselves into a data set.",
     )
@@ -236,13 +231,13 @@ def _row(image: Any, caption: Any, name: str, split: str) -> Row | LeftOut:
     texts = [caption] if isinstance(caption, str | None) else caption
     told = isinstance(texts, list) and all(isinstance(each, str | None) for each in texts)
     require(told, f"{name}: its caption is no text and no list of texts; give another column with caption_column=.")
-    kept = [each for each in texts if each and text_fault(each) is None]
+    kept, others = usable(texts, name)
     if not kept:
-        return LeftOut(next((fault for each in texts if (fault := text_fault(each or ""))), "no caption"), name)
+        return others[0] if others else LeftOut(NO_CAPTION, name)
     if not image:
         return LeftOut("missing", f"{name}: it has no image")
     require(
         isinstance(image, bytes | str),
         f"{name}: its image is {type(image).__name__}; give another column with image_column=.",
     )
-    return Row({IMAGE.name: image}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})
+    return Row({IMAGE.name: image}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split}, without=others)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from renaissance.core.errors import printable
+
 _FIRST = 10  # names that are kept of each kind
 
 
@@ -42,5 +44,7 @@ class Skipped:
 
 
 def in_words(skipped: Mapping[str, Mapping[str, Any]]) -> str:
-    """What an `as_dict` says, on one line: each kind, its count and its first name."""
-    return "; ".join(f"{kind}: {each['count']:,} (first {each['first'][0]})" for kind, each in skipped.items())
+    """What an `as_dict` says, on one line, whatever the names are: each kind, its count and its first name."""
+    return "; ".join(
+        f"{kind}: {each['count']:,} (first {printable(each['first'][0])})" for kind, each in skipped.items()
+    )

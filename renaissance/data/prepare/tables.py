@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import expect_keys
+from renaissance.data.arrow import require_once
 
 from .annotations import json_lines, opened, text_lines
 
@@ -21,17 +22,19 @@ CAPTION_NAMES = ("caption", "captions")  # a text or a list of texts under eithe
 
 
 class TableColumns(NamedTuple):
-    """Names of columns, of which the first that is there counts. Attributes: paths; captions; separator of a CSV file."""
+    """Names of columns, of which the first that is there counts.
+
+    Attributes: paths; captions; separator of a CSV file; named, whether settings name the columns.
+    """
 
     paths: tuple[str, ...] = ("path",)
     captions: tuple[str, ...] = CAPTION_NAMES
     separator: str | None = None  # by its name
+    named: bool = False
 
     def path_and_caption(self, entry: dict[str, Any], what: str) -> list[Any]:
         """The path and the caption of an entry; `what` begins the sentence where it lacks one. Raises UserError."""
-        settings = (
-            ("", "") if self == PLAIN else ("image_column", "caption_column")
-        )  # other data sets have no such settings
+        settings = ("image_column", "caption_column") if self.named else ("", "")
         return [value_of(entry, *each, what) for each in zip((self.paths, self.captions), settings, strict=True)]
 
 
@@ -41,6 +44,8 @@ def value_of(entry: dict[str, Any], names: Sequence[str], setting: str, what: st
     others = f" ({', '.join(names[1:])})" if names[1:] else ""
     has = shortened((name[:_LONGEST_NAME] for name in entry), 8) or "nothing"
     named = f", of which {setting}= names one" if setting else ""
+    empty = next((name for name in names if name in entry), None)
+    require(found is not None or empty is None, f"{what} has no value in '{empty}'.")
     require(found is not None, f"{what} lacks '{names[0]}'{others}; it has {has}{named}.")
     return found
 
@@ -102,14 +107,11 @@ def lines_of(table: Path, columns: TableColumns = PLAIN) -> Iterator[Line]:
     """
     if not is_table(table, columns):
         names = ",".join(name[:_LONGEST_NAME] for name in columns_of(table, columns.separator)[:20]) or "none"
-        named = "" if columns == PLAIN else "; image_column= and caption_column= name others"
+        named = "; image_column= and caption_column= name others" if columns.named else ""
         expected = f"expected {_expected(columns)}, which in CSV are its first line{named}."
         raise UserError(f"'{table}' has the columns {names}; {expected}")
     names = [] if table.suffix == ".jsonl" else columns_of(table, columns.separator)
-    twice = {name for name in (*columns.paths, *columns.captions, "split") if names.count(name) > 1}
-    require(
-        not twice, f"'{table}' has {', '.join(sorted(twice))} more than once among its columns; give each another name."
-    )
+    require_once(table, names, (*columns.paths, *columns.captions, "split"))
     for number, record in _records(table, columns):
         what = f"'{table}' line {number}"
         path, caption = columns.path_and_caption(record, what)

@@ -18,7 +18,7 @@ from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import expect, parse_json
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT
 
-from .annotation_store import NO_CAPTION, plain_name, text_fault
+from .annotation_store import NO_CAPTION, plain_name, usable
 from .annotations import opened
 from .entries import LeftOut, Row
 from .image_pool import MAX_BYTES
@@ -194,11 +194,11 @@ def _entry(group: _Group, name: str, split: str, caption_key: str | None) -> Row
         return LeftOut("too large", f"{name}: a text of more than {_MOST_TEXT:,} bytes")
     if image.size > MAX_BYTES:
         return LeftOut("too large", f"{name}: more than {MAX_BYTES:,} bytes")
-    captions = _captions(group, caption_key)
-    kept = [caption for caption in captions if text_fault(caption) is None]
+    kept, others = usable(_captions(group, caption_key), name)
     if not kept:
-        return LeftOut(text_fault(captions[0]) if captions else NO_CAPTION, name)
-    return Row({IMAGE.name: _read(group.tar, image)}, {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split})
+        return others[0] if others else LeftOut(NO_CAPTION, name)
+    values = {CAPTION.name: kept, IMAGE_ID.name: name, SPLIT.name: split}
+    return Row({IMAGE.name: _read(group.tar, image)}, values, without=others)
 
 
 def _captions(group: _Group, key: str | None) -> list[str]:

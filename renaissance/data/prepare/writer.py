@@ -13,6 +13,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,12 +167,13 @@ def _write_plan(
     rows = (row() if callable(row) else row for row in islice(plan.rows, position, None))
     title = plan.name.format(shard="*") if plan.shard_rows else plan.name
     bar = functools.partial(Bar, desc=title, total=plan.listed, initial=position, unit=" rows", mininterval=0.5)
-    entries = EntryIterator(read_entries(rows, root, pool, bar), position)
-    while not entries.ended or not done:
-        file = plan._replace(name=plan.name.format(shard=len(done))) if plan.shard_rows else plan
-        if done:
-            file = file._replace(skipped=Skipped(), notes=())
-        done.append(write_file(file, entries, folder, provenance, refusals))
+    with closing(read_entries(rows, root, pool, bar)) as read:  # an error closes the bar, too
+        entries = EntryIterator(read, position)
+        while not entries.ended or not done:
+            file = plan._replace(name=plan.name.format(shard=len(done))) if plan.shard_rows else plan
+            if done:
+                file = file._replace(skipped=Skipped(), notes=())
+            done.append(write_file(file, entries, folder, provenance, refusals))
     if plan.shard_rows:
         set_aside_shards(folder, plan.name, len(done))
     return done

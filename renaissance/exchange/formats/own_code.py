@@ -64,7 +64,8 @@ def write(source: ExportSource, folder: Path) -> list[str]:
         write_json(folder / name, content)
     (folder / f"{FILE}.py").write_text(code(), encoding="utf-8")
     source.write_own(config, folder)
-    source.classes = [name for name in config["auto_map"] if name != "AutoConfig"]
+    found = [name for name in config["auto_map"] if name != "AutoConfig"]
+    source.classes = [*found, *dict.fromkeys(_alone(config).values())]
     source.loading = _example(config, folder.name)
     left = sorted(set(source.heads) - set(config["heads"]))
     notes = [f"the head of {task} has no class in {FILE}.py; load_path={folder.name} still reads it" for task in left]
@@ -84,7 +85,17 @@ def _example(config: dict[str, Any], folder: str) -> str:
         trust=", trust_remote_code=True" if auto else "",
         folder=folder,
         inputs=_INPUTS.get(task, 'images="picture.jpg", text="a red cube"'),
+    ) + "".join(
+        f"\n\nThe head of {other} is in `{own}`, which no AutoModel finds: `get_class_from_dynamic_module("
+        f'"{FILE}.{own}", "{folder}").from_pretrained("{folder}")`, of `transformers.dynamic_module_utils`.'
+        for other, own in _alone(config).items()
+        if other != task
     )
+
+
+def _alone(config: dict[str, Any]) -> dict[str, str]:
+    """The classes of heads that no AutoModel finds, by task."""
+    return {task: _CLASSES[task][1] for task in config["heads"] if task in _CLASSES and not _CLASSES[task][0]}
 
 
 def hub_config(source: ExportSource) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from renaissance.models.embeddings import TextEmbeddings
 from renaissance.models.one_tower import OneTower
 from renaissance.training.image_inputs import transform_of
 
+from .dual_encoder import center_crop, is_cropped
 from .source import ExportSource, save_tensors
 
 FORMAT = "vilt"
@@ -74,15 +75,12 @@ def write(source: ExportSource, folder: Path) -> list[str]:
     notes = [f"the head of {name} has no place in {kind.__name__}" for name in source.heads if name != task]
     if task == "mlm":  # ViltConfig says that they are tied, whatever it is given
         notes.append("transformers will warn that word embeddings and decoder are not tied: both are kept as they are")
-    without = _write_processor(source, transform, folder)
-    notes += without
-    processor = "AutoTokenizer" if without else "ViltProcessor"
+    processors, more = _write_processor(source, transform, folder)
+    notes += more
     source.classes = [kind.__name__]
-    source.loading = (
-        f"```python\nfrom transformers import {kind.__name__}, {processor}\n\n"
-        f'model = {kind.__name__}.from_pretrained("{folder.name}")\n'
-        f'processor = {processor}.from_pretrained("{folder.name}")\n```'
-    )
+    loads = [f'{each.lower()} = {each}.from_pretrained("{folder.name}")' for each in processors.split(", ")]
+    loading = "\n".join([f'model = {kind.__name__}.from_pretrained("{folder.name}")', *loads])
+    source.loading = f"```python\nfrom transformers import {kind.__name__}, {processors}\n\n{loading}\n```"
     return [f"class: {kind.__name__}", *notes]
 
 
@@ -169,19 +167,21 @@ def _check(source: ExportSource, vilt: Any, task: str | None) -> None:
     source.refuse_difference(found, expected, FORMAT)
 
 
-def _write_processor(source: ExportSource, transform: Any, folder: Path) -> list[str]:
-    tokenizer = source.resolved.tokenizer
-    if not isinstance(transform, KeepAspect) or source.stored.image.get("channels"):
-        tokenizer.save_pretrained(folder)
-        return [
-            "no image processor: ViltImageProcessor keeps the aspect of images, and this model learned from squares in RGB"
-        ]
-    image = source.stored.image
-    processor = ViltImageProcessor(
-        size={"shortest_edge": transform.image_size},
-        size_divisor=transform.patch_size,
-        image_mean=image["mean"],
-        image_std=image["std"],
-    )
-    ViltProcessor(processor, tokenizer).save_pretrained(folder)
-    return []
+def _write_processor(source: ExportSource, transform: Any, folder: Path) -> tuple[str, list[str]]:
+    """Writes the files of tokenizer and image processor; returns the classes that load them, and what to tell."""
+    tokenizer, image = source.resolved.tokenizer, source.stored.image
+    if isinstance(transform, KeepAspect) and not image.get("channels"):
+        processor = ViltImageProcessor(
+            size={"shortest_edge": transform.image_size},
+            size_divisor=transform.patch_size,
+            image_mean=image["mean"],
+            image_std=image["std"],
+        )
+        ViltProcessor(processor, tokenizer).save_pretrained(folder)
+        return "ViltProcessor", []
+    tokenizer.save_pretrained(folder)
+    if not is_cropped(source):
+        return "AutoTokenizer", ["no image processor of transformers makes the images that this model learned from"]
+    center_crop(source, FORMAT).save_pretrained(folder)
+    note = "ViltProcessor would keep the aspect of images, and this model learned from squares: CLIPImageProcessor makes them"
+    return "AutoTokenizer, CLIPImageProcessor", [note]

@@ -50,6 +50,16 @@ def test_every_picture_is_in_the_grid_and_texts_of_every_kind_are_drawn(tmp_path
     assert (below.max(axis=-1) < 90).any()  # ink
 
 
+def test_sheets_of_two_data_sets_are_two_files(tmp_path: Path):
+    path = tmp_path / next(iter(files_of("coco")))
+    write_columns(path, {"image": [flat(COLOURS[0])], "caption": [["a"]]})
+    names = ("./a/b_c", "./a_b/c", f"x{'m' * 60}", f"y{'m' * 60}")
+    sheets = {
+        write_sheet(name, [CheckedFile(name, "train", path, DATASETS["coco"], rows=1)], tmp_path) for name in names
+    }
+    assert len(sheets) == 4 and all(sheet.is_file() for sheet in sheets)
+
+
 def test_boxes_lie_where_they_are_said_to_be(tmp_path: Path):
     box, wrong = [16.0, 12.0, 32.0, 24.0], [0.0, 0.0, -1e9, 1e9]
     columns = {

@@ -194,9 +194,30 @@ def test_a_column_of_splits_divides_a_parquet_of_images(tmp_path):
 def test_captions_that_cannot_be_used_are_counted(tmp_path):
     root = tmp_path / "raw"
     root.mkdir()
-    texts = pa.array([["", "a"], [None], ["x" * 2_000_000]])
+    texts = pa.array([["", "a", None], [None], ["x" * 2_000_000]])
     pq.write_table(pa.table({"image": _structs(), "caption": texts}), root / "a.parquet")
     assert [text for _, text in pairs(root, tmp_path / "out")] == ["a"]
+    assert _skipped(tmp_path / "out") == {"empty caption": 3, "caption of more than 1,048,576 characters": 1}
+    tars_of(tmp_path / "tars", {"caption": ["", "a", "\ud800"]}, {"caption": "b"}, {"caption": [" "]})
+    assert [text for _, text in pairs(tmp_path / "tars", tmp_path / "out2")] == ["a", "b"]
+    assert _skipped(tmp_path / "out2") == {"empty caption": 2, "caption that is not Unicode text": 1}
+
+
+def _skipped(out: Path) -> dict[str, int]:
+    skipped = json.loads((out / "mine_train.json").read_text())["skipped"]
+    return {kind: each["count"] for kind, each in skipped.items()}
+
+
+def test_absolute_paths_lie_below_root_as_others_do(tmp_path):
+    """Through a folder that is a link, and where root itself is one."""
+    write_pictures(tmp_path / "nas")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "pics").symlink_to(tmp_path / "nas")
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    folders = (tmp_path / "raw", tmp_path / "link", Path())
+    _parquet(tmp_path / "raw", _structs(*({"bytes": None, "path": str(each / "pics" / "0.png")} for each in folders)))
+    expected = [(picture(0), text) for text in ("a cat", "a cat asleep", "two dogs", "a bird")]
+    assert pairs(tmp_path / "link", tmp_path / "out") == expected
 
 
 def test_other_folders_and_files_may_lie_beside(tmp_path):
@@ -211,6 +232,12 @@ def test_other_folders_and_files_may_lie_beside(tmp_path):
 def _json(root: Path, content: Any) -> None:
     write_pictures(root)
     (root / "a.json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def _twice(root: Path, *names: str) -> None:
+    root.mkdir()
+    columns = {"image": _structs(), "caption": pa.array(["a", "b", "c"])}
+    pq.write_table(pa.table([columns[name] for name in names], names=[*names]), root / "a.parquet")
 
 
 REFUSED = {
@@ -279,6 +306,23 @@ REFUSED = {
         ),
         {},
         "id is",
+    ),
+    "separator of a parquet": (lambda root: _parquet(root, _structs()), {"separator": ";"}, "separator=';' is of .csv"),
+    "separator of a list": (albef, {"separator": ";"}, "separator=';' is of .csv and .tsv files, and 'pretrain.json' is none"),
+    "separator of tars": (tars, {"separator": ";"}, "separator=';' is of .csv"),
+    "two columns of captions": (
+        lambda root: _twice(root, "image", "caption", "caption"),
+        {},
+        r"a.parquet' has caption more than once among its columns; give each another name",
+    ),
+    "two columns of images": (lambda root: _twice(root, "image", "caption", "image"), {}, "has image more than once"),
+    "an empty path": (
+        lambda root: (
+            root.mkdir(),
+            pq.write_table(pa.table({"path": ["a", None], "caption": ["b", "c"]}), root / "a.parquet"),
+        ),
+        {},
+        r"a.parquet' line 2 has no value in 'path'\.$",
     ),
     "columns of tars": (tars, {"image_column": "png"}, "these are tars"),
     "tars without such a key": (

@@ -68,7 +68,7 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
             make_arrow(root, tmp_path / "out")
     for columns, sentence in [
         ({"path": ["a"]}, "has the columns path; expected path,caption"),
-        ({"path": ["a", None], "caption": ["b", "c"]}, r"line 2 lacks 'path' \(image, "),
+        ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 has no value in 'path'"),
         ({"path": ["a"], "caption": [3]}, r"line 1\['caption'\] is 3, but has to be text or a list"),
         ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
     ]:
@@ -247,7 +247,7 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
         ("a.csv", "", "has the columns none"),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
-        ("a.csv", "path,caption\np/1.jpg\n", "line 2 lacks 'caption' (captions"),
+        ("a.csv", "path,caption\np/1.jpg\n", "line 2 has no value in 'caption'."),
         ("a.csv", "path,caption,caption\np/1.jpg,a,b\n", "has caption more than once among its columns"),
         ("a.csv", 'path,caption\np/1.jpg,"open\n', "is cut short or is not CSV (unexpected end of data)"),
         ("a.csv", "path,caption\np/1.jpg,a dog, asleep\n", "line 2 has more values than the first line has names"),

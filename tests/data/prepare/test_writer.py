@@ -188,6 +188,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_an_error_closes_the_bar_at_once(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """And not when somebody drops the traceback: its last line would stand under another command's."""
+    rows = [Row({"image": photograph()}, {"caption": 3})] * 3
+    with pytest.raises(TypeError) as error:  # holds the traceback
+        write([plan([])._replace(rows=rows, listed=3)], tmp_path, tmp_path, workers=1)
+    assert "a.arrow" in capsys.readouterr().err and error.tb
+
+
 # -- processes of their own -----------------------------------------------------------------------------------------
 
 PROGRAM = """
