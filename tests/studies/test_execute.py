@@ -81,6 +81,7 @@ def place(tmp_path, monkeypatch) -> Place:
     return made
 
 
+@pytest.mark.slow
 def test_two_at_once_run_everything_once_and_in_order(place: Place):
     processes = [place.start(), place.start()]
     assert [place.ended(process) for process in processes] == [{"done": 8}] * 2
@@ -120,6 +121,7 @@ def test_a_run_that_fails_stops_what_needs_it_alone_and_is_tried_again_when_aske
     assert len(place.started()) == 9
 
 
+@pytest.mark.slow
 def test_what_is_stopped_or_killed_goes_on(place: Place):
     one, other = (f"pretrain_freeze_text_encoder={value}_seed=0" for value in (False, True))
     waits = [place.waits(one), place.waits(other)]
