@@ -100,7 +100,8 @@ def open_pairs(
             rows = sum(file.rows for file in pairs.describe() if file.dataset == name)
             each.splits[split].require_rows(rows, f"datasets names '{name}'")
             refuse_divided(name, each.splits[split].files, split)
-    pairs.notes = tuple(f"{name}: {each.note}" for name, each in saved.items() if each.note)
+    lacking = [f"{name}: It has no split '{split}', so none of it is read." for name in parts if not parts[name].files]
+    pairs.notes = (*(f"{name}: {each.note}" for name, each in saved.items() if each.note), *lacking)
     return pairs
 
 
