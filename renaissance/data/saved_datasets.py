@@ -162,7 +162,7 @@ def _shards(folder: Path, what: str) -> dict[str, list[str]]:
         if match := _SHARD.fullmatch(path.name):
             found.setdefault(match[2], {})[int(match[3] or 0)] = str(path)
             counts[match[2]] = int(match[4] or 1)
-    lists = sorted({path.suffix for path in folder.iterdir()} & {*LISTS, TAR})
+    lists = sorted({path.suffix for path in folder.glob("*")} & {*LISTS, TAR})
     way = (
         f"; `python run.py prepare with dataset=captions root={folder}` reads {', '.join(lists)} files" if lists else ""
     )
