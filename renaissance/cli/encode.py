@@ -1,9 +1,12 @@
 """`python run.py encode with load_path=best.ckpt datasets='["coco"]' split=val output=features`: vectors of a whole split."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from renaissance.core.atomic import NoRoomError
 from renaissance.core.checks import (
     Check,
     choice,
@@ -16,7 +19,7 @@ from renaissance.core.checks import (
     text,
 )
 from renaissance.core.console import say
-from renaissance.core.errors import require
+from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.launch import lasting_imports
 from renaissance.data.prepare.skipped import in_words
 
@@ -59,7 +62,7 @@ class EncodeOutput:
     """What is written"""
 
     output: path("the path of a folder") = None  # folder that is written; the same command goes on in it
-    what: kinds = "text,image"  # text, image: of each encoder alone; fused: of each text with its image; tokens: the features of all tokens beside the vectors of texts and images
+    what: kinds = None  # text, image: of each encoder alone (None = both, or what there is); fused: of each text with its image; tokens: the features of all tokens beside the vectors of texts and images
     store: choice("float16", "float32") = "float32"  # of the numbers: float16 or float32
     file_type: choice("parquet", "npy") = "parquet"  # parquet: a row for each; npy: arrays, with rows.parquet beside them
     batch_size: integer(1) = 32  # inputs of one pass; changes no number
@@ -79,7 +82,7 @@ def main(
     images: str | None,
     texts: str | None,
     output: str | None,
-    what: list[str],
+    what: list[str] | None,
     store: str,
     file_type: str,
     batch_size: int,
@@ -97,8 +100,11 @@ def main(
     require(files != (datasets is not None), "give either datasets=, or images= and texts=, to say what is encoded.")
     of_splits = {"split": split, "data_root": data_root, "image_column": image_column, "caption_column": caption_column}
     _refuse_given(of_splits if files else {}, "is of data sets, and images= and texts= are files")
-    idle = {"images": images if {*what} == {"text"} else None, "texts": texts if {*what} == {"image"} else None}
-    _refuse_given(idle, f"is not read with what={','.join(what)}")
+    alone = {*(what or ())}
+    idle = {"images": images if alone == {"text"} else None, "texts": texts if alone == {"image"} else None}
+    _refuse_given(idle, f"is not read with what={','.join(alone)}")
+    if images is not None:
+        _refuse_within(images, output)
     require_checkpoint("load_path", load_path)
     with lasting_imports():
         from renaissance.inference import features  # here, because it imports torch
@@ -111,15 +117,9 @@ def main(
     inputs = FileInputs(images, texts) if files else SplitInputs(names, split, data_root, image_column, caption_column)
     for note in inputs.notes:
         say(f"note: {note}")
-    tokens = features.TOKENS in what  # of what there is
-    sides = tuple(
-        side for side in features.SIDES if side in what or (tokens and side != features.FUSED and inputs.count(side))
-    )
-    for side in sides:
-        lack = "as many images as texts are" if side == features.FUSED else f"{side}s are"
-        require(
-            inputs.count(side), f"what={','.join(what)}: {lack} needed for {side}, and there are none; leave it out."
-        )
+    counts = {side: inputs.count(side) for side in features.SIDES}
+    where = {"images": images, "texts": texts} if files else {"datasets": names}
+    sides, tokens = _sides(what, counts, where), features.TOKENS in alone
     plan = features.EncodingPlan(
         load_path, inputs, sides, tokens, store, Path(output), batch_size, num_workers, trust_remote_code
     )
@@ -129,18 +129,66 @@ def main(
         "split": None if files else split,
         "images": images,
         "texts": texts,
+        "notes": [*inputs.notes],
     }
-    if not open_output(plan, file_type, about):
-        if files and features.FUSED in sides:
-            order = "images by the alphabet of their names, texts by their lines"
-            say(f"pairs go by {order}: {inputs.pair(0)}, ..., {inputs.pair(-1)}.")
-        fill(plan, num_processes)
-    _report(output, finish(plan, file_type))
+    made = not os.path.exists(output)
+    with _going_on(output):
+        if not open_output(plan, file_type, about):
+            if files and features.FUSED in sides:
+                order = "images by the alphabet of their names, texts by their lines"
+                say(f"pairs go by {order}: {inputs.pair(0)}, ..., {inputs.pair(-1)}.")
+            fill(plan, num_processes)
+        manifest = finish(plan, file_type, made=made)
+    _report(output, manifest)
 
 
 def _refuse_given(values: Mapping[str, Any], why: str) -> None:
     given = [f"{key}={value}" for key, value in values.items() if value is not None]
     require(not given, f"{', '.join(given)} {why}; leave it out.")
+
+
+def _refuse_within(images: str, output: str) -> None:
+    """Refuses an output among the images, or around them."""
+    read, written = (Path(os.path.realpath(each)) for each in (images, output))
+    apart = read not in (written, *written.parents) and written not in read.parents
+    require(apart, f"output={output} and images={images} lie in one another; give an output beside the images.")
+
+
+def _sides(what: list[str] | None, counts: Mapping[str, int], where: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sides that are made: those that `what` names; without, and for tokens, texts and images as there are.
+
+    Args:
+        counts: by side, how many there are. where: the settings that say what is read.
+
+    Raises:
+        UserError: there is nothing of one.
+    """
+    named, either = what or (), what is None or "tokens" in what
+    sides = tuple(side for side in counts if side in named or (either and side != "fused" and counts[side]))
+    given = ", ".join(f"{key}={value}" for key, value in where.items() if value is not None)
+    for side in (side for side in sides if not counts[side]):
+        uneven = f"images={where.get('images')} has {counts['image']:,} images and texts={where.get('texts')}"
+        both = "datasets" not in where and counts["image"] and counts["text"]
+        require(not both, f"{uneven} {counts['text']:,} lines; fused needs as many of both.")
+        lack = side if side != "fused" else next(each for each in ("text", "image") if not counts[each])
+        give = "" if "datasets" in where else f"give {lack}s=, or "
+        raise UserError(
+            f"what={','.join(named)}: {given} has no {lack}s, and {side} needs them; {give}leave {side} out."
+        )
+    require(sides, f"{given} has neither texts nor images; give others.")
+    return sides
+
+
+@contextmanager
+def _going_on(output: str) -> Iterator[None]:
+    """Says of what stops a command, and not of what is wrong with it, that it goes on."""
+    try:
+        yield
+    except Stopped as stop:
+        hint = f"{stop}; the same command goes on in output={output}"
+        raise Stopped(hint, stop.status, local_only=stop.local_only) from None
+    except NoRoomError as error:
+        raise UserError(f"{error} With space, the same command goes on.") from None
 
 
 def _report(output: str, manifest: Mapping[str, Any]) -> None:

@@ -20,6 +20,10 @@ class InUseError(UserError):
     """Another process writes the file."""
 
 
+class NoRoomError(UserError):
+    """The disk, or the user's share of it, is full."""
+
+
 class AtomicFile:
     """A binary file that is written to a temporary file and renamed by `commit`. A context manager.
 
@@ -32,7 +36,8 @@ class AtomicFile:
         setting: name of the setting that decided where the target lies, for error messages.
 
     Raises:
-        UserError: the file cannot be written (permissions, disk full). The target is unchanged.
+        UserError: the file cannot be written (permissions). The target is unchanged.
+        NoRoomError: the same, of a full disk.
         InUseError: another process writes it.
     """
 
@@ -111,10 +116,13 @@ class AtomicFile:
         try:
             yield
         except OSError as error:
-            what = f"'{self._target}' cannot be written ({error.strerror}); give"
+            why, give = f"({error.strerror})", f"give another {self._setting}."
+            self._failure = UserError(f"'{self._target}' cannot be written {why}; {give}")
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                what = f"There is no room left for '{self._target}' ({error.strerror}); it is as it was. Free space, or give"
-            self._failure = UserError(f"{what} another {self._setting}.")
+                kept = "; it is as it was" if self._target.exists() else ""
+                self._failure = NoRoomError(
+                    f"There is no room left for '{self._target}' {why}{kept}. Free space, or {give}"
+                )
             raise self._failure from None
         except BaseException as error:
             self._failure = error

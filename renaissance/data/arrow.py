@@ -197,6 +197,11 @@ def _check(path: str, columns: Sequence[Column], samples: str | None) -> dict[st
         fault = first_fault(batch, columns, samples, None if names is None else len(names))
         if fault:
             todo = "write the file again"
+            if is_stream(whole):
+                todo = (
+                    "leave out such rows with `filter` of the library `datasets`, or give `python run.py prepare with "
+                    "dataset=captions`, which leaves them out and counts them, up to max_unreadable"
+                )
             if reader.has_paths:
                 todo = "its images are paths alone; save it with `save_to_disk` of the library `datasets`, which puts them in"
             raise UserError(f"'{path}' row {start + fault[0]} {fault[1]}: {todo}.")

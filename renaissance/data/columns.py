@@ -130,6 +130,8 @@ def first_fault(
             if rule.broken.any():
                 place = int(rule.broken.argmax())
                 row = int(flat[column.name].rows(rule.depth)[place])
+                if column.is_image:
+                    return row, f"has no image in '{column.source or column.name}'"
                 found = printable(str(rule.found[place]))[:_LONGEST]
                 return row, f"has {found or 'nothing'} in '{column.name}'; expected {rule.expected}"
     return None

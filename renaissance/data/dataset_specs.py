@@ -215,6 +215,7 @@ OLD_REFCOCO_FILE = "refcoco_{split_by}_{split}.arrow"  # of every variant; its t
 
 OWN_SPLITS = ("train", "val", "test")
 OWN_FILE = "{name}_{split}.arrow"
+LISTS, TAR = (".jsonl", ".csv", ".tsv", ".json", ".parquet"), ".tar"  # of which `prepare` makes own captions
 OWN_NAME = "captions"
 OWN_IMAGES_NAME = "images"
 

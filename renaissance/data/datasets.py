@@ -72,7 +72,7 @@ def open_pairs(
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
     specs = {name: _spec(name, CAPTIONS) for name in names}
-    found = set() if all(map(is_saved, names)) else arrow_names(folder)
+    found = set() if all(map(is_saved, names)) else arrow_names(folder, names)
     parts, missing = {}, []
     for name, spec in specs.items():
         try:
@@ -100,7 +100,8 @@ def open_pairs(
             rows = sum(file.rows for file in pairs.describe() if file.dataset == name)
             each.splits[split].require_rows(rows, f"datasets names '{name}'")
             refuse_divided(name, each.splits[split].files, split)
-    pairs.notes = tuple(f"{name}: {each.note}" for name, each in saved.items() if each.note)
+    lacking = [f"{name}: It has no split '{split}', so none of it is read." for name in parts if not parts[name].files]
+    pairs.notes = (*(f"{name}: {each.note}" for name, each in saved.items() if each.note), *lacking)
     return pairs
 
 
@@ -148,7 +149,7 @@ def splits_of(name: str, data_root: str | os.PathLike, *, sample_kind: str) -> t
         UserError: as `open_samples`, missing files and splits excepted.
     """
     folder, spec, splits = os.fspath(data_root), _spec(name, sample_kind), []
-    found = set() if spec is OWN_LAYOUTS[CAPTIONS] and is_saved(name) else arrow_names(folder)
+    found = set() if spec is OWN_LAYOUTS[CAPTIONS] and is_saved(name) else arrow_names(folder, [name])
     for split in dict.fromkeys([*spec.splits, *spec.older_files]):
         try:
             splits += [split] if _files(name, spec, split, folder, found, allow_missing_shards=True).files else []
@@ -170,15 +171,25 @@ def captions_layout(captions: Sequence[Column]) -> DatasetSpec:
     return spec._replace(columns=(*captions, *spec.columns[len(captions) :]))
 
 
-def arrow_names(folder: str | os.PathLike) -> set[str]:
-    """Returns the names of the arrow files in a folder. Raises UserError where it cannot be read."""
+def arrow_names(folder: str | os.PathLike, datasets: Iterable[str] = ()) -> set[str]:
+    """Returns the names of the arrow files in a folder, in which these data sets are looked for.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         return {name for name in os.listdir(folder) if name.endswith(".arrow") and name[0] != "."}
     except OSError as error:
         raise UserError(
-            f"data_root='{folder}' cannot be read ({first_line(error)}); give a folder of arrow files "
-            "(`python run.py prepare` writes them)."
+            f"data_root='{folder}' cannot be read ({first_line(error)}); give a folder of arrow files, which "
+            f"`python run.py prepare` writes{''.join(map(saved_hint, datasets))}."
         ) from None
+
+
+def saved_hint(name: str) -> str:
+    """Returns what to give where a name is not that of own data but of a saved data set's folder, "" elsewhere."""
+    is_folder = not is_saved(name) and is_saved_folder(Path(name))
+    return f" (for the folder give datasets=['./{name}'])" if is_folder else ""
 
 
 def named_specs() -> dict[str, DatasetSpec]:
@@ -285,8 +296,7 @@ def _own_files(name: str, kind: str, split: str, folder: str, found: set[str]) -
         own["train"] = plain
     if (split == "train" and own["train"] not in found) or not found.intersection(own.values()):
         near = suggest(name, [*_names_of(kind), OWN_NAME])
-        if kind == CAPTIONS and is_saved_folder(Path(name)):
-            near = f" (for the folder give datasets=['./{name}'])"
+        near = (kind == CAPTIONS and saved_hint(name)) or near
         raise _missing(name, f"{own['train']} or {plain}", folder, found, near)
     return (own[split],) if own.get(split) in found else ()
 

@@ -20,6 +20,8 @@ from renaissance.core.errors import UserError, require, shortened
 from renaissance.core.splits import split_of
 from renaissance.core.untrusted import expect, parse_json, read_bytes, read_json
 
+from .dataset_specs import LISTS, TAR
+
 _SHARD = re.compile(r"(?!cache-)(.+?)-([\w.]+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")  # cache-*.arrow is what `map` leaves
 _STATE, _DICT, _INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 
@@ -41,7 +43,7 @@ class SavedSplit(NamedTuple):
         """Refuses another number of rows than there must be; `what` begins the sentence."""
         require(
             not self.exact or self.rows in (None, found),
-            f"{what}, which is not whole: {_INFO} beside {self.files[0]} says {self.rows or 0:,} rows, found are {found:,}; "
+            f"{what}: it is not whole: {_INFO} beside {self.files[0]} says {self.rows or 0:,} rows, found are {found:,}; "
             "load it again with the library `datasets`.",
         )
 
@@ -97,13 +99,13 @@ def read_saved(folder: Path, what: str) -> SavedDataset:
         about = read_json(folder / _DICT, dict[str, Any], f"{what}: {folder / _DICT}")
         splits = expect(about.get("splits"), list[str], f"{what}: splits in {_DICT}")
         wrong = [each for each in splits if Path(each).name != each]
-        require(not wrong, f"{what}, whose {_DICT} names splits elsewhere.")
+        require(not wrong, f"{what}: its {_DICT} names splits elsewhere.")
         found = {each: state_files(folder / each, what) for each in splits}
     elif os.path.isfile(folder / _STATE):
         # Of `load_dataset(..., split="test[:50%]")` it is "test[:50%]"; of data sets made by hand it is null.
         said = str(read_json(folder / _STATE, dict[str, Any], f"{what}: {folder / _STATE}").get("_split") or "train")
         parts = {*re.findall(r"(?:^|\+)\s*(\w+)", said)} or {"train"}
-        require(len(parts) == 1, f"{what}, which is of several splits ('{said}'); save each as a data set of its own.")
+        require(len(parts) == 1, f"{what}: it is of several splits ('{said}'); save each as a data set of its own.")
         found = {parts.pop(): state_files(folder, what)}
     else:
         found = _shards(folder, what)
@@ -111,14 +113,14 @@ def read_saved(folder: Path, what: str) -> SavedDataset:
     for each, files in found.items():
         split = split_of(each, whole=True)
         if split is not None:
-            twice = f"{what}, of whose splits ({', '.join(found)}) several are {split}; save those that you want."
+            twice = f"{what}: of its splits ({', '.join(found)}) several are {split}; save those that you want."
             require(split not in by_split, twice)
-            require(files, f"{what}, whose split {each} has no rows; save it without, or with rows.")
+            require(files, f"{what}: its split {each} has no rows; leave that split out when you save it.")
             exact = not os.path.isfile(Path(files[0]).parent / _STATE)
             by_split[split] = SavedSplit(files, _noted_rows(Path(files[0]).parent, each, exact, what), exact)
     require(
         by_split,
-        f"{what}, whose splits are {shortened(found, 8) or 'none'}; none of them is train, val or test: save those that you "
+        f"{what}: its splits are {shortened(found, 8) or 'none'}; none of them is train, val or test: save those that you "
         "want under these names, such as DatasetDict(train=...).save_to_disk(folder).",
     )
     return SavedDataset(by_split, tuple(each for each in found if split_of(each, whole=True) is None))
@@ -148,7 +150,7 @@ def state_files(folder: Path, what: str) -> list[str]:
     listed = expect(state.get("_data_files"), list[dict[str, Any]], f"{what}: _data_files in {folder / _STATE}")
     names = [expect(each.get("filename"), str, f"{what}: filename in {folder / _STATE}") for each in listed]
     absent = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-    require(not absent, f"{what}, which is not whole: {shortened(absent)} of {folder} is missing.")
+    require(not absent, f"{what}: it is not whole: {shortened(absent)} of {folder} is missing.")
     return [str(folder / name) for name in names]
 
 
@@ -160,10 +162,14 @@ def _shards(folder: Path, what: str) -> dict[str, list[str]]:
         if match := _SHARD.fullmatch(path.name):
             found.setdefault(match[2], {})[int(match[3] or 0)] = str(path)
             counts[match[2]] = int(match[4] or 1)
-    require(found, f"{what}: {folder} holds no data set that the library `datasets` has saved.")
+    lists = sorted({path.suffix for path in folder.glob("*")} & {*LISTS, TAR})
+    way = (
+        f"; `python run.py prepare with dataset=captions root={folder}` reads {', '.join(lists)} files" if lists else ""
+    )
+    require(found, f"{what}: {folder} holds no data set that the library `datasets` has saved{way}.")
     for split, files in found.items():
         whole = sorted(files) == [*range(counts[split])]
-        require(whole, f"{what}, which is not whole: {folder} has {len(files)} of {counts[split]} files of {split}.")
+        require(whole, f"{what}: it is not whole: {folder} has {len(files)} of {counts[split]} files of {split}.")
     return {split: [files[number] for number in sorted(files)] for split, files in found.items()}
 
 

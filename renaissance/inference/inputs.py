@@ -18,10 +18,11 @@ from renaissance.core.types import Example
 from renaissance.core.untrusted import read_bytes, short
 from renaissance.data.arrow import open_file
 from renaissance.data.dataset_specs import BOXES, CAPTIONS, CLASSES, ENTAILMENT, IMAGE_PAIRS, OWN_FILE, QUESTIONS
-from renaissance.data.datasets import named_specs, open_pairs, open_samples, own_layout
+from renaissance.data.datasets import named_specs, open_pairs, open_samples, own_layout, splits_of
 from renaissance.data.identity import content_key
 from renaissance.data.prepare.image_pool import Fault, fault_of
 from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
+from renaissance.data.saved_datasets import is_saved
 
 from .loaded import MOST_BYTES
 
@@ -61,8 +62,11 @@ class SplitInputs:
         kind = _kind(names[0], split, data_root, columns)
         if kind == CAPTIONS:
             self.dataset = open_pairs(names, split, data_root, **columns)
-            where = f"datasets={names} have no split '{split}' in data_root='{data_root}'"
-            require(self.dataset is not None, f"{where}; give another split.")
+            if self.dataset is None:
+                place = "" if all(map(is_saved, names)) else f" in data_root='{data_root}'"
+                there = {each: ", ".join(splits_of(each, data_root, sample_kind=CAPTIONS)) or "none" for each in names}
+                splits = "; ".join(f"{each}: {found}" for each, found in there.items())
+                raise UserError(f"datasets={names} have no split '{split}'{place}; those there are: {splits}.")
         else:
             alone = f"datasets={names}: {kind} are read of one data set at a time; give one."
             require(len(names) == 1, alone)
@@ -245,6 +249,7 @@ def _lines_of(texts: str) -> list[str]:
         content = read_bytes(texts, f"texts={texts}", most=_MOST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"texts={texts} is no text in UTF-8; save it as one.") from error
+    require(content, f"texts={texts} is empty; give a file with one text a line.")
     lines = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
     empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     require(empty is None, f"texts={texts} has an empty line ({empty}); each line is a text.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,17 @@ def open_output(plan: EncodingPlan, file_type: str, about: dict[str, Any]) -> bo
     return False
 
 
-def finish(plan: EncodingPlan, file_type: str) -> dict[str, Any]:
+def finish(plan: EncodingPlan, file_type: str, *, made: bool) -> dict[str, Any]:
     """Makes of the parts what was asked for, and marks the manifest as complete; one process does it.
+
+    Args:
+        made: whether this command made the folder, which goes again where nothing is left.
 
     Returns:
         The manifest, which is not `complete` where another process is finishing it.
 
     Raises:
-        UserError: a part is missing, or nothing is left of any side.
+        UserError: a part is missing, or nothing is left of any side; then what was written is removed.
     """
     found = read_json(plan.output / MANIFEST, dict[str, Any])
     if found["complete"]:
@@ -86,17 +90,29 @@ def finish(plan: EncodingPlan, file_type: str) -> dict[str, Any]:
             counts = {side: counts_of(folder) for side, folder in folders.items()}
             rows, skipped = ({side: each[place] for side, each in counts.items()} for place in (0, 1))
             lines = "; ".join(f"{side}: {in_words(kinds)}" for side, kinds in skipped.items() if kinds)
-            none = f"what={','.join(plan.sides)}: nothing is left, as no image can be read ({lines})"
-            require(any(rows.values()) or not lines, f"{none}; output={plan.output} is of no use, remove it.")
-            if file_type == "npy":
-                for folder in folders.values():
-                    join_parts(folder)
-            shapes = {side: shapes_of(folder, rows[side]) for side, folder in folders.items()}
-            found |= {"rows": rows, "skipped": skipped, "shapes": shapes, "complete": True}
-            _write_manifest(plan.output, found)
+            empty = lines and not any(rows.values())
+            if not empty:
+                if file_type == "npy":
+                    for folder in folders.values():
+                        join_parts(folder)
+                shapes = {side: shapes_of(folder, rows[side]) for side, folder in folders.items()}
+                found |= {"rows": rows, "skipped": skipped, "shapes": shapes, "complete": True}
+                _write_manifest(plan.output, found)
     except InUseError:
-        pass
+        return found
+    if empty:
+        _remove(plan, made)
+        raise UserError(f"what={','.join(plan.sides)}: no image can be read, so nothing is written ({lines}).")
     return found
+
+
+def _remove(plan: EncodingPlan, made: bool) -> None:
+    """Removes parts and manifest, and the folders that are empty then."""
+    for path in [*(part.target for part in plan.parts()), plan.output / MANIFEST]:
+        path.unlink(missing_ok=True)
+    for folder in [*(plan.output / side for side in plan.sides), *([plan.output] if made else [])]:
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
 
 
 def _write_manifest(output: Path, content: dict[str, Any]) -> None:

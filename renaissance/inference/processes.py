@@ -72,11 +72,11 @@ def fill(plan: EncodingPlan, processes: int) -> None:
         lost = f"num_processes={processes}: a process has ended with status {failed[0]}"
         memory = "most often the machine has run out of memory: give fewer num_processes, or a smaller batch_size"
         why = memory if -signal.SIGKILL in failed else "give the same command again, and it goes on"
-        raise UserError(next(filter(None, (_sentence(said) for _, said in children)), f"{lost}; {why}."))
+        raise next(filter(None, (_error(said) for _, said in children)), UserError(f"{lost}; {why}."))
 
 
-def _sentence(said: Connection) -> str | None:
-    """What a process that has ended said; None where it said nothing, or not all of it."""
+def _error(said: Connection) -> UserError | None:
+    """What a process that has ended raised; None where it raised nothing, or did not say all of it."""
     try:
         return said.recv() if said.poll(_LOOK) else None  # its loaders, too, hold an end until they find it gone
     except (EOFError, OSError):
@@ -107,7 +107,7 @@ def _child(plan: EncodingPlan, rank: int, processes: int, method: str, says: Con
     try:
         Encoder(plan, device_of(rank)).fill(rank, processes, shows=False)
     except UserError as error:
-        says.send(str(error))
+        says.send(error)
         raise SystemExit(1) from None
 
 

@@ -152,9 +152,7 @@ def test_refuses_no_rows_and_rows_without_a_picture(tmp_path: Path):
     assert "has no rows" in message(write(tmp_path / "a.arrow", empty))
     for hole in (None, b""):
         columns = {"image": [b"a", b"b", hole, hole], "caption": CAPTIONS}
-        assert "row 2 has 0 in 'image'; expected the bytes" in message(
-            write(tmp_path / "b.arrow", columns, rows_per_batch=3)
-        )
+        assert "row 2 has no image in 'image': write" in message(write(tmp_path / "b.arrow", columns, rows_per_batch=3))
 
 
 @pytest.mark.parametrize("types", [SMALL, LARGE], ids=["small", "large"])

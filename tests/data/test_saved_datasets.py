@@ -114,7 +114,7 @@ def test_splits_of_other_names_are_said_and_empty_ones_refused(saved, tmp_path, 
     library.DatasetDict(train=dataset(2), dev=dataset(0)).save_to_disk(tmp_path / "empty")
     library.Dataset.from_dict({}).save_to_disk(tmp_path / "nothing")
     for name, split in (("empty", "dev"), ("nothing", "train")):
-        with pytest.raises(UserError, match=f"whose split {split} has no rows; save it without, or with rows"):
+        with pytest.raises(UserError, match=f": its split {split} has no rows; leave that split out when you save it"):
             opened(tmp_path / name, "train")
 
 
@@ -235,10 +235,19 @@ def test_check_data_takes_own_columns(tmp_path, capsys):
     assert "nothing is wrong" in capsys.readouterr().out
 
 
-def test_a_folder_without_a_slash_is_pointed_out(saved, tmp_path, monkeypatch):
+HINT = "(for the folder give datasets=['./mine'])"
+
+
+def test_a_folder_without_a_slash_is_pointed_out(saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(saved.parent)
     with pytest.raises(UserError, match=r"for the folder give datasets=\['./mine'\]"):
         open_pairs([saved.name], "train", str(tmp_path))
+    with pytest.raises(UserError, match=r"none' cannot be read .* \(for the folder give datasets=\['./mine'\]\)\.$"):
+        open_pairs([saved.name], "train", str(tmp_path / "none"))
+    for root, said in (("none", "cannot be read"), (".", "of which data_root='.*' holds no file")):
+        assert main(["check_data", "with", "datasets=['mine']", f"data_root={tmp_path / root}"]) == 1
+        err = capsys.readouterr().err
+        assert HINT in err and re.search(said, err)
 
 
 def test_the_cache_of_the_hub_is_read(saved, tmp_path, monkeypatch):
@@ -275,9 +284,9 @@ def test_what_the_library_itself_caches_is_read(tmp_path, monkeypatch):
     assert len(open_pairs(["captions"], "train", str(tmp_path / "out"))) == 14
     _edit(folder / "dataset_info.json", lambda content: content["splits"]["train"].update(num_examples=9))
     sentence = "is not whole: dataset_info.json beside .* says 9 rows, found are 7; load it again"
-    with pytest.raises(UserError, match=f"datasets names '{folder}', which {sentence}"):
+    with pytest.raises(UserError, match=f"datasets names '{folder}': it {sentence}"):
         opened(folder, "train")
-    with pytest.raises(UserError, match=f"root='{folder}', which {sentence}"):
+    with pytest.raises(UserError, match=f"root='{folder}': it {sentence}"):
         prepare("captions", folder, tmp_path / "again", workers=1, **COLUMNS)
     assert not (tmp_path / "again").exists()
     loaded["train"].select(range(3)).save_to_disk(tmp_path / "part")  # which still says 7
@@ -520,7 +529,7 @@ def test_images_that_are_paths_alone_are_refused(tmp_path):
     ):
         out.write_table(table)
     with pytest.raises(
-        UserError, match="row 0 has 0 in 'image'; .* its images are paths alone; save it with `save_to_disk`"
+        UserError, match="row 0 has no image in 'img': its images are paths alone; save it with `save_to_disk`"
     ):
         opened(tmp_path / "mine", "train")
     with pytest.raises(
@@ -546,8 +555,27 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no folder and not in the cache of `datasets`"):
         open_pairs(["lab/nothing"], "train", "none")
     (tmp_path / "own" / "empty").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds no data set that the library"):
+    with pytest.raises(UserError, match=r"holds no data set that the library `datasets` has saved\.$"):
         open_pairs([str(tmp_path / "own" / "empty")], "train", "none")
+    (tmp_path / "own" / "empty" / "a.parquet").touch()
+    with pytest.raises(
+        UserError, match="; `python run.py prepare with dataset=captions root=.*empty` reads .parquet files"
+    ):
+        open_pairs([str(tmp_path / "own" / "empty")], "train", "none")
+
+
+def test_a_row_without_image_is_refused_in_place_and_counted_by_prepare(tmp_path, capsys):
+    content = {**rows(4), "img": [None, *rows(4)["img"][1:]]}
+    library.DatasetDict(train=library.Dataset.from_dict(content, dataset(1).features)).save_to_disk(tmp_path / "mine")
+    with pytest.raises(
+        UserError, match=r"row 0 has no image in 'img': leave out such rows with `filter` of the library"
+    ):
+        opened(tmp_path / "mine", "train")
+    prepare("captions", tmp_path / "mine", tmp_path / "out", workers=1, max_unreadable=0.5, **COLUMNS)
+    out = capsys.readouterr().out
+    assert "Read from train/data-00000-of-00001.arrow." in out
+    assert "train/data-00000-of-00001.arrow row 0: it has no image" in out
+    assert len(open_pairs(["captions"], "train", str(tmp_path / "out"))) == 6
 
 
 def test_encode_names_the_splits_that_are_not_read(saved, tmp_path, capsys):

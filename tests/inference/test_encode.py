@@ -211,21 +211,34 @@ def _file(folder: Path, name: str, content: bytes) -> str:
     return str(folder / name)
 
 
+def _images(folder: Path, count: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(folder / f"{number}.png")
+    return folder
+
+
 REFUSED = {
     "nothing to encode": (lambda folder: ["datasets=None"], "give either datasets="),
     "both": (lambda folder: ["datasets=['coco']", f"images={folder}"], "give either datasets="),
     "no folder": (lambda folder: [f"images={folder / 'none'}"], "is no folder"),
     "no images": (lambda folder: [f"images={folder}"], "holds no images"),
     "an empty line": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a' + bytes([10, 10]) + b'b')}"], "empty line (2)"),
-    "no text": (lambda folder: [f"texts={_file(folder, 'a.txt', b'')}"], "empty line (1)"),
+    "no text": (lambda folder: [f"texts={_file(folder, 'a.txt', b'')}"], "a.txt is empty; give"),
     "bytes": (lambda folder: [f"texts={_file(folder, 'a.txt', bytes([255, 254, 1]))}"], "no text in UTF-8"),
-    "no pairs": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=fused"], "as many images as texts"),
-    "no texts": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=image,text"], "images are needed for image"),
+    "no pairs": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=fused"], "fused needs them; give images=, or"),
+    "no texts": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=image,text"], "image needs them"),
     "idle texts": (lambda folder: [f"texts={_file(folder, 'a.txt', b'a')}", "what=image"], "is not read with what=image"),
     "a split of files": (lambda folder: [f"images={folder}", "split=val", "image_column=i"], "split=val, image_column=i is"),
     "a data_root of files": (lambda folder: [f"images={folder}", "data_root=data/arrow"], "data_root=data/arrow is of data sets"),
     "no such data set": (lambda folder: ["datasets=['nothing']", f"data_root={folder}"], "nothing"),
-    "no such split": (lambda folder: ["datasets=['coco']", "split=testB"], "no split"),
+    "no such split": (lambda folder: ["datasets=['coco']", "split=testB"], "those there are: coco: train, val, test."),
+    "uneven pairs": (
+        lambda folder: [f"images={_images(folder / 'in', 3)}", f"texts={_file(folder, 'a.txt', b'a')}", "what=fused"],
+        "has 3 images and texts=",
+    ),
+    "an output among images": (lambda folder: [f"images={folder.parent}"], "lie in one another"),
+    "images in the output": (lambda folder: [f"images={folder.parent / 'out' / 'in'}"], "lie in one another"),
     "no such kind": (lambda folder: ["what=vectors"], "what='vectors' is not allowed"),
 }  # fmt: skip
 
@@ -359,18 +372,17 @@ def test_a_stop_forgets_no_image_that_was_left_out(file_type, place, tmp_path, c
         assert (tmp_path / "a" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes(), path
 
 
-def test_no_readable_image_at_all_is_refused(place, tmp_path, capsys):
+def test_no_readable_image_at_all_is_refused_and_leaves_nothing(place, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for number in range(30):
         (tmp_path / "in" / f"{number:02}.png").write_text("no image")
     for _ in range(2):
         ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
-        assert (
-            ended.code == 1
-            and "nothing is left, as no image can be read (image: unreadable: 30 (first 00.png: " in ended.err
-        )
-        assert f"output={tmp_path / 'out'} is of no use, remove it" in ended.err and "written" not in ended.out
-    assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
+        assert ended.code == 1 and "no image can be read, so nothing is written (image: unreadable: 30" in ended.err
+        assert not (tmp_path / "out").exists() and "written:" not in ended.out
+    (tmp_path / "out").mkdir()  # which stays
+    assert encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "file_type=npy").code == 1
+    assert os.listdir(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("file_type", ["parquet", "npy"])
@@ -475,12 +487,13 @@ def test_folders_that_are_linked_are_read_once(place, tmp_path, capsys):
     Image.new("RGB", (9, 9)).save(os.fsencode(tmp_path / "in" / "c") + b"\xff.png", "PNG")
     (tmp_path / "far" / "all").symlink_to(tmp_path)  # which holds the folder itself
     Image.new("RGB", (9, 9)).save(tmp_path / "beside.png")
-    ended = encode(capsys, place, tmp_path / "in" / "out", f"images={tmp_path / 'in'}", "what=image")
+    ended = encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image")
     assert ended.code == 0 and "linked folders are read, too: a\n" in ended.out
     assert "linked folders are not read, as" in ended.out and "holds this folder: b, a/all, a/up\n" in ended.out
-    names = pd.read_parquet(tmp_path / "in" / "out" / "image")["name"].tolist()
+    names = pd.read_parquet(tmp_path / "out" / "image")["name"].tolist()
     assert names == [f"a/{name}" for name in ("0.png", "1.jpg", "5.jpg", "6.png", "7.jpg")] + ["c\ufffd.png"]
-    assert encode(capsys, place, tmp_path / "in" / "out", f"images={tmp_path / 'in'}", "what=image").code == 0
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["notes"]) == 2
+    assert encode(capsys, place, tmp_path / "out", f"images={tmp_path / 'in'}", "what=image").code == 0
 
 
 def test_another_process_finds_the_same_names_or_says_so(tmp_path):
@@ -575,6 +588,7 @@ def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
         os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
         time.sleep(0.3)
     _, printed = run.communicate(timeout=60)
+    assert printed.endswith(f"; the same command goes on in output={tmp_path / 'out'}.\n"), printed
     assert run.returncode in (75, 130) and "Traceback" not in printed and "leaked" not in printed, printed
     assert not [*tmp_path.glob("out/text/.*")]
     assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
@@ -594,6 +608,51 @@ def test_processes_that_are_ended_from_outside_end_the_command(number, first, sa
     last = printed.splitlines()[-1]
     assert run.returncode == 1 and last.startswith("error: num_processes=2: ") and said in last, printed
     assert "Traceback" not in printed
+
+
+def test_without_what_there_is_what_the_input_has(place, tmp_path, capsys):
+    for name, word in (
+        ("image", f"images={_images(tmp_path / 'in', 2)}"),
+        ("text", f"texts={_file(tmp_path, 'a', b'a')}"),
+    ):
+        assert encode(capsys, place, tmp_path / name, word).code == 0
+        assert sorted(os.listdir(tmp_path / name)) == sorted([name, "manifest.json"])
+    assert encode(capsys, place, tmp_path / "both").code == 0
+    assert sorted(os.listdir(tmp_path / "both")) == ["image", "manifest.json", "text"]
+
+
+def test_a_data_set_of_a_mix_without_the_split_is_noted(place, tmp_path, capsys):
+    arrow = tmp_path / "arrow"
+    write_coco_vg(arrow)
+    for path in arrow.glob("vg*"):
+        if "train" not in path.name:
+            path.unlink()
+    words = ("datasets=['coco','vg']", f"data_root={arrow}", "what=text")
+    ended = encode(capsys, place, tmp_path / "out", *words)
+    assert ended.code == 0 and "note: vg: It has no split 'val', so none of it is read.\n" in ended.out
+    notes = json.loads((tmp_path / "out" / "manifest.json").read_text())["notes"]
+    assert notes == ["vg: It has no split 'val', so none of it is read."]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_without_room_the_same_command_goes_on(processes, place, tmp_path):
+    (tmp_path / "a.txt").write_text("a red circle\n" * 3000)
+    words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={tmp_path / 'a.txt'}", f"output={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "encode",
+        "with",
+        *words,
+        f"num_processes={processes}",
+        "num_workers=0",
+    ]
+    limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash", *command]
+    ended = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1 and "There is no room left for '" in ended.stderr, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.endswith("Free space, or give another output. With space, the same command goes on."), last
+    assert "as it was" not in last and subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
 def test_a_model_that_cannot_be_read_leaves_the_folder_free(place, tmp_path, capsys):

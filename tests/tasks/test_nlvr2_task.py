@@ -203,7 +203,7 @@ def test_hidden_answers_are_read_as_hidden(prepared: Path, tmp_path: Path):
         ({"identifiers": ["dev-2-0"]}, "row 2 has the identifier 'dev-2-0'; those of NLVR2 are <split>-<set>-<pair>-"),
         ({"identifiers": [""], "identifier": "dev-2-0-1"}, "row 2 has the identifier 'dev-2-0-1'"),
         ({"identifiers": [None], "identifier": None}, "row 2 has the identifier ''"),
-        ({"image_1": b""}, "row 2 has 0 in 'image_1'; expected the bytes of an image"),
+        ({"image_1": b""}, "row 2 has no image in 'image_1': write the file again"),
         ({"image_1": b"<html>"}, "The image of nlvr2_dev.arrow row 2 cannot be decoded"),
     ],
 )

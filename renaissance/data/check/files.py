@@ -27,6 +27,7 @@ from renaissance.data.datasets import (
     matching,
     named_specs,
     own_layout,
+    saved_hint,
     split_files,
 )
 from renaissance.data.prepare.skipped import Skipped
@@ -95,7 +96,7 @@ def find(
     if saved:
         datasets = [name for name in datasets if not is_saved(name)]
     files: list[CheckedFile] = []
-    names = arrow_names(folder) if datasets or not saved else set()
+    names = arrow_names(folder, datasets or ()) if datasets or not saved else set()
     for dataset, spec in named_specs().items():
         if datasets is None or dataset in datasets:
             files += _of_table(dataset, spec, names - {file.path.name for file in files}, folder)
@@ -104,7 +105,7 @@ def find(
         raise UserError(unknown[0])
     files += own
     for dataset in sorted(set(datasets or ()) - {file.dataset for file in files}):
-        near = suggest(dataset, {*DATASETS, *(_own_name(name)[0] for name in names)} - {dataset})
+        near = saved_hint(dataset) or suggest(dataset, {*DATASETS, *(_own_name(name)[0] for name in names)} - {dataset})
         raise UserError(
             f"datasets names {dataset!r}{near}, of which data_root='{folder}' holds no file; the data sets are "
             f"{', '.join(DATASETS)}, and the <name> of own files <name>_train.arrow or <name>.arrow."

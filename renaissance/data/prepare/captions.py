@@ -28,13 +28,12 @@ from typing import Any
 from renaissance.core.errors import require, shortened
 from renaissance.core.splits import split_of
 from renaissance.data.arrow import rows_of
-from renaissance.data.dataset_specs import OWN_FILE, OWN_NAME, OWN_SPLITS
+from renaissance.data.dataset_specs import LISTS, OWN_FILE, OWN_NAME, OWN_SPLITS, TAR
 from renaissance.data.saved_datasets import is_saved_folder, read_saved
 
 from .annotation_store import AnnotationStore, plain_name
 from .annotations import folder_of
 from .listings import (
-    SUFFIXES,
     Form,
     PairFile,
     entries_of,
@@ -50,8 +49,7 @@ from .tables import Line
 from .tars import require_captions, require_whole, tar_entries
 from .writer import Download, Plan, arrow_writer, plan_file, plan_stored
 
-_TAR = ".tar"
-_KINDS = f"{', '.join(SUFFIXES)} or {_TAR}"
+_KINDS = f"{', '.join(LISTS)} or {TAR}"
 
 
 @arrow_writer
@@ -96,7 +94,7 @@ def make_arrow(
         sources = [PairFile(Path(file), split) for split, each in saved.splits.items() for file in each.files]
         return _whole_files(sources, form, root, options, saved.note)
     listings = _annotation_files(folder_of(root, f"images and captions ({_KINDS})"), annotations)
-    tars, lines = listings[0].suffix == _TAR, any(listing.suffix in (".csv", ".tsv") for listing in listings)
+    tars, lines = listings[0].suffix == TAR, any(listing.suffix in (".csv", ".tsv") for listing in listings)
     idle = f"separator={separator!r} is of .csv and .tsv files, and '{listings[0].name}' is none; leave it out."
     require(separator is None or lines, idle)
     if tars or has_images(listings[0], form):
@@ -127,7 +125,7 @@ def _whole_files(sources: list[PairFile], form: Form, root: Path, options: dict[
     """The plan of files that hold the images themselves: tars, parquet files, and what the library `datasets` saves."""
     share, name = options["val_share"], options["name"]
     require(not share, f"val_share={share} is for lists of paths; the names of files say the splits here.")
-    tars, by_split = sources[0].path.suffix == _TAR, defaultdict(list)
+    tars, by_split = sources[0].path.suffix == TAR, defaultdict(list)
     for source in sources:  # all of them are looked at before the first file is written
         if tars:
             require_whole(source.path)
@@ -142,29 +140,29 @@ def _whole_files(sources: list[PairFile], form: Form, root: Path, options: dict[
             files = [source.path for source in by_split[split]]
             rows = chain.from_iterable(tar_entries(tar, f"{tar.stem}/", split, form.caption_column) for tar in files)
         file = OWN_FILE.format(name=name, split=split)
-        notes = [f"Read from {', '.join(source.path.name for source in by_split[split])}.", *filter(None, [note])]
+        notes = [f"Read from {', '.join(source.name for source in by_split[split])}.", *filter(None, [note])]
         metadata = {"dataset": name}
         plans.append(plan_file(OWN_NAME, file, split, rows, metadata, listed=None, skipped=Skipped(), notes=notes))
-    about = {"annotations": ", ".join(source.path.name for source in sources)}
+    about = {"annotations": ", ".join(source.name for source in sources)}
     return Download(OWN_NAME, plans, source=about, options=options, leftovers=leftovers(name, by_split))
 
 
 def _annotation_files(folder: Path, annotations: str | None) -> list[Path]:
     if annotations is not None:
-        known = isinstance(annotations, str) and Path(annotations).suffix in (*SUFFIXES, _TAR)
+        known = isinstance(annotations, str) and Path(annotations).suffix in (*LISTS, TAR)
         require(
             known and (folder / annotations).is_file(),
             f"annotations='{annotations}' is not a {_KINDS} file in root='{folder}'.",
         )
         return [folder / annotations]
     files = files_in(folder)
-    if tars := [path for path in files if path.suffix == _TAR]:  # and what img2dataset leaves beside them
+    if tars := [path for path in files if path.suffix == TAR]:  # and what img2dataset leaves beside them
         beside = {tar.stem for tar in tars} | {f"{tar.stem}_stats" for tar in tars}
-        found = [path for path in files if path.suffix in SUFFIXES and path.stem not in beside]
+        found = [path for path in files if path.suffix in LISTS and path.stem not in beside]
         others = ", ".join(path.name for path in found)
         require(not found, f"root='{folder}' has tars, and beside them {others}; choose with annotations=<file>.")
         return tars
-    found = [path for path in files if path.suffix in SUFFIXES]
+    found = [path for path in files if path.suffix in LISTS]
     found = [path for path in found if path.suffix != ".json"] or found  # beside tables it may be anything
     names = (
         ", ".join(path.name for path in found) or f"none ({shortened((each.name for each in files), 8) or 'no file'})"

@@ -21,16 +21,24 @@ import pyarrow as pa
 from renaissance.core.errors import require
 from renaissance.core.splits import split_of, split_or_none
 from renaissance.core.untrusted import expect
-from renaissance.data.arrow import open_file, require_once, require_type, some, valid_batches
+from renaissance.data.arrow import open_file, require_once, require_type, valid_batches
 from renaissance.data.dataset_specs import CAPTION, IMAGE, IMAGE_ID, SPLIT, Column
 
 from .annotation_store import NO_CAPTION, plain_name, usable
 from .annotations import json_items, opened
 from .entries import LeftOut, Row
 from .names import folders_in
-from .tables import CAPTION_NAMES, Line, TableColumns, lines_of, records_of, schema_of_parquet, value_of
+from .tables import (
+    CAPTION_NAMES,
+    Line,
+    TableColumns,
+    lines_of,
+    records_of,
+    require_columns,
+    schema_of_parquet,
+    value_of,
+)
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
 _PATHS = ("path", "image", "filepath", "file_name", "image_path", "img")
 _CAPTIONS = (*CAPTION_NAMES, "title", "text", "sentences")
 _JSON = 'own captions are COCO\'s images and annotations, or a list of {"image": ..., "caption": ...}.'
@@ -125,6 +133,11 @@ class PairFile(NamedTuple):
     path: Path
     split: str
 
+    @property
+    def name(self) -> str:
+        """What messages call it; saved data sets have files of the same names in every split."""
+        return f"{self.path.parent.name}/{self.path.name}" if self.path.suffix == ".arrow" else self.path.name
+
 
 def pair_file_of(listing: Path) -> PairFile:
     """A file of which the name says the split, or train."""
@@ -166,15 +179,9 @@ def _schema(path: Path) -> pa.Schema:
 def _columns(path: Path, form: Form) -> tuple[str, str]:
     """The columns of images and captions of a file. Raises UserError where it lacks one."""
     schema = _schema(path)
-    image = _image_column(path, schema, form) or next(
-        (name for name in form.columns.paths if name in schema.names), None
-    )
-    caption = next((name for name in form.columns.captions if name in schema.names), None)
-    require(
-        image and caption,
-        f"'{path}' has the columns {some(schema.names) or 'none'}; give those of images and captions with image_column= and "
-        "caption_column=.",
-    )
+    require_columns(path, schema.names, form.columns)
+    image = _image_column(path, schema, form) or next(name for name in form.columns.paths if name in schema.names)
+    caption = next(name for name in form.columns.captions if name in schema.names)
     of_image, of_caption = (schema.field(name).type for name in (image, caption))
     if not (pa.types.is_struct(of_image) and of_image.get_field_index("bytes") >= 0 or _is_text(of_image)):
         require_type(str(path), of_image, IMAGE._replace(source=image), schema.names)
@@ -207,7 +214,7 @@ def rows_with_images(sources: list[PairFile], form: Form, split: str, root: Path
         wanted = [image, caption, *({SPLIT.name} & {*_schema(source.path).names})]
         for number, record in enumerate(_records(source.path, wanted)):
             if _split(source, number, record) == split:
-                name = f"{source.path.name} row {number}"
+                name = f"{source.name} row {number}"
                 yield _row(_image(record[image], tops, name), record[caption], name, split)
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.core.untrusted import expect_keys
-from renaissance.data.arrow import require_once
+from renaissance.data.arrow import require_once, some
 
 from .annotations import json_lines, opened, text_lines
 
@@ -51,6 +51,7 @@ def value_of(entry: dict[str, Any], names: Sequence[str], setting: str, what: st
 
 
 PLAIN = TableColumns()
+_SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}  # and how they are given
 _LINE = {"path": str, "caption": str | list[str], "split": str | None}
 _LONGEST_NAME = 60  # characters of a column's that a sentence tells
 _ROWS = 16  # of a parquet file that are held at a time: few, as each may be long
@@ -74,6 +75,22 @@ def is_table(path: Path, columns: TableColumns = PLAIN) -> bool:
         return True
     names = columns_of(path, columns.separator)
     return all(any(name in names for name in wanted) for wanted in (columns.paths, columns.captions))
+
+
+def require_columns(table: Path, names: Sequence[str], columns: TableColumns) -> None:
+    """Refuses a table that lacks a column of images or of captions; `names`: of all its columns."""
+    lines = table.suffix in (".csv", ".tsv")
+    other = next((each for each in _SEPARATORS if lines and len(names) == 1 and each in names[0]), None)
+    require(
+        other is None,
+        f"'{table}' has the one column '{some(names)}' in its first line; give separator={_SEPARATORS.get(other)}.",
+    )
+    found = f"its columns{' in its first line' * lines} are {some(names) or 'none'}"
+    for setting, wanted in (("image_column", columns.paths), ("caption_column", columns.captions)):
+        lacks = f"none of the columns {', '.join(wanted)}; {found}; name another with {setting}="
+        if len(wanted) == 1:
+            lacks = f"no column '{wanted[0]}' ({setting}=); {found}"
+        require({*wanted} & {*names}, f"'{table}' has {lacks}.")
 
 
 def columns_of(table: Path, separator: str | None = None) -> list[str]:
@@ -105,12 +122,9 @@ def lines_of(table: Path, columns: TableColumns = PLAIN) -> Iterator[Line]:
     Raises:
         UserError: the file cannot be read, is damaged, or an entry has no path or caption; the sentence names the line.
     """
-    if not is_table(table, columns):
-        names = ",".join(name[:_LONGEST_NAME] for name in columns_of(table, columns.separator)[:20]) or "none"
-        named = "; image_column= and caption_column= name others" if columns.named else ""
-        expected = f"expected {_expected(columns)}, which in CSV are its first line{named}."
-        raise UserError(f"'{table}' has the columns {names}; {expected}")
     names = [] if table.suffix == ".jsonl" else columns_of(table, columns.separator)
+    if table.suffix != ".jsonl":
+        require_columns(table, names, columns)
     require_once(table, names, (*columns.paths, *columns.captions, "split"))
     for number, record in _records(table, columns):
         what = f"'{table}' line {number}"
@@ -153,12 +167,6 @@ def _parquet(table: Path, names: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
                     f"{column.path_in_schema}; it is not read.",
                 )
         yield file
-
-
-def _expected(columns: TableColumns) -> str:
-    plain = columns.separator is None and len(columns.paths) * len(columns.captions) != 1
-    given = f"{columns.paths[0]},{columns.captions[0]}"
-    return f"{given} or {given},split" if plain else f"{given}, separated by {columns.separator or ','!r}"
 
 
 def _records(table: Path, columns: TableColumns) -> Iterator[tuple[int, dict[str, Any]]]:

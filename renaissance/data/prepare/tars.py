@@ -70,10 +70,15 @@ def require_captions(tar: Path, key: str | None) -> None:
         first = list(islice((group for group in _groups(file) if group.texts), _PROBED))
         keys = dict.fromkeys(chain.from_iterable(_about(group) for group in first))
         named = f"a text under '{key}'" if key else "a caption in .txt or under 'caption' of .json"
+        found = shortened((each[:_LONGEST_KEY] for each in keys), 8)
+        has = f"their .json has the keys {found}, of which caption_column= names one"
+        if not keys:
+            has = "their .json has no keys" if any("json" in group.members for group in first) else "they have no .json"
+            if key and any("txt" in group.members for group in first):
+                has += "; leave caption_column out, and their .txt counts"
         require(
             not first or any(_captions(group, key) for group in first),
-            f"'{tar}': none of its first {len(first):,} entries has {named}; their .json has the keys "
-            f"{shortened((each[:_LONGEST_KEY] for each in keys), 8) or 'none'}, of which caption_column= names one.",
+            f"'{tar}': none of its first {len(first):,} entries has {named}; {has}.",
         )
 
 

@@ -88,7 +88,7 @@ DEFECTS = {
     "no image": ("coco", "coco_caption_karpathy_val", put("image", b"junk", 3), r"unreadable \(image\): 1 \(row 3: "),
     "half an image": ("vg", "vg", put("image", JPEG[: len(JPEG) // 2], 4), r"unreadable \(image\): 1 \(row 4: "),
     "second image": ("nlvr2", "nlvr2_dev", put("image_1", b"GIF89a", 1), r"unreadable \(image_1\): 1 \(row 1: "),
-    "empty image": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), "row 2 has 0 in 'image'"),
+    "empty image": ("f30k", "f30k_caption_karpathy_val", put("image", b"", 2), "row 2 has no image in 'image'"),
     "image_id twice": ("sbu", "sbu_1", put("image_id", "5101.jpg", 4), r"image_id that occurred before: 1 \(row 4\)"),
     "no caption column": ("coco", "coco_caption_karpathy_val", lambda columns: columns.pop("caption"), "'caption'"),
     "fewer x": ("vg", "vg", put("x", [1], 2), "row 2 has 1 in 'x'; expected as many entries as in 'caption'"),

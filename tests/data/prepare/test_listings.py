@@ -241,15 +241,19 @@ def _twice(root: Path, *names: str) -> None:
 
 
 REFUSED = {
-    "no such column": (lambda root: _table(root, "a.csv", ("where", "what"), ","), {}, "columns where,what; expected path"),
+    "no such column": (lambda root: _table(root, "a.csv", ("where", "what"), ","), {}, "in its first line are where, what; name"),
     "no such own column": (
         lambda root: _table(root, "a.csv", ("path", "caption"), ","),
         {"caption_column": "x"},
-        "expected path,x",
+        r"no column 'x' \(caption_column=\); its columns in its first line are path, caption\.$",
     ),
-    "the wrong separator": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {}, "expected path,caption"),
-    "no column of images": (lambda root: _parquet(root, _structs(), "pixels"), {}, "has the columns pixels,caption; expected"),
-    "no column of captions": (lambda root: _parquet(root, _structs()), {"caption_column": "x"}, "give those of images"),
+    "the wrong separator": (lambda root: _table(root, "a.csv", ("filepath", "title"), "\t"), {}, "give separator=tab"),
+    "no column of images": (
+        lambda root: _parquet(root, _structs(), "pixels"),
+        {},
+        r"has none of the columns path, .*; its columns are pixels, caption; name another with image_column=\.$",
+    ),
+    "no column of captions": (lambda root: _parquet(root, _structs()), {"caption_column": "x"}, r"no column 'x' .caption_column"),
     "captions of numbers": (
         lambda root: (root.mkdir(), pq.write_table(pa.table({"image": _structs(), "caption": [1, 2, 3]}), root / "a.parquet")),
         {},
@@ -349,7 +353,17 @@ REFUSED = {
             pq.write_table(pa.table({"image": _structs(), "words": ["a"] * 3}), root / "val-00000-of-00001.parquet"),
         ),
         {},
-        r"val-00000-of-00001.parquet' has the columns image, words; give those .* with image_column= and caption_column=",
+        r"val-00000-of-00001.parquet' has none of the columns caption, .*; its columns are image, words; name another",
+    ),
+    "a column that is not there": (
+        lambda root: _parquet(root, _structs()),
+        {"image_column": "foo"},
+        r".parquet' has no column 'foo' \(image_column=\); its columns are image, caption\.$",
+    ),
+    "tars without .json": (
+        tars,
+        {"caption_column": "foo"},
+        "has a text under 'foo'; they have no .json; leave caption_column out, and their .txt counts",
     ),
     "val_share of tars": (tars, {"val_share": 0.5}, "is for lists of paths"),
 }  # fmt: skip

@@ -67,7 +67,10 @@ def test_captions_from_parquet(root: Path, tmp_path: Path, as_list: bool):
         with pytest.raises(UserError, match=sentence):
             make_arrow(root, tmp_path / "out")
     for columns, sentence in [
-        ({"path": ["a"]}, "has the columns path; expected path,caption"),
+        (
+            {"path": ["a"]},
+            "has none of the columns caption, captions, title, text, sentences; its columns are path; name another",
+        ),
         ({"path": ["a", None], "caption": ["b", "c"]}, "line 2 has no value in 'path'"),
         ({"path": ["a"], "caption": [3]}, r"line 1\['caption'\] is 3, but has to be text or a list"),
         ({"path": ["a"], "caption": ["b"], "split": ["extra"]}, "line 1 has split 'extra'"),
@@ -244,8 +247,23 @@ def test_files_of_an_earlier_run_are_not_left_beside_new_ones(root: Path, tmp_pa
         ("a.jsonl", '{"path": "", "caption": "a"}', "is not a path below root"),
         ("a.jsonl", '{"path": "p/1.jpg", "caption": "a", "split": "extra"}', "has split 'extra'"),
         ("a.jsonl", "\n", "has no captions"),
-        ("a.csv", "p/1.jpg,a dog\n", "has the columns p/1.jpg,a dog; expected path,caption or"),
-        ("a.csv", "", "has the columns none"),
+        (
+            "a.csv",
+            "p/1.jpg,a dog\n",
+            "has none of the columns path, image, filepath, file_name, image_path, img; its columns in its first line are p/",
+        ),
+        ("a.csv", "", "its columns in its first line are none"),
+        (
+            "a.csv",
+            "path;caption\np/1.jpg;a\n",
+            "has the one column 'path;caption' in its first line; give separator=';'.",
+        ),
+        ("a.csv", "path\tcaption\np/1.jpg\ta\n", "in its first line; give separator=tab."),
+        (
+            "a.tsv",
+            "path,caption\np/1.jpg,a\n",
+            "has the one column 'path,caption' in its first line; give separator=','.",
+        ),
         ("a.csv", "path,captions\n../1.jpg,a\n", "leads out of root"),
         ("a.csv", "path,caption\np/1.jpg\n", "line 2 has no value in 'caption'."),
         ("a.csv", "path,caption,caption\np/1.jpg,a,b\n", "has caption more than once among its columns"),
