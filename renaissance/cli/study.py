@@ -8,7 +8,7 @@ from renaissance.core.checks import choice, integer, path, text
 from renaissance.core.errors import UserError, require
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.words import configured
-from renaissance.studies.actions import ACTIONS, Command
+from renaissance.studies.actions import ACTIONS, ONE_RUN, Command
 from renaissance.studies.plan import plan
 from renaissance.studies.spec import read_study
 from renaissance.studies.state import StudyFolder
@@ -38,6 +38,8 @@ def main(
     """
     require(study is not None, "study=None: give the path of a study file with study=.")
     asked = action != "command" or run is not None
+    idle = run is not None and action not in ONE_RUN
+    require(not idle, f"run={run} is of action={', '.join(ONE_RUN)}; leave it out with action={action}.")
     require(asked, "action=command needs the name of a run, run=; action=status lists them.")
     content, place = read_study(study), Path(log_dir) / Path(study).stem
     runs = plan(content, str(place / "runs"), {} if data_root is None else {"data_root": data_root})

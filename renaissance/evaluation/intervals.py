@@ -80,12 +80,21 @@ def interval(
     """
     if min(_units(frame) for frame in frames) < 2:
         return None
-    known = frames[0]["score"].dropna().unique()
-    if len(frames) == 1 and statistic is None and len(known) == 1 and known[0] in (0, 1):
-        bound = COVERED[0] ** (1 / _units(frames[0]))
-        return (bound, 1.0) if known[0] else (0.0, 1 - bound)
+    if len(frames) == 1 and statistic is None:
+        known = frames[0].dropna(subset="score")
+        scores = known.groupby(GROUP)["score"].mean() if GROUP in known else known["score"]
+        if (exact := exact_interval(scores.to_numpy(float)[None])) is not None:
+            return exact
     low, high = bootstrap(frames[0], statistic) if len(frames) == 1 else _joint(frames, np.random.default_rng(0))
     return None if math.isnan(low) else (low, high)
+
+
+def exact_interval(scores: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval where all scores (runs, units) are 1, or all 0 (Clopper and Pearson 1934); None of others."""
+    if scores.size == 0 or scores.flat[0] not in (0, 1) or (scores != scores.flat[0]).any():
+        return None
+    bound = float(COVERED[0] ** (1 / scores.shape[1]))
+    return (bound, 1.0) if scores.flat[0] else (0.0, 1 - bound)
 
 
 def _units(frame: pd.DataFrame) -> int:

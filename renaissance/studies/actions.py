@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from renaissance.core.console import say
-from renaissance.core.errors import require, shortened
+from renaissance.core.errors import Stopped, require, shortened
 from renaissance.core.launch import lasting_imports
+from renaissance.core.signals import TRY_AGAIN
 
 from .execute import run_study
 from .plan import Configure
 from .screen import plan_table, status_table
 from .slurm import submit
-from .state import FAILED, StudyFolder
+from .state import DONE, FAILED, StudyFolder
 from .table import make_table, markdown, write_table
 
 
@@ -38,25 +39,34 @@ def _checked(command: Command) -> dict[str, Any]:
     return check_runs(command.folder.runs, command.configure)
 
 
-def _run(command: Command) -> None:
+def _run(command: Command, *, again: bool = False) -> None:
+    """Runs what is missing, and with `again` what failed."""
     folder = command.folder
     _checked(command)
+    for name, state in folder.states().items() if again else ():
+        if state.kind == FAILED and command.run in (None, name):
+            folder.forget(state.run)
     if command.where == "slurm":
         require(command.run is None, f"run={command.run} runs here alone; leave where=slurm out.")
         say("\n".join(submit(folder, command.words)))
         return
-    states = run_study(folder, command.workers, () if command.run is None else (command.run,))
+    if command.run is not None:
+        _words_of(command)  # which needs what it takes to be there
+    states = run_study(folder, command.workers, command.run)
     say(status_table(states.values()))
-    failed = [name for name, state in states.items() if state.kind == FAILED]
+    chosen = {name: state for name, state in states.items() if command.run in (None, name)}
+    failed = [name for name, state in chosen.items() if state.kind == FAILED]
     again = f"action=retry runs them again: {shortened(failed)}"
-    require(not failed, f"{len(failed)} of {len(states)} runs failed, as their logs in {folder.path} say; {again}.")
+    require(not failed, f"{len(failed)} of {len(chosen)} runs failed, as their logs in {folder.path} say; {again}.")
+    left = [name for name, state in chosen.items() if state.kind != DONE]
+    if left:
+        raise Stopped(
+            f"{len(left)} of {len(chosen)} runs are not done; the same command goes on: {shortened(left)}", TRY_AGAIN
+        )
 
 
 def _retry(command: Command) -> None:
-    for name, state in command.folder.states().items():
-        if state.kind == FAILED and command.run in (None, name):
-            command.folder.forget(state.run)
-    _run(command)
+    _run(command, again=True)
 
 
 def _status(command: Command) -> None:
@@ -70,13 +80,19 @@ def _table(command: Command) -> None:
     say(f"written to the folder {folder.path}: {', '.join(write_table(table, folder.path))}")
 
 
-def _words(command: Command) -> None:
+def _words_of(command: Command) -> list[str]:
+    """The words of the one run. Raises UserError where it waits for results of others."""
     state = command.folder.states()[command.run]
     needs = ", ".join(dict.fromkeys(name for name, _ in state.run.needs.values()))
     require(state.words is not None, f"run={command.run} waits for results of {needs}.")
-    say("\n".join(state.words))
+    return state.words
+
+
+def _words(command: Command) -> None:
+    say("\n".join(_words_of(command)))
 
 
 ACTIONS = {
     "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "command": _words,
 }  # fmt: skip
+ONE_RUN = ("run", "retry", "command")  # actions that `run` may name a run for

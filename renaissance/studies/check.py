@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 from renaissance.settings.keys import model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.training.summary import parameters
@@ -15,11 +15,11 @@ from .plan import Configure, PlannedRun
 
 
 class Size(NamedTuple):
-    """Attributes: parameters, trainable; steps, None where epochs say it."""
+    """Attributes: parameters, trainable; steps, or a word where they are not a number."""
 
     parameters: int
     trainable: int
-    steps: int | None
+    steps: int | str
 
 
 def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Size]:
@@ -45,6 +45,7 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Si
             continue
         try:
             values, sources = configure(run.own_words())
+            _check_blind(run, models)
             without = {"resume_from": None} | ({} if source is None else {"test_only": False})
             resolver = ConfigResolver(values | without, sources)
             if source is not None:
@@ -56,6 +57,18 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Si
             continue
         models[run.name] = dict(resolved.settings.flat)
         counts = parameters(shape)["all"]
-        sizes[run.name] = Size(counts["total"], counts["trainable"], values["max_steps"])
+        sizes[run.name] = Size(counts["total"], counts["trainable"], _steps(values))
     refuse(problems, "runs")
     return sizes
+
+
+def _check_blind(run: PlannedRun, models: dict[str, dict[str, Any]]) -> None:
+    blind = run.needs.get("blind_run", (None, None))[0]
+    seeing = blind in models and models[blind]["blind"] is not True
+    require(not seeing, f"blind_run is of {blind}, which sees its images; give its stage blind: true.")
+
+
+def _steps(values: dict[str, Any]) -> int | str:
+    if values["test_only"]:
+        return "none"
+    return "by epochs" if values["max_steps"] in (None, "") else int(values["max_steps"])

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import renaissance
-from renaissance.core.atomic import AtomicFile, InUseError
+from renaissance.core.atomic import AtomicFile, InUseError, is_locked
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
 
-from .state import RUNNING, RunState, StudyFolder
+from .state import RUNNING, Attempt, RunState, StudyFolder, attempt_bytes
 
 _LOOK = 1.0  # seconds between two looks at the runs
 _PROGRAM = Path(renaissance.__file__).parent.parent / "run.py"
@@ -36,33 +36,38 @@ class _Process:
     """A run that is going on: a process, and the record that it will have, which is locked till then."""
 
     def __init__(self, folder: StudyFolder, state: RunState, record: AtomicFile, share: _Share):
-        self.run, self.words, self.before, self.record, self.share = (
-            state.run,
-            state.words,
-            state.seconds,
-            record,
-            share,
-        )
+        self.run, self.took, self.record, self.share = state.run, state.took, record, share
+        before = folder.attempt(state.run)
+        self.before = before["seconds"] if before else 0.0
         self.began, self.log = time.monotonic(), folder.log(state.run)
         variables = os.environ | ({} if share.gpus is None else {"CUDA_VISIBLE_DEVICES": share.gpus})
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM), "with", *self.words],
+                [sys.executable, str(_PROGRAM), "with", *state.words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=variables,
                 start_new_session=True,  # a Ctrl-C is passed on to it once
             )  # fmt: skip
         if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self.process.pid, share.cores)
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(self.process.pid, share.cores)
 
-    def end(self) -> tuple[int, str]:
-        """Writes the record; returns the exit status, and what it said last."""
-        status, line = self.process.wait(), _last_line(self.log)
-        seconds = self.before + time.monotonic() - self.began
-        content = {"words": self.words, "status": status, "line": line, "seconds": round(seconds, 1)}
-        self.record.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        self.record.commit()
-        self.record.close()
-        return status, line
+    @property
+    def seconds(self) -> float:
+        """That all attempts at it took."""
+        return self.before + time.monotonic() - self.began
+
+    def end(self) -> None:
+        """Waits for its end, writes the record and tells what became of it."""
+        try:
+            status = self.process.wait()
+            line = _last_line(self.log)
+            attempt: Attempt = {"status": status, "line": line, "seconds": round(self.seconds, 1), "took": self.took}
+            self.record.write(attempt_bytes(attempt))
+            self.record.commit()
+        finally:
+            self.record.close()
+        saved = status in (TRY_AGAIN, INTERRUPTED)
+        say(f"{self.run.name}: {'done' if not status else 'saved' if saved else f'status {status}: {line}'}")
 
 
 def _last_line(log: Path) -> str:
@@ -73,10 +78,11 @@ def _last_line(log: Path) -> str:
 
 
 class _Signals:
-    """Notes the first signal that asks to stop."""
+    """Notes signals that ask to stop; a second one ends the runs at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.going: Mapping[str, _Process] = {}
 
     def __enter__(self) -> _Signals:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -87,23 +93,25 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
+        for attempt in [*self.going.values()] if self.received else ():
+            attempt.process.kill()
         self.received = self.received or number
 
 
-def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> dict[str, RunState]:
-    """Runs what is neither done nor failed, each run once, until nothing can be run any more.
+def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dict[str, RunState]:
+    """Runs what is neither done nor failed, each run once.
 
     Args:
-        workers: runs at a time, each with its share of cores and GPUs. only: names of runs; () = all.
+        workers: runs at a time, each with its share of cores and GPUs. only: the name of the run, None for all.
 
     Returns:
         The states at the end.
 
     Raises:
         Stopped: by a signal; the runs have saved.
-        UserError: the budget of hours is spent, or the folder cannot be written.
+        UserError: the budget of hours is spent, or the folder cannot be written; the runs that go on are waited for.
     """
-    shares, going, tried = _shares(workers), {}, set()
+    shares, going, tried, spent = _shares(workers), {}, set(), None
     try:
         folder.record(folder.runs[0]).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,28 +119,27 @@ def run_study(folder: StudyFolder, workers: int, only: Sequence[str] = ()) -> di
             f"log_dir: {folder.path} cannot be written ({error.strerror}); give another log_dir."
         ) from error
     with _Signals() as signals:
+        signals.going = going
         try:
-            while True:
+            while not signals.received:
                 for name in [name for name, attempt in going.items() if attempt.process.poll() is not None]:
-                    _tell(going.pop(name), folder)
-                if signals.received:
-                    break
-                states = folder.states()
-                left = [state for name, state in states.items() if name not in tried and (not only or name in only)]
-                _start_more(folder, left, going, shares)
-                tried |= going.keys()
-                others = [each for each in states.values() if each.kind == RUNNING and each.run.name not in going]
-                if not going and not others:
+                    going.pop(name).end()
+                states = {name: state for name, state in folder.states().items() if only in (None, name)}
+                left = [state for name, state in states.items() if name not in tried and state.needed]
+                spent = spent or _spent(folder, going)
+                if left and not spent:
+                    _start_more(folder, left, going, shares)
+                    tried |= going.keys()
+                elsewhere = any(state.kind == RUNNING and name not in going for name, state in states.items())
+                if not going and not elsewhere:
                     break
                 time.sleep(_LOOK)
         finally:
-            for attempt in going.values():
-                attempt.process.send_signal(signals.received or signal.SIGTERM)
-            for attempt in going.values():
-                _tell(attempt, folder)
+            _end_all(going, signals)
     if signals.received:
         status = INTERRUPTED if signals.received == signal.SIGINT else TRY_AGAIN
         raise Stopped("stopped: the runs have saved, and the same command goes on with them", status)
+    require(not (spent and left), spent)
     return folder.states()
 
 
@@ -141,46 +148,53 @@ def _start_more(
 ) -> None:
     free = [share for share in shares if all(share is not attempt.share for attempt in going.values())]
     for state in states:
-        if not free or not state.needed:
-            continue
-        _refuse_spent(folder)
-        record = AtomicFile(folder.record(state.run), "log_dir")
+        if not free:
+            return
+        before, record = folder.attempt(state.run), AtomicFile(folder.record(state.run), "log_dir")
         try:
             record.__enter__()
         except InUseError:
             continue
-        now = folder.attempt(state.run)
-        if (now["seconds"] if now else 0.0) != state.seconds:  # another process has run it meanwhile
+        try:
+            if folder.attempt(state.run) != before or (state.folder is not None and is_locked(state.folder)):
+                record.close()  # another process has run it meanwhile, or runs it
+                continue
+            if state.outdated:
+                folder.set_aside(state)
+            going[state.run.name] = _Process(folder, state, record, free.pop(0))
+        except OSError as error:
             record.close()
-            continue
-        going[state.run.name] = _Process(folder, state, record, free.pop(0))
+            raise UserError(f"log_dir: '{error.filename}' cannot be written ({error.strerror}).") from error
 
 
-def _refuse_spent(folder: StudyFolder) -> None:
-    hours, attempts = folder.study.hours, [folder.attempt(run) for run in folder.runs]
-    spent = sum(each["seconds"] for each in attempts if each is not None) / 3600
-    require(
-        hours is None or spent < hours,
-        f"study={folder.study.name}: its runs took {spent:.2f} hours, and its budget allows hours={hours}; raise it to go on.",
-    )
+def _end_all(going: dict[str, _Process], signals: _Signals) -> None:
+    """Ends the runs that a signal, or an error, leaves behind; each gets its record if it can be written."""
+    for attempt in going.values():
+        with contextlib.suppress(ProcessLookupError):
+            attempt.process.send_signal(signals.received or signal.SIGTERM)
+    for attempt in going.values():
+        try:
+            attempt.end()
+        except UserError as error:
+            say(f"{attempt.run.name}: {error}", error=True)
 
 
-def _tell(attempt: _Process, folder: StudyFolder) -> None:
-    status, line = attempt.end()
-    ended = {0: "done"}.get(
-        status, "saved" if status in (TRY_AGAIN, INTERRUPTED) else f"failed with status {status}: {line}"
-    )
-    say(f"{attempt.run.name}: {ended}")
+def _spent(folder: StudyFolder, going: Mapping[str, _Process]) -> str | None:
+    """The sentence of a budget of hours that is spent."""
+    hours, attempts = folder.study.hours, [folder.attempt(run) for run in folder.runs if run.name not in going]
+    spent = sum(each["seconds"] for each in attempts if each is not None)
+    spent = (spent + sum(attempt.seconds for attempt in going.values())) / 3600
+    if hours is None or spent < hours:
+        return None
+    return f"study={folder.study.name}: its runs took {spent:.2f} hours, and its budget allows hours={hours}; raise it to go on."
 
 
 def _shares(workers: int) -> list[_Share]:
     """Equal shares of the cores and GPUs that this process may use."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     gpus = _gpus()
-    require(
-        workers <= len(cores),
-        f"workers={workers} is more than the {len(cores)} cores that there are; give at most as many.",
-    )
+    most, what = (len(gpus), "GPUs") if gpus else (len(cores), "cores")
+    require(workers <= most, f"workers={workers} is more than the {most} {what} that there are; give at most as many.")
     parts = [cores[number * len(cores) // workers : (number + 1) * len(cores) // workers] for number in range(workers)]
     of_gpus = [gpus[number * len(gpus) // workers : (number + 1) * len(gpus) // workers] for number in range(workers)]
     return [_Share(frozenset(own), ",".join(mine) if gpus else None) for own, mine in zip(parts, of_gpus, strict=True)]

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import require
 from renaissance.settings.words import written
 
 from .spec import Stage, Study, Variant, references
@@ -70,12 +70,14 @@ def plan(study: Study, log_dir: str, common: Mapping[str, Any]) -> list[PlannedR
         own = [key for key in (*stage.settings, *keys) if key in _OWN]
         where = f"study={study.name}: stage {stage.name}"
         require(not own, f"{where} gives {own[:1]}, which the study decides; leave it out.")
+        varied = [key for key in common if any(key in variant for variant in stage.variants)]
+        require(not varied, f"{where} varies {', '.join(varied)}, which the command gives to all; leave it out there.")
         for variant, seed in product(stage.variants, stage.seeds):
             name = _name(stage, variant, seed)
             set_here = {key: value for key, value in variant.items() if key not in stage.labels}
             settings = {**stage.settings, **set_here, **common}
             needs = {
-                key: (_needed(runs, study.stage(found["stage"]), variant, seed), found["what"])
+                key: (_needed(runs, study.stage(found["stage"]), stage, variant, seed), found["what"])
                 for key, found in references(settings).items()
             }
             settings |= {"seed": seed, "exp_name": name, "log_dir": log_dir, "resume_from": "auto"}
@@ -88,31 +90,34 @@ def plan(study: Study, log_dir: str, common: Mapping[str, Any]) -> list[PlannedR
     return runs
 
 
-def _needed(runs: Sequence[PlannedRun], stage: Stage, variant: Variant, seed: int) -> str:
-    """The name of the run of a stage that a run of a later stage takes a result of: of the same variant and seed."""
-    keys = {key for each in stage.variants for key in each}
+def _needed(runs: Sequence[PlannedRun], stage: Stage, taker: Stage, variant: Variant, seed: int) -> str:
+    """The name of the run of a stage that a run of another stage, `taker`, takes a result of: of the same variant and seed."""
     prefix = f"{stage.name}."
-    labelled = {key.removeprefix(prefix): value for key, value in variant.items() if key.startswith(prefix)}
-    wanted = {key: value for key, value in (variant | labelled).items() if key in keys}
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in variant.items()
+        if key in taker.labels and key.startswith(prefix)
+    }
+    varied = {key for each in taker.own for key in each}
+    shared = {key: value for key, value in variant.items() if key not in varied and not key.startswith(prefix)}
+    keys = {key for each in stage.variants for key in each}
+    wanted = _written({key: value for key, value in (shared | own).items() if key in keys})
     seed = seed if seed in stage.seeds else stage.seeds[0]
-    return next(run.name for run in runs if (run.stage, run.variant, run.seed) == (stage.name, wanted, seed))
+    return next(run.name for run in runs if (run.stage, _written(run.variant), run.seed) == (stage.name, wanted, seed))
+
+
+def _written(variant: Variant) -> str:
+    """A variant in one form; 1, 1.0 and True are three values."""
+    return repr(sorted(variant.items()))
 
 
 def _name(stage: Stage, variant: Variant, seed: int) -> str:
     """A name that says what the run is, and depends on nothing else, so that a study may grow."""
-    said = "_".join(f"{key}={value}" for key, value in variant.items())
+    said = "_".join(f"{key}={value}" for key, value in sorted(variant.items()))
     plain = re.sub(r"[^\w=.,+-]+", "-", said)
     name = "_".join(filter(None, (stage.name, plain, f"seed={seed}")))
     if plain == said and len(name) <= _LONGEST:
         return name
-    digest = hashlib.sha256(repr(variant).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(_written(variant).encode()).hexdigest()[:8]
     room = _LONGEST - len(stage.name) - len(digest) - len(f"___seed={seed}")
     return "_".join((stage.name, plain[:room].rstrip("-_"), digest, f"seed={seed}"))
-
-
-def find(runs: Sequence[PlannedRun], name: str) -> PlannedRun:
-    """A run by its name. Raises UserError where there is none."""
-    found = next((run for run in runs if run.name == name), None)
-    if found is None:
-        raise UserError(f"run={name}: the study has no such run; `action=status` lists them.")
-    return found

@@ -24,7 +24,7 @@ def plan_table(runs: Sequence[PlannedRun], sizes: Mapping[str, Size], states: Ma
     for run in runs:
         size = sizes[run.name]
         needs = ", ".join(dict.fromkeys(name for name, _ in run.needs.values()))
-        steps = "by epochs" if size.steps is None else f"{size.steps:,}"
+        steps = size.steps if isinstance(size.steps, str) else f"{size.steps:,}"
         state = states[run.name].kind
         rows.append((run.name, millions(size.parameters), millions(size.trainable), steps, needs, state))
     stages = Counter(run.stage for run in runs)
@@ -43,7 +43,7 @@ def status_table(states: Iterable[RunState]) -> str:
     parts = [table(rows)]
     lines = [
         f"{state.run.name}: {state.kind}"
-        + (f" at step {state.step:,}" if state.step is not None and state.kind != WAITING else "")
+        + ("" if state.kind == WAITING or (step := state.step()) is None else f" at step {step:,}")
         + (f": {printable(state.note[:_LONGEST])}" if state.note else "")
         for state in states
         if state.note or state.kind in STATES[1:-1]

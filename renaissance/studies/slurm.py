@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import renaissance
 from renaissance.core.atomic import write_whole
-from renaissance.core.errors import UserError, first_line
+from renaissance.core.errors import UserError, first_line, require
 
 from .spec import Stage
 from .state import DONE, FAILED, RUNNING, StudyFolder
 
 _REPOSITORY = Path(renaissance.__file__).parent.parent
+_OWN = {"array", "dependency", "job-name", "output", "chdir"}
 _SCRIPT = "scripts/slurm/study.sbatch"
 
 
@@ -29,6 +31,10 @@ def submit(folder: StudyFolder, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no Slurm, or it refuses a job.
     """
+    here = Path.cwd() == _REPOSITORY
+    require(here, f"where=slurm: give the command at the top of the repository, {_REPOSITORY}, where its jobs run.")
+    own = sorted(_OWN & folder.study.slurm.keys())
+    require(not own, f"study={folder.study.name}: slurm has {', '.join(own)}, which the study decides; leave it out.")
     queued, jobs, lines = _queued(), {}, []
     states = folder.states()
     for stage in folder.study.stages:
@@ -37,7 +43,7 @@ def submit(folder: StudyFolder, words: Sequence[str]) -> list[str]:
             for name, state in states.items()
             if state.run.stage == stage.name and state.kind not in (DONE, FAILED, RUNNING)
         ]
-        job = f"{folder.study.name}.{stage.name}"
+        job = _job(folder, stage)
         if job in queued:
             jobs[stage.name] = queued[job]
             lines.append(f"{stage.name}: is in the queue already (job {queued[job]})")
@@ -53,13 +59,18 @@ def _submit(folder: StudyFolder, stage: Stage, names: Sequence[str], after: Sequ
     """Submits the array of a stage; returns its job's number."""
     path = folder.path / "attempts" / f"{stage.name}.txt"
     write_whole(path, "".join(f"{name}\n" for name in names).encode(), "log_dir")
-    options = {"array": f"1-{len(names)}", "job-name": f"{folder.study.name}.{stage.name}"}
+    options = {"array": f"1-{len(names)}", "job-name": _job(folder, stage)}
     options |= {"output": str(path.parent.absolute() / f"{stage.name}-%A_%a.log")}
     # Each task looks itself for what it needs: one run that failed keeps none of the others from running.
     options |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}
     given = [f"--{key}={value}" for key, value in (options | folder.study.slurm).items()]
     command = ["sbatch", "--parsable", *given, f"--chdir={_REPOSITORY}", _SCRIPT, str(path.absolute()), *words]
     return _call(command).split(";")[0]
+
+
+def _job(folder: StudyFolder, stage: Stage) -> str:
+    """The name of a stage's job: another folder is another study."""
+    return f"{folder.study.name}.{stage.name}.{hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:6]}"
 
 
 def _queued() -> dict[str, str]:

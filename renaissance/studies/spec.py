@@ -12,6 +12,7 @@ results, and no settings.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from renaissance.core.errors import UserError, require, suggest
+from renaissance.core.registry import TASKS
 from renaissance.core.untrusted import expect
 from renaissance.settings.presets import CONFIG_FILES, read_config_file
 
@@ -60,8 +62,8 @@ class Stage(NamedTuple):
 
     Attributes:
         name; presets: words before the settings; settings: by name.
-        variants: without the seed. labels: those of their keys, "<stage>.<setting>", that tell which run of another stage it
-            takes results of, and set nothing. seeds: of each.
+        variants: without the seed; own: what the stage itself varies. labels: those of their keys, "<stage>.<setting>", that
+            tell which run of another stage it takes results of, and set nothing. seeds: of each.
         needs: names of the stages whose results it takes.
     """
 
@@ -69,6 +71,7 @@ class Stage(NamedTuple):
     presets: tuple[str, ...]
     settings: Variant
     variants: tuple[Variant, ...]
+    own: tuple[Variant, ...]
     labels: frozenset[str]
     seeds: tuple[int, ...]
     needs: tuple[str, ...]
@@ -110,6 +113,8 @@ def read_study(path: str) -> Study:
     expect(content, _StudyFile, where)
     require(_NAME.fullmatch(file.stem), f"{where}: give the file a name of at most 40 letters, digits, - and _.")
     base, seeds = content.get("base") or {}, _seeds(content, where)
+    misplaced = sorted(base.keys() & _PARTS)
+    require(not misplaced, f"{where}: base has {', '.join(misplaced)}, which stand beside it, or in a stage.")
     stages = {name: part or {} for name, part in (content.get("stages") or {file.stem: None}).items()}
     for name, part in stages.items():
         require(_NAME.fullmatch(name), f"{where}: a stage is named {name!r}; give letters, digits, - and _ alone.")
@@ -117,6 +122,11 @@ def read_study(path: str) -> Study:
     settings = {name: _settings(base) | _settings(part) for name, part in stages.items()}
     own = {name: _variants(part, f"{where}: stages[{name}]") for name, part in stages.items()}
     common = _variants(content, where)
+    for name, variants in own.items():
+        twice = sorted({key for each in variants for key in each} & {key for each in common for key in each})
+        require(
+            not twice, f"{where}: stage {name} varies {', '.join(twice)}, and so does the whole study; vary it once."
+        )
     needs = {name: _needs(name, [settings[name], *own[name], *common], stages, where) for name in stages}
     ordered: list[Stage] = []
     for name in _order(needs, where):
@@ -126,7 +136,7 @@ def read_study(path: str) -> Study:
         labels = frozenset(key for each in labelled for variant in each for key in variant)
         mine = _seeds(stages[name], f"{where}: stages[{name}]") or seeds or (0,)
         presets = (*_presets(base, where), *_presets(stages[name], f"{where}: stages[{name}]"))
-        ordered.append(Stage(name, presets, settings[name], variants, labels, mine, needs[name]))
+        ordered.append(Stage(name, presets, settings[name], variants, (*own[name],), labels, mine, needs[name]))
     for stage in ordered:
         for other in (each for each in ordered if each.name in stage.needs):
             match = len(other.seeds) == 1 or {*stage.seeds} <= {*other.seeds}
@@ -137,6 +147,11 @@ def read_study(path: str) -> Study:
     metrics = tuple(content.get("metrics") or ())
     for metric in metrics:
         named = METRIC.fullmatch(metric)
+        known = named is None or named["task"] in TASKS
+        require(
+            known,
+            f"{where}: metrics: {metric}: there is no task {named and named['task']}; those are {', '.join(TASKS)}.",
+        )
         require(
             named, f"{where}: metrics: {metric!r} is none; write <task>/<split>/<metric>, such as vqa/val/accuracy."
         )
@@ -163,7 +178,10 @@ def _settings(part: Mapping[str, Any]) -> Variant:
 
 def _presets(part: Mapping[str, Any], where: str) -> tuple[str, ...]:
     given = part.get("presets") or []
-    return tuple(expect([given] if isinstance(given, str) else given, list[str], f"{where}: presets"))
+    presets = tuple(expect([given] if isinstance(given, str) else given, list[str], f"{where}: presets"))
+    settings = [preset for preset in presets if "=" in preset and not Path(preset).is_file()]
+    require(not settings, f"{where}: presets has {settings[:1]}; write settings beside it, as `name: value`.")
+    return presets
 
 
 def _seeds(part: Mapping[str, Any], where: str) -> tuple[int, ...]:
@@ -182,6 +200,8 @@ def _variants(part: Mapping[str, Any], where: str) -> list[Variant]:
     require(
         len({*lengths.values()}) <= 1, f"{where}: zip: lists of different lengths ({lengths}); give as many of each."
     )
+    number = math.prod(map(len, grid.values()))
+    require(number <= _MOST_RUNS, f"{where}: grid has {number:,} combinations; at most {_MOST_RUNS:,} can be run.")
     lists = [[{key: value} for value in values] for key, values in grid.items()]
     if together:
         rows = zip(*together.values(), strict=True)

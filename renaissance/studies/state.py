@@ -1,7 +1,7 @@
 """What became of each run of a study: read from run folders, and from the record that the study keeps of each attempt.
 
     <log_dir>/<study>/runs/<exp_name>/version_N/   run folders, as of any run
-    <log_dir>/<study>/attempts/<exp_name>.json     words, exit status and last line of the last attempt
+    <log_dir>/<study>/attempts/<exp_name>.json     exit status and last line of the last attempt
     <log_dir>/<study>/attempts/<exp_name>.log      what it printed
 
 An attempt holds the lock of its record while it goes on. So any number of `study run`, on machines that share a disk, share the
@@ -10,38 +10,42 @@ runs, and what a process that died had locked is free.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from renaissance.core.atomic import is_being_written, is_locked
+from renaissance.core.atomic import damaged_name, is_being_written, is_locked, write_whole
 from renaissance.core.errors import UserError
 from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
 from renaissance.core.untrusted import read_json
 from renaissance.evaluation.runs import FinishedRun, is_run, read_run
 from renaissance.runs.identity import folders_of
 from renaissance.runs.metrics_table import read_rows
+from renaissance.settings.declared import SETTINGS
 
 from .plan import Configure, PlannedRun
 from .spec import Study
 
 WAITING, RUNNING, STOPPED, LOST, FAILED, DONE = STATES = ("waiting", "running", "stopped", "lost", "failed", "done")
+RESULTS = "results.json"
 # Exit statuses of a run that was stopped: it has saved, or had nothing to save when the signal came.
 _STOPPED = (TRY_AGAIN, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 
 
-class _Attempt(TypedDict):
-    words: list[str]
+_LENGTHS = ("max_steps", "max_epoch")  # a run goes on to another length; its identity is without them
+
+
+class Attempt(TypedDict):
+    """The record of the last attempt at a run: its exit status, the last line it printed, the seconds of all attempts, and what
+    the results that it took are known by, by run."""
+
     status: int
     line: str
     seconds: float
-
-
-def _deciding(words: Sequence[str]) -> list[str]:
-    """The words that decide what a run computes; what it starts from is part of its identity."""
-    places = ("data_root=", "log_dir=", "load_path=", "blind_run=")
-    return [word for word in words if not word.startswith(places)]
+    took: dict[str, str]
 
 
 class RunState(NamedTuple):
@@ -49,16 +53,16 @@ class RunState(NamedTuple):
 
     Attributes:
         run; kind: one of STATES; folder: of the run, None where it has none.
-        words: of its command; None while it waits for results of others. attempt: the last one.
-        step: the last one that was logged. seconds: that all attempts took. note: why it failed.
+        words: of its command; None while it waits for results of others. took: what those are known by, by run.
+        outdated: whether it is of results that others have replaced. note: why it failed, or is to be run again.
     """
 
     run: PlannedRun
     kind: str
     folder: Path | None = None
     words: list[str] | None = None
-    step: int | None = None
-    seconds: float = 0.0
+    took: dict[str, str] | None = None
+    outdated: bool = False
     note: str = ""
 
     @property
@@ -69,6 +73,13 @@ class RunState(NamedTuple):
     def finished(self) -> FinishedRun:
         """The results of a run that is done."""
         return read_run(self.folder, "study")
+
+    def step(self) -> int | None:
+        """The last step that was logged."""
+        if self.folder is None or not is_run(self.folder):
+            return None
+        _, rows, _ = read_rows(self.folder / "metrics.csv")
+        return int(rows[-1]["step"]) if rows else 0
 
 
 class StudyFolder:
@@ -88,8 +99,7 @@ class StudyFolder:
         for run in self.runs:
             needs = {name for name, _ in run.needs.values()}
             if all(found[name].kind == DONE for name in needs):
-                folders = {name: found[name].folder for name in needs}
-                found[run.name] = self._state(run, run.words(folders))
+                found[run.name] = self._state(run, {name: found[name].folder for name in needs})
             else:
                 failed = [name for name in needs if found[name].kind == FAILED]
                 found[run.name] = RunState(run, WAITING, note=f"needs {failed[0]}, which failed" if failed else "")
@@ -102,27 +112,24 @@ class StudyFolder:
             self._identities[key] = self._configure(words)[0]
         return self._identities[key]
 
-    def _state(self, run: PlannedRun, words: list[str]) -> RunState:
-        folders = folders_of(self.values(words))
-        folder = folders[-1] if folders else None
-        attempt = self.attempt(run)
-        same = attempt is not None and _deciding(attempt["words"]) == _deciding(words)
-        state = RunState(run, WAITING, folder, words, seconds=attempt["seconds"] if attempt else 0.0)
-        if folder is not None and is_run(folder):
-            _, rows, _ = read_rows(folder / "metrics.csv")
-            state = state._replace(step=int(rows[-1]["step"]) if rows else 0)
-        if is_being_written(self.record(run)) or (folder is not None and is_locked(folder)):
+    def _state(self, run: PlannedRun, sources: dict[str, Path]) -> RunState:
+        words, took = run.words(sources), {name: _known_by(folder) for name, folder in sources.items()}
+        values, attempt = self.values(words), self.attempt(run)
+        folders = folders_of(values)
+        state = RunState(run, WAITING, folders[-1] if folders else None, words, took)
+        if is_being_written(self.record(run)) or (state.folder is not None and is_locked(state.folder)):
             return state._replace(kind=RUNNING)
-        if attempt is not None and not same:
-            return state._replace(note="the study file has other settings by now")
-        if folder is not None and (folder / "results.json").is_file():
-            return state._replace(kind=DONE)
+        if state.folder is not None and attempt is not None and attempt["took"] != took:
+            return state._replace(outdated=True, note="what it takes of other runs has changed since")
+        if state.folder is not None and (state.folder / RESULTS).is_file():
+            length = _other_length(state.folder, values)
+            return state._replace(note=length) if length else state._replace(kind=DONE)
         status = 0 if attempt is None else attempt["status"]
         if status in _STOPPED:
             return state._replace(kind=STOPPED)
         if status > 0:
             return state._replace(kind=FAILED, note=attempt["line"])
-        return state if folder is None and attempt is None else state._replace(kind=LOST)
+        return state if state.folder is None and attempt is None else state._replace(kind=LOST)
 
     def record(self, run: PlannedRun) -> Path:
         return self.path / "attempts" / f"{run.name}.json"
@@ -131,13 +138,41 @@ class StudyFolder:
         return self.record(run).with_suffix(".log")
 
     def forget(self, run: PlannedRun) -> None:
-        """Lets a run that failed run again."""
-        self.record(run).unlink(missing_ok=True)
+        """Lets a run that failed run again; the time that it took still counts."""
+        attempt = self.attempt(run)
+        if attempt is not None:
+            write_whole(self.record(run), attempt_bytes(attempt | {"status": TRY_AGAIN}), "log_dir")
 
-    def attempt(self, run: PlannedRun) -> _Attempt | None:
+    def set_aside(self, state: RunState) -> None:
+        """Moves the folder of a run whose sources have changed to `outdated/`, so that the run is made anew."""
+        free = self.path / "outdated" / state.run.name
+        free.parent.mkdir(parents=True, exist_ok=True)
+        state.folder.rename(free if not free.exists() else damaged_name(free))
+
+    def attempt(self, run: PlannedRun) -> Attempt | None:
         """The record of the last attempt."""
         path = self.record(run)
         try:
-            return read_json(path, _Attempt) if path.is_file() else None
+            return read_json(path, Attempt) if path.is_file() else None
         except UserError:  # it can be run again
             return None
+
+
+def attempt_bytes(attempt: Attempt) -> bytes:
+    """The content of a record."""
+    return (json.dumps(attempt, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _known_by(folder: Path) -> str:
+    """What the results of a run are known by; those that are computed again are the same only if they are equal."""
+    return hashlib.sha256((folder / RESULTS).read_bytes()).hexdigest()[:16]
+
+
+def _other_length(folder: Path, values: dict[str, Any]) -> str:
+    """A note where a run that has its results has another length than its command gives by now."""
+    had = read_run(folder, "study").settings
+    for key in _LENGTHS:
+        value = None if values[key] in (None, "") else SETTINGS[key].convert(values[key])
+        if value is not None and had.get(key) != value:
+            return f"it has {key}={had.get(key)} and is to have {value}"
+    return ""

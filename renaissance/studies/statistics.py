@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from renaissance.evaluation.intervals import COVERED, GROUP
+from renaissance.evaluation.intervals import COVERED, GROUP, exact_interval
 
 _RESAMPLES = 2000
 _MOST_COUNTS = 4_000_000  # counts of units that are held at once
@@ -47,7 +47,10 @@ class Units(NamedTuple):
 
 
 def interval(scores: Scores) -> tuple[float, float] | None:
-    """The 95 % percentile interval of the mean over seeds; None where nothing varies that could be drawn."""
+    """The 95 % percentile interval of the mean over seeds; None where nothing varies that could be drawn.
+
+    Where all examples of all seeds are right, or all wrong, it is that of a binomial proportion, as of one run.
+    """
     units = _units([scores.frames], scores.values)
     if units is None:
         if len(scores.values) < 2:
@@ -55,6 +58,8 @@ def interval(scores: Scores) -> tuple[float, float] | None:
         values, random = np.array([*scores.values.values()]), np.random.default_rng(0)
         draws = values[random.integers(len(values), size=(_RESAMPLES, len(values)))].mean(1)
     else:
+        if (exact := exact_interval(units.sums / units.sizes)) is not None:
+            return exact
         draws = _means(units)
     low, high = np.quantile(draws, COVERED)
     return float(low), float(high)
@@ -63,8 +68,9 @@ def interval(scores: Scores) -> tuple[float, float] | None:
 def p_value(scores: Scores, other: Scores) -> float | None:
     """Two-sided p of the difference of two variants on the same seeds and examples; None where they share no seed.
 
-    With predictions: twice the smaller share of drawn differences on either side of 0. Without: the exact sign-flip test over
-    seeds (Fisher 1935), whose p is at least 2^(1 - seeds).
+    With predictions: twice the smaller share of drawn differences on either side of 0, and at least the p of a sign test in which
+    all examples that differ agree. Without: the sign-flip test over seeds (Fisher 1935), whose p is at least 2^(1 - seeds); of
+    more than 16 seeds the signs are drawn.
     """
     shared = [seed for seed in scores.values if seed in other.values]
     if not shared:
@@ -74,7 +80,8 @@ def p_value(scores: Scores, other: Scores) -> float | None:
         return _sign_flips(np.array([scores.values[seed] - other.values[seed] for seed in shared]))
     draws = _means(units)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (1 + tail) / (1 + len(draws))))
+    floor = 2.0 ** (1 - int((units.sums != 0).any(0).sum()))
+    return float(min(1.0, max(2 * (1 + tail) / (1 + len(draws)), floor)))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -116,21 +123,24 @@ def _units(sides: Sequence[Mapping[int, pd.DataFrame]], seeds: Sequence[int] | M
 
 
 def _means(units: Units) -> np.ndarray:
-    """Means of drawn examples over drawn seeds."""
-    random, (seeds, count) = np.random.default_rng(0), units.sums.shape
+    """Means of drawn examples over drawn seeds; of examples with equal scores it is drawn how many there are."""
+    random, seeds = np.random.default_rng(0), len(units.sums)
+    kinds, numbers = np.unique(np.vstack([units.sums, units.sizes]), axis=1, return_counts=True)
+    sums, sizes, shares = kinds[:-1], kinds[-1], numbers / numbers.sum()
     draws: list[np.ndarray] = []
-    for first in range(0, _RESAMPLES, step := max(1, _MOST_COUNTS // count)):
+    for first in range(0, _RESAMPLES, step := max(1, _MOST_COUNTS // len(shares))):
         size = min(step, _RESAMPLES - first)
-        counts = random.multinomial(count, np.full(count, 1 / count), size)
-        means = (counts @ units.sums.T) / (counts @ units.sizes)[:, None]
+        counts = random.multinomial(numbers.sum(), shares, size)
+        means = (counts @ sums.T) / (counts @ sizes)[:, None]
         chosen = random.integers(seeds, size=(size, seeds))
         draws.append(np.take_along_axis(means, chosen, axis=1).mean(1))
     return np.concatenate(draws)
 
 
 def _sign_flips(differences: np.ndarray) -> float:
-    count = min(len(differences), _MOST_FLIPS)
+    count, observed = len(differences), abs(differences.mean()) - 1e-12
+    if count > _MOST_FLIPS:
+        signs = np.random.default_rng(0).choice([-1, 1], size=(2**_MOST_FLIPS, count))
+        return float((1 + (np.abs((signs * differences).mean(1)) >= observed).sum()) / (1 + len(signs)))
     signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    observed = abs(differences[:count].mean())
-    flipped = np.abs((signs * differences[:count]).mean(1))
-    return float((flipped >= observed - 1e-12).mean())
+    return float((np.abs((signs * differences).mean(1)) >= observed).mean())

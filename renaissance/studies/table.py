@@ -22,7 +22,6 @@ from .statistics import Scores, holm, interval, p_value
 FILE = "table"
 _LEVEL = 0.05
 _LOWER = ("loss", "perplexity", "ece", "brier")  # parts of names of metrics of which less is better
-_SIGNS = "†‡§¶#"
 _UNLIKE = ("command", "platform")  # of a run's versions, which may differ
 
 
@@ -30,9 +29,9 @@ class Cell(NamedTuple):
     """A metric of a variant.
 
     Attributes:
-        scores; interval: 95 % of the mean. p: against the baseline, corrected; None for the baseline, and without one.
-        best: whether it has the best mean of its column; near: whether it does not differ from that. note: number of a
-            footnote, or None.
+        scores; interval: 95 % of the mean. p: against the baseline, corrected over the table; None for the baseline, and
+            without one. best: whether it has the best mean of its column; near: whether it does not differ from that.
+        notes: numbers of footnotes.
     """
 
     scores: Scores
@@ -40,57 +39,82 @@ class Cell(NamedTuple):
     p: float | None
     best: bool
     near: bool
-    note: int | None
+    notes: tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """Attributes: values, of the table's keys. baseline: whether the others are compared with it. cells: by metric."""
+
+    values: tuple[Any, ...]
+    baseline: bool
+    cells: dict[str, Cell]
 
 
 class Table(NamedTuple):
-    """Attributes: keys: settings that name the rows. rows: (their values, cell by metric). metrics; baseline: its row's values,
-    None for none. notes: footnotes. unfinished: how many runs are not in it."""
+    """Attributes: keys, settings that name the rows. rows. metrics. notes, footnotes. unfinished, how many runs are not in it."""
 
     keys: list[str]
-    rows: list[tuple[tuple[Any, ...], dict[str, Cell]]]
+    rows: list[Row]
     metrics: list[str]
-    baseline: tuple[Any, ...] | None
     notes: list[str]
     unfinished: int
+
+
+class _Group(NamedTuple):
+    """The runs of a variant that have a metric, by seed; without: names of those that have no value."""
+
+    variant: Variant
+    runs: dict[int, FinishedRun]
+    without: list[str]
 
 
 def make_table(study: Study, states: Iterable[RunState]) -> Table:
     """The table of all runs that are done.
 
     Raises:
-        UserError: no metric is named, none is done, a metric that no run has, or runs of other data in one cell.
+        UserError: no metric is named, no run is done, a metric that no run has, a baseline that is not there, or runs of other
+            data in one column.
     """
-    require(study.metrics, f"study={study.name} names no metrics; add some, such as metrics: [vqa/val/accuracy].")
+    require(study.metrics, f"study={study.name} names no metrics; add some, such as metrics: [vqa/val/vqa_score].")
     states = [*states]
     done = [state for state in states if state.kind == DONE]
     require(done, f"study={study.name}: no run is done yet; action=run runs them, action=status says what they do.")
-    found = {metric: _measured(study, metric, done) for metric in study.metrics}
-    keys = _differing(state.run.variant for runs in found.values() for state, _ in runs)
+    columns = {metric: _groups(study, metric, done) for metric in study.metrics}
+    groups = [group for column in columns.values() for group in column]
+    baseline = study.baseline
+    there = baseline is None or any(_is_of(group.variant, baseline) for group in groups)
+    require(
+        there,
+        f"study={study.name}: baseline {baseline} is not in the table; its runs have not ended, or have no value.",
+    )
+    keys = _differing(group.variant for group in groups)
     notes: list[str] = []
-    columns: dict[str, dict[tuple[Any, ...], Cell]] = {}
-    for metric, runs in found.items():
-        groups: dict[tuple[Any, ...], dict[int, FinishedRun]] = {}
-        for state, run in runs:
-            group = groups.setdefault(tuple(state.run.variant.get(key) for key in keys), {})
-            twice = f"study={study.name}: {metric}: two runs have the same {', '.join(keys) or 'settings'} and seed"
-            require(state.run.seed not in group, f"{twice}; name the stage, <stage>:{metric}.")
-            group[state.run.seed] = run
-        columns[metric] = _column(metric, groups, _baseline(study, keys, groups), notes)
-    names = dict.fromkeys(values for column in columns.values() for values in column)
-    rows = [(name, {metric: column[name] for metric, column in columns.items() if name in column}) for name in names]
-    return Table(keys, rows, [*study.metrics], _baseline(study, keys, names), notes, len(states) - len(done))
+    cells = {metric: _column(study, metric, column, notes) for metric, column in columns.items()}
+    found = [(metric, place, each.p) for metric, column in cells.items() for place, each in enumerate(column)]
+    for (metric, place, _), p in zip(found, holm([p for *_, p in found]), strict=True):
+        cells[metric][place] = cells[metric][place]._replace(p=p)
+    rows: dict[str, Row] = {}
+    for metric, column in columns.items():
+        for group, cell in zip(column, cells[metric], strict=True):
+            values = tuple(group.variant.get(key) for key in keys)
+            is_baseline = baseline is not None and _is_of(group.variant, baseline)
+            row = rows.setdefault(repr(values), Row(values, is_baseline, {}))
+            twice = f"study={study.name}: {metric}: two variants have the same {', '.join(keys) or 'settings'}"
+            require(metric not in row.cells, f"{twice}; name the stage, <stage>:{metric}.")
+            row.cells[metric] = cell
+    return Table(keys, [*rows.values()], [*study.metrics], notes, len(states) - len(done))
 
 
-def _measured(study: Study, metric: str, done: Sequence[RunState]) -> list[tuple[RunState, FinishedRun]]:
-    """The runs that have a metric.
+def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Group]:
+    """The runs of the one stage that has a metric, by variant.
 
     Raises:
         UserError: none has it, or several stages have it and the metric names none.
     """
     named = METRIC.fullmatch(metric)
     finished = [(state, state.finished()) for state in done if named["stage"] in (None, state.run.stage)]
-    runs = [(state, run) for state, run in finished if _value(run, metric) is not None]
+    having = [(state, run) for state, run in finished if named["metric"] in _metrics(run, named)]
+    where = f"study={study.name}: metrics: {metric}"
     there = {
         f"{task}/{split}/{name}"
         for _, run in finished
@@ -98,11 +122,27 @@ def _measured(study: Study, metric: str, done: Sequence[RunState]) -> list[tuple
         for task, values in tasks.items()
         for name in values
     }
-    where = f"study={study.name}: metrics: {metric}"
-    require(runs, f"{where}: no run that is done has it; there are {', '.join(sorted(there)) or 'none'}.")
-    stages = dict.fromkeys(state.run.stage for state, _ in runs)
+    require(having, f"{where}: no run that is done has it; there are {', '.join(sorted(there)) or 'none'}.")
+    stages = dict.fromkeys(state.run.stage for state, _ in having)
     require(len(stages) == 1, f"{where}: stages {', '.join(stages)} have it; write {next(iter(stages))}:{metric}, say.")
-    return runs
+    groups: dict[str, _Group] = {}
+    for state, run in having:
+        group = groups.setdefault(repr(state.run.variant), _Group(state.run.variant, {}, []))
+        if _value(run, metric) is None:
+            group.without.append(state.run.name)
+        else:
+            group.runs[state.run.seed] = run
+    valued = [group for group in groups.values() if group.runs]
+    require(valued, f"{where}: it is not a number in any run that is done.")
+    return valued
+
+
+def _metrics(run: FinishedRun, named: re.Match[str]) -> dict[str, float | None]:
+    return (run.results or {}).get(named["split"], {}).get(named["task"], {})
+
+
+def _is_of(variant: Variant, wanted: Variant) -> bool:
+    return all(key in variant and repr(variant[key]) == repr(value) for key, value in wanted.items())
 
 
 def _value(run: FinishedRun, metric: str) -> float | None:
@@ -116,40 +156,33 @@ def _differing(variants: Iterable[Variant]) -> list[str]:
     return [key for key in keys if len({repr(variant.get(key)) for variant in every}) > 1]
 
 
-def _baseline(study: Study, keys: Sequence[str], names: Iterable[tuple[Any, ...]]) -> tuple[Any, ...] | None:
-    """The values of the baseline's row.
+def _column(study: Study, metric: str, groups: Sequence[_Group], notes: list[str]) -> list[Cell]:
+    """The cells of a metric; p not yet corrected.
 
     Raises:
-        UserError: it is no row, or several are.
+        UserError: several variants are the baseline, or runs were evaluated or trained on other data.
     """
-    if study.baseline is None:
-        return None
-    wanted = {key: value for key, value in study.baseline.items() if key in keys}
-    matching = [name for name in names if wanted.items() <= dict(zip(keys, name, strict=True)).items()]
-    where = f"study={study.name}: baseline {study.baseline}"
-    require(matching, f"{where} is not in the table; it has not ended, or was never measured.")
-    require(len(matching) == 1, f"{where} are {len(matching)} rows; say more of {', '.join(keys)}.")
-    return matching[0]
-
-
-def _column(
-    metric: str,
-    groups: Mapping[tuple[Any, ...], Mapping[int, FinishedRun]],
-    baseline: tuple[Any, ...] | None,
-    notes: list[str],
-) -> dict[tuple[Any, ...], Cell]:
-    first = next(iter(next(iter(groups.values())).values()))
-    marks = {name: _note(metric, runs, first, notes) for name, runs in groups.items()}
-    scores = {name: _scores(metric, runs) for name, runs in groups.items()}
-    names = [*scores]
+    first = next(iter(groups[0].runs.values()))
+    marks = [_marks(metric, group, first, notes) for group in groups]
+    scores = [_scores(metric, group.runs) for group in groups]
+    wanted = study.baseline
+    baselines = [place for place, group in enumerate(groups) if wanted is not None and _is_of(group.variant, wanted)]
+    several = f"study={study.name}: baseline {wanted} are {len(baselines)} variants of {metric}; say more of"
+    require(len(baselines) < 2, f"{several} {', '.join(_differing(group.variant for group in groups))}.")
     sign = -1 if any(part in METRIC.fullmatch(metric)["metric"] for part in _LOWER) else 1
-    best = max(names, key=lambda name: sign * scores[name].mean)
-    against = [None if baseline in (None, name) else p_value(scores[name], scores[baseline]) for name in names]
-    of_best = [None if name == best else p_value(scores[name], scores[best]) for name in names]
-    return {
-        name: Cell(scores[name], interval(scores[name]), p, name == best, q is not None and q >= _LEVEL, marks[name])
-        for name, p, q in zip(names, holm(against), holm(of_best), strict=True)
-    }
+    best = max(range(len(groups)), key=lambda place: sign * scores[place].mean)
+    of_best = holm([None if place == best else p_value(each, scores[best]) for place, each in enumerate(scores)])
+    return [
+        Cell(
+            each,
+            interval(each),
+            None if not baselines or place in baselines else p_value(each, scores[baselines[0]]),
+            place == best,
+            q is not None and q >= _LEVEL,
+            marks[place],
+        )
+        for place, (each, q) in enumerate(zip(scores, of_best, strict=True))
+    ]
 
 
 def _scores(metric: str, runs: Mapping[int, FinishedRun]) -> Scores:
@@ -160,27 +193,31 @@ def _scores(metric: str, runs: Mapping[int, FinishedRun]) -> Scores:
     return Scores(values, usable if len(usable) == len(runs) else {})
 
 
-def _note(metric: str, runs: Mapping[int, FinishedRun], first: FinishedRun, notes: list[str]) -> int | None:
-    """The footnote of a cell whose runs were made by other versions; its number.
+def _marks(metric: str, group: _Group, first: FinishedRun, notes: list[str]) -> tuple[int, ...]:
+    """The footnotes of a cell: runs without a value, and runs that other versions have made.
 
     Raises:
-        UserError: its runs, or those of the table, were evaluated on other data.
+        UserError: its runs were trained on other data, or it was evaluated on other data than the column.
     """
-    split = METRIC.fullmatch(metric)["split"]
-    for run in runs.values():
+    split, runs = METRIC.fullmatch(metric)["split"], [*group.runs.values()]
+    for run in runs:
         why = run.unlike(split, first.data.get(split, {}), first.settings.get("eval_limit"))
         require(why is None, f"{metric}: {run.path} {why}, and {first.path} was not: their scores are no column.")
+        same = run.data.get("train") == runs[0].data.get("train")
+        require(same, f"{metric}: {run.path} was trained on other data than {runs[0].path}: they have no mean.")
+    said = []
+    if group.without:
+        said.append(f"without {len(group.without)} more, which have no value: {', '.join(group.without)}")
     versions = [
         {name: each for name, each in (run.record.get("versions") or {}).items() if name not in _UNLIKE}
-        for run in (first, *runs.values())
+        for run in (first, *runs)
     ]
     differ = [name for name in versions[0] if any(each.get(name) != versions[0][name] for each in versions)]
-    if not differ:
-        return None
-    said = ", ".join(f"{name} {' and '.join(sorted({str(each.get(name)) for each in versions}))}" for name in differ)
-    note = f"made by other versions than the first row: {said}"
-    notes += [] if note in notes else [note]
-    return notes.index(note)
+    if differ:
+        each = (f"{name} {' and '.join(sorted({str(found.get(name)) for found in versions}))}" for name in differ)
+        said.append(f"of other versions, here or in the first row: {', '.join(each)}")
+    notes += [note for note in said if note not in notes]
+    return tuple(notes.index(note) for note in said)
 
 
 def write_table(table: Table, folder: Path) -> list[str]:
@@ -205,36 +242,40 @@ def _p(p: float | None) -> str:
     return "" if p is None else "p<.001" if p < 0.001 else f"p={p:.3f}"
 
 
-def _legend(table: Table, bold: str, underlined: str) -> list[str]:
+def _legend(table: Table, best: str, near: str) -> list[str]:
+    """What the cells mean. best, near: how those are set."""
+    scores = [cell.scores for row in table.rows for cell in row.cells.values()]
+    drawn = " and examples" if all(each.frames for each in scores) else ", and examples where the predictions are kept"
     lines = [
-        f"Mean ± standard deviation over n seeds, and the 95 % interval of the mean (bootstrap over seeds and examples). "
-        f"{bold}: the best of a column; {underlined}: not different from it (p of at least {_LEVEL}, corrected by Holm)."
+        f"Mean ± standard deviation over n seeds, and the 95 % interval of the mean (bootstrap over seeds{drawn}). "
+        f"{best}: the best of a column; {near}: not different from it (p of at least {_LEVEL}, corrected by Holm)."
     ]
-    if table.baseline is not None:
-        of = ", ".join(f"{key}={value}" for key, value in zip(table.keys, table.baseline, strict=True))
-        lines.append(f"p: against the baseline ({of}), paired, corrected by Holm.")
-    lines += [f"{_SIGNS[number % len(_SIGNS)]} {note}." for number, note in enumerate(table.notes)]
+    if (baseline := next((row for row in table.rows if row.baseline), None)) is not None:
+        of = ", ".join(f"{key}={value}" for key, value in zip(table.keys, baseline.values, strict=True))
+        lines.append(f"p: against the baseline ({of}), paired, corrected by Holm over the table.")
+    lines += [f"({number}) {note}." for number, note in enumerate(table.notes, 1)]
     lines += [f"{table.unfinished} runs of the study are not done, and not in the table."] if table.unfinished else []
     return lines
+
+
+def _numbers(cell: Cell) -> str:
+    return "".join(f" ({number + 1})" for number in cell.notes)
 
 
 def markdown(table: Table) -> str:
     """Best in bold, those that do not differ from it underlined."""
     lines = [[*table.keys, *table.metrics]]
-    for values, cells in table.rows:
-        line = [_plain(value) for value in values]
-        for metric in table.metrics:
-            cell = cells.get(metric)
-            if cell is None:
-                line.append("")
-                continue
-            said = f"**{_said(cell)}**" if cell.best else f"<u>{_said(cell)}</u>" if cell.near else _said(cell)
-            sign = "" if cell.note is None else _SIGNS[cell.note % len(_SIGNS)]
-            line.append(" ".join(filter(None, (said + sign, _between(cell), _p(cell.p)))))
-        lines.append(line)
+    for row in table.rows:
+        cells = [row.cells.get(metric) for metric in table.metrics]
+        lines.append([*map(_plain, row.values), *("" if cell is None else _markdown_cell(cell) for cell in cells)])
     head, *rest = [f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |" for line in lines]
     rule = "| " + "--- | " * len(lines[0])
     return "\n".join([head, rule.rstrip(), *rest, "", *(f"{line}\n" for line in _legend(table, "Bold", "underlined"))])
+
+
+def _markdown_cell(cell: Cell) -> str:
+    said = f"**{_said(cell)}**" if cell.best else f"<u>{_said(cell)}</u>" if cell.near else _said(cell)
+    return " ".join(filter(None, (said + _numbers(cell), _between(cell), _p(cell.p))))
 
 
 def _plain(value: Any) -> str:
@@ -244,14 +285,14 @@ def _plain(value: Any) -> str:
 def csv(table: Table) -> str:
     """A row for each row of the table and metric."""
     rows = []
-    for values, cells in table.rows:
-        for metric, cell in cells.items():
+    for row in table.rows:
+        for metric, cell in row.cells.items():
             low, high = cell.interval or (None, None)
             rows.append(
-                dict(zip(table.keys, values, strict=True))
+                dict(zip(table.keys, row.values, strict=True))
                 | {"metric": metric, "mean": cell.scores.mean, "deviation": cell.scores.deviation}
                 | {"n": len(cell.scores.values), "low": low, "high": high, "p": cell.p, "best": cell.best}
-                | {"not_different_from_best": cell.near}
+                | {"not_different_from_best": cell.near, "notes": "; ".join(table.notes[each] for each in cell.notes)}
             )
     stream = io.StringIO(newline="")
     pd.DataFrame(rows, dtype=object).to_csv(stream, index=False, lineterminator="\r\n")
@@ -259,16 +300,18 @@ def csv(table: Table) -> str:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{each: f"\\{each}" for each in "&%$#_{}"}
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$",
+    **{each: f"\\{each}" for each in "&%$#_{}"},
 }  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX[found[0]], text)
+    return re.sub(r"[\\~^±<&%$#_{}]", lambda found: _LATEX[found[0]], text)
 
 
 def latex(table: Table) -> str:
-    """A tabular of the package booktabs; percentages are left to the reader."""
+    """A tabular of the package booktabs, with what its cells mean below it."""
+    width = len(table.keys) + len(table.metrics)
     lines = [
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{{'l' * len(table.keys)}{'c' * len(table.metrics)}}}",
@@ -276,17 +319,21 @@ def latex(table: Table) -> str:
         " & ".join(_tex(name) for name in (*table.keys, *table.metrics)) + r" \\",
         r"\midrule",
     ]
-    for values, cells in table.rows:
-        line = [_tex(_plain(value)) for value in values]
-        for metric in table.metrics:
-            cell = cells.get(metric)
-            if cell is None:
-                line.append("--")
-                continue
-            deviation = cell.scores.deviation
-            said = f"{cell.scores.mean:.4f}" + ("" if deviation is None else rf" $\pm$ {deviation:.4f}")
-            said = rf"\textbf{{{said}}}" if cell.best else rf"\underline{{{said}}}" if cell.near else said
-            line.append(said + ("" if cell.note is None else rf"\textsuperscript{{{chr(97 + cell.note)}}}"))
+    for row in table.rows:
+        cells = [row.cells.get(metric) for metric in table.metrics]
+        line = [
+            *(_tex(_plain(value)) for value in row.values),
+            *("--" if each is None else _tex_cell(each) for each in cells),
+        ]
         lines.append(" & ".join(line) + r" \\")
-    notes = [rf"% \textsuperscript{{{chr(97 + number)}}} {_tex(note)}" for number, note in enumerate(table.notes)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
+    below = [
+        rf"\multicolumn{{{width}}}{{p{{\linewidth}}}}{{\footnotesize {_tex(line)}}} \\"
+        for line in _legend(table, "Bold", "underlined")
+    ]
+    return "\n".join([*lines, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex_cell(cell: Cell) -> str:
+    said = _tex(_said(cell))
+    said = rf"\textbf{{{said}}}" if cell.best else rf"\underline{{{said}}}" if cell.near else said
+    return " ".join(filter(None, (said + _numbers(cell), _between(cell), _tex(_p(cell.p)))))

@@ -76,8 +76,7 @@ def place(tmp_path, monkeypatch) -> Place:
     monkeypatch.setenv("BEHAVIOUR", str(tmp_path))
     monkeypatch.setattr(execute, "_PROGRAM", DRIVER)
     monkeypatch.setattr(execute, "_LOOK", 0.05)
-    for name in ("PYTHONPATH",):
-        monkeypatch.setenv(name, made.variables[name])
+    monkeypatch.setenv("PYTHONPATH", made.variables["PYTHONPATH"])
     return made
 
 
@@ -93,15 +92,18 @@ def test_two_at_once_run_everything_once_and_in_order(place: Place):
     place.file.write_text(STUDY.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
     assert place.ended(place.start()) == {"done": 12} and len(place.started()) == 12  # only what is missing
     table = make_table(study_folder(place.file, place.folder).study, place.states().values())
-    assert [values for values, _ in table.rows] == [(False,), (True,)]
-    cells = [cells["again:mlm/val/accuracy"] for _, cells in table.rows]
+    assert [row.values for row in table.rows] == [(False,), (True,)]
+    cells = [row.cells["again:mlm/val/accuracy"] for row in table.rows]
     assert [cell.scores.mean for cell in cells] == pytest.approx([0.35, 0.6])
     assert [cell.scores.deviation for cell in cells] == pytest.approx([0.1, 0.1])
     assert [cell.p for cell in cells] == [None, 0.25] and [cell.best for cell in cells] == [False, True]
     text = markdown(table)
     assert "| True | **0.6000 ± 0.1000 (n=3)**" in text and "<u>0.3500 ± 0.1000 (n=3)</u>" in text
     assert write_table(table, place.folder) == ["table.md", "table.csv", "table.tex"]
-    assert r"True & \textbf{0.6000 $\pm$ 0.1000} \\" in (place.folder / "table.tex").read_text()
+    assert (
+        r"True & \textbf{0.6000 $\pm$ 0.1000 (n=3)} [0.5000, 0.7000] p=0.250 \\"
+        in (place.folder / "table.tex").read_text()
+    )
 
 
 def test_a_run_that_fails_stops_what_needs_it_alone_and_is_tried_again_when_asked(place: Place):
@@ -119,6 +121,13 @@ def test_a_run_that_fails_stops_what_needs_it_alone_and_is_tried_again_when_aske
     folder.forget(states[name].run)
     assert {state.kind for state in execute.run_study(folder, 2).values()} == {"done"}
     assert len(place.started()) == 9
+
+
+def test_one_run_alone(place: Place):
+    folder = study_folder(place.file, place.folder)
+    name = "pretrain_freeze_text_encoder=True_seed=1"
+    assert Counter(state.kind for state in execute.run_study(folder, 2, name).values()) == {"done": 1, "waiting": 7}
+    assert place.started() == [name]
 
 
 @pytest.mark.slow
@@ -152,19 +161,35 @@ def test_what_is_stopped_or_killed_goes_on(place: Place):
     assert place.ended(place.start()) == {"done": 8}
 
 
-def test_other_settings_in_the_study_file_are_other_runs(place: Place):
-    folder = study_folder(place.file, place.folder)
-    execute.run_study(folder, 2)
-    place.file.write_text(STUDY.replace("presets: task_mlm_itm", "presets: task_mlm_itm, max_steps: 9"))
-    state = place.states()["pretrain_freeze_text_encoder=True_seed=0"]
-    assert state.kind == "waiting" and state.note == "the study file has other settings by now"
+def test_a_longer_run_is_to_go_on_and_what_took_its_result_is_made_anew(place: Place):
+    place.file.write_text(
+        "base: {presets: task_mlm_itm}\nstages: {again: {load_path: 'stage:pretrain.best'}, pretrain: }\n"
+    )
+    one, two = "pretrain_seed=0", "again_seed=0"
+    execute.run_study(study_folder(place.file, place.folder), 2)
+    assert {state.kind for state in place.states().values()} == {"done"}
+    text = place.file.read_text()
+    place.file.write_text(text.replace("task_mlm_itm", "task_mlm_itm, num_workers: 7"))
+    assert {state.kind for state in place.states().values()} == {"done"}  # which changes no number
+    place.file.write_text(text.replace("pretrain: }", "pretrain: {max_steps: 9}}"))
+    state = place.states()[one]
+    assert state.kind == "waiting" and "is to have 9" in state.note and place.states()[two].kind == "waiting"
+    (place.path / "accuracy.txt").write_text("0.9")  # other results of the pretraining
+    states = execute.run_study(study_folder(place.file, place.folder), 2)
+    assert {state.kind for state in states.values()} == {"done"}
+    assert place.started() == [one, two, one, two]
+    assert (place.folder / "outdated" / two / "results.json").is_file() and states[two].folder.name == "version_0"
 
 
-def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: Place):
+def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: Place, monkeypatch):
     place.file.write_text(STUDY + "budget: {hours: 1e-9}\n")
     folder = study_folder(place.file, place.folder)
     with pytest.raises(UserError, match="its budget allows hours=1e-09"):
         execute.run_study(folder, 1)
     assert len(place.started()) == 1  # the second was not begun
-    with pytest.raises(UserError, match="workers=100000 is more than the"):
+    with pytest.raises(UserError, match="workers=100000 is more than the .* cores"):
         execute.run_study(folder, 100_000)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert [share.gpus for share in execute._shares(1)] == ["3"]
+    with pytest.raises(UserError, match="workers=2 is more than the 1 GPUs"):
+        execute._shares(2)

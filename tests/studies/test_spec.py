@@ -68,7 +68,34 @@ def test_names_stay_when_a_study_grows_and_fit_into_a_folder(tmp_path):
     assert not any("/" in run.name for run in long)
 
 
+def test_a_result_is_taken_of_the_very_variant(tmp_path):
+    text = "stages: {a: {list: [{}, {learning_rate: 1e-3}]}, b: {load_path: 'stage:a.best', grid: {learning_rate: [5e-4]}}}"
+    runs = plan(study(tmp_path, text), "x", {})
+    taken = {run.variant.get("a.learning_rate"): run.needs["load_path"][0] for run in runs if run.stage == "b"}
+    assert taken == {None: "a_seed=0", 1e-3: "a_learning_rate=0.001_seed=0"}
+    text = "grid: {val_check_interval: [1, 1.0]}\nstages: {a: , b: {load_path: 'stage:a.best'}}"
+    runs = plan(study(tmp_path, text), "x", {})
+    assert len({run.needs["load_path"][0] for run in runs if run.stage == "b"}) == 2
+
+
+def test_the_order_of_keys_names_no_other_runs(tmp_path):
+    names = [
+        {run.name for run in plan(study(tmp_path, f"grid: {{{text}}}"), "x", {})}
+        for text in ("max_steps: [1], batch_size: [2, 4]", "batch_size: [4, 2], max_steps: [1]")
+    ]
+    assert names[0] == names[1] == {"mine_batch_size=2_max_steps=1_seed=0", "mine_batch_size=4_max_steps=1_seed=0"}
+
+
+def test_what_the_command_gives_to_all_is_no_variant(tmp_path):
+    with pytest.raises(UserError, match="varies data_root, which the command gives to all"):
+        plan(study(tmp_path, "grid: {data_root: [a, b]}"), "x", {"data_root": "c"})
+
+
 REFUSED = {
+    "base: {seeds: [1]}": "base has seeds, which stand beside it",
+    "base: {presets: ['learning_rate=3']}": "presets has ['learning_rate=3']; write settings beside it",
+    "grid: {a: [1]}\nstages: {b: {grid: {a: [2]}}}": "stage b varies a, and so does the whole study",
+    "metrics: [nothing/val/accuracy]": "there is no task nothing",
     "grids: {}": "there is no 'grids' (nearest: grid)",
     "grid: {a: []}": "a has no values, so there are no runs",
     "list: []": "list is empty, so there are no runs",

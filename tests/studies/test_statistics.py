@@ -47,13 +47,21 @@ def test_a_difference_is_paired_by_seed_and_example():
     difference = second - first
     draws = naive(difference, [*range(200)])
     wanted = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
-    assert p_value(scores(second), scores(first)) == pytest.approx(wanted, abs=0.02)
+    assert p_value(scores(second), scores(first)) == pytest.approx(wanted, abs=0.005)
     shuffled = scores(second)
     shuffled = shuffled._replace(
         frames={seed: frame.sample(frac=1, random_state=seed) for seed, frame in shuffled.frames.items()}
     )
     assert p_value(shuffled, scores(first)) == pytest.approx(p_value(scores(second), scores(first)), abs=0.01)
     assert p_value(scores(first), scores(first)) == 1.0
+    few = first.copy()
+    few[:, np.flatnonzero(first.min(0) == 0)[:5]] = 1.0  # five examples differ, all in one direction
+    assert p_value(scores(few), scores(first)) >= 2.0**-4  # as a sign test has it
+
+
+def test_where_all_are_right_the_interval_is_the_binomial_one():
+    low, high = interval(scores(np.ones((3, 50))))
+    assert high == 1 and low == pytest.approx(0.025 ** (1 / 50))
 
 
 def test_without_predictions_seeds_alone_decide():
@@ -64,6 +72,10 @@ def test_without_predictions_seeds_alone_decide():
     low, high = interval(Scores(values, {}))
     assert 0.5 <= low < 0.6 < high <= 0.7
     assert interval(Scores({0: 0.5}, {})) is None
+    many = {seed: 0.01 if seed < 16 else -0.5 for seed in range(30)}
+    assert p_value(Scores(many, {}), Scores(dict.fromkeys(many, 0.0), {})) < 0.01
+    mixed = {seed: (-1) ** seed for seed in range(30)}
+    assert p_value(Scores(mixed, {}), Scores(dict.fromkeys(mixed, 0.0), {})) == 1.0
     one = scores(np.ones((2, 5)))
     assert p_value(one, Scores({0: 1.0, 1: 0.5}, {})) == 1.0  # frames of one side only: two of two signs
 

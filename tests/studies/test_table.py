@@ -1,0 +1,86 @@
+"""Tables of studies: baselines, runs without a value, other data and versions, values of any kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from renaissance.core.errors import UserError
+from renaissance.studies.plan import PlannedRun
+from renaissance.studies.spec import Study
+from renaissance.studies.state import RunState
+from renaissance.studies.table import csv, latex, make_table, markdown
+
+METRIC = "mlm/val/accuracy"
+
+
+def state(folder: Path, variant: dict[str, Any], seed: int, value: float | None, **record: Any) -> RunState:
+    """A run that is done."""
+    name = f"run_{len([*folder.iterdir()])}"
+    (path := folder / name).mkdir()
+    data = {"train": {"a.arrow": {"ends": "1"}}, "val": {"b.arrow": {"ends": "2"}}}
+    (path / "settings.json").write_text(json.dumps({"settings": {}, "data": data, "versions": {"torch": "1"}} | record))
+    (path / "results.json").write_text(json.dumps({"val": {"mlm": {"accuracy": value, "loss": 1.0 - (value or 0)}}}))
+    return RunState(PlannedRun(name, "pre", variant, seed, (), {}, {}), "done", path)
+
+
+def study(baseline: dict[str, Any] | None = None, metrics: tuple[str, ...] = (METRIC,)) -> Study:
+    return Study("mine", (), metrics, baseline, None, None, {})
+
+
+def test_the_baseline_is_the_variant_that_the_file_names(tmp_path):
+    runs = [state(tmp_path, {"a": 2, "b": b}, seed, 0.5) for b in (1, 2) for seed in (0, 1)]
+    with pytest.raises(UserError, match="is not in the table"):
+        make_table(study({"a": 1, "b": 1}), runs)
+    runs += [state(tmp_path, {"a": 1, "b": 1}, seed, 0.25) for seed in (0, 1)]
+    table = make_table(study({"a": 1, "b": 1}), runs)
+    assert [row.values for row in table.rows if row.baseline] == [(1, 1)]
+    assert [row.cells[METRIC].p for row in table.rows] == [1.0, 1.0, None]  # of two signs each, corrected
+    with pytest.raises(UserError, match="are 2 variants"):
+        make_table(study({"a": 2}), runs)
+
+
+def test_less_of_a_loss_is_better_and_values_of_any_kind_are_rows(tmp_path):
+    variants = [
+        {"loss_names": {"mlm": 1}},
+        {"loss_names": {"itm": 1}},
+        {"loss_names": [1]},
+        {"loss_names": True},
+        {"loss_names": 1},
+    ]
+    runs = [state(tmp_path, variant, 0, 0.1 * place) for place, variant in enumerate(variants)]
+    table = make_table(study(metrics=(METRIC, "mlm/val/loss")), runs)
+    assert len(table.rows) == 5
+    best = [[row.cells[metric].best for row in table.rows].index(True) for metric in table.metrics]
+    assert best == [4, 4]
+    assert "| {'mlm': 1} |" in markdown(table)
+
+
+def test_runs_without_a_value_and_of_other_versions_get_footnotes(tmp_path):
+    runs = [state(tmp_path, {"a": 1}, seed, value) for seed, value in enumerate((0.5, 0.7, None))]
+    runs += [state(tmp_path, {"a": 2}, 0, 0.9, versions={"torch": "2"})]
+    table = make_table(study(), runs)
+    text = markdown(table)
+    assert (
+        "| 1 | <u>0.6000 ± 0.1414 (n=2)</u> (1)" in text and "(1) without 1 more, which have no value: run_2." in text
+    )
+    assert (
+        "| 2 | **0.9000 (n=1)** (2) |" in text
+        and "(2) of other versions, here or in the first row: torch 1 and 2." in text
+    )
+    assert "without 1 more" in csv(
+        table
+    ) and r"{\footnotesize (1) without 1 more, which have no value: run\_2.}" in latex(table)
+
+
+@pytest.mark.parametrize(
+    ("split", "sentence"), [("val", "was evaluated on other data"), ("train", "was trained on other data")]
+)
+def test_runs_of_other_data_have_no_mean(split, sentence, tmp_path):
+    data = {"train": {"a.arrow": {"ends": "1"}}, "val": {"b.arrow": {"ends": "2"}}}
+    runs = [state(tmp_path, {"a": 1}, 0, 0.5), state(tmp_path, {"a": 1}, 1, 0.5, data=data | {split: {"c.arrow": {}}})]
+    with pytest.raises(UserError, match=sentence):
+        make_table(study(), runs)
