@@ -18,7 +18,7 @@ from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
 
-from .state import RUNNING, Attempt, RunState, StudyFolder, attempt_bytes
+from .state import RUNNING, AttemptRecord, RunState, StudyFolder, attempt_bytes
 
 _LOOK = 1.0  # seconds between two looks at the runs
 _PROGRAM = Path(renaissance.__file__).parent.parent / "run.py"
@@ -61,7 +61,12 @@ class _Process:
         try:
             status = self.process.wait()
             line = _last_line(self.log)
-            attempt: Attempt = {"status": status, "line": line, "seconds": round(self.seconds, 1), "took": self.took}
+            attempt: AttemptRecord = {
+                "status": status,
+                "line": line,
+                "seconds": round(self.seconds, 1),
+                "took": self.took,
+            }
             self.record.write(attempt_bytes(attempt))
             self.record.commit()
         finally:

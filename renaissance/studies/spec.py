@@ -137,25 +137,8 @@ def read_study(path: str) -> Study:
         mine = _seeds(stages[name], f"{where}: stages[{name}]") or seeds or (0,)
         presets = (*_presets(base, where), *_presets(stages[name], f"{where}: stages[{name}]"))
         ordered.append(Stage(name, presets, settings[name], variants, (*own[name],), labels, mine, needs[name]))
-    for stage in ordered:
-        for other in (each for each in ordered if each.name in stage.needs):
-            match = len(other.seeds) == 1 or {*stage.seeds} <= {*other.seeds}
-            require(
-                match,
-                f"{where}: stage {stage.name} has seeds that stage {other.name} has not; give both the same, or the latter one.",
-            )
-    metrics = tuple(content.get("metrics") or ())
-    for metric in metrics:
-        named = METRIC.fullmatch(metric)
-        known = named is None or named["task"] in TASKS
-        require(
-            known,
-            f"{where}: metrics: {metric}: there is no task {named and named['task']}; those are {', '.join(TASKS)}.",
-        )
-        require(
-            named, f"{where}: metrics: {metric!r} is none; write <task>/<split>/<metric>, such as vqa/val/accuracy."
-        )
-        require(named["stage"] in (None, *stages), f"{where}: metrics: {metric}: there is no stage {named['stage']}.")
+    _check_seeds(ordered, where)
+    metrics = _metrics(content, stages, where)
     budget = content.get("budget") or {}
     _refuse_unknown(budget, _Budget.__annotations__, f"{where}: budget")
     study = Study(
@@ -262,6 +245,32 @@ def _order(needs: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
 
 def _inherited(names: Iterable[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
     return {each for name in names for each in (name, *_inherited(needs[name], needs))}
+
+
+def _check_seeds(ordered: list[Stage], where: str) -> None:
+    for stage in ordered:
+        for other in (each for each in ordered if each.name in stage.needs):
+            match = len(other.seeds) == 1 or {*stage.seeds} <= {*other.seeds}
+            require(
+                match,
+                f"{where}: stage {stage.name} has seeds that stage {other.name} has not; give both the same, or the latter one.",
+            )
+
+
+def _metrics(content: Mapping[str, Any], stages: Iterable[str], where: str) -> tuple[str, ...]:
+    metrics = tuple(content.get("metrics") or ())
+    for metric in metrics:
+        named = METRIC.fullmatch(metric)
+        known = named is None or named["task"] in TASKS
+        require(
+            known,
+            f"{where}: metrics: {metric}: there is no task {named and named['task']}; those are {', '.join(TASKS)}.",
+        )
+        require(
+            named, f"{where}: metrics: {metric!r} is none; write <task>/<split>/<metric>, such as vqa/val/accuracy."
+        )
+        require(named["stage"] in (None, *stages), f"{where}: metrics: {metric}: there is no stage {named['stage']}.")
+    return metrics
 
 
 def _check_baseline(study: Study, where: str) -> None:

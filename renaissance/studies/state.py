@@ -38,7 +38,7 @@ _STOPPED = (TRY_AGAIN, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 _LENGTHS = ("max_steps", "max_epoch")  # a run goes on to another length; its identity is without them
 
 
-class Attempt(TypedDict):
+class AttemptRecord(TypedDict):
     """The record of the last attempt at a run: its exit status, the last line it printed, the seconds of all attempts, and what
     the results that it took are known by, by run."""
 
@@ -149,16 +149,16 @@ class StudyFolder:
         free.parent.mkdir(parents=True, exist_ok=True)
         state.folder.rename(free if not free.exists() else damaged_name(free))
 
-    def attempt(self, run: PlannedRun) -> Attempt | None:
+    def attempt(self, run: PlannedRun) -> AttemptRecord | None:
         """The record of the last attempt."""
         path = self.record(run)
         try:
-            return read_json(path, Attempt) if path.is_file() else None
+            return read_json(path, AttemptRecord) if path.is_file() else None
         except UserError:  # it can be run again
             return None
 
 
-def attempt_bytes(attempt: Attempt) -> bytes:
+def attempt_bytes(attempt: AttemptRecord) -> bytes:
     """The content of a record."""
     return (json.dumps(attempt, indent=2, ensure_ascii=False) + "\n").encode()
 

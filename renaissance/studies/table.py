@@ -42,7 +42,7 @@ class Cell(NamedTuple):
     notes: tuple[int, ...]
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """Attributes: values, of the table's keys. baseline: whether the others are compared with it. cells: by metric."""
 
     values: tuple[Any, ...]
@@ -54,13 +54,13 @@ class Table(NamedTuple):
     """Attributes: keys, settings that name the rows. rows. metrics. notes, footnotes. unfinished, how many runs are not in it."""
 
     keys: list[str]
-    rows: list[Row]
+    rows: list[TableRow]
     metrics: list[str]
     notes: list[str]
     unfinished: int
 
 
-class _Group(NamedTuple):
+class _Measured(NamedTuple):
     """The runs of a variant that have a metric, by seed; without: names of those that have no value."""
 
     variant: Variant
@@ -93,19 +93,19 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
     found = [(metric, place, each.p) for metric, column in cells.items() for place, each in enumerate(column)]
     for (metric, place, _), p in zip(found, holm([p for *_, p in found]), strict=True):
         cells[metric][place] = cells[metric][place]._replace(p=p)
-    rows: dict[str, Row] = {}
+    rows: dict[str, TableRow] = {}
     for metric, column in columns.items():
         for group, cell in zip(column, cells[metric], strict=True):
             values = tuple(group.variant.get(key) for key in keys)
             is_baseline = baseline is not None and _is_of(group.variant, baseline)
-            row = rows.setdefault(repr(values), Row(values, is_baseline, {}))
+            row = rows.setdefault(repr(values), TableRow(values, is_baseline, {}))
             twice = f"study={study.name}: {metric}: two variants have the same {', '.join(keys) or 'settings'}"
             require(metric not in row.cells, f"{twice}; name the stage, <stage>:{metric}.")
             row.cells[metric] = cell
     return Table(keys, [*rows.values()], [*study.metrics], notes, len(states) - len(done))
 
 
-def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Group]:
+def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Measured]:
     """The runs of the one stage that has a metric, by variant.
 
     Raises:
@@ -125,9 +125,9 @@ def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Group]
     require(having, f"{where}: no run that is done has it; there are {', '.join(sorted(there)) or 'none'}.")
     stages = dict.fromkeys(state.run.stage for state, _ in having)
     require(len(stages) == 1, f"{where}: stages {', '.join(stages)} have it; write {next(iter(stages))}:{metric}, say.")
-    groups: dict[str, _Group] = {}
+    groups: dict[str, _Measured] = {}
     for state, run in having:
-        group = groups.setdefault(repr(state.run.variant), _Group(state.run.variant, {}, []))
+        group = groups.setdefault(repr(state.run.variant), _Measured(state.run.variant, {}, []))
         if _value(run, metric) is None:
             group.without.append(state.run.name)
         else:
@@ -156,7 +156,7 @@ def _differing(variants: Iterable[Variant]) -> list[str]:
     return [key for key in keys if len({repr(variant.get(key)) for variant in every}) > 1]
 
 
-def _column(study: Study, metric: str, groups: Sequence[_Group], notes: list[str]) -> list[Cell]:
+def _column(study: Study, metric: str, groups: Sequence[_Measured], notes: list[str]) -> list[Cell]:
     """The cells of a metric; p not yet corrected.
 
     Raises:
@@ -193,7 +193,7 @@ def _scores(metric: str, runs: Mapping[int, FinishedRun]) -> Scores:
     return Scores(values, usable if len(usable) == len(runs) else {})
 
 
-def _marks(metric: str, group: _Group, first: FinishedRun, notes: list[str]) -> tuple[int, ...]:
+def _marks(metric: str, group: _Measured, first: FinishedRun, notes: list[str]) -> tuple[int, ...]:
     """The footnotes of a cell: runs without a value, and runs that other versions have made.
 
     Raises:

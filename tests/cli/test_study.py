@@ -71,7 +71,8 @@ def test_a_study_that_is_not_begun_has_no_table_and_waits(file, capsys):
     assert {"task_mlm_itm", "freeze_text_encoder=True", "seed=1", "resume_from=auto"} <= {*words.out.split()}
     waits = study(capsys, f"study={file}", "action=command", "run=again_freeze_text_encoder=True_seed=1")
     assert "waits for results of pretrain_freeze_text_encoder=True_seed=1" in waits.sentence()
-    assert "has no such run" in study(capsys, f"study={file}", "run=x").sentence()
+    assert "has no such run" in study(capsys, f"study={file}", "run=x", "action=run").sentence()
+    assert "leave it out with action=plan" in study(capsys, f"study={file}", "run=x").sentence()
     assert "study=None" in study(capsys).sentence()
 
 
