@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from renaissance.core.errors import UserError
+from renaissance.evaluation.frames import predictions_file
 from renaissance.studies.plan import PlannedRun
 from renaissance.studies.spec import Study
 from renaissance.studies.state import RunState
@@ -84,3 +86,18 @@ def test_runs_of_other_data_have_no_mean(split, sentence, tmp_path):
     runs = [state(tmp_path, {"a": 1}, 0, 0.5), state(tmp_path, {"a": 1}, 1, 0.5, data=data | {split: {"c.arrow": {}}})]
     with pytest.raises(UserError, match=sentence):
         make_table(study(), runs)
+
+
+def test_predictions_of_the_runs_give_intervals_over_examples(tmp_path):
+    runs = [state(tmp_path, {"a": a}, 0, 0.75 if a else 0.5) for a in (0, 1)]
+    for run, right in zip(runs, (50, 75), strict=True):
+        path = run.folder / predictions_file("mlm", "val")
+        path.parent.mkdir()
+        frame = pd.DataFrame({"id": [*range(100)], "score": [float(number < right) for number in range(100)]})
+        frame.to_parquet(path)
+    table = make_table(study({"a": 0}), runs)
+    cells = [row.cells[METRIC] for row in table.rows]
+    low, high = cells[0].interval
+    assert 0.38 < low < 0.44 and 0.56 < high < 0.62  # of one seed: its examples
+    assert cells[1].p < 0.001 and not cells[0].near
+    assert "over seeds and examples" in markdown(table) and "p<.001" in markdown(table)
