@@ -46,6 +46,8 @@ setup(
             "pytest>=9.0",
             "pytest-xdist>=3.8",
             "hypothesis>=6.100",
+            "datasets>=5.2",  # which writes what is read in place
+            "webdataset>=1.0",  # and tars that are prepared
             "ruff==0.17.*",  # the formatter's output changes between minor releases
             "scikit-image>=0.25",  # ships real photographs
             "scikit-learn>=1.5",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets as library
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,8 +25,6 @@ from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.pairs import PairDataset
 from renaissance.data.prepare import prepare
 from small_run import command, write_coco_vg
-
-library = pytest.importorskip("datasets")
 
 
 def picture(number: int) -> bytes:

@@ -10,10 +10,12 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 from PIL import Image
 
 from renaissance.core.errors import UserError
@@ -87,7 +89,6 @@ def _structs(*broken: Any) -> pa.Array:
 
 def library(root: Path) -> None:
     """What the library `datasets` itself writes."""
-    datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
     images = [{"bytes": picture(number), "path": None} for number in range(3)]
     rows = {"image": images, "caption": [["a cat", "a cat asleep"], ["two dogs"], ["a bird"]]}
@@ -96,7 +97,6 @@ def library(root: Path) -> None:
 
 
 def saved(root: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     library(root)
     loaded = datasets.Dataset.from_parquet(str(root / "train.parquet"), cache_dir=str(root.parent / "cache"))
     (root / "train.parquet").unlink()
@@ -104,7 +104,6 @@ def saved(root: Path) -> None:
 
 
 def tars(root: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     root.mkdir(exist_ok=True)
     for shard, numbers in enumerate(((0,), (1, 2))):
         with webdataset.TarWriter(str(root / f"{shard:05d}.tar")) as writer:
@@ -114,7 +113,6 @@ def tars(root: Path) -> None:
 
 
 def tars_of(root: Path, *about: dict[str, Any], **members: Any) -> None:
-    webdataset = pytest.importorskip("webdataset")
     root.mkdir(exist_ok=True)
     with webdataset.TarWriter(str(root / "00000.tar")) as writer:
         for number, each in enumerate(about):
