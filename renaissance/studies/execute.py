@@ -37,8 +37,7 @@ class _Process:
 
     def __init__(self, folder: StudyFolder, state: RunState, record: AtomicFile, share: _Share):
         self.run, self.took, self.record, self.share = state.run, state.took, record, share
-        before = folder.attempt(state.run)
-        self.before = before["seconds"] if before else 0.0
+        self.before = state.attempt["seconds"] if state.attempt else 0.0
         self.began, self.log = time.monotonic(), folder.log(state.run)
         variables = os.environ | ({} if share.gpus is None else {"CUDA_VISIBLE_DEVICES": share.gpus})
         with open(self.log, "ab") as log:
@@ -155,13 +154,13 @@ def _start_more(
     for state in states:
         if not free:
             return
-        before, record = folder.attempt(state.run), AtomicFile(folder.record(state.run), "log_dir")
+        record = AtomicFile(folder.record(state.run), "log_dir")
         try:
             record.__enter__()
         except InUseError:
             continue
         try:
-            if folder.attempt(state.run) != before or (state.folder is not None and is_locked(state.folder)):
+            if folder.attempt(state.run) != state.attempt or (state.folder is not None and is_locked(state.folder)):
                 record.close()  # another process has run it meanwhile, or runs it
                 continue
             if state.outdated:

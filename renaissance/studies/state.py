@@ -54,6 +54,7 @@ class RunState(NamedTuple):
     Attributes:
         run; kind: one of STATES; folder: of the run, None where it has none.
         words: of its command; None while it waits for results of others. took: what those are known by, by run.
+        attempt: the record of the last one.
         outdated: whether it is of results that others have replaced. note: why it failed, or is to be run again.
     """
 
@@ -62,6 +63,7 @@ class RunState(NamedTuple):
     folder: Path | None = None
     words: list[str] | None = None
     took: dict[str, str] | None = None
+    attempt: AttemptRecord | None = None
     outdated: bool = False
     note: str = ""
 
@@ -116,7 +118,7 @@ class StudyFolder:
         words, took = run.words(sources), {name: _known_by(folder) for name, folder in sources.items()}
         values, attempt = self.values(words), self.attempt(run)
         folders = folders_of(values)
-        state = RunState(run, WAITING, folders[-1] if folders else None, words, took)
+        state = RunState(run, WAITING, folders[-1] if folders else None, words, took, attempt)
         if is_being_written(self.record(run)) or (state.folder is not None and is_locked(state.folder)):
             return state._replace(kind=RUNNING)
         if state.folder is not None and attempt is not None and attempt["took"] != took:
