@@ -10,6 +10,7 @@ from renaissance.settings.declared import SETTINGS
 from renaissance.settings.words import configured
 from renaissance.studies.actions import ACTIONS, ONE_RUN, Command
 from renaissance.studies.plan import plan
+from renaissance.studies.plot import COSTS
 from renaissance.studies.spec import read_study
 from renaissance.studies.state import StudyFolder
 
@@ -19,9 +20,10 @@ class StudySettings:
     """Which study, and what is done with it"""
 
     study: path("a study file") = None  # YAML or JSON file; CONFIGURING_MODELS.md says what it may hold
-    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; command: the words of one run
+    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; command: the words of one run
     log_dir: path("a folder") = "result"  # folder that the folder of the study lies in
     data_root: path("a folder of arrow files").or_none = None  # for all runs; None = as the study file or the default says
+    x: choice(*COSTS) = "parameters"  # what action=plot shows scores against: parameters, trainable, steps, samples or hours
     where: choice("here", "slurm") = "here"  # with action=run or retry: on this machine, or a job array for each stage
     workers: integer(1) = 1  # runs at a time on this machine, each with its share of the cores and GPUs
     run: text("the name of a run") = None  # with action=run or command: this run alone
@@ -29,7 +31,14 @@ class StudySettings:
 
 
 def main(
-    study: str | None, action: str, log_dir: str, data_root: str | None, where: str, workers: int, run: str | None
+    study: str | None,
+    action: str,
+    log_dir: str,
+    data_root: str | None,
+    x: str,
+    where: str,
+    workers: int,
+    run: str | None,
 ) -> None:
     """Does what `action` says.
 
@@ -55,4 +64,4 @@ def main(
     paths = {"study": study, "log_dir": log_dir} | ({} if data_root is None else {"data_root": data_root})
     words = [f"{key}={Path(value).absolute()}" for key, value in paths.items()]
     folder = StudyFolder(place, content, runs, configure)
-    ACTIONS[action](Command(folder, words, configure, where, workers, run))
+    ACTIONS[action](Command(folder, words, configure, where, x, workers, run))

@@ -11,6 +11,7 @@ from renaissance.core.signals import TRY_AGAIN
 
 from .execute import run_study
 from .plan import Configure
+from .plot import plot
 from .screen import plan_table, status_table
 from .slurm import submit
 from .state import DONE, FAILED, StudyFolder
@@ -24,6 +25,7 @@ class Command(NamedTuple):
     words: list[str]
     configure: Configure
     where: str
+    x: str
     workers: int
     run: str | None
 
@@ -80,6 +82,12 @@ def _table(command: Command) -> None:
     say(f"written to the folder {folder.path}: {', '.join(write_table(table, folder.path))}")
 
 
+def _plot(command: Command) -> None:
+    folder = command.folder
+    files = plot(folder.study, folder.states().values(), folder.path / "plots", command.x)
+    say(f"written to the folder {folder.path / 'plots'}: {', '.join(files)}")
+
+
 def _words_of(command: Command) -> list[str]:
     """The words of the one run. Raises UserError where it waits for results of others."""
     state = command.folder.states()[command.run]
@@ -93,6 +101,6 @@ def _words(command: Command) -> None:
 
 
 ACTIONS = {
-    "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "command": _words,
+    "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "plot": _plot, "command": _words,
 }  # fmt: skip
 ONE_RUN = ("run", "retry", "command")  # actions that `run` may name a run for

@@ -60,11 +60,15 @@ class Table(NamedTuple):
     unfinished: int
 
 
-class _Measured(NamedTuple):
-    """The runs of a variant that have a metric, by seed; without: names of those that have no value."""
+class MeasuredVariant(NamedTuple):
+    """The runs of a variant that have a metric, by seed.
+
+    Attributes: variant; runs; states, of the study; without, names of those that have no value.
+    """
 
     variant: Variant
     runs: dict[int, FinishedRun]
+    states: dict[int, RunState]
     without: list[str]
 
 
@@ -75,11 +79,8 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
         UserError: no metric is named, no run is done, a metric that no run has, a baseline that is not there, or runs of other
             data in one column.
     """
-    require(study.metrics, f"study={study.name} names no metrics; add some, such as metrics: [vqa/val/vqa_score].")
     states = [*states]
-    done = [state for state in states if state.kind == DONE]
-    require(done, f"study={study.name}: no run is done yet; action=run runs them, action=status says what they do.")
-    columns = {metric: _groups(study, metric, done) for metric in study.metrics}
+    columns = measured_variants(study, states)
     groups = [group for column in columns.values() for group in column]
     baseline = study.baseline
     there = baseline is None or any(_is_of(group.variant, baseline) for group in groups)
@@ -87,7 +88,7 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
         there,
         f"study={study.name}: baseline {baseline} is not in the table; its runs have not ended, or have no value.",
     )
-    keys = _differing(group.variant for group in groups)
+    keys = differing(group.variant for group in groups)
     notes: list[str] = []
     cells = {metric: _column(study, metric, column, notes) for metric, column in columns.items()}
     found = [(metric, place, each.p) for metric, column in cells.items() for place, each in enumerate(column)]
@@ -102,10 +103,22 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
             twice = f"study={study.name}: {metric}: two variants have the same {', '.join(keys) or 'settings'}"
             require(metric not in row.cells, f"{twice}; name the stage, <stage>:{metric}.")
             row.cells[metric] = cell
-    return Table(keys, [*rows.values()], [*study.metrics], notes, len(states) - len(done))
+    return Table(keys, [*rows.values()], [*study.metrics], notes, sum(state.kind != DONE for state in states))
 
 
-def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Measured]:
+def measured_variants(study: Study, states: Iterable[RunState]) -> dict[str, list[MeasuredVariant]]:
+    """The variants with their runs that are done, by metric.
+
+    Raises:
+        UserError: no metric is named, no run is done, or a metric that no run has.
+    """
+    require(study.metrics, f"study={study.name} names no metrics; add some, such as metrics: [vqa/val/vqa_score].")
+    done = [state for state in states if state.kind == DONE]
+    require(done, f"study={study.name}: no run is done yet; action=run runs them, action=status says what they do.")
+    return {metric: _measured(study, metric, done) for metric in study.metrics}
+
+
+def _measured(study: Study, metric: str, done: Sequence[RunState]) -> list[MeasuredVariant]:
     """The runs of the one stage that has a metric, by variant.
 
     Raises:
@@ -125,13 +138,13 @@ def _groups(study: Study, metric: str, done: Sequence[RunState]) -> list[_Measur
     require(having, f"{where}: no run that is done has it; there are {', '.join(sorted(there)) or 'none'}.")
     stages = dict.fromkeys(state.run.stage for state, _ in having)
     require(len(stages) == 1, f"{where}: stages {', '.join(stages)} have it; write {next(iter(stages))}:{metric}, say.")
-    groups: dict[str, _Measured] = {}
+    groups: dict[str, MeasuredVariant] = {}
     for state, run in having:
-        group = groups.setdefault(repr(state.run.variant), _Measured(state.run.variant, {}, []))
+        group = groups.setdefault(repr(state.run.variant), MeasuredVariant(state.run.variant, {}, {}, []))
         if _value(run, metric) is None:
             group.without.append(state.run.name)
         else:
-            group.runs[state.run.seed] = run
+            group.runs[state.run.seed], group.states[state.run.seed] = run, state
     valued = [group for group in groups.values() if group.runs]
     require(valued, f"{where}: it is not a number in any run that is done.")
     return valued
@@ -150,13 +163,13 @@ def _value(run: FinishedRun, metric: str) -> float | None:
     return run.value(named["task"], named["split"], named["metric"])
 
 
-def _differing(variants: Iterable[Variant]) -> list[str]:
+def differing(variants: Iterable[Variant]) -> list[str]:
     every = [*variants]
     keys = dict.fromkeys(key for variant in every for key in variant)
     return [key for key in keys if len({repr(variant.get(key)) for variant in every}) > 1]
 
 
-def _column(study: Study, metric: str, groups: Sequence[_Measured], notes: list[str]) -> list[Cell]:
+def _column(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes: list[str]) -> list[Cell]:
     """The cells of a metric; p not yet corrected.
 
     Raises:
@@ -168,7 +181,7 @@ def _column(study: Study, metric: str, groups: Sequence[_Measured], notes: list[
     wanted = study.baseline
     baselines = [place for place, group in enumerate(groups) if wanted is not None and _is_of(group.variant, wanted)]
     several = f"study={study.name}: baseline {wanted} are {len(baselines)} variants of {metric}; say more of"
-    require(len(baselines) < 2, f"{several} {', '.join(_differing(group.variant for group in groups))}.")
+    require(len(baselines) < 2, f"{several} {', '.join(differing(group.variant for group in groups))}.")
     sign = -1 if any(part in METRIC.fullmatch(metric)["metric"] for part in _LOWER) else 1
     best = max(range(len(groups)), key=lambda place: sign * scores[place].mean)
     of_best = holm([None if place == best else p_value(each, scores[best]) for place, each in enumerate(scores)])
@@ -193,7 +206,7 @@ def _scores(metric: str, runs: Mapping[int, FinishedRun]) -> Scores:
     return Scores(values, usable if len(usable) == len(runs) else {})
 
 
-def _marks(metric: str, group: _Measured, first: FinishedRun, notes: list[str]) -> tuple[int, ...]:
+def _marks(metric: str, group: MeasuredVariant, first: FinishedRun, notes: list[str]) -> tuple[int, ...]:
     """The footnotes of a cell: runs without a value, and runs that other versions have made.
 
     Raises:

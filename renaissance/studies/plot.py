@@ -1,0 +1,147 @@
+"""Figures of a study: scores against what they cost, and learning curves with a band over seeds. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from renaissance.core.atomic import write_whole
+from renaissance.core.errors import UserError, printable
+from renaissance.evaluation.runs import FinishedRun
+from renaissance.runs.metrics_table import read_rows
+
+from .spec import METRIC, Study
+from .state import RunState
+from .table import MeasuredVariant, differing, measured_variants
+
+COSTS = ("parameters", "trainable", "steps", "samples", "hours")
+_TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps": "optimizer steps",
+           "samples": "samples seen", "hours": "hours"}  # fmt: skip
+# Grey prints tell markers and dashes apart where they make colours alike.
+_MARKERS, _DASHES = "osD^vP*Xh<>", ("-", "--", ":", "-.")
+_DOTS = 150  # of an inch, in a PNG
+
+
+def plot(study: Study, states: Iterable[RunState], folder: Path, cost: str) -> list[str]:
+    """Writes two figures of each metric, as PNG and SVG: its score against a cost, and its learning curves on val.
+
+    Args:
+        cost: one of COSTS; of hours those that the attempts at a run took.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        UserError: matplotlib is not installed, or as `measured_variants`.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UserError("action=plot needs the package matplotlib: pip install 'matplotlib>=3.11'.") from None
+    written: list[str] = []
+    for metric, variants in measured_variants(study, states).items():
+        keys, name = differing(each.variant for each in variants), re.sub(r"[^\w.-]+", "_", metric)
+        labelled = {_label(keys, each): each for each in variants}
+        points = {label: _points(each, metric, cost) for label, each in labelled.items()}
+        if any(map(len, points.values())):
+            written += _write(folder, f"{name}_by_{cost}", lambda axes, p=points, m=metric: _scatter(axes, p, m, cost))
+        curves = {label: curve for label, each in labelled.items() if (curve := _curve(each, metric)) is not None}
+        if curves:
+            written += _write(folder, f"{name}_curves", lambda axes, c=curves, m=metric: _lines(axes, c, m))
+    return written
+
+
+def _label(keys: Sequence[str], variant: MeasuredVariant) -> str:
+    return printable(", ".join(f"{key}={variant.variant.get(key)}" for key in keys)) or "all"
+
+
+def _points(variant: MeasuredVariant, metric: str, cost: str) -> np.ndarray:
+    """(n,2) costs and scores of the runs whose cost is known."""
+    named = METRIC.fullmatch(metric)
+    found = [
+        (_cost(run, variant.states[seed], cost), run.value(named["task"], named["split"], named["metric"]))
+        for seed, run in variant.runs.items()
+    ]
+    return np.array([point for point in found if point[0] is not None], float).reshape(-1, 2)
+
+
+def _cost(run: FinishedRun, state: RunState, cost: str) -> float | None:
+    if cost == "hours":
+        return None if state.attempt is None else state.attempt["seconds"] / 3600
+    if cost in ("parameters", "trainable"):
+        counts = run.record.get("parameters", {}).get("all", {})
+        return counts.get({"parameters": "total"}.get(cost, cost))
+    steps = state.step()
+    return steps if cost == "steps" or steps is None else steps * run.settings.get("batch_size", 1)
+
+
+def _curve(variant: MeasuredVariant, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps (t), and scores on val (seeds,t) at the steps that all runs have; None where there are none."""
+    named = METRIC.fullmatch(metric)
+    column, curves = f"{named['task']}/val/{named['metric']}", []
+    for run in variant.runs.values():
+        _, rows, _ = read_rows(run.path / "metrics.csv")
+        curves.append({int(row["step"]): float(row[column]) for row in rows if row.get(column)})
+    steps = sorted(set.intersection(*map(set, curves)))
+    return (np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])) if steps else None
+
+
+def _scatter(axes: Any, points: dict[str, np.ndarray], metric: str, cost: str) -> None:
+    """A marker for each run, and a larger one with its standard deviation for each variant."""
+    for place, (label, found) in enumerate(points.items()):
+        if not len(found):
+            continue
+        marker, (x, y) = _MARKERS[place % len(_MARKERS)], found.mean(0)
+        drawn = axes.errorbar(
+            x,
+            y,
+            yerr=found[:, 1].std(ddof=1) if len(found) > 1 else None,
+            marker=marker,
+            ms=9,
+            capsize=4,
+            ls="",
+            label=label,
+        )
+        axes.plot(*found.T, marker=marker, ms=4, alpha=0.5, ls="", color=drawn[0].get_color())
+    axes.set(xlabel=_TITLES[cost], ylabel=metric)
+    if cost != "hours":
+        from matplotlib.ticker import EngFormatter
+
+        axes.xaxis.set_major_formatter(EngFormatter())
+
+
+def _lines(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]], metric: str) -> None:
+    """A line for the mean of each variant's seeds, in a band from the lowest to the highest."""
+    for place, (label, (steps, scores)) in enumerate(curves.items()):
+        style = {"ls": _DASHES[place % len(_DASHES)], "marker": _MARKERS[place % len(_MARKERS)], "ms": 5}
+        (line,) = axes.plot(steps, scores.mean(0), label=label, **style)
+        axes.fill_between(steps, scores.min(0), scores.max(0), alpha=0.2, color=line.get_color(), lw=0)
+    axes.set(xlabel=_TITLES["steps"], ylabel=f"{metric.partition(':')[2] or metric} on val")
+
+
+def _write(folder: Path, name: str, draw: Callable[[Any], None]) -> list[str]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": name, "axes.prop_cycle": _colours(matplotlib)}):
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.grid(alpha=0.3)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
+        for ending in ("png", "svg"):
+            stream = io.BytesIO()
+            figure.savefig(stream, format=ending, dpi=_DOTS, metadata={"Date": None} if ending == "svg" else None)
+            write_whole(folder / f"{name}.{ending}", stream.getvalue(), "log_dir")
+    return [f"{name}.png", f"{name}.svg"]
+
+
+def _colours(matplotlib: Any) -> Any:
+    """Colours that the colour-blind tell apart (Okabe and Ito 2008)."""
+    codes = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+    return matplotlib.cycler(color=codes)
