@@ -10,12 +10,13 @@ from renaissance.core.launch import lasting_imports
 from renaissance.core.signals import TRY_AGAIN
 
 from .execute import run_study
+from .layouts import markdown, write_table
 from .plan import Configure
 from .plot import plot
 from .screen import plan_table, status_table
 from .slurm import submit
 from .state import DONE, FAILED, StudyFolder
-from .table import make_table, markdown, write_table
+from .table import make_table
 
 
 class Command(NamedTuple):

@@ -16,8 +16,9 @@ import pytest
 from conftest import ROOT
 from renaissance.core.errors import UserError
 from renaissance.studies import execute
+from renaissance.studies.layouts import markdown, write_table
 from renaissance.studies.screen import status_table
-from renaissance.studies.table import make_table, markdown, write_table
+from renaissance.studies.table import make_table
 from studies.driver import study_folder
 
 DRIVER = Path(__file__).with_name("driver.py")

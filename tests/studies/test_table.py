@@ -11,10 +11,11 @@ import pytest
 
 from renaissance.core.errors import UserError
 from renaissance.evaluation.frames import predictions_file
+from renaissance.studies.layouts import csv, latex, markdown
 from renaissance.studies.plan import PlannedRun
 from renaissance.studies.spec import Study
 from renaissance.studies.state import RunState
-from renaissance.studies.table import csv, latex, make_table, markdown
+from renaissance.studies.table import make_table
 
 METRIC = "mlm/val/accuracy"
 
