@@ -594,6 +594,7 @@ def test_several_processes_end_at_a_signal_and_go_on(number, place, tmp_path):
     assert not json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "first", "said"), [(signal.SIGKILL, 1, "has run out of memory"), (signal.SIGTERM, 2, "status 143; give")]
 )
@@ -634,7 +635,7 @@ def test_a_data_set_of_a_mix_without_the_split_is_noted(place, tmp_path, capsys)
     assert notes == ["vg: It has no split 'val', so none of it is read."]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_without_room_the_same_command_goes_on(processes, place, tmp_path):
     (tmp_path / "a.txt").write_text("a red circle\n" * 3000)
     words = [f"load_path={place / 'two' / 'model.ckpt'}", f"texts={tmp_path / 'a.txt'}", f"output={tmp_path / 'out'}"]

@@ -98,7 +98,7 @@ def _cut(path: Path) -> None:
 
 UNREADABLE = {
     "absent": (Path.unlink, r"load_path=\S*last\.ckpt is not a file \(there: \S*other\.ckpt\)"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder without config.json"),
     "cut short": (_cut, "cannot be read as a checkpoint .*cut short"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"),
     "text": (lambda path: path.write_text("weights"), "cannot be read as a checkpoint"),
