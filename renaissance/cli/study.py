@@ -19,8 +19,8 @@ from renaissance.studies.state import StudyFolder
 class StudySettings:
     """Which study, and what is done with it"""
 
-    study: path("a study file") = None  # YAML or JSON file; CONFIGURING_MODELS.md says what it may hold
-    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; command: the words of one run
+    study: path("a study file") = None  # YAML or JSON file, or an archive of one; CONFIGURING_MODELS.md says what it may hold
+    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; archive: settings, scores and versions as one file; command: the words of one run
     log_dir: path("a folder") = "result"  # folder that the folder of the study lies in
     data_root: path("a folder of arrow files").or_none = None  # for all runs; None = as the study file or the default says
     x: choice(*COSTS) = "parameters"  # what action=plot shows scores against: parameters, trainable, steps, samples or hours
@@ -64,4 +64,4 @@ def main(
     paths = {"study": study, "log_dir": log_dir} | ({} if data_root is None else {"data_root": data_root})
     words = [f"{key}={Path(value).absolute()}" for key, value in paths.items()]
     folder = StudyFolder(place, content, runs, configure)
-    ACTIONS[action](Command(folder, words, configure, where, x, workers, run))
+    ACTIONS[action](Command(folder, study, words, configure, where, x, workers, run))

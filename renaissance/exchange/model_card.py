@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from renaissance.core.errors import UserError, printable
+from renaissance.core.public import public, public_command
 from renaissance.core.untrusted import parse_json, read_bytes
 from renaissance.evaluation.runs import FinishedRun, find_run, read_run
 from renaissance.runs.checkpoint_folder import BEST
@@ -17,7 +18,7 @@ from renaissance.runs.stored import Stored
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import TOWERS, TYPE_KEYS, marked
 
-from .formats.source import ExportSource, public, public_command
+from .formats.source import ExportSource
 
 _OF_MACHINE = {
     "data_root",

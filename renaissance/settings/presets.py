@@ -15,7 +15,7 @@ from renaissance import config
 from renaissance.core.checks import no_losses
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.registry import PRESETS, TASKS
-from renaissance.core.untrusted import read_bytes, read_json
+from renaissance.core.untrusted import parse_json, read_bytes
 
 CONFIG_FILES = (".json", ".yaml", ".yml")
 _MOST_BYTES = 256 << 10  # of a config file; all settings with their comments are a twentieth of it
@@ -74,10 +74,12 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     """
     name = printable(str(path))
     require(os.path.exists(path), f"The config file {name} does not exist.")  # False, too, of a name that is too long
-    if path.suffix.lower() == ".json":
-        content = read_json(path, most=_MOST_BYTES)
-    else:
-        content = _yaml(read_bytes(path, most=_MOST_BYTES), name)
+    return parse_config(read_bytes(path, most=_MOST_BYTES), path.suffix, name)
+
+
+def parse_config(content: bytes, ending: str, name: str) -> Mapping[str, Any]:
+    """The settings of the content of a JSON or YAML file, by its name's ending. Raises UserError as `read_config_file`."""
+    content = parse_json(content, Any, name) if ending.lower() == ".json" else _yaml(content, name)
     found = "is empty" if content is None else "does not hold settings by name"
     require(isinstance(content, Mapping), f"{name} {found}; give `name: value` lines of YAML, or a JSON object.")
     return content

@@ -9,6 +9,7 @@ from renaissance.core.errors import Stopped, require, shortened
 from renaissance.core.launch import lasting_imports
 from renaissance.core.signals import TRY_AGAIN
 
+from .archive import archive
 from .execute import run_study
 from .layouts import markdown, write_table
 from .plan import Configure
@@ -20,9 +21,13 @@ from .table import make_table
 
 
 class Command(NamedTuple):
-    """What an action needs. Attributes: folder; words, by which another process finds the same study; the settings."""
+    """What an action needs.
+
+    Attributes: folder; study, the path of its file; words, by which another process finds the same study; the settings.
+    """
 
     folder: StudyFolder
+    study: str
     words: list[str]
     configure: Configure
     where: str
@@ -89,6 +94,12 @@ def _plot(command: Command) -> None:
     say(f"written to the folder {folder.path / 'plots'}: {', '.join(files)}")
 
 
+def _archive(command: Command) -> None:
+    folder = command.folder
+    name = archive(folder.study, command.study, folder.states().values(), folder.path)
+    say(f"written to the folder {folder.path}: {name}, which `study={name}` reads")
+
+
 def _words_of(command: Command) -> list[str]:
     """The words of the one run. Raises UserError where it waits for results of others."""
     state = command.folder.states()[command.run]
@@ -102,6 +113,7 @@ def _words(command: Command) -> None:
 
 
 ACTIONS = {
-    "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "plot": _plot, "command": _words,
+    "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "plot": _plot, "archive": _archive,
+    "command": _words,
 }  # fmt: skip
 ONE_RUN = ("run", "retry", "command")  # actions that `run` may name a run for

@@ -19,9 +19,9 @@ FILE = "table"
 
 def write_table(table: Table, folder: Path) -> list[str]:
     """Writes table.md, table.csv and table.tex; returns their names."""
-    for ending, text in ((".md", markdown(table)), (".csv", csv(table)), (".tex", latex(table))):
-        write_whole(folder / f"{FILE}{ending}", text.encode(), "log_dir")
-    return [f"{FILE}{ending}" for ending in (".md", ".csv", ".tex")]
+    for ending, write in FORMS.items():
+        write_whole(folder / f"{FILE}{ending}", write(table).encode(), "log_dir")
+    return [f"{FILE}{ending}" for ending in FORMS]
 
 
 def _said(cell: Cell) -> str:
@@ -134,3 +134,6 @@ def _tex_cell(cell: Cell) -> str:
     said = _tex(_said(cell))
     said = rf"\textbf{{{said}}}" if cell.best else rf"\underline{{{said}}}" if cell.near else said
     return " ".join(filter(None, (said + _numbers(cell), _between(cell), _tex(_p(cell.p)))))
+
+
+FORMS = {".md": markdown, ".csv": csv, ".tex": latex}

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, TypedDict
 from renaissance.core.errors import UserError, require, suggest
 from renaissance.core.registry import TASKS
 from renaissance.core.untrusted import expect
-from renaissance.settings.presets import CONFIG_FILES, read_config_file
+from renaissance.settings.presets import CONFIG_FILES, parse_config
+
+from .file import ARCHIVE, study_file
 
 Variant = dict[str, Any]  # settings by name
 REFERENCE = re.compile(r"stage:(?P<stage>[\w-]+?)(?:\.(?P<what>best|last))?")
@@ -106,9 +108,10 @@ def read_study(path: str) -> Study:
         UserError: no such file, or one part of it is something else.
     """
     file = Path(path)
-    ending = file.suffix.lower() in CONFIG_FILES
-    require(ending, f"study={path}: the name of a study file ends in {', '.join(CONFIG_FILES)}.")
-    content, where = dict(read_config_file(file)), f"study={path}"
+    ends = (*CONFIG_FILES, ARCHIVE)
+    require(file.suffix.lower() in ends, f"study={path}: the name of a study file ends in {', '.join(ends)}.")
+    (name, text), where = study_file(path), f"study={path}"
+    content = dict(parse_config(text, Path(name).suffix, where))
     _refuse_unknown(content, _KEYS, where)
     expect(content, _StudyFile, where)
     require(_NAME.fullmatch(file.stem), f"{where}: give the file a name of at most 40 letters, digits, - and _.")

@@ -19,7 +19,6 @@ from conftest import OFFLINE
 from exchange.checkpoints import write_checkpoint
 from exchange.test_export import IMAGE_ONE, TASK_SETTINGS, TEXT_ONE, TEXTS, TWO, command, own_logits, pictures
 from renaissance.cli.main import main
-from renaissance.exchange.formats.source import public, public_command
 from renaissance.inference.loaded import Loaded
 from renaissance.runs.checkpoint import read
 
@@ -284,29 +283,6 @@ def test_what_goes_out_names_no_folder_of_this_machine(checkpoint, tmp_path):
         texts = {path.name: path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()}
         assert [name for name, text in texts.items() if str(checkpoint.parent) in text] == []
         assert "`text_encoder` (text_encoder)" in texts["README.md"]
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ("google/electra-small", "google/electra-small"),
-        (["/a/b/c", "~/d/e", "coco"], ["c", "e", "coco"]),
-        ("https://a.b/c/d", "https://a.b/c/d"),
-        ("/home/me/My Docs/x.ckpt", "x.ckpt"),
-        ({"a": "/home/x/y"}, {"a": "y"}),
-        (3, 3),
-    ],
-)  # fmt: skip
-def test_absolute_paths_lose_their_folders(given, wanted):
-    assert public(given) == wanted
-
-
-def test_a_command_loses_them_too():
-    command = (
-        "run.py with encoder=/home/me/vit data_root='/data/all/arrow' datasets=['/a/b', 'models/c'] x=s3://a/b y=a/b"
-    )
-    wanted = "run.py with encoder=vit data_root='arrow' datasets=['b', 'models/c'] x=s3://a/b y=a/b"
-    assert public_command(command) == wanted
 
 
 def test_a_one_towers_card_lists_no_setting_of_two_towers(tmp_path):

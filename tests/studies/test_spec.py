@@ -128,6 +128,6 @@ def test_a_study_file_that_means_no_runs_is_refused(text, tmp_path):
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
-    for name, sentence in (("none.yaml", "does not exist"), ("study.txt", "ends in .json, .yaml, .yml")):
+    for name, sentence in (("none.yaml", "cannot be read .No such file"), ("study.txt", "ends in .json, .yaml, .yml")):
         with pytest.raises(UserError, match=sentence):
             read_study(str(tmp_path / name))

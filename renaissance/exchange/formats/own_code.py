@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 
 from renaissance.core.errors import require
+from renaissance.core.public import public
 from renaissance.data.transforms import CenterCrop, KeepAspect
 from renaissance.models import backbones
 from renaissance.models.embeddings import PatchEmbeddings, TextEmbeddings
@@ -22,7 +23,7 @@ from renaissance.training.image_inputs import transform_of
 from renaissance.training.resolution import Resolved
 
 from .one_file import code
-from .source import ExportSource, public, write_json
+from .source import ExportSource, write_json
 
 FILE = "modeling_renaissance"
 _LOADING = """```python

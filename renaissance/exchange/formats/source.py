@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,6 @@ from renaissance.runs.exported import CONFIG, OURS, WEIGHTS, exported_names
 from renaissance.training.assembly import restore
 
 TEXTS = ("a photo of two dogs that play with a red ball on the grass", "a cat")
-# Of an absolute path in a command, up to its last name; a URL has its slashes behind a colon.
-_FOLDERS = re.compile(r"(?<![^\s=\"'\[(,])[~/][^\s\"',\])]*/")
 CLOSE = 1e-4  # relative difference up to which two libraries compute the same
 
 
@@ -90,20 +86,6 @@ class ExportSource:
         save_tensors(tensors, folder / WEIGHTS)
         for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
             (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
-
-
-def public(value: Any) -> Any:
-    """A setting's value without the folders of absolute paths: where things lie on one's disk is nobody's."""
-    if isinstance(value, str):
-        return Path(value).name if value.startswith(("/", "~")) else value
-    if isinstance(value, Mapping):
-        return {key: public(each) for key, each in value.items()}
-    return [public(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def public_command(command: str) -> str:
-    """The same of a command."""
-    return _FOLDERS.sub("", command)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,0 +1,38 @@
+"""Finds the study file: by its own name, or in an archive of a study."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import read_bytes, refuse_special
+from renaissance.settings.presets import CONFIG_FILES
+
+ARCHIVE = ".zip"
+_MOST_BYTES = 256 << 10
+
+
+def study_file(path: str) -> tuple[str, bytes]:
+    """The name and content of a study file, or of the one in an archive.
+
+    Raises:
+        UserError: there is none, or it is too large.
+    """
+    if Path(path).suffix.lower() != ARCHIVE:
+        return Path(path).name, read_bytes(path, f"study={path}", most=_MOST_BYTES)
+    refuse_special(path, f"study={path}")
+    try:
+        with zipfile.ZipFile(path) as found:
+            names = [each for each in found.infolist() if "/" not in each.filename and _is_study(each.filename, path)]
+            require(len(names) == 1, f"study={path} is no archive of a study: it holds no {Path(path).stem}.yaml.")
+            require(names[0].file_size <= _MOST_BYTES, f"study={path}: its study file is too large.")
+            return names[0].filename, found.read(names[0])
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"study={path} cannot be read ({first_line(error)}); give a study file or an archive of one."
+        ) from error
+
+
+def _is_study(name: str, path: str) -> bool:
+    return Path(name).suffix.lower() in CONFIG_FILES and Path(name).stem == Path(path).stem
