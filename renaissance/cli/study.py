@@ -20,7 +20,7 @@ class StudySettings:
     """Which study, and what is done with it"""
 
     study: path("a study file") = None  # YAML or JSON file, or an archive of one; CONFIGURING_MODELS.md says what it may hold
-    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; archive: settings, scores and versions as one file; command: the words of one run
+    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; archive: settings, scores and versions in one zip; command: the words of one run
     log_dir: path("a folder") = "result"  # folder that the folder of the study lies in
     data_root: path("a folder of arrow files").or_none = None  # for all runs; None = as the study file or the default says
     x: choice(*COSTS) = "parameters"  # what action=plot shows scores against: parameters, trainable, steps, samples or hours
