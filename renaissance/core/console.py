@@ -11,6 +11,7 @@ import io
 import os
 import select
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import printable
@@ -86,6 +87,12 @@ def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in rows]
     return "\n".join((indent + "  ".join(cells)).rstrip() for cells in lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]], align: str = "---") -> str:
+    """Formats rows as a table of Markdown, the first as its head. align: of columns but the first, such as ---: for numbers."""
+    lines = [f"| {' | '.join(printable(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([lines[0], f"| --- |{f' {align} |' * (len(rows[0]) - 1)}", *lines[1:]])
 
 
 def millions(count: int) -> str:

@@ -73,7 +73,7 @@ def _sections(source: ExportSource) -> dict[str, str]:
         text = read_bytes(folder / "README.md", most=_MOST_CARD).decode()
     except (UserError, UnicodeDecodeError):
         return {}
-    if config.get(OURS, {}).get("digest") != source.digest():
+    if config.get(OURS, {}).get("digest") != source.digest:
         return {}
     parts = (part.partition("\n") for part in printable(text, keep="\n").split("\n## ")[1:])
     return {heading.strip(): body.strip() for heading, _, body in parts}

@@ -64,8 +64,8 @@ def _run(command: Command, *, again: bool = False) -> None:
     say(status_table(states.values()))
     chosen = {name: state for name, state in states.items() if command.run in (None, name)}
     failed = [name for name, state in chosen.items() if state.kind == FAILED]
-    again = f"action=retry runs them again: {shortened(failed)}"
-    require(not failed, f"{len(failed)} of {len(chosen)} runs failed, as their logs in {folder.path} say; {again}.")
+    advice = f"action=retry runs them again: {shortened(failed)}"
+    require(not failed, f"{len(failed)} of {len(chosen)} runs failed, as their logs in {folder.path} say; {advice}.")
     left = [name for name, state in chosen.items() if state.kind != DONE]
     if left:
         raise Stopped(

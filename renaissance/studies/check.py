@@ -12,6 +12,7 @@ from renaissance.training.summary import parameters
 from renaissance.training.train import prepare_run
 
 from .plan import Configure, PlannedRun
+from .spec import variant_key
 
 
 class Size(NamedTuple):
@@ -35,7 +36,7 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Si
     built: dict[str, str] = {}  # what a run is but for its seed -> the first run that is so
     problems: list[str] = []
     for run in runs:
-        first = built.setdefault(repr((run.stage, run.variant)), run.name)
+        first = built.setdefault(f"{run.stage} {variant_key(run.variant)}", run.name)
         if first != run.name:
             sizes |= {run.name: sizes[first]} if first in sizes else {}
             models |= {run.name: models[first]} if first in models else {}

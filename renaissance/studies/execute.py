@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import renaissance
 from renaissance.core.atomic import AtomicFile, InUseError, is_locked
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
 
+from .plan import REPOSITORY
 from .state import RUNNING, AttemptRecord, RunState, StudyFolder, attempt_bytes
 
-_LOOK = 1.0  # seconds between two looks at the runs
-_PROGRAM = Path(renaissance.__file__).parent.parent / "run.py"
+_LOOK = 1.0  # seconds between two looks at the runs, or as many more as keep them under a tenth of the time
+_PROGRAM = REPOSITORY / "run.py"
 _MOST_LOG = 4096  # bytes of a log's end in which its last line is looked for
 
 
@@ -128,7 +128,9 @@ def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dic
             while not signals.received:
                 for name in [name for name, attempt in going.items() if attempt.process.poll() is not None]:
                     going.pop(name).end()
+                looked = time.monotonic()
                 states = {name: state for name, state in folder.states().items() if only in (None, name)}
+                took = time.monotonic() - looked
                 left = [state for name, state in states.items() if name not in tried and state.needed]
                 spent = spent or _spent(folder, going)
                 if left and not spent:
@@ -137,7 +139,7 @@ def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dic
                 elsewhere = any(state.kind == RUNNING and name not in going for name, state in states.items())
                 if not going and not elsewhere:
                     break
-                time.sleep(_LOOK)
+                time.sleep(max(_LOOK, 9 * took))
         finally:
             _end_all(going, signals)
     if signals.received:

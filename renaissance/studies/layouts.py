@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from renaissance.core.atomic import write_whole
+from renaissance.core.console import markdown_table
 from renaissance.core.errors import printable
 
 from .table import LEVEL, Cell, Table
@@ -39,13 +40,13 @@ def _p(p: float | None) -> str:
     return "" if p is None else "p<.001" if p < 0.001 else f"p={p:.3f}"
 
 
-def _legend(table: Table, best: str, near: str) -> list[str]:
-    """What the cells mean. best, near: how those are set."""
+def _legend(table: Table) -> list[str]:
+    """What the cells mean."""
     scores = [cell.scores for row in table.rows for cell in row.cells.values()]
     drawn = " and examples" if all(each.frames for each in scores) else ", and examples where the predictions are kept"
     lines = [
         f"Mean ± standard deviation over n seeds, and the 95 % interval of the mean (bootstrap over seeds{drawn}). "
-        f"{best}: the best of a column; {near}: not different from it (p of at least {LEVEL}, corrected by Holm)."
+        f"Bold: the best of a column; underlined: not different from it (p of at least {LEVEL}, corrected by Holm)."
     ]
     if (baseline := next((row for row in table.rows if row.baseline), None)) is not None:
         of = ", ".join(f"{key}={value}" for key, value in zip(table.keys, baseline.values, strict=True))
@@ -65,9 +66,7 @@ def markdown(table: Table) -> str:
     for row in table.rows:
         cells = [row.cells.get(metric) for metric in table.metrics]
         lines.append([*map(_plain, row.values), *("" if cell is None else _markdown_cell(cell) for cell in cells)])
-    head, *rest = [f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |" for line in lines]
-    rule = "| " + "--- | " * len(lines[0])
-    return "\n".join([head, rule.rstrip(), *rest, "", *(f"{line}\n" for line in _legend(table, "Bold", "underlined"))])
+    return "\n".join([markdown_table(lines), "", *(f"{line}\n" for line in _legend(table))])
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -123,10 +122,7 @@ def latex(table: Table) -> str:
             *("--" if each is None else _tex_cell(each) for each in cells),
         ]
         lines.append(" & ".join(line) + r" \\")
-    below = [
-        rf"\multicolumn{{{width}}}{{p{{\linewidth}}}}{{\footnotesize {_tex(line)}}} \\"
-        for line in _legend(table, "Bold", "underlined")
-    ]
+    below = [rf"\multicolumn{{{width}}}{{p{{\linewidth}}}}{{\footnotesize {_tex(line)}}} \\" for line in _legend(table)]
     return "\n".join([*lines, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -9,13 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import renaissance
 from renaissance.core.errors import require
 from renaissance.settings.words import written
 
-from .spec import Stage, Study, Variant, references
+from .spec import Stage, Study, Variant, references, variant_key
 
 # The words of a command -> its values by setting, and where each came from.
 Configure = Callable[[Sequence[str]], tuple[dict[str, Any], dict[str, str]]]
+REPOSITORY = Path(renaissance.__file__).parent.parent  # where run.py and scripts/ are
 _LONGEST = 100  # characters of a run's name
 _OWN = ("exp_name", "log_dir", "seed", "resume_from")  # settings that the study decides
 
@@ -101,14 +103,11 @@ def _needed(runs: Sequence[PlannedRun], stage: Stage, taker: Stage, variant: Var
     varied = {key for each in taker.own for key in each}
     shared = {key: value for key, value in variant.items() if key not in varied and not key.startswith(prefix)}
     keys = {key for each in stage.variants for key in each}
-    wanted = _written({key: value for key, value in (shared | own).items() if key in keys})
+    wanted = variant_key({key: value for key, value in (shared | own).items() if key in keys})
     seed = seed if seed in stage.seeds else stage.seeds[0]
-    return next(run.name for run in runs if (run.stage, _written(run.variant), run.seed) == (stage.name, wanted, seed))
-
-
-def _written(variant: Variant) -> str:
-    """A variant in one form; 1, 1.0 and True are three values."""
-    return repr(sorted(variant.items()))
+    return next(
+        run.name for run in runs if (run.stage, variant_key(run.variant), run.seed) == (stage.name, wanted, seed)
+    )
 
 
 def _name(stage: Stage, variant: Variant, seed: int) -> str:
@@ -118,6 +117,6 @@ def _name(stage: Stage, variant: Variant, seed: int) -> str:
     name = "_".join(filter(None, (stage.name, plain, f"seed={seed}")))
     if plain == said and len(name) <= _LONGEST:
         return name
-    digest = hashlib.sha256(_written(variant).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(variant_key(variant).encode()).hexdigest()[:8]
     room = _LONGEST - len(stage.name) - len(digest) - len(f"___seed={seed}")
     return "_".join((stage.name, plain[:room].rstrip("-_"), digest, f"seed={seed}"))

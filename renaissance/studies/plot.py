@@ -17,7 +17,7 @@ from renaissance.runs.metrics_table import read_rows
 
 from .spec import METRIC, Study
 from .state import RunState
-from .table import MeasuredVariant, differing, measured_variants
+from .table import MeasuredVariant, differing, measured_variants, value_of
 
 COSTS = ("parameters", "trainable", "steps", "samples", "hours")
 _TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps": "optimizer steps",
@@ -62,11 +62,7 @@ def _label(keys: Sequence[str], variant: MeasuredVariant) -> str:
 
 def _points(variant: MeasuredVariant, metric: str, cost: str) -> np.ndarray:
     """(n,2) costs and scores of the runs whose cost is known."""
-    named = METRIC.fullmatch(metric)
-    found = [
-        (_cost(run, variant.states[seed], cost), run.value(named["task"], named["split"], named["metric"]))
-        for seed, run in variant.runs.items()
-    ]
+    found = [(_cost(run, variant.states[seed], cost), value_of(run, metric)) for seed, run in variant.runs.items()]
     return np.array([point for point in found if point[0] is not None], float).reshape(-1, 2)
 
 

@@ -7,14 +7,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import renaissance
 from renaissance.core.atomic import write_whole
 from renaissance.core.errors import UserError, first_line, require
 
+from .plan import REPOSITORY
 from .spec import Stage
 from .state import DONE, FAILED, RUNNING, StudyFolder
 
-_REPOSITORY = Path(renaissance.__file__).parent.parent
 _OWN = {"array", "dependency", "job-name", "output", "chdir"}
 _SCRIPT = "scripts/slurm/study.sbatch"
 
@@ -31,8 +30,8 @@ def submit(folder: StudyFolder, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no Slurm, or it refuses a job.
     """
-    here = Path.cwd() == _REPOSITORY
-    require(here, f"where=slurm: give the command at the top of the repository, {_REPOSITORY}, where its jobs run.")
+    here = Path.cwd() == REPOSITORY
+    require(here, f"where=slurm: give the command at the top of the repository, {REPOSITORY}, where its jobs run.")
     own = sorted(_OWN & folder.study.slurm.keys())
     require(not own, f"study={folder.study.name}: slurm has {', '.join(own)}, which the study decides; leave it out.")
     queued, jobs, lines = _queued(), {}, []
@@ -64,7 +63,7 @@ def _submit(folder: StudyFolder, stage: Stage, names: Sequence[str], after: Sequ
     # Each task looks itself for what it needs: one run that failed keeps none of the others from running.
     options |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}
     given = [f"--{key}={value}" for key, value in (options | folder.study.slurm).items()]
-    command = ["sbatch", "--parsable", *given, f"--chdir={_REPOSITORY}", _SCRIPT, str(path.absolute()), *words]
+    command = ["sbatch", "--parsable", *given, f"--chdir={REPOSITORY}", _SCRIPT, str(path.absolute()), *words]
     return _call(command).split(";")[0]
 
 
@@ -81,7 +80,7 @@ def _queued() -> dict[str, str]:
 
 def _call(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=_REPOSITORY, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     except OSError as error:
         raise UserError(f"{command[0]} cannot be run ({error.strerror}): is this a machine of the cluster?") from error
     if done.returncode:

@@ -214,11 +214,21 @@ def _labelled(stage: str, variants: list[Variant]) -> list[Variant]:
 def _distinct(variants: Iterable[Variant], where: str) -> tuple[Variant, ...]:
     found: dict[str, Variant] = {}
     for variant in variants:
-        key = repr(sorted(variant.items()))
+        key = variant_key(variant)
         require(key not in found, f"{where}: the variant {variant} is there twice.")
         found[key] = variant
         require(len(found) <= _MOST_RUNS, f"{where} has more than {_MOST_RUNS:,} variants.")
     return tuple(found.values())
+
+
+def variant_key(variant: Variant) -> str:
+    """A variant in one form; 1, 1.0 and True are three values."""
+    return repr(sorted(variant.items()))
+
+
+def is_of(variant: Variant, wanted: Variant) -> bool:
+    """Whether a variant has all these values."""
+    return all(key in variant and repr(variant[key]) == repr(value) for key, value in wanted.items())
 
 
 def references(settings: Mapping[str, Any]) -> dict[str, re.Match[str]]:
@@ -264,14 +274,10 @@ def _metrics(content: Mapping[str, Any], stages: Iterable[str], where: str) -> t
     metrics = tuple(content.get("metrics") or ())
     for metric in metrics:
         named = METRIC.fullmatch(metric)
-        known = named is None or named["task"] in TASKS
-        require(
-            known,
-            f"{where}: metrics: {metric}: there is no task {named and named['task']}; those are {', '.join(TASKS)}.",
-        )
-        require(
-            named, f"{where}: metrics: {metric!r} is none; write <task>/<split>/<metric>, such as vqa/val/accuracy."
-        )
+        form = "write <task>/<split>/<metric>, such as vqa/val/accuracy"
+        require(named, f"{where}: metrics: {metric!r} is none; {form}.")
+        known, tasks = named["task"] in TASKS, ", ".join(TASKS)
+        require(known, f"{where}: metrics: {metric}: there is no task {named['task']}; those are {tasks}.")
         require(named["stage"] in (None, *stages), f"{where}: metrics: {metric}: there is no stage {named['stage']}.")
     return metrics
 
@@ -279,6 +285,6 @@ def _metrics(content: Mapping[str, Any], stages: Iterable[str], where: str) -> t
 def _check_baseline(study: Study, where: str) -> None:
     if study.baseline is None:
         return
-    matching = [each for stage in study.stages for each in stage.variants if study.baseline.items() <= each.items()]
+    matching = [each for stage in study.stages for each in stage.variants if is_of(each, study.baseline)]
     keys = dict.fromkeys(key for stage in study.stages for variant in stage.variants for key in variant)
     require(matching, f"{where}: baseline: no variant has {study.baseline}; the variants differ in {', '.join(keys)}.")

@@ -33,8 +33,6 @@ WAITING, RUNNING, STOPPED, LOST, FAILED, DONE = STATES = ("waiting", "running", 
 RESULTS = "results.json"
 # Exit statuses of a run that was stopped: it has saved, or had nothing to save when the signal came.
 _STOPPED = (TRY_AGAIN, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
-
-
 _LENGTHS = ("max_steps", "max_epoch")  # a run goes on to another length; its identity is without them
 
 

@@ -10,7 +10,7 @@ from renaissance.core.errors import require
 from renaissance.evaluation.intervals import is_mean
 from renaissance.evaluation.runs import FinishedRun
 
-from .spec import METRIC, Study, Variant
+from .spec import METRIC, Study, Variant, is_of, variant_key
 from .state import DONE, RunState
 from .statistics import Scores, holm, interval, p_value
 
@@ -77,7 +77,7 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
     columns = measured_variants(study, states)
     groups = [group for column in columns.values() for group in column]
     baseline = study.baseline
-    there = baseline is None or any(_is_of(group.variant, baseline) for group in groups)
+    there = baseline is None or any(is_of(group.variant, baseline) for group in groups)
     require(
         there,
         f"study={study.name}: baseline {baseline} is not in the table; its runs have not ended, or have no value.",
@@ -92,7 +92,7 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
     for metric, column in columns.items():
         for group, cell in zip(column, cells[metric], strict=True):
             values = tuple(group.variant.get(key) for key in keys)
-            is_baseline = baseline is not None and _is_of(group.variant, baseline)
+            is_baseline = baseline is not None and is_of(group.variant, baseline)
             row = rows.setdefault(repr(values), TableRow(values, is_baseline, {}))
             twice = f"study={study.name}: {metric}: two variants have the same {', '.join(keys) or 'settings'}"
             require(metric not in row.cells, f"{twice}; name the stage, <stage>:{metric}.")
@@ -134,8 +134,8 @@ def _measured(study: Study, metric: str, done: Sequence[RunState]) -> list[Measu
     require(len(stages) == 1, f"{where}: stages {', '.join(stages)} have it; write {next(iter(stages))}:{metric}, say.")
     groups: dict[str, MeasuredVariant] = {}
     for state, run in having:
-        group = groups.setdefault(repr(state.run.variant), MeasuredVariant(state.run.variant, {}, {}, []))
-        if _value(run, metric) is None:
+        group = groups.setdefault(variant_key(state.run.variant), MeasuredVariant(state.run.variant, {}, {}, []))
+        if value_of(run, metric) is None:
             group.without.append(state.run.name)
         else:
             group.runs[state.run.seed], group.states[state.run.seed] = run, state
@@ -148,11 +148,8 @@ def _metrics(run: FinishedRun, named: re.Match[str]) -> dict[str, float | None]:
     return (run.results or {}).get(named["split"], {}).get(named["task"], {})
 
 
-def _is_of(variant: Variant, wanted: Variant) -> bool:
-    return all(key in variant and repr(variant[key]) == repr(value) for key, value in wanted.items())
-
-
-def _value(run: FinishedRun, metric: str) -> float | None:
+def value_of(run: FinishedRun, metric: str) -> float | None:
+    """A metric of a study, None if the run has none."""
     named = METRIC.fullmatch(metric)
     return run.value(named["task"], named["split"], named["metric"])
 
@@ -173,7 +170,7 @@ def _column(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes:
     marks = [_marks(metric, group, first, notes) for group in groups]
     scores = [_scores(metric, group.runs) for group in groups]
     wanted = study.baseline
-    baselines = [place for place, group in enumerate(groups) if wanted is not None and _is_of(group.variant, wanted)]
+    baselines = [place for place, group in enumerate(groups) if wanted is not None and is_of(group.variant, wanted)]
     several = f"study={study.name}: baseline {wanted} are {len(baselines)} variants of {metric}; say more of"
     require(len(baselines) < 2, f"{several} {', '.join(differing(group.variant for group in groups))}.")
     sign = -1 if any(part in METRIC.fullmatch(metric)["metric"] for part in _LOWER) else 1
@@ -194,7 +191,7 @@ def _column(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes:
 
 def _scores(metric: str, runs: Mapping[int, FinishedRun]) -> Scores:
     named = METRIC.fullmatch(metric)
-    values = {seed: _value(run, metric) for seed, run in runs.items()}
+    values = {seed: value_of(run, metric) for seed, run in runs.items()}
     frames = {seed: run.predictions(named["task"], named["split"]) for seed, run in runs.items()}
     usable = {seed: frame for seed, frame in frames.items() if frame is not None and is_mean(frame, values[seed])}
     return Scores(values, usable if len(usable) == len(runs) else {})

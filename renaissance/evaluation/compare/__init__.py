@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from renaissance.core.atomic import write_whole
-from renaissance.core.console import say
+from renaissance.core.console import markdown_table, say
 from renaissance.core.errors import UserError, printable, require
 from renaissance.evaluation.intervals import Paired, paired_bootstrap
 from renaissance.evaluation.metrics import SELECTING
@@ -219,12 +219,7 @@ def _difference_lines(differences: Sequence[Difference]) -> list[tuple[str, ...]
 def _markdown(
     lines: Sequence[tuple[str, ...]], differences: Sequence[Difference], title: str, notes: Sequence[str]
 ) -> str:
-    parts = [_markdown_table(lines)]
+    parts = [markdown_table(lines, "---:")]
     if differences:
-        parts += [f"{title[0].upper()}{title[1:]}:", _markdown_table(_difference_lines(differences))]
+        parts += [f"{title[0].upper()}{title[1:]}:", markdown_table(_difference_lines(differences), "---:")]
     return "\n\n".join([*parts, *(f"Note: {note}" for note in notes)]) + "\n"
-
-
-def _markdown_table(lines: Sequence[tuple[str, ...]]) -> str:
-    head, *rest = [f"| {' | '.join(printable(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    return "\n".join([head, f"| --- |{' ---: |' * (len(lines[0]) - 1)}", *rest])

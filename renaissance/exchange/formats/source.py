@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class ExportSource:
             "give format=transformers.",
         )
 
+    @cached_property
     def digest(self) -> str:
         """What the tensors are known by: a card holds for them alone."""
         digest = hashlib.sha256()
@@ -82,7 +84,7 @@ class ExportSource:
         The tokenizer is as it was rebuilt of the checkpoint's files, which may come from anybody.
         """
         tensors = exported_names(self.stored.model, self.stored.heads)
-        write_json(folder / CONFIG, config | {OURS: config[OURS] | {"digest": self.digest()}})
+        write_json(folder / CONFIG, config | {OURS: config[OURS] | {"digest": self.digest}})
         save_tensors(tensors, folder / WEIGHTS)
         for name, text in backbones.tokenizer_files(self.resolved.tokenizer).items():
             (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
