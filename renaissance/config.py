@@ -141,6 +141,7 @@ class Objectives:
     loss_names: loss_weights = no_losses  # weight of each objective and task; 0 = off
     mlm_prob: number(0, 1, above=True).evaluation = 0.15  # share of the words (or pieces) that MLM masks
     whole_word_masking: flag.evaluation = True  # mask all pieces of a word together
+    mlm_stop_words: words.evaluation = None  # words that MLM leaves alone, such as ["a", "of", "the"]; None = it may mask any word
     draw_false_image: integer(0, 1).evaluation = 0  # 0: ITM takes false images from the sample's group; 1: draws them from the data set
     negative_group: pairs(1).evaluation = None  # consecutive samples among which false images are exchanged; None = per_gpu_batchsize
     draw_false_text: pairs(0).evaluation = 0  # retrieval: false texts beside each true one
@@ -277,6 +278,8 @@ PARTS = {
         "data_root": "demo/arrow", "log_dir": "demo/runs", "tokenizer": "demo/tokenizer", "datasets": ["coco"],
         "batch_size": 32, "learning_rate": 1.5e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
         "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
+        # 15 % of the words of a caption would be one, as often as not one that follows from the text alone.
+        "mlm_prob": 0.5, "mlm_stop_words": ["a", "and", "in", "is", "of", "shows", "the", "there"],
     },
     "demo_two": {
         "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True,

@@ -200,6 +200,7 @@ def _are_names(value: Any) -> bool:
 
 dataset_names = Check("a list of data set names, such as ['coco','vg']", _are_names, list)
 dataset_list = Check('names, such as ["coco","vg"]', lambda v: isinstance(v, str) or _are_names(v))
+words = Check('a list of words, such as ["a","of","the"]', _are_names, list)
 task_list = replace(dataset_list, allowed="all, or names of tasks")
 
 

@@ -2,7 +2,7 @@
 
 For each micro-batch: the texts are tokenised once, the images are stacked, and then the *target builder* of each chosen task
 builds its targets. A target builder is any picklable callable `(micro: MicroBatch) -> targets`, such as `masking.MlmMasker`
-and `negatives.FalseImages`; a task or a demo brings its own without a change here.
+and `negatives.FalseImages`; a task brings its own without a change here.
 """
 
 from __future__ import annotations

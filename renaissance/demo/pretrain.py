@@ -1,8 +1,4 @@
-"""Pretrains one of the demo's models, through the same code path as any other run, and measures what it has learned.
-
-Only its data differ: half of the content words of a caption are masked, not 15 % of all words, and the first steps show
-one-object scenes only. So a model of two million parameters learns in minutes instead of hours.
-"""
+"""Pretrains one of the demo's models, as any other run, and measures what it has learned."""
 
 from __future__ import annotations
 
@@ -14,70 +10,19 @@ import numpy as np
 import torch
 
 from renaissance.core.types import ImageInput
-from renaissance.data.collate import MicroBatch
 from renaissance.data.datasets import open_pairs
-from renaissance.data.masking import MlmMasker
 from renaissance.data.pairs import PairDataset
-from renaissance.data.sampler import Draw, TrainSteps
-from renaissance.data.text import encode, vocabulary
+from renaissance.data.text import encode
 from renaissance.inference.loaded import Loaded
-from renaissance.training.loading import RunData, read_data
-from renaissance.training.resolution import Resolved
 from renaissance.training.train import run
 
-from .probes import KINDS, Probe, accuracy_by_kind, content_words, make_probes, text_only_accuracy
+from .probes import KINDS, Probe, accuracy_by_kind, make_probes, text_only_accuracy
 from .raw import scene_index_of
 from .settings import demo_settings
 from .world import Scene, make_scene, render
 
-FIRST_STAGE = 0.1  # share of the steps that show one-object scenes only
-MASKED_SHARE = 0.5  # of the content words of a caption
 PROBE_BATCH = 64
 LONGEST_PROBE = 32  # tokens; no caption of the world is cut
-
-
-class ContentWordMasker(MlmMasker):
-    """Builds `MlmTargets` that mask content words only; picklable.
-
-    Args:
-        tokenizer: of the demo, one piece a word. seed: the run's.
-    """
-
-    def __init__(self, tokenizer: Any, seed: int):
-        super().__init__(vocabulary(tokenizer), MASKED_SHARE, whole_word_masking=True, seed=seed)
-
-    def words(self, micro: MicroBatch) -> np.ndarray:
-        words = super().words(micro)
-        for row, example in zip(words, micro.examples, strict=True):
-            row[~np.isin(row, [word.position for word in content_words(example.text)])] = -1
-        return words
-
-
-class CurriculumSteps(TrainSteps):
-    """`TrainSteps` whose first steps draw from the `easy` samples only.
-
-    Args:
-        easy: ids of the one-object samples. Other arguments as of `TrainSteps`.
-    """
-
-    def __init__(self, easy: list[int], num_samples: int, *args: Any):
-        super().__init__(num_samples, *args)
-        self.easy, self.first_stage = easy, TrainSteps(len(easy), *args)
-
-    def draws(self, step: int) -> list[Draw]:
-        if step >= int(FIRST_STAGE * self.last_step):
-            return super().draws(step)
-        return [draw._replace(id=self.easy[draw.id]) for draw in self.first_stage.draws(step)]
-
-
-def demo_data(resolved: Resolved) -> RunData:
-    """The data of any other run, with the demo's masking and curriculum."""
-    data, seed = read_data(resolved), resolved.settings.run.seed
-    data.target_builders["mlm"] = ContentWordMasker(resolved.tokenizer, seed)
-    scenes = scenes_of(data.samples["train"], seed)
-    easy = [index for index, made in enumerate(scenes) if len(made.objects) == 1]
-    data.train_steps = lambda *args: CurriculumSteps(easy, *args)
-    return data
 
 
 def scenes_of(pairs: PairDataset, seed: int) -> list[Scene]:
@@ -89,7 +34,7 @@ def pretrain(recipe: str, root: Path, seed: int, steps: int, **more: Any) -> Non
     """Pretrains, with `more` settings, probes, and writes `<root>/<recipe>.json` with the figures of demo.json."""
     given = {"exp_name": recipe.removeprefix("demo_"), "seed": seed, "max_steps": steps, "val_check_interval": steps}
     settings = demo_settings(root, [recipe], {**given, "log_every_n_steps": 10, "accelerator": "cpu", **more})
-    folder = run(settings, demo_data).path
+    folder = run(settings).path
     itm = json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"]["itm"]
     figures = {f"itm{end}": itm[f"accuracy{end}"] for end in ("", "_matched", "_mismatched")}
     figures |= probe(folder / "checkpoints" / "best.ckpt", Path(settings["data_root"]), seed)

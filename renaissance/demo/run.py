@@ -30,7 +30,7 @@ RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
-def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> dict[str, Any]:
+def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_only: bool) -> dict[str, Any] | None:
     """Runs the demo and writes `<root>/demo.json` and `<root>/results.md`.
 
     Args:
@@ -39,6 +39,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
         steps: optimizer steps of each model.
         pictures: images of the train split; restval has a tenth of it.
         demo_tasks: downstream tasks that follow, as `finetune.selected_tasks` takes them.
+        data_only: write the data of all that, and train nothing.
 
     Returns:
         The content of demo.json.
@@ -48,6 +49,12 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
     """
     tasks, folder, began = finetune.selected_tasks(demo_tasks), Path(root), time.monotonic()
     write_world(folder, seed, pictures)
+    if tasks:
+        say(f"writing the downloads of {', '.join(tasks)}")
+        finetune.write_tasks(folder, seed, tasks)
+    if data_only:
+        say(f"\ndata_root={folder / 'arrow'}; the presets demo_two_tower and demo_one_tower take theirs from demo/")
+        return None
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
     tables = [pretraining_table(figures)]
@@ -108,8 +115,6 @@ def _finetune(
     folder: Path, seed: int, steps: int, names: list[str], runs: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Finetunes on the downstream tasks. Returns the figures of each."""
-    say(f"writing the downloads of {', '.join(names)}")
-    finetune.write_tasks(folder, seed, names)
     checkpoints = {name: f"{content['run_folder']}/checkpoints/best.ckpt" for name, content in runs.items()}
     blocks = finetune.blocks(names, steps)
     jobs = [partial(finetune.finetune, block, folder, seed, checkpoints) for block in blocks]

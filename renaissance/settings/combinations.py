@@ -12,7 +12,7 @@ from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _training, _start, _sizes, _transforms, _decoding, _cache):
+    for rule in (_model_type, _training, _start, _sizes, _masking, _transforms, _decoding, _cache):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -70,6 +70,11 @@ def _sizes(values: Mapping[str, Any]) -> Iterator[str]:
 def near_multiples(size: int, unit: int) -> str:
     """The multiples of `unit` around a size, such as "96 or 112"."""
     return " or ".join(str(each) for each in (size // unit * unit, -(-size // unit) * unit) if each)
+
+
+def _masking(values: Mapping[str, Any]) -> Iterator[str]:
+    if values["mlm_stop_words"] and not values["whole_word_masking"]:
+        yield "mlm_stop_words= are whole words, and whole_word_masking=False masks pieces; leave one of them out."
 
 
 def _transforms(values: Mapping[str, Any]) -> Iterator[str]:

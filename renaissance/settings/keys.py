@@ -40,6 +40,7 @@ YOUNGER = frozenset(
         "image_column",
         "lr_mult_random",
         "max_time",
+        "mlm_stop_words",
         "patch_drop",
         "patch_drop_until",
     ]

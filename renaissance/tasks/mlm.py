@@ -30,7 +30,13 @@ class Mlm(Task):
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], MlmTargets]:
         objectives = settings.objectives
-        return MlmMasker(vocabulary(tokenizer), objectives.mlm_prob, objectives.whole_word_masking, settings.run.seed)
+        return MlmMasker(
+            vocabulary(tokenizer),
+            objectives.mlm_prob,
+            objectives.whole_word_masking,
+            settings.run.seed,
+            objectives.mlm_stop_words or (),
+        )
 
     def forward(self, encodings: Encodings, targets: MlmTargets) -> TaskOutput:
         text = encodings.text(targets.input_ids)

@@ -46,13 +46,11 @@ class RunData:
         samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
             no such split, or the run does not read it.
         target_builders: builds the targets of each task.
-        train_steps: makes the order of training, with the arguments of `TrainSteps`.
         tokens: of the images, where they are read instead of these.
     """
 
     samples: dict[str, Samples | None]
     target_builders: dict[str, TargetBuilder]
-    train_steps: Callable[..., TrainSteps] = TrainSteps
     tokens: TokenCache | None = None
 
     @property
@@ -163,7 +161,7 @@ class Loaders(LightningDataModule):
         data = self.settings.data
         if self.settings.machine.decode_on_gpu:
             refuse_without_decoder(self.trainer.strategy.root_device)
-        sampler = self.data.train_steps(
+        sampler = TrainSteps(
             len(self.data.samples["train"]),
             data.batch_size,
             data.per_gpu_batchsize,

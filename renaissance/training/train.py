@@ -10,7 +10,6 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,11 @@ for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "ligh
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_data) -> RunFolder:
+def run(resolver: ConfigResolver) -> RunFolder:
     """Runs a command: trains and evaluates, or only evaluates with test_only.
 
     Args:
         resolver: the settings of the command.
-        data_of: opens the data; the demo passes its own, everybody else reads arrow files.
 
     Returns:
         The run's folder.
@@ -74,7 +72,7 @@ def run(resolver: ConfigResolver, data_of: Callable[[Resolved], RunData] = read_
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
             start, resolved, _ = prepare_run(resolver, shared)
-            settings, data = resolved.settings, data_of(resolved)
+            settings, data = resolved.settings, read_data(resolved)
             steps = _steps(settings, len(data.samples["train"] or ()))
             _refuse_nothing_to_do(start, settings, data, steps)
             built = build(resolved)

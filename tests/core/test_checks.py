@@ -86,6 +86,7 @@ REFUSED = [
     ("seed", -1, "a whole number of at least 0"),
     ("mlm_prob", 0, "above 0 and at most 1"),
     ("mlm_prob", 1.5, "above 0 and at most 1"),
+    ("mlm_stop_words", "the", "a list of words"),
     ("learning_rate", float("inf"), "a number above 0"),
     ("drop_rate", 1.0, "at most 0.999"),
     ("warmup_steps", 1.5, "steps, or a share"),
@@ -160,6 +161,7 @@ TOGETHER = [
         {"text_encoder_hidden_size": 96, "text_encoder_num_heads": 5},
         "text_encoder_num_heads=5 does not divide text_encoder_h",
     ),
+    ({"mlm_stop_words": ["a"], "whole_word_masking": False}, "whole_word_masking=False masks pieces"),
     ({"train_transform_keys": ["pixelbert"]}, "which only one-tower can read"),
     ({"val_transform_keys": ["clip_randaug"]}, "would augment the evaluation; give clip."),
 ]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def micro(tokenizer, texts, ids=None, epoch=0, max_text_len=64) -> MicroBatch:
     return MicroBatch(examples, encoding, text, None, [EMPTY] * len(texts))
 
 
-def masker(tokenizer, mlm_prob=0.15, whole_words=True, seed=3) -> MlmMasker:
-    return MlmMasker(vocabulary(tokenizer), mlm_prob, whole_words, seed)
+def masker(tokenizer, mlm_prob=0.15, whole_words=True, seed=3, stop_words=()) -> MlmMasker:
+    return MlmMasker(vocabulary(tokenizer), mlm_prob, whole_words, seed, stop_words)
 
 
 def within(count: float, trials: int, probability: float) -> bool:
@@ -86,6 +87,24 @@ def test_labels_are_the_true_pieces_of_whole_words_and_nothing_else(tokenizer):
         words = words_of(encoding, text)
         hidden = {word for word, is_chosen in zip(words, row, strict=False) if is_chosen}
         assert [word in hidden for word in words] == row[: len(words)]
+
+
+def test_stop_words_are_never_masked_and_all_others_are(tokenizer):
+    texts = [*CAPTIONS[:24], "a the, looking"]  # of the last nothing is left
+    batch = micro(tokenizer, texts)
+
+    def letters(*stop_words: str) -> list[set[int]]:
+        """The letters of each text that are masked."""
+        chosen = masker(tokenizer, mlm_prob=1, stop_words=stop_words)(batch).labels.numpy() != -100
+        rows = zip(batch.encoding.encodings, chosen.tolist(), texts, strict=True)
+        return [
+            {i for span, on in zip(each.offsets, row, strict=False) if on for i in range(*span) if text[i].isalpha()}
+            for each, row, text in rows
+        ]
+
+    for text, every, kept in zip(texts, letters(), letters("The", "a", "looking"), strict=True):
+        stops = {i for match in re.finditer(r"\b(the|a|looking)\b", text) for i in range(*match.span())}
+        assert kept == every - stops and stops & every
 
 
 @pytest.mark.parametrize("whole_words", [True, False])

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from renaissance.config import PARTS
 from renaissance.demo.probes import (
     KINDS,
     ContentWord,
@@ -21,6 +22,13 @@ HELD_OUT = [made for made in (make_scene(0, index) for index in range(4000)) if 
 
 def kinds(text):
     return [(position, word, kind) for position, word, kind in content_words(text)]
+
+
+def test_the_demo_masks_content_words_and_no_others():
+    stop_words = PARTS["demo_run"]["mlm_stop_words"]
+    for caption in (caption for index in range(300) for caption in captions(make_scene(0, index))):
+        content = {word.word for word in content_words(caption.text)}
+        assert content == {*caption.text.split()}.difference(stop_words)
 
 
 def test_content_words_have_a_kind_by_their_place_in_the_caption():

@@ -415,6 +415,7 @@ CHANGES: dict[str, Change] = {
         1.0, lambda t: sum(map(sum, t.masked())) + 2 * 8 == sum(int(b.text.attention_mask.sum()) for b in t.step), True
     ),
     "whole_word_masking": Change(False, lambda t: t.masked(), base={"datasets": ["long"], "mlm_prob": 0.5}),
+    "mlm_stop_words": Change(["view", "of"], lambda t: sum(map(sum, t.masked())), base={"mlm_prob": 1.0}),
     "draw_false_image": Change(1, lambda t: sum(len(batch.images.pixels) for batch in t.step) > 8, True),
     "negative_group": Change(
         2,
