@@ -78,8 +78,6 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_
 
 def write_world(folder: Path, seed: int, pictures: int) -> None:
     """Official raw COCO downloads, the arrow files made of them, the tokenizer, and the shapes of the two encoders."""
-    from transformers import BertConfig, ViTConfig
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         say(f"writing {pictures:,} images with captions as COCO downloads to {folder / 'raw'}")
@@ -87,6 +85,13 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
     except OSError as error:
         raise UserError(f"root={folder} cannot be written ({error.strerror}); give another folder by root=.") from error
     make_arrow(folder / "raw", folder / "arrow")
+    write_models(folder, seed)
+
+
+def write_models(folder: Path, seed: int) -> None:
+    """The tokenizer, and the shapes of the two encoders."""
+    from transformers import BertConfig, ViTConfig
+
     write_tokenizer(folder / "tokenizer")
     pieces = write_tokenizer(folder / "text_encoder")
     BertConfig(vocab_size=pieces, max_position_embeddings=64).save_pretrained(folder / "text_encoder")

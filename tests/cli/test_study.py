@@ -10,6 +10,7 @@ import pytest
 
 from conftest import ROOT
 from renaissance.cli.main import main
+from renaissance.demo.run import write_models
 from small_run import SMALL, Ended
 
 BASE = "base: {presets: task_mlm_itm, " + ", ".join(word.replace("=", ": ") for word in SMALL) + ", max_steps: 3}\n"
@@ -87,6 +88,9 @@ def test_status_and_table_load_no_torch(file):
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_this_repository_would_run(path, full_size_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    if path.stem == "demo":
+        write_models(Path("demo"), seed=0)
+    before = [*tmp_path.iterdir()]
     ended = study(capsys, f"study={path}", "action=plan")
     assert ended.code == 0, ended
-    assert "pretrain" in ended.out and not [*tmp_path.iterdir()]
+    assert "pretrain" in ended.out and [*tmp_path.iterdir()] == before

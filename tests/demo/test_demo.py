@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from renaissance.core.errors import UserError
 from renaissance.demo.probes import KINDS
 from renaissance.demo.run import _side_by_side
@@ -48,6 +50,31 @@ def test_a_wrong_setting_of_the_demo_is_one_sentence(setting, capsys, monkeypatc
     assert said.startswith(f"error: {setting.partition('=')[0]}=")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_study_of_the_demo_ends_in_a_table(run_cli, tmp_path):
+    """`studies/demo.yaml` on the data of `data_only`, with a few steps of each run, and a few questions."""
+    text = (ROOT / "studies" / "demo.yaml").read_text(encoding="utf-8")
+    shorter = {
+        r"(max_steps|val_check_interval): \d+": r"\1: 3",
+        "seeds: .*": "seeds: [0]",
+        "^base: {": "base: {eval_limit: 40, ",
+    }
+    for pattern, short in shorter.items():
+        text, count = re.subn(pattern, short, text, flags=re.MULTILINE)
+        assert count
+    (tmp_path / "demo.yaml").write_text(text, encoding="utf-8")
+    for words in (
+        ("demo", "with", "data_only=True", "demo_tasks=vqa", "pictures=100"),
+        ("study", "with", "study=demo.yaml", "action=run", "workers=2"),
+        ("study", "with", "study=demo.yaml", "action=table"),
+    ):
+        result = run_cli(*words, env={"OMP_NUM_THREADS": "1"}, timeout=10 * 60)
+        assert result.code == 0, result.stderr[-2000:]
+    assert not (tmp_path / "demo" / "runs").exists()  # data alone
+    lines = (tmp_path / "result" / "demo" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("|") for line in lines) == 2 + 3 and "vqa_score" in lines[0]
 
 
 @pytest.mark.slow

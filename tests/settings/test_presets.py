@@ -13,7 +13,7 @@ from sacred.utils import recursive_update
 from renaissance import config
 from renaissance.cli.main import main
 from renaissance.core.registry import TASKS
-from renaissance.demo.raw import write_tokenizer
+from renaissance.demo.run import write_models
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.presets import merge, presets
 from renaissance.settings.words import parse_words
@@ -66,15 +66,6 @@ def test_merging_is_sacreds():
     assert second["b"] == {"x": 1}  # a preset is not changed by what is merged over it
 
 
-def write_what_the_demo_writes(folder: Path) -> None:
-    from transformers import BertConfig, ViTConfig
-
-    for name in ("tokenizer", "text_encoder"):
-        write_tokenizer(folder / name)
-    BertConfig(vocab_size=100, max_position_embeddings=64).save_pretrained(folder / "text_encoder")
-    ViTConfig(image_size=48, patch_size=16).save_pretrained(folder / "image_encoder")
-
-
 # Millions of parameters: in all, trainable. The first four are those of the paper.
 PAPER = {
     "paper_small": ("38.23", "38.23"),
@@ -88,7 +79,7 @@ PAPER = {
 def test_every_recipe_resolves(name: str, full_size_cache: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if name.startswith("demo_"):
-        write_what_the_demo_writes(Path("demo"))
+        write_models(Path("demo"), seed=0)
     assert main(["check", "with", name, "max_steps=10"]) == 0, capsys.readouterr()
     all_parameters = re.search(r"^ +all +([\d.]+) M +([\d.]+) M", capsys.readouterr().out, re.MULTILINE)
     assert all_parameters.groups() == PAPER.get(name, all_parameters.groups())
