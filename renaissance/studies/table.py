@@ -216,9 +216,13 @@ def _marks(metric: str, group: MeasuredVariant, first: FinishedRun, notes: list[
         {name: each for name, each in (run.record.get("versions") or {}).items() if name not in _UNLIKE}
         for run in (first, *runs)
     ]
-    differ = [name for name in versions[0] if any(each.get(name) != versions[0][name] for each in versions)]
+    names = dict.fromkeys(name for each in versions for name in each)
+    differ = [name for name in names if any(each.get(name) != versions[0].get(name) for each in versions)]
     if differ:
-        each = (f"{name} {' and '.join(sorted({str(found.get(name)) for found in versions}))}" for name in differ)
+        each = (
+            f"{name} {' and '.join(sorted({str(found.get(name, 'not known')) for found in versions}))}"
+            for name in differ
+        )
         said.append(f"of other versions, here or in the first row: {', '.join(each)}")
     notes += [note for note in said if note not in notes]
     return tuple(notes.index(note) for note in said)

@@ -191,6 +191,6 @@ def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: P
     with pytest.raises(UserError, match="workers=100000 is more than the .* cores"):
         execute.run_study(folder, 100_000)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert [share.gpus for share in execute._shares(1)] == ["3"]
+    assert [share.gpus for share in execute.shares_of(1)] == ["3"]
     with pytest.raises(UserError, match="workers=2 is more than the 1 GPUs"):
-        execute._shares(2)
+        execute.shares_of(2)
