@@ -172,7 +172,7 @@ def _end_all(going: Mapping[str, _Process], received: int | None) -> None:
     """Ends the runs that a signal, or an error, leaves behind; each gets its record if it can be written."""
     if going and received:
         say(
-            f"{signal_name(received)}: waits until {len(going)} runs have saved; Ctrl-C again ends them at once",
+            f"{signal_name(received)}: waits until the runs have saved; Ctrl-C again ends them at once",
             error=True,
         )
     for attempt in going.values():

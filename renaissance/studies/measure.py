@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from renaissance.core.console import say
 from renaissance.core.errors import printable
 from renaissance.evaluation.runs import is_run, read_run
 from renaissance.runs.metrics_table import read_rows
@@ -45,6 +46,7 @@ def measure(
         if size.settings["test_only"] or (of := kind(size.settings)) in measured:
             continue
         measured.add(of)
+        say(f"measures {run.name}")
         with tempfile.TemporaryDirectory() as place:
             found = _measured(_words(run, by_name, configure, place), Path(place), share)
         if isinstance(found, Pace):
