@@ -8,7 +8,7 @@ from renaissance.evaluation.compare import compare
 class Compare:
     """Which runs, and where the table goes"""
 
-    runs: paths("run folders or patterns of them") = None  # run folders or patterns of them, a list or with commas between; the first is compared with
+    runs: paths("run folders or patterns of them") = None  # run folders, folders of studies (result/<study>) for all of their runs, or patterns of them, a list or with commas between; the first is compared with
     output: path("a folder").or_none = "compare"  # folder that the table is written to, as compare.md and compare.csv; None = only printed
 # fmt: on
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from renaissance.core.checks import choice, integer, path, text
+from renaissance.core.checks import choice, flag, integer, number, path, text
 from renaissance.core.errors import UserError, require
+from renaissance.evaluation.runs import RUNS
 from renaissance.settings.declared import SETTINGS
 from renaissance.settings.words import configured
 from renaissance.studies.actions import ACTIONS, ONE_RUN, Command
@@ -20,13 +21,16 @@ class StudySettings:
     """Which study, and what is done with it"""
 
     study: path("a study file") = None  # YAML or JSON file, or an archive of one; CONFIGURING_MODELS.md says what it may hold
-    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; archive: settings, scores and versions in one zip; command: the words of one run
+    action: choice(*ACTIONS) = "plan"  # plan: what would run; run: what is missing; status; retry: run, and what failed once more; table: written as Markdown, CSV and LaTeX; plot: figures as PNG and SVG; archive: settings, scores and versions in one zip; command: the words of one run; record: what study.sbatch says when one has ended
     log_dir: path("a folder") = "result"  # folder that the folder of the study lies in
     data_root: path("a folder of arrow files").or_none = None  # for all runs; None = as the study file or the default says
-    x: choice(*COSTS) = "parameters"  # what action=plot shows scores against: parameters, trainable, steps, samples or hours
+    x: choice(*COSTS) = "parameters"  # what action=plot shows scores against: parameters, trainable, steps, samples, hours or flops
     where: choice("here", "slurm") = "here"  # with action=run or retry: on this machine, or a job array for each stage
     workers: integer(1) = 1  # runs at a time on this machine, each with its share of the cores and GPUs
     run: text("the name of a run") = None  # with action=run or command: this run alone
+    measure: flag = False  # with action=plan: starts a run of each kind in a temporary folder, and measures three steps
+    status: integer(0, 255) = 0  # with action=record: the exit status of the run
+    seconds: number(0) = 0  # with action=record: that it took
 # fmt: on
 
 
@@ -39,6 +43,9 @@ def main(
     where: str,
     workers: int,
     run: str | None,
+    measure: bool,
+    status: int,
+    seconds: float,
 ) -> None:
     """Does what `action` says.
 
@@ -46,12 +53,13 @@ def main(
         UserError: the file is none, a run would be refused, or runs failed.
     """
     require(study is not None, "study=None: give the path of a study file with study=.")
-    asked = action != "command" or run is not None
+    asked = action not in ("command", "record") or run is not None
     idle = run is not None and action not in ONE_RUN
     require(not idle, f"run={run} is of action={', '.join(ONE_RUN)}; leave it out with action={action}.")
-    require(asked, "action=command needs the name of a run, run=; action=status lists them.")
+    require(action == "plan" or not measure, f"measure=True is of action=plan; leave it out with action={action}.")
+    require(asked, f"action={action} needs the name of a run, run=; action=status lists them.")
     content, place = read_study(study), Path(log_dir) / Path(study).stem
-    runs = plan(content, str(place / "runs"), {} if data_root is None else {"data_root": data_root})
+    runs = plan(content, str(place / RUNS), {} if data_root is None else {"data_root": data_root})
     known = run is None or any(run == each.name for each in runs)
     require(known, f"run={run}: the study has no such run; action=status lists them.")
 
@@ -64,4 +72,4 @@ def main(
     paths = {"study": study, "log_dir": log_dir} | ({} if data_root is None else {"data_root": data_root})
     words = [f"{key}={Path(value).absolute()}" for key, value in paths.items()]
     folder = StudyFolder(place, content, runs, configure)
-    ACTIONS[action](Command(folder, study, words, configure, where, x, workers, run))
+    ACTIONS[action](Command(folder, study, words, configure, where, x, workers, run, measure, status, seconds))

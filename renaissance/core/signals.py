@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ class StopSignals:
 
     Attributes:
         received: number of the first stop signal, or None.
+        at_once: what a second Ctrl-C calls where raising `Stopped` would leave processes behind.
         waits_for_step: whether a stop signal waits for the end of the step. If not, it raises `Stopped` at once: there is
             nothing unsaved.
     """
@@ -37,6 +39,7 @@ class StopSignals:
         self.prints = prints
         self.received: int | None = None
         self.waits_for_step = False
+        self.at_once: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
@@ -75,6 +78,9 @@ class StopSignals:
             os.kill(os.getpid(), number)
             return
         again, self.received = self.received is not None, self.received or number
+        if again and number == signal.SIGINT and self.at_once is not None:
+            self.at_once()
+            return
         if not self.waits_for_step or (again and number == signal.SIGINT):
             if _imports(frame):
                 with contextlib.suppress(OSError):

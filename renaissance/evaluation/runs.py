@@ -17,6 +17,7 @@ from renaissance.core.untrusted import read_json
 from .frames import predictions_file
 from .intervals import GROUP
 
+RUNS = "runs"  # the folder of a study that its run folders lie in, as <exp_name>/version_N
 MOST_ROWS = 20_000_000  # of a file of predictions
 _Results = dict[str, dict[str, dict[str, float | None]]]
 
@@ -27,6 +28,7 @@ class _Record(TypedDict):
     settings: dict[str, Any] | None
     parameters: dict[str, dict[str, int]] | None
     data: dict[str, dict[str, dict[str, Any]]] | None
+    steps: int | None
 
 
 class _Detail(TypedDict):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import renaissance
 from renaissance.core.atomic import FileLock, write_whole
 from renaissance.core.checks import plain_path
 from renaissance.core.console import say
@@ -27,6 +29,7 @@ from renaissance.core.progress import Bar
 from .metrics_table import MetricsTable
 
 _KEPT = "\n\t"  # control characters of our own
+_PATIENCE = 10  # seconds that git may take
 _LONGEST_NAME, _LONGEST_PATH = 255, 3800  # bytes that file systems take, less what a run puts behind its folder
 PACKAGES = ("torch", "torchvision", "transformers", "pytorch_lightning", "tokenizers", "numpy", "pyarrow")
 
@@ -190,9 +193,22 @@ def nested_results(values: Mapping[str, float]) -> dict[str, dict[str, dict[str,
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect the results."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv)}
+    """Versions of this program, of Python, and of the packages that affect the results."""
+    found = {"renaissance": renaissance.__version__} | ({} if (commit := _commit()) is None else {"commit": commit})
+    found |= {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv)}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this program runs from, "-dirty" behind it where files have changed; None without one."""
+    top = Path(renaissance.__file__).parent.parent
+    if not (top / ".git").exists():  # git would find that of a folder above, which is another project's
+        return None
+    command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+        return done.stdout.strip() or None
+    return None

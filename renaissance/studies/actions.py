@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, require, shortened
@@ -10,20 +11,26 @@ from renaissance.core.launch import lasting_imports
 from renaissance.core.signals import TRY_AGAIN
 
 from .archive import archive
-from .execute import run_study
+from .execute import run_study, shares_of
+from .forecast import seconds_left
 from .layouts import markdown, write_table
+from .pace import Pace, kind, known_paces
 from .plan import Configure
 from .plot import plot
-from .screen import plan_table, status_table
-from .slurm import submit
+from .screen import plan_sums, plan_table, status_table
+from .slurm import record, submit
 from .state import DONE, FAILED, StudyFolder
 from .table import make_table
+
+if TYPE_CHECKING:
+    from .check import Size
 
 
 class Command(NamedTuple):
     """What an action needs.
 
-    Attributes: folder; study, the path of its file; words, by which another process finds the same study; the settings.
+    Attributes: folder; study, the path of its file; words, by which another process finds the same study; settings of
+        the command.
     """
 
     folder: StudyFolder
@@ -34,23 +41,53 @@ class Command(NamedTuple):
     x: str
     workers: int
     run: str | None
+    measure: bool
+    status: int
+    seconds: float
 
 
 def _plan(command: Command) -> None:
-    folder = command.folder
-    say(plan_table(folder.runs, _checked(command), folder.states()))
+    folder, sizes, states = command.folder, _checked(command), command.folder.states()
+    paces, notes = _paces(command, sizes), []
+    if command.measure:
+        from .measure import measure  # here, as it starts runs
+
+        measured, notes = measure(folder.runs, sizes, command.configure, shares_of(command.workers)[0])
+        kinds = {kind(each.settings) for each in measured}
+        paces = [*measured, *(each for each in paces if kind(each.settings) not in kinds)]
+    left = seconds_left(states, sizes, paces)
+    say(plan_table(folder.runs, sizes, states, left))
+    say("\n".join([*plan_sums(folder, sizes, states, left), *notes]))
 
 
-def _checked(command: Command) -> dict[str, Any]:
+def _checked(command: Command, *, flops: bool = False) -> dict[str, Size]:
     with lasting_imports():
         from renaissance.studies.check import check_runs  # here, because it imports torch
-    return check_runs(command.folder.runs, command.configure)
+    return check_runs(command.folder.runs, command.configure, flops=flops)
+
+
+def _paces(command: Command, sizes: Mapping[str, Size]) -> list[Pace]:
+    return known_paces(command.folder.path.parent, {kind(size.settings) for size in sizes.values()})
+
+
+def _refuse_too_long(command: Command, sizes: Mapping[str, Size]) -> None:
+    """Refuses a study of which it is known that its runs take more hours than it has."""
+    folder = command.folder
+    if (hours := folder.study.hours) is None:
+        return
+    left = seconds_left(folder.states(), sizes, _paces(command, sizes))
+    spent, needed = folder.seconds_spent() / 3600, sum(filter(None, left.values())) / 3600
+    require(
+        not needed or spent + needed <= hours,
+        f"study={folder.study.name}: its runs took {spent:.2f} hours and will take {needed:.2f} more by the speeds of runs like "
+        f"them, and its budget allows hours={hours}; raise it, or take variants out.",
+    )
 
 
 def _run(command: Command, *, again: bool = False) -> None:
     """Runs what is missing, and with `again` what failed."""
     folder = command.folder
-    _checked(command)
+    _refuse_too_long(command, _checked(command))
     for name, state in folder.states().items() if again else ():
         if state.kind == FAILED and command.run in (None, name):
             folder.forget(state.run)
@@ -90,7 +127,9 @@ def _table(command: Command) -> None:
 
 def _plot(command: Command) -> None:
     folder = command.folder
-    files = plot(folder.study, folder.states().values(), folder.path / "plots", command.x)
+    counted = _checked(command, flops=True) if command.x == "flops" else {}
+    flops = {name: size.flops for name, size in counted.items()}
+    files = plot(folder.study, folder.states().values(), folder.path / "plots", command.x, flops)
     say(f"written to the folder {folder.path / 'plots'}: {', '.join(files)}")
 
 
@@ -112,8 +151,12 @@ def _words(command: Command) -> None:
     say("\n".join(_words_of(command)))
 
 
+def _record(command: Command) -> None:
+    record(command.folder, command.run, command.status, command.seconds)
+
+
 ACTIONS = {
     "plan": _plan, "run": _run, "status": _status, "retry": _retry, "table": _table, "plot": _plot, "archive": _archive,
-    "command": _words,
+    "command": _words, "record": _record,
 }  # fmt: skip
-ONE_RUN = ("run", "retry", "command")  # actions that `run` may name a run for
+ONE_RUN = ("run", "retry", "command", "record")  # actions that `run` may name a run for

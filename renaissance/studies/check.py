@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from renaissance.core.errors import UserError, require
 from renaissance.settings.keys import model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
+from renaissance.training.flops import training_flops
 from renaissance.training.summary import parameters
 from renaissance.training.train import prepare_run
 
@@ -16,17 +17,26 @@ from .spec import variant_key
 
 
 class Size(NamedTuple):
-    """Attributes: parameters, trainable; steps, or a word where they are not a number."""
+    """What a run is.
+
+    Attributes: parameters, trainable; steps, or a word where they are not a number; settings, complete; flops, of a training
+        step, None where they are not counted.
+    """
 
     parameters: int
     trainable: int
     steps: int | str
+    settings: dict[str, Any]
+    flops: int | None = None
 
 
-def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Size]:
+def check_runs(runs: Sequence[PlannedRun], configure: Configure, *, flops: bool = False) -> dict[str, Size]:
     """The size of each run. Of those that differ in the seed alone, one is built.
 
     A run that takes a checkpoint of another is built with the model of that one.
+
+    Args:
+        flops: whether they are counted, too.
 
     Raises:
         UserError: naming each run that would be refused, and why.
@@ -58,7 +68,8 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure) -> dict[str, Si
             continue
         models[run.name] = dict(resolved.settings.flat)
         counts = parameters(shape)["all"]
-        sizes[run.name] = Size(counts["total"], counts["trainable"], _steps(values))
+        counted = training_flops(shape, resolved) if flops else None
+        sizes[run.name] = Size(counts["total"], counts["trainable"], _steps(values), models[run.name], counted)
     refuse(problems, "runs")
     return sizes
 

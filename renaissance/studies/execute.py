@@ -15,17 +15,18 @@ from typing import NamedTuple
 from renaissance.core.atomic import AtomicFile, InUseError, is_locked
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, require
-from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
+from renaissance.core.signals import INTERRUPTED, TRY_AGAIN, StopSignals, exit_status, signal_name, stop_reason
 
 from .plan import REPOSITORY
 from .state import RUNNING, AttemptRecord, RunState, StudyFolder, attempt_bytes
 
 _LOOK = 1.0  # seconds between two looks at the runs, or as many more as keep them under a tenth of the time
 _PROGRAM = REPOSITORY / "run.py"
+_OF_SLURM = ("srun: ", "slurmstepd: ")
 _MOST_LOG = 4096  # bytes of a log's end in which its last line is looked for
 
 
-class _Share(NamedTuple):
+class Share(NamedTuple):
     """What a worker may use. Attributes: cores, their numbers; gpus, their numbers, None where there are none."""
 
     cores: frozenset[int]
@@ -35,20 +36,11 @@ class _Share(NamedTuple):
 class _Process:
     """A run that is going on: a process, and the record that it will have, which is locked till then."""
 
-    def __init__(self, folder: StudyFolder, state: RunState, record: AtomicFile, share: _Share):
+    def __init__(self, folder: StudyFolder, state: RunState, record: AtomicFile, share: Share):
         self.run, self.took, self.record, self.share = state.run, state.took, record, share
         self.before = state.attempt["seconds"] if state.attempt else 0.0
         self.began, self.log = time.monotonic(), folder.log(state.run)
-        variables = os.environ | ({} if share.gpus is None else {"CUDA_VISIBLE_DEVICES": share.gpus})
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM), "with", *state.words],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=variables,
-                start_new_session=True,  # a Ctrl-C is passed on to it once
-            )  # fmt: skip
-        if hasattr(os, "sched_setaffinity"):
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                os.sched_setaffinity(self.process.pid, share.cores)
+        self.process = launch(state.words, self.log, share)
 
     @property
     def seconds(self) -> float:
@@ -59,7 +51,7 @@ class _Process:
         """Waits for its end, writes the record and tells what became of it."""
         try:
             status = self.process.wait()
-            line = _last_line(self.log)
+            line = last_line(self.log)
             attempt: AttemptRecord = {
                 "status": status,
                 "line": line,
@@ -74,32 +66,30 @@ class _Process:
         say(f"{self.run.name}: {'done' if not status else 'saved' if saved else f'status {status}: {line}'}")
 
 
-def _last_line(log: Path) -> str:
+def launch(words: Sequence[str], log: Path, share: Share, **variables: str) -> subprocess.Popen:
+    """Starts `python run.py with <words>`, which prints to the end of a log. variables: of its environment."""
+    variables |= {} if share.gpus is None else {"CUDA_VISIBLE_DEVICES": share.gpus}
+    with open(log, "ab") as printed:
+        process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), "with", *words],
+            stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=os.environ | variables,
+            start_new_session=True,  # a Ctrl-C is passed on to it once
+        )  # fmt: skip
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(process.pid, share.cores)
+    return process
+
+
+def last_line(log: Path) -> str:
+    """What a run has said last; what Slurm says of it, after it, is left out."""
+    if not log.is_file():
+        return "it has no log"
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_LOG))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_OF_SLURM)]
     return lines[-1] if lines else "it printed nothing"
-
-
-class _Signals:
-    """Notes signals that ask to stop; a second one ends the runs at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.going: Mapping[str, _Process] = {}
-
-    def __enter__(self) -> _Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        for attempt in [*self.going.values()] if self.received else ():
-            attempt.process.kill()
-        self.received = self.received or number
 
 
 def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dict[str, RunState]:
@@ -115,15 +105,15 @@ def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dic
         Stopped: by a signal; the runs have saved.
         UserError: the budget of hours is spent, or the folder cannot be written; the runs that go on are waited for.
     """
-    shares, going, tried, spent = _shares(workers), {}, set(), None
+    shares, going, tried, spent = shares_of(workers), {}, set(), None
     try:
         folder.record(folder.runs[0]).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"log_dir: {folder.path} cannot be written ({error.strerror}); give another log_dir."
         ) from error
-    with _Signals() as signals:
-        signals.going = going
+    with StopSignals(prints=False) as signals:
+        signals.waits_for_step, signals.at_once = True, lambda: _kill(going)
         try:
             while not signals.received:
                 for name in [name for name, attempt in going.items() if attempt.process.poll() is not None]:
@@ -141,16 +131,16 @@ def run_study(folder: StudyFolder, workers: int, only: str | None = None) -> dic
                     break
                 time.sleep(max(_LOOK, 9 * took))
         finally:
-            _end_all(going, signals)
+            _end_all(going, signals.received)
     if signals.received:
-        status = INTERRUPTED if signals.received == signal.SIGINT else TRY_AGAIN
-        raise Stopped("stopped: the runs have saved, and the same command goes on with them", status)
+        said = f"{stop_reason(signals.received)}: the runs have saved, and the same command goes on with them"
+        raise Stopped(said, exit_status(signals.received))
     require(not (spent and left), spent)
     return folder.states()
 
 
 def _start_more(
-    folder: StudyFolder, states: Sequence[RunState], going: dict[str, _Process], shares: list[_Share]
+    folder: StudyFolder, states: Sequence[RunState], going: dict[str, _Process], shares: list[Share]
 ) -> None:
     free = [share for share in shares if all(share is not attempt.share for attempt in going.values())]
     for state in states:
@@ -173,11 +163,21 @@ def _start_more(
             raise UserError(f"log_dir: '{error.filename}' cannot be written ({error.strerror}).") from error
 
 
-def _end_all(going: dict[str, _Process], signals: _Signals) -> None:
+def _kill(going: Mapping[str, _Process]) -> None:
+    for attempt in [*going.values()]:
+        attempt.process.kill()
+
+
+def _end_all(going: Mapping[str, _Process], received: int | None) -> None:
     """Ends the runs that a signal, or an error, leaves behind; each gets its record if it can be written."""
+    if going and received:
+        say(
+            f"{signal_name(received)}: waits until the runs have saved; Ctrl-C again ends them at once",
+            error=True,
+        )
     for attempt in going.values():
         with contextlib.suppress(ProcessLookupError):
-            attempt.process.send_signal(signals.received or signal.SIGTERM)
+            attempt.process.send_signal(received or signal.SIGTERM)
     for attempt in going.values():
         try:
             attempt.end()
@@ -187,15 +187,14 @@ def _end_all(going: dict[str, _Process], signals: _Signals) -> None:
 
 def _spent(folder: StudyFolder, going: Mapping[str, _Process]) -> str | None:
     """The sentence of a budget of hours that is spent."""
-    hours, attempts = folder.study.hours, [folder.attempt(run) for run in folder.runs if run.name not in going]
-    spent = sum(each["seconds"] for each in attempts if each is not None)
-    spent = (spent + sum(attempt.seconds for attempt in going.values())) / 3600
+    hours = folder.study.hours
+    spent = (folder.seconds_spent() + sum(each.seconds - each.before for each in going.values())) / 3600
     if hours is None or spent < hours:
         return None
     return f"study={folder.study.name}: its runs took {spent:.2f} hours, and its budget allows hours={hours}; raise it to go on."
 
 
-def _shares(workers: int) -> list[_Share]:
+def shares_of(workers: int) -> list[Share]:
     """Equal shares of the cores and GPUs that this process may use."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     gpus = _gpus()
@@ -203,7 +202,7 @@ def _shares(workers: int) -> list[_Share]:
     require(workers <= most, f"workers={workers} is more than the {most} {what} that there are; give at most as many.")
     parts = [cores[number * len(cores) // workers : (number + 1) * len(cores) // workers] for number in range(workers)]
     of_gpus = [gpus[number * len(gpus) // workers : (number + 1) * len(gpus) // workers] for number in range(workers)]
-    return [_Share(frozenset(own), ",".join(mine) if gpus else None) for own, mine in zip(parts, of_gpus, strict=True)]
+    return [Share(frozenset(own), ",".join(mine) if gpus else None) for own, mine in zip(parts, of_gpus, strict=True)]
 
 
 def _gpus() -> list[str]:

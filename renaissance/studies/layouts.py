@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from renaissance.core.atomic import write_whole
+from renaissance.core.atomic import AtomicFile
 from renaissance.core.console import markdown_table
 from renaissance.core.errors import printable
 
+from .spec import METRIC_KEY
 from .table import LEVEL, Cell, Table
 
 FILE = "table"
 
 
 def write_table(table: Table, folder: Path) -> list[str]:
-    """Writes table.md, table.csv and table.tex; returns their names."""
-    for ending, write in FORMS.items():
-        write_whole(folder / f"{FILE}{ending}", write(table).encode(), "log_dir")
+    """Writes table.md, table.csv and table.tex, all of them or, on a full disk, none; returns their names."""
+    with ExitStack() as stack:
+        files = []
+        for ending, write in FORMS.items():
+            files.append(stack.enter_context(AtomicFile(folder / f"{FILE}{ending}", "log_dir")))
+            files[-1].write(write(table).encode())
+            files[-1].sync()
+        for file in files:
+            file.commit()
     return [f"{FILE}{ending}" for ending in FORMS]
 
 
@@ -42,15 +52,15 @@ def _p(p: float | None) -> str:
 
 def _legend(table: Table) -> list[str]:
     """What the cells mean."""
-    scores = [cell.scores for row in table.rows for cell in row.cells.values()]
+    scores = [cell.scores for row in table.rows for cell in row.cells if cell is not None]
     drawn = " and examples" if all(each.frames for each in scores) else ", and examples where the predictions are kept"
+    line = "column" if METRIC_KEY in table.across else "row"
     lines = [
         f"Mean ± standard deviation over n seeds, and the 95 % interval of the mean (bootstrap over seeds{drawn}). "
-        f"Bold: the best of a column; underlined: not different from it (p of at least {LEVEL}, corrected by Holm)."
+        f"Bold: the best of a {line}; underlined: not different from it (p of at least {LEVEL}, corrected by Holm)."
     ]
-    if (baseline := next((row for row in table.rows if row.baseline), None)) is not None:
-        of = ", ".join(f"{key}={value}" for key, value in zip(table.keys, baseline.values, strict=True))
-        lines.append(f"p: against the baseline ({of}), paired, corrected by Holm over the table.")
+    if table.baseline is not None:
+        lines.append(f"p: against the baseline ({table.baseline}), paired, corrected by Holm over the table.")
     lines += [f"({number}) {note}." for number, note in enumerate(table.notes, 1)]
     lines += [f"{table.unfinished} runs of the study are not done, and not in the table."] if table.unfinished else []
     return lines
@@ -62,10 +72,9 @@ def _numbers(cell: Cell) -> str:
 
 def markdown(table: Table) -> str:
     """Best in bold, those that do not differ from it underlined."""
-    lines = [[*table.keys, *table.metrics]]
+    lines = [[*table.keys, *(", ".join(_heading(table, column)) for column in table.columns)]]
     for row in table.rows:
-        cells = [row.cells.get(metric) for metric in table.metrics]
-        lines.append([*map(_plain, row.values), *("" if cell is None else _markdown_cell(cell) for cell in cells)])
+        lines.append([*map(_plain, row.values), *("" if cell is None else _markdown_cell(cell) for cell in row.cells)])
     return "\n".join([markdown_table(lines), "", *(f"{line}\n" for line in _legend(table))])
 
 
@@ -78,15 +87,23 @@ def _plain(value: Any) -> str:
     return printable("" if value is None else str(value))
 
 
+def _heading(table: Table, column: Sequence[Any]) -> list[str]:
+    """What stands above a column, of each level."""
+    named = zip(table.across, map(_plain, column), strict=True)
+    return [value if key == METRIC_KEY else f"{key}={value}" for key, value in named]
+
+
 def csv(table: Table) -> str:
-    """A row for each row of the table and metric."""
-    rows = []
+    """A row for each cell of the table."""
+    rows, keys = [], (*table.keys, *table.across)
     for row in table.rows:
-        for metric, cell in row.cells.items():
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell is None:
+                continue
             low, high = cell.interval or (None, None)
             rows.append(
-                dict(zip(table.keys, row.values, strict=True))
-                | {"metric": metric, "mean": cell.scores.mean, "deviation": cell.scores.deviation}
+                dict(zip(keys, (*row.values, *column), strict=True))
+                | {"mean": cell.scores.mean, "deviation": cell.scores.deviation}
                 | {"n": len(cell.scores.values), "low": low, "high": high, "p": cell.p, "best": cell.best}
                 | {"not_different_from_best": cell.near, "notes": "; ".join(table.notes[each] for each in cell.notes)}
             )
@@ -107,23 +124,35 @@ def _tex(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A tabular of the package booktabs, with what its cells mean below it."""
-    width = len(table.keys) + len(table.metrics)
+    width = len(table.keys) + len(table.columns)
     lines = [
         r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{'l' * len(table.keys)}{'c' * len(table.metrics)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(table.keys)}{'c' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(_tex(name) for name in (*table.keys, *table.metrics)) + r" \\",
+        *_tex_head(table),
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [row.cells.get(metric) for metric in table.metrics]
-        line = [
-            *(_tex(_plain(value)) for value in row.values),
-            *("--" if each is None else _tex_cell(each) for each in cells),
-        ]
+        line = [*(_tex(_plain(value)) for value in row.values)]
+        line += ["--" if each is None else _tex_cell(each) for each in row.cells]
         lines.append(" & ".join(line) + r" \\")
     below = [rf"\multicolumn{{{width}}}{{p{{\linewidth}}}}{{\footnotesize {_tex(line)}}} \\" for line in _legend(table)]
     return "\n".join([*lines, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex_head(table: Table) -> Iterator[str]:
+    """A line for each level of the columns; what several have in common stands once above a rule."""
+    headings = [_heading(table, column) for column in table.columns]
+    for level in range(len(table.across)):
+        last, place, cells, rules = level == len(table.across) - 1, len(table.keys), [], []
+        for _, group in groupby(headings, lambda heading, level=level: heading[: level + 1]):
+            first, *others = group
+            text, count = _tex(first[level]), 1 + len(others)
+            cells.append(text if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{text}}}")
+            rules.append(rf"\cmidrule(lr){{{place + 1}-{place + count}}}")
+            place += count
+        keys = [_tex(key) if last else "" for key in table.keys]
+        yield " & ".join([*keys, *cells]) + r" \\" + ("" if last else " " + "".join(rules))
 
 
 def _tex_cell(cell: Cell) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,22 @@ from .spec import METRIC, Study
 from .state import RunState
 from .table import MeasuredVariant, differing, measured_variants, value_of
 
-COSTS = ("parameters", "trainable", "steps", "samples", "hours")
+COSTS = ("parameters", "trainable", "steps", "samples", "hours", "flops")
 _TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps": "optimizer steps",
-           "samples": "samples seen", "hours": "hours"}  # fmt: skip
+           "samples": "samples seen", "hours": "hours", "flops": "training FLOPs"}  # fmt: skip
 # Grey prints tell markers and dashes apart where they make colours alike.
 _MARKERS, _DASHES = "osD^vP*Xh<>", ("-", "--", ":", "-.")
 _DOTS = 150  # of an inch, in a PNG
 
 
-def plot(study: Study, states: Iterable[RunState], folder: Path, cost: str) -> list[str]:
+def plot(
+    study: Study, states: Iterable[RunState], folder: Path, cost: str, flops: Mapping[str, int | None]
+) -> list[str]:
     """Writes two figures of each metric, as PNG and SVG: its score against a cost, and its learning curves on val.
 
     Args:
         cost: one of COSTS; of hours those that the attempts at a run took.
+        flops: of a training step by the run's name, with cost="flops".
 
     Returns:
         The names of the files.
@@ -47,7 +50,7 @@ def plot(study: Study, states: Iterable[RunState], folder: Path, cost: str) -> l
     for metric, variants in measured_variants(study, states).items():
         keys, name = differing(each.variant for each in variants), re.sub(r"[^\w.-]+", "_", metric)
         labelled = {_label(keys, each): each for each in variants}
-        points = {label: _points(each, metric, cost) for label, each in labelled.items()}
+        points = {label: _points(each, metric, cost, flops) for label, each in labelled.items()}
         if any(map(len, points.values())):
             written += _write(folder, f"{name}_by_{cost}", lambda axes, p=points, m=metric: _scatter(axes, p, m, cost))
         curves = {label: curve for label, each in labelled.items() if (curve := _curve(each, metric)) is not None}
@@ -60,20 +63,23 @@ def _label(keys: Sequence[str], variant: MeasuredVariant) -> str:
     return printable(", ".join(f"{key}={variant.variant.get(key)}" for key in keys)) or "all"
 
 
-def _points(variant: MeasuredVariant, metric: str, cost: str) -> np.ndarray:
+def _points(variant: MeasuredVariant, metric: str, cost: str, flops: Mapping[str, int | None]) -> np.ndarray:
     """(n,2) costs and scores of the runs whose cost is known."""
-    found = [(_cost(run, variant.states[seed], cost), value_of(run, metric)) for seed, run in variant.runs.items()]
+    found = [
+        (_cost(run, variant.states[seed], cost, flops), value_of(run, metric)) for seed, run in variant.runs.items()
+    ]
     return np.array([point for point in found if point[0] is not None], float).reshape(-1, 2)
 
 
-def _cost(run: FinishedRun, state: RunState, cost: str) -> float | None:
+def _cost(run: FinishedRun, state: RunState, cost: str, flops: Mapping[str, int | None]) -> float | None:
     if cost == "hours":
         return None if state.attempt is None else state.attempt["seconds"] / 3600
     if cost in ("parameters", "trainable"):
         counts = run.record.get("parameters", {}).get("all", {})
         return counts.get({"parameters": "total"}.get(cost, cost))
     steps = state.step()
-    return steps if cost == "steps" or steps is None else steps * run.settings.get("batch_size", 1)
+    each = {"steps": 1, "samples": run.settings.get("batch_size", 1)}.get(cost, flops.get(state.run.name))
+    return None if steps is None or each is None else steps * each
 
 
 def _curve(variant: MeasuredVariant, metric: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from renaissance.core.atomic import write_whole
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.signals import INTERRUPTED
 
+from .execute import last_line
 from .plan import REPOSITORY
 from .spec import Stage
-from .state import DONE, FAILED, RUNNING, StudyFolder
+from .state import DONE, FAILED, RUNNING, AttemptRecord, StudyFolder, attempt_bytes
 
 _OWN = {"array", "dependency", "job-name", "output", "chdir"}
 _SCRIPT = "scripts/slurm/study.sbatch"
@@ -54,12 +57,36 @@ def submit(folder: StudyFolder, words: Sequence[str]) -> list[str]:
     return lines
 
 
+def record(folder: StudyFolder, name: str, status: int, seconds: float) -> None:
+    """Writes the record of an attempt at a run that a task of an array has ended; study.sbatch calls it.
+
+    Args:
+        status: of the shell, which has 128 + the number of a signal. seconds: that the attempt took.
+    """
+    state = folder.states()[name]
+    if state.kind == RUNNING or state.took is None:  # another task has it, or what it takes is gone
+        return
+    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    before = state.attempt["seconds"] if state.attempt else 0.0
+    attempt: AttemptRecord = {
+        "status": 128 - status if status > 128 and status != INTERRUPTED else status,  # as `subprocess` has it
+        "line": last_line(_log(folder, state.run.stage, f"{job}_{task}")),
+        "seconds": round(before + seconds, 1),
+        "took": state.took,
+    }
+    write_whole(folder.record(state.run), attempt_bytes(attempt), "log_dir")
+
+
+def _log(folder: StudyFolder, stage: str, task: str) -> Path:
+    return folder.path / "attempts" / f"{stage}-{task}.log"
+
+
 def _submit(folder: StudyFolder, stage: Stage, names: Sequence[str], after: Sequence[str], words: Sequence[str]) -> str:
     """Submits the array of a stage; returns its job's number."""
     path = folder.path / "attempts" / f"{stage.name}.txt"
     write_whole(path, "".join(f"{name}\n" for name in names).encode(), "log_dir")
     options = {"array": f"1-{len(names)}", "job-name": _job(folder, stage)}
-    options |= {"output": str(path.parent.absolute() / f"{stage.name}-%A_%a.log")}
+    options |= {"output": str(_log(folder, stage.name, "%A_%a").absolute())}
     # Each task looks itself for what it needs: one run that failed keeps none of the others from running.
     options |= {"dependency": f"afterany:{':'.join(after)}"} if after else {}
     given = [f"--{key}={value}" for key, value in (options | folder.study.slurm).items()]

@@ -5,6 +5,7 @@
     seeds     of every variant
     stages    name -> presets, settings, grid, zip, list, seeds of its own; a value "stage:<name>.best" is a result of another
     metrics, baseline, budget, slurm
+    table     rows and columns, by the names of settings and "metric"
 
 A stage has the variants of the study times its own, and times those of the stages whose results it takes; of the latter it takes
 results, and no settings.
@@ -29,6 +30,7 @@ from .file import ARCHIVE, study_file
 
 Variant = dict[str, Any]  # settings by name
 REFERENCE = re.compile(r"stage:(?P<stage>[\w-]+?)(?:\.(?P<what>best|last))?")
+METRIC_KEY = "metric"  # in the layout of a table
 METRIC = re.compile(r"(?:(?P<stage>[\w-]+):)?(?P<task>\w+)/(?P<split>[^/]+)/(?P<metric>[^/]+)")
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,39}")
 _MOST_RUNS = 10_000
@@ -37,6 +39,11 @@ _MOST_RUNS = 10_000
 class _Budget(TypedDict):
     max_runs: int | None
     hours: float | None
+
+
+class _Layout(TypedDict):
+    rows: list[str] | None
+    columns: list[str] | None
 
 
 class _Variants(TypedDict):
@@ -52,6 +59,7 @@ class _StudyFile(_Variants):
     budget: _Budget | None
     metrics: list[str] | None
     baseline: dict[str, Any] | None
+    table: _Layout | None
     slurm: dict[str, str | int] | None
 
 
@@ -87,6 +95,7 @@ class Study(NamedTuple):
         metrics: "<task>/<split>/<metric>", with "<stage>:" before it where several stages have it.
         baseline: settings of the variant that others are compared with, None for none.
         most_runs, hours: what it may take; None for no limit. slurm: options of sbatch by their long names.
+        rows, columns: what names those of the table, None where the file says nothing.
     """
 
     name: str
@@ -96,6 +105,8 @@ class Study(NamedTuple):
     most_runs: int | None
     hours: float | None
     slurm: dict[str, str]
+    rows: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
@@ -118,6 +129,7 @@ def read_study(path: str) -> Study:
     base, seeds = content.get("base") or {}, _seeds(content, where)
     misplaced = sorted(base.keys() & _PARTS)
     require(not misplaced, f"{where}: base has {', '.join(misplaced)}, which stand beside it, or in a stage.")
+    require(content.get("stages") != {}, f"{where}: stages is empty, so there are no runs; name some, or leave it out.")
     stages = {name: part or {} for name, part in (content.get("stages") or {file.stem: None}).items()}
     for name, part in stages.items():
         require(_NAME.fullmatch(name), f"{where}: a stage is named {name!r}; give letters, digits, - and _ alone.")
@@ -146,7 +158,7 @@ def read_study(path: str) -> Study:
     _refuse_unknown(budget, _Budget.__annotations__, f"{where}: budget")
     study = Study(
         file.stem, tuple(ordered), metrics, content.get("baseline"), budget.get("max_runs"), budget.get("hours"),
-        {key: str(value) for key, value in (content.get("slurm") or {}).items()},
+        {key: str(value) for key, value in (content.get("slurm") or {}).items()}, *_layout(content, ordered, where),
     )  # fmt: skip
     _check_baseline(study, where)
     return study
@@ -171,6 +183,7 @@ def _presets(part: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _seeds(part: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    require(part.get("seeds") != [], f"{where}: seeds is empty, so there are no runs; give some, or leave it out.")
     seeds = tuple(part.get("seeds") or ())
     twice = [seed for number, seed in enumerate(seeds) if seed in seeds[:number]]
     require(not twice, f"{where}: seeds: {twice[:1]} stands there twice.")
@@ -249,6 +262,8 @@ def _needs(name: str, settings: Iterable[Variant], stages: Iterable[str], where:
 
 
 def _order(needs: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
+    own = [name for name, each in needs.items() if name in each]
+    require(not own, f"{where}: stage {', '.join(own)} takes a result of itself; name another stage.")
     try:
         return [*TopologicalSorter(needs).static_order()]
     except CycleError as error:
@@ -280,6 +295,19 @@ def _metrics(content: Mapping[str, Any], stages: Iterable[str], where: str) -> t
         require(known, f"{where}: metrics: {metric}: there is no task {named['task']}; those are {tasks}.")
         require(named["stage"] in (None, *stages), f"{where}: metrics: {metric}: there is no stage {named['stage']}.")
     return metrics
+
+
+def _layout(content: Mapping[str, Any], stages: Iterable[Stage], where: str) -> Iterator[tuple[str, ...] | None]:
+    """What names the rows of the table, and its columns."""
+    layout = content.get("table") or {}
+    _refuse_unknown(layout, _Layout.__annotations__, f"{where}: table")
+    known = {METRIC_KEY} | {key for stage in stages for variant in stage.variants for key in variant}
+    names = [*(layout.get("rows") or ()), *(layout.get("columns") or ())]
+    _refuse_unknown(names, known, f"{where}: table")
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    require(not twice, f"{where}: table: {twice[:1]} stands there twice.")
+    for part in _Layout.__annotations__:
+        yield None if layout.get(part) is None else tuple(layout[part])
 
 
 def _check_baseline(study: Study, where: str) -> None:

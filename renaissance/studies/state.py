@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from renaissance.core.atomic import damaged_name, is_being_written, is_locked, write_whole
 from renaissance.core.errors import UserError
-from renaissance.core.signals import INTERRUPTED, TRY_AGAIN
+from renaissance.core.signals import INTERRUPTED, STOP_SIGNALS, TRY_AGAIN
 from renaissance.core.untrusted import read_json
 from renaissance.evaluation.runs import FinishedRun, is_run, read_run
 from renaissance.runs.identity import folders_of
-from renaissance.runs.metrics_table import read_rows
 from renaissance.settings.declared import SETTINGS
 
+from .pace import Pace, pace
 from .plan import Configure, PlannedRun
 from .spec import Study
 
 WAITING, RUNNING, STOPPED, LOST, FAILED, DONE = STATES = ("waiting", "running", "stopped", "lost", "failed", "done")
 RESULTS = "results.json"
 # Exit statuses of a run that was stopped: it has saved, or had nothing to save when the signal came.
-_STOPPED = (TRY_AGAIN, INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+_STOPPED = (TRY_AGAIN, INTERRUPTED, *(-number for number in STOP_SIGNALS))
 _LENGTHS = ("max_steps", "max_epoch")  # a run goes on to another length; its identity is without them
 
 
@@ -74,12 +73,14 @@ class RunState(NamedTuple):
         """The results of a run that is done."""
         return read_run(self.folder, "study")
 
+    def pace(self) -> Pace | None:
+        """How far it is and how fast; None where it has no folder."""
+        has_folder = self.folder is not None and is_run(self.folder)
+        return pace(read_run(self.folder, "study")) if has_folder else None
+
     def step(self) -> int | None:
         """The last step that was logged."""
-        if self.folder is None or not is_run(self.folder):
-            return None
-        _, rows, _ = read_rows(self.folder / "metrics.csv")
-        return int(rows[-1]["step"]) if rows else 0
+        return None if (found := self.pace()) is None else found.step
 
 
 class StudyFolder:
@@ -136,6 +137,10 @@ class StudyFolder:
 
     def log(self, run: PlannedRun) -> Path:
         return self.record(run).with_suffix(".log")
+
+    def seconds_spent(self) -> float:
+        """By all attempts that have ended."""
+        return sum(each["seconds"] for each in map(self.attempt, self.runs) if each is not None)
 
     def forget(self, run: PlannedRun) -> None:
         """Lets a run that failed run again; the time that it took still counts."""

@@ -10,7 +10,7 @@ from renaissance.core.errors import require
 from renaissance.evaluation.intervals import is_mean
 from renaissance.evaluation.runs import FinishedRun
 
-from .spec import METRIC, Study, Variant, is_of, variant_key
+from .spec import METRIC, METRIC_KEY, Study, Variant, is_of, variant_key
 from .state import DONE, RunState
 from .statistics import Scores, holm, interval, p_value
 
@@ -24,32 +24,39 @@ class Cell(NamedTuple):
 
     Attributes:
         scores; interval: 95 % of the mean. p: against the baseline, corrected over the table; None for the baseline, and
-            without one. best: whether it has the best mean of its column; near: whether it does not differ from that.
-        notes: numbers of footnotes.
+            without one. notes: numbers of footnotes.
+        best: whether it has the best mean of its column, or of its row where metrics are rows; near: whether it does not differ
+            from that.
     """
 
     scores: Scores
     interval: tuple[float, float] | None
     p: float | None
-    best: bool
-    near: bool
     notes: tuple[int, ...]
+    best: bool = False
+    near: bool = False
 
 
 class TableRow(NamedTuple):
-    """Attributes: values, of the table's keys. baseline: whether the others are compared with it. cells: by metric."""
+    """Attributes: values, of the table's keys; cells, of its columns, None where there is none."""
 
     values: tuple[Any, ...]
-    baseline: bool
-    cells: dict[str, Cell]
+    cells: list[Cell | None]
 
 
 class Table(NamedTuple):
-    """Attributes: keys, settings that name the rows. rows. metrics. notes, footnotes. unfinished, how many runs are not in it."""
+    """The table.
+
+    Attributes:
+        keys: what names the rows, settings or "metric". across: what names the columns, in the same words. columns: values of
+            these. rows. baseline: what it is. notes: footnotes. unfinished: how many runs are not in it.
+    """
 
     keys: list[str]
+    across: list[str]
+    columns: list[tuple[Any, ...]]
     rows: list[TableRow]
-    metrics: list[str]
+    baseline: str | None
     notes: list[str]
     unfinished: int
 
@@ -84,20 +91,82 @@ def make_table(study: Study, states: Iterable[RunState]) -> Table:
     )
     keys = differing(group.variant for group in groups)
     notes: list[str] = []
-    cells = {metric: _column(study, metric, column, notes) for metric, column in columns.items()}
+    cells = {metric: _cells(study, metric, column, notes) for metric, column in columns.items()}
     found = [(metric, place, each.p) for metric, column in cells.items() for place, each in enumerate(column)]
     for (metric, place, _), p in zip(found, holm([p for *_, p in found]), strict=True):
         cells[metric][place] = cells[metric][place]._replace(p=p)
-    rows: dict[str, TableRow] = {}
-    for metric, column in columns.items():
-        for group, cell in zip(column, cells[metric], strict=True):
-            values = tuple(group.variant.get(key) for key in keys)
-            is_baseline = baseline is not None and is_of(group.variant, baseline)
-            row = rows.setdefault(repr(values), TableRow(values, is_baseline, {}))
-            twice = f"study={study.name}: {metric}: two variants have the same {', '.join(keys) or 'settings'}"
-            require(metric not in row.cells, f"{twice}; name the stage, <stage>:{metric}.")
-            row.cells[metric] = cell
-    return Table(keys, [*rows.values()], [*study.metrics], notes, sum(state.kind != DONE for state in states))
+    placed = [
+        (group.variant | {METRIC_KEY: metric}, cell)
+        for metric, column in columns.items()
+        for group, cell in zip(column, cells[metric], strict=True)
+    ]
+    named = next((group.variant for group in groups if baseline is not None and is_of(group.variant, baseline)), None)
+    said = None if named is None else ", ".join(f"{key}={named.get(key)}" for key in keys)
+    return _arranged(study, keys, placed)._replace(
+        baseline=said, notes=notes, unfinished=sum(state.kind != DONE for state in states)
+    )
+
+
+def _arranged(study: Study, keys: Sequence[str], placed: Sequence[tuple[Variant, Cell]]) -> Table:
+    """The table of cells by what they are, as the study file lays it out, with the best of each line marked.
+
+    Raises:
+        UserError: two variants are in one cell.
+    """
+    down, across = _layout(study, keys)
+    rows = _lines(placed, down, nested=study.rows is not None)
+    columns = _lines(placed, across, nested=True)
+    table: dict[tuple[str, str], Cell] = {}
+    lines: dict[tuple[str, str], list[tuple[str, str]]] = {}  # cells that are compared, by their metric and line
+    compared = across if METRIC_KEY in across else down
+    for at, cell in placed:
+        place = (repr(_values(at, down)), repr(_values(at, across)))
+        left = [key for key in keys if key not in (*down, *across)]
+        more = f"add {', '.join(left)} to its rows or columns" if left else "name the stage, <stage>:<metric>"
+        where = f"study={study.name}: table: two variants have the same {', '.join((*down, *across))}"
+        require(place not in table, f"{where} ({at[METRIC_KEY]}); {more}.")
+        table[place] = cell
+        lines.setdefault((at[METRIC_KEY], repr(_values(at, compared))), []).append(place)
+    for (metric, _), places in lines.items():
+        _mark(table, places, -1 if any(part in METRIC.fullmatch(metric)["metric"] for part in _LOWER) else 1)
+    made = [TableRow(row, [table.get((repr(row), repr(column))) for column in columns]) for row in rows]
+    return Table(down, across, columns, made, None, [], 0)
+
+
+def _layout(study: Study, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What names rows and columns: as given; of what is not, the settings that differ make rows, and metrics columns."""
+    down, across = study.rows, study.columns
+    if down is None:
+        down = [key for key in keys if key not in (across or ())]
+        across = across or ()
+    elif across is None:
+        across = [key for key in keys if key not in down]
+    metrics = () if METRIC_KEY in (*down, *across) else (METRIC_KEY,)
+    return [*down], [*across, *metrics]
+
+
+def _values(at: Variant, keys: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(at.get(key) for key in keys)
+
+
+def _lines(placed: Sequence[tuple[Variant, Cell]], keys: Sequence[str], *, nested: bool) -> list[tuple[Any, ...]]:
+    """The values of rows or columns, in the order of the study; nested: those with the same first value side by side."""
+    found = {repr(values): values for values in (_values(at, keys) for at, _ in placed)}
+    orders = [[*dict.fromkeys(repr(at.get(key)) for at, _ in placed)] for key in keys]
+    if not nested:
+        return [*found.values()]
+    return sorted(
+        found.values(), key=lambda line: [order.index(repr(each)) for order, each in zip(orders, line, strict=True)]
+    )
+
+
+def _mark(table: dict[tuple[str, str], Cell], places: Sequence[tuple[str, str]], sign: int) -> None:
+    """Marks the best of some cells of one metric, and those that do not differ from it."""
+    best = max(places, key=lambda place: sign * table[place].scores.mean)
+    scores = table[best].scores
+    of_best = holm([None if place == best else p_value(table[place].scores, scores) for place in places])
+    for place, q in zip(places, of_best, strict=True):
+        table[place] = table[place]._replace(best=place == best, near=q is not None and q >= LEVEL)
 
 
 def measured_variants(study: Study, states: Iterable[RunState]) -> dict[str, list[MeasuredVariant]]:
@@ -160,8 +229,8 @@ def differing(variants: Iterable[Variant]) -> list[str]:
     return [key for key in keys if len({repr(variant.get(key)) for variant in every}) > 1]
 
 
-def _column(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes: list[str]) -> list[Cell]:
-    """The cells of a metric; p not yet corrected.
+def _cells(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes: list[str]) -> list[Cell]:
+    """The cells of a metric; p not yet corrected, and the best not yet marked.
 
     Raises:
         UserError: several variants are the baseline, or runs were evaluated or trained on other data.
@@ -173,19 +242,14 @@ def _column(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes:
     baselines = [place for place, group in enumerate(groups) if wanted is not None and is_of(group.variant, wanted)]
     several = f"study={study.name}: baseline {wanted} are {len(baselines)} variants of {metric}; say more of"
     require(len(baselines) < 2, f"{several} {', '.join(differing(group.variant for group in groups))}.")
-    sign = -1 if any(part in METRIC.fullmatch(metric)["metric"] for part in _LOWER) else 1
-    best = max(range(len(groups)), key=lambda place: sign * scores[place].mean)
-    of_best = holm([None if place == best else p_value(each, scores[best]) for place, each in enumerate(scores)])
     return [
         Cell(
             each,
             interval(each),
             None if not baselines or place in baselines else p_value(each, scores[baselines[0]]),
-            place == best,
-            q is not None and q >= LEVEL,
             marks[place],
         )
-        for place, (each, q) in enumerate(zip(scores, of_best, strict=True))
+        for place, each in enumerate(scores)
     ]
 
 
@@ -216,9 +280,13 @@ def _marks(metric: str, group: MeasuredVariant, first: FinishedRun, notes: list[
         {name: each for name, each in (run.record.get("versions") or {}).items() if name not in _UNLIKE}
         for run in (first, *runs)
     ]
-    differ = [name for name in versions[0] if any(each.get(name) != versions[0][name] for each in versions)]
+    names = dict.fromkeys(name for each in versions for name in each)
+    differ = [name for name in names if any(each.get(name) != versions[0].get(name) for each in versions)]
     if differ:
-        each = (f"{name} {' and '.join(sorted({str(found.get(name)) for found in versions}))}" for name in differ)
+        each = (
+            f"{name} {' and '.join(sorted({str(found.get(name, 'not known')) for found in versions}))}"
+            for name in differ
+        )
         said.append(f"of other versions, here or in the first row: {', '.join(each)}")
     notes += [note for note in said if note not in notes]
     return tuple(notes.index(note) for note in said)

@@ -130,13 +130,14 @@ def device_lines(settings: Settings) -> list[str]:
     return lines
 
 
-def record(built: Built, resolved: Resolved, samples: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of settings.json: every setting with its source, parameters, versions, and fingerprints of the data."""
+def record(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The content of settings.json: every setting with its source, parameters, steps, versions, and fingerprints of the data."""
     settings = resolved.settings
     return {
         "settings": settings.flat,
         "sources": settings.sources,
         "parameters": parameters(built),
+        "steps": steps,
         "versions": versions(),
         "data": {split: dataset.fingerprint() for split, dataset in samples.items() if dataset is not None},
     }

@@ -87,7 +87,7 @@ def run(resolver: ConfigResolver) -> RunFolder:
         signals.prints = folder.prints
         try:
             folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
-            record = summary.record(built, resolved, data.samples) | identity_record(start.command, folder.path)
+            record = summary.record(built, resolved, data.samples, steps) | identity_record(start.command, folder.path)
             folder.write_json("settings.json", record)
             _run(_assemble(resolved, data, built, state, steps, folder, signals, blind))
         except BaseException as error:

@@ -68,13 +68,13 @@ def used_by(losses: list[Tensor]) -> set[int]:
 
 
 class _DummySamples:
-    """A data set of two samples alike, that target builders may draw more from."""
+    """A data set of samples alike, that target builders may draw more from."""
 
-    def __init__(self, sample: Example):
-        self.sample, self.labelled = sample, True
+    def __init__(self, sample: Example, count: int):
+        self.sample, self.count, self.labelled = sample, count, True
 
     def __len__(self) -> int:
-        return 2
+        return self.count
 
     def __getitem__(self, index: int) -> Example:
         return self.sample._replace(id=index, image_key=index)
@@ -83,8 +83,14 @@ class _DummySamples:
         return self.sample.text
 
 
-def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]) -> Batch:
-    """Two samples with the same words and grey images, through the real reading and collation."""
+def dummy_batch(
+    resolved: Resolved, target_builders: Mapping[str, TargetBuilder], count: int = 2, *, words: int | None = None
+) -> Batch:
+    """Samples with the same words and grey images, through the real reading and collation.
+
+    Args:
+        count: of samples. words: at least so many of each; None takes three.
+    """
     model = resolved.settings.model
     grey = io.BytesIO()
     Image.new("RGB", (model.image_size, model.image_size), (127, 127, 127)).save(grey, "PNG")
@@ -92,8 +98,10 @@ def dummy_batch(resolved: Resolved, target_builders: Mapping[str, TargetBuilder]
     sample = Example(0, (grey.getvalue(),), "two small images")
     if reading is not None:
         sample = task_class(reading).dummy_sample(grey.getvalue())
+    if words is not None:
+        sample = sample._replace(text=" ".join([sample.text] * words))
     transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size or 1, seed=0)
-    source = Source(_DummySamples(sample), transform)
+    source = Source(_DummySamples(sample, count), transform)
     drop = patch_drop(resolved.settings, 1)
-    collate = Collate(resolved.tokenizer, model.max_text_len, 2, target_builders, source, patch_drop=drop)
-    return collate([source.example(Draw(0, index)) for index in range(2)])[0]
+    collate = Collate(resolved.tokenizer, model.max_text_len, count, target_builders, source, patch_drop=drop)
+    return collate([source.example(Draw(0, index)) for index in range(count)])[0]

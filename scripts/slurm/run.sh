@@ -38,6 +38,11 @@ run_training() {
         num_gpus="${SLURM_NTASKS_PER_NODE:-1}" num_nodes="$SLURM_NNODES" data_root="${DATA_ROOT:-data/arrow/}" \
         resume_from=auto "$@" || status=$?
 
+    # What the script that has sourced this one does when a run has ended, before the job goes back to the queue.
+    if declare -F run_ended >/dev/null; then
+        run_ended "$status" || true
+    fi
+
     case $status in
         75 | 138 | 143) # and 128 + a signal that came before run.py could hear it
             if goes_on "$job"; then

@@ -140,6 +140,20 @@ def test_each_run_stands_once_and_in_order(tmp_path: Path, capsys, monkeypatch):
     assert "note: no run folders, left out: result/vqa/notes.txt." in capsys.readouterr().out
 
 
+def test_the_folder_of_a_study_stands_for_the_newest_runs_in_it(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "a", "b"):
+        write_run(Path("result/mine/runs"), name)
+    write_run(Path("result/mine/outdated"), "a")
+    foreign = Path("result/mine/runs/c/version_0")
+    foreign.mkdir(parents=True)
+    (foreign / "settings.json").write_text('{"lr": 1}')  # of another program
+    Path("result/mine/table.md").write_text("")
+    for runs in ("result/mine", "result/*"):
+        assert [row["run"] for row in compare(runs)] == ["a/version_1", "b/version_0"]
+        assert "note: c/version_0 is unfinished" in capsys.readouterr().out
+
+
 def test_names_are_no_longer_than_they_must_be():
     assert shortest_names([Path("/r/a/version_0")]) == ["a/version_0"]
     assert shortest_names([Path("/r/a/v"), Path("/q/a/v"), Path("/q/b/v"), Path("/q/b/w")]) == [

@@ -46,9 +46,10 @@ def run(words: list[str]) -> int:
     (folder / "settings.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text("step,mlm/train/loss\n3,1.0\n")
     stopped = []
-    signal.signal(signal.SIGTERM, lambda *_: stopped.append(75))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.append(75))
     signal.signal(signal.SIGINT, lambda *_: stopped.append(130))
-    while (behaviour / f"{name}.waits").exists() and not stopped:
+    while (behaviour / f"{name}.waits").exists() and not (stopped and not (behaviour / "deaf").exists()):
         time.sleep(0.05)
     lock.release()
     if stopped:

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT
 from renaissance.core.errors import UserError
-from renaissance.studies import execute
+from renaissance.studies import execute, slurm
 from renaissance.studies.layouts import markdown, write_table
 from renaissance.studies.screen import status_table
 from renaissance.studies.table import make_table
@@ -94,7 +94,7 @@ def test_two_at_once_run_everything_once_and_in_order(place: Place):
     assert place.ended(place.start()) == {"done": 12} and len(place.started()) == 12  # only what is missing
     table = make_table(study_folder(place.file, place.folder).study, place.states().values())
     assert [row.values for row in table.rows] == [(False,), (True,)]
-    cells = [row.cells["again:mlm/val/accuracy"] for row in table.rows]
+    cells = [row.cells[0] for row in table.rows]
     assert [cell.scores.mean for cell in cells] == pytest.approx([0.35, 0.6])
     assert [cell.scores.deviation for cell in cells] == pytest.approx([0.1, 0.1])
     assert [cell.p for cell in cells] == [None, 0.25] and [cell.best for cell in cells] == [False, True]
@@ -139,8 +139,8 @@ def test_what_is_stopped_or_killed_goes_on(place: Place):
     place.until(lambda: len(place.started()) == 2)
     place.until(lambda: place.states()[one].kind == place.states()[other].kind == "running")
     assert f"{one}: running at step 3" in status_table(place.states().values())
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=SLOW)[1].count("the runs have saved")
+    process.send_signal(signal.SIGHUP)  # as a terminal that closes does
+    assert "stopped by SIGHUP: the runs have saved" in process.communicate(timeout=SLOW)[1]
     assert {place.states()[name].kind for name in (one, other)} == {"stopped"}
     process = place.start()
     place.until(lambda: len(place.started()) == 4)
@@ -160,6 +160,43 @@ def test_what_is_stopped_or_killed_goes_on(place: Place):
     place.folder.joinpath("attempts", f"{one}.json").unlink()
     assert place.states()[one].kind == "lost"  # it began, and nobody knows how it ended
     assert place.ended(place.start()) == {"done": 8}
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_runs_that_do_not_stop(place: Place):
+    name = "pretrain_freeze_text_encoder=False_seed=0"
+    place.waits(name), (place.path / "deaf").touch()
+    process = place.start(1)
+    place.until(lambda: place.states()[name].kind == "running")
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None  # it waits until the run has saved
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SLOW)
+    assert "interrupted: the runs" in err and "Ctrl-C again" in err
+    assert place.states()[name].kind == "lost" and len(place.started()) == 1
+
+
+def test_a_task_of_slurm_leaves_a_record_of_what_became_of_its_run(place: Place, monkeypatch):
+    folder, name = study_folder(place.file, place.folder), "pretrain_freeze_text_encoder=True_seed=1"
+    (place.path / f"{name}.fails").touch()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    log = place.folder / "attempts" / "pretrain-7_3.log"
+    log.parent.mkdir(parents=True)
+
+    def ended(status: int) -> str:
+        slurm.record(folder, name, status, 60.0)
+        return folder.states()[name].kind
+
+    log.write_text("error: out of memory.\nsrun: error: node1: task 0: Exited with exit code 1\n")
+    assert ended(1) == "failed" and folder.states()[name].note == "error: out of memory."
+    folder.forget(folder.states()[name].run)
+    assert [ended(status) for status in (75, 130, 143, 138, 129)] == ["stopped"] * 5
+    assert ended(137) == "lost" and folder.seconds_spent() == 7 * 60
+    (place.path / f"{name}.fails").unlink()
+    assert execute.run_study(folder, 1, name)[name].kind == "done"
+    assert ended(0) == "done" and folder.seconds_spent() > 8 * 60
 
 
 def test_a_longer_run_is_to_go_on_and_what_took_its_result_is_made_anew(place: Place):
@@ -191,6 +228,6 @@ def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: P
     with pytest.raises(UserError, match="workers=100000 is more than the .* cores"):
         execute.run_study(folder, 100_000)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert [share.gpus for share in execute._shares(1)] == ["3"]
+    assert [share.gpus for share in execute.shares_of(1)] == ["3"]
     with pytest.raises(UserError, match="workers=2 is more than the 1 GPUs"):
-        execute._shares(2)
+        execute.shares_of(2)

@@ -29,7 +29,7 @@ def runs(folder: Path) -> list:
     return found
 
 
-COSTS = [("parameters", 14e6), ("trainable", 5e6), ("steps", 250), ("samples", 2000), ("hours", 2)]
+COSTS = [("parameters", 14e6), ("trainable", 5e6), ("steps", 250), ("samples", 2000), ("hours", 2), ("flops", 250e9)]
 
 
 @pytest.mark.parametrize(("cost", "wanted"), COSTS)
@@ -41,7 +41,8 @@ def test_each_variant_has_its_scores_and_costs(cost, wanted, tmp_path, monkeypat
     )
     (tmp_path / "runs").mkdir()
     found = runs(tmp_path / "runs")
-    files = plot.plot(study(), found, tmp_path / "plots", cost)
+    flops = {each.run.name: 10**9 for each in found}
+    files = plot.plot(study(), found, tmp_path / "plots", cost, flops)
     assert files == [f"mlm_val_accuracy_{kind}.{form}" for kind in (f"by_{cost}", "curves") for form in ("png", "svg")]
     assert [*drawn] == ["freeze_text_encoder=False", "freeze_text_encoder=True"]
     x, y = drawn["freeze_text_encoder=True"].mean(0)
@@ -50,7 +51,7 @@ def test_each_variant_has_its_scores_and_costs(cost, wanted, tmp_path, monkeypat
     image = np.asarray(Image.open(tmp_path / "plots" / files[0]).convert("RGB"))
     assert image.shape == (720, 960, 3) and len(np.unique(image.reshape(-1, 3), axis=0)) > 50
     assert b"freeze_text_encoder" in first[files[1]] or b"<path" in first[files[1]]
-    plot.plot(study(), found, tmp_path / "plots", cost)
+    plot.plot(study(), found, tmp_path / "plots", cost, flops)
     assert {name: (tmp_path / "plots" / name).read_bytes() for name in files} == first
 
 
@@ -66,4 +67,4 @@ def test_curves_are_of_the_steps_that_all_seeds_have(tmp_path):
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="pip install 'matplotlib>=3.11'"):
-        plot.plot(study(), [], tmp_path, "steps")
+        plot.plot(study(), [], tmp_path, "steps", {})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from renaissance.core.errors import UserError, first_line, require
-from renaissance.evaluation.runs import FinishedRun, is_run, read_run
+from renaissance.evaluation.runs import RUNS, FinishedRun, is_run, read_run
 from renaissance.runs.metrics_table import read_rows
 
 
@@ -54,20 +54,27 @@ def _matching(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     paths: dict[Path, Path] = {}
     notes = []
     for word in words:
-        matches = [Path(word)]
+        matches = newest_runs(Path(word)) or [Path(word)]
         if glob.has_magic(word) and not os.path.exists(word):
             found = sorted(map(Path, glob.glob(word, recursive=True)), key=_natural)
             require(found, f"runs names {word}, and nothing matches it; give run folders, such as result/vqa/*.")
-            matches = [match for match in found if is_run(match)]
+            of_studies = {each: newest_runs(each) for each in found}
+            matches = [run for each in found for run in ([each] if is_run(each) else of_studies[each])]
             require(
                 matches,
                 f"runs names {word}, which matches {len(found)} path(s) and no run folder (one holds settings.json).",
             )
-            if strays := [str(match) for match in found if match not in matches]:
+            if strays := [str(each) for each in found if each not in matches and not of_studies[each]]:
                 notes.append(f"no run folders, left out: {', '.join(strays)}.")
         for match in matches:
             paths.setdefault(Path(os.path.realpath(match)), match)
     return list(paths.values()), notes
+
+
+def newest_runs(study: Path) -> list[Path]:
+    """The newest run folder of each run of a study, by its name; [] where the folder is that of no study."""
+    found = sorted((each for each in study.glob(f"{RUNS}/*/version_*") if is_run(each)), key=_natural)
+    return [*{folder.parent: folder for folder in found}.values()]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
