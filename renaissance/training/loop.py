@@ -20,6 +20,7 @@ from renaissance.runs.report import RunFolder
 
 from .checkpointing import CheckpointSaver
 from .devices import all_gather
+from .examples import ValidationExamples
 from .lightning_state import start_counting_at, validate_now
 from .loading import Loaders
 from .module import EvaluationOutput, StepResult, VisionLanguageModule
@@ -47,6 +48,7 @@ class Loop(Callback):
         self.max_bad_steps, self.skipped_in_a_row, self.learns_no_more = max_bad_steps, 0, ""
         self.evaluation: SplitEvaluation | None = None
         self.result: SplitResult | None = None
+        self.examples: ValidationExamples | None = None  # of a validation that goes on
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         start_counting_at(trainer, module.step)
@@ -57,7 +59,7 @@ class Loop(Callback):
         _refuse_different_starts(module)
         if self.saver.pending:  # the run was stopped between a step and its validation
             validate_now(trainer)
-            trainer.should_stop = module.step == module.steps
+            trainer.should_stop = module.step == module.steps or self.saver.stops_early
 
     def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
         self.progress.step_starts()
@@ -105,11 +107,15 @@ class Loop(Callback):
         self.saver.validation_starts(trainer, module)
         module.signals.waits_for_step = self.saver.saved != module.step
         self.evaluation = SplitEvaluation(module, self.loaders, "val", selecting=True)
+        if self.folder.shows_examples:
+            self.examples = ValidationExamples(module.heads, self.loaders.tokenizer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: EvaluationOutput, *_: Any
     ) -> None:
         self.evaluation.update(outputs)
+        if self.examples is not None:
+            self.examples.update(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.result, self.evaluation = self.evaluation.compute(), None
@@ -120,7 +126,12 @@ class Loop(Callback):
             self.saver.save_now(trainer, module)
             raise self.result.data_error
         self.progress.validated(module, self.result)
+        if self.examples is not None:
+            self.folder.log_examples(module.step, self.examples.found)
+            self.examples = None
         self.saver.validated(trainer, module, self.result)
+        if self.saver.stops_early:
+            trainer.should_stop = True
         self.progress.loads()
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
