@@ -87,11 +87,12 @@ class TensorBoard(Log):
         from torch.utils.tensorboard.summary import hparams
 
         plain = {key: str(value) if isinstance(value, bool) else value for key, value in values.items()}
-        # Without the summary of an experiment, which that of another run would replace, TensorBoard finds all there is in all runs.
+        # No summary of an experiment: TensorBoard would take that of one run for all, and finds what there is by itself.
         _, start, self._end = hparams(plain, {})
         self.logger.file_writer.add_summary(start)
 
     def pictures(self, examples: Sequence[ShownExample], step: int) -> None:
+        from tensorboard.data_compat import migrate_value
         from torch.utils.tensorboard.summary import image
 
         for place, example in enumerate(examples):
@@ -102,6 +103,8 @@ class TensorBoard(Log):
                 )
                 summary.value[0].metadata.display_name = caption[:_LONGEST]
                 summary.value[0].metadata.summary_description = caption
+                # In torch's older form captions are not shown.
+                summary.value[0].CopyFrom(migrate_value(summary.value[0]))
                 self.logger.file_writer.add_summary(summary, step)
 
     def table(self, rows: Sequence[Sequence[str]], step: int) -> None:
@@ -148,7 +151,7 @@ class MLFlow(Log):
 
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
-            # Files are no longer developed, and have to be asked for; a database would need more packages, and take one run at a time.
+            # MLflow wants files asked for by now; a database needs more packages, and lets runs beside each other wait.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = (Path(settings.run.log_dir).absolute() / "mlruns").as_uri()
         logger = MLFlowLogger(settings.run.exp_name, folder.name, uri, run_id=id)
@@ -220,16 +223,15 @@ class Loggers:
         self._each(lambda log: log.metrics(values, step))
 
     def examples(self, examples: Sequence[ShownExample], step: int) -> None:
-        """Shows examples of the validation split: their pictures at the first validation, what the model makes of them at each."""
+        """Shows examples of the validation split: pictures at the first validation, what the model makes of them at each."""
         if not self._pictured:
             self._each(lambda log: log.pictures(examples, step))
             self._pictured = True
         heads = dict.fromkeys(head for each in examples for head in each.columns)
         if heads:
-            rows = [
-                ["text", *heads],
-                *([each.text, *(each.columns.get(head, "") for head in heads)] for each in examples),
-            ]
+            rows = [["example", "text", *heads]]
+            for place, each in enumerate(examples):
+                rows.append([str(place), each.text, *(each.columns.get(head, "") for head in heads)])
             self._each(lambda log: log.table(rows, step))
 
     def close(self, status: str) -> None:
@@ -254,7 +256,7 @@ def _open(name: str, folder: Path, settings: Settings, ids: Mapping[str, str]) -
         going_on = f" with its run {ids[name]}, which {IDS} of {folder} names," if name in ids else ""
         offline = "; WANDB_MODE=offline logs without a server" if name == "wandb" else ""
         raise UserError(
-            f"logger={name} cannot start{going_on} ({first_line(error)}){offline}; leave it out, or see to that."
+            f"logger={name} cannot start{going_on} ({first_line(error)}){offline}; see to that, or leave it out."
         ) from error
 
 

@@ -183,7 +183,8 @@ class RunFolder:
         """Hands the results of a run that ends well to the loggers, as final/<task>/<split>/<metric>."""
         self._status = "success"
         if self._loggers is not None:
-            self._loggers.metrics({f"final/{name}": value for name, value in values.items()}, step)
+            final = {f"final/{name}": value for name, value in values.items() if name.count("/") == 2}
+            self._loggers.metrics(final, step)
 
     def sync_rows(self) -> None:
         """Writes metrics.csv to the disk: no row of a step that is saved next is lost, even if the machine fails."""

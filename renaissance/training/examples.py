@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, cat
+from torch import Tensor, cat, equal
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import UserError
@@ -13,11 +13,12 @@ from renaissance.tasks import Task
 from .module import EvaluationOutput
 
 COUNT = 8  # examples
+_CANDIDATES = 64  # examples among which those are; captions of one image follow one another
 _IMAGES = 4  # of an example, side by side
 
 
 class ValidationExamples:
-    """Collects the same examples in each validation: the first ones that this process evaluates.
+    """Collects the same examples in each validation: the first ones that this process evaluates, of as many images as there are.
 
     Args:
         heads: the tasks by name. tokenizer: of the model.
@@ -25,22 +26,33 @@ class ValidationExamples:
 
     def __init__(self, heads: dict[str, Task], tokenizer: PreTrainedTokenizerBase):
         self.heads, self.tokenizer = heads, tokenizer
-        self.found: list[ShownExample] = []
+        self._new: list[ShownExample] = []
+        self._repeated: list[ShownExample] = []  # of images that another example has
+
+    @property
+    def found(self) -> list[ShownExample]:
+        return [*self._new, *self._repeated][:COUNT]
 
     def update(self, output: EvaluationOutput) -> None:
         """Looks at a batch until there are enough; reads them from the device."""
         for batch, outputs in () if isinstance(output, UserError) else output:
-            if (wanted := COUNT - len(self.found)) <= 0:
+            wanted = _CANDIDATES - len(self._new) - len(self._repeated)
+            if wanted <= 0 or len(self._new) >= COUNT:
                 return
             columns = [dict[str, str]() for _ in batch.ids]
             for name, out in outputs.items():
-                for into, shown in zip(columns, self.heads[name].shown(out, batch.targets[name], self.tokenizer)):
-                    into |= shown
+                for place, shown in enumerate(self.heads[name].shown(out, batch.targets[name], self.tokenizer)):
+                    columns[place] |= shown
             pictures, masks = _pictures(batch, wanted), batch.text.attention_mask.tolist()
             for place, pieces in enumerate(batch.text.input_ids[:wanted].tolist()):
                 real = [piece for piece, is_real in zip(pieces, masks[place], strict=True) if is_real]
                 text = self.tokenizer.decode(real, skip_special_tokens=True)
-                self.found.append(ShownExample(pictures[place], text, columns[place]))
+                self._add(ShownExample(pictures[place], text, columns[place]))
+
+    def _add(self, example: ShownExample) -> None:
+        own = example.picture
+        there = (each.picture for each in self._new if own is not None)
+        (self._repeated if any(each is not None and equal(each, own) for each in there) else self._new).append(example)
 
 
 def _pictures(batch: Batch, count: int) -> list[Tensor | None]:
@@ -50,14 +62,14 @@ def _pictures(batch: Batch, count: int) -> list[Tensor | None]:
     pictures: list[Tensor | None] = []
     start = 0
     for images in (batch.image_counts or (1,) * len(batch.ids))[:count]:
-        own = range(start, start + min(images, _IMAGES))
+        own = slice(start, start + min(images, _IMAGES))
         start += images
-        cut = [batch.images.pixels[each] for each in own]
-        if batch.images.sizes is not None:
-            cut = [
-                pixels[:, : batch.images.sizes[each][0], : batch.images.sizes[each][1]]
-                for each, pixels in zip(own, cut)
+        shown = [*batch.images.pixels[own]]
+        if batch.images.sizes is not None:  # the rest is padding
+            shown = [
+                pixels[:, :height, :width]
+                for pixels, (height, width) in zip(shown, batch.images.sizes[own], strict=True)
             ]
-        height = min((pixels.shape[1] for pixels in cut), default=0)
-        pictures.append(cat([pixels[:, :height] for pixels in cut], -1).cpu() if cut else None)
+        lowest = min((pixels.shape[1] for pixels in shown), default=0)
+        pictures.append(cat([pixels[:, :lowest] for pixels in shown], -1).cpu() if shown else None)
     return pictures
