@@ -31,7 +31,7 @@ class Run:
     final_test: flag.changeable = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
     fast_dev_run: flag_or_steps.command_only = False  # True or a number: that many steps of training and of evaluation, nothing kept
     tags: tag_list.changeable = None  # names by which runs are found again, such as [baseline,paper]: in settings.json, loggers and compare
-    logger: logger_names.changeable = ["tensorboard"]  # where a run is logged besides metrics.csv: one or a list of tensorboard, wandb, mlflow, csv
+    logger: logger_names.changeable = ["tensorboard"]  # where a run is logged besides metrics.csv: one of tensorboard, wandb, mlflow, csv, or a list of them
     log_every_n_steps: integer(1).changeable = 50  # steps between two lines of metrics.csv
     max_bad_steps: integer(1).changeable = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
     save_every_steps: integer(1).changeable = None  # steps between two saves, beside those at validations; None = by the clock

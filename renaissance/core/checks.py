@@ -216,7 +216,7 @@ def _are_tags(value: Any) -> bool:
 
 LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
 logger_names = Check(
-    f"one or a list of {', '.join(LOGGERS)}",
+    f"one of {', '.join(LOGGERS)}, or a list of them",
     lambda v: _are_tags(v) and 0 < len(_listed(v)) == len({*_listed(v)} & {*LOGGERS}),
     _listed,
 )

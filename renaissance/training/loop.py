@@ -16,11 +16,11 @@ from pytorch_lightning import Callback, Trainer
 
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import exit_status, stop_reason
+from renaissance.evaluation.examples import ValidationExamples
 from renaissance.runs.report import RunFolder
 
 from .checkpointing import CheckpointSaver
 from .devices import all_gather
-from .examples import ValidationExamples
 from .lightning_state import start_counting_at, validate_now
 from .loading import Loaders
 from .module import EvaluationOutput, StepResult, VisionLanguageModule
@@ -108,14 +108,16 @@ class Loop(Callback):
         module.signals.waits_for_step = self.saver.saved != module.step
         self.evaluation = SplitEvaluation(module, self.loaders, "val", selecting=True)
         if self.folder.shows_examples:
-            self.examples = ValidationExamples(module.heads, self.loaders.tokenizer)
+            shown = {name: task.shown for name, task in module.heads.items()}
+            self.examples = ValidationExamples(shown, self.loaders.tokenizer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: EvaluationOutput, *_: Any
     ) -> None:
         self.evaluation.update(outputs)
-        if self.examples is not None:
-            self.examples.update(outputs)
+        if self.examples is not None and not isinstance(outputs, UserError):
+            for micro_batch in outputs:
+                self.examples.update(*micro_batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.result, self.evaluation = self.evaluation.compute(), None

@@ -199,6 +199,6 @@ def test_a_logger_that_cannot_start_says_why(work: Path, monkeypatch, capsys):
 @pytest.mark.parametrize("value", ["comet", "[]", "[csv,csv]", "[csv,comet]", "None"])
 def test_a_logger_that_there_is_not_is_refused(value: str, capsys):
     assert (
-        "is not allowed: give one or a list of tensorboard, wandb, mlflow, csv."
+        "is not allowed: give one of tensorboard, wandb, mlflow, csv, or a list of them."
         in command(capsys, "task_mlm", "max_steps=1", f"logger={value}").sentence()
     )

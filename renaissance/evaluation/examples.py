@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torch import Tensor, cat, equal
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError
-from renaissance.core.types import Batch, ImageInput
+from renaissance.core.types import Batch, ImageInput, TaskOutput
 from renaissance.runs.loggers import ShownExample
-from renaissance.tasks import Task
-
-from .module import EvaluationOutput
 
 COUNT = 8  # examples
 _CANDIDATES = 64  # examples among which those are; captions of one image follow one another
@@ -21,11 +19,11 @@ class ValidationExamples:
     """Collects the same examples in each validation: the first ones that this process evaluates, of as many images as there are.
 
     Args:
-        heads: the tasks by name. tokenizer: of the model.
+        shown: `Task.shown` of each task, by its name. tokenizer: of the model.
     """
 
-    def __init__(self, heads: dict[str, Task], tokenizer: PreTrainedTokenizerBase):
-        self.heads, self.tokenizer = heads, tokenizer
+    def __init__(self, shown: Mapping[str, Callable[..., list[dict[str, str]]]], tokenizer: PreTrainedTokenizerBase):
+        self.shown, self.tokenizer = shown, tokenizer
         self._new: list[ShownExample] = []
         self._repeated: list[ShownExample] = []  # of images that another example has
 
@@ -33,21 +31,20 @@ class ValidationExamples:
     def found(self) -> list[ShownExample]:
         return [*self._new, *self._repeated][:COUNT]
 
-    def update(self, output: EvaluationOutput) -> None:
-        """Looks at a batch until there are enough; reads them from the device."""
-        for batch, outputs in () if isinstance(output, UserError) else output:
-            wanted = _CANDIDATES - len(self._new) - len(self._repeated)
-            if wanted <= 0 or len(self._new) >= COUNT:
-                return
-            columns = [dict[str, str]() for _ in batch.ids]
-            for name, out in outputs.items():
-                for place, shown in enumerate(self.heads[name].shown(out, batch.targets[name], self.tokenizer)):
-                    columns[place] |= shown
-            pictures, masks = _pictures(batch, wanted), batch.text.attention_mask.tolist()
-            for place, pieces in enumerate(batch.text.input_ids[:wanted].tolist()):
-                real = [piece for piece, is_real in zip(pieces, masks[place], strict=True) if is_real]
-                text = self.tokenizer.decode(real, skip_special_tokens=True)
-                self._add(ShownExample(pictures[place], text, columns[place]))
+    def update(self, batch: Batch, outputs: Mapping[str, TaskOutput]) -> None:
+        """Looks at a micro-batch and what each task makes of it, until there are enough; reads them from the device."""
+        wanted = _CANDIDATES - len(self._new) - len(self._repeated)
+        if wanted <= 0 or len(self._new) >= COUNT:
+            return
+        columns: list[dict[str, str]] = [{} for _ in batch.ids]
+        for name, output in outputs.items():
+            for place, shown in enumerate(self.shown[name](output, batch.targets[name], self.tokenizer)):
+                columns[place] |= shown
+        pictures, masks = _pictures(batch, wanted), batch.text.attention_mask.tolist()
+        for place, pieces in enumerate(batch.text.input_ids[:wanted].tolist()):
+            real = [piece for piece, is_real in zip(pieces, masks[place], strict=True) if is_real]
+            text = self.tokenizer.decode(real, skip_special_tokens=True)
+            self._add(ShownExample(pictures[place], text, columns[place]))
 
     def _add(self, example: ShownExample) -> None:
         own = example.picture
