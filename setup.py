@@ -27,6 +27,9 @@ SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
 # study with action=plot
 MATPLOTLIB = ["matplotlib>=3.11"]
+# logger=wandb, logger=mlflow
+WANDB = ["wandb>=0.31"]
+MLFLOW = ["mlflow-skinny>=3.17"]
 
 setup(
     name="renaissance",
@@ -41,11 +44,15 @@ setup(
         "sentencepiece": SENTENCEPIECE,
         "sentence_transformers": SENTENCE_TRANSFORMERS,
         "plots": MATPLOTLIB,
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
             *SENTENCE_TRANSFORMERS,
             *MATPLOTLIB,
+            *WANDB,  # 60 MB with what it needs
+            *MLFLOW,  # 45 MB
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

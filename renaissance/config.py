@@ -30,6 +30,8 @@ class Run:
     test_only: flag.command_only = False  # True: evaluate load_path on every split that is there, and stop
     final_test: flag.changeable = True  # evaluate best.ckpt on every labelled split in the end; False: the last validation stands
     fast_dev_run: flag_or_steps.command_only = False  # True or a number: that many steps of training and of evaluation, nothing kept
+    tags: tag_list.changeable = None  # names by which runs are found again, such as [baseline,paper]: in settings.json, loggers and compare
+    logger: logger_names.changeable = ["tensorboard"]  # where a run is logged besides metrics.csv: one of tensorboard, wandb, mlflow, csv, or a list of them
     log_every_n_steps: integer(1).changeable = 50  # steps between two lines of metrics.csv
     max_bad_steps: integer(1).changeable = 10  # consecutive skipped steps (loss or gradient not finite) after which the run ends
     save_every_steps: integer(1).changeable = None  # steps between two saves, beside those at validations; None = by the clock
@@ -169,6 +171,7 @@ class Optim:
     max_steps: integer(1).changeable = None  # optimizer steps; the first reached of max_steps and max_epoch ends the run
     max_epoch: number(0, 1e9, above=True).changeable = None  # passes over the data
     val_check_interval: steps_or_share("an epoch", 1, closed=True) = 1.0  # steps between validations (a whole number) or share of an epoch (1.0 = each epoch)
+    early_stopping: integer(0).changeable = 0  # validations in a row without a gain, as best.ckpt is selected, after which the run ends; 0 = never
     gradient_clip_val: number(0, above=True) = None  # largest norm of the gradient; None = no clipping
 
 

@@ -7,9 +7,11 @@ import csv
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from renaissance.runs.checkpoint import read
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.tasks.mlm import Mlm
+from renaissance.training.module import VisionLanguageModule
 
 FOUR_STEPS = ("batch_size=16", "negative_group=4", "max_steps=4", "learning_rate=1e-3")  # in micro-batches of 4 or more
 COCO = "coco_caption_karpathy_{}.arrow"
@@ -219,6 +222,25 @@ def started(work: Path, *words: str, patch: str = "") -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def interrupting(
+    monkeypatch: pytest.MonkeyPatch, method: str, call: int, act: Callable[[], Any], owner: type = VisionLanguageModule
+) -> None:
+    """Acts in the midst of the n-th call, from 1, of a method of the loop, once."""
+    plain, calls = getattr(owner, method), []
+
+    def around(self: Any, *args: Any) -> Any:
+        calls.append(method)
+        if len(calls) == call:
+            act()
+        return plain(self, *args)
+
+    monkeypatch.setattr(owner, method, around)
+
+
+def kill(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> None:

@@ -204,6 +204,24 @@ words = Check('a list of words, such as ["a","of","the"]', _are_names, list)
 task_list = replace(dataset_list, allowed="all, or names of tasks")
 
 
+def _listed(value: Any) -> list[str]:
+    """Names of a list, or of one text with commas between, as a shell hands over `tags=[baseline,paper]`."""
+    words = value.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(value, str) else value
+    return [str(word).strip() for word in words] if isinstance(words, (list, tuple)) else [str(value)]
+
+
+def _are_tags(value: Any) -> bool:
+    kind = isinstance(value, (list, tuple)) or _is_text(value)
+    return kind and all(word.isprintable() and 0 < len(word) <= 64 and "," not in word for word in _listed(value))
+
+
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
+logger_names = Check(
+    f"one of {', '.join(LOGGERS)}, or a list of them",
+    lambda v: _are_tags(v) and 0 < len(_listed(v)) == len({*_listed(v)} & {*LOGGERS}),
+    _listed,
+)
+tag_list = Check("names of at most 64 characters, such as [baseline,paper]", _are_tags, _listed)
 plugin_names = Check(
     'modules and files, such as ["my_lab.gqa", "path/to/file.py"]',
     lambda v: isinstance(v, str) and bool(v) or _are_names(v),

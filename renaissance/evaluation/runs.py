@@ -39,6 +39,7 @@ class _Detail(TypedDict):
     interval: list[float] | None
     examples: int | None
     eval_limit: dict[str, int] | None
+    stopped_early: dict[str, int] | None
 
 
 _Details = dict[str, dict[str, dict[str, _Detail]]]
@@ -77,6 +78,18 @@ class FinishedRun(NamedTuple):
         if (own := self.settings.get("eval_limit")) != limit:
             return f"was evaluated with eval_limit={own}, this run with eval_limit={limit}"
         return None
+
+    @property
+    def stopped_early(self) -> int | None:
+        """The step after which training stopped early; None where it did not."""
+        metrics = (each for tasks in self.details.values() for task in tasks.values() for each in task.values())
+        return next((early.get("step") for each in metrics if (early := each.get("stopped_early"))), None)
+
+    @property
+    def tags(self) -> list[str]:
+        """The names that the command gave it."""
+        tags = self.settings.get("tags")
+        return [str(tag) for tag in tags] if isinstance(tags, list) else []
 
     def value(self, task: str, split: str, metric: str) -> float | None:
         """A metric, None if it has none."""

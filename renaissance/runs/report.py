@@ -1,4 +1,4 @@
-"""What a run writes besides checkpoints: its folder, settings.json, metrics.csv, TensorBoard events, results.json, log.txt.
+"""What a run writes besides checkpoints: its folder, settings.json, metrics.csv, results.json, log.txt; and what loggers get.
 
 Only the first process writes; on the others a `RunFolder` does nothing.
 """
@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from renaissance.core.checks import plain_path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, require
 from renaissance.core.progress import Bar
+from renaissance.settings.sections import Settings
 
+from .loggers import IDS, Loggers, ShownExample
 from .metrics_table import MetricsTable
 
 _KEPT = "\n\t"  # control characters of our own
@@ -43,7 +45,8 @@ class RunFolder:
 
     def __init__(self, path: Path | None, *, prints: bool = True):
         self.path, self.prints = path, prints
-        self._events: Any = None
+        self._loggers: Loggers | None = None
+        self._status = "failed"  # as far as loggers know
         self._lock: FileLock | None = None
         self._table = path and MetricsTable(path / "metrics.csv")
         self._unwritten: list[dict[str, Any]] = []  # rows that could not be written yet
@@ -98,6 +101,17 @@ class RunFolder:
             return {}
         return {"log_dir": plain_path(folder.path.parent.parent), "exp_name": folder.path.parent.name}
 
+    def open_loggers(self, settings: Settings) -> None:
+        """Opens what `logger` names, and hands over the settings.
+
+        Raises:
+            UserError: one cannot start.
+        """
+        if self.path is not None:
+            self._loggers = Loggers(self.path, settings, self.say)
+            if self._loggers.ids:
+                self.write_json(IDS, self._loggers.ids)
+
     def lock(self) -> RunFolder:
         """Locks the folder until `close`.
 
@@ -143,7 +157,7 @@ class RunFolder:
         self.write(name, (json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs scalars of an optimizer step to metrics.csv and TensorBoard."""
+        """Logs scalars of an optimizer step to metrics.csv and the loggers."""
         if self.path is None:
             return
         self._unwritten.append({"step": step, **values})
@@ -155,13 +169,25 @@ class RunFolder:
         except (OSError, UserError) as error:
             if len(self._unwritten) == 1:
                 self.say(f"warning: metrics.csv cannot be written ({error}); its rows are kept until it can.")
-        with contextlib.suppress(OSError):  # events that find no room are lost; metrics.csv has them
-            if self._events is None:
-                from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
+        if self._loggers is not None:
+            self._loggers.metrics(values, step)
 
-                self._events = SummaryWriter(str(self.path))
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+    @property
+    def shows_examples(self) -> bool:
+        """Whether `log_examples` shows them to anybody."""
+        return self._loggers is not None
+
+    def log_examples(self, step: int, examples: Sequence[ShownExample]) -> None:
+        """Shows examples of the validation split in the loggers."""
+        if self._loggers is not None and examples:
+            self._loggers.examples(examples, step)
+
+    def log_results(self, step: int, values: Mapping[str, float]) -> None:
+        """Hands the results of a run that ends well to the loggers, as final/<task>/<split>/<metric>."""
+        self._status = "success"
+        if self._loggers is not None:
+            final = {f"final/{name}": value for name, value in values.items() if name.count("/") == 2}
+            self._loggers.metrics(final, step)
 
     def sync_rows(self) -> None:
         """Writes metrics.csv to the disk: no row of a step that is saved next is lost, even if the machine fails."""
@@ -170,9 +196,9 @@ class RunFolder:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._events is not None:
-                self._events.close()
+        if self._loggers is not None:
+            self._loggers.close(self._status)
+            self._loggers = None
         if self._lock is not None:
             self._lock.release()
 

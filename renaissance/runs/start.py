@@ -28,7 +28,7 @@ from .checkpoint_folder import BEST, UNKNOWN, CheckpointFolder, first_whole
 from .identity import JOB, former_identity, identity, identity_record, read_identity, runs_folder
 from .metrics_table import drop_rows_after
 from .report import RunFolder, unwritable
-from .stored import Stored, TrainingState
+from .stored import NO_BEST, Stored, TrainingState
 
 
 class Start(NamedTuple):
@@ -102,22 +102,28 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
     return Start(kind, resolver, command, stored, automatic, notes)
 
 
-def refuse_finished(start: Start, steps: int) -> None:
-    """Refuses to resume a run that is finished: it has done all its steps and has its results.
+def refuse_finished(start: Start, steps: int, patience: int) -> None:
+    """Refuses to resume a run that is finished: it has done all its steps, or has stopped early, and has its results.
 
     Args:
-        steps: of the whole run.
+        steps: of the whole run. patience: `early_stopping`.
 
     Raises:
         Stopped: with status 0, where resume_from=auto found it.
         UserError: where resume_from names it.
     """
-    if start.kind != "resume_from" or start.state.step < steps or not _has_results(start.path):
+    done, early = start.state.step, start.state.stops_early(patience)
+    if start.kind != "resume_from" or (done < steps and not early) or not _has_results(start.path):
         return
-    done = start.state.step
     if start.automatic:
         path = RunFolder.of_checkpoint(start.path).path
-        raise Stopped(f"{path} has done its {done} steps and has its results; nothing is left", 0)
+        what = f"stopped early after step {done} of {steps}" if early else f"done its {done} steps"
+        raise Stopped(f"{path} has {what} and has its results; nothing is left", 0)
+    if early:
+        raise UserError(
+            f"resume_from={start.path} stopped early after step {done} of {steps}, with {start.state.without_gain} validations "
+            f"without a gain: it is finished. Give an early_stopping above {start.state.without_gain}, or 0, to go on."
+        )
     raise UserError(
         f"resume_from={start.path} has done {done} steps and the run ends at {steps}: it is finished. Give a larger max_steps "
         "(or max_epoch) to go on."
@@ -159,7 +165,7 @@ def open_folder(start: Start, settings: Settings, *, first: bool = True) -> tupl
     folder = RunFolder.create(settings.run.log_dir, settings.run.exp_name).lock()
     # What `find_start` looks for; the rest follows when the run is built.
     folder.write_json("settings.json", {"settings": settings.flat} | identity_record(start.command, None))
-    return folder, state._replace(best=None, best_step=None), notes  # a new folder has no best.ckpt yet
+    return folder, state._replace(**NO_BEST), notes  # a new folder has no best.ckpt yet
 
 
 def _reset_folder(folder: RunFolder, start: Start) -> tuple[int | None, TrainingState]:
@@ -181,7 +187,7 @@ def _reset_folder(folder: RunFolder, start: Start) -> tuple[int | None, Training
     if state.best_step != state.step and (state.best_step is not None or state.best is None):
         warnings += filter(None, [files.check_best(state.best_step)])
     if not (folder.checkpoints / BEST).exists():
-        state = state._replace(best=None, best_step=None)
+        state = state._replace(**NO_BEST)
     for warning in warnings:
         folder.say(f"warning: {warning}")
     return None, state

@@ -45,6 +45,7 @@ class TrainingState(NamedTuple):
         step: optimizer steps done.
         optimizer, scaler: their state dictionaries; a scaler of gradients only in 16-mixed on a GPU.
         best, best_step: selecting metric and step of the best validation so far.
+        without_gain: validations in a row that were not better than `best`.
         pending: whether the validation of this step is still to come.
     """
 
@@ -54,6 +55,14 @@ class TrainingState(NamedTuple):
     best_step: int | None = None
     pending: bool | None = False
     scaler: dict[str, float] | None = None
+    without_gain: int | None = 0
+
+    def stops_early(self, patience: int) -> bool:
+        """Whether training ends with this state; `patience` is early_stopping, 0 = never."""
+        return not self.pending and 0 < patience <= (self.without_gain or 0)
+
+
+NO_BEST = {"best": None, "best_step": None, "without_gain": 0}  # the state of a run without best.ckpt
 
 
 class Stored(NamedTuple):
@@ -145,7 +154,7 @@ def _image(image: dict[str, list[float]]) -> None:
 
 
 def _training(training: dict[str, Any]) -> None:
-    for name in ("step", "best_step"):
+    for name in ("step", "best_step", "without_gain"):
         require((training.get(name) or 0) >= 0, f"training[{name}] is {training.get(name)}, but has to be at least 0.")
     scaler = training.get("scaler")
     of_scaler = not scaler or (set(scaler) == _SCALER and min(scaler.values()) >= 0)

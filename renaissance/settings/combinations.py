@@ -24,9 +24,24 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     """Settings of something that is off."""
     if "patch_drop_until" in given and not values["patch_drop"]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
+    if values["early_stopping"]:
+        yield from _early_stopping(values)
     if not values["cache_frozen"]:
         for key in sorted(given & {"cache_dir", "cache_precision"}):
             yield f"{key}={values[key]} would change nothing: it is for cache_frozen=True; give both."
+
+
+def _early_stopping(values: Mapping[str, Any]) -> Iterator[str]:
+    """Runs that end before so many validations; `train` refuses data without any."""
+    patience, interval = values["early_stopping"], values["val_check_interval"]
+    if values["test_only"]:
+        yield f"early_stopping={patience} would change nothing: test_only=True trains nothing; leave it out."
+    length = "max_steps" if isinstance(interval, int) else "max_epoch"  # in the unit of the interval
+    if values[length] and patience * interval >= values[length]:
+        yield (
+            f"early_stopping={patience} would change nothing: {length}={values[length]} ends the run before, or with, its "
+            f"validation number {patience} (val_check_interval={interval}); give a smaller val_check_interval, or leave it out."
+        )
 
 
 def _model_type(values: Mapping[str, Any]) -> Iterator[str]:

@@ -175,9 +175,13 @@ def _known_by(folder: Path) -> str:
 
 def _other_length(folder: Path, values: dict[str, Any]) -> str:
     """A note where a run that has its results has another length than its command gives by now."""
-    had = read_run(folder, "study").settings
+    run = read_run(folder, "study")
+    had = run.settings
     for key in _LENGTHS:
         value = None if values[key] in (None, "") else SETTINGS[key].convert(values[key])
         if value is not None and had.get(key) != value:
             return f"it has {key}={had.get(key)} and is to have {value}"
+    patience, before = SETTINGS["early_stopping"].convert(values["early_stopping"]), had.get("early_stopping") or 0
+    if run.stopped_early and patience > before:  # 0 is what the run had, where it goes on
+        return f"it has stopped early with early_stopping={before} and is to have {patience}"
     return ""

@@ -148,6 +148,10 @@ class Task(nn.Module):
         """Sum and count, both (), over a micro-batch, of each of `mean_metrics`."""
         return {}
 
+    def shown(self, output: TaskOutput, targets: Any, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
+        """What loggers show of each example of a micro-batch besides picture and text, by heading; [] for nothing."""
+        return []
+
     def target_shares(self, targets: Any) -> dict[str, Tensor]:
         """Shares in 0..1 that describe the targets, by name, before they go to the device; logged during training."""
         return {}
@@ -270,6 +274,12 @@ class Downstream(Task):
             }
             for metadata, label, (guess, number) in examples
         ]
+
+    def shown(
+        self, output: TaskOutput, targets: LabelTargets, tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, str]]:
+        columns = ("target", "prediction")
+        return [{key: str(row[key]) for key in columns if key in row} for row in self.rows(output, targets)]
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """All metrics of a labelled split, from its rows."""

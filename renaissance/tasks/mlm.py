@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.types import MlmTargets, TaskOutput
+from renaissance.core.types import IGNORED, MlmTargets, TaskOutput
 from renaissance.data.masking import MlmMasker
 from renaissance.data.text import vocabulary
 from renaissance.models.heads import MlmHead
@@ -48,3 +50,21 @@ class Mlm(Task):
 
     def measure(self, output: TaskOutput, targets: MlmTargets) -> dict[str, tuple[Tensor, Tensor]]:
         return {"accuracy": ((output.logits.argmax(-1) == output.labels).sum(), output.count)}
+
+    def shown(
+        self, output: TaskOutput, targets: MlmTargets, tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, str]]:
+        """The text as the model reads it, and what it makes of each stretch of masked pieces."""
+        guesses = torch.full_like(targets.labels, IGNORED)
+        guesses.view(-1)[targets.positions] = output.logits.argmax(-1)
+        hidden = {*tokenizer.all_special_ids} - {tokenizer.mask_token_id, tokenizer.unk_token_id}
+        columns = []
+        for pieces, labels, guessed in zip(
+            targets.input_ids.tolist(), targets.labels.tolist(), guesses.tolist(), strict=True
+        ):
+            stretches = groupby(zip(labels, guessed, strict=True), lambda pair: pair[0] != IGNORED)
+            masked = [zip(*pairs, strict=True) for is_masked, pairs in stretches if is_masked]
+            words = [" -> ".join(tokenizer.decode(list(each)) for each in both) for both in masked]
+            read = tokenizer.decode([piece for piece in pieces if piece not in hidden])
+            columns.append({"with masks": read, "masked -> guessed": ", ".join(words)})
+        return columns

@@ -15,7 +15,7 @@ from renaissance.models.backbones import tokenizer_files
 from renaissance.runs.checkpoint_folder import BEST, LAST, CheckpointFolder
 from renaissance.runs.report import RunFolder
 from renaissance.runs.stored import Stored, TrainingState
-from renaissance.settings.sections import Section
+from renaissance.settings.sections import Settings
 
 from .assembly import Built
 from .lightning_state import gradient_scaler
@@ -40,7 +40,10 @@ class CheckpointSaver:
         state: that training starts from.
         interval: steps between two validations, or saves where the data have no validation.
         validates: whether they have.
-        settings: how often, and how many are kept.
+        settings: of the run; of them how often, how many are kept, and after how many validations without a gain training ends.
+
+    Attributes:
+        without_gain: validations in a row that were not better than the best one, which best.ckpt is of.
     """
 
     def __init__(
@@ -50,13 +53,15 @@ class CheckpointSaver:
         state: TrainingState,
         interval: int,
         validates: bool,
-        settings: Section,
+        settings: Settings,
     ):
         self.folder, self.content, self.interval, self.validates = folder, content, interval, validates
         self.files = None if folder.checkpoints is None else CheckpointFolder(folder.checkpoints)
         self.start = state
         self.best, self.best_step, self.pending = state.best, state.best_step, state.pending
-        self.steps, self.minutes, self.keep = settings.save_every_steps, settings.save_every_minutes, settings.keep_last
+        self.without_gain, self.patience = state.without_gain or 0, settings.optim.early_stopping
+        run = settings.run
+        self.steps, self.minutes, self.keep = run.save_every_steps, run.save_every_minutes, run.keep_last
         self.saved: int | None = None  # step of the last save
         self.failed: int | None = None  # step whose last save has failed
         self.warned: int | None = None  # step of the last warning
@@ -64,6 +69,11 @@ class CheckpointSaver:
         self.save_seconds: float | None = None  # the longest save
         self.validation_seconds = math.inf  # the last validation
         self.validation_began = 0.0
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether so many validations in a row were without a gain that training ends; the same on every process."""
+        return 0 < self.patience <= self.without_gain
 
     def training_starts(self, trainer: Trainer) -> None:
         """Before the first step."""
@@ -108,6 +118,8 @@ class CheckpointSaver:
         value = math.nan if result.selecting is None else result.selecting
         better = not math.isnan(value) and (self.best is None or value > self.best)
         before = self.best, self.best_step
+        # As the first process has it, so that all end at one step.
+        self.without_gain = trainer.strategy.broadcast(0 if better else self.without_gain + 1)
         if better:
             self.best, self.best_step = value, module.step
         if not self._save(trainer, module, [BEST, LAST] if better else [LAST]):
@@ -182,7 +194,13 @@ class CheckpointSaver:
     def _state(self, module: VisionLanguageModule, trainer: Trainer, optimizer: Any) -> TrainingState:
         scaler = gradient_scaler(trainer)
         return TrainingState(
-            module.step, optimizer, self.best, self.best_step, self.pending, scaler and scaler.state_dict()
+            step=module.step,
+            optimizer=optimizer,
+            best=self.best,
+            best_step=self.best_step,
+            pending=self.pending,
+            scaler=scaler and scaler.state_dict(),
+            without_gain=self.without_gain,
         )
 
     def _write(self, step: int, state: TrainingState, names: list[str]) -> bool:

@@ -41,7 +41,8 @@ class SplitReport(NamedTuple):
         details: {task: {metric: {"method": how it was found, "exact": whether that is what the benchmark asks for,
             "candidates": among how many the right one is to be found, "baseline": what a model that sees nothing gets,
             "interval": of 95 %, "examples": how many, "files": names, "eval_limit": {"limit", "of"} where a part of the split
-            was evaluated}}}; None where there is no such thing.
+            was evaluated, "stopped_early": {"step", "of"} where training ended before its last step}}}; None where there is no
+            such thing.
     """
 
     result: SplitResult
@@ -81,6 +82,12 @@ class FinalEvaluation:
             path: of the checkpoint; "" where none was selected, then the model is evaluated as it is.
         """
         module, run, validated = self.module, self.module.settings.run, self.loop.result
+        if early := self.stopped_early:
+            saver = self.loop.saver
+            self.folder.say(
+                f"stopped early after step {early['step']:,} of {early['of']:,}: early_stopping={saver.patience} validations "
+                f"without a gain; the best was at step {saver.best_step or 0:,}"
+            )
         labelled = [split for split in self.loaders.data.evaluated if self.loaders.labelled(split)]
         if run.fast_dev_run or not run.final_test:
             if validated is not None and validated.values:
@@ -100,6 +107,12 @@ class FinalEvaluation:
         module.model.load_state_dict(stored.model)
         module.heads.load_state_dict(stored.heads)
         return self.evaluate(labelled)
+
+    @property
+    def stopped_early(self) -> dict[str, int] | None:
+        """The step after which training stopped early, and of how many; None where it did not."""
+        step, steps = self.module.step, self.module.steps
+        return {"step": step, "of": steps} if self.loop.saver.stops_early and step < steps else None
 
     def _read(self, path: str) -> Stored | None:
         """The best checkpoint; None, with a warning, where it is of another model, or a process cannot read it."""
@@ -147,6 +160,7 @@ class FinalEvaluation:
             "examples": len(samples),
             "files": [file.file for file in samples.describe()],
             "eval_limit": part,
+            "stopped_early": self.stopped_early,
         }
         nested = nested_results(result.values).get(result.split, {})
         return {name: {metric: dict(plain) for metric in metrics} for name, metrics in nested.items()}

@@ -16,6 +16,7 @@ from pytorch_lightning import Callback, Trainer
 
 from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.signals import exit_status, stop_reason
+from renaissance.evaluation.examples import ValidationExamples
 from renaissance.runs.report import RunFolder
 
 from .checkpointing import CheckpointSaver
@@ -47,6 +48,7 @@ class Loop(Callback):
         self.max_bad_steps, self.skipped_in_a_row, self.learns_no_more = max_bad_steps, 0, ""
         self.evaluation: SplitEvaluation | None = None
         self.result: SplitResult | None = None
+        self.examples: ValidationExamples | None = None  # of a validation that goes on
 
     def on_train_start(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         start_counting_at(trainer, module.step)
@@ -57,7 +59,7 @@ class Loop(Callback):
         _refuse_different_starts(module)
         if self.saver.pending:  # the run was stopped between a step and its validation
             validate_now(trainer)
-            trainer.should_stop = module.step == module.steps
+            trainer.should_stop = module.step == module.steps or self.saver.stops_early
 
     def on_train_batch_start(self, trainer: Trainer, module: VisionLanguageModule, batch: Any, batch_idx: int) -> None:
         self.progress.step_starts()
@@ -105,11 +107,17 @@ class Loop(Callback):
         self.saver.validation_starts(trainer, module)
         module.signals.waits_for_step = self.saver.saved != module.step
         self.evaluation = SplitEvaluation(module, self.loaders, "val", selecting=True)
+        if self.folder.shows_examples:
+            shown = {name: task.shown for name, task in module.heads.items()}
+            self.examples = ValidationExamples(shown, self.loaders.tokenizer)
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: VisionLanguageModule, outputs: EvaluationOutput, *_: Any
     ) -> None:
         self.evaluation.update(outputs)
+        if self.examples is not None and not isinstance(outputs, UserError):
+            for micro_batch in outputs:
+                self.examples.update(*micro_batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:
         self.result, self.evaluation = self.evaluation.compute(), None
@@ -120,7 +128,12 @@ class Loop(Callback):
             self.saver.save_now(trainer, module)
             raise self.result.data_error
         self.progress.validated(module, self.result)
+        if self.examples is not None:
+            self.folder.log_examples(module.step, self.examples.found)
+            self.examples = None
         self.saver.validated(trainer, module, self.result)
+        if self.saver.stops_early:
+            trainer.should_stop = True
         self.progress.loads()
 
     def on_train_end(self, trainer: Trainer, module: VisionLanguageModule) -> None:

@@ -25,6 +25,7 @@ from renaissance.evaluation.runs import FinishedRun
 from renaissance.models.execution import compile_stacks
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.identity import identity_record
+from renaissance.runs.loggers import refuse_missing
 from renaissance.runs.report import RunFolder, nested_results
 from renaissance.runs.start import Start, find_start, lock_command, open_folder, refuse_finished
 from renaissance.runs.stored import TrainingState
@@ -83,6 +84,7 @@ def run(resolver: ConfigResolver) -> RunFolder:
             # Only now: a command that is refused leaves nothing behind.
             folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)
             built.notes += notes
+            folder.open_loggers(settings)
         signals.set_alarm(_left(settings.run.max_time, began))  # again: the checkpoint may have it
         signals.prints = folder.prints
         try:
@@ -123,8 +125,10 @@ def prepare_run(
         Where it starts, what is built, and that on the meta device.
     """
     devices.check_devices(resolver)
+    refuse_missing(resolver["logger"])
     start = find_start(resolver, shared)
     resolved = resolve(start.resolver, start.stored, reads_data=reads_data)
+    refuse_missing(resolved.settings.run.logger)
     devices.check_devices(start.resolver)  # again: the checkpoint of a resumed run may have filled them in
     if not resolved.settings.run.fast_dev_run:
         RunFolder.refuse_unwritable(resolved.settings.run.log_dir, resolved.settings.run.exp_name)
@@ -149,7 +153,14 @@ def _refuse_nothing_to_do(start: Start, settings: Settings, data: RunData, steps
         f"data_root={settings.data.data_root}.",
     )
     if not settings.run.test_only:
-        refuse_finished(start, steps)
+        patience = settings.optim.early_stopping
+        selects = data.samples["val"] is not None and data.samples["val"].labelled
+        require(
+            selects or not patience,
+            f"early_stopping={patience} needs validations, and {', '.join(settings.data.datasets)} have no validation split with "
+            f"labels in data_root={settings.data.data_root}; leave early_stopping out.",
+        )
+        refuse_finished(start, steps, patience)
 
 
 def _assemble(
@@ -169,7 +180,7 @@ def _assemble(
     interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
     validates = data.samples["val"] is not None
     loaders = Loaders(resolved, data, folder, (state.step, steps), stop_requested=lambda: signals.received is not None)
-    saver = CheckpointSaver(folder, checkpoint_content(built, resolved), state, interval, validates, settings.run)
+    saver = CheckpointSaver(folder, checkpoint_content(built, resolved), state, interval, validates, settings)
     progress = Progress(folder, settings.run.log_every_n_steps, settings.data.batch_size)
     loop = Loop(folder, loaders, progress, saver, settings.run.max_bad_steps)
     module = VisionLanguageModule(
@@ -214,6 +225,7 @@ def _run(final: FinalEvaluation) -> None:
         values = all_values(reports)
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
+        folder.log_results(final.module.step, values)
         folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
@@ -230,7 +242,8 @@ def _run(final: FinalEvaluation) -> None:
 def _fit(final: FinalEvaluation) -> str:
     """Trains to the end. Returns: the path of the best checkpoint, "" where nothing has selected one."""
     trainer, module, saver = final.trainer, final.module, final.loop.saver
-    if module.step < module.steps or saver.pending:  # a validation is still to come, be it of the last step
+    # A validation is still to come, be it of the last step.
+    if (module.step < module.steps and not saver.stops_early) or saver.pending:
         trainer.fit(module, datamodule=final.loaders)
         best = final.folder.checkpoints and final.folder.checkpoints / BEST
         has_best = best and (os.path.lexists(best) or saver.best_step is not None)

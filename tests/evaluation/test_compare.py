@@ -109,6 +109,23 @@ def test_two_runs_on_the_command_line(run_cli, tmp_path: Path, rights):
     assert float(second["vqa/val/difference"]) == gain.difference and float(second["vqa/val/p"]) == gain.p
 
 
+def test_runs_are_found_by_their_tags(tmp_path: Path, capsys, rights):
+    for tags in (["baseline", "paper"], ["baseline"], None):
+        write_run(tmp_path, "a", right=rights[0], tags=tags)
+    rows = compare(f"{tmp_path}/a/*", None)
+    assert [row.get("tags") for row in rows] == ["baseline, paper", "baseline", None]
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split(None, 1) == ["tags", "baseline, paper       baseline"]
+    assert main(["compare", "with", f"runs={tmp_path}/a/*", "tags=[baseline,paper]", "output=None"]) == 0
+    said = capsys.readouterr().out
+    assert "a/version_0" in said and "a/version_1" not in said
+    assert "note: without the tags baseline, paper, left out: 2 runs." in said
+    with pytest.raises(
+        UserError, match=r"tags=\['other'\]: none of the 3 runs has them all; their tags are baseline, paper\."
+    ):
+        compare(f"{tmp_path}/a/*", None, ["other"])
+
+
 def test_runs_without_validation_or_predictions_of_each_other(tmp_path: Path, capsys, rights):
     write_run(tmp_path, right=rights[0], steps=(), loss_names={"vqa": 1.0})  # as if nothing had been said of mlm
     write_run(tmp_path, right=rights[1][:150], blind=True)

@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -46,6 +47,8 @@ def test_the_folder_of_a_checkpoint_is_known_by_its_settings(tmp_path):
 
 def test_points_reach_tensorboard_and_the_table(tmp_path, monkeypatch):
     folder = RunFolder.create(str(tmp_path), "mlm")
+    run = SimpleNamespace(logger=["tensorboard"])
+    folder.open_loggers(SimpleNamespace(run=run, flat={"seed": 1}))
     folder.log(10, {"mlm/train/loss": 2.0})
     folder.log(20, {"mlm/train/loss": 1.0, "mlm/val/accuracy": 0.5})
     synced: list[int] = []

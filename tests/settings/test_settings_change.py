@@ -306,6 +306,8 @@ CHANGES: dict[str, Change] = {
     "test_only": Change(True, lambda t: t.steps, 0, {"load_path": "other.ckpt"}),
     "final_test": Change(False, results, {"val"}, {"max_steps": 1}),
     "fast_dev_run": Change(2, lambda t: t.steps, 2),
+    "tags": Change("[a,b]", lambda t: t.settings.run.tags, ["a", "b"]),  # test_logging.py finds them again
+    "logger": Change("csv", lambda t: (t.folder / "csv").is_dir(), True, {"max_steps": 1, "final_test": False}),
     "log_every_n_steps": Change(
         1, lambda t: len(small_run.curve(t.folder, "mlm/train/loss")), 2, {"max_steps": 2, "final_test": False}
     ),
@@ -454,6 +456,12 @@ CHANGES: dict[str, Change] = {
     "max_steps": Change(3, lambda t: t.steps, 3),
     "max_epoch": Change(0.25, lambda t: t.steps, 2),  # of 48 pairs, in batches of 8
     "val_check_interval": Change(2, lambda t: t.trainer.val_check_interval, 2),
+    "early_stopping": Change(
+        1,
+        lambda t: checkpoint.read(str(t.folder / "checkpoints" / "last.ckpt")).training["step"],
+        2,
+        {"val_check_interval": 1, "learning_rate": 1e-30, "final_test": False},
+    ),
     "gradient_clip_val": Change(0.5, clipped, 0.5),
     "num_gpus": Change(2, lambda t: t.trainer.world_size, 2),
     "num_nodes": Change(2, lambda t: (t.trainer.num_nodes, t.trainer.world_size), (2, 2)),

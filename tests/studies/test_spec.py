@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from renaissance.core.errors import UserError
+from renaissance.settings.declared import SETTINGS
+from renaissance.settings.words import configured
 from renaissance.studies.plan import plan
 from renaissance.studies.spec import read_study
 
@@ -137,3 +139,11 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     for name, sentence in (("none.yaml", "cannot be read .No such file"), ("study.txt", "ends in .json, .yaml, .yml")):
         with pytest.raises(UserError, match=sentence):
             read_study(str(tmp_path / name))
+
+
+def test_runs_of_a_study_have_tags(tmp_path):
+    """Those of all, or those of a variant; as words of a command they are the same list."""
+    text = "base: {presets: task_mlm, max_steps: 1, tags: [mine]}\nlist: [{learning_rate: 2}, {learning_rate: 1, tags: [mine, high]}]"
+    runs = plan(study(tmp_path, text), "runs", {})
+    tags = [configured(SETTINGS, run.words({}))[0]["tags"] for run in runs]
+    assert [SETTINGS["tags"].convert(each) for each in tags] == [["mine"], ["mine", "high"]]

@@ -32,7 +32,7 @@ from renaissance.training import train as train_room
 from renaissance.training.module import VisionLanguageModule
 from renaissance.training.progress import Progress
 from renaissance.training.step_report import HostCopy
-from small_run import SMALL, command, diverging, equal_state
+from small_run import SMALL, command, diverging, equal_state, interrupting, kill
 
 VIT = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 WORDS = ("task_mlm_itm", *SMALL, "max_steps=6", "val_check_interval=3", "train_transform_keys=['imagenet_randaug']")
@@ -58,25 +58,6 @@ def undisturbed(work: Path, capsys, tmp_path_factory: pytest.TempPathFactory) ->
         return _WHOLE[words]
 
     return run
-
-
-def interrupting(
-    monkeypatch: pytest.MonkeyPatch, method: str, call: int, act: Callable[[], Any], owner: type = VisionLanguageModule
-) -> None:
-    """Acts in the midst of the n-th call, from 1, of a method of the loop, once."""
-    plain, calls = getattr(owner, method), []
-
-    def around(self: Any, *args: Any) -> Any:
-        calls.append(method)
-        if len(calls) == call:
-            act()
-        return plain(self, *args)
-
-    monkeypatch.setattr(owner, method, around)
-
-
-def kill(number: signal.Signals) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(

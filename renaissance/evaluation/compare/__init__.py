@@ -29,6 +29,7 @@ FILE = "compare"  # the name of what is written, without its ending
 _NOISE = (
     *("exp_name", "log_dir", "data_root", "log_every_n_steps", "num_workers", "resume_from", "allow_download"),
     *("trust_remote_code", "blind_run", "save_every_steps", "save_every_minutes", "keep_last", "max_time"),
+    *("logger", "tags"),
 )
 # Predictions of a split: the ending of their files' names, and what they are.
 _PREDICTIONS = {"": "", "_image_to_text": ", image to text"}
@@ -44,11 +45,14 @@ class Difference(NamedTuple):
     paired: Paired
 
 
-def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list[dict[str, Any]]:
+def compare(
+    runs: Sequence[str] | str | None, output: str | None = None, tags: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Compare finished runs: print one table, and write it.
 
     Args:
         runs: run folders or patterns of them, with commas between or as a list.
+        tags: only the runs that have all of these.
         output: folder for compare.md and compare.csv; None = none.
 
     Returns:
@@ -61,21 +65,22 @@ def compare(runs: Sequence[str] | str | None, output: str | None = None) -> list
         output is None or (isinstance(output, str) and output.strip()),
         f"output={output!r} is not allowed: give a folder, or None.",
     )
-    named, notes = find(runs)
+    named, notes = find(runs, tags or ())
     settings = {name: _flat(run.settings) for name, run in named.items()}
     differing = _differing(settings)
     entries: dict[str, _Entries] = {}
     for name, run in named.items():
         rows, problem = logged(run.path)
         notes += [f"{name}: {problem}"] if problem else []
-        own = {key: settings[name][key] for key in differing if key in settings[name]}
+        own = {"tags": ", ".join(run.tags)} if run.tags else {}
+        own |= {key: settings[name][key] for key in differing if key in settings[name]}
         entries[name] = {key: (value, str(value)) for key, value in {"run": name, **own}.items()}
         entries[name] |= _training(run, rows) | _metrics(run)
     differences, problems = _differences(named)
     notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
     records = {name: {key: value for key, (value, _) in own.items()} for name, own in entries.items()}
     cells = [{key: cell for key, (_, cell) in own.items() if cell is not None} for own in entries.values()]
-    keys = dict.fromkeys(["run", *differing, *(key for own in cells for key in own)])
+    keys = dict.fromkeys(["run", "tags", *differing, *(key for own in cells for key in own)])
     lines = [(key, *(own.get(key, "") for own in cells)) for key in keys]
     title = f"mean score minus that of {next(iter(named))}, on the same examples (paired bootstrap)"
     say(tables(lines))
@@ -119,6 +124,7 @@ def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> _Entries:
     found = {f"parameters, {kind}": counts[kind] for kind in ("total", "trainable") if kind in counts}
     values = pd.to_numeric(pd.Series([row.get(f"val/{SELECTING}") for row in rows], dtype=object), errors="coerce")
     found |= {"steps": int(rows[-1]["step"])} if rows else {}
+    found |= {"stopped early": run.stopped_early} if run.stopped_early else {}
     found |= {"best step": int(rows[values.idxmax()]["step"])} if values.notna().any() else {}
     return {key: (number, f"{number:,}") for key, number in found.items()}
 

@@ -8,19 +8,24 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.errors import UserError, first_line, require, shortened
 from renaissance.evaluation.runs import RUNS, FinishedRun, is_run, read_run
 from renaissance.runs.metrics_table import read_rows
 
 
-def find(runs: Sequence[str] | str | None) -> tuple[dict[str, FinishedRun], list[str]]:
-    """The finished runs by their shortest names, and a sentence for each that is left out.
+def find(runs: Sequence[str] | str | None, tags: Sequence[str] = ()) -> tuple[dict[str, FinishedRun], list[str]]:
+    """The finished runs that have all these tags by their shortest names, and a sentence for each that is left out.
 
     Raises:
-        UserError: a pattern without a match, a folder of no run, a damaged file, or no finished run.
+        UserError: a pattern without a match, a folder of no run, a damaged file, or no finished run with these tags.
     """
     paths, notes = _matching(_words(runs))
-    found = {name: read_run(path, "runs") for name, path in zip(shortest_names(paths), paths, strict=True)}
+    every = {name: read_run(path, "runs") for name, path in zip(shortest_names(paths), paths, strict=True)}
+    found = {name: run for name, run in every.items() if {*tags} <= {*run.tags}}
+    there = shortened(dict.fromkeys(tag for run in every.values() for tag in run.tags), 10) or "none"
+    require(found, f"tags={[*tags]}: none of the {len(every):,} runs has them all; their tags are {there}.")
+    if others := len(every) - len(found):
+        notes.append(f"without the tags {', '.join(tags)}, left out: {others:,} runs.")
     finished = {name: run for name, run in found.items() if run.results is not None}
     require(finished, f"runs={runs!r}: {', '.join(found)} has no results.json yet; let a run end first.")
     for name, run in found.items():
