@@ -25,8 +25,6 @@ TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a fi
 SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 # export with format=sentence_transformers
 SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
-# study with action=plot
-MATPLOTLIB = ["matplotlib>=3.11"]
 
 setup(
     name="renaissance",
@@ -40,12 +38,10 @@ setup(
         "timm": TIMM,
         "sentencepiece": SENTENCEPIECE,
         "sentence_transformers": SENTENCE_TRANSFORMERS,
-        "plots": MATPLOTLIB,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
             *SENTENCE_TRANSFORMERS,
-            *MATPLOTLIB,
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

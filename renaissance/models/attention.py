@@ -12,7 +12,9 @@ and heads of 64 channels. The outputs are the same up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -21,6 +23,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from renaissance.core.types import Tokens
+
+_SEE: ContextVar[Callable[[Tensor], None] | None] = ContextVar("see", default=None)  # of each thread its own
+
+
+@contextmanager
+def seeing(see: Callable[[Tensor], None]) -> Iterator[None]:
+    """While it lasts, each attention is `plain_attention` and shows its probabilities (B,h,N,K) to `see`, for heat maps.
+
+    Outputs are the same up to rounding. Families that compute attention in code of their own show nothing.
+    """
+    token = _SEE.set(see)
+    try:
+        yield
+    finally:
+        _SEE.reset(token)
+
+
+def _is_seen() -> bool:
+    return not torch.compiler.is_compiling() and _SEE.get() is not None
 
 
 def _as_operator(schema: str, like: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -120,14 +141,19 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     if bias is not None:
         scores += bias
     probabilities = scores.softmax(-1)
+    if _is_seen():
+        _SEE.get()(probabilities)
     return (drop(probabilities, rate) if rate else probabilities) @ value
 
 
 def is_plain_faster(query: Tensor, key: Tensor, rate: float) -> bool:
-    """Whether `plain_attention` takes less time than torch's fused kernels: on CPUs, which have none with dropout.
+    """Whether `plain_attention` takes less time than torch's fused kernels, or its probabilities are asked for.
 
-    Theirs makes many small products, which oneDNN begins slowly: it takes 7 x as long at 100 tokens, 2 x at 256.
+    On CPUs, which have none with dropout. Theirs makes many small products, which oneDNN begins slowly: it takes 7 x as long
+    at 100 tokens, 2 x at 256.
     """
+    if _is_seen():
+        return True
     if query.device.type != "cpu" or rate > 0:
         return query.device.type == "cpu"
     in_16_bits = query.element_size() == 2  # then oneDNN multiplies; forward alone, the fused kernels are faster
@@ -184,7 +210,8 @@ class Attention(nn.Module):
         """(B,N,D) queries over the other side's (B,K,D)."""
         queries, keys = hidden.shape[1], other.hidden.shape[1]
         # Measured on CPUs alone; a GPU keeps its fused kernels.
-        if hidden.device.type == "cpu" and self._is_cheaper(min(queries, keys), max(queries, keys)):
+        cheaper = hidden.device.type == "cpu" and self._is_cheaper(min(queries, keys), max(queries, keys))
+        if cheaper and not _is_seen():
             attend = self._few_queries if queries < keys else self._few_keys
             return attend(hidden, other)
         (query,), (key, value) = self._project(hidden, 0, 1), self._project(other.hidden, 1, 3)
