@@ -25,8 +25,6 @@ TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a fi
 SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 # export with format=sentence_transformers
 SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
-# study with action=plot
-MATPLOTLIB = ["matplotlib>=3.11"]
 # logger=wandb, logger=mlflow
 WANDB = ["wandb>=0.31"]
 MLFLOW = ["mlflow-skinny>=3.17"]
@@ -43,14 +41,12 @@ setup(
         "timm": TIMM,
         "sentencepiece": SENTENCEPIECE,
         "sentence_transformers": SENTENCE_TRANSFORMERS,
-        "plots": MATPLOTLIB,
         "wandb": WANDB,
         "mlflow": MLFLOW,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
             *SENTENCE_TRANSFORMERS,
-            *MATPLOTLIB,
             *WANDB,  # 60 MB with what it needs
             *MLFLOW,  # 45 MB
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models

@@ -1,11 +1,17 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one image and text."""
 
-from renaissance.core.checks import flag, integer, path, plugin_names, require_checkpoint
+import io
+from pathlib import Path
+from typing import Any
+
+from renaissance.core.atomic import AtomicFile
+from renaissance.core.checks import choice, flag, integer, path, plugin_names, require_checkpoint
 from renaissance.core.checks import text as a_text
 from renaissance.core.console import say
 from renaissance.core.errors import printable, require
 from renaissance.core.launch import lasting_imports
 from renaissance.core.untrusted import refuse_special
+from renaissance.inference.heat_map import METHODS
 
 
 # fmt: off
@@ -18,11 +24,25 @@ class Predict:
     text: a_text("a text") = None  # a caption, a question, or a text with [MASK] in the place of words
     trust_remote_code: flag = False  # True: runs the code that an encoder of the checkpoint brought
     top: integer(1) = 5  # how many answers, and how many words for each mask
+    heatmap: path("the path of a PNG file") = None  # instead draws which patches of the image the word, the answer or the match rests on
+    word: a_text("words of the text") = None  # of heatmap: a word of the text, or some that follow each other; None = the first [MASK], or the whole text
+    target: a_text("an output") = None  # of heatmap with method=gradient: match, or an answer; None = the word, the match or the best answer
+    method: choice(*METHODS) = METHODS[0]  # of heatmap: gradient, rollout and attention follow attention; transport aligns words with patches
 # fmt: on
 
 
-def main(load_path: str | None, image: str | None, text: str | None, trust_remote_code: bool, top: int) -> None:
-    """Prints the predictions of all heads of the checkpoint.
+def main(
+    load_path: str | None,
+    image: str | None,
+    text: str | None,
+    trust_remote_code: bool,
+    top: int,
+    heatmap: str | None,
+    word: str | None,
+    target: str | None,
+    method: str,
+) -> None:
+    """Prints the predictions of all heads of the checkpoint, or draws a heat map.
 
     Raises:
         UserError: a setting is missing, or nothing can be said.
@@ -32,10 +52,46 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
     if image is not None:
         refuse_special(image, f"image={printable(image)}")  # at once: torch takes seconds
     require_checkpoint("load_path", load_path)
+    if heatmap is not None:
+        _refuse_heatmap(image, heatmap)
+        with AtomicFile(Path(heatmap), "heatmap") as file:  # which is refused before the model is loaded
+            file.write(_drawn(_loaded(load_path, trust_remote_code), image, text, word, method, target))
+            file.commit()
+        say(heatmap)
+        return
+    asked = {"word": word, "target": target, "method": None if method == METHODS[0] else method}
+    given = [key for key, value in asked.items() if value is not None]
+    require(not given, f"{', '.join(given)}: of a heat map; name its file with heatmap=, or leave it out.")
+    _say_all(_loaded(load_path, trust_remote_code), image, text, top)
+
+
+def _refuse_heatmap(image: str | None, heatmap: str) -> None:
+    """Raises a UserError for a file that cannot be drawn."""
+    require(heatmap.lower().endswith(".png"), f"heatmap={heatmap} is no PNG file; give a name that ends in .png.")
+    require(image is not None, "image=None: heatmap is drawn over an image; give one with image=.")
+
+
+def _loaded(load_path: str, trust_remote_code: bool) -> Any:
     with lasting_imports():
         from renaissance.inference.loaded import Loaded  # here, because it imports torch
 
-    model = Loaded(load_path, trust_remote_code=trust_remote_code)
+    return Loaded(load_path, trust_remote_code=trust_remote_code)
+
+
+def _drawn(model: Any, image: str, text: str, word: str | None, method: str, target: str | None) -> bytes:
+    """The PNG file of a heat map."""
+    from PIL import Image
+
+    from renaissance.inference.pictures import decoded
+    from renaissance.reports.heat_maps import overlay
+
+    heat, stream = model.explain(image, text, word, method, target), io.BytesIO()
+    picture = Image.fromarray(decoded(image).permute(1, 2, 0).numpy())
+    overlay(picture, heat).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _say_all(model: Any, image: str | None, text: str, top: int) -> None:
     lines, masks = [], model.masks(text)
     if image is not None and model.matching:
         scored, note = text, ""
@@ -51,5 +107,5 @@ def main(load_path: str | None, image: str | None, text: str | None, trust_remot
         lines.append(f"answers: {', '.join(answers)}")
     query = "one image and text" if image is not None else "a text without [MASK] and without image="
     heads = ", ".join(model.heads) or "nothing"
-    require(lines, f"{load_path} has heads for {heads}, which say nothing of {query}.")
+    require(lines, f"{model.path} has heads for {heads}, which say nothing of {query}.")
     say("\n".join(lines))

@@ -87,6 +87,10 @@ class Transform:
         """Crops an image, after augmentation."""
         return pixels
 
+    def shown(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of an image (H, W) that is left, augmentation aside: left, top, right and bottom as shares of its sides."""
+        return 0.0, 0.0, 1.0, 1.0
+
     def _augmented(self, pixels: Tensor, seed: int) -> Tensor:
         # RandAugment draws from torch's global CPU generator. `torch.manual_seed` would also seed every GPU, and so
         # disturb the dropout of a run that loads in its main process.
@@ -108,6 +112,10 @@ class CenterCrop(Transform):
 
     def crop(self, pixels: Tensor) -> Tensor:
         return _centre(pixels, self.image_size, self.image_size)
+
+    def shown(self, height: int, width: int) -> tuple[float, float, float, float]:
+        across, down = (min(height, width) / side / 2 for side in (width, height))
+        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
 
 
 class KeepAspect(Transform):

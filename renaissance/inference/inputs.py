@@ -24,7 +24,7 @@ from renaissance.data.prepare.image_pool import Fault, fault_of
 from renaissance.data.prepare.names import IMAGE_SUFFIXES, is_system_file
 from renaissance.data.saved_datasets import is_saved
 
-from .loaded import MOST_BYTES
+from .pictures import MOST_BYTES
 
 TEXT, IMAGE, FUSED = "text", "image", "fused"
 # Errors of the system that are the file's, and not the machine's of this moment; decoders raise OSError without a number.

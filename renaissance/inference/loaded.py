@@ -11,29 +11,26 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from PIL import Image
 from torch import Tensor, nn
 
 from renaissance.core.checks import expanded, integer
 from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.registry import TASKS
-from renaissance.core.types import Example, TextInput, Tokens
-from renaissance.core.untrusted import read_bytes
+from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.data.collate import Source, stack_images
-from renaissance.data.pixels import MAX_PIXELS, refuse_size, rgb
 from renaissance.data.text import encode
 from renaissance.models.heads import ItmHead, MlmHead
 from renaissance.runs import checkpoint
 from renaissance.training.assembly import restore
 from renaissance.training.image_inputs import transform_of
 
-ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
-MOST_BYTES = 4 * MAX_PIXELS  # of an image's file: a whole one that is not compressed
+from .explain import explain
+from .heat_map import METHODS, HeatMap
+from .pictures import ImageLike, bytes_or_pixels
+
 _BATCH = 32  # pairs that are computed at once
-_CONVERTED = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}  # modes of Pillow that no file has
 
 
 class Loaded:
@@ -218,6 +215,23 @@ class Loaded:
             return pooled
         return pooled[:, width:] if texts is None else pooled[:, :width]
 
+    def explain(
+        self, image: ImageLike, text: str, word: str | None = None, method: str = METHODS[0], target: str | None = None
+    ) -> HeatMap:
+        """Which patches of an image a word, an answer, or the match of image and text rests on; `explain.py` has the methods.
+
+        Args:
+            image: as for `score`. text: a caption or a question.
+            word: of the text, or some that follow each other; None: what the pooled vector rests on, or the first [MASK] of
+                the text.
+            method: one of METHODS. target: of method=gradient: "match", or an answer of the checkpoint's head; None: the word,
+                found where it is masked; without one the match, or the best answer.
+
+        Raises:
+            UserError: something is missing, the text does not hold the word, or no heat map can be made of this model.
+        """
+        return explain(self, image, text, word, method, target)
+
     def _pooled(self, images: list[ImageLike] | None, texts: list[str] | None, size: int = _BATCH) -> Iterator[Tensor]:
         """Pooled vectors of pairs, a batch at a time: (b, pooled_size); a list of one goes with each of the other side."""
         sides = {"text": (texts, self._text), "image": (images, self._image)}
@@ -254,13 +268,16 @@ class Loaded:
     def _text(self, texts: list[str]) -> Tokens:
         return self.model.embed_text(self._texts(texts))
 
-    def _image(self, images: list[ImageLike]) -> Tokens:
+    def _shown(self, images: list[ImageLike]) -> ImageInput:
+        """Images as the model sees them, on the device."""
         pixels = []
         for image in images:
             where = f"image={image}" if isinstance(image, str | os.PathLike) else "image"
-            pixels += self.image_source.images(Example(0, (_bytes_or_pixels(image),), "", where=where), 0)
-        stacked = stack_images(pixels, self.image_source.transform.keeps_aspect)
-        return self.model.embed_image(move_data_to_device(stacked, self.device))
+            pixels += self.image_source.images(Example(0, (bytes_or_pixels(image),), "", where=where), 0)
+        return move_data_to_device(stack_images(pixels, self.image_source.transform.keeps_aspect), self.device)
+
+    def _image(self, images: list[ImageLike]) -> Tokens:
+        return self.model.embed_image(self._shown(images))
 
 
 def _are_single(image: Any, text: Any) -> bool:
@@ -309,34 +326,3 @@ def _count(top: Any, most: int) -> int:
     problem = integer(1).problem("top", top)
     require(not problem, problem)
     return min(int(top), most)
-
-
-def _bytes_or_pixels(image: ImageLike) -> bytes | Tensor:
-    """The bytes of a file, or (3, H, W) uint8 as the decoder of training gives it.
-
-    Raises:
-        UserError: no such file, or no image.
-    """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, (str, os.PathLike)):
-        path = expanded("image", os.fspath(image))
-        return read_bytes(path, f"image={path}", most=MOST_BYTES)
-    try:
-        opened = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
-        refuse_size(*opened.size)
-        return torch.from_numpy(rgb(opened.convert(_CONVERTED.get(opened.mode, opened.mode)))).permute(2, 0, 1)
-    except Exception as error:  # Pillow reads a lazy file here, whose bytes fail in any way they like
-        raise UserError(f"image={type(image).__name__} is no readable image ({first_line(error)}).") from error
-
-
-def _pixels(image: np.ndarray | Tensor) -> np.ndarray:
-    """The pixels of an array as Pillow takes them, (H, W, 3) uint8 or grey."""
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.dim() != 3 or len(image) != 3:
-            raise ValueError("a tensor has to be (3, H, W) uint8")
-        image = image.detach().cpu().permute(1, 2, 0).numpy()
-    coloured = image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] in (3, 4)
-    if not (coloured or image.ndim == 2) or not image.size:
-        raise ValueError("an array has to be (H, W, 3) uint8")
-    return np.ascontiguousarray(image)

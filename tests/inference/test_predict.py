@@ -23,7 +23,7 @@ from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.core.types import Example, ImageInput, TextInput
 from renaissance.data.images import decode
-from renaissance.inference import loaded
+from renaissance.inference import loaded, pictures
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.settings.declared import defaults
@@ -212,9 +212,9 @@ def test_a_picture_of_any_mode_is_read_as_its_file_is(mode: str):
     except UserError:  # no decoder of training reads it, so nothing else does
         assert mode in ("F", "LAB")
         with pytest.raises(UserError, match="no readable image"):
-            loaded._bytes_or_pixels(picture)
+            pictures.bytes_or_pixels(picture)
         return
-    assert torch.equal(expected, loaded._bytes_or_pixels(picture)) and expected.float().std() > 10
+    assert torch.equal(expected, pictures.bytes_or_pixels(picture)) and expected.float().std() > 10
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,11 @@ def test_transparency_beside_the_pixels_is_read_as_from_a_file(save, change):
     in_mode("RGB").quantize(64).convert(change).save(stream, "PNG", **save)
     opened = Image.open(io.BytesIO(stream.getvalue()))
     assert "transparency" in opened.info
-    assert torch.equal(decode(stream.getvalue(), ""), loaded._bytes_or_pixels(opened))
+    assert torch.equal(decode(stream.getvalue(), ""), pictures.bytes_or_pixels(opened))
 
 
 def test_arrays_that_are_no_picture_are_refused_and_grey_ones_read():
-    read = loaded._bytes_or_pixels
+    read = pictures.bytes_or_pixels
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert torch.equal(read(grey), torch.from_numpy(grey).expand(3, -1, -1))
     assert torch.equal(read(grey.astype(np.uint16) * 257), torch.from_numpy(grey).expand(3, -1, -1))
