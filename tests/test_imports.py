@@ -29,7 +29,7 @@ from docs.rooms import (
     tree,
 )
 
-MOST_ENTRIES = 15  # of the top of the package
+MOST_ENTRIES = 16  # of the top of the package
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_LINES, MOST_PACKAGE_LINES = 350, 50, 2_600, 21_000
 
