@@ -138,7 +138,8 @@ def _model(run: FinishedRun) -> Table:
     for key in TOWERS.get(settings.get("model_type"), ()):
         prefix, random, frozen = TOWER_KEYS[key]
         size = f"{settings.get(f'{prefix}num_layers')} x {settings.get(f'{prefix}hidden_size')}"
-        weights = "random weights" if settings.get(random) else "own weights, or those of load_path"
+        drawn = settings.get(random) or settings.get(f"{key}_manual_configuration")
+        weights = "of load_path" if settings.get("load_path") else "random weights" if drawn else "pretrained"
         towers.append(f"{key}: {settings.get(key)}, {size}, {weights}{', frozen' if settings.get(frozen) else ''}")
     if settings.get("model_type") == "two-tower":
         layers, width = settings.get("num_cross_layers"), settings.get("cross_layer_hidden_size")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -80,9 +79,10 @@ def read_frame(run: FinishedRun, task: str, split: str) -> pd.DataFrame | None:
 
 
 def headline_split(run: FinishedRun, task: str) -> str | None:
-    """The split whose predictions are looked into: test, else any but val, else val; None where there are none."""
-    names = [split for split in run.results or () if Path(run.path / predictions_file(task, split)).is_file()]
-    return min(names, key=lambda name: (name != "test", name == "val"), default=None)
+    """The split that is looked into: one with predictions if there is one; test, else any but val; None without results."""
+    names = [split for split, tasks in (run.results or {}).items() if task in tasks]
+    known = [split for split in names if (run.path / predictions_file(task, split)).is_file()]
+    return min(known or names, key=lambda name: (name != "test", name == "val"), default=None)
 
 
 def calibration(frame: pd.DataFrame) -> Calibration | None:

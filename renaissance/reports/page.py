@@ -24,7 +24,7 @@ from renaissance.runs.identity import differing
 from . import charts, examples, facts, measures, results
 
 FILE = "report.html"
-MOST_RUNS = 7  # side by side: so many colours there are
+MOST_RUNS = 50  # on one page
 
 
 def report(run: str | None, runs: Any, output: str | None = None, data_root: str | None = None) -> Path:
@@ -91,7 +91,8 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
 
     told = {name: facts.facts_of(run) for name, run in runs.items()}
     rows = {name: each.rows for name, each in told.items()}
-    blind = {name: results.find_blind_run(run, [*runs.values()]) for name, run in runs.items()}
+    several = len(runs) > 1  # a blind one among them has a column of its own
+    blind = {name: None if several else results.find_blind_run(run) for name, run in runs.items()}
     sections = [_looked_into(runs, task, blind, data_root) for task in _tasks(runs)]
     environment = Environment(
         loader=PackageLoader("renaissance.reports", "."),
@@ -107,8 +108,9 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
         notes=[*notes, *(f"{name}: {note}" for name, each in told.items() for note in each.notes)],
         differing=_differing(runs),
         tables=results.metric_tables(runs),
+        differences=results.difference_rows(runs),
         curves=results.curves(rows),
-        sections=[each for each in sections if each is not None],
+        sections=sections,
         validated=any(
             "/val/" in column and value for table in rows.values() for row in table for column, value in row.items()
         ),
@@ -134,18 +136,17 @@ def _differing(runs: Mapping[str, FinishedRun]) -> list[list[str]]:
 
 def _looked_into(
     runs: Mapping[str, FinishedRun], task: str, blind: Mapping[str, FinishedRun | None], data_root: str | None
-) -> dict[str, Any] | None:
-    """What the predictions of a task say; None where no run has any result of it."""
-    having = {name: run for name, run in runs.items() if any(task in tasks for tasks in (run.results or {}).values())}
-    split = next(filter(None, (measures.headline_split(run, task) for run in having.values())), None)
-    section: dict[str, Any] = {"task": task, "split": split, "problems": [], "heads": {}, "kinds": {}}
-    shown = split or next(each for run in having.values() for each, tasks in run.results.items() if task in tasks)
+) -> dict[str, Any]:
+    """What the predictions of a task say, on one split for all runs."""
+    having = {name: run for name, run in runs.items() if measures.headline_split(run, task)}
+    split = measures.headline_split(next(iter(having.values())), task)
+    section: dict[str, Any] = {"task": task, "split": split, "problems": [], "heads": {}, "names": [], "kinds": {}}
     frames: dict[str, pd.DataFrame] = {}
     for name, run in having.items():
-        if shown in run.results:
-            section["heads"][name] = results.headline(run, task, shown, blind[name])
+        if split in run.results:
+            section["heads"][name] = results.headline(run, task, split, blind[name])
         try:
-            frame = measures.read_frame(run, task, split) if split else None
+            frame = measures.read_frame(run, task, split)
         except UserError as error:
             section["problems"].append(str(error))
             continue
@@ -153,6 +154,7 @@ def _looked_into(
             frames[name] = frame
     calibrations = {name: found for name, frame in frames.items() if (found := measures.calibration(frame))}
     section |= {
+        "names": [*frames],
         "calibrations": calibrations,
         "reliability": _reliability(calibrations),
         "confusions": {name: found for name, frame in frames.items() if (found := measures.confusion(frame))},

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from renaissance.core.errors import UserError
+from renaissance.evaluation.compare import paired_differences
 from renaissance.evaluation.intervals import paired_bootstrap
 from renaissance.evaluation.metrics import SELECTING
 from renaissance.evaluation.runs import FinishedRun, read_blind_run, read_run
@@ -41,6 +42,14 @@ class Row(NamedTuple):
     examples: str
 
 
+class Metrics(NamedTuple):
+    """The metrics of a task on a split. Attributes: title; names, of the runs that have some; rows."""
+
+    title: str
+    names: list[str]
+    rows: list[Row]
+
+
 class Headline(NamedTuple):
     """The number that a task is measured by. Attributes: name; cell; beside, what to compare it with: (what, value)."""
 
@@ -49,31 +58,41 @@ class Headline(NamedTuple):
     beside: list[tuple[str, str]]
 
 
-def metric_tables(runs: Mapping[str, FinishedRun]) -> dict[str, list[Row]]:
-    """Rows of metrics by "<task>, <split>", a cell a run."""
-    tables: dict[str, list[Row]] = {}
-    for split, task, metric in _metrics(runs.values()):
-        details = [run.details.get(split, {}).get(task, {}).get(metric, {}) for run in runs.values()]
-        values = [(run.results or {}).get(split, {}).get(task, {}) for run in runs.values()]
-        cells = [
-            _cell(of.get(metric), each) if metric in of else Cell("") for of, each in zip(values, details, strict=True)
-        ]
-        baseline = next((each["baseline"] for each in details if each.get("baseline")), {})
+def metric_tables(runs: Mapping[str, FinishedRun]) -> list[Metrics]:
+    """The metrics of each task and split, a cell for each run that has it."""
+    places = [(split, task) for run in runs.values() for split, tasks in (run.results or {}).items() for task in tasks]
+    return [_metrics(runs, split, task) for split, task in dict.fromkeys(places)]
+
+
+def _metrics(runs: Mapping[str, FinishedRun], split: str, task: str) -> Metrics:
+    values = {
+        name: run.results[split][task] for name, run in runs.items() if task in (run.results or {}).get(split, {})
+    }
+    details = {name: runs[name].details.get(split, {}).get(task, {}) for name in values}
+    rows = []
+    for metric in dict.fromkeys(metric for of in values.values() for metric in of):
+        known = {name: details[name].get(metric, {}) for name in values}
+        cells = [_cell(of[metric], known[name]) if metric in of else Cell("") for name, of in values.items()]
+        baseline = next((each["baseline"] for each in known.values() if each.get("baseline")), {})
         told = next(((_number(value), BASELINES.get(name, name)) for name, value in baseline.items()), ("", ""))
-        examples = next((f"{each['examples']:,}" for each in details if each.get("examples")), "")
-        tables.setdefault(f"{task}, {split}", []).append(Row(metric.replace("_", " "), cells, told, examples))
-    return tables
+        examples = next((f"{each['examples']:,}" for each in known.values() if each.get("examples")), "")
+        rows.append(Row(metric.replace("_", " "), cells, told, examples))
+    return Metrics(f"{task}, {split}", [*values], rows)
 
 
-def _metrics(runs: Sequence[FinishedRun]) -> list[tuple[str, str, str]]:
-    found = [
-        (split, task, metric)
-        for run in runs
-        for split, tasks in (run.results or {}).items()
-        for task, values in tasks.items()
-        for metric in values
-    ]
-    return [*dict.fromkeys(found)]
+def difference_rows(runs: Mapping[str, FinishedRun]) -> list[tuple[str, ...]]:
+    """Each run against the first one of its task, on the same examples: rows of cells."""
+    rows = []
+    for task in dict.fromkeys(
+        task for run in runs.values() for tasks in (run.results or {}).values() for task in tasks
+    ):
+        having = {name: run for name, run in runs.items() if any(task in of for of in (run.results or {}).values())}
+        for each in paired_differences(having)[0] if len(having) > 1 else ():
+            if each.what.startswith(f"{task}/"):
+                between = f"{each.paired.low:+.4f} to {each.paired.high:+.4f}"
+                told = (f"{each.paired.difference:+.4f}", between, f"{each.paired.p:.4f}", f"{each.paired.examples:,}")
+                rows.append((f"{each.run} against {next(iter(having))}", each.what.replace("/", ", "), *told))
+    return rows
 
 
 def _cell(value: float | None, detail: Mapping[str, Any]) -> Cell:
@@ -109,20 +128,16 @@ def headline(run: FinishedRun, task: str, split: str, blind: FinishedRun | None)
     return Headline(f"{task}, {split}: {metric.replace('_', ' ')}", _cell(values[metric], detail), beside)
 
 
-def find_blind_run(run: FinishedRun, others: Sequence[FinishedRun] = ()) -> FinishedRun | None:
-    """The blind run to compare with: the one that `blind_run` names, or one that differs in `blind` alone.
-
-    Args:
-        run: a finished run. others: runs to look among before those of its log_dir, the newest first.
-    """
+def find_blind_run(run: FinishedRun) -> FinishedRun | None:
+    """The blind run to compare with: the one that `blind_run` names, or the newest of log_dir that differs in `blind` alone."""
     if run.settings.get("blind") or run.results is None:
         return None
     if run.settings.get("blind_run"):
         with contextlib.suppress(UserError):
             return read_blind_run(run.settings["blind_run"], next(iter(task_names(run)), ""))
-    for other in (*others, *_runs_beside(run.path)):
+    for folder in _runs_beside(run.path):
         with contextlib.suppress(UserError):
-            blind = other if isinstance(other, FinishedRun) else read_run(other, "log_dir")
+            blind = read_run(folder, "log_dir")
             alike = blind.settings.get("blind") is True and blind.results is not None
             if alike and differing(run.settings, blind.settings) == {"blind"}:
                 return blind
