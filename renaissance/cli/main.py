@@ -24,7 +24,7 @@ from renaissance.settings.words import configured
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {
     name: f"renaissance.cli.{name}"
-    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export", "study")
+    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export", "study", "report")
 }
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
@@ -38,6 +38,7 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "prepare": "raw downloads to arrow files",
     "check_data": "arrow files, checked to their last pixel",
     "compare": "finished runs side by side",
+    "report": "what a run has learned, as one page for a browser",
     "predict": "what a checkpoint makes of an image and a text",
     "encode": "vectors of all texts and images of a split, a folder or a file",
     "import": "a model of another program (ViLT, METER) as a checkpoint of this one",
@@ -57,7 +58,7 @@ usage: python run.py <command> with {WORDS}
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
 # They leave files; what the others leave is what they print.
-WORKS = ("with", "demo", "prepare", "import", "export", "encode", "study")
+WORKS = ("with", "demo", "prepare", "import", "export", "encode", "study", "report")
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 
@@ -132,7 +133,11 @@ def _run(name: str, resolver: ConfigResolver) -> None:
         else:
             from renaissance.training.train import run as work
     try:
-        work(resolver)
+        ended = work(resolver)
     except UserError as error:
         error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
         raise
+    if name == "with":
+        from renaissance.reports.page import report_ended
+
+        report_ended(ended.path)

@@ -150,11 +150,13 @@ class ItmTargets(NamedTuple):
         image_index: (B,) int64 into the M images of the micro-batch.
         labels: (B,) int64, 1 where the image is the text's own, else 0.
         stayed: (B,) bool, True where a false image was due but the group held none that was eligible.
+        image_ids: of each text the id of the sample whose image that is.
     """
 
     image_index: Tensor
     labels: Tensor
     stayed: Tensor
+    image_ids: Sequence[int] = ()
 
 
 class FalseTextTargets(NamedTuple):

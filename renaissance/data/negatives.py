@@ -57,8 +57,9 @@ class FalseImages:
             found = find(micro, i, draws[i, 1:])
             stayed[i] = found is None
             index[i] = i if found is None else found
-        image_index = torch.tensor(index)
-        return ItmTargets(image_index, (image_index == torch.arange(size)).long(), torch.tensor(stayed))
+        image_index, shown = torch.tensor(index), micro.shown
+        image_ids = np.array([shown[each][1] for each in index])  # no tensor: it stays where it is
+        return ItmTargets(image_index, (image_index == torch.arange(size)).long(), torch.tensor(stayed), image_ids)
 
     def _from_group(self, micro: MicroBatch, i: int, draws: NDArray[np.float64]) -> int | None:
         """Returns the index of an eligible image of the group of sample i, each with the same probability."""

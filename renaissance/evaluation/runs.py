@@ -26,6 +26,8 @@ class _Record(TypedDict):
     """Parts of settings.json; earlier versions wrote fewer."""
 
     settings: dict[str, Any] | None
+    sources: dict[str, str] | None
+    versions: dict[str, str] | None
     parameters: dict[str, dict[str, int]] | None
     data: dict[str, dict[str, dict[str, Any]]] | None
     steps: int | None
@@ -37,6 +39,7 @@ class _Detail(TypedDict):
     method: str | None
     exact: bool | None
     interval: list[float] | None
+    baseline: dict[str, float | None] | None
     examples: int | None
     eval_limit: dict[str, int] | None
     stopped_early: dict[str, int] | None

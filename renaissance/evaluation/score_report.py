@@ -14,7 +14,7 @@ from renaissance.core.errors import UserError
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
 from .runs import FinishedRun
 
-_BASELINES = {
+BASELINES = {
     "majority": "the most frequent answer, always",
     "chance": "a guess among the candidates",
     "random": "an answer drawn at random, on average",
@@ -54,7 +54,7 @@ def score_lines(
             notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
         rows = [(selecting, f"{values[selecting]:.4f}", _between(bounds.get(selecting), frame))]
         baseline = details.get(selecting, {}).get("baseline") or {}
-        rows += [(name, f"{value:.4f}", _BASELINES[name]) for name, value in baseline.items()]
+        rows += [(name, f"{value:.4f}", BASELINES[name]) for name, value in baseline.items()]
         if blind is not None:
             more, problems = _blind_rows(blind, task_name, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems

@@ -83,6 +83,14 @@ def folders_of(values: Mapping[str, Any]) -> list[Path]:
     return found
 
 
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> set[str]:
+    """The settings that two runs have otherwise, of those that a resumed run may not change; what is not allowed differs."""
+    known = SETTINGS.keys() & first.keys() & second.keys()
+    odd = {key for key in known if SETTINGS[key].problem(first[key]) or SETTINGS[key].problem(second[key])}
+    one, two = (_canonical({key: each[key] for key in known - odd}) for each in (first, second))
+    return odd | {key for key in one if _json(one[key]) != _json(two[key])}
+
+
 def _changeable() -> frozenset[str]:
     return marked("changeable") - {"load_path"}  # another load_path is another run
 

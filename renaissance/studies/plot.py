@@ -12,6 +12,7 @@ import numpy as np
 
 from renaissance.core.atomic import write_whole
 from renaissance.core.errors import UserError, printable
+from renaissance.core.palette import COLOURS, DASHES, MARKERS
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.runs.metrics_table import read_rows
 
@@ -22,8 +23,6 @@ from .table import MeasuredVariant, differing, measured_variants, value_of
 COSTS = ("parameters", "trainable", "steps", "samples", "hours", "flops")
 _TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps": "optimizer steps",
            "samples": "samples seen", "hours": "hours", "flops": "training FLOPs"}  # fmt: skip
-# Grey prints tell markers and dashes apart where they make colours alike.
-_MARKERS, _DASHES = "osD^vP*Xh<>", ("-", "--", ":", "-.")
 _DOTS = 150  # of an inch, in a PNG
 
 
@@ -98,7 +97,7 @@ def _scatter(axes: Any, points: dict[str, np.ndarray], metric: str, cost: str) -
     for place, (label, found) in enumerate(points.items()):
         if not len(found):
             continue
-        marker, (x, y) = _MARKERS[place % len(_MARKERS)], found.mean(0)
+        marker, (x, y) = MARKERS[place % len(MARKERS)], found.mean(0)
         drawn = axes.errorbar(
             x,
             y,
@@ -120,7 +119,7 @@ def _scatter(axes: Any, points: dict[str, np.ndarray], metric: str, cost: str) -
 def _lines(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]], metric: str) -> None:
     """A line for the mean of each variant's seeds, in a band from the lowest to the highest."""
     for place, (label, (steps, scores)) in enumerate(curves.items()):
-        style = {"ls": _DASHES[place % len(_DASHES)], "marker": _MARKERS[place % len(_MARKERS)], "ms": 5}
+        style = {"ls": DASHES[place % len(DASHES)], "marker": MARKERS[place % len(MARKERS)], "ms": 5}
         (line,) = axes.plot(steps, scores.mean(0), label=label, **style)
         axes.fill_between(steps, scores.min(0), scores.max(0), alpha=0.2, color=line.get_color(), lw=0)
     axes.set(xlabel=_TITLES["steps"], ylabel=f"{metric.partition(':')[2] or metric} on val")
@@ -130,7 +129,7 @@ def _write(folder: Path, name: str, draw: Callable[[Any], None]) -> list[str]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": name, "axes.prop_cycle": _colours(matplotlib)}):
+    with matplotlib.rc_context({"svg.hashsalt": name, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -141,9 +140,3 @@ def _write(folder: Path, name: str, draw: Callable[[Any], None]) -> list[str]:
             figure.savefig(stream, format=ending, dpi=_DOTS, metadata={"Date": None} if ending == "svg" else None)
             write_whole(folder / f"{name}.{ending}", stream.getvalue(), "log_dir")
     return [f"{name}.png", f"{name}.svg"]
-
-
-def _colours(matplotlib: Any) -> Any:
-    """Colours that the colour-blind tell apart (Okabe and Ito 2008)."""
-    codes = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-    return matplotlib.cycler(color=codes)

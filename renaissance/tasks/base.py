@@ -105,6 +105,7 @@ class Task(nn.Module):
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
         has_dataset: whether it reads a data set of its own.
+        keeps_rows: whether `rows` makes one row an example, for the predictions file.
         images_per_sample: images of each sample that it reads; None = any number. Objectives need one.
         partial_validation: whether validations during training compute less than the final evaluation.
         mean_metrics: names of the metrics that `measure` sums and counts, besides the loss.
@@ -115,6 +116,7 @@ class Task(nn.Module):
 
     selecting: ClassVar[str] = "accuracy"
     has_dataset: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = False
     images_per_sample: ClassVar[int | None] = 1
     partial_validation: ClassVar[bool] = False
     mean_metrics: ClassVar[tuple[str, ...]] = ()
@@ -186,7 +188,7 @@ class Downstream(Task):
         labels: the vocabulary of answers, None if there is none.
     """
 
-    has_dataset = True
+    has_dataset = keeps_rows = True
     sample_kind: ClassVar[str]
     label_column: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
@@ -261,18 +263,21 @@ class Downstream(Task):
         """One row an example, for the metrics and the predictions file.
 
         Returns:
-            The example's metadata with "prediction" and "score": its contribution to the selecting metric if that is a mean,
-            None if the answer is hidden. Here: the class with the highest logit, and 1 if it is right, else 0; 0 if a logit
-            is NaN.
+            The example's metadata with "prediction"; "confidence", its probability by the model; and "score": its contribution
+            to the selecting metric if that is a mean, None if the answer is hidden. Here: the class with the highest logit,
+            and 1 if it is right, else 0; 0 if a logit is NaN.
         """
-        examples = zip(targets.metadata, output.labels.tolist(), predicted_classes(output.logits), strict=True)
+        guesses, sure = predicted_classes(output.logits), confidences(output.logits)
         return [
             {
                 **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
+                "confidence": confidence,
             }
-            for metadata, label, (guess, number) in examples
+            for metadata, label, (guess, number), confidence in zip(
+                targets.metadata, output.labels.tolist(), guesses, sure, strict=True
+            )
         ]
 
     def shown(
@@ -327,3 +332,8 @@ def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
     """Argmax of each row of logits (B,C), and whether the row is free of NaN."""
     numbers = ~logits.isnan().any(-1)
     return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))
+
+
+def confidences(logits: Tensor) -> list[float]:
+    """Probability of the predicted class of each row of logits (B,C): the largest softmax."""
+    return logits.float().softmax(-1).amax(-1).tolist()

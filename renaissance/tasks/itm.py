@@ -13,14 +13,16 @@ from renaissance.data.negatives import FalseImages
 from renaissance.models.heads import ItmHead
 from renaissance.settings.sections import Settings
 
-from .base import Context, Encodings, Task
+from .base import Context, Encodings, Task, confidences, predicted_classes
 
+ANSWERS = ("mismatched", "matched")  # in the order of their labels
 MOST_WITHOUT_PARTNER = 0.05  # largest share of pairs without a false image that gives no warning
 
 
 class Itm(Task):
     """Two-class cross-entropy on the pooled vector; each text is fused with its own image or a false one."""
 
+    keeps_rows = True
     mean_metrics = ("accuracy", "accuracy_matched", "accuracy_mismatched", "without_partner")
 
     def __init__(self, model: nn.Module, context: Context):
@@ -44,6 +46,20 @@ class Itm(Task):
             "accuracy_mismatched": ((right & ~matched).sum(), (~matched).sum()),
             "without_partner": (targets.stayed.sum(), output.count),
         }
+
+    def rows(self, output: TaskOutput, targets: ItmTargets) -> list[dict[str, Any]]:
+        """One row a text: whether it was taken for a match, and "image_id", the sample whose image was shown with it."""
+        found = zip(output.labels.tolist(), predicted_classes(output.logits), confidences(output.logits), strict=True)
+        return [
+            {
+                "prediction": ANSWERS[guess],
+                "target": ANSWERS[label],
+                "score": float(guess == label and number),
+                "confidence": confidence,
+                "image_id": image,
+            }
+            for image, (label, (guess, number), confidence) in zip(map(int, targets.image_ids), found, strict=True)
+        ]
 
     def target_shares(self, targets: ItmTargets) -> dict[str, Tensor]:
         return {"without_partner": targets.stayed.float().mean()}

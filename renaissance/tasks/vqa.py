@@ -131,10 +131,12 @@ class Vqa(Classification):
 
     def rows(self, output: TaskOutput, targets: VqaTargets) -> list[dict[str, Any]]:
         """The answer with the highest logit and its score, the official one if the ten answers are known."""
-        rows = []
-        for metadata, (label, number) in zip(targets.metadata, predicted_classes(output.logits), strict=True):
-            score = _answer_score(self.labels[label], metadata)
-            rows.append({**metadata, "prediction": self.labels[label], "score": score and score * number})
+        rows, sure = [], output.logits.float().amax(-1).sigmoid().tolist()  # each answer has a probability of its own
+        for metadata, (label, number), confidence in zip(
+            targets.metadata, predicted_classes(output.logits), sure, strict=True
+        ):
+            score, answer = _answer_score(self.labels[label], metadata), self.labels[label]
+            rows.append({**metadata, "prediction": answer, "score": score and score * number, "confidence": confidence})
         return rows
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:

@@ -129,9 +129,12 @@ class FinalEvaluation:
         """Prints, and writes down, what an evaluation has found."""
         details = self._plain(result)
         if self.folder.prints:
-            for name in result.tables:
+            for name, tables in result.tables.items():
+                for ending, rows in tables.items():
+                    write_predictions(self.folder, name, f"{result.split}{ending}", rows)
+            for name in result.metrics:
                 self._report_task(name, result, details)
-            if not result.tables and (part := self._part(result.split)):
+            if not result.metrics and (part := self._part(result.split)):
                 self.folder.say(f"note: {result.split}: {part}")
         return SplitReport(result, details)
 
@@ -166,13 +169,11 @@ class FinalEvaluation:
         return {name: {metric: dict(plain) for metric in metrics} for name, metrics in nested.items()}
 
     def _report_task(self, name: str, result: SplitResult, details: dict[str, dict[str, dict[str, Any]]]) -> None:
-        """Prints and writes a downstream task's rows, and completes the details of its numbers."""
+        """Prints a downstream task's results, writes its files for servers, and completes the details of its numbers."""
         split, task, frame = result.split, self.module.heads[name], result.tables[name][""]
         prefix, metrics = f"{name}/{split}/", dict(result.metrics[name])
         values = {key.removeprefix(prefix): value for key, value in result.values.items() if key.startswith(prefix)}
         samples: Any = self.loaders.data.samples[split]
-        for ending, rows in result.tables[name].items():
-            write_predictions(self.folder, name, f"{split}{ending}", rows)
         notes = [*task.notes(frame, getattr(samples, "dataset", samples)), *self._write_submissions(task, split, frame)]
         headline, recorded = None, details.get(name, {})
         if metrics:

@@ -23,7 +23,7 @@ class SplitResult(NamedTuple):
     Attributes:
         split: its name.
         values: {"<task>/<split>/<metric>": value, "<split>/the_metric": sum of the selecting metrics}.
-        tables: of each downstream task what predictions/ keeps, by what the names of the files end with; "": a row an example.
+        tables: of each task that keeps rows what predictions/ has, by what the names of the files end with; "": a row an example.
         metrics: of each downstream task its metrics; none where the answers are hidden.
         data_error: why the data cannot be read, on this process or another; then there is nothing else.
     """
@@ -71,9 +71,9 @@ class SplitEvaluation:
                 measured = {"loss": (out.loss, out.count), **task.measure(out, targets)}
                 for key, of in measured.items():
                     self.sums[name][key] += torch.stack(of)
-                if task.has_dataset:
+                if task.keeps_rows:
                     rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
-                    self.rows[name] += [{"position": position, **row} for position, row in rows]
+                    self.rows[name] += [{"position": position, "id": position, **row} for position, row in rows]
 
     def compute(self) -> SplitResult:
         """The result over all processes. Collective: call on all ranks."""
@@ -89,6 +89,8 @@ class SplitEvaluation:
             if task.has_dataset:
                 tables[name], metrics[name] = self._score(name, task, labelled=labelled)
                 found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
+            elif task.keeps_rows:
+                tables[name] = {"": self._frame(name)}
             values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}
         selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in heads.items()]
         if all(name in values for name in selecting):
@@ -110,7 +112,11 @@ class SplitEvaluation:
             with self.module.trainer.precision_plugin.forward_context():  # as Lightning does around a batch
                 full = self.loaders.full_split(self.split, self.module.trainer)
                 return task.evaluate_full_split(self.module.model, self.module.heads, full)
+        frame = self._frame(name)
+        return {"": frame}, task.score(frame) if labelled else {}
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        """The rows of a task over all processes."""
         partial = self.module.settings.run.fast_dev_run
         count = None if partial else len(self.loaders.data.samples[self.split])
-        frame = gather_rows(self.rows[name], all_gather, count)
-        return {"": frame}, task.score(frame) if labelled else {}
+        return gather_rows(self.rows[name], all_gather, count)

@@ -226,7 +226,7 @@ def _run(final: FinalEvaluation) -> None:
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
         folder.log_results(final.module.step, values)
-        folder.say(summary.closing(values, {name for report in reports for name in report.result.tables}, folder.path))
+        folder.say(summary.closing(values, {name for report in reports for name in report.result.metrics}, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
     except UserError as error:

@@ -76,7 +76,7 @@ def compare(
         own |= {key: settings[name][key] for key in differing if key in settings[name]}
         entries[name] = {key: (value, str(value)) for key, value in {"run": name, **own}.items()}
         entries[name] |= _training(run, rows) | _metrics(run)
-    differences, problems = _differences(named)
+    differences, problems = paired_differences(named)
     notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
     records = {name: {key: value for key, (value, _) in own.items()} for name, own in entries.items()}
     cells = [{key: cell for key, (_, cell) in own.items() if cell is not None} for own in entries.values()]
@@ -197,8 +197,8 @@ def _other_data(named: _Runs) -> list[str]:
     ]
 
 
-def _differences(named: _Runs) -> tuple[list[Difference], list[str]]:
-    """Each run against the first on every split with predictions of both; and the problems."""
+def paired_differences(named: _Runs) -> tuple[list[Difference], list[str]]:
+    """Each run against the first on every split with predictions of both; and sentences on those that cannot be compared."""
     found, problems = [], []
     (name, first), *others = named.items()
     for other, run in others:

@@ -1,0 +1,138 @@
+"""What the predictions of a run say beyond its metrics: calibration, confusions, scores of categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from renaissance.core.errors import UserError, first_line, require
+from renaissance.evaluation.frames import FIRST, predictions_file
+from renaissance.evaluation.intervals import GROUP, interval
+from renaissance.evaluation.runs import MOST_ROWS, FinishedRun
+
+BINS = 10  # of confidences
+MOST_CLASSES = 10  # of a confusion matrix; the others are one
+MOST_CATEGORIES = 40  # values of a column that is taken for one of categories
+SHOWN_CATEGORIES = 20
+_OTHERS = "others"
+
+
+class Calibration(NamedTuple):
+    """How far probabilities can be trusted.
+
+    Attributes:
+        bins: (b,3) mean confidence, mean score and share of the examples, of each tenth that has some.
+        error: the expected calibration error, the mean of |confidence - score| over the bins by their shares.
+            Source: Guo et al., ICML 2017.
+        confidence, score: means.
+    """
+
+    bins: np.ndarray
+    error: float
+    confidence: float
+    score: float
+
+
+class Confusion(NamedTuple):
+    """Attributes: classes, the right ones; guesses; counts (classes,guesses); merged, how many classes are in "others"."""
+
+    classes: list[str]
+    guesses: list[str]
+    counts: np.ndarray
+    merged: int
+
+
+class Category(NamedTuple):
+    """Examples with one value of a column. Attributes: name; examples; score, their mean; interval of 95 %, or None."""
+
+    name: str
+    examples: int
+    score: float
+    interval: tuple[float, float] | None
+
+
+def read_frame(run: FinishedRun, task: str, split: str) -> pd.DataFrame | None:
+    """The predictions of a split that have a score, all columns; None where there are none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = run.path / predictions_file(task, split)
+    if not path.is_file():
+        return None
+    try:
+        file = pq.ParquetFile(path)
+        rows = file.metadata.num_rows
+        require(rows <= MOST_ROWS, f"'{path}' has {rows:,} rows; at most {MOST_ROWS:,} are read.")
+        frame = file.read().to_pandas()
+        missing = [name for name in FIRST if name not in frame]
+        require(not missing, f"'{path}' has no column {', '.join(missing)}; evaluate that run again.")
+        known = frame[frame["score"].astype(float).notna()].reset_index(drop=True)
+        return known.astype({"position": int}) if len(known) else None
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise UserError(f"'{path}' cannot be read ({first_line(error)}); evaluate that run again.") from None
+
+
+def headline_split(run: FinishedRun, task: str) -> str | None:
+    """The split that is looked into: one with predictions if there is one; test, else any but val; None without results."""
+    names = [split for split, tasks in (run.results or {}).items() if task in tasks]
+    known = [split for split in names if (run.path / predictions_file(task, split)).is_file()]
+    return min(known or names, key=lambda name: (name != "test", name == "val"), default=None)
+
+
+def calibration(frame: pd.DataFrame) -> Calibration | None:
+    """Confidences against scores; None where the predictions have none."""
+    if "confidence" not in frame:
+        return None
+    known = frame[["confidence", "score"]].astype(float).dropna()
+    if known.empty:
+        return None
+    groups = known.groupby(np.minimum((known["confidence"] * BINS).astype(int), BINS - 1))
+    bins = np.column_stack([groups.mean().to_numpy(), groups.size() / len(known)])
+    error = float((np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]).sum())
+    return Calibration(bins, error, *known.mean())
+
+
+def confusion(frame: pd.DataFrame) -> Confusion | None:
+    """Which answer is taken for which; None where answers are no names, such as numbers of boxes."""
+    if not _are_names(frame["target"]) or not _are_names(frame["prediction"]):
+        return None
+    known = frame.dropna(subset="target")
+    frequent = pd.concat([known["target"], known["prediction"]]).value_counts()
+    names = sorted(frequent.index[: MOST_CLASSES + (len(frequent) == MOST_CLASSES + 1)])
+    right, guess = (known[column].where(known[column].isin(names), _OTHERS) for column in ("target", "prediction"))
+    counts = pd.crosstab(right, guess)
+    order = [*names, _OTHERS] if len(frequent) > len(names) else names
+    rows = [name for name in order if name in counts.index]
+    return Confusion(
+        rows, order, counts.reindex(rows, columns=order, fill_value=0).to_numpy(), len(frequent) - len(names)
+    )
+
+
+def categories(frame: pd.DataFrame) -> dict[str, list[Category]]:
+    """The mean score by each column of categories and by the right answer, the most frequent values first."""
+    beside = [name for name in frame if name not in (*FIRST, GROUP, "confidence", "image", "text", "task")]
+    found = {}
+    for name in ("target", *beside):
+        if not (_are_names(frame[name]) or pd.api.types.is_bool_dtype(frame[name]) or name == "candidates"):
+            continue
+        counts = frame[name].value_counts()
+        if not 2 <= len(counts) <= MOST_CATEGORIES:
+            continue
+        columns = [column for column in ("score", GROUP) if column in frame]
+        found["right answer" if name == "target" else name.replace("_", " ")] = [
+            Category(str(value), int(count), float(part["score"].mean()), interval([part]))
+            for value, count in counts.head(SHOWN_CATEGORIES).items()
+            for part in [frame.loc[frame[name] == value, columns]]
+        ]
+    return found
+
+
+def _are_names(column: pd.Series) -> bool:
+    known: Sequence[object] = column.dropna().tolist()
+    return bool(known) and all(isinstance(value, str) for value in known)

@@ -1,0 +1,208 @@
+"""The page of a run, or of several side by side: one HTML file that loads nothing.
+
+run folder -> FinishedRun -> facts, results, measures, examples -> page.html -> report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from renaissance import __version__
+from renaissance.core.atomic import write_whole
+from renaissance.core.console import say
+from renaissance.core.errors import Stopped, UserError, first_line, printable, require
+from renaissance.core.palette import COLOURS, ON_DARK
+from renaissance.evaluation.compare.folders import find, shortest_names
+from renaissance.evaluation.runs import FinishedRun, find_run, read_run
+from renaissance.runs.identity import differing
+
+from . import charts, examples, facts, measures, results
+
+FILE = "report.html"
+MOST_RUNS = 50  # on one page
+
+
+def report(run: str | None, runs: Any, output: str | None = None, data_root: str | None = None) -> Path:
+    """Writes the page of a run into its folder, or a page of several runs.
+
+    Args:
+        run: a run folder, or a file in one. runs: run folders or patterns of them.
+        output: the file; None = report.html in the folder of `run`, or in the working folder for `runs`.
+        data_root: folder of the arrow files that the pictures are of; None = as each run has it.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no run folder, or one of another program; both are given, or none; the file cannot be written.
+    """
+    require(
+        (run is None) != (runs is None), "report needs one of run=<run folder> and runs=<folders or patterns of them>."
+    )
+    if run is not None:
+        one = find_run(run, "run")
+        return _write({shortest_names([one.path])[0]: one}, [], Path(output or one.path / FILE), data_root)
+    found, notes = find(runs)
+    require(len(found) <= MOST_RUNS, f"runs={runs!r} are {len(found)} runs; give at most {MOST_RUNS}.")
+    return _write(found, notes, Path(output or FILE), data_root)
+
+
+def report_ended(folder: Path | None) -> None:
+    """Writes the page of a run that has just ended; whatever goes wrong is said, and the run keeps its results.
+
+    Args:
+        folder: of the run; None where it keeps nothing.
+    """
+    if folder is None:
+        return
+    try:
+        one = read_run(folder, "run")
+        say(f"report: {_write({shortest_names([folder])[0]: one}, [], folder / FILE, None)}")
+    except Stopped as stop:
+        say(f"warning: {stop} while {FILE} was written, so there is none; the run itself is complete.", error=True)
+    except Exception as error:  # a page is worth no run
+        again = f"python run.py report with run={folder}"
+        say(f"warning: {FILE} was not written ({first_line(error).removesuffix('.')}); try `{again}`.", error=True)
+
+
+def report_all(folders: Mapping[str, Path], target: Path) -> None:
+    """Writes one page of these runs by name, and says where it is."""
+    runs = {name: read_run(folder, "runs") for name, folder in folders.items()}
+    say(f"report: {_write(runs, [], target, None)}")
+
+
+def _write(runs: Mapping[str, FinishedRun], notes: Sequence[str], target: Path, data_root: str | None) -> Path:
+    write_whole(target, render(runs, notes, data_root).encode("utf-8", "replace"), "output")
+    return target
+
+
+def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root: str | None = None) -> str:
+    """The page as HTML; every text is escaped where it is put in.
+
+    Args:
+        runs: by name; of several, the first is compared with. notes: sentences to show. data_root: as of `report`.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: commands that answer at once need none
+
+    told = {name: facts.facts_of(run) for name, run in runs.items()}
+    rows = {name: each.rows for name, each in told.items()}
+    several = len(runs) > 1  # a blind one among them has a column of its own
+    blind = {name: None if several else results.find_blind_run(run) for name, run in runs.items()}
+    sections = [_looked_into(runs, task, blind, data_root) for task in _tasks(runs)]
+    environment = Environment(
+        loader=PackageLoader("renaissance.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value, keep="\n") if type(value) is str else value,
+    )
+    return environment.get_template("page.html").render(
+        names=[*runs],
+        facts=told,
+        notes=[*notes, *(f"{name}: {note}" for name, each in told.items() for note in each.notes)],
+        differing=_differing(runs),
+        tables=results.metric_tables(runs),
+        differences=results.difference_rows(runs),
+        curves=results.curves(rows),
+        sections=sections,
+        validated=any(
+            "/val/" in column and value for table in rows.values() for row in table for column, value in row.items()
+        ),
+        blind={name: str(run.path) for name, run in blind.items() if run is not None},
+        palette=[*zip(COLOURS, ON_DARK, strict=True)],
+        charts=charts,
+        version=__version__,
+    )
+
+
+def _tasks(runs: Mapping[str, FinishedRun]) -> list[str]:
+    """Tasks with results, those with predictions first."""
+    found = [task for run in runs.values() for tasks in (run.results or {}).values() for task in tasks]
+    return list(dict.fromkeys(found))
+
+
+def _differing(runs: Mapping[str, FinishedRun]) -> list[list[str]]:
+    """Settings that are not the same in all runs, with the value of each."""
+    first, *others = [run.settings for run in runs.values()]
+    keys = set().union(*(differing(first, other) for other in others)) if others else set()
+    return [[key, *(facts.plain(run.settings[key]) for run in runs.values())] for key in first if key in keys]
+
+
+def _looked_into(
+    runs: Mapping[str, FinishedRun], task: str, blind: Mapping[str, FinishedRun | None], data_root: str | None
+) -> dict[str, Any]:
+    """What the predictions of a task say, on one split for all runs."""
+    having = {name: run for name, run in runs.items() if measures.headline_split(run, task)}
+    split = measures.headline_split(next(iter(having.values())), task)
+    section: dict[str, Any] = {"task": task, "split": split, "problems": [], "heads": {}, "names": [], "kinds": {}}
+    frames: dict[str, pd.DataFrame] = {}
+    for name, run in having.items():
+        if split in run.results:
+            section["heads"][name] = results.headline(run, task, split, blind[name])
+        try:
+            frame = measures.read_frame(run, task, split)
+        except UserError as error:
+            section["problems"].append(str(error))
+            continue
+        if frame is not None:
+            frames[name] = frame
+    calibrations = {name: found for name, frame in frames.items() if (found := measures.calibration(frame))}
+    section |= {
+        "names": [*frames],
+        "calibrations": calibrations,
+        "reliability": _reliability(calibrations),
+        "confusions": {name: found for name, frame in frames.items() if (found := measures.confusion(frame))},
+        "categories": _by_column({name: measures.categories(frame) for name, frame in frames.items()}),
+    }
+    if frames:
+        _add_examples(section, {name: having[name] for name in frames}, frames, data_root)
+    return section
+
+
+def _by_column(of: Mapping[str, Mapping[str, Sequence[measures.Category]]]) -> dict[str, dict[str, list[Any]]]:
+    """{column: {value: the category of each run, None where it has none}}."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for column in dict.fromkeys(column for tables in of.values() for column in tables):
+        values = [{each.name: each for each in tables.get(column, ())} for tables in of.values()]
+        found[column] = {
+            name: [each.get(name) for each in values] for name in dict.fromkeys(n for v in values for n in v)
+        }
+    return found
+
+
+def _reliability(calibrations: Mapping[str, measures.Calibration]) -> charts.Chart | None:
+    series = {name: each.bins[:, :2] for name, each in calibrations.items()}
+    sizes = {name: 2.5 + 9 * np.sqrt(each.bins[:, 2]) for name, each in calibrations.items()}
+    title = "Confidence and how often it is right"
+    return charts.chart(title, ("confidence", "mean score"), series, bounds=(0, 1), sizes=sizes)
+
+
+def _add_examples(
+    section: dict[str, Any], runs: Mapping[str, FinishedRun], frames: Mapping[str, pd.DataFrame], data_root: str | None
+) -> None:
+    """The cards of examples: of one run the best, worst and least sure, of several those on which they disagree."""
+    run, frame = next(iter(runs.values())), next(iter(frames.values()))
+    source = None
+    try:
+        source = examples.SplitSource(run, section["task"], section["split"], data_root)
+    except (UserError, OSError) as error:
+        section["problems"].append(f"The pictures are not here: {first_line(error)}")
+    if len(frames) > 1:
+        kinds = {"Runs disagree": examples.disagreements(frames)}
+    else:
+        kinds = examples.ordered(frame)
+        if (rows := examples.fooled(frame)) is not None:
+            kinds["False pictures that fooled it"] = rows
+        if "confidence" not in frame and "first_scores" not in frame:
+            section["problems"].append(
+                "The predictions hold no confidences, so nothing is said of how sure the model was."
+            )
+    names = [*frames] if len(frames) > 1 else []
+    for kind, rows in kinds.items():
+        section["kinds"][kind] = [examples.card(row, source, names) for row in rows.to_dict("records")]
