@@ -24,7 +24,7 @@ from renaissance.settings.words import configured
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {
     name: f"renaissance.cli.{name}"
-    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export", "study")
+    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export", "study", "serve")
 }
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
@@ -39,6 +39,7 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "check_data": "arrow files, checked to their last pixel",
     "compare": "finished runs side by side",
     "predict": "what a checkpoint makes of an image and a text",
+    "serve": "a page of this machine where a checkpoint is asked of images and texts",
     "encode": "vectors of all texts and images of a split, a folder or a file",
     "import": "a model of another program (ViLT, METER) as a checkpoint of this one",
     "export": "a checkpoint as a folder that other programs read (transformers)",
