@@ -40,8 +40,7 @@ def main(load_path: str | None, trust_remote_code: bool, device: str, top: int, 
     require(load_path is not None, "load_path=None: give the path of a checkpoint with load_path=.")
     require_checkpoint("load_path", load_path)
     require(find_spec("gradio"), "serve needs the package gradio: pip install 'gradio>=6.31'.")
-    # Before torch loads, which takes seconds; who comes before the page is there waits for it.
-    with _listening(host, port) as listening, TemporaryDirectory(prefix="renaissance_serve_") as folder:
+    with _listening(host, port) as listening:  # at once: torch takes seconds; who comes meanwhile waits for the page
         with lasting_imports():
             from renaissance.inference.loaded import Loaded
             from renaissance.reports.page import LOOPBACK, Page, serve
@@ -50,7 +49,8 @@ def main(load_path: str | None, trust_remote_code: bool, device: str, top: int, 
             say(f"note: host={host}: whoever reaches this machine there may ask the model.")
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{port} shows {Path(load_path).name}; Ctrl-C ends it.")
-        serve(page, listening, folder)
+        with TemporaryDirectory(prefix="renaissance_serve_") as folder:
+            serve(page, listening, folder)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -40,16 +40,20 @@ _POLICY = (
 )
 _FONTS, _MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the reader's own system
 _STYLE = """
-.gradio-container {max-width: 68rem !important; margin: auto}
+.gradio-container {width: 100%; max-width: 68rem !important; margin: auto}
 .about h1 {font-size: 1.5rem; font-weight: 600; margin: 0; overflow-wrap: anywhere}
-.about p {margin: .3rem 0 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere}
+.about p {margin: .3rem 0 0; overflow-wrap: anywhere}
+.about p, .quiet {color: var(--body-text-color-subdued)}
 .found {width: 100%; border-collapse: collapse; margin: 0 0 1.25rem; table-layout: fixed}
 .found caption {text-align: left; font-weight: 600; padding-bottom: .35rem; overflow-wrap: anywhere}
 .found th {width: 35%; text-align: left; font-weight: 400; padding: .15rem .75rem .15rem 0; overflow-wrap: anywhere}
 .found td:last-child {width: 4rem; text-align: right; font-variant-numeric: tabular-nums}
 .found i {display: block; height: .6rem; border-radius: .3rem; background: var(--color-accent); min-width: 1px}
 .refused {margin: 0; padding: .5rem .75rem; border-left: .25rem solid var(--error-border-color); overflow-wrap: anywhere}
-.quiet {color: var(--body-text-color-subdued); margin: 0}
+.quiet {margin: 0}
+.gradio-container .found :is(tbody, tr, th, td) {border: 0; background: none}
+#heat {padding-top: 2rem}
+#heat .top-panel {top: -1.9rem}
 """
 
 
@@ -92,8 +96,8 @@ class Page:
             return refusal(error)
         tables = []
         if found.match is not None:
-            name = "text and image" if found.completed is None else found.completed
-            tables.append(_table("Match: the text belongs to the image", [(name, found.match)]))
+            filled = "" if found.completed is None else f' "{found.completed}"'
+            tables.append(_table(f"The text{filled} belongs to the image", [("match", found.match)]))
         tables += [_table(f"Mask {number}", words) for number, words in enumerate(found.masks, 1)]
         tables += [_table("Answers", found.answers)] if found.answers else []
         return "".join(tables)
@@ -179,37 +183,46 @@ def serve(page: Page, listening: socket.socket, folder: str) -> None:
     """Shows a page until a signal ends it.
 
     Args:
-        listening: the socket that it is shown at, in the name of `LOOPBACK` alone where it is bound there.
-        folder: of uploads and pictures, for as long as it is shown; the caller removes it.
+        listening: the socket that it is shown at. folder: as for `application`; the caller removes it.
+    """
+    app = application(page, listening.getsockname()[0] in LOOPBACK, folder)
+    import uvicorn
+
+    # The second is for heartbeats, which pages that are still open hold for ever.
+    config = uvicorn.Config(app, log_level="error", access_log=False, ws="none", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def application(page: Page, only_here: bool, folder: str) -> Any:
+    """The ASGI application of a page.
+
+    Args:
+        only_here: it answers in the names of `LOOPBACK` alone, as another name that leads here is of a page elsewhere.
+        folder: of uploads and heat maps; those of more than an hour are deleted.
     """
     for name in [each for each in os.environ if each.startswith("GRADIO_")]:
-        del os.environ[name]  # sharing, folders that are shown, a proxy: none of it
+        del os.environ[name]  # sharing, folders that are shown, another front: none of it
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
     import gradio as gr
-    import uvicorn
     from fastapi import FastAPI
     from gradio import processing_utils
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    async def fetched(url: str, *_: Any, **__: Any) -> str:
+    async def refused(url: str, *_: Any, **__: Any) -> str:
         raise ValueError("addresses are not fetched; upload the image itself")
 
-    processing_utils.async_ssrf_protected_download = fetched  # else a client names a host, and the server asks it
+    processing_utils.async_ssrf_protected_download = refused  # else a client names a host, and the server asks it
     blocks = page.blocks()
     theme = gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=_MONO)
+    theme.set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300"
+    )  # to be read with ease
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None), blocks, "/", footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES,
         ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, theme=theme, css=_STYLE,
     )  # fmt: skip
-    blocks.has_launched = True  # or gradio would take files of this machine that a client names (`_check_allowed`)
-    host = listening.getsockname()[0]
-    names = (
-        [*LOOPBACK] if host in LOOPBACK else ["*"]
-    )  # else a page of another name, resolved to this machine, could ask
-    guarded = TrustedHostMiddleware(_with_policy(app), allowed_hosts=names)
-    # The second is for heartbeats, which pages that are still open hold for ever.
-    config = uvicorn.Config(guarded, log_level="error", access_log=False, ws="none", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listening])
+    blocks.has_launched = True  # else gradio takes files of this machine that a client names (`_check_allowed`)
+    return TrustedHostMiddleware(_with_policy(app), allowed_hosts=[*LOOPBACK] if only_here else ["*"])
 
 
 def uploaded(upload: Any) -> Tensor | None:
