@@ -43,8 +43,8 @@ def main(load_path: str | None, trust_remote_code: bool, device: str, top: int, 
     with _listening(host, port) as listening:  # at once: torch takes seconds; who comes meanwhile waits for the page
         with lasting_imports():
             from renaissance.inference.loaded import Loaded
-            from renaissance.reports.page import LOOPBACK, Page, serve
-        page = Page(Loaded(load_path, device, trust_remote_code=trust_remote_code), top)
+            from renaissance.reports.live_page import LOOPBACK, LivePage, serve
+        page = LivePage(Loaded(load_path, device, trust_remote_code=trust_remote_code), top)
         if host not in (*LOOPBACK, "::1"):
             say(f"note: host={host}: whoever reaches this machine there may ask the model.")
         shown = f"[{host}]" if ":" in host else host
@@ -55,8 +55,13 @@ def main(load_path: str | None, trust_remote_code: bool, device: str, top: int, 
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens at a port of an address of this machine."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that has just ended holds no port
+        listening.bind((host, port))
+        listening.listen()
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that is none
+        listening.close()
         why = f"host={host} port={port} cannot be listened at ({first_line(error)})"
         raise UserError(f"{why}; give another port=, or host=127.0.0.1.") from error
+    return listening

@@ -1,4 +1,4 @@
-"""The page of `serve`: an image and a text go in; match, filled masks, answers and a heat map come out.
+"""The page of `serve`: an image and a text go in; match, filled masks, answers and a heat map come out, while one looks on.
 
     upload -> pixels; text -> `predictions` -> a table for each head
                            -> `Loaded.explain`, `overlay` -> the heat map of a word
@@ -38,6 +38,10 @@ _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
+_ROUTES = (  # that the page asks for
+    r"/|/(theme\.css|manifest\.json|favicon\.ico|config)|/(assets|static|svelte)/.+"
+    r"|/gradio_api/(upload|upload_progress|cancel|reset|queue/join|queue/data|heartbeat/\w+|file={}/.+)"
+)
 _FONTS, _MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the reader's own system
 _STYLE = """
 .gradio-container {width: 100%; max-width: 68rem !important; margin: auto}
@@ -51,13 +55,13 @@ _STYLE = """
 .found i {display: block; height: .6rem; border-radius: .3rem; background: var(--color-accent); min-width: 1px}
 .refused {margin: 0; padding: .5rem .75rem; border-left: .25rem solid var(--error-border-color); overflow-wrap: anywhere}
 .quiet {margin: 0}
-.gradio-container .found :is(tbody, tr, th, td) {border: 0; background: none}
+.found, .found :is(tbody, tr, th, td) {border: 0 !important; background: none}
 #heat {padding-top: 2rem}
 #heat .top-panel {top: -1.9rem}
 """
 
 
-class Page:
+class LivePage:
     """What the page of one model shows.
 
     Args:
@@ -179,11 +183,13 @@ class Page:
         return page.queue(api_open=False)
 
 
-def serve(page: Page, listening: socket.socket, folder: str) -> None:
+def serve(page: LivePage, listening: socket.socket, folder: str) -> None:
     """Shows a page until a signal ends it.
 
     Args:
-        listening: the socket that it is shown at. folder: as for `application`; the caller removes it.
+        page: what is shown.
+        listening: the socket that it is shown at.
+        folder: as for `application`; the caller removes it.
     """
     app = application(page, listening.getsockname()[0] in LOOPBACK, folder)
     import uvicorn
@@ -193,10 +199,11 @@ def serve(page: Page, listening: socket.socket, folder: str) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def application(page: Page, only_here: bool, folder: str) -> Any:
+def application(page: LivePage, only_here: bool, folder: str) -> Any:
     """The ASGI application of a page.
 
     Args:
+        page: what is shown.
         only_here: it answers in the names of `LOOPBACK` alone, as another name that leads here is of a page elsewhere.
         folder: of uploads and heat maps; those of more than an hour are deleted.
     """
@@ -222,7 +229,7 @@ def application(page: Page, only_here: bool, folder: str) -> Any:
         ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, theme=theme, css=_STYLE,
     )  # fmt: skip
     blocks.has_launched = True  # else gradio takes files of this machine that a client names (`_check_allowed`)
-    return TrustedHostMiddleware(_with_policy(app), allowed_hosts=[*LOOPBACK] if only_here else ["*"])
+    return TrustedHostMiddleware(_guarded(app, folder), allowed_hosts=[*LOOPBACK] if only_here else ["*"])
 
 
 def uploaded(upload: Any) -> Tensor | None:
@@ -255,15 +262,22 @@ def _safe(text: str) -> str:
     return escape(printable(text))
 
 
-def _with_policy(app: Any) -> Any:
-    """An ASGI application that tells browsers to load nothing from elsewhere."""
+def _guarded(app: Any, folder: str) -> Any:
+    """An ASGI application that has the routes of the page alone, and tells browsers to load nothing from elsewhere.
 
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+    gradio has more: one fetches whatever address it is given, others look into a Hub account or edit the program.
+    """
+    from starlette.responses import PlainTextResponse
+
+    routes = re.compile(_ROUTES.format(re.escape(folder)))
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY.encode())]
             await send(message)
 
-        await app(scope, receive, sending)
+        known = scope["type"] != "http" or routes.fullmatch(scope["path"])
+        await (app if known else PlainTextResponse("not found", 404))(scope, receive, sending)
 
-    return wrapped
+    return guarded
