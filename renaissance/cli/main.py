@@ -24,7 +24,7 @@ from renaissance.settings.words import configured
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
 SUBCOMMANDS = {
     name: f"renaissance.cli.{name}"
-    for name in ("demo", "prepare", "check_data", "compare", "predict", "encode", "export", "study", "report")
+    for name in ("demo", "prepare", "check_data", "compare", "predict", "serve", "encode", "export", "study", "report")
 }
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
@@ -40,6 +40,7 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "compare": "finished runs side by side",
     "report": "what a run has learned, as one page for a browser",
     "predict": "what a checkpoint makes of an image and a text",
+    "serve": "a page of this machine where a checkpoint is asked of images and texts",
     "encode": "vectors of all texts and images of a split, a folder or a file",
     "import": "a model of another program (ViLT, METER) as a checkpoint of this one",
     "export": "a checkpoint as a folder that other programs read (transformers)",

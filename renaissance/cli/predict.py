@@ -1,6 +1,7 @@
 """`python run.py predict with load_path=... image=... text=...`: what a checkpoint makes of one image and text."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +93,18 @@ def _drawn(model: Any, image: str, text: str, word: str | None, method: str, tar
 
 
 def _say_all(model: Any, image: str | None, text: str, top: int) -> None:
-    lines, masks = [], model.masks(text)
-    if image is not None and model.matching:
-        scored, note = text, ""
-        if masks and model.filling:
-            scored = model.complete(image, text)
-            note = f" (masks filled: {scored})"
-        lines.append(f"the text belongs to the image: {model.score(image, scored):.3f}{note}")
-    if masks and model.filling:
-        for number, words in enumerate(model.fill(image, text, top), 1):
-            lines.append(f"mask {number}: " + ", ".join(f"{word} {share:.3f}" for word, share in words))
-    if image is not None and model.answering:
-        answers = (f"{answer} {score:.3f}" for answer, score in model.answer(image, text, top))
-        lines.append(f"answers: {', '.join(answers)}")
-    query = "one image and text" if image is not None else "a text without [MASK] and without image="
-    heads = ", ".join(model.heads) or "nothing"
-    require(lines, f"{model.path} has heads for {heads}, which say nothing of {query}.")
+    from renaissance.inference.predictions import predictions
+
+    found, lines = predictions(model, image, text, top), []
+    if found.match is not None:
+        note = "" if found.completed is None else f" (masks filled: {found.completed})"
+        lines.append(f"the text belongs to the image: {found.match:.3f}{note}")
+    for number, words in enumerate(found.masks, 1):
+        lines.append(f"mask {number}: {_listed(words)}")
+    if found.answers:
+        lines.append(f"answers: {_listed(found.answers)}")
     say("\n".join(lines))
+
+
+def _listed(shares: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {share:.3f}" for name, share in shares)
