@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import small_tasks
 from conftest import ROOT
 from renaissance.cli.main import main
 from renaissance.demo.run import write_models
-from small_run import SMALL, Ended
+from renaissance.studies import execute
+from small_run import COCO_VG, SMALL, Ended, write_coco_vg
+
+READY = sorted((ROOT / "studies").glob("*.yaml"))
 
 BASE = "base: {presets: task_mlm_itm, " + ", ".join(word.replace("=", ": ") for word in SMALL) + ", max_steps: 3}\n"
 STAGES = """
@@ -85,7 +91,7 @@ def test_status_and_table_load_no_torch(file):
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_the_studies_of_this_repository_would_run(path, full_size_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if path.stem == "demo":
@@ -94,3 +100,61 @@ def test_the_studies_of_this_repository_would_run(path, full_size_cache, tmp_pat
     ended = study(capsys, f"study={path}", "action=plan")
     assert ended.code == 0, ended
     assert "pretrain" in ended.out and [*tmp_path.iterdir()] == before
+    if path.stem == "parameters":  # which differ in where they are alone
+        assert {line.split()[1] for line in ended.out.splitlines() if line.strip().startswith("pretrain_")} == {"59.98"}
+
+
+class _Done:
+    """A run of this process in the place of one of its own: what is tested is the study, and a start takes seconds."""
+
+    def __init__(self, words: list[str], *_: object):
+        self.pid, self.code = os.getpid(), main(["with", *words])
+
+    def poll(self) -> int:
+        return self.code
+
+    wait = poll
+
+
+SMALL_STUDY = {
+    "image_size": 32, "max_text_len": 16, "batch_size": 4, "per_gpu_batchsize": 4, "eval_batch_size": 16, "num_workers": 0,
+    "max_steps": 1, "log_every_n_steps": 1,
+}  # fmt: skip
+SMALL_SIZES = {"cross_layer_hidden_size": 32, "num_cross_layers": 1, "num_cross_layer_heads": 2}
+SMALL_TEXT = {"text_encoder_hidden_size": 32, "text_encoder_num_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def study_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_coco_vg(folder / "arrow", dict.fromkeys(COCO_VG, 4))
+    for task in ("nlvr2", "snli", "ref"):
+        small_tasks.TASKS[task].write(folder / task, folder / "arrow")
+    return folder / "arrow"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in READY if path.stem != "demo"], ids=lambda path: path.stem)
+def test_the_studies_of_this_repository_end_in_a_table(path, hub_cache, study_data, tmp_path, monkeypatch, capsys):
+    """With small models of the same names, one step, one seed, and the first and the last of the variants."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execute, "launch", _Done)
+    content = yaml.safe_load(path.read_text())
+    base, stages = content["base"], content["stages"]
+    base |= SMALL_STUDY | {key: value for key, value in SMALL_SIZES.items() if key in base}
+    base |= {key: value for key, value in SMALL_TEXT.items() if key in base}
+    for stage in stages.values():
+        stage.pop("max_steps", None)
+        stage |= {"ref_dataset": "refcoco"} if "ref_dataset" in stage else {}
+    pretrain = stages["pretrain"]
+    pretrain |= {"list": [pretrain["list"][0], pretrain["list"][-1]]} if "list" in pretrain else {}
+    pretrain |= {"zip": {key: [each[0], each[-1]] for key, each in pretrain.get("zip", {}).items()}}
+    first = pretrain["list"][0] if "list" in pretrain else {name: each[0] for name, each in pretrain["zip"].items()}
+    given = content | {"seeds": [0], "baseline": {f"pretrain.{key}": value for key, value in first.items()}}
+    (tmp_path / path.name).write_text(yaml.safe_dump(given))
+    words = (f"study={path.name}", f"data_root={study_data}")
+    ended = study(capsys, *words, "action=run")
+    assert ended.code == 0, ended
+    ended = study(capsys, *words, "action=table")
+    assert ended.code == 0 and all(metric in ended.out for metric in content["metrics"]), ended
+    assert ended.out.count("(n=1)") == 2 * len(content["metrics"]) and "against the baseline" in ended.out
