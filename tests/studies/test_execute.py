@@ -219,6 +219,20 @@ def test_a_longer_run_is_to_go_on_and_what_took_its_result_is_made_anew(place: P
     assert (place.folder / "outdated" / two / "results.json").is_file() and states[two].folder.name == "version_0"
 
 
+def test_a_run_that_stopped_early_is_done_until_it_is_given_more_patience(place: Place):
+    text = "base: {presets: task_mlm_itm, early_stopping: 2}\nstages: {pretrain: }\n"
+    place.file.write_text(text)
+    execute.run_study(study_folder(place.file, place.folder), 1)
+    [state] = place.states().values()
+    early = {"val": {"mlm": {"loss": {"stopped_early": {"step": 3, "of": 5}}}}}
+    (state.folder / "results_details.json").write_text(json.dumps(early))
+    for patience, kind in ((2, "done"), (1, "done"), (0, "done"), (4, "waiting")):
+        place.file.write_text(text.replace("early_stopping: 2", f"early_stopping: {patience}"))
+        [state] = place.states().values()
+        assert state.kind == kind
+    assert state.note == "it has stopped early with early_stopping=2 and is to have 4"
+
+
 def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: Place, monkeypatch):
     place.file.write_text(STUDY + "budget: {hours: 1e-9}\n")
     folder = study_folder(place.file, place.folder)

@@ -144,7 +144,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 def test_runs_of_a_study_have_tags(tmp_path):
     """Those of all, or those of a variant; as words of a command they are the same list."""
     text = "base: {presets: task_mlm, max_steps: 1, tags: [mine]}\n"
-    text += "list: [{learning_rate: 2}, {learning_rate: 1, tags: [mine, high]}]"
+    text += "list: [{blind: false}, {blind: true, tags: [mine, high]}]"
     runs = plan(study(tmp_path, text), "runs", {})
     tags = [configured(SETTINGS, run.words({}))[0]["tags"] for run in runs]
     assert [SETTINGS["tags"].convert(each) for each in tags] == [["mine"], ["mine", "high"]]

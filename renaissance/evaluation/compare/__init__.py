@@ -79,8 +79,9 @@ def compare(
     differences, problems = paired_differences(named)
     notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
     records = {name: {key: value for key, (value, _) in own.items()} for name, own in entries.items()}
+    tagged = ["tags"] if any(run.tags for run in named.values()) else []
     cells = [{key: cell for key, (_, cell) in own.items() if cell is not None} for own in entries.values()]
-    keys = dict.fromkeys(["run", "tags", *differing, *(key for own in cells for key in own)])
+    keys = dict.fromkeys(["run", *tagged, *differing, *(key for own in cells for key in own)])
     lines = [(key, *(own.get(key, "") for own in cells)) for key in keys]
     title = f"mean score minus that of {next(iter(named))}, on the same examples (paired bootstrap)"
     say(tables(lines))
