@@ -1,7 +1,11 @@
 """`python run.py demo with key=value`: a generated world, two models that learn it, and what they learned."""
 
+from pathlib import Path
+from typing import Any
+
 from renaissance.core.checks import integer, path, task_list
-from renaissance.demo.run import demo
+from renaissance.demo.finetune import selected_tasks
+from renaissance.demo.run import demo, run_folders
 
 
 # fmt: off
@@ -15,4 +19,14 @@ class Demo:
     demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
 # fmt: on
 
-main = demo
+
+def main(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> None:
+    """Runs the demo, and writes a page of each run and one over all.
+
+    Raises:
+        UserError: as of `demo`.
+    """
+    from renaissance.reports.page import FILE, report_all
+
+    demo(root, seed, steps, pictures, demo_tasks)
+    report_all(run_folders(Path(root), selected_tasks(demo_tasks)), Path(root) / FILE)
