@@ -1,7 +1,11 @@
 """`python run.py demo with key=value`: a generated world, two models that learn it, and what they learned."""
 
+from pathlib import Path
+from typing import Any
+
 from renaissance.core.checks import flag, integer, path, task_list
-from renaissance.demo.run import demo
+from renaissance.demo.finetune import selected_tasks
+from renaissance.demo.run import demo, run_folders
 
 
 # fmt: off
@@ -16,4 +20,15 @@ class Demo:
     data_only: flag = False  # True: write the data, those of demo_tasks too, for runs and studies of your own, and stop
 # fmt: on
 
-main = demo
+
+def main(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_only: bool) -> None:
+    """Runs the demo, and writes a page of each run and one over all; or writes the data alone.
+
+    Raises:
+        UserError: as of `demo`.
+    """
+    from renaissance.reports.page import FILE, report_all
+
+    demo(root, seed, steps, pictures, demo_tasks, data_only=data_only)
+    if not data_only:
+        report_all(run_folders(Path(root), selected_tasks(demo_tasks)), Path(root) / FILE)

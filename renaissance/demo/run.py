@@ -76,6 +76,14 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_
     return figures
 
 
+def run_folders(folder: Path, names: list[str]) -> dict[str, Path]:
+    """The folders of the last demo's runs by name: both models, then those of these tasks, the blind one of a task first."""
+    files = {name: folder / f"{recipe}.json" for name, recipe in RECIPES.items()}
+    found = {name: Path(json.loads(file.read_text(encoding="utf-8"))["run_folder"]) for name, file in files.items()}
+    kinds = [(name, kind) for name in names for kind in finetune.TASKS[name].kinds]
+    return found | {f"{name} {kind}": finetune.newest(folder, name, kind) for name, kind in kinds}
+
+
 def write_world(folder: Path, seed: int, pictures: int) -> None:
     """Official raw COCO downloads, the arrow files made of them, the tokenizer, and the shapes of the two encoders."""
     try:

@@ -107,7 +107,7 @@ def _thinned(points: np.ndarray) -> np.ndarray:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most `low` to at least `high`."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) * 0.1 or 1), high + (abs(high) * 0.1 or 1)
     rough = (high - low) / TICKS
     power = 10 ** math.floor(math.log10(rough))

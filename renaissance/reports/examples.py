@@ -159,7 +159,7 @@ def fooled(frame: pd.DataFrame) -> pd.DataFrame | None:
         rows = rows.assign(shown=rows["shown"].map(first)).dropna(subset="shown")
     elif "image_id" in frame:
         rows = frame[(frame["target"] == "mismatched") & (frame["score"] == 0)]
-        rows = rows.assign(shown=rows["image_id"], sure=rows["confidence"])
+        rows = rows.assign(shown=rows["image_id"], sure=rows.get("confidence", 0.0))
     else:
         return None
     return rows.sort_values("sure", ascending=False, kind="stable").head(SHOWN)

@@ -53,27 +53,37 @@ def report(run: str | None, runs: Any, output: str | None = None, data_root: str
 
 
 def report_ended(folder: Path | None) -> None:
-    """Writes the page of a run that has just ended; whatever goes wrong is said, and the run keeps its results.
+    """Writes the page of a run that has just ended, and says where; the run keeps its results, whatever goes wrong.
 
     Args:
         folder: of the run; None where it keeps nothing.
     """
-    if folder is None:
-        return
-    try:
-        one = read_run(folder, "run")
-        say(f"report: {_write({shortest_names([folder])[0]: one}, [], folder / FILE, None)}")
-    except Stopped as stop:
-        say(f"warning: {stop} while {FILE} was written, so there is none; the run itself is complete.", error=True)
-    except Exception as error:  # a page is worth no run
-        again = f"python run.py report with run={folder}"
-        say(f"warning: {FILE} was not written ({first_line(error).removesuffix('.')}); try `{again}`.", error=True)
+    if folder is not None and _try({shortest_names([folder])[0]: folder}, folder / FILE):
+        say(f"report: {folder / FILE}")
 
 
 def report_all(folders: Mapping[str, Path], target: Path) -> None:
-    """Writes one page of these runs by name, and says where it is."""
-    runs = {name: read_run(folder, "runs") for name, folder in folders.items()}
-    say(f"report: {_write(runs, [], target, None)}")
+    """The same for several runs, by name: a page in the folder of each, and one over all, which is named."""
+    for name, folder in folders.items():
+        _try({name: folder}, folder / FILE)
+    if _try(folders, target):
+        say(f"report: {target}")
+
+
+def _try(folders: Mapping[str, Path], target: Path) -> bool:
+    """Writes a page; returns whether it is there, else says why not. A page is worth no run."""
+    try:
+        _write({name: read_run(folder, "run") for name, folder in folders.items()}, [], target, None)
+    except Stopped as stop:
+        why = str(stop)
+    except Exception as error:
+        why = first_line(error).removesuffix(".")
+    else:
+        return True
+    again = "run=" + str(target.parent) if len(folders) == 1 else f"runs={','.join(map(str, folders.values()))}"
+    say(f"warning: {FILE} was not written ({why}); results are complete, and `python run.py report with {again}` "
+        "writes it.", error=True)  # fmt: skip
+    return False
 
 
 def _write(runs: Mapping[str, FinishedRun], notes: Sequence[str], target: Path, data_root: str | None) -> Path:
