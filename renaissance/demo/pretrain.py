@@ -25,6 +25,7 @@ from renaissance.training.loading import RunData, read_data
 from renaissance.training.resolution import Resolved
 from renaissance.training.train import run
 
+from .pointing import pointing
 from .probes import KINDS, Probe, accuracy_by_kind, content_words, make_probes, text_only_accuracy
 from .raw import scene_index_of
 from .settings import demo_settings
@@ -92,12 +93,18 @@ def pretrain(recipe: str, root: Path, seed: int, steps: int, **more: Any) -> Non
     folder = run(settings, demo_data).path
     itm = json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"]["itm"]
     figures = {f"itm{end}": itm[f"accuracy{end}"] for end in ("", "_matched", "_mismatched")}
-    figures |= probe(folder / "checkpoints" / "best.ckpt", Path(settings["data_root"]), seed)
+    best, scenes = folder / "checkpoints" / "best.ckpt", held_out(Path(settings["data_root"]), seed)
+    figures |= probe(best, Path(settings["data_root"]), scenes) | {"heat_maps": pointing(best, scenes, seed)}
     content = {"run_folder": str(folder), "figures": figures}
     (root / f"{recipe}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]:
+def held_out(data_root: Path, seed: int) -> list[Scene]:
+    """The test scenes."""
+    return list(dict.fromkeys(scenes_of(open_pairs(["coco"], "test", data_root), seed)))
+
+
+def probe(path: Path, data_root: Path, scenes: list[Scene]) -> dict[str, dict[str, float]]:
     """Accuracy of masked words by kind on the held-out test scenes.
 
     Returns:
@@ -105,7 +112,6 @@ def probe(path: Path, data_root: Path, seed: int) -> dict[str, dict[str, float]]
         each {kind: accuracy}.
     """
     loaded = Loaded(path)
-    scenes = list(dict.fromkeys(scenes_of(open_pairs(["coco"], "test", data_root), seed)))
     probes = make_probes(scenes)
     figures = {}
     for name, attribute in (("mlm", "image"), ("mlm_wrong_picture", "wrong_image")):

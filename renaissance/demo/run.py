@@ -22,7 +22,7 @@ from renaissance.runs.metrics_table import read_rows
 
 from . import finetune
 from .raw import write_coco, write_tokenizer
-from .tables import finetuning_table, pretraining_table
+from .tables import finetuning_table, heat_map_table, pretraining_table
 from .world import make_scene, render
 
 VAL, TEST = 200, 500  # held-out images
@@ -50,12 +50,12 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any) -> di
     write_world(folder, seed, pictures)
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
-    tables = [pretraining_table(figures)]
-    say(tables[0])
+    tables = [pretraining_table(figures), heat_map_table(figures)]
+    say("\n".join(tables))
     if tasks:
         figures["tasks"] = _finetune(folder, seed, steps, tasks, runs)
         tables.append(finetuning_table(figures["tasks"]))
-        say(tables[1])
+        say(tables[-1])
     (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     took = f"seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes on {available_cores()} cores"
     written = "\n".join(f"```text\n{each}\n```\n" for each in tables)

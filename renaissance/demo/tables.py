@@ -26,6 +26,17 @@ def pretraining_table(figures: Mapping[str, Any]) -> str:
     return _aligned(rows)
 
 
+def heat_map_table(figures: Mapping[str, Any]) -> str:
+    """Of both models, how often the heat map of a word is highest on the object it names, and what share of it lies there."""
+    columns = [f"{model} {figure}" for model in figures for figure in ("peak", "share")]
+    rows: list[tuple[Any, ...]] = [("heat maps on the object named", *columns, "chance")]
+    for method in next(iter(figures.values()))["heat_maps"]:
+        for prefix, label in (("", method), ("random_", "  random weights")):
+            values = (of["heat_maps"][method][f"{prefix}{key}"] for of in figures.values() for key in ("peak", "share"))
+            rows.append((label, *values, 1 / 9))
+    return _aligned(rows)
+
+
 def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
     """Mean over colour, shape, size and place, without relations."""
     kinds = [kind for kind in KINDS if kind != "relation"]

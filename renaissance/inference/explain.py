@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from renaissance.core.errors import require, shortened
 from renaissance.core.types import Fused, TextInput, Tokens
 from renaissance.data.text import encode
-from renaissance.models.attention import seeing
+from renaissance.models.attention import SeenAttention
 from renaissance.models.base import VisionLanguageModel
 from renaissance.models.two_tower import TwoTower
 from renaissance.tasks.base import Classification
@@ -62,6 +62,8 @@ class _Patches(NamedTuple):
     box: tuple[float, float, float, float]
 
 
+@torch.inference_mode(False)  # gradients are asked for
+@torch.no_grad()
 def explain(loaded: Loaded, image: ImageLike, text: str, word: str | None, method: str, target: str | None) -> HeatMap:
     """As `Loaded.explain`."""
     require(method in METHODS, f"method={method!r} is not allowed: give one of {', '.join(METHODS)}.")
@@ -72,14 +74,13 @@ def explain(loaded: Loaded, image: ImageLike, text: str, word: str | None, metho
         word = "[MASK]"
     found = _find(loaded, text, word)
     output = _output(loaded, found, method, target)
-    with torch.inference_mode(False), torch.no_grad():
-        patches = _patches(loaded, image)
-        if method == "transport":
-            named, weights = WORD, _transport(loaded.model, found, patches)
-        else:
-            if found.pieces and target is None and loaded.filling:  # asks what belongs there, as the head was trained
-                found.text.input_ids[0, found.pieces] = loaded.tokenizer.mask_token_id
-            named, weights = _attended(loaded.model, found, patches, method, output)
+    patches = _patches(loaded, image)
+    if method == "transport":
+        named, weights = WORD, _transport(loaded.model, found, patches)
+    else:
+        if found.pieces and target is None and loaded.filling:  # asks what belongs there, as the head was trained
+            found.text.input_ids[0, found.pieces] = loaded.tokenizer.mask_token_id
+        named, weights = _attended(loaded.model, found, patches, method, output)
     values = weights[patches.first :][: patches.rows * patches.columns].double().clamp_min(0)
     values = values / values.sum() if values.sum() > 0 else torch.full_like(values, 1 / len(values))
     return HeatMap(values.view(patches.rows, patches.columns).cpu().numpy(), word, method, named, patches.box)
@@ -127,7 +128,10 @@ def _output(loaded: Loaded, word: _Word, method: str, target: str | None) -> Out
         return _word_logit(loaded, word)
     if loaded.matching and target in (None, MATCH):
         return lambda fused: (MATCH, loaded.matching(fused.pooled)[0] @ fused.pooled.new_tensor([-1.0, 1.0]))
-    require(answering, f"{loaded.path} has no head for answers or matching (its heads: {there}); give word=.")
+    sought = "answers" if target not in (None, MATCH) else "matching" if target else "matching or answers"
+    require(
+        answering, f"{loaded.path} has no head for {sought} (its heads: {there}); leave target out, and give a word."
+    )
     labels = list(answering.labels)
     known = target is None or target in labels
     require(known, f"target={target!r} is no answer of {loaded.path}; it has {shortened(labels)}.")
@@ -158,10 +162,11 @@ def _patches(loaded: Loaded, image: ImageLike) -> _Patches:
     Raises:
         UserError: the tokens of the encoder lie on no grid.
     """
-    pixels = decoded(image)
+    pixels, tower = decoded(image), getattr(loaded.model, "image_tower", None)
     shown = loaded._shown([pixels])
     tokens = loaded.model.embed_image(shown)
-    count, size, patch = tokens.hidden.shape[1], shown.pixels.shape[-2:], loaded.settings.model.patch_size
+    behind = getattr(tower and tower.config, "num_detection_tokens", 0)  # YOLOS'
+    count, size, patch = tokens.hidden.shape[1] - behind, shown.pixels.shape[-2:], loaded.settings.model.patch_size
     if patch:
         rows, columns = (max(side // patch, 1) for side in size)
         seen = columns * patch / size[1], rows * patch / size[0]  # patches leave out what is less than one
@@ -191,14 +196,13 @@ def _attended(
         hidden = F.pad(image.hidden, (0, 0, 0, 1))
         mask = image.mask if image.mask is not None else hidden.new_ones(1, hidden.shape[1] - 1, dtype=torch.bool)
         image = Tokens(hidden, F.pad(mask, (0, 1)))
-    seen: list[Tensor] = []
-    with torch.set_grad_enabled(output is not None), seeing(seen.append):
+    with torch.set_grad_enabled(output is not None), SeenAttention() as attention:
         # The probabilities get a gradient, whatever of the model is frozen.
         text = text._replace(hidden=text.hidden.detach().requires_grad_(output is not None))
         fused = model.fuse(text, image)
         named, number = (POOLED, None) if output is None else output(fused)
-    kind = "the blocks of its encoder compute attention in code of their own"
-    require(seen, f"method={method} cannot look into this model: {kind}; give method=transport.")
+    seen = attention.probabilities
+    require(seen, f"method={method} sees no attention in this model, which computes it by code of its own.")
     gradients = [1.0] * len(seen)
     if output is not None:
         gradients = torch.autograd.grad(number, seen, materialize_grads=True)
@@ -259,7 +263,7 @@ def _pooled_from(pooling: str, real: Tensor) -> Tensor:
 def _transport(model: VisionLanguageModel, word: _Word, patches: _Patches) -> Tensor:
     """What of the word goes to each image token (P,) in the transport plan of all words to all patches."""
     fused = model.fuse(model.embed_text(word.text), patches.tokens, needs={"text", "image"})
-    texts, images = fused.text[0, word.all], fused.image[0, patches.first :]
+    texts, images = fused.text[0, word.all], fused.image[0, patches.first :][: patches.rows * patches.columns]
     cost = 1 - F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
     plan = transport_plan(cost)[[word.all.index(piece) for piece in word.pieces if piece in word.all]]
     return F.pad(plan.sum(0), (patches.first, 0))

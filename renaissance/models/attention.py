@@ -12,36 +12,17 @@ and heads of 64 channels. The outputs are the same up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from renaissance.core.types import Tokens
-
-_SEE: ContextVar[Callable[[Tensor], None] | None] = ContextVar("see", default=None)  # of each thread its own
-
-
-@contextmanager
-def seeing(see: Callable[[Tensor], None]) -> Iterator[None]:
-    """While it lasts, each attention is `plain_attention` and shows its probabilities (B,h,N,K) to `see`, for heat maps.
-
-    Outputs are the same up to rounding. Families that compute attention in code of their own show nothing.
-    """
-    token = _SEE.set(see)
-    try:
-        yield
-    finally:
-        _SEE.reset(token)
-
-
-def _is_seen() -> bool:
-    return not torch.compiler.is_compiling() and _SEE.get() is not None
 
 
 def _as_operator(schema: str, like: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
@@ -141,19 +122,14 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     if bias is not None:
         scores += bias
     probabilities = scores.softmax(-1)
-    if _is_seen():
-        _SEE.get()(probabilities)
     return (drop(probabilities, rate) if rate else probabilities) @ value
 
 
 def is_plain_faster(query: Tensor, key: Tensor, rate: float) -> bool:
-    """Whether `plain_attention` takes less time than torch's fused kernels, or its probabilities are asked for.
+    """Whether `plain_attention` takes less time than torch's fused kernels: on CPUs, which have none with dropout.
 
-    On CPUs, which have none with dropout. Theirs makes many small products, which oneDNN begins slowly: it takes 7 x as long
-    at 100 tokens, 2 x at 256.
+    Theirs makes many small products, which oneDNN begins slowly: it takes 7 x as long at 100 tokens, 2 x at 256.
     """
-    if _is_seen():
-        return True
     if query.device.type != "cpu" or rate > 0:
         return query.device.type == "cpu"
     in_16_bits = query.element_size() == 2  # then oneDNN multiplies; forward alone, the fused kernels are faster
@@ -165,6 +141,59 @@ def is_plain_faster(query: Tensor, key: Tensor, rate: float) -> bool:
 def _onednn_multiplies() -> bool:
     """See `training.devices.set_float32_products`; a graph cannot ask."""
     return torch.get_float32_matmul_precision() != "highest"
+
+
+_IS_SEEN: ContextVar[bool] = ContextVar("attention is seen", default=False)  # of each thread its own
+
+
+class SeenAttention(TorchFunctionMode):
+    """While it lasts, the probabilities of every attention of four dimensions are kept, for heat maps; a context manager.
+
+    Whoever computes them calls torch's softmax, or a fused kernel, in whose place come the plain products. Outputs are the same
+    up to rounding.
+
+    Attributes:
+        probabilities: (B,h,N,K) in the order in which they are computed; results depend on these very tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probabilities: list[Tensor] = []
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> SeenAttention:
+        self._tokens.append(_IS_SEEN.set(True))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _IS_SEEN.reset(self._tokens.pop())
+
+    def __torch_function__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if function is F.scaled_dot_product_attention and not (given.get("is_causal") or given.get("enable_gqa")):
+            with self:  # for the softmax
+                return _by_products(*args, **{name: given[name] for name in given if name in _PRODUCTS})
+        result = function(*args, **given)
+        if function in (F.softmax, torch.softmax, Tensor.softmax) and result.ndim == 4:
+            self.probabilities.append(result)
+        return result
+
+
+_PRODUCTS = ("query", "key", "value", "attn_mask", "dropout_p", "scale")
+
+
+def _by_products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """torch's scaled_dot_product_attention, but for its other options."""
+    bias = mask_bias(attn_mask, query.dtype) if attn_mask is not None and attn_mask.dtype == torch.bool else attn_mask
+    return plain_attention(query * (query.shape[-1] ** -0.5 if scale is None else scale), key, value, bias, dropout_p)
 
 
 class Residual(nn.Module):
@@ -211,7 +240,7 @@ class Attention(nn.Module):
         queries, keys = hidden.shape[1], other.hidden.shape[1]
         # Measured on CPUs alone; a GPU keeps its fused kernels.
         cheaper = hidden.device.type == "cpu" and self._is_cheaper(min(queries, keys), max(queries, keys))
-        if cheaper and not _is_seen():
+        if cheaper and (torch.compiler.is_compiling() or not _IS_SEEN.get()):
             attend = self._few_queries if queries < keys else self._few_keys
             return attend(hidden, other)
         (query,), (key, value) = self._project(hidden, 0, 1), self._project(other.hidden, 1, 3)
