@@ -25,6 +25,8 @@ TIMM = ["timm>=1.0.26"]  # image_encoder=timm/...; older ones unpickle what a fi
 SENTENCEPIECE = ["sentencepiece>=0.2", "protobuf>=4"]
 # export with format=sentence_transformers
 SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
+# the command serve
+GRADIO = ["gradio>=6.31"]
 
 setup(
     name="renaissance",
@@ -38,10 +40,12 @@ setup(
         "timm": TIMM,
         "sentencepiece": SENTENCEPIECE,
         "sentence_transformers": SENTENCE_TRANSFORMERS,
+        "serve": GRADIO,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
             *SENTENCE_TRANSFORMERS,
+            *GRADIO,
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -122,29 +122,38 @@ class LivePage:
         picture.thumbnail(_LARGEST)
         return overlay(picture, heat), ""
 
+    def asked(self, upload: Any, text: Any, method: Any) -> Iterator[tuple]:
+        """An event: shows the predictions, and then the heat map of the first word.
+
+        Yields:
+            Of gradio's updates those of the predictions, the part of heat maps, the words, the picture, and why there is none.
+        """
+        import gradio as gr
+
+        try:
+            image, text = uploaded(upload), str(text or "")
+        except UserError as error:
+            yield refusal(error), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()
+            return
+        words, shown = self.words(text), gr.update(visible=image is not None)
+        choice = gr.update(choices=words, value=words[0])
+        yield self.predictions(image, text), shown, choice, gr.update(visible=False), ""
+        if image is not None:
+            yield gr.skip(), gr.skip(), gr.skip(), *self.drawn(upload, text, words[0], method)
+
+    def drawn(self, upload: Any, text: Any, word: Any, method: Any) -> tuple:
+        """An event: the picture of another word or method, and why there is none."""
+        import gradio as gr
+
+        try:
+            picture, why = self.heat_map(uploaded(upload), str(text or ""), str(word or ""), str(method))
+        except UserError as error:
+            picture, why = None, refusal(error)
+        return gr.update(value=picture, visible=picture is not None), why
+
     def blocks(self) -> Any:
         """The page, as `gradio.Blocks`."""
         import gradio as gr
-
-        def asked(upload: Any, text: Any, method: Any) -> Iterator[tuple]:
-            """Shows the predictions, and then the heat map of the first word."""
-            try:
-                image, text = uploaded(upload), str(text or "")
-            except UserError as error:
-                yield refusal(error), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()
-                return
-            words, shown = self.words(text), gr.update(visible=image is not None)
-            choice = gr.update(choices=words, value=words[0])
-            yield self.predictions(image, text), shown, choice, gr.update(visible=False), ""
-            picture, why = self.heat_map(image, text, words[0], str(method))
-            yield gr.skip(), shown, choice, gr.update(value=picture, visible=picture is not None), why
-
-        def drawn(upload: Any, text: Any, word: Any, method: Any) -> tuple:
-            try:
-                picture, why = self.heat_map(uploaded(upload), str(text or ""), str(word or ""), str(method))
-            except UserError as error:
-                picture, why = None, refusal(error)
-            return gr.update(value=picture, visible=picture is not None), why
 
         kinds = {"a caption": self.model.matching, "a text with [MASK] in the place of words": self.model.filling,
                  "a question": self.model.answering}  # fmt: skip
@@ -178,8 +187,8 @@ class LivePage:
                     elem_id="heat",
                 )
                 why = gr.HTML(elem_id="why")
-            gr.on([ask.click, text.submit], asked, [image, text, method], [found, maps, word, heat, why], **how)
-            gr.on([word.input, method.input], drawn, [image, text, word, method], [heat, why], **how)
+            gr.on([ask.click, text.submit], self.asked, [image, text, method], [found, maps, word, heat, why], **how)
+            gr.on([word.input, method.input], self.drawn, [image, text, word, method], [heat, why], **how)
         return page.queue(api_open=False)
 
 
