@@ -28,6 +28,8 @@ SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
 # logger=wandb, logger=mlflow
 WANDB = ["wandb>=0.31"]
 MLFLOW = ["mlflow-skinny>=3.17"]
+# the command serve
+GRADIO = ["gradio>=6.31"]
 
 setup(
     name="renaissance",
@@ -44,12 +46,14 @@ setup(
         "sentence_transformers": SENTENCE_TRANSFORMERS,
         "wandb": WANDB,
         "mlflow": MLFLOW,
+        "serve": GRADIO,
         "test": [
             *TIMM,
             *SENTENCEPIECE,
             *SENTENCE_TRANSFORMERS,
             *WANDB,  # 60 MB with what it needs
             *MLFLOW,  # 45 MB
+            *GRADIO,
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from renaissance.core.errors import UserError, printable
+from renaissance.core.errors import UserError, printable, require
 from renaissance.core.untrusted import read_bytes
 from renaissance.data.images import decode
 from renaissance.inference.heat_map import METHODS
@@ -33,6 +33,7 @@ from .heat_maps import overlay
 WHOLE = "the whole text"
 LOOPBACK = ("127.0.0.1", "localhost")
 _LARGEST = (1600, 1600)  # pixels of the picture behind a heat map
+_LONGEST = 10_000  # characters of a text
 _SWEEP, _KEPT = 600, 3600  # seconds between two looks for old uploads, and until they are old
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -78,10 +79,7 @@ class LivePage:
         says = {"match": self.model.matching, "masked words": self.model.filling, "answers": self.model.answering}
         named = ", ".join(name for name, head in says.items() if head is not None) or "nothing of one image and text"
         heads = ", ".join(self.model.heads) or "none"
-        lines = (
-            f"{model.model_type} of {' and '.join(towers)}",
-            f"heads: {heads}; they say: {named}",
-        )
+        lines = (f"{model.model_type} of {' and '.join(towers)}", f"heads: {heads}; they say: {named}")
         title = f"<h1>{_safe(Path(self.model.path).name)}</h1>"
         return f'<div class="about">{title}{"".join(f"<p>{_safe(line)}</p>" for line in lines)}</div>'
 
@@ -122,29 +120,38 @@ class LivePage:
         picture.thumbnail(_LARGEST)
         return overlay(picture, heat), ""
 
+    def asked(self, upload: Any, text: Any, method: Any) -> Iterator[tuple]:
+        """An event: shows the predictions, and then the heat map of the first word.
+
+        Yields:
+            Of gradio's updates those of the predictions, the part of heat maps, the words, the picture, and why there is none.
+        """
+        import gradio as gr
+
+        try:
+            image, text = uploaded(upload), typed(text)
+        except UserError as error:
+            yield refusal(error), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()
+            return
+        words, shown = self.words(text), gr.update(visible=image is not None)
+        choice = gr.update(choices=words, value=words[0])
+        yield self.predictions(image, text), shown, choice, gr.update(visible=False), ""
+        if image is not None:
+            yield gr.skip(), gr.skip(), gr.skip(), *self.drawn(upload, text, words[0], method)
+
+    def drawn(self, upload: Any, text: Any, word: Any, method: Any) -> tuple:
+        """An event: the picture of another word or method, and why there is none."""
+        import gradio as gr
+
+        try:
+            picture, why = self.heat_map(uploaded(upload), typed(text), typed(word), str(method))
+        except UserError as error:
+            picture, why = None, refusal(error)
+        return gr.update(value=picture, visible=picture is not None), why
+
     def blocks(self) -> Any:
         """The page, as `gradio.Blocks`."""
         import gradio as gr
-
-        def asked(upload: Any, text: Any, method: Any) -> Iterator[tuple]:
-            """Shows the predictions, and then the heat map of the first word."""
-            try:
-                image, text = uploaded(upload), str(text or "")
-            except UserError as error:
-                yield refusal(error), gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()
-                return
-            words, shown = self.words(text), gr.update(visible=image is not None)
-            choice = gr.update(choices=words, value=words[0])
-            yield self.predictions(image, text), shown, choice, gr.update(visible=False), ""
-            picture, why = self.heat_map(image, text, words[0], str(method))
-            yield gr.skip(), shown, choice, gr.update(value=picture, visible=picture is not None), why
-
-        def drawn(upload: Any, text: Any, word: Any, method: Any) -> tuple:
-            try:
-                picture, why = self.heat_map(uploaded(upload), str(text or ""), str(word or ""), str(method))
-            except UserError as error:
-                picture, why = None, refusal(error)
-            return gr.update(value=picture, visible=picture is not None), why
 
         kinds = {"a caption": self.model.matching, "a text with [MASK] in the place of words": self.model.filling,
                  "a question": self.model.answering}  # fmt: skip
@@ -157,7 +164,7 @@ class LivePage:
             with gr.Row():
                 with gr.Column():
                     image = gr.Image(label="Image", sources=["upload", "clipboard"], height=320, buttons=[])
-                    text = gr.Textbox(label="Text", placeholder=asks, max_length=10_000, elem_id="text")
+                    text = gr.Textbox(label="Text", placeholder=asks, max_length=_LONGEST, elem_id="text")
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Column():
                     found = gr.HTML('<p class="quiet">What the model says stands here.</p>', elem_id="found")
@@ -170,16 +177,11 @@ class LivePage:
                     method = gr.Dropdown(
                         [*METHODS], value=METHODS[0], label="Method", info="how it is found", elem_id="method"
                     )
-                heat = gr.Image(
-                    label="Heat map",
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="heat",
-                )
+                buttons = ["download", "fullscreen"]
+                heat = gr.Image(label="Heat map", format="png", interactive=False, buttons=buttons, elem_id="heat")
                 why = gr.HTML(elem_id="why")
-            gr.on([ask.click, text.submit], asked, [image, text, method], [found, maps, word, heat, why], **how)
-            gr.on([word.input, method.input], drawn, [image, text, word, method], [heat, why], **how)
+            gr.on([ask.click, text.submit], self.asked, [image, text, method], [found, maps, word, heat, why], **how)
+            gr.on([word.input, method.input], self.drawn, [image, text, word, method], [heat, why], **how)
         return page.queue(api_open=False)
 
 
@@ -242,6 +244,13 @@ def uploaded(upload: Any) -> Tensor | None:
         return None
     name = printable(Path(str(upload.get("orig_name") or "the upload")).name)
     return decode(read_bytes(upload["path"], name, most=MOST_BYTES), name)
+
+
+def typed(text: Any) -> str:
+    """A text that was typed. Raises UserError where it is too long."""
+    text = str(text or "")
+    require(len(text) <= _LONGEST, f"The text has {len(text):,} characters; at most {_LONGEST:,} are read.")
+    return text
 
 
 def refusal(error: UserError) -> str:

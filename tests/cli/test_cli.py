@@ -485,8 +485,20 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         ["compare", "with", "runs=nowhere", "output=None"],
         ["predict", "with", "load_path=nowhere", "text=a"],
         ["demo", "with", "steps=0"],
+        ["serve", "with", "load_path=nowhere"],
+        ["serve", "with", f"load_path={__file__}", "device=gpu"],
+        ["serve", "with", f"load_path={__file__}", "host=198.51.100.1"],
     ]
-    libraries = ("torch", "torchvision", "torchmetrics", "transformers", "pytorch_lightning", "lightning", "timm")
+    libraries = (
+        "torch",
+        "torchvision",
+        "torchmetrics",
+        "transformers",
+        "pytorch_lightning",
+        "lightning",
+        "timm",
+        "gradio",
+    )
     program = (
         "import json, sys, run\nfrom renaissance.cli.main import main\n"
         f"codes = [main(words) for words in {asked!r}]\n"
@@ -500,8 +512,8 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 19, []]
-    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 19
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0] + [1] * 22, []]
+    assert done.stderr.count("error: ") == len(done.stderr.splitlines()) == 22
     assert list(work.iterdir()) == []
 
 

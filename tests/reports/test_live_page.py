@@ -26,7 +26,7 @@ from renaissance.cli.main import main
 from renaissance.core.errors import UserError
 from renaissance.inference.predictions import predictions
 from renaissance.reports import live_page
-from renaissance.reports.live_page import WHOLE, LivePage, uploaded
+from renaissance.reports.live_page import WHOLE, LivePage, typed, uploaded
 from small_run import free_port
 
 TOWERS = {"text_encoder": "bert", "image_encoder": "vit"}
@@ -118,7 +118,7 @@ def test_texts_names_and_sentences_are_escaped(page: LivePage, picture: Path, mo
     assert "<script" not in page.about()
 
 
-def test_uploads_have_bounds(tmp_path: Path, monkeypatch):
+def test_what_is_given_has_bounds(tmp_path: Path, monkeypatch):
     (tmp_path / "note.txt").write_text("no image")
     Image.new("1", (8, 8)).save(tmp_path / "large.gif")
     content = (tmp_path / "large.gif").read_bytes()
@@ -130,6 +130,8 @@ def test_uploads_have_bounds(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(live_page, "MOST_BYTES", 4)
     with pytest.raises(UserError, match="note.txt has 8 bytes; at most 4"):
         uploaded(upload(tmp_path / "note.txt"))
+    with pytest.raises(UserError, match="The text has 10,001 characters; at most 10,000 are read"):
+        typed("a" * 10_001)
     assert [uploaded(nothing) for nothing in (None, {}, "text", {"path": None})] == [None] * 4
 
 
