@@ -104,6 +104,25 @@ def test_the_studies_of_this_repository_would_run(path, full_size_cache, tmp_pat
         assert {line.split()[1] for line in ended.out.splitlines() if line.strip().startswith("pretrain_")} == {"59.98"}
 
 
+@pytest.mark.slow
+def test_three_steps_of_each_kind_are_measured_and_nothing_is_kept(file, capsys):
+    """The second stage has a model that only its checkpoint would tell it, and another batch size: a kind of its own."""
+    base = BASE.replace("num_cross_layers: 1, ", "")
+    stages = 'pretrain: {num_cross_layers: 2}, again: {load_path: "stage:pretrain.best", batch_size: 4}'
+    file.write_text(base + f"stages: {{{stages}}}\n")
+    write_coco_vg(file.parent / "arrow")
+    ended = study(capsys, f"study={file}", "measure=True", "data_root=arrow")
+    assert ended.code == 0 and "measures pretrain_seed=0\nmeasures again_seed=0\n" in ended.out, ended
+    assert "of training to go" in ended.out and "unknown" not in ended.out and "not measured" not in ended.out
+    ended = study(capsys, f"study={file}", "measure=True", "data_root=nowhere")
+    assert ended.code == 0 and "pretrain_seed=0 is not measured: error: " in ended.out, ended
+    assert "2 of 2 runs unknown" in ended.out and "nowhere" in ended.out.rpartition("not measured")[2]
+    assert sorted(each.name for each in file.parent.iterdir()) == ["arrow", "mine.yaml"]
+    assert (
+        "measure=True is of action=plan" in study(capsys, f"study={file}", "measure=True", "action=status").sentence()
+    )
+
+
 class _Done:
     """A run of this process in the place of one of its own: what is tested is the study, and a start takes seconds."""
 

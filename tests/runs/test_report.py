@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -12,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import renaissance
 from renaissance.core.errors import UserError
+from renaissance.runs import report
 from renaissance.runs.metrics_table import read_rows
 from renaissance.runs.report import RunFolder, nested_results
 
@@ -145,3 +148,24 @@ def test_the_place_of_a_run_is_that_of_its_checkpoint(tmp_path, monkeypatch):
     Path("settings.json").write_text("{}")
     Path("models").mkdir()
     assert RunFolder.place_of("models/last.ckpt") == RunFolder.place_of("last.ckpt") == {}
+
+
+def test_the_version_of_the_program_is_that_of_its_checkout(tmp_path, monkeypatch):
+    def git(*words: str) -> str:
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path))
+        return subprocess.run(["git", *own, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    (place := tmp_path / "renaissance" / "__init__.py").parent.mkdir()
+    place.write_text("")
+    monkeypatch.setattr(renaissance, "__file__", str(place))
+    assert report.versions()["renaissance"] == renaissance.__version__
+    assert "commit" not in report.versions()  # installed, in whatever folder
+    git("init", "-q")
+    assert "commit" not in report.versions()  # without any commit
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert report.versions()["commit"] == git("rev-parse", "HEAD")[:12]
+    place.write_text("changed = True")
+    assert report.versions()["commit"].endswith("-dirty")
+    monkeypatch.setenv("PATH", "")
+    assert "commit" not in report.versions()  # without git

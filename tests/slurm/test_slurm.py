@@ -187,13 +187,14 @@ def test_an_array_runs_a_line_in_each_task(cluster: Cluster, hub_cache: Path, tm
 
 
 def test_a_study_runs_every_run_once_though_a_node_dies(cluster: Cluster, hub_cache: Path, tmp_path: Path):
-    """Two variants of pretraining, each with two finetunings: arrays of two stages, six runs."""
+    """Two variants of pretraining, each with two finetunings: arrays of two stages, six runs; and a run without data, which fails."""
     small_run.write_coco_vg(tmp_path / "data" / "arrow")
     words = "\n".join(f"  {word.replace('=', ': ')}" for word in (*SMALL, "max_steps: 12", "save_every_steps=3"))
     (tmp_path / "small.yaml").write_text(
         f"base:\n{words}\n  presets: [task_mlm_itm]\n"
         "stages:\n  first: {grid: {freeze_text_encoder: [false, true]}}\n"
         '  then: {load_path: "stage:first.best", grid: {learning_rate: [1e-4, 1e-3]}}\n'
+        "  broken: {datasets: [sbu]}\n"
         "metrics: [then:mlm/val/accuracy]\n"
         "slurm: {gpus-per-node: 0, cpus-per-task: 1, time: 20}\n"
     )
@@ -213,7 +214,7 @@ def test_a_study_runs_every_run_once_though_a_node_dies(cluster: Cluster, hub_ca
     said = cluster.call(*command, *given, "action=run", **variables)
     numbers = [line.split()[-1] for line in said.splitlines() if "job" in line]
     cluster.jobs += numbers
-    assert len(numbers) == 2 and "first: 2 runs" in said and "then: 4 runs" in said
+    assert len(numbers) == 3 and "broken: 1 runs" in said and "first: 2 runs" in said and "then: 4 runs" in said
     assert "is in the queue already" in cluster.call(*command, *given, "action=run", **variables)
     until(lambda: done() >= 1, LIMIT, lambda: "the first run")
     cluster.crash(NODES[1])
@@ -228,5 +229,7 @@ def test_a_study_runs_every_run_once_though_a_node_dies(cluster: Cluster, hub_ca
         until(lambda: not cluster.queue().strip(), 3 * LIMIT, lambda: cluster.queue())
     assert done() == 6 and len(list(tmp_path.glob("result/small/runs/*/version_*"))) == 6
     assert "nothing is left to run" in cluster.call(*command, *given, "action=run", **variables)
+    status = cluster.call(*command, given[0], "action=status", **variables)
+    assert status.count(": done in ") == 6 and "broken_seed=0: failed: error: " in status, status
     table = cluster.call(*command, given[0], "action=table", **variables)
     assert table.count("(n=1)") == 4 and "first.freeze_text_encoder" in table
