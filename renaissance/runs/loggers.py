@@ -12,8 +12,11 @@ warning: metrics.csv has all numbers.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,12 +49,12 @@ class ShownExample(NamedTuple):
 
 
 class Log:
-    """A logger of Lightning. Attributes: id, by which a resumed run finds its own; None where it has none."""
+    """What loggers have in common. Attributes: id, by which a resumed run finds its own; None where it has none."""
 
     id: str | None = None
 
     def __init__(self, logger: Any):
-        self.logger = logger
+        self.logger = logger  # of Lightning
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self.logger.log_metrics(values, step)
@@ -71,25 +74,49 @@ class Log:
 
 
 class TensorBoard(Log):
-    """Events, by torch's writer: Lightning's logger would write hyperparameters that hide those of other runs."""
+    """An events file. Lightning's logger would write hyperparameters that hide those of other runs; torch's writer has a thread
+    that dies of a full disk, and keeps two minutes to itself."""
 
     def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
+        from tensorboard.compat.proto.event_pb2 import Event  # imported late: it takes a second
 
-        super().__init__(SummaryWriter(str(folder)))
-        self._end: Any = None
+        began, host = time.time(), socket.gethostname()
+        self.path = folder / f"events.out.tfevents.{began:010.0f}.{host}.{os.getpid()}.{began % 1 * 1e6:06.0f}"
+        self._end: list[Any] = []
+        self._append(Event(wall_time=began, file_version="brain.Event:2"))
+
+    def _append(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        record, size = io.BytesIO(), self.path.stat().st_size if self.path.exists() else 0
+        RecordWriter(record).write(event.SerializeToString())
+        try:
+            with open(self.path, "ab") as file:
+                file.write(record.getvalue())
+        except OSError:
+            os.truncate(self.path, size)  # a part of it would hide all that follows
+            raise
+
+    def _write(self, summaries: Iterable[Any], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [value for summary in summaries for value in summary.value]
+        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.logger.add_scalar(name, value, step)
+        from torch.utils.tensorboard.summary import scalar
+
+        self._write((scalar(name, value) for name, value in values.items()), step)
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         plain = {key: str(value) if isinstance(value, bool) else value for key, value in values.items()}
         # No summary of an experiment: TensorBoard would take that of one run for all, and finds what there is by itself.
-        _, start, self._end = hparams(plain, {})
-        self.logger.file_writer.add_summary(start)
+        _, start, end = hparams(plain, {})
+        self._end = [end]
+        self._write([start], 0)
 
     def pictures(self, examples: Sequence[ShownExample], step: int) -> None:
         from tensorboard.data_compat import migrate_value
@@ -103,17 +130,19 @@ class TensorBoard(Log):
                 )
                 summary.value[0].metadata.display_name = caption[:_LONGEST]
                 summary.value[0].metadata.summary_description = caption
-                # In torch's older form captions are not shown.
-                summary.value[0].CopyFrom(migrate_value(summary.value[0]))
-                self.logger.file_writer.add_summary(summary, step)
+                summary.value[0].CopyFrom(
+                    migrate_value(summary.value[0])
+                )  # in torch's older form captions are not shown
+                self._write([summary], step)
 
     def table(self, rows: Sequence[Sequence[str]], step: int) -> None:
-        self.logger.add_text("examples", markdown_table(rows), step)
+        from torch.utils.tensorboard.summary import text
+
+        self._write([text("examples", markdown_table(rows))], step)
 
     def close(self, status: str) -> None:
-        if status == "success" and self._end is not None:
-            self.logger.file_writer.add_summary(self._end)
-        self.logger.close()
+        if status == "success":
+            self._write(self._end, 0)
 
 
 class Wandb(Log):
