@@ -150,7 +150,7 @@ def test_what_is_said_is_what_is_in_the_folder(data: Path, tmp_path: Path, capsy
     assert "0.0003" in page.text and "0.0001" in page.text and "1.20 M" in page.text
     known = frame.assign(bin=(frame["confidence"] * 10).astype(int).clip(upper=9)).groupby("bin")
     error = sum(len(part) * abs(part["confidence"].mean() - part["score"].mean()) for _, part in known) / len(frame)
-    assert calibration(frame).error == pytest.approx(error) and f"error:\n    {error:.3f} (mean" in page.text
+    assert calibration(frame).error == pytest.approx(error) and f"error: {error:.3f} (mean" in " ".join(page.text.split())
     worst = frame[frame["score"] == 0].sort_values("confidence", ascending=False, kind="stable")["id"].head(24)
     after = page.text.partition("Worst")[2].partition("Most uncertain")[0]
     assert [int(line.split()[1]) for line in after.splitlines() if line.strip().startswith("example")] == [*worst]
