@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT = 480, 270  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 42  # margins around what is drawn
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 10, 42  # margins around what is drawn
 MOST_POINTS = 300  # of a line; more are means of as many neighbours
 TICKS = 5  # about as many on an axis
 FEW = 20  # points of a line that get a dot each

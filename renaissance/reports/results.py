@@ -124,7 +124,7 @@ def headline(run: FinishedRun, task: str, split: str, blind: FinishedRun | None)
             if all(frame is not None for frame in frames):
                 gain = paired_bootstrap(*frames)
                 between = f"{gain.low:+.4f} to {gain.high:+.4f}"
-                beside.append(("mean score beyond it", f"{gain.difference:+.4f} (95 % interval {between}, paired)"))
+                beside.append(("gain over it, paired", f"{gain.difference:+.4f} ({between})"))
     return Headline(f"{task}, {split}: {metric.replace('_', ' ')}", _cell(values[metric], detail), beside)
 
 

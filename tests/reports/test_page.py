@@ -150,7 +150,9 @@ def test_what_is_said_is_what_is_in_the_folder(data: Path, tmp_path: Path, capsy
     assert "0.0003" in page.text and "0.0001" in page.text and "1.20 M" in page.text
     known = frame.assign(bin=(frame["confidence"] * 10).astype(int).clip(upper=9)).groupby("bin")
     error = sum(len(part) * abs(part["confidence"].mean() - part["score"].mean()) for _, part in known) / len(frame)
-    assert calibration(frame).error == pytest.approx(error) and f"error:\n    {error:.3f} (mean" in page.text
+    assert calibration(frame).error == pytest.approx(error) and f"error: {error:.3f} (mean" in " ".join(
+        page.text.split()
+    )
     worst = frame[frame["score"] == 0].sort_values("confidence", ascending=False, kind="stable")["id"].head(24)
     after = page.text.partition("Worst")[2].partition("Most uncertain")[0]
     assert [int(line.split()[1]) for line in after.splitlines() if line.strip().startswith("example")] == [*worst]
@@ -221,7 +223,7 @@ def test_the_blind_run_of_the_same_command_is_found(data: Path, tmp_path: Path, 
     blind = make_run(tmp_path / "result", data, itm_frame(40, 1), exp_name="blind", blind=True)
     page = page_of(run, capsys)
     assert f"The model that sees no image: {blind}" in page.text
-    assert f"mean score beyond it{(frame['score'].mean() - itm_frame(40, 1)['score'].mean()):+.4f}" in page.text
+    assert f"gain over it, paired{(frame['score'].mean() - itm_frame(40, 1)['score'].mean()):+.4f}" in page.text
 
 
 def test_several_runs_stand_side_by_side(data: Path, tmp_path: Path, capsys, monkeypatch):
