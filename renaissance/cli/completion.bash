@@ -1,5 +1,7 @@
 # Completion of Renaissance for bash, written by `python run.py completion`.
 
+type compopt &>/dev/null || compopt() { :; }  # bash 3 has none: a space follows each `=`
+
 _renaissance_words() {  # command, setting or "" -> sets words or path
     words= path=
     if [[ -n $2 ]]; then
@@ -19,10 +21,11 @@ _renaissance_words() {  # command, setting or "" -> sets words or path
 _renaissance_complete() {  # place of run.py in COMP_WORDS
     local place=$1 word=${COMP_WORDS[COMP_CWORD]} key= before= words= path=
     local command=${COMP_WORDS[place + 1]} IFS=$' \t\n'
-    case $((COMP_CWORD - place)) in
-    1) words='@COMMANDS@' ;;
-    2) words='with --help' ;;
-    *)  # `=` is a word of its own, unless COMP_WORDBREAKS was changed
+    if ((COMP_CWORD == place + 1)); then
+        words='@COMMANDS@'
+    elif ((COMP_CWORD == place + 2)) && [[ $command != with ]]; then
+        words='with --help'
+    else  # `=` is a word of its own, unless COMP_WORDBREAKS was changed
         if [[ $word == '=' ]]; then
             key=${COMP_WORDS[COMP_CWORD - 1]} word=
         elif [[ ${COMP_WORDS[COMP_CWORD - 1]} == '=' ]]; then
@@ -31,8 +34,7 @@ _renaissance_complete() {  # place of run.py in COMP_WORDS
             key=${word%%=*} before=${word%%=*}= word=${word#*=}
         fi
         _renaissance_words "$command" "$key"
-        ;;
-    esac
+    fi
     if [[ -n $path && -z $before ]]; then
         COMPREPLY=()  # files and folders, by the shell's own default
         return

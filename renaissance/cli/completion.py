@@ -23,7 +23,9 @@ def main() -> None:
     words = [f"{'|'.join(runs)}) words='{' '.join([*presets(), *_keys(SETTINGS)])}' ;;"]
     words += [f"{name}) words+=' {' '.join(_keys(settings))}' ;;" for name, settings in own.items() if settings]
     values = [f"*:{key}) {_answer(each)} ;;" for key, each in SETTINGS.items() if _answer(each)]
-    values += [f"{name}:{key}) {_answer(each)} ;;" for name, of in own.items() for key, each in of.items() if _answer(each)]
+    values += [
+        f"{name}:{key}) {_answer(each)} ;;" for name, of in own.items() for key, each in of.items() if _answer(each)
+    ]
     template = Path(__file__).with_name("completion.bash").read_text(encoding="utf-8")
     say(
         template.replace("@COMMANDS@", " ".join(COMMANDS))
@@ -35,7 +37,9 @@ def main() -> None:
 
 def _keys(settings: dict[str, Setting]) -> list[str]:
     """`key=` of each setting, and `key.entry=` of those that have entries."""
-    entries = [f"{key}.{name}=" for key, each in settings.items() if isinstance(each.default, dict) for name in each.default]
+    entries = [
+        f"{key}.{name}=" for key, each in settings.items() if isinstance(each.default, dict) for name in each.default
+    ]
     return [*(f"{key}=" for key in settings), *entries]
 
 

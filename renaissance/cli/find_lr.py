@@ -29,7 +29,9 @@ def main(resolver: ConfigResolver, min_lr: float, max_lr: float, num_training: i
     Raises:
         UserError: as a run, or nothing can be suggested.
     """
-    require(min_lr < max_lr, f"min_lr={min_lr} is not below max_lr={max_lr}; the learning rate grows from one to the other.")
+    require(
+        min_lr < max_lr, f"min_lr={min_lr} is not below max_lr={max_lr}; the learning rate grows from one to the other."
+    )
     if output is not None:
         require_empty(Path(output))
         require_matplotlib(f"output={output}")

@@ -34,7 +34,11 @@ def _left_in_groups() -> Iterator[int]:
                 root, limit, used, cache = _VERSIONS[name]
                 folder = _GROUPS / root / place.lstrip("/")
                 while folder.is_relative_to(_GROUPS / root):  # a group has no more than those above it
-                    numbers = _entry(folder / limit, ""), _entry(folder / used, ""), _entry(folder / "memory.stat", cache)
+                    numbers = (
+                        _entry(folder / limit, ""),
+                        _entry(folder / used, ""),
+                        _entry(folder / "memory.stat", cache),
+                    )
                     if None not in numbers:  # "max" is no number
                         yield numbers[0] - numbers[1] + numbers[2]
                     folder = folder.parent

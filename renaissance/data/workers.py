@@ -48,7 +48,9 @@ def start_fork_server(*modules: str) -> BaseContext:
     """
     prepare_workers()  # it hands down what it has been given
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["renaissance.data.preloaded", *modules])  # torch and transformers, once for all workers
+    context.set_forkserver_preload(
+        ["renaissance.data.preloaded", *modules]
+    )  # torch and transformers, once for all workers
     # Older Pythons do not hand their path down, and what cannot be imported is left to each worker, without a word.
     paths = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -26,7 +26,9 @@ from .trial import GIB, Trial, in_own_process
 _SHARE = 0.9  # of the free main memory that is the limit: other programs want some, too
 _LOOK = 0.02  # seconds between two looks at a try's memory, in which it takes some hundred megabytes more
 _GRACE = 10  # seconds in which a try that has said its result ends by itself
-_COUNT = 2.0  # seconds between two looks at that of its loader processes, which takes the system longer, and hardly changes
+_COUNT = (
+    2.0  # seconds between two looks at that of its loader processes, which takes the system longer, and hardly changes
+)
 
 
 class Search:
@@ -45,7 +47,10 @@ class Search:
         self.tried: dict[int, Trial | None] = {}
         free = free_memory()
         self.gpu = devices.has_gpu(resolver["accelerator"])
-        require(self.gpu or free is not None, "find_batch cannot tell on this system what memory is free; it needs a GPU or Linux.")
+        require(
+            self.gpu or free is not None,
+            "find_batch cannot tell on this system what memory is free; it needs a GPU or Linux.",
+        )
         self.watched = None if free is None else int(_SHARE * free)
         self.limit = self.watched
         if memory_limit is not None and not self.gpu:

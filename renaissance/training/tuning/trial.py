@@ -27,7 +27,10 @@ from ..train import Prepared, prepare_training
 from .steps import Steps, take_steps
 
 GIB = 1 << 30
-_SEEN, _SERVED = 2000, 16  # samples among which those of the most images are looked for, and how many of these are shown
+_SEEN, _SERVED = (
+    2000,
+    16,
+)  # samples among which those of the most images are looked for, and how many of these are shown
 
 
 class Trial(NamedTuple):
