@@ -1,9 +1,8 @@
-"""`python run.py completion`: a script that completes commands, presets, settings and their choices in bash.
+"""`python run.py completion > ~/.renaissance.bash`: writes what completes commands, presets, settings and choices in bash.
 
-    eval "$(python run.py completion)"
-
-A line for ~/.bashrc; or write the script once to a file that it reads. It holds all names, so that TAB starts no Python; plugins'
-are left out. `python` and `python3` are completed for a `run.py` of this program; for all else as they were before.
+Put `source ~/.renaissance.bash` into ~/.bashrc, or there `eval "$(python run.py completion)"` where the program lies. The script holds
+all names, so TAB starts no Python; those of plugins are left out. It completes `python` and `python3` for a run.py of this program,
+and leaves all else to what has completed them before.
 """
 
 from importlib import import_module

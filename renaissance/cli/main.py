@@ -40,7 +40,7 @@ COMMANDS = {
     "with": """trains and evaluates: python run.py with task_mlm_itm max_steps=50000
 evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>""",
     "check": "what a run would build, and where each setting comes from; reads no data",
-    "find_lr": "the learning rate for a run, by a range test: python run.py find_lr with task_mlm_itm max_steps=50000",
+    "find_lr": "the learning rate of a run, suggested by a range test of some steps",
     "find_batch": "the largest per_gpu_batchsize of a run that fits into memory, measured",
     "print_config": "every setting of a run with its value and meaning",
     "print_named_configs": "every preset (tasks, parts, recipes) with what it sets",

@@ -125,7 +125,7 @@ def remove_socket_folder() -> None:
 
 
 def leave_socket_folder() -> None:
-    """In a process that makes loaders of its own: it has inherited the folder of the one that started it, which still needs it."""
+    """In a process with loaders of its own: the folder that it has inherited is of the one that started it, which needs it."""
     current_process()._config.pop("tempdir", None)
 
 

@@ -152,8 +152,8 @@ def find_batch(resolver: ConfigResolver, steps: int, memory_limit: float | None)
     space = f"{search.limit / GIB:.2f} GiB of {what} memory" if search.limit else f"the {what} memory"
     if found is None:
         raise UserError(
-            f"per_gpu_batchsize={sizes[0]}, the smallest that these settings allow, does not fit into {space}; give smaller sizes, "
-            "gradient_checkpointing=True, or precision=bf16-mixed."
+            f"per_gpu_batchsize={sizes[0]}, the smallest that these settings allow, does not fit into {space}; give a smaller "
+            "model or image_size, gradient_checkpointing=True, or precision=bf16-mixed."
         )
     whole = f"; it is all of batch_size={resolver['batch_size']}" if found == resolver["batch_size"] else ""
     say(f"the largest that fits into {space}{whole}; add to the words of the run:\nper_gpu_batchsize={found}")

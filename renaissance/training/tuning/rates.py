@@ -128,8 +128,8 @@ def _report(test: RangeTest, output: Path | None) -> None:
         say(f"written to {output}: {', '.join(['find_lr.csv', *files])}")
     if best is None:
         raise UserError(
-            f"In {len(measured)} steps the loss falls at no rate, so none is suggested; give another min_lr and max_lr, or a larger "
-            "num_training."
+            f"In {len(measured)} steps the loss falls at no rate, so none is suggested; give another min_lr and max_lr, or a "
+            "larger num_training."
         )
     say(f"the smoothed loss falls most steeply at {best.learning_rate:.1e}; add to the words of the run:")
     say(f"learning_rate={best.learning_rate:.1e}")
