@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["renaissance", "renaissance.*"]),
-    package_data={"renaissance.reports": ["*.html", "*.css"]},
+    package_data={"renaissance.cli": ["completion.bash"], "renaissance.reports": ["*.html", "*.css"]},
     install_requires=requirements(),
     extras_require={
         "timm": TIMM,

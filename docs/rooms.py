@@ -28,7 +28,7 @@ FLOORS = (
     {"evaluation"},
     {"tasks"},
     {"training"},
-    {"inference", "exchange"},
+    {"inference", "exchange", "training.tuning"},
     {"demo", "reports", "studies"},
     {"cli"},
     {"run"},  # run.py
@@ -131,7 +131,7 @@ def purpose(room: str) -> str:
 # Row and column of each room in the picture, columns in halves of a box.
 PLACES = {
     "run": (0, 1.1), "cli": (1, 1.1), "demo": (2, 2.2), "reports": (2, 4.4), "studies": (2, 0), "data.check": (3, 5.5),
-    "inference": (3, 0), "exchange": (3, 2.2), "training": (4, 1.1),
+    "inference": (3, 0), "exchange": (3, 2.2), "training.tuning": (3, 4.4), "training": (4, 1.1),
     "tasks": (5, 1.1), "data.prepare": (5, 5.5), "evaluation": (6, 1.1), "data.glue": (6, 3.3), "data": (7, 3.3),
     "models": (8, 0), "runs": (8, 2.2),
     "settings": (9, 1.1), "config": (10, 1.1), "core": (11, 1.1),

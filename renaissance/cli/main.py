@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from textwrap import indent
+from types import ModuleType
+from typing import Any
 
 from sacred.utils import SacredError
 
 from renaissance.core.checks import require_checkpoint
 from renaissance.core.console import lost, say
-from renaissance.core.errors import Stopped, UserError, suggest
+from renaissance.core.errors import Stopped, UserError, require, suggest
 from renaissance.core.launch import lasting_imports, launch_environment, prepare_environment
 from renaissance.settings.declared import SETTINGS, converted, declared, defaults
 from renaissance.settings.keys import AUTO
@@ -26,6 +29,10 @@ SUBCOMMANDS = {
     name: f"renaissance.cli.{name}"
     for name in ("demo", "prepare", "check_data", "compare", "predict", "serve", "encode", "export", "study", "report")
 }
+# Commands that try the first steps of a run: they take its words, beside settings of their own.
+TRIALS = ("find_lr", "find_batch")
+SUBCOMMANDS |= {name: f"renaissance.cli.{name}" for name in TRIALS}
+SUBCOMMANDS["completion"] = "renaissance.cli.completion"
 SUBCOMMANDS["import"] = "renaissance.cli.import_checkpoint"  # `import` is a word of Python
 HELP = ("help", "-h", "--help")
 WORDS = "[<preset> ...] [<file>.yaml ...] [key=value ...]"
@@ -33,6 +40,8 @@ COMMANDS = {
     "with": """trains and evaluates: python run.py with task_mlm_itm max_steps=50000
 evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<checkpoint>""",
     "check": "what a run would build, and where each setting comes from; reads no data",
+    "find_lr": "the learning rate of a run, suggested by a range test of some steps",
+    "find_batch": "the largest per_gpu_batchsize of a run that fits into memory, measured",
     "print_config": "every setting of a run with its value and meaning",
     "print_named_configs": "every preset (tasks, parts, recipes) with what it sets",
     "prepare": "raw downloads to arrow files",
@@ -46,6 +55,7 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "export": "a checkpoint as a folder that other programs read (transformers)",
     "study": "many runs from one file, and their table",
     "demo": "a small world, two models that learn it, and what they learned",
+    "completion": """completes commands, presets, settings and choices in bash: eval "$(python run.py completion)\"""",
 }
 _TABLE = "\n".join(
     indent(text, " " * 23).replace(" " * 23, f"  {name.ljust(21)}", 1) for name, text in COMMANDS.items()
@@ -99,42 +109,56 @@ def _command(name: str, *words: str) -> None:
         hint = run if "=" in name or name in presets() else "the commands are"
         raise UserError(f"There is no command {name!r}{suggest(name, COMMANDS)}; {hint} {', '.join(COMMANDS)}.")
     module = importlib.import_module(SUBCOMMANDS[name]) if name in SUBCOMMANDS else None
-    settings = declared(module) if module else SETTINGS
+    own = declared(module) if module else {}
+    settings = ChainMap(own, SETTINGS) if name in TRIALS else own if module else SETTINGS
     if {*words} & {*HELP[1:]}:
         command = f"python run.py {name} with".replace("with with", "with")
         usage = module.__doc__.replace("`", "") if module else f"{command} {WORDS}\n\n{indent(COMMANDS[name], '  ')}"
-        table = "" if name == "print_named_configs" else f"\n\n{with_comments(settings, defaults(settings), {})}"
+        listed = {} if name == "print_named_configs" else own if module else SETTINGS
+        table = f"\n\n{with_comments(listed, defaults(listed), {})}" if listed else ""
         say(f"usage: {usage}{table}")
         return
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
     updates = words if name == "with" else words[1:]
     values, sources = configured(settings, updates)
-    if module:
-        values, problems = converted(settings, values)
-        refuse(problems)
-        values.pop("plugins", None)  # they are loaded
-        module.main(**values)
+    given, problems = converted(own, {key: values.pop(key) for key in own})
+    refuse(problems)
+    if module and name not in TRIALS:
+        given.pop("plugins", None)  # they are loaded
+        module.main(**given)
     elif name in QUERIES:
         say(QUERIES[name](values, sources))
     else:
         # A wrong setting is said before torch is imported, which takes seconds.
-        resolver = ConfigResolver(values, sources)
+        resolver = ConfigResolver(values, {key: source for key, source in sources.items() if key in values})
+        if name in TRIALS:
+            _refuse_untrained(name, resolver)
         start = "resume_from" if resolver["resume_from"] else "load_path"
         if resolver[start] not in (None, AUTO) and resolver["num_nodes"] == 1:  # of several machines, the first says it
             require_checkpoint(start, resolver[start])
-        _run(name, resolver)
+        _run(name, resolver, module, given)
 
 
-def _run(name: str, resolver: ConfigResolver) -> None:
-    """Trains and evaluates, or reports what that would build."""
+def _refuse_untrained(name: str, resolver: ConfigResolver) -> None:
+    """Refuses to try a run that trains nothing, or does not begin."""
+    for key in ("test_only", "fast_dev_run", "resume_from"):
+        start = "; load_path= starts from a checkpoint" if key == "resume_from" else ""
+        what = f"{key}={resolver[key]}: {name} tries the first steps of a run that trains from its beginning"
+        require(not resolver[key], f"{what}; leave {key} out{start}.")
+
+
+def _run(name: str, resolver: ConfigResolver, module: ModuleType | None, own: Mapping[str, Any]) -> None:
+    """Trains and evaluates, or tries it, or reports what that would build."""
     with lasting_imports():
-        if name == "check":
+        if module:
+            work = module.main
+        elif name == "check":
             from .check import check as work
         else:
             from renaissance.training.train import run as work
     try:
-        ended = work(resolver)
+        ended = work(resolver, **own)
     except UserError as error:
         error.each = True  # a file that only one machine lacks, say; wrong words are the same on all of them
         raise

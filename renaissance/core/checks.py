@@ -45,6 +45,7 @@ class Check:
         is_path: it names a file or folder, so that `~` is the home folder.
         marks: names of the marks below that its declaration has.
         fallback: its value where neither command nor checkpoint nor model give one; written `.or_fallback(value)`.
+        choices: what can be typed, where that is a list; shells complete it.
 
     Marks, written behind a check:
         changeable: a resumed run may have another value.
@@ -60,6 +61,7 @@ class Check:
     is_path: bool = False
     marks: frozenset[str] = frozenset()
     fallback: Any = None
+    choices: tuple[str, ...] = ()
 
     changeable = _mark("changeable")
     command_only = _mark("command_only", "changeable")
@@ -118,7 +120,7 @@ def number(least: float, most: float | None = None, *, above: bool = False) -> C
     return Check(span, lambda v: _is_number(v) and (v > least if above else v >= least) and (most is None or v <= most))
 
 
-flag = Check("True or False", lambda v: isinstance(v, bool))
+flag = Check("True or False", lambda v: isinstance(v, bool), choices=("True", "False"))
 
 
 def _is_text(value: Any) -> bool:
@@ -145,7 +147,7 @@ model = path("a Hub id or a folder")
 
 
 def choice(*names: str) -> Check:
-    return Check(" or ".join(names), lambda v: v in names)
+    return Check(" or ".join(names), lambda v: v in names, choices=names)
 
 
 def steps_or_share(of: str, least: int, *, closed: bool = False) -> Check:
@@ -189,8 +191,13 @@ run_name = Check(
 )
 flag_or_steps = Check("True, False or a number of steps", lambda v: flag.test(v) or (_is_whole(v) and v >= 0), int)
 decay = Check('a number of at least 0 or "cosine"', lambda v: v == "cosine" or (_is_number(v) and v >= 0))
-bits = Check("16 or 32", lambda v: _is_whole(v) and v in (16, 32), int)
-precision_name = Check("32, 16-mixed, bf16-mixed or 64", lambda v: str(v) in PRECISIONS, lambda v: PRECISIONS[str(v)])
+bits = Check("16 or 32", lambda v: _is_whole(v) and v in (16, 32), int, choices=("16", "32"))
+precision_name = Check(
+    "32, 16-mixed, bf16-mixed or 64",
+    lambda v: str(v) in PRECISIONS,
+    lambda v: PRECISIONS[str(v)],
+    choices=("32", "16-mixed", "bf16-mixed", "64"),
+)
 
 
 def _are_names(value: Any) -> bool:
@@ -233,7 +240,7 @@ transform = Check(
     lambda v: _are_names(v) and len(v) == 1 and v[0].removesuffix(RANDAUG) in TRANSFORMS,
     list,
 )
-fusion_kind = Check("one of {FUSIONS}", lambda v: v in [*FUSIONS])
+fusion_kind = Check("one of {FUSIONS}", lambda v: v in [*FUSIONS], choices=tuple(FUSIONS))
 
 
 def no_losses() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,13 @@ class FalseImages:
         self.seed = seed
         self.group = group
         self.draw_false_image = draw_false_image
+        self.share = _FALSE
+
+    def largest(self) -> FalseImages:
+        """The same with a false image for every sample: the most images that a micro-batch can have."""
+        other = copy(self)
+        other.share = 1.0
+        return other
 
     def __call__(self, micro: MicroBatch) -> ItmTargets:
         """Builds the targets of a micro-batch; with draw_false_image=1 it gets an image more for each false one."""
@@ -53,7 +61,7 @@ class FalseImages:
         find = self._from_dataset if self.draw_false_image else self._from_group
         index = list(range(size))
         stayed = [False] * size
-        for i in (draws[:, 0] < _FALSE).nonzero()[0].tolist():
+        for i in (draws[:, 0] < self.share).nonzero()[0].tolist():
             found = find(micro, i, draws[i, 1:])
             stayed[i] = found is None
             index[i] = i if found is None else found

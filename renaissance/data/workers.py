@@ -38,14 +38,19 @@ def start_method() -> BaseContext | None:
     return start_fork_server()
 
 
-def start_fork_server() -> BaseContext:
+def start_fork_server(*modules: str) -> BaseContext:
     """Starts what the workers of a run of several processes are forked from, unless it runs; returns the start method.
 
     Its imports take seconds, in which this process goes on with its own: call it as early as it is known.
+
+    Args:
+        modules: that it imports besides torch and transformers.
     """
     prepare_workers()  # it hands down what it has been given
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["renaissance.data.preloaded"])  # torch and transformers, once for all workers
+    context.set_forkserver_preload(
+        ["renaissance.data.preloaded", *modules]
+    )  # torch and transformers, once for all workers
     # Older Pythons do not hand their path down, and what cannot be imported is left to each worker, without a word.
     paths = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -117,6 +122,11 @@ def remove_socket_folder() -> None:
     """Removes the folder of the sockets after the loaders have ended."""
     if folder := current_process()._config.pop("tempdir", None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def leave_socket_folder() -> None:
+    """In a process with loaders of its own: the folder that it has inherited is of the one that started it, which needs it."""
+    current_process()._config.pop("tempdir", None)
 
 
 def raise_file_limit() -> None:

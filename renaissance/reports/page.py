@@ -16,7 +16,7 @@ from renaissance import __version__
 from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, first_line, printable, require
-from renaissance.core.palette import COLOURS, ON_DARK
+from renaissance.core.figures import COLOURS, ON_DARK
 from renaissance.evaluation.compare.folders import find, shortest_names
 from renaissance.evaluation.runs import FinishedRun, find_run, read_run
 from renaissance.runs.identity import differing

@@ -62,7 +62,7 @@ def configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tuple
     Raises:
         UserError: a word is refused, or as `load_plugins`.
     """
-    named = presets if settings is SETTINGS else dict
+    named = presets if settings.keys() >= SETTINGS.keys() else dict
     words = parse_words(updates, settings, named())
     if words.values.get("plugins") not in (None, ""):
         checked, problems = converted(settings, {"plugins": words.values["plugins"]})

@@ -1,18 +1,16 @@
-"""Figures of a study: scores against what they cost, and learning curves with a band over seeds. Needs matplotlib."""
+"""Figures of a study: scores against what they cost, and learning curves with a band over seeds."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from renaissance.core.atomic import write_whole
-from renaissance.core.errors import UserError, printable
-from renaissance.core.palette import COLOURS, DASHES, MARKERS
+from renaissance.core.errors import printable
+from renaissance.core.figures import DASHES, MARKERS, write_figure
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.runs.metrics_table import read_rows
 
@@ -23,7 +21,6 @@ from .table import MeasuredVariant, differing, measured_variants, value_of
 COSTS = ("parameters", "trainable", "steps", "samples", "hours", "flops")
 _TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps": "optimizer steps",
            "samples": "samples seen", "hours": "hours", "flops": "training FLOPs"}  # fmt: skip
-_DOTS = 150  # of an inch, in a PNG
 
 
 def plot(
@@ -39,22 +36,20 @@ def plot(
         The names of the files.
 
     Raises:
-        UserError: matplotlib is not installed, or as `measured_variants`.
+        UserError: as of `measured_variants`.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("action=plot needs the package matplotlib: pip install 'matplotlib>=3.11'.") from None
     written: list[str] = []
     for metric, variants in measured_variants(study, states).items():
         keys, name = differing(each.variant for each in variants), re.sub(r"[^\w.-]+", "_", metric)
         labelled = {_label(keys, each): each for each in variants}
         points = {label: _points(each, metric, cost, flops) for label, each in labelled.items()}
         if any(map(len, points.values())):
-            written += _write(folder, f"{name}_by_{cost}", lambda axes, p=points, m=metric: _scatter(axes, p, m, cost))
+            draw = f"{name}_by_{cost}", lambda axes, p=points, m=metric: _scatter(axes, p, m, cost)
+            written += write_figure(folder, "log_dir", *draw)
         curves = {label: curve for label, each in labelled.items() if (curve := _curve(each, metric)) is not None}
         if curves:
-            written += _write(folder, f"{name}_curves", lambda axes, c=curves, m=metric: _lines(axes, c, m))
+            draw = f"{name}_curves", lambda axes, c=curves, m=metric: _lines(axes, c, m)
+            written += write_figure(folder, "log_dir", *draw)
     return written
 
 
@@ -123,20 +118,3 @@ def _lines(axes: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]], metric: 
         (line,) = axes.plot(steps, scores.mean(0), label=label, **style)
         axes.fill_between(steps, scores.min(0), scores.max(0), alpha=0.2, color=line.get_color(), lw=0)
     axes.set(xlabel=_TITLES["steps"], ylabel=f"{metric.partition(':')[2] or metric} on val")
-
-
-def _write(folder: Path, name: str, draw: Callable[[Any], None]) -> list[str]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": name, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
-        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        axes.grid(alpha=0.3)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
-        for ending in ("png", "svg"):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=ending, dpi=_DOTS, metadata={"Date": None} if ending == "svg" else None)
-            write_whole(folder / f"{name}.{ending}", stream.getvalue(), "log_dir")
-    return [f"{name}.png", f"{name}.svg"]

@@ -154,7 +154,12 @@ def _host_group(world: Any) -> Any:
 
 def on_gpu(settings: Settings) -> bool:
     """Whether the run trains on GPUs."""
-    return settings.machine.accelerator != "cpu" and torch.cuda.is_available()
+    return has_gpu(settings.machine.accelerator)
+
+
+def has_gpu(accelerator: str) -> bool:
+    """Whether a run with this accelerator trains on GPUs."""
+    return accelerator != "cpu" and torch.cuda.is_available()
 
 
 def trainer_arguments(settings: Settings) -> dict[str, Any]:

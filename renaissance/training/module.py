@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +92,7 @@ class VisionLanguageModule(LightningModule):
         optimizer_state: of the optimizer at that step, None for a new one.
         signals: notes who asks this process to stop.
         save_is_due: whether this process wants the next step saved.
+        schedule: the learning rate at a step, where it is not that of the settings.
 
     Attributes:
         step: optimizer steps done.
@@ -109,6 +110,7 @@ class VisionLanguageModule(LightningModule):
         optimizer_state: dict[str, Any] | None = None,
         signals: StopSignals | None = None,
         save_is_due: Callable[[], bool] = lambda: False,
+        schedule: Callable[[int], float] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -116,6 +118,7 @@ class VisionLanguageModule(LightningModule):
         self.steps, self.step, self.in_update = steps, first_step, False
         self.weights = settings.objectives.loss_names
         self.signals, self.save_is_due = signals or StopSignals(), save_is_due
+        self._schedule = schedule or partial(learning_rate, total=steps, optim=settings.optim)
         self._optimizer_state = optimizer_state
         self._pending: deque[PendingStep] = deque()
         self._skipped: Tensor | None = None  # () bool, whether this step is
@@ -208,7 +211,7 @@ class VisionLanguageModule(LightningModule):
 
     def learning_rate_of(self, step: int) -> float:
         """The learning rate of a step, before the groups' multipliers."""
-        return learning_rate(step, self.steps, self.settings.optim)
+        return self._schedule(step)
 
     def _update(self, optimizer: Any) -> None:
         """The optimizer's step, which changes nothing where the step is skipped."""

@@ -11,9 +11,9 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from renaissance.core.checks import seconds_of
@@ -53,6 +53,16 @@ for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "ligh
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class Prepared(NamedTuple):
+    """A run before its first step. Attributes: start, where it starts; resolved; data; built, with its weights; steps, of all."""
+
+    start: Start
+    resolved: Resolved
+    data: RunData
+    built: Built
+    steps: int
+
+
 def run(resolver: ConfigResolver) -> RunFolder:
     """Runs a command: trains and evaluates, or only evaluates with test_only.
 
@@ -72,14 +82,8 @@ def run(resolver: ConfigResolver) -> RunFolder:
     with StopSignals() as signals:
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
-            start, resolved, _ = prepare_run(resolver, shared)
-            settings, data = resolved.settings, read_data(resolved)
-            steps = _steps(settings, len(data.samples["train"] or ()))
-            _refuse_nothing_to_do(start, settings, data, steps)
-            built = build(resolved)
-            load_weights(built, resolved)
-            freeze_unused_parameters(built, resolved, data.target_builders)
-            data.tokens = plan_tokens(built, resolved, data)
+            start, resolved, data, built, steps = prepare_training(resolver, shared)
+            settings = resolved.settings
             blind = blind_run_of(settings, data.evaluated)
             # Only now: a command that is refused leaves nothing behind.
             folder, state, notes = open_folder(start, settings, first=rank_zero_only.rank == 0)
@@ -109,6 +113,19 @@ def _locked(resolver: ConfigResolver) -> contextlib.AbstractContextManager[None]
     """Keeps the same command out while this one, with resume_from=auto, starts or resumes its run."""
     automatic = resolver["resume_from"] == AUTO and not resolver["fast_dev_run"]
     return lock_command(resolver.raw) if automatic and launch_environment().is_rank_zero else contextlib.nullcontext()
+
+
+def prepare_training(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -> Prepared:
+    """Reads and builds all that a run needs; nothing is written. Arguments as of `prepare_run`."""
+    start, resolved, _ = prepare_run(resolver, shared)
+    settings, data = resolved.settings, read_data(resolved)
+    steps = _steps(settings, len(data.samples["train"] or ()))
+    _refuse_nothing_to_do(start, settings, data, steps)
+    built = build(resolved)
+    load_weights(built, resolved)
+    freeze_unused_parameters(built, resolved, data.target_builders)
+    data.tokens = plan_tokens(built, resolved, data)
+    return Prepared(start, resolved, data, built, steps)
 
 
 def prepare_run(
@@ -193,11 +210,12 @@ def _assemble(
         signals=signals,
         save_is_due=saver.is_due,
     )
-    trainer = _trainer(settings, loop, interval, validates=validates)
+    trainer = make_trainer(settings, loop, interval, validates=validates)
     return FinalEvaluation(trainer, module, loaders, loop, folder, blind)
 
 
-def _trainer(settings: Settings, loop: Loop, interval: int, *, validates: bool) -> Trainer:
+def make_trainer(settings: Settings, callback: Callback, interval: int = 1, *, validates: bool = False) -> Trainer:
+    """The Trainer of a run, whose one callback decides all. interval: steps between validations, where it `validates`."""
     with devices.ignore_known_warnings():
         return Trainer(
             **devices.trainer_arguments(settings),
@@ -207,7 +225,7 @@ def _trainer(settings: Settings, loop: Loop, interval: int, *, validates: bool) 
             val_check_interval=interval,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            callbacks=[loop],
+            callbacks=[callback],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,0 +1,1 @@
+"""Settings that are measured on a few real steps."""
