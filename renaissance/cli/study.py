@@ -28,7 +28,7 @@ class StudySettings:
     where: choice("here", "slurm") = "here"  # with action=run or retry: on this machine, or a job array for each stage
     workers: integer(1) = 1  # runs at a time on this machine, each with its share of the cores and GPUs
     run: text("the name of a run") = None  # with action=run or command: this run alone
-    measure: flag = False  # with action=plan: starts a run of each kind in a temporary folder, and measures three steps
+    measure: flag = False  # with action=plan: starts a run of each kind, measures three steps, and keeps nothing
     status: integer(0, 255) = 0  # with action=record: the exit status of the run
     seconds: number(0) = 0  # with action=record: that it took
 # fmt: on

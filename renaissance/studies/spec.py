@@ -41,7 +41,7 @@ class _Budget(TypedDict):
     hours: float | None
 
 
-class _Layout(TypedDict):
+class _TableLayout(TypedDict):
     rows: list[str] | None
     columns: list[str] | None
 
@@ -59,7 +59,7 @@ class _StudyFile(_Variants):
     budget: _Budget | None
     metrics: list[str] | None
     baseline: dict[str, Any] | None
-    table: _Layout | None
+    table: _TableLayout | None
     slurm: dict[str, str | int] | None
 
 
@@ -300,13 +300,13 @@ def _metrics(content: Mapping[str, Any], stages: Iterable[str], where: str) -> t
 def _layout(content: Mapping[str, Any], stages: Iterable[Stage], where: str) -> Iterator[tuple[str, ...] | None]:
     """What names the rows of the table, and its columns."""
     layout = content.get("table") or {}
-    _refuse_unknown(layout, _Layout.__annotations__, f"{where}: table")
+    _refuse_unknown(layout, _TableLayout.__annotations__, f"{where}: table")
     known = {METRIC_KEY} | {key for stage in stages for variant in stage.variants for key in variant}
     names = [*(layout.get("rows") or ()), *(layout.get("columns") or ())]
     _refuse_unknown(names, known, f"{where}: table")
     twice = [name for number, name in enumerate(names) if name in names[:number]]
     require(not twice, f"{where}: table: {twice[:1]} stands there twice.")
-    for part in _Layout.__annotations__:
+    for part in _TableLayout.__annotations__:
         yield None if layout.get(part) is None else tuple(layout[part])
 
 

@@ -187,7 +187,7 @@ def test_an_array_runs_a_line_in_each_task(cluster: Cluster, hub_cache: Path, tm
 
 
 def test_a_study_runs_every_run_once_though_a_node_dies(cluster: Cluster, hub_cache: Path, tmp_path: Path):
-    """Two variants of pretraining, each with two finetunings: arrays of two stages, six runs; and one that fails."""
+    """Two variants of pretraining, each with two finetunings: arrays of two stages, six runs; and one that finds no data."""
     small_run.write_coco_vg(tmp_path / "data" / "arrow")
     words = "\n".join(f"  {word.replace('=', ': ')}" for word in (*SMALL, "max_steps: 12", "save_every_steps=3"))
     (tmp_path / "small.yaml").write_text(
