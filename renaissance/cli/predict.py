@@ -56,9 +56,10 @@ def main(
     if heatmap is not None:
         _refuse_heatmap(image, heatmap)
         with AtomicFile(Path(heatmap), "heatmap") as file:  # which is refused before the model is loaded
-            file.write(_drawn(_loaded(load_path, trust_remote_code), image, text, word, method, target))
+            content, title = _drawn(_loaded(load_path, trust_remote_code), image, text, word, method, target)
+            file.write(content)
             file.commit()
-        say(heatmap)
+        say(f"{heatmap}: {title}")
         return
     asked = {"word": word, "target": target, "method": None if method == METHODS[0] else method}
     given = [key for key, value in asked.items() if value is not None]
@@ -79,8 +80,8 @@ def _loaded(load_path: str, trust_remote_code: bool) -> Any:
     return Loaded(load_path, trust_remote_code=trust_remote_code)
 
 
-def _drawn(model: Any, image: str, text: str, word: str | None, method: str, target: str | None) -> bytes:
-    """The PNG file of a heat map."""
+def _drawn(model: Any, image: str, text: str, word: str | None, method: str, target: str | None) -> tuple[bytes, str]:
+    """The PNG file of a heat map, and its title."""
     from PIL import Image
 
     from renaissance.inference.pictures import decoded
@@ -89,7 +90,7 @@ def _drawn(model: Any, image: str, text: str, word: str | None, method: str, tar
     heat, stream = model.explain(image, text, word, method, target), io.BytesIO()
     picture = Image.fromarray(decoded(image).permute(1, 2, 0).numpy())
     overlay(picture, heat).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+    return stream.getvalue(), heat.title
 
 
 def _say_all(model: Any, image: str | None, text: str, top: int) -> None:

@@ -58,7 +58,7 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_
     runs = _pretrain_both(folder, seed, steps)
     figures = {name: content["figures"] for name, content in runs.items()}
     tables = [pretraining_table(figures), heat_map_table(figures)]
-    say("\n".join(tables))
+    say("\n\n".join(tables))
     if tasks:
         figures["tasks"] = _finetune(folder, seed, steps, tasks, runs)
         tables.append(finetuning_table(figures["tasks"]))

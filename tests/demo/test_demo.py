@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+import renaissance
 from conftest import ROOT
 from renaissance.core.errors import UserError
+from renaissance.demo.pretrain import held_out
 from renaissance.demo.probes import KINDS
+from renaissance.demo.questions import questions
 from renaissance.demo.run import _side_by_side
 from renaissance.demo.tables import mean_of_kinds
+from renaissance.demo.world import COLUMNS, ROWS, render
+from renaissance.inference.heat_map import METHODS
 from renaissance.settings.resolver import SettingsError
 
 MODELS = ("two_tower", "one_tower")
@@ -31,7 +36,16 @@ def test_a_short_demo_writes_its_figures_and_says_what_to_try_next(run_cli, tmp_
     assert set(shown) <= set(result.stdout.splitlines()) and any(line.startswith("pairs f1 ") for line in shown)
     assert sorted(figures) == sorted(MODELS)
     for of in figures.values():
-        assert sorted(of) == ["itm", "itm_matched", "itm_mismatched", "mlm", "mlm_text_only", "mlm_wrong_picture"]
+        assert sorted(of) == [
+            "heat_maps",
+            "itm",
+            "itm_matched",
+            "itm_mismatched",
+            "mlm",
+            "mlm_text_only",
+            "mlm_wrong_picture",
+        ]
+        assert list(of["heat_maps"]) == list(METHODS)
         assert list(of["mlm"]) == list(of["mlm_wrong_picture"]) == list(of["mlm_text_only"]) == list(KINDS)
     assert "ITM accuracy" in result.stdout
     following = result.stdout.splitlines()[-1]
@@ -89,6 +103,12 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         assert mean_of_kinds(of["mlm"]) >= 0.85, name
         assert min(of["mlm"][kind] for kind in KINDS if kind != "relation") >= 0.75, name
         assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name
+        # By chance 1/9. What weights that learned nothing give comes from the method and the pictures alone.
+        heat = of["heat_maps"]
+        assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.5, name
+        assert all(heat[method]["peak"] >= 0.35 for method in ("rollout", "attention")), name
+        assert all(each["random_peak"] <= 0.35 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
+    assert_answers_rest_on_what_is_asked_for(tmp_path / "demo")
 
     tasks = figures["tasks"]
     for kind in MODELS:
@@ -106,6 +126,22 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
     assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)
     assert tasks["snli"]["blind"]["accuracy"] <= 0.50
     assert tasks["vqa"]["scratch"]["without_relations"] < tasks["vqa"]["two_tower"]["without_relations"]
+
+
+def assert_answers_rest_on_what_is_asked_for(folder: Path):
+    """The heat map of the best answer is highest on the one object that a question names."""
+    scenes = held_out(folder / "arrow", 0)[:60]
+    for kind in MODELS:
+        model = renaissance.load(folder / "runs" / f"vqa_{kind}" / "version_0" / "checkpoints" / "best.ckpt")
+        peaks = []
+        for scene in scenes:
+            for asked in questions(scene):
+                if asked.question_type in ("what colour is the", "what shape is", "what size is the"):
+                    name = asked.text.split()[-1]
+                    thing = next(thing for thing in scene.objects if name in (thing.shape, thing.colour))
+                    values = model.explain(render(scene), asked.text).values
+                    peaks.append(values[ROWS.index(thing.row), COLUMNS.index(thing.column)] == values.max())
+        assert sum(peaks) >= 0.7 * len(peaks) > 20, kind
 
 
 def _refuse(sentence: str) -> None:

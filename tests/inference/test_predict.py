@@ -312,6 +312,17 @@ def test_masks_are_filled_before_a_text_is_scored(path: Path, home: Path, tmp_pa
         (["load_path={path}", "text=a", "image={path}"], "The image of image="),
         (["load_path={path}", "text=a", "top=0"], "top=0 is not allowed"),
         (["load_path=no.ckpt", "text=a"], "load_path=no.ckpt is not a file"),
+        (["load_path={path}", "text=a", "heatmap=a.png"], "image=None: heatmap is drawn over an image; give one"),
+        (["load_path={path}", "text=a", "image={path}", "heatmap=a.jpg"], "heatmap=a.jpg is no PNG file; give a name"),
+        (["load_path={path}", "text=a", "image={path}", "word=a"], "word: of a heat map; name its file with heatmap="),
+        (
+            ["load_path={path}", "text=a", "image={path}", "method=rollout", "target=match"],
+            "target, method: of a heat map",
+        ),
+        (
+            ["load_path={path}", "text=a", "image={path}", "method=magic"],
+            "method='magic' is not allowed: give gradient or",
+        ),
     ],
 )
 def test_refusals(words: list[str], sentence: str, path: Path, tmp_path: Path, capsys):
@@ -322,6 +333,40 @@ def test_refusals(words: list[str], sentence: str, path: Path, tmp_path: Path, c
     assert main(["predict", "with", *(word.format(path=path, home=tmp_path) for word in words)]) == 1
     error = capsys.readouterr().err
     assert sentence in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_heat_map_is_drawn(path: Path, home: Path, tmp_path: Path, capsys, monkeypatch):
+    image, _ = pictures_and_texts(home)[0]
+    (tmp_path / "a.png").write_bytes(image)
+    output = tmp_path / "map.png"
+    words = [
+        "predict",
+        "with",
+        f"load_path={path}",
+        f"image={tmp_path / 'a.png'}",
+        "text=a red dog",
+        f"heatmap={output}",
+    ]
+    assert main([*words, "word=dog"]) == 0
+    assert capsys.readouterr().out == f'{output}: word "dog", by gradient\n'
+    with Image.open(output) as first:
+        assert first.format == "PNG" and min(first.size) > 200
+    drawn = output.read_bytes()
+    assert main([*words, "word=dog"]) == 0 and output.read_bytes() == drawn
+    assert main([*words, "word=red", "method=rollout"]) == 0 and output.read_bytes() != drawn
+    drawn = output.read_bytes()
+    capsys.readouterr()
+    assert main([*words, "word=cat"]) == 1
+    assert (
+        capsys.readouterr().err == "error: word='cat' is not in the text 'a red dog'; give one or more words of it.\n"
+    )
+    assert output.read_bytes() == drawn and sorted(each.name for each in tmp_path.iterdir()) == ["a.png", "map.png"]
+    monkeypatch.setattr(loaded.Loaded, "__init__", lambda *_, **__: pytest.fail("it is loaded"))
+    assert main([*words, f"heatmap={tmp_path}/no/map.png"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said == f"error: '{tmp_path}/no/map.png' cannot be written (No such file or directory); give another heatmap.\n"
+    )
 
 
 def test_refusals_of_the_library(path: Path, home: Path):
