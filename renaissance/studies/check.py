@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from renaissance.core.errors import UserError, require
 from renaissance.settings.keys import model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
-from renaissance.training.flops import training_flops
 from renaissance.training.summary import parameters
 from renaissance.training.train import prepare_run
 
+from .flops import training_flops
 from .plan import Configure, PlannedRun
 from .spec import variant_key
 

@@ -9,10 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from renaissance.tasks import Encodings, task_class
-
-from .assembly import Built
-from .resolution import Resolved
-from .unused_parameters import dummy_batch
+from renaissance.training.assembly import Built
+from renaissance.training.resolution import Resolved
+from renaissance.training.unused_parameters import dummy_batch
 
 _SAMPLES = 8  # of the batch that is counted: a share of them has false images
 
