@@ -130,7 +130,7 @@ def purpose(room: str) -> str:
 
 # Row and column of each room in the picture, columns in halves of a box.
 PLACES = {
-    "run": (0, 1.1), "cli": (1, 1.1), "demo": (2, 2.2), "reports": (2, 4.4), "studies": (2, 0), "data.check": (3, 5.5),
+    "run": (0, 1.1), "cli": (1, 1.1), "demo": (2, 2.2), "reports": (2, 4.4), "studies": (2, 0), "data.check": (4, 5.5),
     "inference": (3, 0), "exchange": (3, 2.2), "training.tuning": (3, 4.4), "training": (4, 1.1),
     "tasks": (5, 1.1), "data.prepare": (5, 5.5), "evaluation": (6, 1.1), "data.glue": (6, 3.3), "data": (7, 3.3),
     "models": (8, 0), "runs": (8, 2.2),

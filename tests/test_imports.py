@@ -100,6 +100,11 @@ def test_the_picture_of_the_rooms_is_current():
     assert PLACES.keys() == FLOOR_OF.keys()
     assert not [room for room in PLACES if len(purpose(room)) > 48], "longer than a box is wide"
     assert all(PLACES[room][0] < PLACES[other][0] for room, other in arrows()), "an arrow goes up"
+    beside = [
+        (row, abs(place - other)) for row, place in PLACES.values() for line, other in PLACES.values() if row == line
+    ]
+    assert all(apart == 0 or apart >= 2 for _, apart in beside), "a box lies on another"
+    assert len({*PLACES.values()}) == len(PLACES), "a box hides another"
 
 
 def test_the_reader_of_imports_sees_what_it_should():
