@@ -86,8 +86,8 @@ class HeaviestSamples:
 
     def _blank(self, index: int) -> Tensor:
         """(3, H, W): high or wide in turn, so that a batch is padded to a square of the long side."""
-        shape = (2 * self._side, self._side) if index % 2 else (self._side, 2 * self._side)
-        return torch.zeros(3, *shape, dtype=torch.uint8)
+        sides = [1333 * self._side // 800, self._side]  # as `aspect_size` leaves them
+        return torch.zeros(3, *(sides if index % 2 else sides[::-1]), dtype=torch.uint8)
 
 
 def make_heaviest(prepared: Prepared) -> None:
