@@ -28,7 +28,7 @@ SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
 # logger=wandb, logger=mlflow
 WANDB = ["wandb>=0.31"]
 MLFLOW = ["mlflow-skinny>=3.17"]
-# the command serve
+# the command serve; not of `test`, since it holds Pillow below 13 (.ci/run installs it for its own tests)
 GRADIO = ["gradio>=6.31"]
 
 setup(
@@ -53,7 +53,6 @@ setup(
             *SENTENCE_TRANSFORMERS,
             *WANDB,  # 60 MB with what it needs
             *MLFLOW,  # 45 MB
-            *GRADIO,
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -210,7 +210,7 @@ def test_a_picture_of_any_mode_is_read_as_its_file_is(mode: str):
     try:
         expected = decode(stream.getvalue(), "it")
     except UserError:  # no decoder of training reads it, so nothing else does
-        assert mode in ("F", "LAB")
+        assert mode in ("F", "LAB", "YCbCr")  # Pillow 13 reads the TIFF of the last, 12 does not
         with pytest.raises(UserError, match="no readable image"):
             pictures.bytes_or_pixels(picture)
         return

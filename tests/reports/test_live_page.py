@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("gradio", reason="needs the extra `serve`")
+
 import renaissance
 from browser import requests, resize, screenshot
 from conftest import OFFLINE, ROOT
