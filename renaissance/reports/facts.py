@@ -28,7 +28,7 @@ _TASKS = {
 }  # fmt: skip
 
 
-class Table(NamedTuple):
+class FactTable(NamedTuple):
     """A table. Attributes: title; head; rows, each with its name first; note below it."""
 
     title: str
@@ -37,7 +37,7 @@ class Table(NamedTuple):
     note: str = ""
 
 
-class Facts(NamedTuple):
+class RunFacts(NamedTuple):
     """What a run is.
 
     Attributes:
@@ -50,12 +50,12 @@ class Facts(NamedTuple):
     lead: str
     state: str
     summary: list[tuple[str, str]]
-    tables: list[Table]
+    tables: list[FactTable]
     rows: list[dict[str, str]]
     notes: list[str]
 
 
-def facts_of(run: FinishedRun) -> Facts:
+def facts_of(run: FinishedRun) -> RunFacts:
     """What a run is.
 
     Raises:
@@ -71,7 +71,9 @@ def facts_of(run: FinishedRun) -> Facts:
         state = f"This run {going}: its last line is of step {int(last):,}, and there are no results yet."
     tables = [_model(run), _data(run), _settings(run), _versions(run)]
     notes = [problem] if problem else []
-    return Facts(_lead(run, rows), state, _summary(run, rows, log), [each for each in tables if each.rows], rows, notes)
+    return RunFacts(
+        _lead(run, rows), state, _summary(run, rows, log), [each for each in tables if each.rows], rows, notes
+    )
 
 
 def task_names(run: FinishedRun) -> list[str]:
@@ -129,7 +131,7 @@ def _summary(run: FinishedRun, rows: Sequence[Mapping[str, str]], log: str) -> l
     return found
 
 
-def _model(run: FinishedRun) -> Table:
+def _model(run: FinishedRun) -> FactTable:
     """Parameters by part, and what the towers are."""
     counts, settings = run.record.get("parameters", {}), run.settings
     kinds = ("total", "trainable", "frozen")
@@ -147,10 +149,10 @@ def _model(run: FinishedRun) -> Table:
     towers.append(
         f"images of {settings.get('image_size')} pixels, texts of up to {settings.get('max_text_len')} tokens"
     )
-    return Table("Model", ("part", *(f"{kind} parameters" for kind in kinds)), rows, "; ".join(towers))
+    return FactTable("Model", ("part", *(f"{kind} parameters" for kind in kinds)), rows, "; ".join(towers))
 
 
-def _data(run: FinishedRun) -> Table:
+def _data(run: FinishedRun) -> FactTable:
     rows = [
         (
             f"{split}: {file}",
@@ -159,10 +161,10 @@ def _data(run: FinishedRun) -> Table:
         for split, files in run.data.items()
         for file, known in files.items()
     ]
-    return Table("Data", ("file", "rows", "samples"), rows)
+    return FactTable("Data", ("file", "rows", "samples"), rows)
 
 
-def _settings(run: FinishedRun) -> Table:
+def _settings(run: FinishedRun) -> FactTable:
     """Settings that the command gave otherwise than their defaults."""
     usual, sources = defaults(), run.record.get("sources", {})
     rows = []
@@ -173,7 +175,7 @@ def _settings(run: FinishedRun) -> Table:
         given = str(sources.get(key, "")).startswith(("given", "preset"))
         if given and plain(value) != plain(default):
             rows.append((key, plain(value), plain(default), str(sources[key])))
-    return Table("Settings that differ from their defaults", ("setting", "value", "default", "from"), rows)
+    return FactTable("Settings that differ from their defaults", ("setting", "value", "default", "from"), rows)
 
 
 def plain(value: Any) -> str:
@@ -182,7 +184,7 @@ def plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _versions(run: FinishedRun) -> Table:
-    return Table(
+def _versions(run: FinishedRun) -> FactTable:
+    return FactTable(
         "Versions", ("package", "version"), [(str(k), str(v)) for k, v in run.record.get("versions", {}).items()]
     )
