@@ -24,7 +24,7 @@ class Dot(NamedTuple):
     told: str
 
 
-class Curve(NamedTuple):
+class ChartLine(NamedTuple):
     """A line of a chart. Attributes: label; points, of an SVG polyline; dots, where they are few."""
 
     label: str
@@ -48,7 +48,7 @@ class Chart(NamedTuple):
     alt: str
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
-    lines: Sequence[Curve]
+    lines: Sequence[ChartLine]
     diagonal: bool = False
 
 
@@ -92,7 +92,7 @@ def chart(
             for (x, y), radius in zip(points, radii, strict=True)
         ]
         few = sizes is not None or len(points) <= FEW
-        lines.append(Curve(label, " ".join(f"{dot.x:g},{dot.y:g}" for dot in dots), dots if few else ()))
+        lines.append(ChartLine(label, " ".join(f"{dot.x:g},{dot.y:g}" for dot in dots), dots if few else ()))
         told.append(f"{label} from {points[0, 1]:.3g} to {points[-1, 1]:.3g}")
     alt = f"{title}, {labels[1]} by {labels[0]}: {'; '.join(told)}."
     marks = [[(place(tick, axis), f"{tick:,.10g}") for tick in ticks] for axis, ticks in enumerate((x_ticks, y_ticks))]

@@ -25,7 +25,7 @@ MOST_CANDIDATES = 500  # run folders that are looked at for a blind run
 _MOST_LINES = 7  # of a chart: so many colours there are
 
 
-class ScoreCell(NamedTuple):
+class MetricCell(NamedTuple):
     """A number of a run. Attributes: value; between, its 95 % interval, ""; star, whether it is not exact, or of a part."""
 
     value: str
@@ -33,11 +33,11 @@ class ScoreCell(NamedTuple):
     star: bool = False
 
 
-class ScoreRow(NamedTuple):
+class MetricRow(NamedTuple):
     """A metric. Attributes: name; cells, one a run; baseline: (value, what it is); examples."""
 
     name: str
-    cells: list[ScoreCell]
+    cells: list[MetricCell]
     baseline: tuple[str, str]
     examples: str
 
@@ -47,14 +47,14 @@ class Metrics(NamedTuple):
 
     title: str
     names: list[str]
-    rows: list[ScoreRow]
+    rows: list[MetricRow]
 
 
 class Headline(NamedTuple):
     """The number that a task is measured by. Attributes: name; cell; beside, what to compare it with: (what, value)."""
 
     name: str
-    cell: ScoreCell
+    cell: MetricCell
     beside: list[tuple[str, str]]
 
 
@@ -72,11 +72,11 @@ def _metrics(runs: Mapping[str, FinishedRun], split: str, task: str) -> Metrics:
     rows = []
     for metric in dict.fromkeys(metric for of in values.values() for metric in of):
         known = {name: details[name].get(metric, {}) for name in values}
-        cells = [_cell(of[metric], known[name]) if metric in of else ScoreCell("") for name, of in values.items()]
+        cells = [_cell(of[metric], known[name]) if metric in of else MetricCell("") for name, of in values.items()]
         baseline = next((each["baseline"] for each in known.values() if each.get("baseline")), {})
         told = next(((_number(value), BASELINES.get(name, name)) for name, value in baseline.items()), ("", ""))
         examples = next((f"{each['examples']:,}" for each in known.values() if each.get("examples")), "")
-        rows.append(ScoreRow(metric.replace("_", " "), cells, told, examples))
+        rows.append(MetricRow(metric.replace("_", " "), cells, told, examples))
     return Metrics(f"{task}, {split}", [*values], rows)
 
 
@@ -95,10 +95,10 @@ def difference_rows(runs: Mapping[str, FinishedRun]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _cell(value: float | None, detail: Mapping[str, Any]) -> ScoreCell:
+def _cell(value: float | None, detail: Mapping[str, Any]) -> MetricCell:
     bounds = detail.get("interval") or ()
     between = " to ".join(map(_number, bounds))
-    return ScoreCell(_number(value), between, detail.get("exact") is False or bool(detail.get("eval_limit")))
+    return MetricCell(_number(value), between, detail.get("exact") is False or bool(detail.get("eval_limit")))
 
 
 def _number(value: float | None) -> str:

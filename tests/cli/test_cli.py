@@ -23,6 +23,7 @@ from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import QUERIES, SUBCOMMANDS, main
 from renaissance.core.checks import no_losses
+from renaissance.runs.report import RunFolder
 from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
 from renaissance.settings.words import literal, parse_words
@@ -519,7 +520,7 @@ def test_refusals_and_questions_do_not_wait_for_torch(work):
 
 def test_a_run_is_resumed_although_the_checkpoint_that_it_started_from_has_gone(work, monkeypatch):
     started = []
-    monkeypatch.setattr("renaissance.training.train.run", started.append)
+    monkeypatch.setattr("renaissance.training.train.run", lambda asked: started.append(asked) or RunFolder(None))
     assert main(["with", "task_mlm", "max_steps=1", "load_path=gone.ckpt", "resume_from=auto"]) == 0
     assert len(started) == 1
 

@@ -85,6 +85,8 @@ def test_each_expression_chooses_among_its_own_candidates(name: str):
     assert out.count == task.count(batch.targets["ref"]) == len(LABELS)
     rows = task.rows(out, batch.targets["ref"])
     guesses = [int(scores[:own].argmax()) for scores, own in zip(out.logits, CANDIDATES, strict=True)]
+    sure = [scores[:own].softmax(-1).max() for scores, own in zip(out.logits, CANDIDATES, strict=True)]
+    same(torch.tensor([row.pop("confidence") for row in rows]), torch.stack(sure), 1e-6)
     assert rows == [
         {"id": row, "target": label, "prediction": guess, "score": float(guess == label)}
         for row, (label, guess) in enumerate(zip(LABELS, guesses, strict=True))
