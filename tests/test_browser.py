@@ -18,6 +18,7 @@ def test_it_notes_errors_and_what_is_loaded_and_takes_any_width(browser, tmp_pat
         "<!doctype html><title>a page</title><style>@media (prefers-color-scheme: dark) {body {background: #000}}</style>"
         "<img src=missing.png><script>console.error('broken')</script><p style='height: 2000px'>text"
     )
+    console(browser), requests(browser)  # of tests before
     for width, dark in ((420, False), (1280, True)):
         resize(browser, width, dark=dark)
         browser.get(page.as_uri())
