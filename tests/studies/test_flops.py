@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from renaissance.training import flops
+from renaissance.studies import flops
 from renaissance.training.assembly import build
 from tiny_models import FUSED, MAX_TEXT_LEN, PATCH, SIDE, WIDTH
 from training.test_unused_parameters import resolved
