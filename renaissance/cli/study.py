@@ -58,7 +58,8 @@ def main(
     require(not idle, f"run={run} is of action={', '.join(ONE_RUN)}; leave it out with action={action}.")
     require(action == "plan" or not measure, f"measure=True is of action=plan; leave it out with action={action}.")
     require(asked, f"action={action} needs the name of a run, run=; action=status lists them.")
-    content, place = read_study(study), Path(log_dir) / Path(study).stem
+    content = read_study(study)
+    place = Path(log_dir) / content.name
     runs = plan(content, str(place / RUNS), {} if data_root is None else {"data_root": data_root})
     known = run is None or any(run == each.name for each in runs)
     require(known, f"run={run}: the study has no such run; action=status lists them.")

@@ -55,7 +55,9 @@ class Loaded:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise UserError(f"device={device!r} cannot be used ({first_line(error)}); give cpu, or cuda.") from error
+            raise UserError(
+                f"device={device!r} cannot be used ({first_line(error)}); give cpu, or another device of this machine."
+            ) from error
         path = expanded("load_path", os.fspath(path) if isinstance(path, os.PathLike) else path)
         resolved, built = restore(checkpoint.read(path), str(path), trust_remote_code=trust_remote_code)
         self.path, self.device, self.settings, self.tokenizer = str(path), device, resolved.settings, resolved.tokenizer

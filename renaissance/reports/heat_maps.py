@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from renaissance.core.figures import AS_TEXT, said_missing_signs
 from renaissance.inference.heat_map import HeatMap
 
 _COLOURS = "viridis"  # even to the eye, to the colour-blind and in grey
@@ -25,7 +26,7 @@ def overlay(image: Image.Image, heat: HeatMap) -> Image.Image:
     shown = image.convert("RGB")
     (width, height), box = shown.size, np.multiply(heat.box, (*shown.size, *shown.size))
     across = min(max(_HEIGHT * width / height, _NARROWEST), _WIDEST)
-    with rc_context({"font.size": 10}):
+    with rc_context({"font.size": 10} | AS_TEXT), said_missing_signs():
         figure = Figure(figsize=(2 * across + 1.2, across * height / width + 0.7 if across == _WIDEST else _HEIGHT + 0.7),
                         dpi=_DOTS, layout="constrained")  # fmt: skip
         plain, mapped = figure.subplots(1, 2)

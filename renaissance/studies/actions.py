@@ -52,7 +52,8 @@ def _plan(command: Command) -> None:
     if command.measure:
         from .measure import measure  # here, as it starts runs
 
-        measured, notes = measure(folder.runs, sizes, command.configure, shares_of(command.workers)[0])
+        todo = [state.run for state in states.values() if state.kind != DONE]
+        measured, notes = measure(folder.runs, todo, sizes, command.configure, shares_of(command.workers)[0])
         kinds = {kind(each.settings) for each in measured}
         paces = [*measured, *(each for each in paces if kind(each.settings) not in kinds)]
     left = seconds_left(states, sizes, paces)
@@ -63,7 +64,7 @@ def _plan(command: Command) -> None:
 def _checked(command: Command, *, flops: bool = False) -> dict[str, Size]:
     with lasting_imports():
         from renaissance.studies.check import check_runs  # here, because it imports torch
-    return check_runs(command.folder.runs, command.configure, flops=flops)
+    return check_runs(command.folder.runs, command.folder.study.metrics, command.configure, flops=flops)
 
 
 def _paces(command: Command, sizes: Mapping[str, Size]) -> list[Pace]:

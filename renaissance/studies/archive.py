@@ -20,7 +20,7 @@ from renaissance.core.errors import require
 from renaissance.core.public import public, public_command
 from renaissance.core.untrusted import read_bytes, read_json
 
-from .file import ARCHIVE, study_file
+from .file import ARCHIVE, VERSIONS, study_file
 from .layouts import FORMS
 from .spec import Study
 from .state import DONE, RunState
@@ -56,7 +56,7 @@ def archive(study: Study, path: str, states: Iterable[RunState], folder: Path) -
         files[f"runs/{state.run.name}/settings.json"] = _json(record)
         found = {each: state.folder / each for each in _FILES}
         files |= {f"runs/{state.run.name}/{each}": read_bytes(at) for each, at in found.items() if at.is_file()}
-    files["versions.json"] = _json(versions)
+    files[VERSIONS] = _json(versions)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
         for each, text in files.items():

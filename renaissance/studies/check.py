@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from renaissance.core.errors import UserError, require
 from renaissance.settings.keys import model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
+from renaissance.tasks import task_class
 from renaissance.training.summary import parameters
 from renaissance.training.train import prepare_run
 
 from .flops import training_flops
 from .plan import Configure, PlannedRun
-from .spec import variant_key
+from .spec import METRIC, variant_key
 
 
 class Size(NamedTuple):
@@ -30,16 +31,18 @@ class Size(NamedTuple):
     flops: int | None = None
 
 
-def check_runs(runs: Sequence[PlannedRun], configure: Configure, *, flops: bool = False) -> dict[str, Size]:
+def check_runs(
+    runs: Sequence[PlannedRun], metrics: Sequence[str], configure: Configure, *, flops: bool = False
+) -> dict[str, Size]:
     """The size of each run. Of those that differ in the seed alone, one is built.
 
     A run that takes a checkpoint of another is built with the model of that one.
 
     Args:
-        flops: whether they are counted, too.
+        metrics: of the study, each of which some run must have. flops: whether they are counted, too.
 
     Raises:
-        UserError: naming each run that would be refused, and why.
+        UserError: naming each run that would be refused, and why, and each metric that no run has.
     """
     sizes: dict[str, Size] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -71,7 +74,27 @@ def check_runs(runs: Sequence[PlannedRun], configure: Configure, *, flops: bool 
         counted = training_flops(shape, resolved) if flops else None
         sizes[run.name] = Size(counts["total"], counts["trainable"], _steps(values), models[run.name], counted)
     refuse(problems, "runs")
+    refuse([*_unknown_metrics(metrics, runs, models)], "metrics")
     return sizes
+
+
+def _unknown_metrics(
+    metrics: Sequence[str], runs: Sequence[PlannedRun], models: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """A sentence for each metric that no run will have, as far as it can be known before data are read."""
+    for metric in metrics:
+        named = METRIC.fullmatch(metric)
+        stages = [run for run in runs if named["stage"] in (None, run.stage)]
+        trained = {task for run in stages for task, weight in models[run.name]["loss_names"].items() if weight}
+        if named["task"] not in trained:
+            where = f"of stage {named['stage']} " if named["stage"] else ""
+            yield f"{metric}: no run {where}trains {named['task']}; they train {', '.join(sorted(trained))}."
+        elif not (task := task_class(named["task"])).has_dataset:
+            names = ("loss", *task.mean_metrics)
+            known = named["split"] in ("val", "test") and named["metric"] in names
+            has = f"{named['task']} has {', '.join(names)} on val and test"
+            if not known:
+                yield f"{metric}: no run has it; {has}."
 
 
 def _check_blind(run: PlannedRun, models: dict[str, dict[str, Any]]) -> None:

@@ -30,18 +30,23 @@ _PATIENCE = 1800.0  # seconds that a start and its first steps may take: weights
 
 
 def measure(
-    runs: Sequence[PlannedRun], sizes: Mapping[str, Size], configure: Configure, share: Share
+    runs: Sequence[PlannedRun],
+    todo: Sequence[PlannedRun],
+    sizes: Mapping[str, Size],
+    configure: Configure,
+    share: Share,
 ) -> tuple[list[Pace], list[str]]:
     """The pace of one run of each kind that trains.
 
     Args:
-        sizes: by name. share: of the cores and GPUs that a run will have.
+        runs: of the study. todo: those whose kinds are measured. sizes: by name.
+        share: of the cores and GPUs that a run will have.
 
     Returns:
         The paces, and a sentence for each run that could not be measured.
     """
     by_name, measured, paces, notes = {run.name: run for run in runs}, set(), [], []
-    for run in runs:
+    for run in todo:
         size = sizes[run.name]
         if size.settings["test_only"] or (of := kind(size.settings)) in measured:
             continue

@@ -122,6 +122,7 @@ def read_study(path: str) -> Study:
     ends = (*CONFIG_FILES, ARCHIVE)
     require(file.suffix.lower() in ends, f"study={path}: the name of a study file ends in {', '.join(ends)}.")
     (name, text), where = study_file(path), f"study={path}"
+    file = file.with_name(name)  # of an archive, what it was made of
     content = dict(parse_config(text, Path(name).suffix, where))
     _refuse_unknown(content, _KEYS, where)
     expect(content, _StudyFile, where)

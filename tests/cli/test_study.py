@@ -56,6 +56,9 @@ REFUSED = {
     "a stage that contradicts the model of another": (
         BASE + STAGES.replace("learning_rate: 1e-3", "num_cross_layers: 3"), "num_cross_layers=3",
     ),
+    "a task that no run has": (BASE + "metrics: [vqa/val/vqa_score]", "vqa/val/vqa_score: no run trains vqa"),
+    "a metric that the task has not": (BASE + "metrics: [itm/val/foo]", "itm/val/foo: no run has it; itm has loss, accuracy"),
+    "a split that it has not": (BASE + "metrics: [itm/foo/accuracy]", "itm/foo/accuracy: no run has it"),
     "no preset": (BASE.replace("task_mlm_itm", "task_mlm_itn"), "There is no preset 'task_mlm_itn' (nearest: task_mlm_itm"),
 }  # fmt: skip
 

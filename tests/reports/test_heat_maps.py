@@ -57,3 +57,15 @@ def test_title_and_picture_are_part_of_it():
     )
     assert plain.shape == other.shape and np.any(plain[:30] != other[:30])
     assert (plain == (255, 0, 0)).all(-1).mean() > 0.2  # the picture as it is, beside the map
+
+
+def test_words_are_texts_whatever_they_hold(capsys):
+    """A dollar sign begins no formula; signs that the font lacks are said in a sentence, and no source line is printed."""
+    even = HeatMap(np.full((2, 2), 0.25), "", "gradient", "word", (0.0, 0.0, 1.0, 1.0))
+    sizes = {
+        overlay(Image.new("RGB", (48, 48)), even._replace(word=word)).size for word in (r"$\frac$", "$x_{$", "\u72d7")
+    }
+    assert len(sizes) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "note: the font of the figure lacks signs of its words, and shows boxes in their place."
+    ]

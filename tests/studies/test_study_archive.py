@@ -41,6 +41,8 @@ def test_an_archive_holds_what_others_need_and_is_a_study_file(tmp_path):
     assert made.read_bytes() == first
     again = [run.name for run in plan(read_study(str(made)), "x", {})]
     assert again == [run.name for run in plan(read_study(str(path)), "x", {})]
+    renamed = made.rename(tmp_path / "mine (1).zip")  # as a browser does
+    assert read_study(str(renamed)).name == "mine"
 
 
 def test_an_archive_of_a_study_that_has_not_begun_is_refused(tmp_path):
@@ -57,7 +59,8 @@ def _zip(path: Path, **files: str) -> None:
 
 DAMAGE = {
     "no zip": (lambda path: path.write_text("x"), "cannot be read"),
-    "no study": (lambda path: _zip(path, other_dot_yaml=TEXT), "holds no mine.yaml"),
+    "no study": (lambda path: _zip(path, table_dot_md="x"), "holds 0 study files"),
+    "two": (lambda path: _zip(path, mine_dot_yaml=TEXT, other_dot_yaml=TEXT), "holds 2 study files"),
     "too large": (lambda path: _zip(path, mine_dot_yaml="#" * 300_000), "its study file is too large"),
     "a folder": (lambda path: path.mkdir(), "study="),
     "nothing": (lambda path: None, "study="),

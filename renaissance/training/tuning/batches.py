@@ -103,7 +103,7 @@ class Search:
         require(trial is not None or killed, ended)
         self.tried[size] = trial = trial and (trial._replace(memory=peak) if trial.memory is None else trial)
         self.limit = self.limit if trial is None or trial.limit is None else trial.limit
-        say(f"per_gpu_batchsize={size}: {' '.join(_cells(trial))}", error=True)
+        say(f"per_gpu_batchsize={size}: {', '.join(filter(None, _cells(trial)))}", error=True)
         return trial is not None
 
     def _watch(self, child: Any, said: Any) -> tuple[Trial | UserError | None, int, bool]:
@@ -145,7 +145,7 @@ def find_batch(resolver: ConfigResolver, steps: int, memory_limit: float | None)
         search = Search(resolver, steps, memory_limit)
         sizes = search.sizes()
         found = largest_fitting(sizes, search.fits)
-    rows = [("per_gpu_batchsize", "memory", "samples/s")]
+    rows = [("per_gpu_batchsize", "memory", "speed")]
     rows += [(str(size), *_cells(trial)) for size, trial in sorted(search.tried.items())]
     say(table(rows, indent=""))
     what = "GPU" if search.gpu else "main"
@@ -160,4 +160,4 @@ def find_batch(resolver: ConfigResolver, steps: int, memory_limit: float | None)
 
 
 def _cells(trial: Trial | None) -> tuple[str, str]:
-    return ("does not fit", "") if trial is None else (f"{trial.memory / GIB:.2f} GiB", f"{trial.speed:.1f}")
+    return ("does not fit", "") if trial is None else (f"{trial.memory / GIB:.2f} GiB", f"{trial.speed:.1f} samples/s")

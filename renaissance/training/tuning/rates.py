@@ -2,7 +2,8 @@
 
 The rule is fastai's: losses are smoothed by an exponential mean of 0.98 whose start is corrected, the test ends where the
 smoothed loss is four times its lowest, and what is suggested is the rate at which it falls most steeply over the logarithm of the
-rate, the first tenth and the last five steps aside (`lr_find` with `steep`; Lightning's Tuner smooths and ends alike).
+rate, the first tenth aside, and the last five steps where it has ended so (`lr_find` with `steep`; Lightning's Tuner smooths and
+ends alike). Nothing is suggested where the smoothed loss falls by no more than three standard errors, or most steeply at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from ..train import prepare_training
 from .steps import Steps, take_steps
 
 _SMOOTHING, _DIVERGED = 0.98, 4.0
-_LAST = 5  # steps at the end that decide nothing
+_LAST = 5  # steps at the end that decide nothing where the test has diverged
+_ERRORS = 3  # standard errors of the smoothed loss that a fall has to be larger than
 _ROWS = 20  # of the table, about
 
 
@@ -82,13 +84,23 @@ def exponential(lowest: float, highest: float, steps: int) -> Callable[[int], fl
     return lambda step: math.exp(low + (high - low) * min(1.0, step / (steps - 1)))
 
 
-def steepest(measured: list[Measured]) -> Measured | None:
-    """Where the smoothed loss falls most steeply over the logarithm of the rate; None where it falls nowhere, or is too short."""
-    kept = measured[len(measured) // 10 : -_LAST]
+def steepest(measured: list[Measured], *, diverged: bool) -> Measured | None:
+    """Where the smoothed loss falls most steeply over the logarithm of the rate.
+
+    Returns:
+        None where it falls by no more than three standard errors of it, or there are too few steps.
+    """
+    first = max(1, len(measured) // 10)
+    kept = measured[first : -_LAST if diverged else None]
     if len(kept) < 3:
         return None
-    slopes = np.gradient([each.smoothed for each in kept], np.log([each.learning_rate for each in kept]))
-    return kept[int(slopes.argmin())] if slopes.min() < 0 else None
+    smoothed = np.array([each.smoothed for each in kept])
+    fall = float(np.max(np.maximum.accumulate(smoothed) - smoothed))
+    scatter = np.std(np.diff([each.loss for each in kept])) / math.sqrt(2)
+    # Of the mean at the first step that counts, where it is the most uncertain.
+    error = scatter * math.sqrt((1 - _SMOOTHING) / (1 + _SMOOTHING) * (1 + _SMOOTHING**first) / (1 - _SMOOTHING**first))
+    slopes = np.gradient(smoothed, np.log([each.learning_rate for each in kept]))
+    return kept[int(slopes.argmin())] if fall > _ERRORS * error else None
 
 
 def find_rate(resolver: ConfigResolver, min_lr: float, max_lr: float, num_training: int, output: Path | None) -> None:
@@ -113,7 +125,7 @@ def find_rate(resolver: ConfigResolver, min_lr: float, max_lr: float, num_traini
 
 
 def _report(test: RangeTest, output: Path | None) -> None:
-    best, measured = steepest(test.measured), test.measured
+    best, measured = steepest(test.measured, diverged=bool(test.ended)), test.measured
     every = max(1, len(measured) // _ROWS)
     rows = [("step", "learning rate", "loss", "smoothed")]
     rows += [(str(step), *_cells(each)) for step, each in enumerate(measured, 1) if step % every == 0 or each is best]
@@ -128,8 +140,13 @@ def _report(test: RangeTest, output: Path | None) -> None:
         say(f"written to {output}: {', '.join(['find_lr.csv', *files])}")
     if best is None:
         raise UserError(
-            f"In {len(measured)} steps the loss falls at no rate, so none is suggested; give another min_lr and max_lr, or a "
-            "larger num_training."
+            f"In {len(measured)} steps the loss falls at no rate by more than chance, so none is suggested; give another "
+            "min_lr and max_lr, or a larger num_training."
+        )
+    if best is measured[-1]:
+        raise UserError(
+            f"The smoothed loss falls most steeply at the last rate, {best.learning_rate:.1e}, so that none is suggested; give a "
+            "larger max_lr."
         )
     say(f"the smoothed loss falls most steeply at {best.learning_rate:.1e}; add to the words of the run:")
     say(f"learning_rate={best.learning_rate:.1e}")

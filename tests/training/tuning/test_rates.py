@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,13 +69,23 @@ def test_it_ends_where_the_loss_diverges():
 def test_the_steepest_descent_is_over_the_logarithm_of_the_rate():
     rate = exponential(1e-6, 1.0, 100)
     falling = [Measured(rate(step), 0, 10 - 4 / (1 + math.exp(-(step - 60) / 5))) for step in range(100)]
-    assert steepest(falling).learning_rate == pytest.approx(rate(60))
+    assert steepest(falling, diverged=False).learning_rate == pytest.approx(rate(60))
     # Neither the start, where the mean is of few losses, nor the end decides.
     noisy = [Measured(0, 0, 1000.0 - 100 * step)._replace(learning_rate=rate(step)) for step in range(9)] + falling[9:]
-    assert steepest(noisy).learning_rate == pytest.approx(rate(60))
+    assert steepest(noisy, diverged=False).learning_rate == pytest.approx(rate(60))
+    assert steepest([each._replace(smoothed=-each.smoothed) for each in falling], diverged=False) is None
+    assert steepest(falling[:3], diverged=False) is None
+    # A fall at the end counts, but for the steps in which the test has diverged.
     assert (
-        steepest([each._replace(smoothed=-each.smoothed) for each in falling]) is None and steepest(falling[:7]) is None
+        steepest(falling[:60], diverged=False) is falling[59] and steepest(falling[:60], diverged=True) is falling[54]
     )
+
+
+@pytest.mark.parametrize(("fall", "suggested"), [(0.0, False), (3.0, True)])
+def test_noise_suggests_no_rate(fall, suggested):
+    rate, noise = (1e-8, 1e-7), np.random.default_rng(0).normal(size=100)
+    test = range_test([10 - fall * step / 99 + noise[step] for step in range(100)], *rate)
+    assert (steepest(test.measured, diverged=False) is not None) == suggested
 
 
 def test_the_command_suggests_a_rate_and_keeps_nothing(work, capsys, monkeypatch):
@@ -104,7 +115,10 @@ def test_the_command_suggests_a_rate_and_keeps_nothing(work, capsys, monkeypatch
     assert main(["print_config", "with", "task_mlm", found]) == 0 and found.startswith("learning_rate=")
     suggested = float(found.partition("=")[2])
     assert suggested == pytest.approx(
-        steepest([Measured(*list(row.values())[1:]) for row in rows]).learning_rate, rel=0.05
+        steepest(
+            [Measured(*list(row.values())[1:]) for row in rows], diverged="ended after" in ended.out
+        ).learning_rate,
+        rel=0.05,
     )
     again = asked(capsys, *RUN, *words)
     assert "output=curve is there already" in again.sentence() and again.out == ""
