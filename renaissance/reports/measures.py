@@ -111,8 +111,8 @@ def confusion(frame: pd.DataFrame) -> Confusion | None:
     names = sorted(frequent.index[: MOST_CLASSES + (len(frequent) == MOST_CLASSES + 1)])
     merged = len(frequent) - len(names)
     counts = np.zeros((len(names) + (merged > 0),) * 2, int)
-    # The others have the code -1: the last place.
-    np.add.at(counts, tuple(pd.Categorical(known[column], names).codes for column in ("target", "prediction")), 1)
+    # The others have the place -1, the last.
+    np.add.at(counts, tuple(pd.Index(names).get_indexer(known[column]) for column in ("target", "prediction")), 1)
     return Confusion(names, counts, merged)
 
 

@@ -69,8 +69,8 @@ def p_value(scores: Scores, other: Scores) -> float | None:
     """Two-sided p of the difference of two variants on the same seeds and examples; None where they share no seed.
 
     With predictions of the same: twice the smaller share of drawn differences on either side of 0, and at least the p of a sign
-    test in which all examples that differ agree. Without: the sign-flip test over seeds (Fisher 1935), whose p is at least 2^(1 - seeds); of
-    more than 16 seeds the signs are drawn.
+    test in which all examples that differ agree. Without: the sign-flip test over seeds (Fisher 1935), whose p is
+    at least 2^(1 - seeds); of more than 16 seeds the signs are drawn.
     """
     shared = [seed for seed in scores.values if seed in other.values]
     if not shared:
