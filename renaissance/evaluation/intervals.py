@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ import pandas as pd
 from renaissance.core.errors import UserError
 
 GROUP = "group"
+SHOWN_POSITION = "shown_position"  # the sample whose picture was shown, where that need not be the example's own
+ASKED = ("target", SHOWN_POSITION)  # in which runs agree that were asked the same
 COVERED = (0.025, 0.975)
 FEWEST_RESAMPLES = 200
 MOST_KINDS = 4096  # different scores that are distinguished
@@ -122,7 +124,8 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     of a sign test in which all examples (or groups) that differ agree.
 
     Raises:
-        UserError: an id occurs twice, the runs have different ids, all answers are hidden, or there is one example alone.
+        UserError: an id occurs twice, the runs have different ids or were asked otherwise, all answers are hidden, or there is
+            one example alone.
     """
     # A file may hold ids as text that were numbers.
     first, second = (
@@ -136,6 +139,8 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
             f"The predictions are of different examples ({len(first):,} and {len(second):,}; {len(other):,} of them "
             "only in one); compare runs that were evaluated on the same files."
         )
+    if why := asked_otherwise(first, second):
+        raise UserError(f"The predictions cannot be paired: {why}; compare runs that were shown the same.")
     first, second = (frame.set_index("id") for frame in (first, second))
     differences = (second["score"] - first["score"].reindex(second.index)).dropna().sort_index()
     if differences.empty:
@@ -152,6 +157,27 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, *, resamples: in
     tail = min((means <= 0).sum(), (means >= 0).sum())
     p = min(1.0, max(2 * (1 + tail) / (1 + len(means)), 2.0 ** (1 - int((units != 0).sum()))))
     return Paired(float(differences.mean()), *_interval(means), float(p), len(differences))
+
+
+def asked_otherwise(first: pd.DataFrame, second: pd.DataFrame) -> str | None:
+    """Why two runs were not asked the same under ids that both have; None where they were.
+
+    Image-text matching draws by seed and `negative_group` which picture is shown with a text.
+    """
+    one, two = (
+        frame.assign(id=frame["id"].astype(str)).drop_duplicates("id").set_index("id") for frame in (first, second)
+    )
+    two = two.loc[two.index.intersection(one[one["score"].notna()].index)]
+    one = one.loc[two.index]
+    for column in one.columns.intersection(two.columns).intersection(ASKED):
+        pairs = zip(map(_plain, one[column]), map(_plain, two[column]), strict=True)
+        if other := sum(a != b and str(a) != str(b) for a, b in pairs):  # a file may hold as text what were numbers
+            return f"{other:,} of {len(one):,} examples with the same id have another {column}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return [*value] if isinstance(value, list | tuple | np.ndarray) else value
 
 
 def _affordable(resamples: int, size: int, most: int) -> int:

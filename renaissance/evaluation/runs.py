@@ -15,7 +15,7 @@ from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.untrusted import read_json
 
 from .frames import predictions_file
-from .intervals import GROUP
+from .intervals import ASKED, GROUP
 
 RUNS = "runs"  # the folder of a study that its run folders lie in, as <exp_name>/version_N
 MOST_ROWS = 20_000_000  # of a file of predictions
@@ -82,6 +82,11 @@ class FinishedRun(NamedTuple):
             return f"was evaluated with eval_limit={own}, this run with eval_limit={limit}"
         return None
 
+    def unlike_run(self, other: FinishedRun, split: str) -> str | None:
+        """`unlike` of another run; None where one of them does not say what it was evaluated on."""
+        data = other.data.get(split, self.data.get(split, {}))
+        return self.unlike(split, data, other.settings.get("eval_limit"))
+
     @property
     def stopped_early(self) -> int | None:
         """The step after which training stopped early; None where it did not."""
@@ -99,7 +104,7 @@ class FinishedRun(NamedTuple):
         return self.results.get(split, {}).get(task, {}).get(metric)
 
     def predictions(self, task: str, split: str) -> pd.DataFrame | None:
-        """Ids, scores and groups of the frame of a split, None where the run has written none.
+        """Ids, scores, groups and what was asked of the frame of a split, None where the run has written none.
 
         Raises:
             UserError: the file is damaged.
@@ -111,7 +116,8 @@ class FinishedRun(NamedTuple):
             file = pq.ParquetFile(path)
             rows = file.metadata.num_rows
             require(rows <= MOST_ROWS, f"'{path}' has {rows:,} rows; at most {MOST_ROWS:,} are read.")
-            frame = file.read([name for name in ("id", "score", GROUP) if name in file.schema_arrow.names]).to_pandas()
+            wanted = ("id", "score", GROUP, *ASKED)
+            frame = file.read([name for name in wanted if name in file.schema_arrow.names]).to_pandas()
             return frame.assign(id=frame["id"].astype(str), score=frame["score"].astype(float))
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
             what = f"no column {error}" if isinstance(error, KeyError) else first_line(error)

@@ -15,6 +15,7 @@ from PIL import Image
 from renaissance.core.errors import UserError, first_line
 from renaissance.core.types import Example
 from renaissance.data.pixels import open_image, rgb
+from renaissance.evaluation.intervals import SHOWN_POSITION
 from renaissance.evaluation.runs import FinishedRun
 from renaissance.settings.resolver import ConfigResolver
 
@@ -23,6 +24,7 @@ SIDES = (200, 128)  # longest sides of a picture, pixels; the second where the f
 MOST_BYTES = 13_000  # of a picture, so that those of a page are less than 5 MB
 QUALITY = 75  # of JPEG
 LONGEST_TEXT = 300  # characters
+_RETRIEVAL = {"rank", "first_ids", "first_images", "first_scores"}  # columns of texts that rank pictures
 
 
 class Box(NamedTuple):
@@ -123,7 +125,7 @@ def thumbnail(encoded: bytes, of: str, label: str = "", boxes: Iterable[Box] = (
 
 def ordered(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The best, worst and most uncertain examples: by score, and by how sure the model was of it."""
-    if "first_scores" in frame:  # retrieval: how much better the first match is than the second
+    if {*frame} >= _RETRIEVAL:  # how much better the first match is than the second
         first = np.array([[*scores[:2], *scores[:1]][:2] for scores in frame["first_scores"]], float)
         frame = frame.assign(sure=first[:, 0] - first[:, 1], score=-frame["rank"].astype(float))
     else:
@@ -151,15 +153,15 @@ def disagreements(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def fooled(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Texts that took a false picture for their own, the surest first; None where the task shows none."""
-    if "first_images" in frame:
+    if {*frame} >= _RETRIEVAL:
         own = [ids[0] for ids in frame["first_ids"]]
         rows = frame.assign(shown=own)[frame["rank"].to_numpy() > 0]
         rows = rows.assign(sure=[scores[0] for scores in rows["first_scores"]])
         first = frame.drop_duplicates("target").set_index("target")["position"]  # of the texts of each picture
         rows = rows.assign(shown=rows["shown"].map(first)).dropna(subset="shown")
-    elif "image_id" in frame:
+    elif SHOWN_POSITION in frame:
         rows = frame[(frame["target"] == "mismatched") & (frame["score"] == 0)]
-        rows = rows.assign(shown=rows["image_id"], sure=rows.get("confidence", 0.0))
+        rows = rows.assign(shown=rows[SHOWN_POSITION], sure=rows.get("confidence", 0.0))
     else:
         return None
     return rows.sort_values("sure", ascending=False, kind="stable").head(SHOWN)
@@ -173,22 +175,24 @@ def card(row: dict[str, Any], source: SplitSource | None, names: Sequence[str] =
     """
     example, pictures = None, []
     try:
-        example = source.example(row["position"]) if source else None
-    except (UserError, IndexError) as error:
+        if source:
+            example = source.example(row["position"])
+            pictures = _pictures(example, row, source)
+    except Exception as error:  # data and tasks of others fail in any way they like
         pictures = [f"It cannot be read ({first_line(error).removesuffix('.')})."]
-    shown = row.get("shown", row.get("image_id"))
-    if example is not None:
-        boxes, labels = _boxes(example, row), ("left", "right") if len(example.images) == 2 else ("",)
-        pictures = [
-            thumbnail(image, example.text, label, boxes) for image, label in zip(example.images, labels, strict=False)
-        ]
-        if shown is not None and int(shown) != int(row["position"]):
-            own = [thumbnail(example.images[0], example.text, "its own picture")] if "shown" in row else []
-            false = "taken for its own" if "shown" in row else "another picture"
-            pictures = [*own, thumbnail(source.example(int(shown)).images[0], example.text, false)]
     text = example.text if example else str(row.get("text", ""))
     second = example.text_pair if example else None
     return Card(str(row["id"]), _cut(f"{text} — {second}" if second else text), pictures, _answers(row, names, example))
+
+
+def _pictures(example: Example, row: dict[str, Any], source: SplitSource) -> list[Picture | str]:
+    shown = row.get("shown", row.get(SHOWN_POSITION))
+    if shown is not None and int(shown) != int(row["position"]):
+        own = [thumbnail(example.images[0], example.text, "its own picture")] if "shown" in row else []
+        false = "taken for its own" if "shown" in row else "another picture"
+        return [*own, thumbnail(source.example(int(shown)).images[0], example.text, false)]
+    boxes, labels = _boxes(example, row), ("left", "right") if len(example.images) == 2 else ("",)
+    return [thumbnail(image, example.text, label, boxes) for image, label in zip(example.images, labels, strict=False)]
 
 
 def _boxes(example: Example, row: dict[str, Any]) -> list[Box]:
@@ -206,14 +210,14 @@ def _answers(row: dict[str, Any], names: Sequence[str], example: Example | None)
     def word(value: Any) -> str:
         if example is not None and example.boxes is not None:
             return f"box {int(value) + 1} of {len(example.boxes)}"
-        if "rank" in row:
+        if {*row} >= _RETRIEVAL:
             return f"picture {value}"
         return f"{value:.3g}" if isinstance(value, float) else _cut(str(value))
 
     if names:
         found = [(name, word(row[f"prediction {name}"]), _kind(row[f"score {name}"])) for name in names]
         return [*found, ("right answer", word(row["target"]), "")]
-    if "rank" in row:
+    if {*row} >= _RETRIEVAL:
         found = [("own picture ranks", f"{int(row['rank']) + 1:,}", _kind(float(row["rank"] == 0)))]
         return [*found, ("score of the first", f"{row['first_scores'][0]:.2f}", "")]
     measured = isinstance(row["target"], float)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ BINS = 10  # of confidences
 MOST_CLASSES = 10  # of a confusion matrix; the others are one
 MOST_CATEGORIES = 40  # values of a column that is taken for one of categories
 SHOWN_CATEGORIES = 20
-_OTHERS = "others"
 
 
 class Calibration(NamedTuple):
@@ -29,20 +29,20 @@ class Calibration(NamedTuple):
         bins: (b,3) mean confidence, mean score and share of the examples, of each tenth that has some.
         error: the expected calibration error, the mean of |confidence - score| over the bins by their shares.
             Source: Guo et al., ICML 2017.
-        confidence, score: means.
+        confidence, score: means. left_out: how many examples have no confidence.
     """
 
     bins: np.ndarray
     error: float
     confidence: float
     score: float
+    left_out: int
 
 
 class Confusion(NamedTuple):
-    """Attributes: classes, the right ones; guesses; counts (classes,guesses); merged, how many classes are in "others"."""
+    """Attributes: names, of classes; counts (right,guess), the others last; merged, how many classes these are."""
 
-    classes: list[str]
-    guesses: list[str]
+    names: list[str]
     counts: np.ndarray
     merged: int
 
@@ -73,16 +73,20 @@ def read_frame(run: FinishedRun, task: str, split: str) -> pd.DataFrame | None:
         missing = [name for name in FIRST if name not in frame]
         require(not missing, f"'{path}' has no column {', '.join(missing)}; evaluate that run again.")
         known = frame[frame["score"].astype(float).notna()].reset_index(drop=True)
+        if "confidence" in known:  # of a task of others it may be anything
+            sure = pd.to_numeric(known["confidence"], errors="coerce")
+            known["confidence"] = sure.where(np.isfinite(sure))
         return known.astype({"position": int}) if len(known) else None
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise UserError(f"'{path}' cannot be read ({first_line(error)}); evaluate that run again.") from None
 
 
-def headline_split(run: FinishedRun, task: str) -> str | None:
-    """The split that is looked into: one with predictions if there is one; test, else any but val; None without results."""
-    names = [split for split, tasks in (run.results or {}).items() if task in tasks]
-    known = [split for split in names if (run.path / predictions_file(task, split)).is_file()]
-    return min(known or names, key=lambda name: (name != "test", name == "val"), default=None)
+def headline_split(runs: Iterable[FinishedRun], task: str) -> str | None:
+    """The split that is looked into: that with predictions of most runs; test, else any but val; None without results."""
+    names = [(run, split) for run in runs for split, tasks in (run.results or {}).items() if task in tasks]
+    known = [(run, split) for run, split in names if (run.path / predictions_file(task, split)).is_file()]
+    counts = Counter(split for _, split in known or names)
+    return min(counts, key=lambda name: (-counts[name], name != "test", name == "val"), default=None)
 
 
 def calibration(frame: pd.DataFrame) -> Calibration | None:
@@ -95,7 +99,7 @@ def calibration(frame: pd.DataFrame) -> Calibration | None:
     groups = known.groupby(np.minimum((known["confidence"] * BINS).astype(int), BINS - 1))
     bins = np.column_stack([groups.mean().to_numpy(), groups.size() / len(known)])
     error = float((np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]).sum())
-    return Calibration(bins, error, *known.mean())
+    return Calibration(bins, error, *known.mean(), len(frame) - len(known))
 
 
 def confusion(frame: pd.DataFrame) -> Confusion | None:
@@ -105,13 +109,11 @@ def confusion(frame: pd.DataFrame) -> Confusion | None:
     known = frame.dropna(subset="target")
     frequent = pd.concat([known["target"], known["prediction"]]).value_counts()
     names = sorted(frequent.index[: MOST_CLASSES + (len(frequent) == MOST_CLASSES + 1)])
-    right, guess = (known[column].where(known[column].isin(names), _OTHERS) for column in ("target", "prediction"))
-    counts = pd.crosstab(right, guess)
-    order = [*names, _OTHERS] if len(frequent) > len(names) else names
-    rows = [name for name in order if name in counts.index]
-    return Confusion(
-        rows, order, counts.reindex(rows, columns=order, fill_value=0).to_numpy(), len(frequent) - len(names)
-    )
+    merged = len(frequent) - len(names)
+    counts = np.zeros((len(names) + (merged > 0),) * 2, int)
+    # The others have the place -1, the last.
+    np.add.at(counts, tuple(pd.Index(names).get_indexer(known[column]) for column in ("target", "prediction")), 1)
+    return Confusion(names, counts, merged)
 
 
 def categories(frame: pd.DataFrame) -> dict[str, list[Category]]:

@@ -17,9 +17,10 @@ from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, first_line, printable, require
 from renaissance.core.figures import COLOURS, ON_DARK
+from renaissance.evaluation.compare import differing_settings, remarks
 from renaissance.evaluation.compare.folders import find, shortest_names
+from renaissance.evaluation.intervals import asked_otherwise
 from renaissance.evaluation.runs import FinishedRun, find_run, read_run
-from renaissance.runs.identity import differing
 
 from . import charts, examples, facts, measures, results
 
@@ -103,7 +104,11 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
     rows = {name: each.rows for name, each in told.items()}
     several = len(runs) > 1  # a blind one among them has a column of its own
     blind = {name: None if several else results.find_blind_run(run) for name, run in runs.items()}
-    sections = [_looked_into(runs, task, blind, data_root) for task in _tasks(runs)]
+    tasks = dict.fromkeys(task for run in runs.values() for task in results.tasks_of(run))
+    sections = [_looked_into(runs, task, blind, data_root) for task in tasks]
+    differences, problems = results.difference_rows(runs)
+    finished = {name: run for name, run in runs.items() if run.results is not None}
+    notes = [*notes, *(remarks(finished) if len(finished) > 1 else ()), *problems]
     environment = Environment(
         loader=PackageLoader("renaissance.reports", "."),
         autoescape=True,
@@ -116,9 +121,12 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
         names=[*runs],
         facts=told,
         notes=[*notes, *(f"{name}: {note}" for name, each in told.items() for note in each.notes)],
-        differing=_differing(runs),
+        differing=[
+            [key, *(facts.plain(values[name]) if name in values else "" for name in runs)]
+            for key, values in differing_settings(runs).items()
+        ],
         tables=results.metric_tables(runs),
-        differences=results.difference_rows(runs),
+        differences=differences,
         curves=results.curves(rows),
         sections=sections,
         validated=any(
@@ -131,26 +139,14 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
     )
 
 
-def _tasks(runs: Mapping[str, FinishedRun]) -> list[str]:
-    """Tasks with results, those with predictions first."""
-    found = [task for run in runs.values() for tasks in (run.results or {}).values() for task in tasks]
-    return list(dict.fromkeys(found))
-
-
-def _differing(runs: Mapping[str, FinishedRun]) -> list[list[str]]:
-    """Settings that are not the same in all runs, with the value of each."""
-    first, *others = [run.settings for run in runs.values()]
-    keys = set().union(*(differing(first, other) for other in others)) if others else set()
-    return [[key, *(facts.plain(run.settings[key]) for run in runs.values())] for key in first if key in keys]
-
-
 def _looked_into(
     runs: Mapping[str, FinishedRun], task: str, blind: Mapping[str, FinishedRun | None], data_root: str | None
 ) -> dict[str, Any]:
     """What the predictions of a task say, on one split for all runs."""
-    having = {name: run for name, run in runs.items() if measures.headline_split(run, task)}
-    split = measures.headline_split(next(iter(having.values())), task)
+    having = {name: run for name, run in runs.items() if task in results.tasks_of(run)}
+    split = measures.headline_split(having.values(), task)
     section: dict[str, Any] = {"task": task, "split": split, "problems": [], "heads": {}, "names": [], "kinds": {}}
+    section |= {"calibrations": {}, "reliability": None, "confusions": {}, "categories": {}}
     frames: dict[str, pd.DataFrame] = {}
     for name, run in having.items():
         if split in run.results:
@@ -162,6 +158,18 @@ def _looked_into(
             continue
         if frame is not None:
             frames[name] = frame
+    if frames and (without := [name for name in having if name not in frames]):
+        section["problems"].append(f"Without predictions of {split} that have a score: {', '.join(without)}.")
+    try:
+        _add_measures(section, frames)
+        if frames:
+            _add_examples(section, {name: having[name] for name in frames}, frames, data_root)
+    except Exception as error:  # the columns of a task of others hold anything
+        section["problems"].append(f"The predictions are not shown ({first_line(error).removesuffix('.')}).")
+    return section
+
+
+def _add_measures(section: dict[str, Any], frames: Mapping[str, pd.DataFrame]) -> None:
     calibrations = {name: found for name, frame in frames.items() if (found := measures.calibration(frame))}
     section |= {
         "names": [*frames],
@@ -170,9 +178,6 @@ def _looked_into(
         "confusions": {name: found for name, frame in frames.items() if (found := measures.confusion(frame))},
         "categories": _by_column({name: measures.categories(frame) for name, frame in frames.items()}),
     }
-    if frames:
-        _add_examples(section, {name: having[name] for name in frames}, frames, data_root)
-    return section
 
 
 def _by_column(of: Mapping[str, Mapping[str, Sequence[measures.Category]]]) -> dict[str, dict[str, list[Any]]]:
@@ -203,8 +208,9 @@ def _add_examples(
         source = examples.SplitSource(run, section["task"], section["split"], data_root)
     except (UserError, OSError) as error:
         section["problems"].append(f"The pictures are not here: {first_line(error)}")
-    if len(frames) > 1:
-        kinds = {"Runs disagree": examples.disagreements(frames)}
+    if several := len(frames) > 1:
+        frames = _alike(section, runs, frames)
+        kinds = {"Runs disagree": examples.disagreements(frames)} if len(frames) > 1 else {}
     else:
         kinds = examples.ordered(frame)
         if (rows := examples.fooled(frame)) is not None:
@@ -213,6 +219,21 @@ def _add_examples(
             section["problems"].append(
                 "The predictions hold no confidences, so nothing is said of how sure the model was."
             )
-    names = [*frames] if len(frames) > 1 else []
+    names = [*frames] if several else []
     for kind, rows in kinds.items():
         section["kinds"][kind] = [examples.card(row, source, names) for row in rows.to_dict("records")]
+
+
+def _alike(
+    section: dict[str, Any], runs: Mapping[str, FinishedRun], frames: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """The frames of the same examples as the first one; of the others the section says why."""
+    first, *others = frames
+    alike = {first: frames[first]}
+    for name in others:
+        unlike = runs[name].unlike_run(runs[first], section["split"])
+        if why := unlike or asked_otherwise(frames[first], frames[name]):
+            section["problems"].append(f"{name} is not among the runs that disagree with {first}: {why}.")
+        else:
+            alike[name] = frames[name]
+    return alike

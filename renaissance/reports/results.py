@@ -22,6 +22,7 @@ from .charts import Chart, chart
 from .facts import task_names, waiting
 
 MOST_CANDIDATES = 500  # run folders that are looked at for a blind run
+_ENDS = ("max_steps", "max_epoch", "early_stopping")  # how long a run trains, which is not part of its identity
 _MOST_LINES = 7  # of a chart: so many colours there are
 
 
@@ -80,19 +81,28 @@ def _metrics(runs: Mapping[str, FinishedRun], split: str, task: str) -> Metrics:
     return Metrics(f"{task}, {split}", [*values], rows)
 
 
-def difference_rows(runs: Mapping[str, FinishedRun]) -> list[tuple[str, ...]]:
-    """Each run against the first one of its task, on the same examples: rows of cells."""
-    rows = []
-    for task in dict.fromkeys(
-        task for run in runs.values() for tasks in (run.results or {}).values() for task in tasks
-    ):
-        having = {name: run for name, run in runs.items() if any(task in of for of in (run.results or {}).values())}
-        for each in paired_differences(having)[0] if len(having) > 1 else ():
-            if each.what.startswith(f"{task}/"):
-                between = f"{each.paired.low:+.4f} to {each.paired.high:+.4f}"
-                told = (f"{each.paired.difference:+.4f}", between, f"{each.paired.p:.4f}", f"{each.paired.examples:,}")
-                rows.append((f"{each.run} against {next(iter(having))}", each.what.replace("/", ", "), *told))
-    return rows
+def difference_rows(runs: Mapping[str, FinishedRun]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Each run against the first, and those of other tasks among themselves, on the same examples.
+
+    Returns:
+        Rows of cells, and sentences on what cannot be compared.
+    """
+    finished = {name: run for name, run in runs.items() if run.results is not None}
+    if len(finished) < 2:
+        return [], []
+    (first, compared), rows = next(iter(finished.items())), []
+    differences, problems = paired_differences(finished)
+    for run, what, paired in differences:
+        told = (f"{paired.difference:+.4f}", f"{paired.low:+.4f} to {paired.high:+.4f}", f"{paired.p:.4f}")
+        rows.append((f"{run} against {first}", what.replace("/", ", "), *told, f"{paired.examples:,}"))
+    others = {name: run for name, run in finished.items() if not {*tasks_of(run)} & {*tasks_of(compared)}}
+    more, why = difference_rows(others)
+    return rows + more, problems + why
+
+
+def tasks_of(run: FinishedRun) -> list[str]:
+    """The tasks that a run has results of."""
+    return list(dict.fromkeys(task for tasks in (run.results or {}).values() for task in tasks))
 
 
 def _cell(value: float | None, detail: Mapping[str, Any]) -> MetricCell:
@@ -139,6 +149,8 @@ def find_blind_run(run: FinishedRun) -> FinishedRun | None:
         with contextlib.suppress(UserError):
             blind = read_run(folder, "log_dir")
             alike = blind.settings.get("blind") is True and blind.results is not None
+            alike = alike and all(blind.settings.get(key) == run.settings.get(key) for key in _ENDS)
+            alike = alike and not any(blind.unlike_run(run, split) for split in {**run.data, **run.results})
             if alike and differing(run.settings, blind.settings) == {"blind"}:
                 return blind
     return None

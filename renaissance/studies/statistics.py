@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from renaissance.evaluation.intervals import COVERED, GROUP, exact_interval
+from renaissance.evaluation.intervals import COVERED, GROUP, asked_otherwise, exact_interval
 
 _RESAMPLES = 2000
 _MOST_COUNTS = 4_000_000  # counts of units that are held at once
@@ -22,8 +22,8 @@ class Scores(NamedTuple):
     """One metric of one variant.
 
     Attributes:
-        values: by seed. frames: ids, scores and groups of examples by seed; {} where the metric is no mean of scores, or a run
-            has written none.
+        values: by seed. frames: ids, scores, groups of examples and what was asked by seed; {} where the metric is no
+            mean of scores, or a run has written none.
     """
 
     values: dict[int, float]
@@ -68,20 +68,28 @@ def interval(scores: Scores) -> tuple[float, float] | None:
 def p_value(scores: Scores, other: Scores) -> float | None:
     """Two-sided p of the difference of two variants on the same seeds and examples; None where they share no seed.
 
-    With predictions: twice the smaller share of drawn differences on either side of 0, and at least the p of a sign test in which
-    all examples that differ agree. Without: the sign-flip test over seeds (Fisher 1935), whose p is at least 2^(1 - seeds); of
-    more than 16 seeds the signs are drawn.
+    With predictions of the same: twice the smaller share of drawn differences on either side of 0, and at least the p of a sign
+    test in which all examples that differ agree. Without: the sign-flip test over seeds (Fisher 1935), whose p is
+    at least 2^(1 - seeds); of more than 16 seeds the signs are drawn.
     """
     shared = [seed for seed in scores.values if seed in other.values]
     if not shared:
         return None
-    units = _units([scores.frames, other.frames], shared)
+    units = None if asked_others(scores, other) else _units([scores.frames, other.frames], shared)
     if units is None:
         return _sign_flips(np.array([scores.values[seed] - other.values[seed] for seed in shared]))
     draws = _means(units)
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     floor = 2.0 ** (1 - int((units.sums != 0).any(0).sum()))
     return float(min(1.0, max(2 * (1 + tail) / (1 + len(draws)), floor)))
+
+
+def asked_others(scores: Scores, other: Scores) -> str | None:
+    """Why the examples of two variants are not paired: under a shared seed they were asked otherwise; None where they are."""
+    shared = scores.frames.keys() & other.frames.keys()
+    return next(
+        filter(None, (asked_otherwise(scores.frames[seed], other.frames[seed]) for seed in sorted(shared))), None
+    )
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

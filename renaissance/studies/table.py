@@ -12,10 +12,14 @@ from renaissance.evaluation.runs import FinishedRun
 
 from .spec import METRIC, METRIC_KEY, Study, Variant, is_of, variant_key
 from .state import DONE, RunState
-from .statistics import Scores, holm, interval, p_value
+from .statistics import Scores, asked_others, holm, interval, p_value
 
 LEVEL = 0.05
 _LOWER = ("loss", "perplexity", "ece", "brier")  # parts of names of metrics of which less is better
+_UNPAIRED = (
+    "asked otherwise about the same examples than the baseline, or the first row: p is of the seeds alone (as of matching, "
+    "whose false pictures are drawn by seed and negative_group)"
+)
 _UNLIKE = ("command", "platform")  # of a run's versions, which may differ
 
 
@@ -242,6 +246,10 @@ def _cells(study: Study, metric: str, groups: Sequence[MeasuredVariant], notes: 
     baselines = [place for place, group in enumerate(groups) if wanted is not None and is_of(group.variant, wanted)]
     several = f"study={study.name}: baseline {wanted} are {len(baselines)} variants of {metric}; say more of"
     require(len(baselines) < 2, f"{several} {', '.join(differing(group.variant for group in groups))}.")
+    reference = scores[baselines[0] if baselines else 0]
+    for place, each in enumerate(scores):
+        if asked_others(each, reference):
+            marks[place] += _noted([_UNPAIRED], notes)
     return [
         Cell(
             each,
@@ -288,5 +296,10 @@ def _marks(metric: str, group: MeasuredVariant, first: FinishedRun, notes: list[
             for name in differ
         )
         said.append(f"of other versions, here or in the first row: {', '.join(each)}")
+    return _noted(said, notes)
+
+
+def _noted(said: Sequence[str], notes: list[str]) -> tuple[int, ...]:
+    """The numbers of footnotes."""
     notes += [note for note in said if note not in notes]
     return tuple(notes.index(note) for note in said)

@@ -48,7 +48,7 @@ class Itm(Task):
         }
 
     def rows(self, output: TaskOutput, targets: ItmTargets) -> list[dict[str, Any]]:
-        """One row a text: whether it was taken for a match, and "image_id", the sample whose image was shown with it."""
+        """One row a text: whether it was taken for a match, and "shown_position", the sample whose image was shown."""
         found = zip(output.labels.tolist(), predicted_classes(output.logits), confidences(output.logits), strict=True)
         return [
             {
@@ -56,7 +56,7 @@ class Itm(Task):
                 "target": ANSWERS[label],
                 "score": float(guess == label and number),
                 "confidence": confidence,
-                "image_id": image,
+                "shown_position": image,
             }
             for image, (label, (guess, number), confidence) in zip(map(int, targets.image_ids), found, strict=True)
         ]

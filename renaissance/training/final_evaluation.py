@@ -126,10 +126,11 @@ class FinalEvaluation:
         return None
 
     def report(self, result: SplitResult) -> SplitReport:
-        """Prints, and writes down, what an evaluation has found."""
+        """Prints, and writes down, what an evaluation has found. Collective: call on all ranks."""
         details = self._plain(result)
+        gathered = {name: {"": gather()} for name, gather in result.rows.items()}
         if self.folder.prints:
-            for name, tables in result.tables.items():
+            for name, tables in (result.tables | gathered).items():
                 for ending, rows in tables.items():
                     write_predictions(self.folder, name, f"{result.split}{ending}", rows)
             for name in result.metrics:

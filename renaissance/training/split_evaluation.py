@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,7 +25,8 @@ class SplitResult(NamedTuple):
     Attributes:
         split: its name.
         values: {"<task>/<split>/<metric>": value, "<split>/the_metric": sum of the selecting metrics}.
-        tables: of each task that keeps rows what predictions/ has, by what the names of the files end with; "": a row an example.
+        tables: of each downstream task what predictions/ has, by what the names of the files end with; "": a row an example.
+        rows: of each objective that keeps rows what gathers them, collectively; only what is written down needs them.
         metrics: of each downstream task its metrics; none where the answers are hidden.
         data_error: why the data cannot be read, on this process or another; then there is nothing else.
     """
@@ -31,6 +34,7 @@ class SplitResult(NamedTuple):
     split: str
     values: dict[str, float] = {}
     tables: dict[str, dict[str, pd.DataFrame]] = {}
+    rows: dict[str, Callable[[], pd.DataFrame]] = {}
     metrics: dict[str, dict[str, MetricDetails]] = {}
     data_error: UserError | None = None
 
@@ -83,6 +87,7 @@ class SplitEvaluation:
         heads, labelled = self.module.heads, self.loaders.labelled(self.split)
         values: dict[str, float] = {}
         tables: dict[str, dict[str, pd.DataFrame]] = {}
+        rows: dict[str, Callable[[], pd.DataFrame]] = {}
         metrics: dict[str, dict[str, MetricDetails]] = {}
         for name, task in heads.items():
             found = self._means(name)
@@ -90,12 +95,12 @@ class SplitEvaluation:
                 tables[name], metrics[name] = self._score(name, task, labelled=labelled)
                 found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
             elif task.keeps_rows:
-                tables[name] = {"": self._frame(name)}
+                rows[name] = partial(self._frame, name)
             values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}
         selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in heads.items()]
         if all(name in values for name in selecting):
             values[f"{self.split}/{SELECTING}"] = sum(values[name] for name in selecting)
-        return SplitResult(self.split, values, tables, metrics)
+        return SplitResult(self.split, values, tables, rows, metrics)
 
     def _means(self, name: str) -> dict[str, float]:
         """The means over all processes; NaN where an item is, or where there is none."""
@@ -117,6 +122,5 @@ class SplitEvaluation:
 
     def _frame(self, name: str) -> pd.DataFrame:
         """The rows of a task over all processes."""
-        partial = self.module.settings.run.fast_dev_run
-        count = None if partial else len(self.loaders.data.samples[self.split])
+        count = None if self.module.settings.run.fast_dev_run else len(self.loaders.data.samples[self.split])
         return gather_rows(self.rows[name], all_gather, count)

@@ -311,3 +311,32 @@ def test_what_editors_and_kills_leave_is_read(tmp_path: Path, capsys, monkeypatc
     assert "metrics.csv cannot be read" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"no run folder \(it holds no settings.json\); give one, such as .*/vqa/\*"):
         compare(str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"target": ["no", "yes"] * 100}, "100 of 200 examples with the same id have another target"),
+        ({"shown_position": range(1, 201)}, "200 of 200 examples with the same id have another shown_position"),
+    ],
+)
+def test_runs_that_were_asked_otherwise_are_not_paired(change, why, tmp_path: Path, capsys, rights):
+    """As two seeds of image-text matching are: another picture beside a text, under the same id."""
+    plain = frame_of(rights[0]).assign(shown_position=range(200))
+    for name, frame in (("a", plain), ("b", plain.assign(**change))):
+        write_predictions(RunFolder(write_run(tmp_path, name)), "vqa", "val", frame)
+    assert "vqa/val/difference" not in compare([str(tmp_path / "*" / "*")])[1]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"vqa/val: The predictions cannot be paired: {why}; compare runs that were shown the same." in said
+    hidden = plain.assign(target=[None, *plain["target"][1:]], score=[None, *plain["score"][1:]])
+    assert paired_bootstrap(hidden, plain).examples == 199  # what is hidden has no answer to differ in
+    lists = [frame_of(rights[0]).assign(target=[kind([n, n]) for n in range(200)]) for kind in (list, np.array)]
+    assert paired_bootstrap(*lists).difference == 0
+
+
+def test_runs_of_other_data_are_not_paired(tmp_path: Path, capsys, rights):
+    for name, ends in (("a", "00ff"), ("b", "0000")):
+        write_run(tmp_path, name, right=rights[0], ends=ends)
+    assert "vqa/val/difference" not in compare([str(tmp_path / "*" / "*")])[1]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it was evaluated on other data of val (vqa_val.arrow), so it is not compared with a/version_0." in said

@@ -53,7 +53,7 @@ def itm_frame(count: int, seed: int = 0) -> pd.DataFrame:
             "score": (~wrong).astype(float),
             "position": positions,
             "confidence": np.where(wrong, 0.55, 0.65) + draw.random(count) * 0.3,
-            "image_id": np.where(false, (positions + 1) % count, positions),
+            "shown_position": np.where(false, (positions + 1) % count, positions),
         }
     )
 

@@ -21,7 +21,8 @@ import small_tasks
 from conftest import ROOT
 from renaissance.cli.main import main
 from renaissance.core import atomic
-from renaissance.reports.measures import calibration
+from renaissance.reports.measures import calibration, confusion
+from renaissance.training import split_evaluation
 
 HEADER = "step,itm/train/loss,learning_rate,samples_per_second,data_wait_share,itm/val/loss,itm/val/accuracy"
 ROWS = (HEADER, "10,0.7,1e-4,100,0.5,,", "20,0.5,5e-5,300,0.1,,", "20,,,,,0.6,0.75")
@@ -124,17 +125,24 @@ def test_a_finetuning_ends_with_its_page(task: str, hub_cache: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("drawn", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_pretraining_shows_the_false_pictures_that_fooled_it(drawn: int, hub_cache: Path, tmp_path: Path, capsys):
+def test_a_pretraining_shows_the_false_pictures_that_fooled_it(
+    drawn: int, hub_cache: Path, tmp_path: Path, capsys, monkeypatch
+):
+    gathered, plain = [], split_evaluation.gather_rows
+    monkeypatch.setattr(
+        split_evaluation, "gather_rows", lambda *given: [gathered.append(len(given[0])), plain(*given)][1]
+    )
     small_run.write_coco_vg(tmp_path / "data")
-    words = ("task_mlm_itm", *small_run.SMALL, "max_steps=2", f"data_root={tmp_path / 'data'}")
+    words = ("task_mlm_itm", *small_run.SMALL, "max_steps=2", "val_check_interval=1", f"data_root={tmp_path / 'data'}")
     run = small_run.train(capsys, *words, f"log_dir={tmp_path / 'result'}", f"draw_false_image={drawn}")
+    assert len(gathered) == 2  # not at the validations in between
     for split in ("val", "test"):
         frame = pd.read_parquet(run / "predictions" / f"itm_{split}.parquet")
         assert frame["score"].mean() == pytest.approx(small_run.results(run)[split]["itm"]["accuracy"])
         assert frame["position"].tolist() == list(range(len(frame)))
-        own = frame["image_id"] == frame["position"]
+        own = frame["shown_position"] == frame["position"]
         assert (own == (frame["target"] == "matched")).all() and 0 < own.sum() < len(frame)
-        assert frame["image_id"].between(0, len(frame) - 1).all()
+        assert frame["shown_position"].between(0, len(frame) - 1).all()
     page = Page(run / "report.html").check()
     wrong = frame[(frame["target"] == "mismatched") & (frame["score"] == 0)]
     assert page.source.count("taken for its own</figcaption>") == min(24, len(wrong))
@@ -315,3 +323,79 @@ def test_retrieval_is_best_where_the_first_is_clear():
     rows = fooled(frame)
     assert rows["id"].tolist() == [3, 2] and rows["shown"].tolist() == [0, 0]
     assert np.isfinite(rows["sure"]).all()
+
+
+def side_by_side(folder: Path, capsys, *words: str) -> Page:
+    ended = report(capsys, f"runs={folder / 'result'}/*/*", f"output={folder / 'both.html'}", *words)
+    assert ended.code == 0 and "Traceback" not in ended.err, ended
+    return Page(folder / "both.html").check()
+
+
+def test_runs_that_were_shown_other_pictures_are_not_compared(data: Path, tmp_path: Path, capsys):
+    """By example, that is: their metrics stand side by side."""
+    frame, other = itm_frame(40), itm_frame(40, 1)
+    make_run(tmp_path / "result", data, frame, exp_name="a")
+    make_run(tmp_path / "result", data, other, exp_name="b")
+    make_run(tmp_path / "result", data, other.assign(shown_position=0), exp_name="c")
+    text = " ".join(side_by_side(tmp_path, capsys).text.split())
+    assert "b/version_0 against a/version_0" in text and "c/version_0 against" not in text
+    why = "38 of 40 examples with the same id have another shown_position"
+    assert f"The predictions cannot be paired: {why}; compare" in text
+    assert f"c/version_0 is not among the runs that disagree with a/version_0: {why}." in text
+    cards = text.partition("Runs disagree")[2]
+    assert "b/version_0" in cards and "c/version_0" not in cards.partition("What they are")[0]
+
+
+def test_runs_of_other_data_are_not_compared(data: Path, tmp_path: Path, capsys):
+    make_run(tmp_path / "result", data, itm_frame(40), exp_name="a", max_steps=10, data_root=str(data))
+    write_data(tmp_path / "other", [f"other {n}" for n in range(40)], [noise(n + 100) for n in range(40)])
+    make_run(tmp_path / "result", tmp_path / "other", itm_frame(40, 1), exp_name="b", max_steps=20)
+    text = " ".join(side_by_side(tmp_path, capsys).text.split())
+    assert "so it is not compared with a/version_0" in text and "on the same examples" not in text
+    assert "the val data of b/version_0 are not those of a/version_0" in text
+    assert "b/version_0 is not among the runs that disagree" in text and "Runs disagree" not in text
+    settings = text.partition("Settings that are not the same")[2]
+    assert "max_steps1020" in settings  # of another length, which is not part of a run's identity
+
+
+def test_what_most_runs_have_is_looked_into(data: Path, tmp_path: Path, capsys):
+    lone = make_run(tmp_path / "result", data, itm_frame(40), exp_name="a")
+    for file in (lone / "predictions" / "itm_val.parquet", lone / "results.json"):
+        file.rename(file.with_name(file.name.replace("val", "test")))
+    (lone / "results.json").write_text((lone / "results.json").read_text().replace('"val"', '"test"'))
+    for name in "bc":
+        make_run(tmp_path / "result", data, itm_frame(40, ord(name)), exp_name=name)
+    text = side_by_side(tmp_path, capsys).text
+    assert "Predictions of itm on val" in text
+    assert "Without predictions of val that have a score: a/version_0." in text
+
+
+def test_a_blind_run_of_another_length_or_of_other_data_is_another(data: Path, tmp_path: Path, capsys):
+    write_data(tmp_path / "other", [f"other {n}" for n in range(40)], [noise(n) for n in range(40)])
+    run = make_run(tmp_path / "result", data, itm_frame(40), max_steps=10)
+    for name, where, steps in (("longer", data, 20), ("elsewhere", tmp_path / "other", 10)):
+        make_run(tmp_path / "result", where, itm_frame(40, 1), exp_name=name, blind=True, max_steps=steps)
+    assert "sees no image" not in page_of(run, capsys).text
+    make_run(tmp_path / "result", data, itm_frame(40, 1), exp_name="blind", blind=True, max_steps=10)
+    assert "sees no image" in page_of(run, capsys).text
+
+
+def test_columns_of_another_program_break_no_page(data: Path, tmp_path: Path, capsys):
+    """A plugin's task may call its columns as it likes."""
+    odd = itm_frame(40).drop(columns="shown_position").assign(image_id="COCO_1.jpg", rank="first", first_images="x")
+    odd["confidence"] = ["high", *odd["confidence"].astype(str)[1:39], "inf"]
+    page = page_of(make_run(tmp_path / "result", data, odd), capsys)
+    assert page.every("img") and "2 examples have no confidence and are left out." in page.text
+    broken = itm_frame(40).assign(shown_position="COCO_1.jpg")
+    page = page_of(make_run(tmp_path / "result", data, broken), capsys)
+    assert "It cannot be read (invalid literal for int()" in page.text
+    lists = itm_frame(40).assign(kind=[[n] for n in range(40)], target=[[n] for n in range(40)])
+    assert "Predictions of itm" in page_of(make_run(tmp_path / "result", data, lists), capsys).text
+
+
+def test_a_class_may_be_called_others():
+    names = ["others", *(f"class {number}" for number in range(15))]
+    right = [name for number, name in enumerate(names) for _ in range(20 - number)]
+    found = confusion(pd.DataFrame({"target": right, "prediction": ["others"] * len(right), "score": 0.0}))
+    assert found.counts.sum() == len(right) and found.merged == 6
+    assert found.counts[found.names.index("others")].sum() == 20 and found.counts[-1].sum() == sum(range(5, 11))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from renaissance.studies.statistics import Scores, holm, interval, p_value
+from renaissance.studies.statistics import Scores, asked_others, holm, interval, p_value
 
 
 def scores(matrix: np.ndarray, groups: list[int] | None = None) -> Scores:
@@ -84,3 +84,15 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests():
     found = holm([0.01, None, 0.04, 0.03, 0.005])
     assert found == [pytest.approx(value) if value is not None else None for value in (0.03, None, 0.06, 0.06, 0.02)]
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_variants_that_were_asked_otherwise_are_compared_by_seeds_alone():
+    random = np.random.default_rng(0)
+    first = (random.random((3, 200)) < 0.5).astype(float)
+    sides = [scores(np.maximum(first, each)) for each in (0, np.arange(200) < 40)]
+    assert p_value(*sides) < 0.05
+    for side, answer in zip(sides, "ab", strict=True):
+        for frame in side.frames.values():
+            frame["target"] = ["a"] * 199 + [answer]
+    assert "1 of 200 examples with the same id have another target" in asked_others(*sides)
+    assert p_value(*sides) == 0.25  # two of eight signs

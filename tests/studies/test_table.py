@@ -177,3 +177,16 @@ def test_predictions_of_the_runs_give_intervals_over_examples(tmp_path):
     assert 0.38 < low < 0.44 and 0.56 < high < 0.62  # of one seed: its examples
     assert cells[1].p < 0.001 and not cells[0].near
     assert "over seeds and examples" in markdown(table) and "p<.001" in markdown(table)
+
+
+def test_variants_that_were_asked_otherwise_get_a_footnote(tmp_path):
+    runs = []
+    for group, answers in ((1, "aaaa"), (2, "aaaa"), (3, "aaab")):
+        runs.append(state(tmp_path, {"negative_group": group}, 0, 0.5))
+        path = runs[-1].folder / predictions_file("mlm", "val")
+        path.parent.mkdir()
+        pd.DataFrame({"id": range(4), "score": [0.0, 1, 1, 0], "target": [*answers]}).to_parquet(path)
+    table = make_table(study({"negative_group": 1}), runs)
+    assert [row.cells[0].notes for row in table.rows] == [(), (), (0,)]
+    assert table.notes[0].startswith("asked otherwise about the same examples")
+    assert "asked otherwise" in markdown(table)

@@ -66,18 +66,17 @@ def compare(
         f"output={output!r} is not allowed: give a folder, or None.",
     )
     named, notes = find(runs, tags or ())
-    settings = {name: _flat(run.settings) for name, run in named.items()}
-    differing = _differing(settings)
+    differing = differing_settings(named)
     entries: dict[str, _Entries] = {}
     for name, run in named.items():
         rows, problem = logged(run.path)
         notes += [f"{name}: {problem}"] if problem else []
         own = {"tags": ", ".join(run.tags)} if run.tags else {}
-        own |= {key: settings[name][key] for key in differing if key in settings[name]}
+        own |= {key: values[name] for key, values in differing.items() if name in values}
         entries[name] = {key: (value, str(value)) for key, value in {"run": name, **own}.items()}
         entries[name] |= _training(run, rows) | _metrics(run)
     differences, problems = paired_differences(named)
-    notes += [*_marks(named), *_other_tasks(named), *_other_data(named), *problems]
+    notes += [*remarks(named), *problems]
     records = {name: {key: value for key, (value, _) in own.items()} for name, own in entries.items()}
     tagged = ["tags"] if any(run.tags for run in named.values()) else []
     cells = [{key: cell for key, (_, cell) in own.items() if cell is not None} for own in entries.values()]
@@ -111,12 +110,18 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The settings that differ between runs, or that some do not have."""
-    absent = object()
-    keys = dict.fromkeys(key for each in settings.values() for key in each)
-    values = {key: [each.get(key, absent) for each in settings.values()] for key in keys}
-    return [key for key, each in values.items() if any(value != each[0] for value in each)]
+def differing_settings(named: _Runs) -> dict[str, dict[str, Any]]:
+    """The settings that differ between runs, or that some do not have: {key: {name of a run that has it: value}}."""
+    settings = {name: _flat(run.settings) for name, run in named.items()}
+    values = {
+        key: {name: each[key] for name, each in settings.items() if key in each}
+        for key in dict.fromkeys(key for each in settings.values() for key in each)
+    }
+    return {
+        key: of
+        for key, of in values.items()
+        if len(of) < len(named) or any(value != next(iter(of.values())) for value in of.values())
+    }
 
 
 def _training(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> _Entries:
@@ -154,6 +159,11 @@ def _metrics(run: FinishedRun) -> _Entries:
                 {f"{task}/{split}/{key}": (known[0], f"{known[0]:,}" if key == "examples" else None)} if known else {}
             )
     return found
+
+
+def remarks(named: _Runs) -> list[str]:
+    """Sentences on what does not show in the numbers of finished runs side by side."""
+    return [*_marks(named), *_other_tasks(named), *_other_data(named)]
 
 
 def _marks(named: _Runs) -> list[str]:
@@ -207,6 +217,9 @@ def paired_differences(named: _Runs) -> tuple[list[Difference], list[str]]:
             for ending, what in _PREDICTIONS.items():
                 frames = [each.predictions(task, split + ending) for each in (first, run)]
                 if any(frame is None for frame in frames):
+                    continue
+                if why := run.unlike_run(first, split):
+                    problems.append(f"{other}, {task}/{split}{what}: it {why}, so it is not compared with {name}.")
                     continue
                 try:
                     found.append(Difference(other, f"{task}/{split}{what}", paired_bootstrap(*frames)))
