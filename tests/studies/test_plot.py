@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from renaissance.core.errors import UserError
 from renaissance.studies import plot
 from studies.test_table import METRIC, state, study
 
@@ -81,9 +79,3 @@ def test_curves_are_of_the_steps_that_all_seeds_have(tmp_path):
     (variant, _) = plot.measured_variants(study(), found)[METRIC]
     steps, scores = plot._curve(variant, METRIC)
     assert steps.tolist() == [50, 100] and scores.shape == (3, 2) and scores[0].tolist() == [0.1, 0.3]
-
-
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match="pip install 'matplotlib>=3.11'"):
-        plot.plot(study(), [], tmp_path, "steps", {})

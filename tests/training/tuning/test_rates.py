@@ -167,11 +167,6 @@ def test_a_gpu_that_is_not_there_is_refused(name, work, capsys):
     assert "this machine has no GPU" in asked(capsys, name, *RUN[1:], "accelerator=gpu").sentence()
 
 
-def test_without_matplotlib_only_the_figure_is_refused(work, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "output=curve needs the package matplotlib" in asked(capsys, *RUN, "output=curve").sentence()
-
-
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(work):
     outputs = []
