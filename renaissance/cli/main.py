@@ -121,7 +121,9 @@ def _command(name: str, *words: str) -> None:
     if name != "with" and words[:1] not in ((), ("with",)):
         raise UserError(f"{words[0]!r} is not understood here; write `python run.py {name} with key=value ...`.")
     updates = words if name == "with" else words[1:]
-    values, sources = configured(settings, updates)
+    run = "python run.py"
+    listing = f"`{run} {name} --help` lists its own, `{run} print_config` those of a run"
+    values, sources = configured(settings, updates, *([listing] if name in TRIALS else []))
     given, problems = converted(own, {key: values.pop(key) for key in own})
     refuse(problems)
     if module and name not in TRIALS:
@@ -142,7 +144,7 @@ def _command(name: str, *words: str) -> None:
 
 def _refuse_untrained(name: str, resolver: ConfigResolver) -> None:
     """Refuses to try a run that trains nothing, or does not begin."""
-    for key in ("test_only", "fast_dev_run", "resume_from"):
+    for key in ("test_only", "fast_dev_run", "resume_from", "max_time"):
         start = "; load_path= starts from a checkpoint" if key == "resume_from" else ""
         what = f"{key}={resolver[key]}: {name} tries the first steps of a run that trains from its beginning"
         require(not resolver[key], f"{what}; leave {key} out{start}.")

@@ -222,10 +222,11 @@ def _are_tags(value: Any) -> bool:
     return kind and all(word.isprintable() and 0 < len(word) <= 64 and "," not in word for word in _listed(value))
 
 
-LOGGERS = ("tensorboard", "wandb", "mlflow", "csv")
+# Names of loggers, and the package that one needs besides those of this program.
+LOGGERS = {"tensorboard": None, "wandb": "wandb>=0.31", "mlflow": "mlflow-skinny>=3.17", "csv": None}
 logger_names = Check(
     f"one of {', '.join(LOGGERS)}, or a list of them",
-    lambda v: _are_tags(v) and 0 < len(_listed(v)) == len({*_listed(v)} & {*LOGGERS}),
+    lambda v: _are_tags(v) and 0 < len(_listed(v)) == len({*_listed(v)} & LOGGERS.keys()),
     _listed,
 )
 tag_list = Check("names of at most 64 characters, such as [baseline,paper]", _are_tags, _listed)

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from renaissance.core.checks import LOGGERS
 from renaissance.core.console import markdown_table
 from renaissance.core.errors import UserError, first_line, printable, require
 from renaissance.core.untrusted import read_json
@@ -29,7 +30,6 @@ from renaissance.settings.sections import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PACKAGES = {"wandb": "wandb>=0.31", "mlflow": "mlflow-skinny>=3.17"}
 IDS = "loggers.json"  # {logger: id of this run}
 _LONGEST = 120  # characters of a caption above its picture
 
@@ -49,9 +49,13 @@ class ShownExample(NamedTuple):
 
 
 class Log:
-    """What loggers have in common. Attributes: id, by which a resumed run finds its own; None where it has none."""
+    """What loggers have in common.
+
+    Attributes: id, by which a resumed run finds its own, None where it has none; shows_examples, whether it can.
+    """
 
     id: str | None = None
+    shows_examples = True
 
     def __init__(self, logger: Any):
         self.logger = logger  # of Lightning
@@ -77,7 +81,7 @@ class TensorBoard(Log):
     """An events file. Lightning's logger would write hyperparameters that hide those of other runs; torch's writer has a thread
     that dies of a full disk, and keeps two minutes to itself."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *_: Any):
         from tensorboard.compat.proto.event_pb2 import Event  # imported late: it takes a second
 
         began, host = time.time(), socket.gethostname()
@@ -208,25 +212,29 @@ class MLFlow(Log):
         self.logger.experiment.log_text(self.id, markdown_table(rows), f"examples/step_{step:09d}.md")
 
 
-def _csv(folder: Path, *_: Any) -> Log:
-    from pytorch_lightning.loggers import CSVLogger
+class _Csv(Log):
+    """Tables."""
 
-    return Log(CSVLogger(folder, "csv", flush_logs_every_n_steps=1))
+    shows_examples = False
+
+    def __init__(self, folder: Path, *_: Any):
+        from pytorch_lightning.loggers import CSVLogger
+
+        super().__init__(CSVLogger(folder, "csv", flush_logs_every_n_steps=1))
 
 
-_LOGS: dict[str, Callable[[Path, Settings, str | None], Log]] = {
-    "tensorboard": lambda folder, *_: TensorBoard(folder),
-    "wandb": Wandb,
-    "mlflow": MLFlow,
-    "csv": _csv,
-}
+# By the names in `core/checks.LOGGERS`.
+_LOGS: dict[str, Callable[[Path, Settings, str | None], Log]] = dict(
+    zip(LOGGERS, (TensorBoard, Wandb, MLFlow, _Csv), strict=True)
+)
 
 
 def refuse_missing(names: Sequence[str]) -> None:
     """Refuses loggers whose package is not installed, before anything starts."""
     for name in names:
-        there = name not in _PACKAGES or find_spec(name) is not None
-        require(there, f"logger={name} needs the package {name}: pip install '{_PACKAGES.get(name)}'.")
+        package = LOGGERS[name]
+        there = package is None or find_spec(name) is not None
+        require(there, f"logger={name} needs the package {name}: pip install '{package}'.")
 
 
 class Loggers:
@@ -242,10 +250,20 @@ class Loggers:
     def __init__(self, folder: Path, settings: Settings, say: Callable[[str], None]):
         self._say, self._failed, self._pictured = say, set(), False
         ids = read_json(folder / IDS, dict[str, str]) if (folder / IDS).is_file() else {}
-        self._logs = {name: _open(name, folder, settings, ids) for name in settings.run.logger}
+        self._logs: dict[str, Log] = {}
+        try:
+            for name in settings.run.logger:
+                self._logs[name] = _open(name, folder, settings, ids)
+        except BaseException:
+            self.close("failed")
+            raise
         self.ids = ids | {name: log.id for name, log in self._logs.items() if log.id is not None}
         values = flattened(settings.flat)
         self._each(lambda log: log.hyperparameters(values))
+
+    @property
+    def shows_examples(self) -> bool:
+        return any(log.shows_examples for log in self._logs.values())
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Logs numbers of an optimizer step."""

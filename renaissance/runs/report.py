@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ class RunFolder:
         self._lock: FileLock | None = None
         self._table = path and MetricsTable(path / "metrics.csv")
         self._unwritten: list[dict[str, Any]] = []  # rows that could not be written yet
+        self._made: list[Path] = []  # by `create`: the folder, and those above it that were not there
 
     @classmethod
     def create(cls, log_dir: str, exp_name: str) -> RunFolder:
@@ -59,6 +61,7 @@ class RunFolder:
             UserError: the folder cannot be written.
         """
         parent = Path(log_dir) / exp_name
+        made = [each for each in (parent, *parent.parents) if not each.exists()]
         try:
             parent.mkdir(parents=True, exist_ok=True)
             for number in itertools.count():
@@ -68,7 +71,9 @@ class RunFolder:
             (path / "checkpoints").mkdir()
         except OSError as error:
             raise UserError(unwritable(log_dir, error.strerror)) from error
-        return cls(path)
+        folder = cls(path)
+        folder._made = [path, *made]
+        return folder
 
     @staticmethod
     def refuse_unwritable(log_dir: str, exp_name: str) -> None:
@@ -105,12 +110,18 @@ class RunFolder:
         """Opens what `logger` names, and hands over the settings.
 
         Raises:
-            UserError: one cannot start.
+            UserError: one cannot start; a folder that was made for this run is removed.
         """
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             self._loggers = Loggers(self.path, settings, self.say)
             if self._loggers.ids:
                 self.write_json(IDS, self._loggers.ids)
+        except BaseException:
+            self.close()
+            self._discard()
+            raise
 
     def lock(self) -> RunFolder:
         """Locks the folder until `close`.
@@ -175,7 +186,7 @@ class RunFolder:
     @property
     def shows_examples(self) -> bool:
         """Whether `log_examples` shows them to anybody."""
-        return self._loggers is not None
+        return self._loggers is not None and self._loggers.shows_examples
 
     def log_examples(self, step: int, examples: Sequence[ShownExample]) -> None:
         """Shows examples of the validation split in the loggers."""
@@ -194,6 +205,14 @@ class RunFolder:
         if self.path is not None and (path := self.path / "metrics.csv").is_file():
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+    def _discard(self) -> None:
+        """Removes what `create` has made; nothing of a run that goes on in its folder."""
+        for folder in self._made[:1]:
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made[1:]:
+                folder.rmdir()
 
     def close(self) -> None:
         if self._loggers is not None:

@@ -34,6 +34,7 @@ sacred.SETTINGS.CONFIG.ENFORCE_KEYS_NO_EQUALS = False
 sacred.SETTINGS.DISCOVER_SOURCES = "none"
 sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
 
+_LISTING = "`python run.py print_config` lists them all"
 # What text programs make of plain characters: quotes, dashes, a space.
 _PLAIN = str.maketrans(
     {**dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("‐‑‒–—―−", "-"), "\xa0": " "}
@@ -56,19 +57,24 @@ class Words(NamedTuple):
     problems: list[str]
 
 
-def configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def configured(
+    settings: Mapping[str, Setting], updates: Sequence[str], listing: str = _LISTING
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Defaults and updates as Sacred puts them together, with `~` written out, and their sources. Plugins are imported.
+
+    Args:
+        listing: says what lists the settings, where those of a run are among them, to who gives one that there is not.
 
     Raises:
         UserError: a word is refused, or as `load_plugins`.
     """
     named = presets if settings.keys() >= SETTINGS.keys() else dict
-    words = parse_words(updates, settings, named())
+    words = parse_words(updates, settings, named(), listing)
     if words.values.get("plugins") not in (None, ""):
         checked, problems = converted(settings, {"plugins": words.values["plugins"]})
         refuse(problems)
         load_plugins(checked["plugins"])
-        words = parse_words(updates, settings, named())  # again: a plugin brings presets and settings
+        words = parse_words(updates, settings, named(), listing)  # again: a plugin brings presets and settings
     refuse(words.problems, "words")
     # Sacred asserts that a seed is a whole number; ours is checked with the other settings, in a sentence.
     seed = {"seed": words.values.pop("seed")} if "seed" in words.values else {}
@@ -85,26 +91,28 @@ def configured(settings: Mapping[str, Setting], updates: Sequence[str]) -> tuple
     return given | paths, words.sources
 
 
-def parse_words(updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any]) -> Words:
+def parse_words(
+    updates: Sequence[str], settings: Mapping[str, Setting], named: Mapping[str, Any], listing: str = _LISTING
+) -> Words:
     """Turns updates into values, and finds those that Sacred would misread.
 
     Args:
         updates: words as `key=value`, `key.sub=value`, the name of a preset, or the path of a JSON or YAML config file,
             which may hold a = where there is such a file.
-        settings: every one that exists. named: every preset.
+        settings: every one that exists. named: every preset. listing: see `configured`.
     """
     words, given = Words({}, {}, []), {}
     for before, word in zip(("", *updates), updates, strict=False):
         try:
             if "=" in word and not _is_config_file(word):
                 key, value = _assigned(word, settings)
-                _set(given, key, value, settings, named)
+                _set(given, key, value, settings, named, listing)
             else:
                 source, content = _named(word, before, settings, named)
                 allowed: dict[str, Any] = {}
                 for key, value in content.items():
                     try:
-                        _set(allowed, str(key), value, settings, named)
+                        _set(allowed, str(key), value, settings, named, listing)
                     except UserError as error:  # the others may name a plugin, which brings this one
                         words.problems.append(f"{source}: {str(error).replace('There is', 'there is', 1)}")
                 merge(words.values, allowed)
@@ -180,12 +188,19 @@ def written(value: Any) -> str:
     return value if isinstance(value, str) and literal(value) == value else repr(value)
 
 
-def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Setting], named: Mapping[str, Any]) -> None:
+def _set(
+    into: dict[str, Any],
+    key: str,
+    value: Any,
+    settings: Mapping[str, Setting],
+    named: Mapping[str, Any],
+    listing: str,
+) -> None:
     """Sets `key` or `key.sub`, where there is such a setting."""
     base, *rest = key.split(".")
     if base not in settings:
         near = suggest(base, [*settings, *named])
-        lists = f"`python run.py print_config` lists them all{plugin_hint(settings)}"
+        lists = f"{listing}{plugin_hint(settings)}"
         every = f"the settings are {', '.join(settings)}"
         raise UserError(f"There is no setting {base!r}{near}; {lists if named else every}.")
     entries = settings[base].default if isinstance(settings[base].default, dict) else {}
@@ -195,7 +210,7 @@ def _set(into: dict[str, Any], key: str, value: Any, settings: Mapping[str, Sett
         plain = entries and not rest
         require(plain, f"{key}={value!r} is not allowed: {key} has no entries of its own.")
         for name, each in value.items():
-            _set({}, f"{key}.{name}", each, settings, named)
+            _set({}, f"{key}.{name}", each, settings, named, listing)
     if rest and not isinstance(into.get(base, {}), dict):
         raise UserError(f"{base}={into[base]!r} and {key}={value!r} contradict each other; give one of the two.")
     set_by_dotted_path(into, key, value)

@@ -58,7 +58,7 @@ def _plan(command: Command) -> None:
         paces = [*measured, *(each for each in paces if kind(each.settings) not in kinds)]
     left = seconds_left(states, sizes, paces)
     say(plan_table(folder.runs, sizes, states, left))
-    say("\n".join([*plan_sums(folder, sizes, states, left), *notes]))
+    say("\n".join([*plan_sums(folder, sizes, states, left, measured=command.measure), *notes]))
 
 
 def _checked(command: Command, *, flops: bool = False) -> dict[str, Size]:
@@ -130,7 +130,9 @@ def _plot(command: Command) -> None:
     folder = command.folder
     counted = _checked(command, flops=True) if command.x == "flops" else {}
     flops = {name: size.flops for name, size in counted.items()}
-    files = plot(folder.study, folder.states().values(), folder.path / "plots", command.x, flops)
+    files, left_out = plot(folder.study, folder.states().values(), folder.path / "plots", command.x, flops)
+    if left_out:
+        say(f"x={command.x} is not known of {len(left_out)} runs, which are left out: {shortened(left_out)}")
     say(f"written to the folder {folder.path / 'plots'}: {', '.join(files)}")
 
 

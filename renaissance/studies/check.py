@@ -69,7 +69,7 @@ def check_runs(
         except UserError as error:
             problems.append(f"{run.name}: {error}")
             continue
-        models[run.name] = dict(resolved.settings.flat)
+        models[run.name] = dict(resolved.settings.flat) | {"test_only": bool(values["test_only"])}
         counts = parameters(shape)["all"]
         counted = training_flops(shape, resolved) if flops else None
         sizes[run.name] = Size(counts["total"], counts["trainable"], _steps(values), models[run.name], counted)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from renaissance.core.types import ImageInput
 from renaissance.tasks import Encodings, task_class
 from renaissance.training.assembly import Built
 from renaissance.training.resolution import Resolved
@@ -34,6 +35,9 @@ def training_flops(shape: Built, resolved: Resolved) -> int | None:
     shape.model.eval()  # dropout's products are those without
     shape.heads.eval()
     try:
+        if settings.data.cache_frozen:  # a step reads the tokens of the frozen tower
+            with torch.no_grad():
+                batch = apply_to_collection(batch, ImageInput, shape.model.unimodal_image)
         # Fused attention has other names on each device; plain products are counted on all.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             encodings = Encodings(shape.model, batch)

@@ -13,7 +13,7 @@ import renaissance
 from renaissance.core.errors import require
 from renaissance.settings.words import written
 
-from .spec import Stage, Study, Variant, references, variant_key
+from .spec import Stage, Study, Variant, presets_of, references, variant_key
 
 # The words of a command -> its values by setting, and where each came from.
 Configure = Callable[[Sequence[str]], tuple[dict[str, Any], dict[str, str]]]
@@ -76,14 +76,15 @@ def plan(study: Study, log_dir: str, common: Mapping[str, Any]) -> list[PlannedR
         require(not varied, f"{where} varies {', '.join(varied)}, which the command gives to all; leave it out there.")
         for variant, seed in product(stage.variants, stage.seeds):
             name = _name(stage, variant, seed)
-            set_here = {key: value for key, value in variant.items() if key not in stage.labels}
+            set_here = {key: value for key, value in variant.items() if key not in stage.labels and key != "presets"}
+            presets = (*stage.presets, *presets_of(variant, where))
             settings = {**stage.settings, **set_here, **common}
             needs = {
                 key: (_needed(runs, study.stage(found["stage"]), stage, variant, seed), found["what"])
                 for key, found in references(settings).items()
             }
             settings |= {"seed": seed, "exp_name": name, "log_dir": log_dir, "resume_from": "auto"}
-            runs.append(PlannedRun(name, stage.name, variant, seed, stage.presets, settings, needs))
+            runs.append(PlannedRun(name, stage.name, variant, seed, presets, settings, needs))
     most = study.most_runs
     require(
         most is None or len(runs) <= most,

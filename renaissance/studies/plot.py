@@ -25,7 +25,7 @@ _TITLES = {"parameters": "parameters", "trainable": "trained parameters", "steps
 
 def plot(
     study: Study, states: Iterable[RunState], folder: Path, cost: str, flops: Mapping[str, int | None]
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Writes two figures of each metric, as PNG and SVG: its score against a cost, and its learning curves on val.
 
     Args:
@@ -33,16 +33,17 @@ def plot(
         flops: of a training step by the run's name, with cost="flops".
 
     Returns:
-        The names of the files.
+        The names of the files; and of the runs that have a score and no known cost, which the first figure is without.
 
     Raises:
         UserError: as of `measured_variants`.
     """
     written: list[str] = []
+    left_out: dict[str, None] = {}
     for metric, variants in measured_variants(study, states).items():
         keys, name = differing(each.variant for each in variants), re.sub(r"[^\w.-]+", "_", metric)
         labelled = {_label(keys, each): each for each in variants}
-        points = {label: _points(each, metric, cost, flops) for label, each in labelled.items()}
+        points = {label: _points(each, metric, cost, flops, left_out) for label, each in labelled.items()}
         if any(map(len, points.values())):
             draw = f"{name}_by_{cost}", lambda axes, p=points, m=metric: _scatter(axes, p, m, cost)
             written += write_figure(folder, "log_dir", *draw)
@@ -50,19 +51,25 @@ def plot(
         if curves:
             draw = f"{name}_curves", lambda axes, c=curves, m=metric: _lines(axes, c, m)
             written += write_figure(folder, "log_dir", *draw)
-    return written
+    return written, [*left_out]
 
 
 def _label(keys: Sequence[str], variant: MeasuredVariant) -> str:
     return printable(", ".join(f"{key}={variant.variant.get(key)}" for key in keys)) or "all"
 
 
-def _points(variant: MeasuredVariant, metric: str, cost: str, flops: Mapping[str, int | None]) -> np.ndarray:
-    """(n,2) costs and scores of the runs whose cost is known."""
-    found = [
-        (_cost(run, variant.states[seed], cost, flops), value_of(run, metric)) for seed, run in variant.runs.items()
-    ]
-    return np.array([point for point in found if point[0] is not None], float).reshape(-1, 2)
+def _points(
+    variant: MeasuredVariant, metric: str, cost: str, flops: Mapping[str, int | None], left_out: dict[str, None]
+) -> np.ndarray:
+    """(n,2) costs and scores of the runs whose cost is known; the names of others are added to `left_out`."""
+    found = []
+    for seed, run in variant.runs.items():
+        state = variant.states[seed]
+        if (x := _cost(run, state, cost, flops)) is None:
+            left_out[state.run.name] = None
+        else:
+            found.append((x, value_of(run, metric)))
+    return np.array(found, float).reshape(-1, 2)
 
 
 def _cost(run: FinishedRun, state: RunState, cost: str, flops: Mapping[str, int | None]) -> float | None:
@@ -105,6 +112,11 @@ def _scatter(axes: Any, points: dict[str, np.ndarray], metric: str, cost: str) -
         )
         axes.plot(*found.T, marker=marker, ms=4, alpha=0.5, ls="", color=drawn[0].get_color())
     axes.set(xlabel=_TITLES[cost], ylabel=metric)
+    every = {x for found in points.values() for x in found[:, 0]}
+    if len(every) == 1:  # room for one tick, where matplotlib would show digits that no run differs in
+        (x,) = every
+        axes.set_xlim(x - (abs(x) or 1) / 10, x + (abs(x) or 1) / 10)
+        axes.set_xticks([x])
     if cost != "hours":
         from matplotlib.ticker import EngFormatter
 

@@ -36,7 +36,8 @@ def plan_table(
         size, state, seconds = sizes[run.name], states[run.name].kind, left[run.name]
         needs = ", ".join(dict.fromkeys(name for name, _ in run.needs.values()))
         steps = size.steps if isinstance(size.steps, str) else f"{size.steps:,}"
-        to_go = "" if state == DONE else "unknown" if seconds is None else said_time(seconds)
+        unknown = "not timed" if size.settings["test_only"] else "unknown"
+        to_go = "" if state == DONE else unknown if seconds is None else said_time(seconds)
         counts = (millions(size.parameters), millions(size.trainable), steps, _gib(checkpoint_bytes(size)))
         rows.append((run.name, *counts, to_go, needs, state))
     stages = Counter(run.stage for run in runs)
@@ -45,18 +46,27 @@ def plan_table(
 
 
 def plan_sums(
-    folder: StudyFolder, sizes: Mapping[str, Size], states: Mapping[str, RunState], left: Mapping[str, float | None]
+    folder: StudyFolder,
+    sizes: Mapping[str, Size],
+    states: Mapping[str, RunState],
+    left: Mapping[str, float | None],
+    *,
+    measured: bool = False,
 ) -> list[str]:
-    """What all runs will take, of disk and time, beside what there is."""
+    """What all runs will take, of disk and time, beside what there is. measured: whether steps were, so there is no advice."""
     needed = sum(checkpoint_bytes(sizes[name]) for name, state in states.items() if state.kind != DONE)
     place = next(each for each in (folder.path.absolute(), *folder.path.absolute().parents) if each.exists())
     free = f"{_gib(shutil.disk_usage(place).free)} are free in {place}"
     lines = [f"disk: checkpoints of the runs that are not done take {_gib(needed)} at most, data not counted; {free}"]
-    known, unknown = [each for each in left.values() if each is not None], sum(each is None for each in left.values())
+    known, without = [each for each in left.values() if each is not None], [key for key in left if left[key] is None]
+    evaluations = sum(sizes[name].settings["test_only"] for name in without)
+    unknown = len(without) - evaluations
     said = f"{said_time(sum(known))} of training to go, validations and evaluations aside" if any(known) else ""
-    said = said or ("" if unknown else "nothing to go")
-    more = f"{unknown} of {len(left)} runs unknown; measure=True measures three steps of each kind" if unknown else ""
-    lines.append(f"time: {'; '.join(filter(None, (said, more)))}")
+    said = said or ("" if without else "nothing to go")
+    more = f"{unknown} of {len(left)} runs unknown" if unknown else ""
+    advice = "measure=True measures three steps of each kind" if unknown and not measured else ""
+    aside = f"{evaluations} of {len(left)} runs train nothing, and evaluations are not timed" if evaluations else ""
+    lines.append(f"time: {'; '.join(filter(None, (said, more, advice, aside)))}")
     study, spent = folder.study, folder.seconds_spent()
     most = [] if study.most_runs is None else [f"{len(states)} of max_runs={study.most_runs}"]
     most += [] if study.hours is None else [f"{said_time(spent)} spent of hours={study.hours}"]

@@ -1,7 +1,8 @@
 """A study file: which runs there are, as checked, typed values.
 
     base      presets, and settings by name, of every run
-    grid      setting -> values, all combinations; zip: values that go together; list: settings of each variant
+    grid      setting -> values, all combinations; zip: values that go together; list: settings of each variant; `presets` may
+              vary like a setting, and comes after those of base and stage
     seeds     of every variant
     stages    name -> presets, settings, grid, zip, list, seeds of its own; a value "stage:<name>.best" is a result of another
     metrics, baseline, budget, slurm
@@ -151,7 +152,9 @@ def read_study(path: str) -> Study:
         variants = _distinct(_joined([common, *labelled, own[name]]), f"{where}: stage {name}")
         labels = frozenset(key for each in labelled for variant in each for key in variant)
         mine = _seeds(stages[name], f"{where}: stages[{name}]") or seeds or (0,)
-        presets = (*_presets(base, where), *_presets(stages[name], f"{where}: stages[{name}]"))
+        presets = (*presets_of(base, where), *presets_of(stages[name], f"{where}: stages[{name}]"))
+        for each in variants:
+            presets_of(each, f"{where}: stage {name}")
         ordered.append(Stage(name, presets, settings[name], variants, (*own[name],), labels, mine, needs[name]))
     _check_seeds(ordered, where)
     metrics = _metrics(content, stages, where)
@@ -175,7 +178,8 @@ def _settings(part: Mapping[str, Any]) -> Variant:
     return {key: value for key, value in part.items() if key not in _PARTS and key != "presets"}
 
 
-def _presets(part: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def presets_of(part: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The presets of a part of the file, or of a variant."""
     given = part.get("presets") or []
     presets = tuple(expect([given] if isinstance(given, str) else given, list[str], f"{where}: presets"))
     settings = [preset for preset in presets if "=" in preset and not Path(preset).is_file()]

@@ -123,8 +123,8 @@ class StudyFolder:
         if state.folder is not None and attempt is not None and attempt["took"] != took:
             return state._replace(outdated=True, note="what it takes of other runs has changed since")
         if state.folder is not None and (state.folder / RESULTS).is_file():
-            length = _other_length(state.folder, values)
-            return state._replace(note=length) if length else state._replace(kind=DONE)
+            note, goes_on = _other_length(state.folder, values)
+            return state._replace(kind=WAITING if goes_on else DONE, note=note)
         status = 0 if attempt is None else attempt["status"]
         if status in _STOPPED:
             return state._replace(kind=STOPPED)
@@ -173,15 +173,21 @@ def _known_by(folder: Path) -> str:
     return hashlib.sha256((folder / RESULTS).read_bytes()).hexdigest()[:16]
 
 
-def _other_length(folder: Path, values: dict[str, Any]) -> str:
-    """A note where a run that has its results has another length than its command gives by now."""
+def _other_length(folder: Path, values: dict[str, Any]) -> tuple[str, bool]:
+    """A note where a run that has its results has another length than its command gives by now, and whether it goes on, as
+    `runs.start.refuse_finished` decides when it starts: one that has done as many steps, or more, does not."""
     run = read_run(folder, "study")
-    had = run.settings
-    for key in _LENGTHS:
-        value = None if values[key] in (None, "") else SETTINGS[key].convert(values[key])
-        if value is not None and had.get(key) != value:
-            return f"it has {key}={had.get(key)} and is to have {value}"
+    had, steps = run.settings, run.record.get("steps") or 0
     patience, before = SETTINGS["early_stopping"].convert(values["early_stopping"]), had.get("early_stopping") or 0
-    if run.stopped_early and patience > before:  # 0 is what the run had, where it goes on
-        return f"it has stopped early with early_stopping={before} and is to have {patience}"
-    return ""
+    if run.stopped_early:  # 0 is what the run had, where it goes on
+        more = patience > before
+        note = f"it has stopped early with early_stopping={before} and is to have {patience}"
+        return (note if more else ""), more
+    now = {key: None if values[key] in (None, "") else SETTINGS[key].convert(values[key]) for key in _LENGTHS}
+    now = {key: had.get(key) if value is None else value for key, value in now.items()}
+    notes = [f"it has {key}={had.get(key)} and is to have {now[key]}" for key in _LENGTHS if now[key] != had.get(key)]
+    if not notes:
+        return "", False
+    more_steps = now["max_steps"] is None or now["max_steps"] > steps
+    ended_by_epochs = had.get("max_epoch") is not None and had.get("max_steps") != steps
+    return notes[0], more_steps and not (ended_by_epochs and now["max_epoch"] <= had["max_epoch"])

@@ -73,7 +73,7 @@ class CheckpointSaver:
     @property
     def stops_early(self) -> bool:
         """Whether so many validations in a row were without a gain that training ends; the same on every process."""
-        return 0 < self.patience <= self.without_gain
+        return TrainingState(pending=self.pending, without_gain=self.without_gain).stops_early(self.patience)
 
     def training_starts(self, trainer: Trainer) -> None:
         """Before the first step."""

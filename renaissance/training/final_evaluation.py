@@ -84,9 +84,11 @@ class FinalEvaluation:
         module, run, validated = self.module, self.module.settings.run, self.loop.result
         if early := self.stopped_early:
             saver = self.loop.saver
+            best = "" if saver.best_step is None else f"; the best was at step {saver.best_step:,}"
+            best = best if saver.best is not None else "; none that was saved had a number, so nothing was selected"
             self.folder.say(
                 f"stopped early after step {early['step']:,} of {early['of']:,}: early_stopping={saver.patience} validations "
-                f"without a gain; the best was at step {saver.best_step or 0:,}"
+                f"without a gain{best}"
             )
         labelled = [split for split in self.loaders.data.evaluated if self.loaders.labelled(split)]
         if run.fast_dev_run or not run.final_test:

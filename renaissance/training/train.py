@@ -93,8 +93,9 @@ def run(resolver: ConfigResolver) -> RunFolder:
         signals.prints = folder.prints
         try:
             folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
-            record = summary.record(built, resolved, data.samples, steps) | identity_record(start.command, folder.path)
-            folder.write_json("settings.json", record)
+            if folder.path is not None:
+                record = summary.record(built, resolved, data.samples, steps)
+                folder.write_json("settings.json", record | identity_record(start.command, folder.path))
             _run(_assemble(resolved, data, built, state, steps, folder, signals, blind))
         except BaseException as error:
             folder.write_log("".join(traceback.format_exception(error)) if is_defect(error) else f"{error}")

@@ -72,6 +72,15 @@ def test_all_runs_are_checked_before_the_first_starts(name, file, capsys):
     assert [*file.parent.iterdir()] == [file]
 
 
+def test_evaluations_of_a_checkpoint_to_come_are_not_timed(file, capsys):
+    file.write_text(BASE + 'stages: {pretrain: , again: {load_path: "stage:pretrain.best", test_only: true}}\n')
+    ended = study(capsys, f"study={file}")
+    assert "1 of 2 runs unknown" in ended.out, ended
+    assert (
+        "1 of 2 runs train nothing, and evaluations are not timed" in ended.out and "not timed  pretrain" in ended.out
+    )
+
+
 def test_a_study_that_is_not_begun_has_no_table_and_waits(file, capsys):
     assert "waiting" in study(capsys, f"study={file}", "action=status").out
     assert "names no metrics" in study(capsys, f"study={file}", "action=table").sentence()

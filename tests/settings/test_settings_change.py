@@ -17,6 +17,7 @@ from unittest.mock import ANY
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -104,9 +105,9 @@ class Trial:
 
     @cached_property
     def trainer(self) -> Any:
-        return train._trainer(
+        return train.make_trainer(
             self.settings,
-            [],
+            Callback(),
             validation_interval(self.settings.optim, len(self.data.samples["train"]), self.settings.data.batch_size),
             validates=True,
         )

@@ -42,7 +42,9 @@ def run(words: list[str]) -> int:
     with open(behaviour / "started.txt", "a") as log:
         log.write(f"{name}\n")
     lock = FileLock(folder)
-    record = {"settings": values, "data": {}, "versions": {}} | identity_record(values, None)
+    record = {"settings": values, "steps": values["max_steps"], "data": {}, "versions": {}} | identity_record(
+        values, None
+    )
     (folder / "settings.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text("step,mlm/train/loss\n3,1.0\n")
     stopped = []

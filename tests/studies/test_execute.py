@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT
-from renaissance.core.errors import UserError
-from renaissance.studies import execute, slurm
+from renaissance.core.errors import Stopped, UserError
+from renaissance.runs.start import Start, refuse_finished
+from renaissance.studies import execute, slurm, state
 from renaissance.studies.layouts import markdown, write_table
 from renaissance.studies.screen import status_table
 from renaissance.studies.table import make_table
@@ -201,7 +204,7 @@ def test_a_task_of_slurm_leaves_a_record_of_what_became_of_its_run(place: Place,
 
 def test_a_longer_run_is_to_go_on_and_what_took_its_result_is_made_anew(place: Place):
     place.file.write_text(
-        "base: {presets: task_mlm_itm}\nstages: {again: {load_path: 'stage:pretrain.best'}, pretrain: }\n"
+        "base: {presets: task_mlm_itm, max_steps: 5}\nstages: {again: {load_path: 'stage:pretrain.best'}, pretrain: }\n"
     )
     one, two = "pretrain_seed=0", "again_seed=0"
     execute.run_study(study_folder(place.file, place.folder), 2)
@@ -231,6 +234,39 @@ def test_a_run_that_stopped_early_is_done_until_it_is_given_more_patience(place:
         [state] = place.states().values()
         assert state.kind == kind
     assert state.note == "it has stopped early with early_stopping=2 and is to have 4"
+
+
+LENGTHS = [  # what the run had and has done, what it is to have, and of how many steps that is
+    ({"max_steps": 100}, 100, {"max_steps": 150}, 150),
+    ({"max_steps": 100}, 100, {"max_steps": 50}, 50),
+    ({"max_steps": 100}, 100, {}, 100),
+    ({"max_steps": None, "max_epoch": 2}, 80, {"max_epoch": 3}, 120),
+    ({"max_steps": None, "max_epoch": 2}, 80, {"max_epoch": 1}, 40),
+    ({"max_steps": 100, "max_epoch": 2}, 80, {"max_steps": 200}, 80),
+    ({"max_steps": 100, "max_epoch": 2}, 80, {"max_steps": 60}, 60),
+    ({"max_steps": 60, "max_epoch": 2}, 60, {"max_steps": 70}, 70),
+    ({"max_steps": 100, "early_stopping": 2}, 40, {"max_steps": 200}, 200),
+    ({"max_steps": 100, "early_stopping": 2}, 40, {"early_stopping": 3}, 100),
+]
+
+
+@pytest.mark.parametrize(("had", "done", "given", "steps"), LENGTHS)
+def test_a_run_that_would_be_refused_as_finished_is_done(had, done, given, steps, tmp_path):
+    """Else it waits for ever, since each attempt at it ends at once."""
+    (folder := tmp_path / "version_0" / "checkpoints").mkdir(parents=True)
+    early = {"val": {"mlm": {"loss": {"stopped_early": {"step": done, "of": 100}}}}} if "early_stopping" in had else {}
+    for name, content in (("settings", {"settings": had, "steps": 100 if early else done}), ("results", {})):
+        (folder.parent / f"{name}.json").write_text(json.dumps(content))
+    (folder.parent / "results_details.json").write_text(json.dumps(early))
+    (folder / "last.ckpt").touch()
+    values = {"max_steps": None, "max_epoch": None, "early_stopping": 0} | given
+    note, goes_on = state._other_length(folder.parent, values)
+    stored = SimpleNamespace(training={"step": done, "without_gain": 2 if early else 0})
+    found = Start("resume_from", {"resume_from": str(folder / "last.ckpt")}, {}, stored, True, [])
+    patience = values["early_stopping"] or had.get("early_stopping", 0)  # as the checkpoint has it
+    with contextlib.nullcontext() if goes_on else pytest.raises(Stopped, match="nothing is left"):
+        refuse_finished(found, steps, patience)
+    assert not goes_on or note
 
 
 def test_a_budget_that_is_spent_and_more_workers_than_cores_are_refused(place: Place, monkeypatch):

@@ -41,6 +41,16 @@ def test_a_step_takes_what_its_products_add_up_to(frozen):
     assert flops.training_flops(shape_of(run), run) == 4 * by_hand(flops._SAMPLES, frozen=frozen)
 
 
+def test_a_frozen_tower_whose_tokens_are_stored_is_not_run():
+    runs = [
+        resolved("shared", {"itc": 1}, freeze_image_encoder=True, cache_frozen=cached, batch_size=flops._SAMPLES)
+        for cached in (False, True)
+    ]
+    counts = [flops.training_flops(shape_of(run), run) for run in runs]
+    tower = blocks(PATCHES + 1, frozen=True) + 2 * PATCHES * 3 * PATCH * PATCH * WIDTH
+    assert counts[0] - counts[1] == flops._SAMPLES * tower
+
+
 def test_dropped_patches_are_not_counted_and_a_larger_batch_is():
     whole, half, twice = (
         resolved("one-text", {"mlm": 1}, **given) for given in ({}, {"patch_drop": 0.5}, {"batch_size": 8})

@@ -98,6 +98,9 @@ def test_what_all_take_stands_beside_what_there_is(tmp_path):
     assert lines[1] == "time: 8 min 20 s of training to go, validations and evaluations aside"
     assert lines[2] == "budget: 1 of max_runs=3, 0 s spent of hours=0.1, which is too little, so action=run refuses"
     assert "1 of 1 runs unknown; measure=True" in plan_sums(folder, {"a": size()}, states, {"a": None})[1]
+    assert plan_sums(folder, {"a": size()}, states, {"a": None}, measured=True)[1] == "time: 1 of 1 runs unknown"
+    said = plan_sums(folder, {"a": size(test_only=True)}, states, {"a": None})[1]
+    assert said == "time: 1 of 1 runs train nothing, and evaluations are not timed"
 
 
 def test_more_hours_than_the_budget_has_are_refused_before_the_first_run(tmp_path, monkeypatch):

@@ -40,7 +40,8 @@ def test_each_variant_has_its_scores_and_costs(cost, wanted, tmp_path, monkeypat
     (tmp_path / "runs").mkdir()
     found = runs(tmp_path / "runs")
     flops = {each.run.name: 10**9 for each in found}
-    files = plot.plot(study(), found, tmp_path / "plots", cost, flops)
+    files, left_out = plot.plot(study(), found, tmp_path / "plots", cost, flops)
+    assert not left_out
     assert files == [f"mlm_val_accuracy_{kind}.{form}" for kind in (f"by_{cost}", "curves") for form in ("png", "svg")]
     assert [*drawn] == ["freeze_text_encoder=False", "freeze_text_encoder=True"]
     x, y = drawn["freeze_text_encoder=True"].mean(0)
@@ -51,6 +52,24 @@ def test_each_variant_has_its_scores_and_costs(cost, wanted, tmp_path, monkeypat
     assert b"freeze_text_encoder" in first[files[1]] or b"<path" in first[files[1]]
     plot.plot(study(), found, tmp_path / "plots", cost, flops)
     assert {name: (tmp_path / "plots" / name).read_bytes() for name in files} == first
+
+
+def test_runs_without_a_known_cost_are_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    found = runs(tmp_path / "runs")
+    flops = {each.run.name: 10**9 for each in found} | {found[1].run.name: None}
+    _, left_out = plot.plot(study(), found, tmp_path / "plots", "flops", flops)
+    assert left_out == [found[1].run.name]
+
+
+def test_equal_costs_have_one_tick(tmp_path):
+    from matplotlib.figure import Figure
+
+    for x in (250.0, 0.0):
+        axes = Figure().subplots()
+        plot._scatter(axes, {"a": np.array([[x, 0.4], [x, 0.5]]), "b": np.array([[x, 0.6]])}, METRIC, "steps")
+        low, high = axes.get_xlim()
+        assert axes.get_xticks().tolist() == [x] and high - x == pytest.approx(x - low) and high - low >= 0.2 * x
 
 
 def test_curves_are_of_the_steps_that_all_seeds_have(tmp_path):

@@ -61,6 +61,18 @@ def test_runs_are_variants_times_seeds_and_take_results_of_the_same_variant(tmp_
     assert all(names.index(name) < names.index(run.name) for run in runs for name, _ in run.needs.values())
 
 
+def test_presets_vary_like_settings(tmp_path):
+    text = "base: {presets: task_mlm_itm}\nstages: {a: {presets: env_x, list: [{presets: demo_two_tower}, "
+    text += "{presets: [demo_one_tower]}]}, "
+    made = study(tmp_path, text + "b: {load_path: 'stage:a.best'}}")
+    two, one, *after = plan(made, "x", {})
+    assert two.words({})[:3] == ["task_mlm_itm", "env_x", "demo_two_tower"] and "demo_two_tower" in two.name
+    assert one.words({})[:3] == ["task_mlm_itm", "env_x", "demo_one_tower"] and "demo_one_tower" in one.name
+    assert [run.needs["load_path"][0] for run in after] == [two.name, one.name]
+    assert [run.presets for run in after] == [("task_mlm_itm",)] * 2 and two.variant == {"presets": "demo_two_tower"}
+    assert not any(word.startswith("presets=") for run in (two, one) for word in run.words({}))
+
+
 def test_names_stay_when_a_study_grows_and_fit_into_a_folder(tmp_path):
     few = plan(study(tmp_path, "grid: {learning_rate: [1e-4]}"), "x", {})
     more = plan(study(tmp_path, "grid: {learning_rate: [3e-4, 1e-4]}\nseeds: [1, 0]"), "x", {})
@@ -98,6 +110,7 @@ REFUSED = {
     "base: {presets: ['learning_rate=3']}": "presets has ['learning_rate=3']; write settings beside it",
     "grid: {a: [1]}\nstages: {b: {grid: {a: [2]}}}": "stage b varies a, and so does the whole study",
     "metrics: [nothing/val/accuracy]": "there is no task nothing",
+    "grid: {presets: ['learning_rate=3']}": "presets has ['learning_rate=3']; write settings beside it",
     "grids: {}": "there is no 'grids' (nearest: grid)",
     "grid: {a: []}": "a has no values, so there are no runs",
     "list: []": "list is empty, so there are no runs",

@@ -76,6 +76,13 @@ def test_a_run_ends_after_so_many_validations_without_a_gain(work: Path, capsys)
     assert steps_of(folder) == (16, 12)
 
 
+def test_without_a_number_nothing_is_selected(work: Path, monkeypatch, capsys):
+    monkeypatch.setitem(globals(), "SCORES", (float("nan"),) * 8)
+    ended = command(capsys, *WORDS)
+    assert ended.code == 0, ended.err
+    assert "2 validations without a gain; none that was saved had a number, so nothing was selected" in ended.out
+
+
 @pytest.mark.parametrize(
     ("method", "call", "step"),
     [

@@ -12,8 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import small_run
+from renaissance.core.atomic import is_locked
 from renaissance.evaluation.runs import read_run
-from renaissance.runs import loggers
+from renaissance.runs import loggers, report
+from renaissance.training import loop
 from small_run import SMALL, command
 from small_tasks import words as small_words
 
@@ -194,6 +196,27 @@ def test_a_logger_that_cannot_start_says_why(work: Path, monkeypatch, capsys):
         "logger=wandb cannot start (No API key configured. Use `wandb login` to log in.); WANDB_MODE=offline logs without a "
         "server; see to that, or leave it out."
     )
+    assert not (work / "result").exists()
+
+
+def test_a_logger_that_cannot_start_leaves_a_run_as_it_was(work: Path, monkeypatch, capsys):
+    """A new folder is removed, with what other loggers have begun; that of a run that goes on is kept, and free."""
+    folder = small_run.train(capsys, *WORDS)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "bad://x")
+    both = "logger=[tensorboard,mlflow]"
+    assert "logger=mlflow cannot start" in command(capsys, *WORDS, both).sentence()
+    assert [each.name for each in folder.parent.iterdir()] == ["version_0"]
+    last = f"resume_from={folder}/checkpoints/last.ckpt"
+    assert "logger=mlflow cannot start" in command(capsys, last, both, "max_steps=6").sentence()
+    assert not is_locked(folder)
+    assert small_run.train(capsys, last, "max_steps=6").resolve() == folder.resolve()
+
+
+def test_no_examples_are_made_for_tables_alone(work: Path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "ValidationExamples", None)
+    small_run.train(capsys, *WORDS, "logger=csv")
+    monkeypatch.setattr(report, "_commit", lambda: pytest.fail("it is of the process that writes"))
+    assert command(capsys, *WORDS, "fast_dev_run=1").code == 0
 
 
 @pytest.mark.parametrize("value", ["comet", "[]", "[csv,csv]", "[csv,comet]", "None"])
