@@ -48,12 +48,14 @@ def run_documented(run_cli, folder: Path, line: str, task: str, *added: str) -> 
         "results.json",
         "results_details.json",
         "log.txt",
+        "report.html",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }
+    tasks = [name for name in METRICS if name in task]
+    files |= {f"predictions/itm_{split}.parquet" for split in ("val", "test") if "itm" in tasks}
     assert found - {events} - saved == files and "checkpoints/step_000000002.ckpt" in saved
 
-    tasks = [name for name in METRICS if name in task]
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results.keys() == {"val", "test"}
     for split in results:

@@ -162,7 +162,7 @@ WORDS = [
     (("with", "task_mlmm"), "There is no preset 'task_mlmm' (nearest: task_mlm"),
     (("with", "task_mlmm"), "lists them all; of a plugin? add plugins="),
     (("with", "task_mlm", "toy_weight=3"), "lists them all; of a plugin? add plugins="),
-    (("compare", "with", "run=a"), "There is no setting 'run' (nearest: runs); the settings are runs, output."),
+    (("compare", "with", "run=a"), "There is no setting 'run' (nearest: runs); the settings are runs, tags, output."),
     (("compare", "with", "task_mlm"), "There is no preset 'task_mlm'; this command has none: write key=value."),
     (("with", "task_mlm=1"), "There is no setting 'task_mlm'"),
     (("with", "loss_names.vqa2=1"), "loss_names.vqa2 does not exist: loss_names has the entries mlm, itm, itc, vqa, "),

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from renaissance.cli import study
 from renaissance.cli.main import COMMANDS, SUBCOMMANDS, main
 from renaissance.core.registry import FUSIONS
-from renaissance.settings.declared import SETTINGS
+from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
 
 BASH = shutil.which("bash")
@@ -58,9 +59,8 @@ def test_commands_presets_settings_and_their_choices(script):
         *everything
     } and "min_lr=" not in everything
     assert {"min_lr=", "task_mlm", "seed="} <= {*replies(script, "python", RUN, "find_lr", "with", "")}
-    assert replies(script, "python", RUN, "study", "with", "") == [
-        "study=", "action=", "log_dir=", "data_root=", "x=", "where=", "workers=", "run=",
-    ]  # fmt: skip
+    own = [f"{key}=" for key in declared(study)]
+    assert replies(script, "python", RUN, "study", "with", "") == own and {"study=", "action=", "measure="} <= {*own}
     assert replies(script, "python", RUN, "with", "fusion", "=") == [*FUSIONS]
     assert replies(script, "python", RUN, "with", "a", "fusion", "=", "se") == ["separate"]
     assert replies(script, "python", RUN, "with", "blind", "=", "") == ["True", "False"]

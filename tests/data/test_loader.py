@@ -4,6 +4,7 @@ import pickle
 import resource
 import threading
 
+import numpy as np
 import pytest
 import torch
 from pair_stub import PairStub
@@ -37,8 +38,8 @@ def steps(first_step=0, rank=0, world_size=1) -> TrainSteps:
 
 
 def flat(value) -> list:
-    """Every tensor and None in a nest of lists, tuples and dictionaries, as plain lists with their shapes."""
-    if isinstance(value, torch.Tensor):
+    """Every tensor, array and None in a nest of lists, tuples and dictionaries, as plain lists with their shapes."""
+    if isinstance(value, torch.Tensor | np.ndarray):
         return [(tuple(value.shape), value.dtype, value.tolist())]
     if isinstance(value, dict):
         return [value.keys(), *(leaf for each in value.values() for leaf in flat(each))]

@@ -48,8 +48,9 @@ def test_a_short_demo_writes_its_figures_and_says_what_to_try_next(run_cli, tmp_
         assert list(of["heat_maps"]) == list(METHODS)
         assert list(of["mlm"]) == list(of["mlm_wrong_picture"]) == list(of["mlm_text_only"]) == list(KINDS)
     assert "ITM accuracy" in result.stdout
-    following = result.stdout.splitlines()[-1]
-    assert following.startswith("next: python run.py with ")
+    *_, following, named = result.stdout.splitlines()
+    assert following.startswith("next: python run.py with ") and named == f"report: {Path('demo', 'report.html')}"
+    assert (tmp_path / "demo" / "report.html").exists()
     for name in MODELS:
         assert (tmp_path / "demo" / "runs" / name / "version_0" / "results.json").exists()
 
