@@ -151,7 +151,7 @@ class LivePage:
         import gradio as gr
 
         kinds = {"a caption": self.model.matching, "a text with [MASK] in the place of words": self.model.filling,
-                 "a question": self.model.answering}  # fmt: skip
+                 "a question or sentence to be answered": self.model.answering}  # fmt: skip
         asks = ", or ".join(name for name, head in kinds.items() if head is not None)
         # preprocess=False: gradio would open an upload before its size is known. One at a time: a model takes all cores.
         how = {"preprocess": False, "api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}

@@ -105,7 +105,7 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name
         # By chance 1/9. What weights that learned nothing give comes from the method and the pictures alone.
         heat = of["heat_maps"]
-        assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.5, name
+        assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.45, name
         assert all(heat[method]["peak"] >= 0.35 for method in ("rollout", "attention")), name
         assert all(each["random_peak"] <= 0.25 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
     assert_answers_rest_on_what_is_asked_for(tmp_path / "demo")
