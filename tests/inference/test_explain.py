@@ -277,6 +277,16 @@ def test_numbers_that_are_not_finite_are_refused(method: str):
         asked.explain(PICTURE, TEXT, "red", method)
 
 
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+def test_four_layers_are_followed_by_the_published_rules(kind: str):
+    """So that what equation 11 adds to a side is read again, which two layers do not."""
+    shapes = {"shared": "ti it tt ii", "separate": "tt ti ii it"}[kind].split()
+    sizes, generator = {"t": 5, "i": 7}, torch.Generator().manual_seed(0)
+    layers = [[torch.rand(sizes[s], sizes[q], generator=generator).double() for s, q in shapes] for _ in range(4)]
+    expected = published([each.numpy() for layer in layers for each in layer], 5, kind)
+    np.testing.assert_allclose(follow(layers, 5, 7, 1)[:5, 5:].numpy(), expected, rtol=1e-9)
+
+
 def test_rollout_keeps_all_that_flows():
     layers = [
         [torch.rand(5, 3).softmax(-1), torch.rand(3, 5).softmax(-1), torch.rand(5, 5).softmax(-1)] for _ in range(3)
