@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
 
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.datasets import open_samples
@@ -23,7 +21,6 @@ class Gqa(Classification):
     """Cross-entropy over the answers of train and val on the pooled vector."""
 
     sample_kind, label_column, labels_in_data = SAMPLE_KIND, "answers", 1_878
-    answer_scores = staticmethod(partial(torch.softmax, dim=-1))
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:

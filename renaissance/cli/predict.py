@@ -82,14 +82,10 @@ def _loaded(load_path: str, trust_remote_code: bool) -> Any:
 
 def _drawn(model: Any, image: str, text: str, word: str | None, method: str, target: str | None) -> tuple[bytes, str]:
     """The PNG file of a heat map, and its title."""
-    from PIL import Image
+    from renaissance.reports.heat_maps import explained
 
-    from renaissance.inference.pictures import decoded
-    from renaissance.reports.heat_maps import overlay
-
-    heat, stream = model.explain(image, text, word, method, target), io.BytesIO()
-    picture = Image.fromarray(decoded(image).permute(1, 2, 0).numpy())
-    overlay(picture, heat).save(stream, "PNG", optimize=True)
+    (picture, heat), stream = explained(model, image, text, word, method, target), io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
     return stream.getvalue(), heat.title
 
 

@@ -43,9 +43,9 @@ def main(load_path: str | None, trust_remote_code: bool, device: str, top: int, 
     with _listening(host, port) as listening:  # at once: torch takes seconds; who comes meanwhile waits for the page
         with lasting_imports():
             from renaissance.inference.loaded import Loaded
-            from renaissance.reports.live_page import LOOPBACK, LivePage, serve
+            from renaissance.reports.live_page import LivePage, is_loopback, serve
         page = LivePage(Loaded(load_path, device, trust_remote_code=trust_remote_code), top)
-        if host not in (*LOOPBACK, "::1"):
+        if not is_loopback(listening.getsockname()[0]):
             say(f"note: host={host}: whoever reaches this machine there may ask the model.")
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{port} shows {Path(load_path).name}; Ctrl-C ends it.")

@@ -55,6 +55,6 @@ def _on_objects(loaded: Loaded, scenes: Sequence[Scene], method: str) -> list[tu
             scene, word = scenes[probe.image], probe.target.word
             named = next(thing for thing in scene.objects if word in (thing.colour, thing.shape))
             cell = ROWS.index(named.row), COLUMNS.index(named.column)
-            values = loaded.explain(render(scene), probe.text, word, method).values
-            found.append((values[cell] == values.max(), float(values[cell])))
+            heat = loaded.explain(render(scene), probe.text, word, method)
+            found.append((heat.peaks_at(*cell), float(heat.values[cell])))
     return found

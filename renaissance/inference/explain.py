@@ -2,7 +2,8 @@
 
     attention   what the word attends to in the last layer, the mean of all heads
     rollout     the same, followed through all layers (attention rollout, Abnar and Zuidema 2020)
-    gradient    the same, each probability times the gradient of an output where that is positive (Chefer, Gur and Wolf 2021)
+    gradient    the same, each probability times the gradient of an output where that is positive, by the rules of Chefer, Gur
+                and Wolf 2021 ("Generic Attention-model Explainability", equations 5 to 11)
     transport   what of the word goes to which patch where words and patches are aligned at the least cost (IPOT, Xie et al.
                 2019, as in UNITER and ViLT)
 
@@ -27,7 +28,6 @@ from renaissance.data.text import encode
 from renaissance.models.attention import SeenAttention
 from renaissance.models.base import VisionLanguageModel
 from renaissance.models.two_tower import TwoTower
-from renaissance.tasks.base import Classification
 
 from .heat_map import MATCH, METHODS, POOLED, WORD, HeatMap
 from .pictures import ImageLike, decoded
@@ -68,6 +68,7 @@ def explain(loaded: Loaded, image: ImageLike, text: str, word: str | None, metho
     """As `Loaded.explain`."""
     require(method in METHODS, f"method={method!r} is not allowed: give one of {', '.join(METHODS)}.")
     require(image is not None and isinstance(text, str), "explain needs an image and a text.")
+    require(word is None or isinstance(word, str), f"word={word!r} is no text: give one or more words of the text.")
     blind = loaded.settings.objectives.blind
     require(not blind, f"{loaded.path} was trained with blind=True: it sees no image that could be explained.")
     if word is None and target is None and loaded.filling and loaded.masks(text):
@@ -81,19 +82,21 @@ def explain(loaded: Loaded, image: ImageLike, text: str, word: str | None, metho
         if found.pieces and target is None and loaded.filling:  # asks what belongs there, as the head was trained
             found.text.input_ids[0, found.pieces] = loaded.tokenizer.mask_token_id
         named, weights = _attended(loaded.model, found, patches, method, output)
-    values = weights[patches.first :][: patches.rows * patches.columns].double().clamp_min(0)
-    values = values / values.sum() if values.sum() > 0 else torch.full_like(values, 1 / len(values))
-    return HeatMap(values.view(patches.rows, patches.columns).cpu().numpy(), word, method, named, patches.box)
+    values = weights[patches.first :][: patches.rows * patches.columns].clamp_min(0)
+    finite = bool(values.isfinite().all())
+    require(finite, f"the map of {loaded.path} holds numbers that are not finite, as a run that diverged leaves them.")
+    values = values / values.sum() if values.any() else values
+    return HeatMap(values.view(patches.rows, patches.columns).numpy(), word, method, named, patches.box)
 
 
 def _find(loaded: Loaded, text: str, word: str | None) -> _Word:
-    """Tokenises a text and finds a word, or several that follow each other, in it.
+    """Tokenises a text and finds the first place of a word, or of several that follow each other, in it.
 
     Raises:
         UserError: the text does not hold it within its length.
     """
-    mask, longest = loaded.tokenizer.mask_token or "[MASK]", loaded.settings.model.max_text_len
-    text, wanted = text.replace("[MASK]", mask), (word or "").strip().replace("[MASK]", mask)
+    longest = loaded.settings.model.max_text_len
+    text, wanted = loaded.with_own_masks(text), loaded.with_own_masks((word or "").strip())
     encoding, tensors = encode(loaded.tokenizer, [text], longest)
     require(
         encoding.is_fast, f"the tokenizer of {loaded.path} does not tell where a word stands; no heat map can be made."
@@ -121,7 +124,7 @@ def _output(loaded: Loaded, word: _Word, method: str, target: str | None) -> Out
         require(target is None, f"target={target!r} is of method=gradient alone; leave it out with method={method}.")
         return None
     there = ", ".join(loaded.heads) or "none"
-    answering = next((task for task in loaded.heads.values() if isinstance(task, Classification)), None)
+    answering = loaded.answering
     if word.pieces and target is None:
         say = f"{loaded.path} has no head for masked words (its heads: {there}); give target=, or another method="
         require(loaded.filling is not None, f"{say} than gradient.")
@@ -207,6 +210,7 @@ def _attended(
     if output is not None:
         gradients = torch.autograd.grad(number, seen, materialize_grads=True)
     heads = [(each.detach() * slope).clamp_min(0)[0].mean(0) for each, slope in zip(seen, gradients, strict=True)]
+    heads = [each.cpu().double() for each in heads]  # R - I of equation 8 is small; and mps has no float64
     texts, images = text.hidden.shape[1], image.hidden.shape[1]
     if method == "attention":
         heads = [next(each for each in reversed(heads) if len(each) != images and each.shape[1] != texts)]
@@ -233,22 +237,34 @@ def follow(layers: Sequence[Sequence[Tensor]], texts: int, images: int, keeps: f
     Args:
         layers: of each layer its attentions in turn: (N,K) means over the heads, N and K being `texts`, `images` (the two
             differ) or their sum.
-        keeps: the weight of what a token was: 0.5 is attention rollout, where both halves make one; 1 adds what is attended
-            to, as Chefer et al. do; 0 is attention alone.
+        keeps: the weight of what a token was: 0.5 is attention rollout, where both halves make one; 1 are the rules of
+            Chefer et al.: equations 6 and 7 of their paper within a side or all tokens, 10 and 11 across sides; 0 is
+            attention alone.
 
     Returns:
         (texts + images, texts + images), without what each token keeps of itself where that is 1.
     """
     sides = {texts: slice(0, texts), images: slice(texts, None), texts + images: slice(None)}
-    identity = torch.eye(texts + images, device=layers[0][0].device)
+    identity = torch.eye(texts + images, dtype=layers[0][0].dtype)
     flow = identity.clone()
     for attentions in layers:
         entered = flow.clone()
         for each in attentions:
             queries, keys = (sides[side] for side in each.shape)
-            source = flow if queries == keys else entered
-            flow[queries] = keeps * flow[queries] + (1 - keeps if keeps < 1 else 1.0) * (each @ source[keys])
+            if keeps == 1 and queries != keys:
+                own, other = _normalised(flow[queries, queries]), _normalised(entered[keys, keys])
+                flow[queries, keys] += own.T @ each @ other
+                flow[queries, queries] += each @ entered[keys, queries]
+            else:
+                source = flow if queries == keys else entered
+                flow[queries] = keeps * flow[queries] + (1 - keeps if keeps < 1 else 1.0) * (each @ source[keys])
     return flow - identity if keeps == 1 else flow
+
+
+def _normalised(relevance: Tensor) -> Tensor:
+    """Equations 8 and 9: what each token (N,N) draws from its side adds up to 1, or stays 0, beside the token itself."""
+    identity = torch.eye(len(relevance), dtype=relevance.dtype)
+    return F.normalize(relevance - identity, p=1, eps=torch.finfo(relevance.dtype).tiny) + identity
 
 
 def _pooled_from(pooling: str, real: Tensor) -> Tensor:
@@ -275,7 +291,7 @@ def transport_plan(cost: Tensor, beta: float = BETA, rounds: int = ROUNDS) -> Te
     By IPOT, the proximal point method of Xie et al. (2019): `rounds` steps, each one scaling of rows and columns; smaller `beta`
     is nearer to the least cost in fewer rounds.
     """
-    cost = cost.double()
+    cost = cost.cpu().double()
     count, across = cost.shape
     kernel, plan, right = (-cost / beta).exp(), torch.ones_like(cost), cost.new_full((across,), 1 / across)
     for _ in range(rounds):

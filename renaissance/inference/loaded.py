@@ -122,7 +122,7 @@ class Loaded:
         filled = []
         for start in range(0, len(texts), _BATCH):
             asked = texts[start : start + _BATCH]
-            tokens = self._texts([self.tokenizer.mask_token.join(self._parts(each)) for each in asked])
+            tokens = self._texts([self.with_own_masks(each) for each in asked])
             masked = tokens.input_ids == self.tokenizer.mask_token_id
             for each, found in zip(asked, masked.sum(1).tolist(), strict=True):
                 self._refuse_cut(each, found)
@@ -161,7 +161,7 @@ class Loaded:
     def answer(
         self, image: ImageLike | Iterable[ImageLike], question: str | Iterable[str], top: int = 5
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
-        """The best answers to a question about an image, by the head of VQA or of a plugin's task that has `answer_scores`.
+        """The best answers to a question about an image, by the head of VQA, SNLI-VE or a plugin's task with `answer_scores`.
 
         Args:
             image: as for `score`. question: in words, or n of them; both are brought together as `score` does. top: how many.
@@ -224,13 +224,14 @@ class Loaded:
 
         Args:
             image: as for `score`. text: a caption or a question.
-            word: of the text, or some that follow each other; None: what the pooled vector rests on, or the first [MASK] of
-                the text.
+            word: of the text, or some that follow each other, where they stand first; None: what the pooled vector rests on,
+                or the first [MASK] of the text.
             method: one of METHODS. target: of method=gradient: "match", or an answer of the checkpoint's head; None: the word,
                 found where it is masked; without one the match, or the best answer.
 
         Raises:
-            UserError: something is missing, the text does not hold the word, or no heat map can be made of this model.
+            UserError: something is missing, the text does not hold the word, no heat map can be made of this model, or it
+                computes numbers that are not finite.
         """
         return explain(self, image, text, word, method, target)
 
@@ -253,10 +254,13 @@ class Loaded:
         """How many masks a text holds."""
         return len(self._parts(text)) - 1
 
+    def with_own_masks(self, text: str) -> str:
+        """The text with the tokenizer's own mask in the place of each [MASK]."""
+        return text.replace("[MASK]", self.tokenizer.mask_token or "[MASK]")
+
     def _parts(self, text: str) -> list[str]:
-        """The text between its masks, which are [MASK] or the tokenizer's own."""
-        own = self.tokenizer.mask_token or "[MASK]"
-        return text.replace("[MASK]", own).split(own)
+        """The text between its masks."""
+        return self.with_own_masks(text).split(self.tokenizer.mask_token or "[MASK]")
 
     def _needed(self, head: nn.Module | None, purpose: str) -> nn.Module:
         there = ", ".join(self.heads) or "none"

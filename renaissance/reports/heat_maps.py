@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -11,11 +12,24 @@ from PIL import Image
 
 from renaissance.core.figures import AS_TEXT, said_missing_signs
 from renaissance.inference.heat_map import HeatMap
+from renaissance.inference.pictures import ImageLike, decoded
 
+if TYPE_CHECKING:
+    from renaissance.inference.loaded import Loaded
+
+_LARGEST = (1600, 1600)  # pixels of the picture behind a heat map
 _COLOURS = "viridis"  # even to the eye, to the colour-blind and in grey
 _OPACITY = 0.65
 _DOTS = 100  # of an inch
 _HEIGHT, _NARROWEST, _WIDEST = 3.6, 1.8, 7.2  # inches of a picture
+
+
+def explained(model: Loaded, image: ImageLike, *asked: Any) -> tuple[Image.Image, HeatMap]:
+    """The picture of a heat map, and the map; `asked` as for `Loaded.explain`, which says what is refused."""
+    heat = model.explain(image, *asked)
+    picture = Image.fromarray(decoded(image).permute(1, 2, 0).numpy())
+    picture.thumbnail(_LARGEST)
+    return overlay(picture, heat), heat
 
 
 def overlay(image: Image.Image, heat: HeatMap) -> Image.Image:
@@ -38,6 +52,7 @@ def overlay(image: Image.Image, heat: HeatMap) -> Image.Image:
             cmap=_COLOURS,
             alpha=_OPACITY,
             vmin=0,
+            vmax=heat.values.max() or 1.0,
             extent=(box[0] - 0.5, box[2] - 0.5, box[3] - 0.5, box[1] - 0.5),
             interpolation="nearest",
         )

@@ -1,7 +1,7 @@
 """The page of `serve`: an image and a text go in; match, filled masks, answers and a heat map come out, while one looks on.
 
     upload -> pixels; text -> `predictions` -> a table for each head
-                           -> `Loaded.explain`, `overlay` -> the heat map of a word
+                           -> `heat_maps.explained` -> the heat map of a word
 
 Neither side asks another host. The page loads what gradio has installed, and its browser is told to load nothing else
 (Content-Security-Policy); the server fetches no address that a client names. What is uploaded or typed may be anything.
@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from html import escape
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ from renaissance.inference.loaded import Loaded
 from renaissance.inference.pictures import MOST_BYTES
 from renaissance.inference.predictions import predictions
 
-from .heat_maps import overlay
+from .heat_maps import explained
 
 WHOLE = "the whole text"
-LOOPBACK = ("127.0.0.1", "localhost")
-_LARGEST = (1600, 1600)  # pixels of the picture behind a heat map
 _LONGEST = 10_000  # characters of a text
 _SWEEP, _KEPT = 600, 3600  # seconds between two looks for old uploads, and until they are old
 _POLICY = (
@@ -105,7 +104,7 @@ class LivePage:
         return "".join(tables)
 
     def heat_map(self, image: Tensor | None, text: str, word: str, method: str) -> tuple[Image.Image | None, str]:
-        """The picture of a heat map and no HTML, or no picture and why, as HTML.
+        """The picture of a heat map, or none, and as HTML why there is none or why it is empty.
 
         Args:
             word: of the text, or one of the names that `words` gives. method: as for `Loaded.explain`.
@@ -113,12 +112,10 @@ class LivePage:
         if image is None:
             return None, '<p class="quiet">A heat map needs an image.</p>'
         try:
-            heat = self.model.explain(image, text, None if word in ("", WHOLE) else word, method)
+            picture, heat = explained(self.model, image, text, None if word in ("", WHOLE) else word, method)
         except UserError as error:
             return None, refusal(error)
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        picture.thumbnail(_LARGEST)
-        return overlay(picture, heat), ""
+        return picture, f'<p class="quiet">{_safe(heat.title)}</p>' if heat.is_empty else ""
 
     def asked(self, upload: Any, text: Any, method: Any) -> Iterator[tuple]:
         """An event: shows the predictions, and then the heat map of the first word.
@@ -154,7 +151,7 @@ class LivePage:
         import gradio as gr
 
         kinds = {"a caption": self.model.matching, "a text with [MASK] in the place of words": self.model.filling,
-                 "a question": self.model.answering}  # fmt: skip
+                 "a question or sentence to be answered": self.model.answering}  # fmt: skip
         asks = ", or ".join(name for name, head in kinds.items() if head is not None)
         # preprocess=False: gradio would open an upload before its size is known. One at a time: a model takes all cores.
         how = {"preprocess": False, "api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
@@ -193,7 +190,7 @@ def serve(page: LivePage, listening: socket.socket, folder: str) -> None:
         listening: the socket that it is shown at.
         folder: as for `application`; the caller removes it.
     """
-    app = application(page, listening.getsockname()[0] in LOOPBACK, folder)
+    app = application(page, is_loopback(listening.getsockname()[0]), folder)
     import uvicorn
 
     # The second is for heartbeats, which pages that are still open hold for ever.
@@ -206,7 +203,7 @@ def application(page: LivePage, only_here: bool, folder: str) -> Any:
 
     Args:
         page: what is shown.
-        only_here: it answers in the names of `LOOPBACK` alone, as another name that leads here is of a page elsewhere.
+        only_here: it answers in the names of `is_loopback` alone, as another name that leads here is of a page elsewhere.
         folder: of uploads and heat maps; those of more than an hour are deleted.
     """
     for name in [each for each in os.environ if each.startswith("GRADIO_")]:
@@ -215,7 +212,6 @@ def application(page: LivePage, only_here: bool, folder: str) -> Any:
     import gradio as gr
     from fastapi import FastAPI
     from gradio import processing_utils
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     async def refused(url: str, *_: Any, **__: Any) -> str:
         raise ValueError("addresses are not fetched; upload the image itself")
@@ -231,7 +227,16 @@ def application(page: LivePage, only_here: bool, folder: str) -> Any:
         ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, theme=theme, css=_STYLE,
     )  # fmt: skip
     blocks.has_launched = True  # else gradio takes files of this machine that a client names (`_check_allowed`)
-    return TrustedHostMiddleware(_guarded(app, folder), allowed_hosts=[*LOOPBACK] if only_here else ["*"])
+    return _guarded(app, folder, only_here)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name localhost, can be of this machine alone."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def uploaded(upload: Any) -> Tensor | None:
@@ -271,7 +276,7 @@ def _safe(text: str) -> str:
     return escape(printable(text))
 
 
-def _guarded(app: Any, folder: str) -> Any:
+def _guarded(app: Any, folder: str, only_here: bool) -> Any:
     """An ASGI application that has the routes of the page alone, and tells browsers to load nothing from elsewhere.
 
     gradio has more: one fetches whatever address it is given, others look into a Hub account or edit the program.
@@ -286,7 +291,13 @@ def _guarded(app: Any, folder: str) -> Any:
                 message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY.encode())]
             await send(message)
 
-        known = scope["type"] != "http" or routes.fullmatch(scope["path"])
-        await (app if known else PlainTextResponse("not found", 404))(scope, receive, sending)
+        answering = app
+        if scope["type"] == "http":
+            host = re.sub(r":\d*$", "", dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+            if only_here and not is_loopback(host[1:-1] if host.startswith("[") else host):
+                answering = PlainTextResponse("Invalid host header", 400)
+            elif not routes.fullmatch(scope["path"]):
+                answering = PlainTextResponse("not found", 404)
+        await answering(scope, receive, sending)
 
     return guarded

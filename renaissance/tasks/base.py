@@ -110,7 +110,7 @@ class Task(nn.Module):
         partial_validation: whether validations during training compute less than the final evaluation.
         mean_metrics: names of the metrics that `measure` sums and counts, besides the loss.
         starts_from: part of this task -> "<task>.<part>" that initializes it, if a checkpoint lacks this task.
-        answer_scores: for tasks that answer questions about images: logits (classes,) -> score of each label; for
+        answer_scores: for tasks that answer a text about an image: logits (classes,) -> score of each label; for
             `inference`.
     """
 
@@ -319,6 +319,8 @@ class Downstream(Task):
 
 class Classification(Downstream):
     """A downstream task that classifies the pooled vector of each text with its image, by the head of ViLT."""
+
+    answer_scores = staticmethod(partial(F.softmax, dim=-1))
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)

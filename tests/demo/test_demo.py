@@ -106,9 +106,9 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name
         # By chance 1/9. What weights that learned nothing give comes from the method and the pictures alone.
         heat = of["heat_maps"]
-        assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.5, name
+        assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.45, name
         assert all(heat[method]["peak"] >= 0.35 for method in ("rollout", "attention")), name
-        assert all(each["random_peak"] <= 0.35 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
+        assert all(each["random_peak"] <= 0.25 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
     assert_answers_rest_on_what_is_asked_for(tmp_path / "demo")
 
     tasks = figures["tasks"]
@@ -140,8 +140,8 @@ def assert_answers_rest_on_what_is_asked_for(folder: Path):
                 if asked.question_type in ("what colour is the", "what shape is", "what size is the"):
                     name = asked.text.split()[-1]
                     thing = next(thing for thing in scene.objects if name in (thing.shape, thing.colour))
-                    values = model.explain(render(scene), asked.text).values
-                    peaks.append(values[ROWS.index(thing.row), COLUMNS.index(thing.column)] == values.max())
+                    heat = model.explain(render(scene), asked.text)
+                    peaks.append(heat.peaks_at(ROWS.index(thing.row), COLUMNS.index(thing.column)))
         assert sum(peaks) >= 0.7 * len(peaks) > 20, kind
 
 

@@ -137,17 +137,59 @@ class Weighed:
         return (self.probabilities[-1] * self.ones[-1]) @ value
 
 
+def published(weights: list[np.ndarray], length: int, kind: str) -> np.ndarray:
+    """R^ti of "Generic Attention-model Explainability": its rules as they are printed, of means over heads as of equation 5.
+
+    Their 0/0, of a side that has not attended to itself, is 0.
+    """
+    sizes = {"t": length, "i": next(size for each in weights for size in each.shape if size != length)}
+    R = {s + q: np.eye(sizes[s]) if s == q else np.zeros((sizes[s], sizes[q])) for s in "ti" for q in "ti"}
+
+    def self_attention(s: str, q: str, A: np.ndarray) -> None:
+        R[s + s], R[s + q] = R[s + s] + A @ R[s + s], R[s + q] + A @ R[s + q]  # 6, 7
+
+    def bar(R_xx: np.ndarray) -> np.ndarray:
+        result = np.eye(len(R_xx))
+        for m, row in enumerate(R_xx - np.eye(len(R_xx))):  # 8
+            S = sum(row)
+            for n, hat in enumerate(row):
+                result[m, n] += hat / S if S else 0.0  # 9
+        return result
+
+    def cross_attention(s: str, q: str, A: np.ndarray, came: dict[str, np.ndarray]) -> None:
+        addition = bar(R[s + s]).T @ A @ bar(came[q + q])
+        R[s + s] = R[s + s] + A @ came[q + s]  # 11
+        R[s + q] = R[s + q] + addition  # 10
+
+    for at in range(0, len(weights), 4):
+        first, second, third, fourth = weights[at : at + 4]
+        came = dict(R)
+        if kind == "shared":
+            cross_attention("t", "i", first, came)
+            cross_attention("i", "t", second, came)
+            self_attention("t", "i", third)
+            self_attention("i", "t", fourth)
+        else:
+            self_attention("t", "i", first)
+            cross_attention("t", "i", second, came)
+            self_attention("i", "t", third)
+            cross_attention("i", "t", fourth, came)
+    return R["ti"]
+
+
 def naive(
     model: nn.Module, weights: list[np.ndarray], length: int, first_patch: int, method: str, word: int
 ) -> np.ndarray:
     """The map of one word from the means over heads, with a matrix for each pair of sides, layer by layer."""
-    old, new = (0.5, 0.5) if method == "rollout" else (1.0, 1.0)
     kind = model.fusion.kind if hasattr(model, "fusion") else "merged"
     if kind == "merged":
         flow = np.eye(len(weights[0]))
         for each in weights:
-            flow = old * flow + new * each @ flow
+            flow = (flow + each @ flow) / (2 if method == "rollout" else 1)
         return flow[word, length + first_patch :]
+    if method == "gradient":
+        return published(weights, length, kind)[word, first_patch:]
+    old = new = 0.5
     patches = max(weights[0].shape) if kind == "shared" else weights[1].shape[1]
     tt, ii = np.eye(length), np.eye(patches)
     ti, it = np.zeros((length, patches)), np.zeros((patches, length))
@@ -208,6 +250,41 @@ def test_as_many_words_as_patches_are_told_apart():
     one = torch.rand(17, 18)
     with pytest.raises(KeyError):
         follow([[one]], 17, 17, 0.5)
+
+
+def test_a_map_that_holds_nothing_is_told_from_an_even_one():
+    asked = loaded(two_tower(), heads="itm")
+    with torch.no_grad():
+        for each in asked.matching.parameters():
+            each.zero_()
+    nothing = asked.explain(PICTURE, TEXT)
+    assert nothing.is_empty and nothing.values.shape == (4, 4) and not nothing.peaks_at(0, 0)
+    assert nothing.title == "image-text match, by gradient: no patch weighs anything"
+    found = asked.explain(PICTURE, TEXT, "red", "rollout")
+    assert not found.is_empty and found.title == 'word "red", by rollout'
+    row, column = np.unravel_index(found.values.argmax(), found.values.shape)
+    assert found.peaks_at(row, column) and not found.peaks_at(row - 1, column)
+    tied = found._replace(values=np.array([[0.5, 0.5], [0, 0]]))
+    assert not tied.peaks_at(0, 0) and not tied.peaks_at(0, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_that_are_not_finite_are_refused(method: str):
+    asked = loaded(two_tower())
+    with torch.no_grad():
+        next(iter(asked.model.image_projection.parameters())).fill_(float("nan"))
+    with pytest.raises(UserError, match="the map of x.ckpt holds numbers that are not finite"):
+        asked.explain(PICTURE, TEXT, "red", method)
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+def test_four_layers_are_followed_by_the_published_rules(kind: str):
+    """So that what equation 11 adds to a side is read again, which two layers do not."""
+    shapes = {"shared": "ti it tt ii", "separate": "tt ti ii it"}[kind].split()
+    sizes, generator = {"t": 5, "i": 7}, torch.Generator().manual_seed(0)
+    layers = [[torch.rand(sizes[s], sizes[q], generator=generator).double() for s, q in shapes] for _ in range(4)]
+    expected = published([each.numpy() for layer in layers for each in layer], 5, kind)
+    np.testing.assert_allclose(follow(layers, 5, 7, 1)[:5, 5:].numpy(), expected, rtol=1e-9)
 
 
 def test_rollout_keeps_all_that_flows():
@@ -303,6 +380,12 @@ def test_masks_phrases_and_answers():
         words, asked.explain(PICTURE, "a [MASK] square is left of the blue circle", None, "rollout").values
     )
     assert asked.explain(PICTURE, TEXT, "RED square").word == "RED square"
+    twice = "a red square and a red circle"  # the first of two
+    first, phrase = (asked.explain(PICTURE, twice, word, "rollout").values for word in ("red", "red circle"))
+    np.testing.assert_array_equal(
+        first, asked.explain(PICTURE, twice.replace("red", "[MASK]", 1), None, "rollout").values
+    )
+    assert not np.array_equal(first, phrase)
     assert not np.array_equal(asked.explain(PICTURE, TEXT, "red square", "rollout").values, words)
     answer = loaded(two_tower(), heads="vqa")
     assert answer.explain(PICTURE, TEXT).target in ("yes", "no", "2")
@@ -328,6 +411,8 @@ def test_refusals():
             lambda: asked.explain(PICTURE, TEXT, "red", "magic"),
             "method='magic' is not allowed: give one of gradient, rollout",
         ),
+        (lambda: asked.explain(PICTURE, TEXT, 5), "word=5 is no text: give one or more words of the text."),
+        (lambda: asked.explain(PICTURE, TEXT, ["red"]), "word=['red'] is no text"),
         (lambda: asked.explain(None, TEXT, "red"), "explain needs an image and a text"),
         (lambda: asked.explain(5, TEXT, "red"), "image=int is no readable image"),
         (lambda: asked.explain("no.png", TEXT, "red"), "image=no.png cannot be read"),

@@ -24,6 +24,7 @@ from renaissance.core.errors import UserError
 from renaissance.core.types import Example, ImageInput, TextInput
 from renaissance.data.images import decode
 from renaissance.inference import loaded, pictures
+from renaissance.inference.heat_map import HeatMap
 from renaissance.runs import checkpoint
 from renaissance.runs.report import RunFolder
 from renaissance.settings.declared import defaults
@@ -367,6 +368,24 @@ def test_a_heat_map_is_drawn(path: Path, home: Path, tmp_path: Path, capsys, mon
     assert (
         said == f"error: '{tmp_path}/no/map.png' cannot be written (No such file or directory); give another heatmap.\n"
     )
+
+
+def test_a_heat_map_that_is_empty_is_said_to_be(path: Path, home: Path, tmp_path: Path, capsys, monkeypatch):
+    (tmp_path / "a.png").write_bytes(pictures_and_texts(home)[0][0])
+    monkeypatch.setattr(loaded, "explain", lambda *_: HeatMap(np.zeros((2, 2)), "dog", "gradient", "word"))
+    words = [f"load_path={path}", f"image={tmp_path / 'a.png'}", "text=a dog", f"heatmap={tmp_path / 'map.png'}"]
+    assert main(["predict", "with", *words]) == 0
+    assert capsys.readouterr().out.endswith('map.png: word "dog", by gradient: no patch weighs anything\n')
+
+
+def test_entailment_is_answered(home: Path, tmp_path: Path):
+    towers = {"text_encoder": "bert", "image_encoder": "vit"}
+    model = renaissance.load(write_checkpoint(tmp_path, towers, ("snli",), datasets=["snli"]))
+    image, text = pictures_and_texts(home)[0]
+    answers = model.answer(image, text)
+    assert sorted(name for name, _ in answers) == ["contradiction", "entailment", "neutral"]
+    assert sum(score for _, score in answers) == pytest.approx(1)
+    assert model.explain(image, text).target == answers[0][0]
 
 
 def test_refusals_of_the_library(path: Path, home: Path):

@@ -48,6 +48,13 @@ def test_patches_have_their_colour_where_they_lie(size: tuple[int, int]):
     assert colorsys.rgb_to_hsv(*inside[-1])[1] > 0.3
 
 
+def test_an_empty_map_has_the_colour_of_nothing():
+    nothing = HeatMap(np.zeros((2, 2)), None, "gradient", "match")
+    shown = drawn((48, 48), nothing)
+    assert np.ptp(shown.reshape(-1, 3), axis=0).max() < 0.02
+    np.testing.assert_allclose(shown[5, 5], drawn((48, 48), nothing._replace(values=np.eye(2) / 2))[5, -5], atol=0.02)
+
+
 def test_title_and_picture_are_part_of_it():
     plain, other = (
         np.asarray(

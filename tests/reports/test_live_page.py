@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -110,6 +111,45 @@ def test_heat_maps_are_of_the_chosen_word(page: LivePage, picture: Path):
         found, sentence = page.heat_map(pixels, text, word, method)
         assert found is None and why in sentence and 'role="alert"' in sentence
     assert page.heat_map(None, text, "red", "gradient")[0] is None
+
+
+def test_an_empty_heat_map_is_said_to_be(page: LivePage, picture: Path):
+    for each in page.model.matching.parameters():
+        each.data.zero_()
+    drawn, said = page.heat_map(uploaded(upload(picture)), "the red circle", WHOLE, "gradient")
+    assert drawn is not None and "image-text match, by gradient: no patch weighs anything" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [("127.0.0.1", True), ("127.0.0.2:7860", True), ("localhost:1", True), ("LocalHost", True), ("[::1]", True),
+     ("[::1]:7860", True), ("[::ffff:127.0.0.1]", True), ("elsewhere.example:7860", False), ("", False), ("[::1", False),
+     ("127.0.0.1.elsewhere.example", False), ("192.0.2.1", False), ("[2001:db8::1]:7860", False), ("a@127.0.0.1", False)],
+)  # fmt: skip
+def test_a_page_of_this_machine_answers_in_its_own_names_alone(host: str, is_here: bool):
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def status(only_here: bool) -> int:
+        sent = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/", "headers": [(b"host", host.encode())]}
+        asyncio.run(live_page._guarded(page, "folder", only_here)(scope, None, send))
+        return sent[0]["status"]
+
+    assert (status(True), status(False)) == (200 if is_here else 400, 200)
+
+
+@pytest.mark.parametrize(("host", "is_here"), [("127.0.0.2", True), ("localhost", True), ("0.0.0.0", False)])
+def test_every_address_of_the_loop_is_of_this_machine(host: str, is_here: bool, path: Path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(live_page, "application", lambda page, only_here, folder: asked.append(only_here))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    assert main(["serve", "with", f"load_path={path}", f"host={host}", f"port={free_port()}"]) == 0
+    assert asked == [is_here] and ("note: host=" in capsys.readouterr().out) != is_here
 
 
 def test_texts_names_and_sentences_are_escaped(page: LivePage, picture: Path, monkeypatch):
