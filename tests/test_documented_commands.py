@@ -71,7 +71,8 @@ def run_documented(run_cli, folder: Path, line: str, task: str, *added: str) -> 
     scalars = EventAccumulator(str(run)).Reload().Tags()["scalars"]
     assert {f"{name}/{split}/loss" for name in tasks for split in ("train", "val")} <= set(scalars)
     log = (run / "log.txt").read_text(encoding="utf-8")
-    assert re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", log) == done.stdout  # all that is said, with the time
+    said = re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", log)  # all that the run says, with the time
+    assert f"{said}report: {run.relative_to(folder) / 'report.html'}\n" == done.stdout
     assert "parameters" in log and "devices: 1 x CPU" in log and "val: coco_caption_karpathy_val.arrow" in log
     return run
 
