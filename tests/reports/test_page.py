@@ -385,7 +385,7 @@ def test_columns_of_another_program_break_no_page(data: Path, tmp_path: Path, ca
     odd = itm_frame(40).drop(columns="shown_position").assign(image_id="COCO_1.jpg", rank="first", first_images="x")
     odd["confidence"] = ["high", *odd["confidence"].astype(str)[1:39], "inf"]
     page = page_of(make_run(tmp_path / "result", data, odd), capsys)
-    assert page.every("img") and "2 examples have no confidence and are left out." in page.text
+    assert page.every("img") and "Left out, without a confidence: 2." in page.text
     broken = itm_frame(40).assign(shown_position="COCO_1.jpg")
     page = page_of(make_run(tmp_path / "result", data, broken), capsys)
     assert "It cannot be read (invalid literal for int()" in page.text
