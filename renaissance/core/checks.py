@@ -228,6 +228,7 @@ logger_names = Check(
     f"one of {', '.join(LOGGERS)}, or a list of them",
     lambda v: _are_tags(v) and 0 < len(_listed(v)) == len({*_listed(v)} & LOGGERS.keys()),
     _listed,
+    choices=tuple(LOGGERS),
 )
 tag_list = Check("names of at most 64 characters, such as [baseline,paper]", _are_tags, _listed)
 plugin_names = Check(

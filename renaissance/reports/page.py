@@ -160,10 +160,11 @@ def _looked_into(
             frames[name] = frame
     if frames and (without := [name for name in having if name not in frames]):
         section["problems"].append(f"Without predictions of {split} that have a score: {', '.join(without)}.")
+    source = _source(section, having[next(iter(frames))], data_root) if frames else None
     try:
         _add_measures(section, frames)
         if frames:
-            _add_examples(section, {name: having[name] for name in frames}, frames, data_root)
+            _add_examples(section, {name: having[name] for name in frames}, frames, source)
     except Exception as error:  # the columns of a task of others hold anything
         section["problems"].append(f"The predictions are not shown ({first_line(error).removesuffix('.')}).")
     return section
@@ -198,16 +199,24 @@ def _reliability(calibrations: Mapping[str, measures.Calibration]) -> charts.Cha
     return charts.chart(title, ("confidence", "mean score"), series, bounds=(0, 1), sizes=sizes)
 
 
+def _source(section: dict[str, Any], run: FinishedRun, data_root: str | None) -> examples.SplitSource | None:
+    """The samples with their pictures; without them the page says why, but for a folder that was given, which is refused."""
+    try:
+        return examples.SplitSource(run, section["task"], section["split"], data_root)
+    except (UserError, OSError) as error:
+        require(data_root is None, f"data_root={data_root} has no pictures of these examples: {first_line(error)}")
+        section["problems"].append(f"The pictures are not here: {first_line(error)}")
+        return None
+
+
 def _add_examples(
-    section: dict[str, Any], runs: Mapping[str, FinishedRun], frames: Mapping[str, pd.DataFrame], data_root: str | None
+    section: dict[str, Any],
+    runs: Mapping[str, FinishedRun],
+    frames: Mapping[str, pd.DataFrame],
+    source: examples.SplitSource | None,
 ) -> None:
     """The cards of examples: of one run the best, worst and least sure, of several those on which they disagree."""
-    run, frame = next(iter(runs.values())), next(iter(frames.values()))
-    source = None
-    try:
-        source = examples.SplitSource(run, section["task"], section["split"], data_root)
-    except (UserError, OSError) as error:
-        section["problems"].append(f"The pictures are not here: {first_line(error)}")
+    frame = next(iter(frames.values()))
     if several := len(frames) > 1:
         frames = _alike(section, runs, frames)
         kinds = {"Runs disagree": examples.disagreements(frames)} if len(frames) > 1 else {}

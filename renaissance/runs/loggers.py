@@ -157,8 +157,8 @@ class Wandb(Log):
 
         project, group = os.environ.get("WANDB_PROJECT", "renaissance"), settings.run.exp_name
         name, tags = f"{group}/{folder.name}", settings.run.tags
-        # It would else read what is printed, which log.txt has.
-        quiet = {"console": "off"}
+        # It would else read what is printed, which log.txt has, and print behind it.
+        quiet = {"console": "off", "silent": True}
         logger = WandbLogger(name, folder, id=id, project=project, group=group, tags=tags, settings=quiet)
         super().__init__(logger)
         self.id = logger.experiment.id

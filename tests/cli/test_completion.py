@@ -64,6 +64,7 @@ def test_commands_presets_settings_and_their_choices(script):
     assert replies(script, "python", RUN, "with", "fusion", "=") == [*FUSIONS]
     assert replies(script, "python", RUN, "with", "a", "fusion", "=", "se") == ["separate"]
     assert replies(script, "python", RUN, "with", "blind", "=", "") == ["True", "False"]
+    assert replies(script, "python", RUN, "with", "logger", "=", "w") == ["wandb"]
     assert replies(script, "python", RUN, "encode", "with", "store", "=", "") == ["float16", "float32"]
     for none in (
         ("seed", "="),

@@ -405,6 +405,7 @@ def test_refusals():
     for call, sentence in (
         (lambda: asked.explain(PICTURE, TEXT, "dog"), "word='dog' is not in the text 'a red square"),
         (lambda: asked.explain(PICTURE, TEXT, "squar"), "word='squar' is not in the text"),
+        (lambda: asked.explain(PICTURE, "red [SEP] blue", "[SEP]"), "word='[SEP]' is a special token"),
         (lambda: asked.explain(PICTURE, TEXT, " "), "word=' ' is not in the text"),
         (lambda: asked.explain(PICTURE, "red " * 30 + "circle", "circle"), "is not within the first 20 tokens"),
         (

@@ -47,3 +47,4 @@ def test_a_single_value_has_an_axis(value: float):
     drawn = chart("Rate", ("step", "rate"), {"": np.array([[10, value]])})
     places = [place for place, _ in drawn.y_ticks]
     assert len(places) >= 2 and min(places) <= drawn.lines[0].dots[0].y <= max(places)
+    assert value < 0 or not any(label.startswith("-") for _, label in (*drawn.x_ticks, *drawn.y_ticks))

@@ -193,6 +193,11 @@ def test_without_its_data_a_page_goes_without_pictures(data: Path, tmp_path: Pat
     assert "The pictures are not here: data_root=" in page.text and not page.every("img") and "Worst" in page.text
     write_data(tmp_path / "moved", [f"caption {n}" for n in range(40)], [noise(n) for n in range(40)])
     assert page_of(run, capsys, f"data_root={tmp_path / 'moved'}").every("img")
+    before = (run / "report.html").read_bytes()  # is not replaced by one without pictures where a folder was named
+    assert main(["report", "with", f"run={run}", f"data_root={tmp_path / 'nowhere'}"]) == 1
+    assert (
+        "has no pictures of these examples" in capsys.readouterr().err and (run / "report.html").read_bytes() == before
+    )
 
 
 def test_a_picture_that_cannot_be_decoded_is_a_sentence(data: Path, tmp_path: Path, capsys):
