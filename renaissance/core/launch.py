@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+REPOSITORY = Path(__file__).parents[2]  # where run.py and scripts/ are, in a checkout
 PYTHON, TORCHRUN, SRUN = "python", "torchrun", "srun"
 _RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE",
                    "LOCAL_WORLD_SIZE")  # fmt: skip

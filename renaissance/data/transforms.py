@@ -141,12 +141,16 @@ def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
     return pixels[..., top : top + height, left : left + width]
 
 
+def longest_side(short: int) -> int:
+    """Pixels of the long side of an image at most, where the short one has `short` of them, as in `aspect_size`."""
+    return int(1333 / 800 * short)
+
+
 def aspect_size(height: int, width: int, short: int, multiple: int) -> list[int]:
     """Returns the height and width that `pixelbert` gives an image.
 
     The short side becomes `short`, unless the long side would then exceed 1333/800 of it; both are rounded down to a
     multiple, and are one multiple at least. Source: `MinMaxResize` of ViLT, after Pixel-BERT (Huang et al., 2020).
     """
-    longest = int(1333 / 800 * short)
-    scale = min(short / min(height, width), longest / max(height, width))
+    scale = min(short / min(height, width), longest_side(short) / max(height, width))
     return [max(multiple, int(side * scale + 0.5) // multiple * multiple) for side in (height, width)]

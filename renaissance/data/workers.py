@@ -16,12 +16,12 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import current_process, parent_process
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from renaissance.core.errors import require
+from renaissance.core.launch import REPOSITORY
 from renaissance.core.signals import STOP_SIGNALS
 
 _SOCKETS_FIT = 60  # characters of a folder whose sockets still have a name of at most 104, as macOS has it
@@ -52,7 +52,7 @@ def start_fork_server(*modules: str) -> BaseContext:
         ["renaissance.data.preloaded", *modules]
     )  # torch and transformers, once for all workers
     # Older Pythons do not hand their path down, and what cannot be imported is left to each worker, without a word.
-    paths = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     forkserver.ensure_running()
     return context

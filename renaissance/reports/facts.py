@@ -15,6 +15,7 @@ from renaissance.core.untrusted import read_bytes
 from renaissance.evaluation.compare.folders import logged
 from renaissance.evaluation.metrics import SELECTING
 from renaissance.evaluation.runs import FinishedRun
+from renaissance.runs.metrics_table import speeds
 from renaissance.settings.declared import SETTINGS, defaults
 from renaissance.settings.keys import TOWER_KEYS, TOWERS
 
@@ -85,8 +86,7 @@ def waiting(rows: Sequence[Mapping[str, str]]) -> float | None:
     """Share of the time of training that was spent waiting for data; None where it was not measured."""
     known = [row for row in rows if row.get("data_wait_share") and row.get("samples_per_second")]
     steps = np.diff([0, *(int(row["step"]) for row in known)]).clip(1)
-    speeds = np.array([float(row["samples_per_second"]) for row in known])
-    times = steps / speeds.clip(1e-9)  # of equally large steps
+    times = steps / np.array(speeds(known)).clip(1e-9)  # of equally large steps
     shares = np.array([float(row["data_wait_share"]) for row in known])
     return float((shares * times).sum() / times.sum()) if known else None
 
@@ -123,9 +123,8 @@ def _summary(run: FinishedRun, rows: Sequence[Mapping[str, str]], log: str) -> l
     best = [(float(row[key]), int(row["step"])) for row in rows if row.get(key := f"val/{SELECTING}")]
     if best:
         found.append(("best step on val", f"{max(best, key=lambda each: (each[0], -each[1]))[1]:,}"))
-    speeds = [float(row["samples_per_second"]) for row in rows if row.get("samples_per_second")]
-    if speeds:
-        found.append(("samples a second", f"{np.median(speeds):,.1f} (median)"))
+    if measured := speeds(rows):
+        found.append(("samples a second", f"{np.median(measured):,.1f} (median)"))
     if (share := waiting(rows)) is not None:
         found.append(("time waiting for data", f"{share:.1%} of training"))
     return found

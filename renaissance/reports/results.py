@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from renaissance.evaluation.score_report import BASELINES
 from renaissance.runs.identity import differing
 
 from .charts import Chart, chart
-from .facts import task_names, waiting
+from .facts import task_names
 
 MOST_CANDIDATES = 500  # run folders that are looked at for a blind run
 _ENDS = ("max_steps", "max_epoch", "early_stopping")  # how long a run trains, which is not part of its identity
@@ -205,9 +204,3 @@ def _place(column: str, points: np.ndarray, one: bool) -> tuple[str, str, str] |
         return None  # a number of pairs, say
     name = metric.replace("_", " ")
     return (f"{task} on val", "value", name) if one else (f"{task} on val: {name}", "value", "")
-
-
-def waits(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> list[tuple[str, str]]:
-    """Share of the time of training that each run has waited for data, where it was measured."""
-    known = {name: waiting(table) for name, table in rows.items()}
-    return [(name, f"{share:.1%}") for name, share in known.items() if share is not None and not math.isnan(share)]

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from renaissance.core.atomic import damaged_name, link_or_copy, rename_damaged, write_whole
@@ -15,6 +15,11 @@ from renaissance.core.untrusted import read_bytes
 
 Row = dict[str, str]
 _LONGEST = 1 << 30  # bytes
+
+
+def speeds(rows: Iterable[Mapping[str, str]]) -> list[float]:
+    """Samples a second, of the rows of training steps that have them."""
+    return [float(row["samples_per_second"]) for row in rows if row.get("samples_per_second")]
 
 
 class MetricsTable:

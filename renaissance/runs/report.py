@@ -25,6 +25,7 @@ from renaissance.core.atomic import FileLock, write_whole
 from renaissance.core.checks import plain_path
 from renaissance.core.console import say
 from renaissance.core.errors import UserError, printable, require
+from renaissance.core.launch import REPOSITORY
 from renaissance.core.progress import Bar
 from renaissance.settings.sections import Settings
 
@@ -249,10 +250,9 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of the checkout that this program runs from, "-dirty" behind it where files have changed; None without one."""
-    top = Path(renaissance.__file__).parent.parent
-    if not (top / ".git").exists():  # git would find that of a folder above, which is another project's
+    if not (REPOSITORY / ".git").exists():  # git would find that of a folder above, which is another project's
         return None
-    command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
         return done.stdout.strip() or None

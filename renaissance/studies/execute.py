@@ -15,9 +15,9 @@ from typing import NamedTuple
 from renaissance.core.atomic import AtomicFile, InUseError, is_locked
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, require
+from renaissance.core.launch import REPOSITORY
 from renaissance.core.signals import INTERRUPTED, TRY_AGAIN, StopSignals, exit_status, signal_name, stop_reason
 
-from .plan import REPOSITORY
 from .state import RUNNING, AttemptRecord, RunState, StudyFolder, attempt_bytes
 
 _LOOK = 1.0  # seconds between two looks at the runs, or as many more as keep them under a tenth of the time

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from renaissance.core.console import say
 from renaissance.core.errors import printable
 from renaissance.evaluation.runs import is_run, read_run
-from renaissance.runs.metrics_table import read_rows
+from renaissance.runs.metrics_table import read_rows, speeds
 from renaissance.settings.keys import model_keys
 
 from .execute import Share, last_line, launch
@@ -99,4 +99,4 @@ def _steps(folder: Path) -> int:
     if not is_run(folder):
         return 0
     _, rows, _ = read_rows(folder / "metrics.csv")
-    return sum(1 for row in rows if row.get("samples_per_second"))
+    return len(speeds(rows))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from renaissance.core.errors import UserError
 from renaissance.evaluation.runs import RUNS, FinishedRun, read_run
-from renaissance.runs.metrics_table import read_rows
+from renaissance.runs.metrics_table import read_rows, speeds
 from renaissance.settings.declared import SETTINGS
 
 # Runs that are alike in these take as long for a step.
@@ -42,8 +42,8 @@ class Pace(NamedTuple):
 def pace(run: FinishedRun) -> Pace:
     """Of a run, be it finished or not. Its first speed counts only where it is the only one: a start is slow."""
     _, rows, _ = read_rows(run.path / "metrics.csv")
-    speeds = [float(row["samples_per_second"]) for row in rows if row.get("samples_per_second")]
-    speed, batch = statistics.median(speeds[1:] or speeds or [0.0]), run.settings.get("batch_size")
+    found = speeds(rows)
+    speed, batch = statistics.median(found[1:] or found or [0.0]), run.settings.get("batch_size")
     step = int(rows[-1]["step"]) if rows else 0
     return Pace(run.settings, step, run.record.get("steps"), batch / speed if batch and speed > 0 else None)
 

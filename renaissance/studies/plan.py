@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import renaissance
 from renaissance.core.errors import require
 from renaissance.settings.words import written
 
@@ -17,7 +16,6 @@ from .spec import Stage, Study, Variant, presets_of, references, variant_key
 
 # The words of a command -> its values by setting, and where each came from.
 Configure = Callable[[Sequence[str]], tuple[dict[str, Any], dict[str, str]]]
-REPOSITORY = Path(renaissance.__file__).parent.parent  # where run.py and scripts/ are
 _LONGEST = 100  # characters of a run's name
 _OWN = ("exp_name", "log_dir", "seed", "resume_from")  # settings that the study decides
 

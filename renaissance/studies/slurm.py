@@ -10,10 +10,10 @@ from pathlib import Path
 
 from renaissance.core.atomic import write_whole
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.launch import REPOSITORY
 from renaissance.core.signals import INTERRUPTED
 
 from .execute import last_line
-from .plan import REPOSITORY
 from .spec import Stage
 from .state import DONE, FAILED, RUNNING, AttemptRecord, StudyFolder, attempt_bytes
 

@@ -75,10 +75,8 @@ def run(resolver: ConfigResolver) -> RunFolder:
     Raises:
         UserError: whatever is wrong with the command, before training starts where that can be seen.
     """
-    devices.check_start(resolver["num_nodes"])
     began = time.monotonic()
-    if (resolver["num_gpus"] or 1) * resolver["num_nodes"] > 1 and resolver["num_workers"] != 0:
-        start_fork_server()
+    begin(resolver)
     with StopSignals() as signals:
         signals.set_alarm(_left(resolver["max_time"], began))
         with rank_zero_first(resolver["num_nodes"]) as shared, _locked(resolver):
@@ -103,6 +101,13 @@ def run(resolver: ConfigResolver) -> RunFolder:
         finally:
             folder.close()
     return folder
+
+
+def begin(resolver: ConfigResolver) -> None:
+    """What comes first of all: refuses a start that cannot be, and starts what loaders of several processes are forked from."""
+    devices.check_start(resolver["num_nodes"])
+    if (resolver["num_gpus"] or 1) * resolver["num_nodes"] > 1 and resolver["num_workers"] != 0:
+        start_fork_server()
 
 
 def _left(max_time: str | None, began: float) -> float | None:

@@ -157,7 +157,7 @@ def test_the_version_of_the_program_is_that_of_its_checkout(tmp_path, monkeypatc
 
     (place := tmp_path / "renaissance" / "__init__.py").parent.mkdir()
     place.write_text("")
-    monkeypatch.setattr(renaissance, "__file__", str(place))
+    monkeypatch.setattr(report, "REPOSITORY", tmp_path)
     assert report.versions()["renaissance"] == renaissance.__version__
     assert "commit" not in report.versions()  # installed, in whatever folder
     git("init", "-q")

@@ -26,9 +26,7 @@ from .trial import GIB, Trial, in_own_process
 _SHARE = 0.9  # of the free main memory that is the limit: other programs want some, too
 _LOOK = 0.02  # seconds between two looks at a try's memory, in which it takes some hundred megabytes more
 _GRACE = 10  # seconds in which a try that has said its result ends by itself
-_COUNT = (
-    2.0  # seconds between two looks at that of its loader processes, which takes the system longer, and hardly changes
-)
+_COUNT = 2.0  # seconds between two looks at that of its loader processes, which take the system longer
 
 
 class Search:

@@ -23,13 +23,11 @@ from renaissance.core.figures import write_figure
 from renaissance.core.launch import launch_environment
 from renaissance.core.progress import Bar
 from renaissance.core.signals import StopSignals
-from renaissance.data.workers import start_fork_server
 from renaissance.settings.resolver import ConfigResolver
 
-from .. import devices
 from ..rank_zero_first import rank_zero_first
 from ..step_report import StepReport
-from ..train import prepare_training
+from ..train import begin, prepare_training
 from .steps import Steps, take_steps
 
 _SMOOTHING, _DIVERGED = 0.98, 4.0
@@ -109,9 +107,7 @@ def find_rate(resolver: ConfigResolver, min_lr: float, max_lr: float, num_traini
     Raises:
         UserError: as a run, or nothing can be suggested.
     """
-    devices.check_start(resolver["num_nodes"])
-    if (resolver["num_gpus"] or 1) * resolver["num_nodes"] > 1 and resolver["num_workers"] != 0:
-        start_fork_server()
+    begin(resolver)
     rate = exponential(min_lr, max_lr, num_training)
     with StopSignals() as signals:
         with rank_zero_first(resolver["num_nodes"]) as shared:

@@ -17,6 +17,7 @@ from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.plugins import load_plugins
 from renaissance.core.signals import StopSignals
 from renaissance.core.types import Example
+from renaissance.data.transforms import longest_side
 from renaissance.data.workers import leave_socket_folder, start_worker
 from renaissance.settings.resolver import ConfigResolver
 
@@ -27,10 +28,7 @@ from ..train import Prepared, prepare_training
 from .steps import Steps, take_steps
 
 GIB = 1 << 30
-_SEEN, _SERVED = (
-    2000,
-    16,
-)  # samples among which those of the most images are looked for, and how many of these are shown
+_SEEN, _SERVED = 2000, 16  # samples among which those of the most images are looked for; how many of these are shown
 
 
 class Trial(NamedTuple):
@@ -86,7 +84,7 @@ class HeaviestSamples:
 
     def _blank(self, index: int) -> Tensor:
         """(3, H, W): high or wide in turn, so that a batch is padded to a square of the long side."""
-        sides = [1333 * self._side // 800, self._side]  # as `aspect_size` leaves them
+        sides = [longest_side(self._side), self._side]
         return torch.zeros(3, *(sides if index % 2 else sides[::-1]), dtype=torch.uint8)
 
 
