@@ -47,6 +47,8 @@ class Data:
     """Data"""
 
     datasets: dataset_names = ["coco", "vg"]  # data sets to train on, any mix; the name of any <name>.arrow with image and caption; or a folder, or owner/name of the Hub, that the library datasets has saved
+    first_datasets: dataset_names = None  # data sets of captions that the first steps of training show in the place of these, such as easy ones; None = the same
+    first_steps: steps_or_share("all steps", 1) = 0.1  # how many first steps: a whole number, or a share of all steps (below 1)
     ref_dataset: choice("refcoco", "refcoco+", "refcocog", "refcocog_google") = None  # data set of referring expressions: refcoco, refcoco+, refcocog or refcocog_google
     image_column: text("the name of a column") = None  # what your own captions, or those of the library datasets, call the column of images; None = image
     caption_column: text("the name of a column") = None  # the same for the captions, a text or a list of texts; None = caption
@@ -279,6 +281,8 @@ PARTS = {
     # The demo's two models, small enough to learn its world in minutes on one core. Folders are written by the demo.
     "demo_run": {
         "data_root": "demo/arrow", "log_dir": "demo/runs", "tokenizer": "demo/tokenizer", "datasets": ["coco"],
+        # Words leave chance sooner where they can mean one thing only.
+        "first_datasets": ["one_object"],
         "batch_size": 32, "learning_rate": 1.5e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
         "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
         # Half of the words that an image tells; 15 % of all would be one of a caption, and often "a" or "the".

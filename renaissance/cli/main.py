@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import sys
+import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from textwrap import indent
@@ -16,7 +18,7 @@ from sacred.utils import SacredError
 from renaissance.core.checks import require_checkpoint
 from renaissance.core.console import lost, say
 from renaissance.core.errors import Stopped, UserError, require, suggest
-from renaissance.core.launch import lasting_imports, launch_environment, prepare_environment
+from renaissance.core.launch import PYTHON, lasting_imports, launch_environment, prepare_environment
 from renaissance.settings.declared import SETTINGS, converted, declared, defaults
 from renaissance.settings.keys import AUTO
 from renaissance.settings.presets import presets
@@ -70,6 +72,7 @@ usage: python run.py <command> with {WORDS}
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
 # They leave files; what the others leave is what they print.
 WORKS = ("with", "demo", "prepare", "import", "export", "encode", "study", "report")
+FIRST_SAYS = 10  # seconds
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 
 
@@ -83,8 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _command(*words)
     except (UserError, SacredError) as error:
-        if launch_environment().is_rank_zero or getattr(error, "each", False):
+        launch = launch_environment()
+        if launch.is_rank_zero or getattr(error, "each", False):
             say(f"error: {str(error).strip()}", error=True)
+        elif launch.launcher != PYTHON:
+            # A launcher ends all processes when one has failed, and the first may not have said yet why.
+            with contextlib.suppress(Stopped):
+                time.sleep(FIRST_SAYS)
         return 1
     except Stopped as stop:
         if not launch_environment().is_rank_zero:

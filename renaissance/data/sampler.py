@@ -3,7 +3,8 @@
 Training is one endless sequence. Position p belongs to epoch p // N and shows sample perm(seed, epoch)[p % N]; step s
 takes the `batch_size` positions from s * batch_size on; each process takes a contiguous block of them and cuts it into
 micro-batches in order. So a batch may cross the border of two epochs, every epoch shows every sample once, and the
-position in the data *is* the step: a run resumes by starting at another step, on any number of processes.
+position in the data *is* the step: a run resumes by starting at another step, on any number of processes. Where the first
+steps show other samples, they take them from such a sequence of these.
 
 perm is a keyed bijection computed on the fly, not an array: a hundred million captions cost no memory and no start-up
 time.
@@ -31,6 +32,13 @@ class Draw(NamedTuple):
     epoch: int
     id: int
     step: int = 0
+
+
+class FirstStage(NamedTuple):
+    """Steps that show other samples. Attributes: steps, how many, from the first on; ids, of their samples, in ranges."""
+
+    steps: int
+    ids: tuple[range, ...]
 
 
 def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], left_bits: int, right_bits: int) -> NDArray[np.uint64]:
@@ -88,6 +96,7 @@ class TrainSteps(Sampler[list[Draw]]):
         seed: the run's seed.
         first_step: 0, or where a resumed run goes on.
         last_step: number of steps of the whole run.
+        first_stage: what the first steps show in the place of these samples.
     """
 
     num_samples: int
@@ -98,6 +107,7 @@ class TrainSteps(Sampler[list[Draw]]):
     seed: int
     first_step: int
     last_step: int
+    first_stage: FirstStage | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.per_gpu_batchsize * self.world_size):
@@ -114,8 +124,12 @@ class TrainSteps(Sampler[list[Draw]]):
         """Returns this process's batch_size / world_size samples of one step, in order."""
         share = self.batch_size // self.world_size
         start = step * self.batch_size + self.rank * share
-        epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), self.num_samples)
-        ids = permuted(self.seed, epochs, places, self.num_samples)
+        in_first = self.first_stage is not None and step < self.first_stage.steps
+        ranges = self.first_stage.ids if in_first else (range(self.num_samples),)
+        ends = np.cumsum([len(each) for each in ranges])
+        epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), ends[-1])
+        ids = permuted(self.seed, epochs, places, int(ends[-1]))
+        ids += np.array([each.stop for each in ranges] - ends)[np.searchsorted(ends, ids, "right")]
         return [Draw(epoch, id, step) for epoch, id in zip(epochs.tolist(), ids.tolist(), strict=True)]
 
 

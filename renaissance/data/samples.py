@@ -7,7 +7,7 @@ is kept per row or sample, so a hundred million samples cost what the file names
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,6 +158,13 @@ class SampleDataset:
     def describe(self) -> list[FileSummary]:
         """Returns what each file gives, in order."""
         return [file.summary for file in self._files]
+
+    def ids_of(self, datasets: Collection[str]) -> tuple[range, ...]:
+        """Returns the positions of the samples of these data sets, in ranges. Raises UserError where there are none."""
+        ends = zip(self.describe(), self._ends.tolist(), strict=True)
+        ranges = tuple(range(end - file.samples, end) for file, end in ends if file.dataset in datasets)
+        require(any(ranges), f"{', '.join(datasets)}: all are empty; there is no {self._samples or 'row'} to use.")
+        return ranges
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Returns file name -> fingerprint, by which a later run knows its data again.

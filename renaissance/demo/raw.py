@@ -24,6 +24,8 @@ SAVING = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 
 """JPEG in 4:4:4: at 48 pixels, halved colour planes would mix a small object's colour with its background.
 PNG with the fastest compression: the pixels are the same at every level."""
 
+ONE_OBJECT = "one_object.jsonl"
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -65,12 +67,13 @@ def scenes(
 
 
 def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE[0], **sizes: int) -> None:
-    """Writes a world as COCO captions with the Karpathy file.
+    """Writes a world as COCO captions with the Karpathy file, and its easiest images as own captions.
 
     An image's COCO id is the scene's index: `make_scene(seed, scene_index_of(filename))` is what the image shows.
 
     Args:
-        root: gets `train2014/`, `val2014/` and `karpathy/dataset_coco.json`; created if missing.
+        root: gets `train2014/`, `val2014/`, `karpathy/dataset_coco.json`, and `one_object.jsonl`, which lists the training
+            images of one object; created if missing.
         seed: which world.
         one_object_share: share of the images of each split that show one object only.
         sizes: images of each of `SPLITS`.
@@ -86,6 +89,12 @@ def write_coco(root: Path, *, seed: int, one_object_share: float = OBJECTS_SHARE
         save_image(root / folder / filename, scene)
         images.append((scene, {"filepath": folder, "filename": filename, "split": split, "cocoid": scene.index}))
     write_karpathy(root, "coco", images)
+    easy = [
+        {"path": f"{of['filepath']}/{of['filename']}", "caption": [caption.text for caption in captions(scene)]}
+        for scene, of in images
+        if of["split"] in ("train", "restval") and len(scene.objects) == 1
+    ]
+    save_text(root / ONE_OBJECT, "".join(f"{json.dumps(each)}\n" for each in easy))
 
 
 def write_karpathy(root: Path, dataset: str, images: Iterable[tuple[Scene, Mapping[str, Any]]]) -> None:

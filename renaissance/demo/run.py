@@ -17,11 +17,11 @@ from renaissance.core.console import say
 from renaissance.core.errors import UserError
 from renaissance.core.launch import available_cores, lasting_imports
 from renaissance.core.progress import Bar
-from renaissance.data.prepare.karpathy import make_arrow
+from renaissance.data.prepare import captions, karpathy
 from renaissance.runs.metrics_table import read_rows
 
 from . import finetune
-from .raw import write_coco, write_tokenizer
+from .raw import ONE_OBJECT, write_coco, write_tokenizer
 from .tables import finetuning_table, heat_map_table, pretraining_table
 from .world import make_scene, render
 
@@ -92,7 +92,8 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
         write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, val=VAL, test=TEST)
     except OSError as error:
         raise UserError(f"root={folder} cannot be written ({error.strerror}); give another folder by root=.") from error
-    make_arrow(folder / "raw", folder / "arrow")
+    karpathy.make_arrow(folder / "raw", folder / "arrow")
+    captions.make_arrow(folder / "raw", folder / "arrow", name=Path(ONE_OBJECT).stem, annotations=ONE_OBJECT)
     write_models(folder, seed)
 
 

@@ -1,9 +1,10 @@
-"""What is printed of a score: its data, its interval, and the baseline and the blind run to compare it with."""
+"""What is printed of a score: its data, its interval, the baseline and the blind run to compare it with; and how a run closes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -111,3 +112,18 @@ def _why(metric: str) -> str:
     if any(word in metric for word in ("pearson", "spearman", "matthews", "corr")):
         return "the predictions are all the same, or no numbers, so they correlate with nothing"
     return "no example of the split counts for it, or the model's outputs are no numbers any more"
+
+
+def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | None) -> str:
+    """The results as aligned columns, and where they are; those of the tasks in `printed` are on the screen already.
+
+    Without a folder it was a fast_dev_run.
+    """
+    rows = [
+        (name, f"{value:.4f}")
+        for name, value in results.items()
+        if name.count("/") == 2 and name.partition("/")[0] not in printed
+    ]
+    lines = [table([("result", "value"), *rows], indent="")] if rows else []
+    tried = "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
+    return "\n".join([*lines, f"run folder: {path}" if path else tried])

@@ -24,6 +24,8 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     """Settings of something that is off."""
     if "patch_drop_until" in given and not values["patch_drop"]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
+    if "first_steps" in given and not values["first_datasets"]:
+        yield f"first_steps={values['first_steps']} would change nothing without first_datasets; give both."
     if values["early_stopping"]:
         yield from _early_stopping(values)
     if not values["cache_frozen"]:

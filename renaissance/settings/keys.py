@@ -37,6 +37,8 @@ YOUNGER = frozenset(
         "cache_dir",
         "caption_column",
         "eval_limit",
+        "first_datasets",
+        "first_steps",
         "image_column",
         "lr_mult_random",
         "max_time",

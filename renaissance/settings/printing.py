@@ -1,4 +1,4 @@
-"""The output of `print_config`, `print_named_configs` and `--help`; imports no torch."""
+"""Settings on the screen: `print_config`, `print_named_configs`, `check` and `--help`; imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from renaissance.core.registry import with_names
 
 from .declared import SETTINGS, Setting, groups
 from .presets import preset_tables
+from .sections import Settings
 
 WIDTH = 44
 
@@ -53,3 +54,11 @@ def _short(value: Any) -> str:
         on = {key: weight for key, weight in value.items() if weight}
         return "{" + ", ".join(f"{key}: {weight}" for key, weight in on.items()) + "}"
     return str(value)
+
+
+def sources_table(settings: Settings) -> str:
+    """Every setting, its value, and where it came from."""
+    rows = [("setting", "value", "from")]
+    rows += [(key, str(value), settings.sources[key]) for key, value in settings.flat.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{key:{widths[0]}}  {value:{min(widths[1], 48)}}  {source}" for key, value, source in rows)

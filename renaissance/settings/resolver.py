@@ -198,7 +198,7 @@ class ConfigResolver:
         values = flat | {key: self.tower(key) if key in self.towers() else None for key in TOWER_KEYS}
         values["fusion"] = Section(**{name: flat[key] for name, key in FUSION.items()}) if two else None
         values["loss_names"] = {name: float(weight) for name, weight in flat["loss_names"].items() if weight}
-        values["datasets"] = tuple(flat["datasets"])
+        values |= {key: tuple(flat[key] or ()) for key in ("datasets", "first_datasets")}
         sections: dict[str, dict[str, Any]] = {}
         for key, setting in SETTINGS.items():
             sections.setdefault(setting.section, {})[key] = values[key]

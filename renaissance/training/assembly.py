@@ -212,7 +212,7 @@ def load_weights(built: Built, resolved: Resolved) -> None:
     report.refuse_missing("resume_from")
     built.notes += [
         f"{key}={settings.flat[key]} (the run began with {stored.settings.get(key)}): from here on the schedule of the "
-        "learning rate, and patch_drop_until, are of the new length"
+        "learning rate, patch_drop_until and first_steps are of the new length"
         for key in ("max_steps", "max_epoch")
         if settings.flat[key] != stored.settings.get(key)
     ]

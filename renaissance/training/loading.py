@@ -13,16 +13,17 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
-from renaissance.data.dataset_specs import CAPTIONS, DATASETS, OWN_SPLITS
+from renaissance.data.dataset_specs import CAPTIONS, DATASETS
 from renaissance.data.datasets import open_pairs, splits_of
 from renaissance.data.encoded import refuse_without_decoder
 from renaissance.data.glue.specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
+from renaissance.data.overview import splits_not_there
 from renaissance.data.pairs import PairDataset
-from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.sampler import EvalBatches, FirstStage, TrainSteps
 from renaissance.data.text import COMPILED_PAD_MULTIPLE, PAD_MULTIPLE
 from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
@@ -32,6 +33,7 @@ from renaissance.tasks import downstream_task, task_class
 
 from .devices import all_gather
 from .image_inputs import patch_drop, transform_of
+from .optim import steps_of
 from .resolution import Resolved
 
 if TYPE_CHECKING:
@@ -46,17 +48,25 @@ class RunData:
         samples: the data sets by split, evaluation splits in the order in which they are evaluated; None where there is
             no such split, or the run does not read it.
         target_builders: builds the targets of each task.
+        epoch_size: number of training samples of an epoch: those of `datasets`.
+        first: positions of the training samples of `first_datasets`.
         tokens: of the images, where they are read instead of these.
     """
 
     samples: dict[str, Samples | None]
     target_builders: dict[str, TargetBuilder]
+    epoch_size: int
+    first: tuple[range, ...] = ()
     tokens: TokenCache | None = None
 
     @property
     def evaluated(self) -> tuple[str, ...]:
         """The evaluation splits."""
         return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
+
+    def first_stage(self, settings: Settings, steps: int) -> FirstStage | None:
+        """What the first steps of so many, at least one, show; None where they show what all steps show."""
+        return FirstStage(max(1, steps_of(settings.data.first_steps, steps)), self.first) if self.first else None
 
 
 def read_data(resolved: Resolved) -> RunData:
@@ -68,7 +78,10 @@ def read_data(resolved: Resolved) -> RunData:
     names, limit = settings.objectives.loss_names, settings.data.eval_limit
     target_builders = {name: task_class(name).target_builder(settings, resolved.tokenizer) for name in names}
     reading = downstream_task(names)
-    task = None if reading is None else task_class(reading)
+    task, given = None if reading is None else task_class(reading), [*settings.data.first_datasets]
+    require(
+        not (task and given), f"first_datasets={given} are of captions, and {reading} reads other data; leave it out."
+    )
     if task is None:
         splits, opened = ("val", "test"), partial(_pairs, settings)
     else:
@@ -78,17 +91,30 @@ def read_data(resolved: Resolved) -> RunData:
         samples["train"] = opened(split="train")
     samples |= {split: opened(split=split) for split in splits}
     if settings.run.test_only:
-        resolved.notes.extend(_not_there(settings, samples))
+        absent, where = splits_not_there(settings.data.datasets, {**DATASETS, **GLUE}, samples), settings.data.data_root
+        if absent:
+            resolved.notes.append(f"not in data_root={where}, so not evaluated: {', '.join(absent)}")
     by_image = task is not None and task.limited_by_image
+    train, first = samples["train"], ()
+    epoch_size = len(train or ())
+    if given and train:
+        first, epoch_size = train.ids_of(given), sum(map(len, train.ids_of(settings.data.datasets)))
     return RunData(
         {split: limited(each, None if split == "train" else limit, by_image) for split, each in samples.items()},
         target_builders,
+        epoch_size,
+        first,
     )
 
 
 def _pairs(settings: Settings, split: str) -> PairDataset | None:
-    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
+    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it.
+
+    Training reads `first_datasets` too, those that are not of the mix behind it.
+    """
     data, names = settings.data, settings.data.datasets
+    if split == "train":
+        names = [*names, *(name for name in data.first_datasets if name not in names)]
     if settings.run.test_only:
         there = {name: splits_of(name, data.data_root, sample_kind=CAPTIONS) for name in names}
         if {"val", "test"} & {split for each in there.values() for split in each}:
@@ -103,18 +129,6 @@ def _pairs(settings: Settings, split: str) -> PairDataset | None:
         image_column=data.image_column,
         caption_column=data.caption_column,
     )
-
-
-def _not_there(settings: Settings, samples: Mapping[str, Samples | None]) -> list[str]:
-    """A sentence that names the evaluation splits that a data set may have and that were not found."""
-    absent = []
-    for name in settings.data.datasets:
-        row = DATASETS.get(name) or GLUE.get(name)
-        known = OWN_SPLITS if row is None else row.splits
-        read = {split for split, each in samples.items() if each and name in {file.dataset for file in each.describe()}}
-        if read <= {*known}:  # not those of an older layout, which other splits have replaced
-            absent += [f"{split} of {name}" for split in known if split != "train" and split not in read]
-    return [f"not in data_root={settings.data.data_root}, so not evaluated: {', '.join(absent)}"] if absent else []
 
 
 class Loaders(LightningDataModule):
@@ -162,7 +176,7 @@ class Loaders(LightningDataModule):
         if self.settings.machine.decode_on_gpu:
             refuse_without_decoder(self.trainer.strategy.root_device)
         sampler = TrainSteps(
-            len(self.data.samples["train"]),
+            self.data.epoch_size,
             data.batch_size,
             data.per_gpu_batchsize,
             self.trainer.global_rank,
@@ -171,6 +185,7 @@ class Loaders(LightningDataModule):
             # With a loader of no steps, Lightning would leave out a validation that is still to come as well.
             min(first, last - 1),
             last,
+            self.data.first_stage(self.settings, last),
         )
         return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from renaissance.core.console import millions, table
-from renaissance.data.limited import LimitedDataset
+from renaissance.data.overview import overview
 from renaissance.runs.report import versions
 from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task
@@ -17,6 +16,7 @@ from renaissance.tasks import downstream_task
 from .assembly import Built
 from .devices import on_gpu
 from .image_inputs import patch_drop
+from .loading import RunData
 from .optim import ROLES, parameter_groups, random_towers, role_of, steps_of, validation_interval
 from .resolution import Resolved
 
@@ -57,34 +57,21 @@ def model_lines(resolved: Resolved) -> list[str]:
     return lines
 
 
-def startup_report(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: int, first_step: int) -> str:
+def startup_report(built: Built, resolved: Resolved, data: RunData, steps: int, first_step: int) -> str:
     """The screen before training: model, parameters, data, optimization, devices."""
     settings = resolved.settings
     lines = [*model_lines(resolved), parameter_table(built), *(f"note: {note}" for note in built.notes)]
     if resolved.stored is None and downstream_task(settings.objectives.loss_names):
         lines.append("note: no load_path: only the encoders' own weights are pretrained, all else starts at random")
-    lines += data_lines(settings, samples)
+    lines += data_lines(settings, data.samples)
     if not settings.run.test_only:
-        lines += _optimization_lines(built, settings, len(samples["train"]), steps, first_step)
+        lines += _optimization_lines(built, settings, data, steps, first_step)
     return "\n".join(lines)
 
 
 def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     """Sizes of the data by file, and what is missing."""
-    rows = [("data", "rows", "samples")]
-    for split, dataset in samples.items():
-        for file in dataset.describe() if dataset is not None else ():
-            rows.append((f"{split}: {file.file}", f"{file.rows:,}", f"{file.samples:,}"))
-    lines = [table(rows, indent="")]
-    missing = [file for dataset in samples.values() for file in getattr(dataset, "missing_shards", ())]
-    if missing:
-        lines.append(f"note: allow_missing_shards=True: trained without {', '.join(missing)}, which are not there")
-    notes = [note for dataset in samples.values() for note in getattr(dataset, "notes", ())]
-    lines += [f"note: {note}" for note in dict.fromkeys(notes)]
-    hidden = [split for split, dataset in samples.items() if dataset is not None and not dataset.labelled]
-    if hidden:
-        lines.append(f"note: {', '.join(hidden)}: no labels, so predictions with test_only=True, and no metric")
-    lines += [f"note: {split}: {dataset}" for split, dataset in samples.items() if isinstance(dataset, LimitedDataset)]
+    lines = overview(samples)
     if settings.objectives.blind:
         lines.append("note: blind=True: every image is one colour: the score is a text-only baseline")
     if samples.get("val") is None and not settings.run.test_only:
@@ -92,17 +79,20 @@ def data_lines(settings: Settings, samples: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _optimization_lines(built: Built, settings: Settings, samples: int, steps: int, first_step: int) -> list[str]:
-    data, optim, machine = settings.data, settings.optim, settings.machine
-    micro = data.batch_size // (data.per_gpu_batchsize * machine.processes)
+def _optimization_lines(built: Built, settings: Settings, data: RunData, steps: int, first_step: int) -> list[str]:
+    batch_size, optim, machine, samples = settings.data.batch_size, settings.optim, settings.machine, data.epoch_size
+    micro = batch_size // (settings.data.per_gpu_batchsize * machine.processes)
     start = f", from step {first_step}" if first_step else ""
     lines = [
         f"steps: {steps:,}{start} (warm-up {steps_of(optim.warmup_steps, steps):,}, "
-        f"{steps * data.batch_size / samples:.2f} epochs); validation every "
-        f"{validation_interval(optim, samples, data.batch_size):,}",
-        f"batch: {data.batch_size} = {data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
+        f"{steps * batch_size / samples:.2f} epochs); validation every "
+        f"{validation_interval(optim, samples, batch_size):,}",
+        f"batch: {batch_size} = {settings.data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
+    if (first := data.first_stage(settings, steps)) is not None:
+        begins, then = ", ".join(settings.data.first_datasets), ", ".join(settings.data.datasets)
+        lines.append(f"data: {begins} before step {first.steps:,}, then {then}")
     if (drop := patch_drop(settings, steps)) is not None:
         lines.append(f"patches: {drop.count} of {drop.patches} of each image before step {drop.steps:,}, then all")
     rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]
@@ -141,26 +131,3 @@ def record(built: Built, resolved: Resolved, samples: Mapping[str, Any], steps: 
         "versions": versions(),
         "data": {split: dataset.fingerprint() for split, dataset in samples.items() if dataset is not None},
     }
-
-
-def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | None) -> str:
-    """The results as aligned columns, and where they are; those of the tasks in `printed` are on the screen already.
-
-    Without a folder it was a fast_dev_run.
-    """
-    rows = [
-        (name, f"{value:.4f}")
-        for name, value in results.items()
-        if name.count("/") == 2 and name.partition("/")[0] not in printed
-    ]
-    lines = [table([("result", "value"), *rows], indent="")] if rows else []
-    tried = "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
-    return "\n".join([*lines, f"run folder: {path}" if path else tried])
-
-
-def sources_table(settings: Settings) -> str:
-    """Every setting, its value, and where it came from."""
-    rows = [("setting", "value", "from")]
-    rows += [(key, str(value), settings.sources[key]) for key, value in settings.flat.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{key:{widths[0]}}  {value:{min(widths[1], 48)}}  {source}" for key, value, source in rows)

@@ -22,6 +22,7 @@ from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
 from renaissance.data.workers import start_fork_server
 from renaissance.evaluation.runs import FinishedRun
+from renaissance.evaluation.score_report import closing
 from renaissance.models.execution import compile_stacks
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.identity import identity_record
@@ -90,7 +91,7 @@ def run(resolver: ConfigResolver) -> RunFolder:
         signals.set_alarm(_left(settings.run.max_time, began))  # again: the checkpoint may have it
         signals.prints = folder.prints
         try:
-            folder.say(summary.startup_report(built, resolved, data.samples, steps, state.step))
+            folder.say(summary.startup_report(built, resolved, data, steps, state.step))
             if folder.path is not None:
                 record = summary.record(built, resolved, data.samples, steps)
                 folder.write_json("settings.json", record | identity_record(start.command, folder.path))
@@ -125,7 +126,7 @@ def prepare_training(resolver: ConfigResolver, shared: dict[str, Any] | None = N
     """Reads and builds all that a run needs; nothing is written. Arguments as of `prepare_run`."""
     start, resolved, _ = prepare_run(resolver, shared)
     settings, data = resolved.settings, read_data(resolved)
-    steps = _steps(settings, len(data.samples["train"] or ()))
+    steps = _steps(settings, data.epoch_size)
     _refuse_nothing_to_do(start, settings, data, steps)
     built = build(resolved)
     load_weights(built, resolved)
@@ -183,6 +184,12 @@ def _refuse_nothing_to_do(start: Start, settings: Settings, data: RunData, steps
             f"early_stopping={patience} needs validations, and {', '.join(settings.data.datasets)} have no validation split with "
             f"labels in data_root={settings.data.data_root}; leave early_stopping out.",
         )
+        first = data.first_stage(settings, steps)
+        require(
+            first is None or settings.run.fast_dev_run or first.steps < steps,
+            f"first_steps={settings.data.first_steps} leaves none of {steps:,} steps for datasets={[*settings.data.datasets]}; "
+            "give fewer, or leave first_datasets out.",
+        )
         refuse_finished(start, steps, patience)
 
 
@@ -200,7 +207,7 @@ def _assemble(
     settings = resolved.settings
     if settings.machine.compile:
         compile_stacks(built.model, folder.say)
-    interval = validation_interval(settings.optim, len(data.samples["train"] or ()), settings.data.batch_size)
+    interval = validation_interval(settings.optim, data.epoch_size, settings.data.batch_size)
     validates = data.samples["val"] is not None
     loaders = Loaders(resolved, data, folder, (state.step, steps), stop_requested=lambda: signals.received is not None)
     saver = CheckpointSaver(folder, checkpoint_content(built, resolved), state, interval, validates, settings)
@@ -250,7 +257,7 @@ def _run(final: FinalEvaluation) -> None:
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
         folder.log_results(final.module.step, values)
-        folder.say(summary.closing(values, {name for report in reports for name in report.result.metrics}, folder.path))
+        folder.say(closing(values, {name for report in reports for name in report.result.metrics}, folder.path))
     except Stopped as stop:
         raise Stopped(f"{stop}{folder.resume_hint()}", stop.status, local_only=stop.local_only) from None
     except UserError as error:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import torch
 
 from conftest import ROOT
 from renaissance import config
-from renaissance.cli.main import QUERIES, SUBCOMMANDS, main
+from renaissance.cli.main import FIRST_SAYS, QUERIES, SUBCOMMANDS, main
 from renaissance.core.checks import no_losses
+from renaissance.core.errors import Stopped
 from renaissance.runs.report import RunFolder
 from renaissance.settings.declared import SETTINGS, declared
 from renaissance.settings.presets import presets
@@ -283,6 +285,28 @@ def test_several_problems_are_listed_at_once(work, capsys):
     assert main(["with", "task_mlm", "seed=a", "batch_size=b", "fusion=c"]) == 1
     out, err = capsys.readouterr()
     assert err.splitlines()[0] == "error: 3 settings are wrong:" and len(err.splitlines()) == 4 and out == ""
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_process_that_is_silent_gives_the_first_time_to_say_what_is_wrong(ended, work, capsys, monkeypatch):
+    """torchrun and srun end all processes when one has failed, perhaps before the first has spoken."""
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if ended and seconds == FIRST_SAYS:
+            raise Stopped("stopped by SIGTERM", 75, local_only=True)  # as the handler of the signal does
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for rank, said in (("1", ""), ("0", "error: seed='a'")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["with", "task_mlm", "seed=a"]) == 1
+        out, err = capsys.readouterr()
+        assert err.startswith(said) and bool(err) == bool(said) and out == ""
+        assert (FIRST_SAYS in waited) == (rank == "1")
+        waited.clear()
 
 
 # Settings, models and machines

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from renaissance.data.randomness import bits, mix, torch_seed, uniform
-from renaissance.data.sampler import Draw, EvalBatches, TrainSteps, permuted
+from renaissance.data.sampler import Draw, EvalBatches, FirstStage, TrainSteps, permuted
 
 
 def order(num_samples: int, epoch: int, seed: int = 3) -> list[int]:
@@ -66,6 +66,19 @@ def test_processes_share_each_step_in_contiguous_blocks(world_size):
 def test_a_resumed_run_continues_the_stream():
     assert steps(1, 2, first_step=4) == steps(1, 2)[4:]
     assert len(TrainSteps(29, 12, 2, 0, 1, seed=5, first_step=4, last_step=9)) == 5
+
+
+def test_a_first_stage_shows_its_own_samples_and_then_the_stream_is_as_without():
+    def stream(rank: int = 0, world_size: int = 1, first_step: int = 0) -> list[list[Draw]]:
+        stage = FirstStage(3, (range(29, 34), range(5, 9)))
+        return list(TrainSteps(29, 12, 2, rank, world_size, 5, first_step, 9, stage))
+
+    assert stream()[3:] == steps(0, 1)[3:]
+    shown = [(draw.epoch, draw.id) for step in stream()[:3] for draw in step]
+    easy = [29, 30, 31, 32, 33, 5, 6, 7, 8]
+    assert shown == [(epoch, easy[place]) for epoch in range(4) for place in order(9, epoch, seed=5)]
+    assert stream(1, 2, first_step=2) == stream(1, 2)[2:]
+    assert [sum(share, []) for share in zip(stream(0, 2), stream(1, 2), strict=True)] == stream()
 
 
 def test_impossible_streams_are_refused():

@@ -108,7 +108,7 @@ class Trial:
         return train.make_trainer(
             self.settings,
             Callback(),
-            validation_interval(self.settings.optim, len(self.data.samples["train"]), self.settings.data.batch_size),
+            validation_interval(self.settings.optim, self.data.epoch_size, self.settings.data.batch_size),
             validates=True,
         )
 
@@ -129,7 +129,7 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        return train._steps(self.settings, len(self.data.samples["train"] or ()))
+        return train._steps(self.settings, self.data.epoch_size)
 
     @cached_property
     def module(self) -> VisionLanguageModule:
@@ -331,6 +331,10 @@ CHANGES: dict[str, Change] = {
     "caption_column": Change(
         "other", lambda t: "needs one column 'other'" in (refusal(lambda: t.data) or ""), True, OWN
     ),
+    "first_datasets": Change(
+        ["vg"], lambda t: {id < t.data.epoch_size for batch in t.step for id in batch.ids.tolist()}, {False}
+    ),
+    "first_steps": Change(2, lambda t: t.data.first_stage(t.settings, 4).steps, 2, {"first_datasets": ["vg"]}),
     "data_root": Change("fewer", lambda t: len(t.data.samples["train"]), 2 * 3),
     "allow_missing_shards": Change(
         True, lambda t: "sbu_1.arrow; complete them" in (refusal(lambda: t.data) or ""), False, HOLES

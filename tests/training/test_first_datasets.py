@@ -1,0 +1,76 @@
+"""Runs whose first steps show other data sets: exact over resumes, epochs of the others alone, and refusals."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from small_run import NO_DROPOUT, SMALL, command, curve, rows, same_run, train, write_coco_vg, write_pairs
+from small_tasks import words as small_words
+
+WORDS = ("task_mlm_itm", *SMALL, "datasets=['coco']", "batch_size=8")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_coco_vg(tmp_path / "data" / "arrow")
+    write_pairs(tmp_path / "data" / "arrow" / "easy.arrow", 6)
+    return tmp_path
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(work, capsys):
+    words = (*WORDS, "first_datasets=['easy']", "first_steps=3", "max_epoch=1", "save_every_steps=1", "keep_last=9")
+    whole = train(capsys, *words)
+    said = (whole / "log.txt").read_text(encoding="utf-8")
+    # 24 images with two captions each, and easy.arrow's are none of the epoch.
+    assert "data: easy before step 3, then coco" in said and "steps: 6 (" in said and "1.00 epochs" in said
+    assert "train: easy.arrow" in said and [row["step"] for row in rows(whole)][-1] == "6"
+    for step in (2, 4):  # on both sides of the step from which the others are shown
+        killed = whole.with_name(f"version_{step}")
+        shutil.copytree(whole, killed)
+        for path in (killed / "checkpoints").iterdir():
+            if path.name != f"step_00000000{step}.ckpt":
+                path.unlink()
+        (killed / "results.json").unlink()
+        same_run(whole, train(capsys, f"resume_from={killed}/checkpoints/step_00000000{step}.ckpt"))
+    other = command(capsys, f"resume_from={whole}/checkpoints/step_000000002.ckpt", "first_steps=2").sentence()
+    assert "first_steps=2 contradicts the checkpoint" in other
+
+
+def test_the_first_steps_are_those_of_a_run_on_their_data_and_the_others_of_one_without(work, capsys):
+    """Where no step changes a weight."""
+    words = (
+        "task_mlm_itm",
+        *SMALL,
+        *NO_DROPOUT,
+        "batch_size=8",
+        "max_steps=4",
+        "learning_rate=1e-20",
+        "val_check_interval=4",
+    )
+    easy, plain = (train(capsys, *words, f"datasets=['{name}']", f"exp_name={name}") for name in ("easy", "coco"))
+    both = train(capsys, *words, "datasets=['coco']", "first_datasets=['easy']", "first_steps=0.5")
+    assert curve(both, "mlm/train/loss")[2:] == curve(plain, "mlm/train/loss")[2:]
+    # Masks are drawn by the position in the data, which is another here, and false images by the image.
+    assert curve(both, "itm/train/accuracy")[:2] == curve(easy, "itm/train/accuracy")[:2]
+
+
+def test_what_would_not_work_is_refused_before_anything_is_written(work, capsys):
+    write_pairs(work / "data" / "arrow" / "empty.arrow", 2, captions=0)
+    for given, sentence in {
+        ("first_datasets=['easy']", "first_steps=6"): "first_steps=6 leaves none of 6 steps for datasets=['coco']",
+        ("first_steps=2",): "first_steps=2 would change nothing without first_datasets; give both.",
+        ("first_datasets=['empty']",): "empty: all are empty",
+        ("first_datasets=['eazy']",): "Data set 'eazy'",
+        ("first_datasets=['easy']", "first_steps=0"): "a number of steps, or a share of all steps below 1",
+        ("first_datasets=easy",): "a list of data set names",
+        ("first_datasets=['easy','easy']",): "more than once",
+    }.items():
+        assert sentence in command(capsys, *WORDS, "max_steps=6", *given).sentence(), given
+    words = small_words("vqa", work, "two-tower", work / "result")
+    said = command(capsys, *words, "first_datasets=['easy']").sentence()
+    assert "first_datasets=['easy'] are of captions, and vqa reads other data; leave it out." in said
+    assert not (work / "result").exists()
