@@ -78,9 +78,11 @@ def read_data(resolved: Resolved) -> RunData:
     names, limit = settings.objectives.loss_names, settings.data.eval_limit
     target_builders = {name: task_class(name).target_builder(settings, resolved.tokenizer) for name in names}
     reading = downstream_task(names)
-    task, given = None if reading is None else task_class(reading), [*settings.data.first_datasets]
+    task, first_datasets = None if reading is None else task_class(reading), [*settings.data.first_datasets]
+    asked = settings.sources["first_datasets"].startswith("given")  # what a preset says may be for other tasks
     require(
-        not (task and given), f"first_datasets={given} are of captions, and {reading} reads other data; leave it out."
+        not (task and first_datasets and asked),
+        f"first_datasets={first_datasets} are of captions, and {reading} reads other data; leave it out.",
     )
     if task is None:
         splits, opened = ("val", "test"), partial(_pairs, settings)
@@ -97,8 +99,8 @@ def read_data(resolved: Resolved) -> RunData:
     by_image = task is not None and task.limited_by_image
     train, first = samples["train"], ()
     epoch_size = len(train or ())
-    if given and train:
-        first, epoch_size = train.ids_of(given), sum(map(len, train.ids_of(settings.data.datasets)))
+    if first_datasets and train and task is None:
+        first, epoch_size = train.ids_of(first_datasets), sum(map(len, train.ids_of(settings.data.datasets)))
     return RunData(
         {split: limited(each, None if split == "train" else limit, by_image) for split, each in samples.items()},
         target_builders,

@@ -74,3 +74,9 @@ def test_what_would_not_work_is_refused_before_anything_is_written(work, capsys)
     said = command(capsys, *words, "first_datasets=['easy']").sentence()
     assert "first_datasets=['easy'] are of captions, and vqa reads other data; leave it out." in said
     assert not (work / "result").exists()
+
+
+def test_a_preset_of_pretraining_may_stand_before_a_task_that_reads_other_data(work, capsys):
+    """As the demo's runs from scratch have it."""
+    (work / "mine.yaml").write_text("first_datasets: [easy]\n", encoding="utf-8")
+    assert train(capsys, *small_words("vqa", work, "two-tower", work / "result"), "mine.yaml")
