@@ -173,6 +173,24 @@ class FalseTextTargets(NamedTuple):
     metadata: tuple[Mapping[str, Any], ...]
 
 
+class ProbeTargets(NamedTuple):
+    """The texts of B rows of a probe.
+
+    Attributes:
+        text: (T, L), those of each row in turn.
+        counts: how many each row has.
+        asked: (T, L) bool, the pieces of the texts' own, without special ones.
+        mask_id: of the tokenizer.
+        metadata: `Example.metadata` of each row.
+    """
+
+    text: TextInput
+    counts: tuple[int, ...]
+    asked: Tensor
+    mask_id: int | None
+    metadata: tuple[Mapping[str, Any], ...]
+
+
 class ItcTargets(NamedTuple):
     """Attributes: compared, (B, B) bool, which images each text is told apart from: its own and those of its group."""
 

@@ -38,7 +38,7 @@ TIED = 1e-5  # scores with a smaller difference are equal
 TIED_COSINES = 1e-6  # the same for products of unit vectors
 _BLOCK = 1 << 22  # scores that are gathered and sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
-_MORE_TOKENS = 1 << 18  # on any other device
+MORE_TOKENS = 1 << 18  # on any other device
 _MEASURED = 3  # batches timed for the estimate, after one to warm up
 
 
@@ -293,7 +293,7 @@ class Ranking:
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
         """Batches of pairs: a group of texts, and the indices into it and into this process's images."""
-        most = TOKENS.get(self.device.type, _MORE_TOKENS)
+        most = TOKENS.get(self.device.type, MORE_TOKENS)
         for numbers, tokens in texts:
             size = max(1, most // (tokens.hidden.shape[1] + images.hidden.shape[1]))
             every = range(len(numbers) * len(self.own))

@@ -1,0 +1,283 @@
+"""What scores of pictures with texts say, by the rule of each benchmark that asks without finetuning.
+
+A row has I pictures, T texts and which of them belong together; a model gives a score to each pair. Everything else is a comparison of
+such scores. Comparisons are strict: where a right pair does not beat a wrong one, by more than rounding errors, the row is wrong, and
+where they are equal it counts as a tie as well. The rules are those of Thrush et al. (Winoground, CVPR 2022), Hsieh et al. (SugarCrepe,
+NeurIPS 2023), Dumpala et al. (SugarCrepe++, NeurIPS 2024), Parcalabescu et al. (VALSE, ACL 2022), Yuksekgonul et al. (ARO, ICLR 2023),
+Kamath et al. (What'sUp, EMNLP 2023), Tong et al. (MMVP, CVPR 2024) and Liu et al. (VSR, TACL 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .intervals import GROUP
+from .metrics import MetricDetails, mean_score
+
+TIED = {"itm": 1e-5, "itc": 1e-6}  # log-odds, and cosines, with a smaller difference are equal
+SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"}  # ending of a metric -> column it is of
+
+
+class Row(NamedTuple):
+    """One row. Attributes: scores (I,T), NaN = none; correct (I,T) bool; tied, the largest difference that is none."""
+
+    scores: np.ndarray
+    correct: np.ndarray
+    tied: float
+
+
+# Of a row: by how much its right pairs beat its wrong ones, at least; NaN where it has no score.
+Margin = Callable[[Row], float]
+
+
+def text_margin(row: Row) -> float:
+    """Of each picture, of its right texts over its wrong ones."""
+    return min(_margin(scores, right) for scores, right in zip(row.scores, row.correct, strict=True))
+
+
+def image_margin(row: Row) -> float:
+    """Of each text, of its right pictures over its wrong ones."""
+    return text_margin(Row(row.scores.T, row.correct.T, row.tied))
+
+
+def group_margin(row: Row) -> float:
+    """Of both."""
+    return min(text_margin(row), image_margin(row))
+
+
+def sign_margin(row: Row) -> float:
+    """Of log-odds over the odds of one to one, on the side where each pair belongs."""
+    return float(np.where(row.correct, row.scores, -row.scores).min())
+
+
+def _margin(scores: np.ndarray, right: np.ndarray) -> float:
+    if np.isnan(scores).any():
+        return math.nan
+    return float(scores[right].min(initial=math.inf) - scores[~right].max(initial=-math.inf))
+
+
+def text_chance(correct: np.ndarray) -> float:
+    """The share of rows that scores in random order get right: one of the ways to choose the right texts of each picture."""
+    return math.prod(1 / math.comb(len(row), int(row.sum())) for row in correct)
+
+
+def image_chance(correct: np.ndarray) -> float:
+    """The same for the pictures of each text."""
+    return text_chance(correct.T)
+
+
+def group_chance(correct: np.ndarray) -> float:
+    """Where each picture is compared with each text, all right pairs have to beat all wrong ones."""
+    return 1 / math.comb(correct.size, int(correct.sum()))
+
+
+def sign_chance(correct: np.ndarray) -> float:
+    """Of a coin."""
+    return 0.5**correct.size
+
+
+class Judge(NamedTuple):
+    """Attributes: margin of a row; chance of being right, by `correct` of a row."""
+
+    margin: Margin
+    chance: Callable[[np.ndarray], float]
+
+
+TEXT, IMAGE = Judge(text_margin, text_chance), Judge(image_margin, image_chance)
+GROUPED, SIGN = Judge(group_margin, group_chance), Judge(sign_margin, sign_chance)
+_TEXTS = {"accuracy": TEXT}
+
+
+class Rule(NamedTuple):
+    """How a benchmark is scored.
+
+    Attributes:
+        judges: metric -> what makes a row right. The first one selects, and is reported by category.
+        by_category: whether it is reported by category.
+        mean_of: fewest rows of a category that counts in the mean over categories, "<metric>_by_category"; 0 = there is no such mean.
+        sets: metric -> columns of rows that have to be right together.
+        threshold: whether it counts, too, how often the right texts are judged matches and the wrong ones not, by the sign of log-odds.
+    """
+
+    judges: Mapping[str, Judge] = _TEXTS
+    by_category: bool = True
+    mean_of: int = 0
+    sets: Mapping[str, tuple[str, ...]] = {}
+    threshold: bool = False
+
+
+_SETS = {"accuracy_pair": (GROUP, "axis"), "accuracy_set": (GROUP,)}
+RULES = {
+    "winoground": Rule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
+    "sugarcrepe": Rule(mean_of=1),
+    "sugarcrepe_pp": Rule(mean_of=1),
+    "valse": Rule({"acc_r": TEXT}, mean_of=1, threshold=True),
+    "aro_relation": Rule(by_category=False, mean_of=1),
+    "aro_attribution": Rule(by_category=False, mean_of=25),
+    "aro_order_coco": Rule(),
+    "aro_order_flickr": Rule(),
+    "whatsup_a": Rule(sets=_SETS),
+    "whatsup_b": Rule(sets=_SETS),
+    "whatsup_coco_one": Rule(),
+    "whatsup_coco_two": Rule(),
+    "whatsup_vg_one": Rule(),
+    "whatsup_vg_two": Rule(),
+    "mmvp": Rule({"accuracy_pair": TEXT}),
+    "vsr": Rule({"accuracy": SIGN}),
+    "vsr_zeroshot": Rule({"accuracy": SIGN}),
+}
+"""By the name of the data set."""
+SIDEWAYS = ("left_of", "right_of")  # prepositions of What'sUp that make a pair; the other two make the other one
+
+
+def rule_of(benchmark: str) -> Rule:
+    """The rule of a benchmark; of one that a plugin brings, that its right texts beat its wrong ones."""
+    return RULES.get(benchmark, Rule())
+
+
+def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
+    """Which rows are right, and which are tied.
+
+    Args:
+        frame: with the columns "correct" and "score_by", and that of the scores.
+        judge: of the rows.
+        source: the column of the scores, (I,T) or for all pictures the same (T,); None where a row has none.
+
+    Returns:
+        The columns right and tied, float; NaN where there are no scores.
+    """
+    found = []
+    for scores, correct, by in zip(frame[source], frame["correct"], frame["score_by"], strict=True):
+        if scores is None:
+            found.append((math.nan, math.nan))
+            continue
+        right = np.array([[bool(each) for each in row] for row in correct])
+        shape = np.broadcast_to(np.array(scores, float), right.shape)  # None becomes NaN
+        margin, tied = judge.margin(Row(shape, right, TIED[by])), TIED[by]
+        found.append((float(margin > tied), float(abs(margin) <= tied)))
+    return pd.DataFrame(found, frame.index, columns=["right", "tied"], dtype=float)
+
+
+def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
+    """All metrics of a benchmark.
+
+    Args:
+        frame: a row for each of the benchmark's, with the columns id, category, group, correct (I,T), scores (I,T), blind_scores and
+            text_scores (T,) or None, and score_by, "itm" or "itc".
+
+    Returns:
+        Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that sees
+        the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the number of rows that equal scores decide.
+    """
+    rule, metrics = rule_of(benchmark), {}
+    frame = _with_units(frame)
+    for number, (name, judge) in enumerate(rule.judges.items()):
+        chance = frame["correct"].map(lambda correct, judge=judge: judge.chance(np.array(correct, bool)))
+        for ending, source in SOURCES.items():
+            if ending == "_text_only" and judge is not TEXT:
+                continue
+            rows = judged(frame, judge, source)
+            if rows["right"].isna().all():
+                continue
+            metrics |= _means(f"{name}", ending, frame, rows["right"], chance, rule if number == 0 else None)
+            if number == 0 and not ending:
+                ties = float(rows["tied"].sum())
+    if rule.threshold and (frame["score_by"] == "itm").all():
+        metrics |= _by_threshold(frame)
+    return metrics | {"ties": MetricDetails(ties)}
+
+
+def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without a group where it has none, and with the axis of the prepositions that make a pair."""
+    if GROUP in frame and frame[GROUP].isna().any():
+        frame = frame.drop(columns=GROUP)
+    return frame.assign(axis=frame["category"].isin(SIDEWAYS)) if GROUP in frame else frame
+
+
+def _means(
+    name: str, ending: str, frame: pd.DataFrame, right: pd.Series, chance: pd.Series, rule: Rule | None
+) -> dict[str, MetricDetails]:
+    """The mean over rows; and by the rule of the first metric those of categories, and over categories and sets."""
+    metrics = {f"{name}{ending}": mean_score(frame, right, baseline=("chance", float(chance.mean())))}
+    if rule is None:
+        return metrics
+    categories = frame["category"].where(frame["category"].notna(), None)
+    if rule.mean_of and categories.notna().any():
+        table = pd.DataFrame({"score": right, "category": categories})
+        enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
+        value = _over_categories(table[enough])
+        found = MetricDetails(
+            value, (table[enough],), _over_categories, baseline=("chance", float(chance[enough].mean()))
+        )
+        metrics[f"{name}_by_category{ending}"] = found
+    for metric, columns in rule.sets.items():
+        if set(columns) <= {*frame}:
+            keys = [frame[column] for column in columns]
+            whole, likely = right.groupby(keys).min(), chance.groupby(keys).prod()
+            groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
+            units = pd.DataFrame({GROUP: groups}, whole.index)
+            metrics[f"{metric}{ending}"] = mean_score(units, whole, baseline=("chance", float(likely.mean())))
+    if rule.by_category and not ending:
+        for category in sorted({*categories.dropna()}):
+            here = categories == category
+            chances = ("chance", float(chance[here].mean()))
+            metrics[f"{name}_{slug(category)}"] = mean_score(frame[here], right[here], baseline=chances)
+    return metrics
+
+
+def _over_categories(table: pd.DataFrame) -> float:
+    return float(table.groupby("category")["score"].mean().mean())
+
+
+def slug(text: str) -> str:
+    """A category as a part of a metric's name."""
+    return "_".join("".join(each if each.isalnum() else " " for each in str(text).lower()).split())
+
+
+def _by_threshold(frame: pd.DataFrame) -> dict[str, MetricDetails]:
+    """VALSE's shares of captions that are judged matches (p_c), of foils that are not (p_f), and their mean (acc)."""
+    scores = [np.array(each, float)[0] for each in frame["scores"]]
+    correct = [np.array(each, bool)[0] for each in frame["correct"]]
+    matched = pd.Series([float((s[c] > 0).all()) for s, c in zip(scores, correct, strict=True)], frame.index)
+    detected = pd.Series([float((s[~c] <= 0).all()) for s, c in zip(scores, correct, strict=True)], frame.index)
+    half = ("chance", 0.5)
+    return {
+        "acc": mean_score(frame, (matched + detected) / 2, baseline=half),
+        "p_c": mean_score(frame, matched),
+        "p_f": mean_score(frame, detected),
+    }
+
+
+def winoground_file(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The entries of Winoground's official score file: {"label": "<id>_c<text>_i<picture>", "score"}."""
+    return [
+        {"label": f"{row.id}_c{text}_i{image}", "score": float(row.scores[image][text])}
+        for row in frame.itertuples()
+        for text in range(2)
+        for image in range(2)
+    ]
+
+
+def table_lines(results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, Sequence[str]]) -> list[str]:
+    """The table of `results.md`: what selects on each benchmark, without pictures, by chance, and what others have published."""
+    lines = ["| benchmark | metric | score | blind | text only | chance | ties | published |", "| --- " * 8 + "|"]
+    for benchmark, metrics in results.items():
+        for name, each in metrics.items():
+            if name == "ties" or name.endswith(("_blind", "_text_only")):
+                continue
+            beside = [metrics.get(f"{name}{ending}") for ending in ("_blind", "_text_only")]
+            cells = [_shown(other and other.value) for other in (each, *beside)]
+            chance = _shown(each.baseline and each.baseline[1])
+            ties = f"{metrics['ties'].value:.0f}" if name == next(iter(metrics)) else ""
+            said = "; ".join(published.get(f"{benchmark}/{name}", ()))
+            lines.append(f"| {benchmark} | {name} | {' | '.join([*cells, chance, ties, said])} |")
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
