@@ -212,6 +212,7 @@ GLUE = {
     "max_epoch": 3, "batch_size": 32, "learning_rate": 2e-5, "lr_mult_head": 1, "max_text_len": 128,
     "loss_names": {"glue": 1},
 }  # fmt: skip
+PROBE = {"loss_names": {"probe": 1}, "test_only": True, "eval_batch_size": 32}
 IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {"images": 1}}
 TASKS = {
     # Masked language modelling and image-text matching, together.
@@ -243,6 +244,55 @@ TASKS = {
     "task_finetune_qnli": {**GLUE, "exp_name": "finetune_qnli", "datasets": ["qnli"]},
     "task_finetune_rte": {**GLUE, "exp_name": "finetune_rte", "datasets": ["rte"]},
     "task_finetune_wnli": {**GLUE, "exp_name": "finetune_wnli", "datasets": ["wnli"]},
+    # What a checkpoint knows without finetuning: probes, each alone, and all whose files are there.
+    "task_probe_winoground": {**PROBE, "exp_name": "probe_winoground", "datasets": ["winoground"]},
+    "task_probe_sugarcrepe": {**PROBE, "exp_name": "probe_sugarcrepe", "datasets": ["sugarcrepe"]},
+    "task_probe_sugarcrepe_pp": {**PROBE, "exp_name": "probe_sugarcrepe_pp", "datasets": ["sugarcrepe_pp"]},
+    "task_probe_valse": {**PROBE, "exp_name": "probe_valse", "datasets": ["valse"]},
+    "task_probe_aro_relation": {**PROBE, "exp_name": "probe_aro_relation", "datasets": ["aro_relation"]},
+    "task_probe_aro_attribution": {**PROBE, "exp_name": "probe_aro_attribution", "datasets": ["aro_attribution"]},
+    "task_probe_aro_order": {
+        **PROBE,
+        "exp_name": "probe_aro_order",
+        "datasets": ["aro_order_coco", "aro_order_flickr"],
+    },
+    "task_probe_whatsup_a": {**PROBE, "exp_name": "probe_whatsup_a", "datasets": ["whatsup_a"]},
+    "task_probe_whatsup_b": {**PROBE, "exp_name": "probe_whatsup_b", "datasets": ["whatsup_b"]},
+    "task_probe_whatsup_coco": {
+        **PROBE,
+        "exp_name": "probe_whatsup_coco",
+        "datasets": ["whatsup_coco_one", "whatsup_coco_two"],
+    },
+    "task_probe_whatsup_vg": {
+        **PROBE,
+        "exp_name": "probe_whatsup_vg",
+        "datasets": ["whatsup_vg_one", "whatsup_vg_two"],
+    },
+    "task_probe_mmvp": {**PROBE, "exp_name": "probe_mmvp", "datasets": ["mmvp"]},
+    "task_probe_vsr": {**PROBE, "exp_name": "probe_vsr", "datasets": ["vsr", "vsr_zeroshot"]},
+    "task_probes": {
+        **PROBE,
+        "exp_name": "probes",
+        "datasets": [
+            "winoground",
+            "sugarcrepe",
+            "sugarcrepe_pp",
+            "valse",
+            "aro_relation",
+            "aro_attribution",
+            "aro_order_coco",
+            "aro_order_flickr",
+            "whatsup_a",
+            "whatsup_b",
+            "whatsup_coco_one",
+            "whatsup_coco_two",
+            "whatsup_vg_one",
+            "whatsup_vg_two",
+            "mmvp",
+            "vsr",
+            "vsr_zeroshot",
+        ],
+    },
     # Classes of images: CIFAR-10, or any folder of class folders by the name it was prepared under.
     "task_finetune_cifar10": {**IMAGES, "exp_name": "finetune_cifar10", "datasets": ["cifar10"]},
     "task_finetune_images": {**IMAGES, "exp_name": "finetune_images", "datasets": ["images"]},

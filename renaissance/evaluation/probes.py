@@ -1,10 +1,11 @@
 """What scores of pictures with texts say, by the rule of each benchmark that asks without finetuning.
 
-A row has I pictures, T texts and which of them belong together; a model gives a score to each pair. Everything else is a comparison of
-such scores. Comparisons are strict: where a right pair does not beat a wrong one, by more than rounding errors, the row is wrong, and
-where they are equal it counts as a tie as well. The rules are those of Thrush et al. (Winoground, CVPR 2022), Hsieh et al. (SugarCrepe,
-NeurIPS 2023), Dumpala et al. (SugarCrepe++, NeurIPS 2024), Parcalabescu et al. (VALSE, ACL 2022), Yuksekgonul et al. (ARO, ICLR 2023),
-Kamath et al. (What'sUp, EMNLP 2023), Tong et al. (MMVP, CVPR 2024) and Liu et al. (VSR, TACL 2023).
+A row has I pictures, T texts and which of them belong together; a model gives a score to each pair. Everything else is a
+comparison of such scores. Comparisons are strict: where a right pair does not beat a wrong one, by more than rounding errors, the
+row is wrong, and where they are equal it counts as a tie as well. The rules are those of Thrush et al. (Winoground, CVPR 2022),
+Hsieh et al. (SugarCrepe, NeurIPS 2023), Dumpala et al. (SugarCrepe++, NeurIPS 2024), Parcalabescu et al. (VALSE, ACL 2022),
+Yuksekgonul et al. (ARO, ICLR 2023), Kamath et al. (What'sUp, EMNLP 2023), Tong et al. (MMVP, CVPR 2024) and Liu et al. (VSR,
+TACL 2023).
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ class Rule(NamedTuple):
     Attributes:
         judges: metric -> what makes a row right. The first one selects, and is reported by category.
         by_category: whether it is reported by category.
-        mean_of: fewest rows of a category that counts in the mean over categories, "<metric>_by_category"; 0 = there is no such mean.
+        mean_of: fewest rows of a category that counts in the mean over categories, "<metric>_by_category"; 0 = no such mean.
         sets: metric -> columns of rows that have to be right together.
-        threshold: whether it counts, too, how often the right texts are judged matches and the wrong ones not, by the sign of log-odds.
+        threshold: whether it counts, too, how often right texts are judged matches and wrong ones not, by the sign of log-odds.
     """
 
     judges: Mapping[str, Judge] = _TEXTS
@@ -167,12 +168,12 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
     """All metrics of a benchmark.
 
     Args:
-        frame: a row for each of the benchmark's, with the columns id, category, group, correct (I,T), scores (I,T), blind_scores and
-            text_scores (T,) or None, and score_by, "itm" or "itc".
+        frame: a row for each of the benchmark's, with the columns id, category, group, correct (I,T), scores (I,T), blind_scores
+            and text_scores (T,) or None, and score_by, "itm" or "itc".
 
     Returns:
-        Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that sees
-        the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the number of rows that equal scores decide.
+        Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that
+        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the rows that equal scores decide.
     """
     rule, metrics = rule_of(benchmark), {}
     frame = _with_units(frame)
@@ -263,7 +264,9 @@ def winoground_file(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def table_lines(results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, Sequence[str]]) -> list[str]:
+def table_lines(
+    results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, Sequence[str]]
+) -> list[str]:
     """The table of `results.md`: what selects on each benchmark, without pictures, by chance, and what others have published."""
     lines = ["| benchmark | metric | score | blind | text only | chance | ties | published |", "| --- " * 8 + "|"]
     for benchmark, metrics in results.items():

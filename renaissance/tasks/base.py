@@ -104,6 +104,7 @@ class Task(nn.Module):
 
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
+        has_loss: whether its loss is a number of an evaluation.
         has_dataset: whether it reads a data set of its own.
         keeps_rows: whether `rows` makes one row an example, for the predictions file.
         images_per_sample: images of each sample that it reads; None = any number. Objectives need one.
@@ -115,6 +116,7 @@ class Task(nn.Module):
     """
 
     selecting: ClassVar[str] = "accuracy"
+    has_loss: ClassVar[bool] = True
     has_dataset: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = False
     images_per_sample: ClassVar[int | None] = 1
@@ -324,6 +326,11 @@ class Downstream(Task):
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
         """Files for the benchmark's server, by name; none if it does not score this split."""
+        return {}
+
+    @classmethod
+    def summary(cls, metrics: Mapping[str, Mapping[str, MetricDetails]]) -> dict[str, str]:
+        """Files of the run folder about the metrics of all splits, by name."""
         return {}
 
     def evaluate_full_split(

@@ -1,14 +1,14 @@
-"""Probes: which of some texts belongs to which of some pictures, asked of a model as pretraining left it (`evaluation/probes.py`).
+"""Probes: which of some texts belongs to which of some pictures, by a model as pretraining left it (`evaluation/probes.py`).
 
-A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the checkpoint has
-them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean colour in its place, and
-the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
+A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the checkpoint
+has them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean colour in its
+place, and the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from .base import Context, Downstream, Encodings
 from .itc import Itc
 from .itm import Itm
 from .mlm import Mlm
+from .zero_shot import SCORES, score_head
 
 
 class Texts:
@@ -57,27 +58,19 @@ class Probe(Downstream):
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        require(context.settings.run.test_only, "Probes train nothing: give test_only=True, and load_path=<checkpoint>.")
-        self.itm, self.itc, self.mlm = Itm(model, context), Itc(model, context), Mlm(model, context)
-        self.asked, self.text_only = context.settings.objectives.probe_score, True
-        self.score_by = self.asked or "itm"
-
-    def started(self, parts: set[str], where: str) -> list[str]:
-        """Chooses the score: the parts are those heads that the checkpoint has trained.
-
-        Raises:
-            UserError: it lacks the head that the score needs.
-        """
-        heads = ", ".join(sorted(parts)) or "none"
-        by = self.asked or ("itm" if "itm" in parts else "itc")
         require(
-            by in parts,
-            f"{where} has no trained head of {by}, which {'probe_score=' + by if self.asked else 'a score'} needs (its heads: {heads}); "
-            "probes take a checkpoint of task_mlm_itm, or of another preset with itm or itc.",
+            context.settings.run.test_only, "Probes train nothing: give test_only=True, and load_path=<checkpoint>."
         )
-        self.score_by, self.text_only = by, "mlm" in parts
-        notes = [f"probe: scores are {'log-odds of itm' if by == 'itm' else 'cosines of itc'}"]
-        return notes + ([] if self.text_only else ["probe: no head of mlm, so there is no score of the texts alone"])
+        self.itm, self.itc, self.mlm = Itm(model, context), Itc(model, context), Mlm(model, context)
+        self.settings, self.score_by, self.text_only = context.settings, "itm", True
+
+    def use_loaded(self, parts: Set[str], where: str) -> list[str]:
+        """Chooses the score, by the heads that the checkpoint has trained."""
+        self.score_by, self.text_only = score_head(self.settings, parts, where), "mlm" in parts
+        notes = [f"scores of pairs: {SCORES[self.score_by]}"]
+        return notes + (
+            [] if self.text_only else ["the checkpoint has no head of mlm, so the texts alone have no score"]
+        )
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
@@ -121,14 +114,15 @@ class Probe(Downstream):
         blind = self._scores(encodings, texts, self._mean_picture(encodings), [(0, text) for text in every])
         alone = self._likelihoods(encodings, targets) if self.text_only else torch.full_like(blind, torch.nan)
         split = zip(
-            pairs.split([len(row) for row in rows]), blind.split(targets.counts), alone.split(targets.counts), strict=True
+            pairs.split([len(row) for row in rows]),
+            blind.split(targets.counts),
+            alone.split(targets.counts),
+            strict=True,
         )
         logits = torch.cat([part for row in split for part in row])
         return TaskOutput(logits.new_zeros(()), logits.new_ones(()), logits, logits)
 
-    def _scores(
-        self, encodings: Encodings, texts: Tokens, images: Tokens, pairs: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def _scores(self, encodings: Encodings, texts: Tokens, images: Tokens, pairs: Sequence[tuple[int, int]]) -> Tensor:
         """(n,) of pairs (picture, text), through the fusion in parts of bounded size."""
         device = texts.hidden.device
         which = async_tensor([*pairs], device)
@@ -140,12 +134,11 @@ class Probe(Downstream):
             ]
             return (vectors[0] * vectors[1]).sum(-1)
         size = _batch(device, texts.hidden.shape[1] + images.hidden.shape[1])
-        parts = [
-            self.itm.head(encodings.fuse(texts.select(part[:, 1]), images.select(part[:, 0]), needs={"pooled"}).pooled)
+        fused = (
+            encodings.fuse(texts.select(part[:, 1]), images.select(part[:, 0]), needs={"pooled"}).pooled
             for part in which.split(size)
-        ]
-        logits = torch.cat(parts).float()
-        return logits[:, 1] - logits[:, 0]
+        )
+        return torch.cat([self.itm.head.log_odds(pooled) for pooled in fused])
 
     def _mean_picture(self, encodings: Encodings) -> Tokens:
         """The picture of which every pixel is the mean colour, embedded: (1,P,D)."""
@@ -158,7 +151,9 @@ class Probe(Downstream):
         text, model = targets.text, encodings.model
         rows, places = targets.asked.nonzero(as_tuple=True)
         total = torch.zeros(len(text.input_ids), device=text.input_ids.device)
-        for row, place in zip(*(each.split(_batch(rows.device, text.input_ids.shape[1])) for each in (rows, places)), strict=True):
+        for row, place in zip(
+            *(each.split(_batch(rows.device, text.input_ids.shape[1])) for each in (rows, places)), strict=True
+        ):
             ids = text.input_ids[row]
             right = ids.gather(1, place[:, None])
             masked = text._replace(
@@ -227,10 +222,17 @@ class _Reader:
         images = len(sample.images) if boxes is None else len(boxes)
         if len(correct) != images or shape != {len(texts)}:
             raise UserError(
-                f"{sample.where}: correct says which of {images} pictures and {len(texts)} texts belong together, and is of another shape."
+                f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
+                "another shape; prepare the benchmark anew."
             )
         row = {key: sample.values.get(key) for key in ("category", "group")}
-        metadata = {"id": sample.values["id"], "benchmark": self.benchmark, **row, "texts": list(texts), "correct": correct}
+        metadata = {
+            "id": sample.values["id"],
+            "benchmark": self.benchmark,
+            **row,
+            "texts": list(texts),
+            "correct": correct,
+        }
         return Example(
             sample.id, sample.images, texts[0], where=sample.where, label=list(texts), metadata=metadata, boxes=boxes
         )

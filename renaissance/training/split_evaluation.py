@@ -57,8 +57,9 @@ class SplitEvaluation:
         names = module.batch_tasks(selecting=selecting)
         # Of each task and metric that is a mean, the sum and the count.
         self.sums = {
-            name: {key: torch.zeros(2, device=module.device) for key in ("loss", *module.heads[name].mean_metrics)}
-            for name in names
+            name: {key: torch.zeros(2, device=module.device) for key in (*["loss"] * task.has_loss, *task.mean_metrics)}
+            for name, task in module.heads.items()
+            if name in names
         }
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.data_error: UserError | None = None
@@ -73,8 +74,8 @@ class SplitEvaluation:
             for name, out in outputs.items():
                 task, targets = self.module.heads[name], batch.targets[name]
                 measured = {"loss": (out.loss, out.count), **task.measure(out, targets)}
-                for key, of in measured.items():
-                    self.sums[name][key] += torch.stack(of)
+                for key, sums in self.sums[name].items():
+                    sums += torch.stack(measured[key])
                 if task.keeps_rows:
                     rows = zip(batch.ids.tolist(), task.rows(out, targets), strict=True)
                     self.rows[name] += [{"position": position, "id": position, **row} for position, row in rows]

@@ -38,7 +38,7 @@ from renaissance.settings.sections import Settings
 from . import devices, summary
 from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
-from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file
+from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file, summaries
 from .frozen_tokens import plan_tokens
 from .loading import Loaders, RunData, read_data
 from .loop import Loop
@@ -256,6 +256,8 @@ def _run(final: FinalEvaluation) -> None:
         values = all_values(reports)
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
+        for name, content in summaries(final.module.heads, reports).items():
+            folder.write(name, content.encode())
         folder.log_results(final.module.step, values)
         folder.say(closing(values, {name for report in reports for name in report.result.metrics}, folder.path))
     except Stopped as stop:
