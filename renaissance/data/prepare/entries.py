@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from renaissance.data.dataset_specs import IMAGE_ID
+from renaissance.data.dataset_specs import BBOXES, IMAGE_ID
 
 from .image_pool import Fault, ImagePool, Request, size_of
 from .skipped import Skipped
@@ -32,6 +32,12 @@ class Row(NamedTuple):
     values: dict[str, Any]
     rescale: Callable[[dict[str, Any], float, float], dict[str, Any]] | None = None
     without: tuple[LeftOut, ...] = ()
+
+
+def rescaled_boxes(values: dict[str, Any], across: float, down: float) -> dict[str, Any]:
+    """Returns the values of a row with its boxes in pixels of the image as it is stored: the `rescale` of a `Row`."""
+    name = BBOXES.name
+    return {**values, name: [[x * across, y * down, w * across, h * down] for x, y, w, h in values[name]]}
 
 
 class LeftOut(NamedTuple):
