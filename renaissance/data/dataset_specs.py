@@ -211,10 +211,8 @@ _CHOICES = (ID, Column("category", "string", "what scores stand beside each othe
             Column("group", "string", "rows that are right together have one name; null = none"))  # fmt: skip
 _PROBES = (IMAGE, TEXTS, CORRECT, *_CHOICES)
 _PAIRED_PROBES = (*_IMAGE_PAIRS[:2], TEXTS, CORRECT._replace(lists=2), *_CHOICES)
-_CUT_PROBES = (
-    *_PROBES,
-    BBOXES._replace(meaning="one [x, y, width, height] in pixels: the part of the image that is shown", lists=1),
-)
+_SHOWN = "one [x, y, width, height] in pixels: the part of the image that is shown"
+SHOWN_BOX = BBOXES._replace(meaning=_SHOWN, lists=1)
 
 COCO_FILE = "coco_caption_karpathy_{split}.arrow"
 F30K_FILE = "f30k_caption_karpathy_{split}.arrow"
@@ -330,8 +328,8 @@ _ROWS: dict[str, DatasetSpec] = {
     "sugarcrepe": _probe("sugarcrepe", "foil_probes", 7_511),
     "sugarcrepe_pp": _probe("sugarcrepe_pp", "foil_probes", 4_757),
     "valse": _probe("valse", "foil_probes", 7_702),
-    "aro_relation": _probe("aro_relation", "relation_probes", 23_937, _CUT_PROBES),
-    "aro_attribution": _probe("aro_attribution", "relation_probes", 28_748, _CUT_PROBES),
+    "aro_relation": _probe("aro_relation", "relation_probes", 23_937, (*_PROBES, SHOWN_BOX)),
+    "aro_attribution": _probe("aro_attribution", "relation_probes", 28_748, (*_PROBES, SHOWN_BOX)),
     **{name: _probe(name, "relation_probes") for name in ("aro_order_coco", "aro_order_flickr", *WHATSUP)},
     "vsr": _vsr("vsr", 7_680, 1_097, 2_195),
     "vsr_zeroshot": _vsr("vsr_zeroshot", 3_489, 340, 1_222),

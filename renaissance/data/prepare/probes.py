@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from renaissance.core.errors import require
 from renaissance.core.untrusted import read_json
-from renaissance.data.dataset_specs import BBOXES, DATASETS
+from renaissance.data.dataset_specs import BBOXES, DATASETS, TEXTS
 
 from .annotation_store import plain_name, text_fault
 from .annotations import folder_of
-from .entries import rescaled_boxes
+from .entries import rescaled_boxes, shows_some
 from .image_pool import Fault, size_of
 from .skipped import Skipped
 from .writer import Download, LeftOut, Plan, Row, plan_file
@@ -84,43 +85,36 @@ def plan_probes(
         UserError: what reading the entries raises; no row; an id twice; a text that is empty, no Unicode text, or longer
             than `annotation_store.MOST_TEXT`; a box that shows nothing of its image.
     """
-    checked: list[ProbeEntry | LeftOut] = []
-    seen, outside, sizes = set(), 0, cache(lambda name: _size(root / name))
-    for each in entries:
-        checked.append(each)
+    spec, sizes = DATASETS[dataset], cache(partial(_size, root))
+    checked, seen, reaching = [*entries], set(), 0
+    for each in checked:
         if isinstance(each, LeftOut):
             continue
         require(each.id not in seen, f"{each.where} has the id '{each.id}' of an earlier one; download it again.")
         seen.add(each.id)
         fault = next(filter(None, (text_fault(text, "text") for text in each.texts)), None)
         require(fault is None, f"{each.where} has an unusable text ({fault}); download it again.")
-        if each.box is not None:
-            outside += _reaches_over(each, sizes(_found(root, each.images[0]) or ""))
-    (split,) = DATASETS[dataset].splits if split is None else (split,)
-    (file,) = DATASETS[dataset].splits[split]
+        if each.box is not None and (size := sizes(_found(root, each.images[0]))):
+            reaching += _reaches_over(each, *size)
     require(seen, f"root='{root}' lists no row of {dataset}; download it again.")
-    notes = [f"{outside:,} boxes reach over the border of their image; what lies in it is shown."] if outside else ()
-    rows = _rows(root, checked, DATASETS[dataset].image_columns, packed)
-    plan = plan_file(dataset, file, split, rows, listed=len(checked), skipped=Skipped(), notes=notes)
-    return plan._replace(texts=("texts",))
+    split = split or next(iter(spec.splits))
+    rows = (_row(root, each, spec.image_columns, packed) for each in checked)
+    notes = [f"{reaching:,} boxes reach over the border of their image; what lies in it is shown."] if reaching else ()
+    plan = plan_file(dataset, spec.splits[split][0], split, rows, listed=len(checked), skipped=Skipped(), notes=notes)
+    return plan._replace(texts=(TEXTS.name,))
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _size(root: Path, name: str | None) -> tuple[int, int] | None:
     """Returns width and height of an image, None where it cannot be read, which is counted when it is stored."""
-    try:
-        return size_of(str(path))
-    except Exception:  # Pillow's plugins raise nearly every type on damaged data
-        return None
+    with suppress(Exception):  # Pillow's plugins raise nearly every type on damaged data
+        return name and size_of(str(root / name))
 
 
-def _reaches_over(entry: ProbeEntry, size: tuple[int, int] | None) -> bool:
+def _reaches_over(entry: ProbeEntry, full_width: int, full_height: int) -> bool:
     """Whether a box reaches over the border of its image. Raises UserError where nothing of it lies in the image."""
-    if size is None:
-        return False
-    (x, y, width, height), (full_width, full_height) = entry.box, size
-    inside = min(x + width, full_width) > max(x, 0) and min(y + height, full_height) > max(y, 0)
+    x, y, width, height = entry.box
     require(
-        inside and width > 0 and height > 0,
+        shows_some(entry.box, full_width, full_height),
         f"{entry.where} has the box {entry.box}, of which nothing lies in its image of {full_width} x {full_height} "
         "pixels; boxes are [x, y, width, height].",
     )
@@ -131,36 +125,27 @@ def _found(root: Path, places: Places) -> str | None:
     return next((place for place in places if os.path.isfile(root / place)), None)
 
 
+def _row(
+    root: Path, entry: ProbeEntry | LeftOut, columns: Sequence[str], packed: Callable[[str], bytes | Fault] | None
+) -> Row | LeftOut:
+    """Returns the row of an entry, or why there is none."""
+    if isinstance(entry, LeftOut):
+        return entry
+    images: dict[str, str | bytes] = {}
+    for column, places in zip(columns, entry.images, strict=True):
+        image = packed(places[0]) if packed else _found(root, places) or _missing(places)
+        if isinstance(image, Fault):
+            return LeftOut(image.kind, f"{os.path.basename(places[0])}: {image.why}")
+        images[column] = image
+    values = {name: getattr(entry, name) for name in ("texts", "correct", "id", "category", "group")}
+    if entry.box is None:
+        return Row(images, values)
+    return Row(images, values | {BBOXES.name: [entry.box]}, rescaled_boxes)
+
+
 def _missing(places: Places) -> Fault:
-    folders = dict.fromkeys(f"{os.path.dirname(place)}/" for place in places)
-    return Fault(
-        "missing", f"no such file in {' or '.join(each.replace('/', 'root', each == '/') for each in folders)}"
-    )
-
-
-def _rows(
-    root: Path,
-    entries: Iterable[ProbeEntry | LeftOut],
-    columns: Sequence[str],
-    packed: Callable[[str], bytes | Fault] | None,
-) -> Iterator[Row | LeftOut]:
-    for each in entries:
-        if isinstance(each, LeftOut):
-            yield each
-            continue
-        images: dict[str, str | bytes] = {}
-        fault = None
-        for column, places in zip(columns, each.images, strict=True):
-            image = packed(places[0]) if packed else _found(root, places) or _missing(places)
-            if isinstance(image, Fault):
-                fault = fault or LeftOut(image.kind, f"{os.path.basename(places[0])}: {image.why}")
-            else:
-                images[column] = image
-        values = {"texts": each.texts, "correct": each.correct, "id": each.id}
-        values |= {"category": each.category, "group": each.group}
-        if each.box is not None:
-            values[BBOXES.name] = [each.box]
-        yield fault or Row(images, values, rescaled_boxes if each.box is not None else None)
+    folders = dict.fromkeys(os.path.dirname(place) or "root" for place in places)
+    return Fault("missing", f"no such file in {' or '.join(f'{folder}/' for folder in folders)}")
 
 
 def places_of(name: str, folders: Iterable[str]) -> list[str]:

@@ -21,7 +21,7 @@ from renaissance.data.dataset_specs import REFCOCO_FILE
 
 from .annotation_store import plain_name, text_fault
 from .annotations import fields, folder_of, json_items
-from .entries import rescaled_boxes
+from .entries import rescaled_boxes, shows_some
 from .skipped import Skipped
 from .writer import Download, LeftOut, Plan, Row, arrow_writer, plan_file
 
@@ -62,8 +62,7 @@ class _Image(NamedTuple):
 
     def shows(self, box: Box) -> bool:
         """Whether some of a box lies inside the image."""
-        x, y, width, height = box
-        return min(x + width, self.width) > max(x, 0) and min(y + height, self.height) > max(y, 0)
+        return shows_some(box, self.width, self.height)
 
 
 @arrow_writer
