@@ -153,8 +153,11 @@ def _rules(column: Column, flat: dict[str, Flat], samples: str, names: int | Non
         yield _Rule(lengths != flat[samples].lengths[0], lengths, f"as many entries as in '{samples}'", 0)
     if column.length:
         yield _Rule(own.lengths[1] != column.length, own.lengths[1], f"{column.length} values in each entry", 1)
+    if column.lists:
+        yield _Rule(own.lengths[0] != column.lists, own.lengths[0], f"{column.lists} entries", 0)
     if column.beside in flat:
-        lengths, wanted = own.lengths[1], flat[column.beside].lengths[1]
+        beside = flat[column.beside].lengths
+        lengths, wanted = own.lengths[1], beside[-1][own.rows(1)] if len(beside) == 1 else beside[1]
         yield _Rule(lengths != wanted, lengths, f"as many values in each entry as in '{column.beside}'", 1)
     if column.bounds or column.indexes:
         numbers, (least, most) = own.numbers(), column.bounds or (0, np.inf)

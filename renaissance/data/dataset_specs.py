@@ -31,7 +31,8 @@ class Column(NamedTuple):
         needed: whether a file without it cannot be used; False where older programs did not write it.
         per_row: whether a list is one value of its row; else it has an entry for each sample of the row.
         length: values in each of its inner lists, 0 = any number.
-        beside: the column whose inner lists are as long as this one's, "" = none.
+        lists: inner lists in each row, 0 = any number.
+        beside: the column whose innermost lists are as long as this one's inner lists, "" = none.
         indexes: what each of its numbers is a place in: the row's list in another column, or `LABEL_NAMES`; "" = none.
         bounds: least and most of its numbers; None = any.
         one_of: its texts; () = any.
@@ -44,6 +45,7 @@ class Column(NamedTuple):
     needed: bool = True
     per_row: bool = False
     length: int = 0
+    lists: int = 0
     beside: str = ""
     indexes: str = ""
     bounds: tuple[float, float] | None = None
@@ -137,6 +139,7 @@ IMAGE_PAIRS = "image pairs"
 ENTAILMENT = "entailment"
 BOXES = "boxes"
 CLASSES = "classes"
+PROBES = "probes"
 
 IMAGE = Column("image", "binary", "the encoded image file, as it was or resized")
 CAPTION = Column("caption", "list<string>", "its captions")
@@ -200,6 +203,16 @@ _BOXES = (
     Column("ref_id", "int64", "number of the reference in the refs file", needed=False),
 )
 _CLASSES = (IMAGE, Column("label", "int64", "its class", indexes=LABEL_NAMES), IMAGE_ID, SPLIT)
+TEXTS = Column("texts", "list<string>", "the texts that stand to choice", per_row=True)
+_BELONGS = "of each image, for each text: 1 where they belong together, 0 where not"
+CORRECT = Column("correct", "list<list<int64>>", _BELONGS, per_row=True, lists=1, beside="texts", bounds=(0, 1))
+ID = Column("id", "string", "the benchmark's own name of the row")
+_CHOICES = (ID, Column("category", "string", "what scores stand beside each other by; null = nothing"),
+            Column("group", "string", "rows that are right together have one name; null = none"))  # fmt: skip
+_PROBES = (IMAGE, TEXTS, CORRECT, *_CHOICES)
+_PAIRED_PROBES = (*_IMAGE_PAIRS[:2], TEXTS, CORRECT._replace(lists=2), *_CHOICES)
+_SHOWN = "one [x, y, width, height] in pixels: the part of the image that is shown"
+SHOWN_BOX = BBOXES._replace(meaning=_SHOWN, lists=1)
 
 COCO_FILE = "coco_caption_karpathy_{split}.arrow"
 F30K_FILE = "f30k_caption_karpathy_{split}.arrow"
@@ -223,6 +236,7 @@ COCO_IMAGES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 F30K_IMAGES = {"train": 29_000, "val": 1_014, "test": 1_000}
 SNLI_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
 VQA_REST_VAL = 1_000  # images: the last rows of val; the others may be trained on
+WHATSUP = tuple(f"whatsup_{part}" for part in ("a", "b", "coco_one", "coco_two", "vg_one", "vg_two"))
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
 
 
@@ -239,6 +253,7 @@ _LAYOUTS = {
     ENTAILMENT: ("sentences", _ENTAILMENT, "texts"),
     BOXES: ("sentences", _BOXES, "rows"),
     CLASSES: ("", _CLASSES, "rows"),
+    PROBES: ("", _PROBES, "rows"),
 }
 
 
@@ -264,6 +279,18 @@ def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], **others: Any
     old = [split for split in OWN_SPLITS if any(name.startswith(split) for name in refs)]
     older = {split: OLD_REFCOCO_FILE.format(split_by=split_by, split=split) for split in old}
     return _spec(BOXES, "refcoco", file, _same(*refs), refs, collection="COCO", older_files=older, **others)
+
+
+def _probe(name: str, writer: str, rows: int | None = None, columns: tuple[Column, ...] = _PROBES) -> DatasetSpec:
+    """Returns the row of a benchmark that is one file, and one split of its own name."""
+    counts = {} if rows is None else {name: rows}
+    return _spec(PROBES, writer, "{split}.arrow", _same(name), counts)._replace(columns=columns)
+
+
+def _vsr(name: str, *counts: int) -> DatasetSpec:
+    rows = dict(zip(OWN_SPLITS, counts, strict=True))
+    file = OWN_FILE.replace("{name}", name)
+    return _spec(PROBES, "relation_probes", file, _same(*OWN_SPLITS), rows, shares_images=True)
 
 
 _COCO_SPLITS = {"train": ("train", "restval")} | _same("val", "test")
@@ -296,6 +323,16 @@ _ROWS: dict[str, DatasetSpec] = {
     "refcocog": _refcoco("refcocog", "umd", {"train": 42_226, "val": 2_573, "test": 5_023}),
     # Mao et al. divide RefCOCOg's objects, not its images, into train and val.
     "refcocog_google": _refcoco("refcocog", "google", {"train": 44_822, "val": 5_000}, shares_images=True),
+    "winoground": _probe("winoground", "paired_probes", 400, _PAIRED_PROBES),
+    "mmvp": _probe("mmvp", "paired_probes", 135, _PAIRED_PROBES),
+    "sugarcrepe": _probe("sugarcrepe", "foil_probes", 7_511),
+    "sugarcrepe_pp": _probe("sugarcrepe_pp", "foil_probes", 4_757),
+    "valse": _probe("valse", "foil_probes", 7_702),
+    "aro_relation": _probe("aro_relation", "relation_probes", 23_937, (*_PROBES, SHOWN_BOX)),
+    "aro_attribution": _probe("aro_attribution", "relation_probes", 28_748, (*_PROBES, SHOWN_BOX)),
+    **{name: _probe(name, "relation_probes") for name in ("aro_order_coco", "aro_order_flickr", *WHATSUP)},
+    "vsr": _vsr("vsr", 7_680, 1_097, 2_195),
+    "vsr_zeroshot": _vsr("vsr_zeroshot", 3_489, 340, 1_222),
     OWN_NAME: _spec(CAPTIONS, "captions", OWN_FILE, _same(*OWN_SPLITS)),
     OWN_IMAGES_NAME: _spec(CLASSES, "images", OWN_FILE, _same(*OWN_SPLITS)),
 }

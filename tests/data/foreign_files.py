@@ -1,4 +1,4 @@
-"""Arrow files as ViLT, METER and the first Renaissance wrote them, of every data set; and ways in which others write them.
+"""Arrow files as ViLT, METER and the first Renaissance wrote them, of every layout; and ways in which others write them.
 
 Made from the layouts of the old programs with pandas and pyarrow alone: nothing of the package says what is in a file.
 """
@@ -99,6 +99,31 @@ def _classes(number: int) -> dict[str, Any]:
     return {"image": b"png", "label": number % 3, "image_id": f"a/{number}.png", "split": "train"}
 
 
+def _paired_probe(number: int) -> dict[str, Any]:
+    return {
+        "image_0": f"left {number}".encode(),
+        "image_1": f"right {number}".encode(),
+        "texts": [f"text {number}", f"another {number}"],
+        "correct": [[1, 0], [0, 1]],
+        "id": f"{number}",
+        "category": "Object",
+        "group": "dog_cat",
+    }
+
+
+def _probe(number: int) -> dict[str, Any]:
+    row = _paired_probe(number)
+    return {
+        "image": row.pop("image_0"),
+        "correct": [[1, 0]],
+        **{key: row[key] for key in ("texts", "id", "category", "group")},
+    }
+
+
+def _cut_probe(number: int) -> dict[str, Any]:
+    return {**_probe(number), "bboxes": [[number + 0.5, 1.0, 20.25, 30.0]]}
+
+
 def _of(make: Callable[[int], dict[str, Any]], *per_sample: str, pictures: tuple[str, ...] = ("image",)) -> Foreign:
     return Foreign([make(number) for number in range(ROWS)], per_sample, pictures)
 
@@ -113,6 +138,9 @@ FOREIGN = {
     "snli": _of(_entailment, "sentences", "labels"),
     **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "refcocog_google"), _BOXES),
     "images": _of(_classes),
+    "winoground": _of(_paired_probe, pictures=("image_0", "image_1")),
+    "sugarcrepe": _of(_probe),
+    "aro_relation": _of(_cut_probe),
 }
 TEST_QUESTIONS = [row | {"answers": [], "answer_labels": [], "answer_scores": []} for row in FOREIGN["vqa"].rows]
 """A test split: nobody has its answers, and pandas gives the empty lists no type."""
@@ -167,7 +195,7 @@ def _large(name: str, kind: pa.DataType) -> pa.DataType:
 def _narrow(name: str, kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         inner = _narrow(name, kind.value_type)
-        sizes = {"bboxes": 4, "sentences": 2}
+        sizes = {"bboxes": 4, "sentences": 2, "correct": 2}
         fixed = pa.types.is_list(kind.value_type) and name in sizes
         return pa.list_(pa.list_(inner.value_type, sizes[name]) if fixed else inner)
     return {pa.int64(): pa.int32(), pa.float64(): pa.float32()}.get(kind, kind)

@@ -79,7 +79,9 @@ def read(path: str, dataset: str) -> None:
     samples.fingerprint(), samples.schema_metadata()
 
 
-@pytest.mark.parametrize("dataset", ["coco", "vg", "vqa", "nlvr2", "snli", "refcoco", "images"])
+@pytest.mark.parametrize(
+    "dataset", ["coco", "vg", "vqa", "nlvr2", "snli", "refcoco", "images", "winoground", "aro_relation"]
+)
 def test_columns_of_any_type_work_or_get_a_sentence(dataset: str, tmp_path: Path) -> None:
     table, refused = by_pandas(FOREIGN[dataset].rows), 0
     changes = {f"{name} as {kind}": (name, make) for name in table.column_names for kind, make in KINDS.items()}

@@ -103,7 +103,7 @@ def _files_table(files: Sequence[CheckedFile]) -> str:
     """Returns what is in each file, beside what the official download gives."""
     rows = [("file", "split", "rows", "expected", "images", "texts", "expected", "empty", "left out", "problems")]
     for file in files:
-        official, empty = file.expected, file.notes.count("empty texts")
+        official, empty = file.expected, sum(kinds.count("empty texts") for kinds in (file.notes, file.problems))
         counts = (file.rows, official.rows, file.images, file.texts, official.texts, empty, file.left_out)
         shown = ["" if count is None else f"{count:,}" for count in counts]
         wrong = sum(each["count"] for each in file.problems.as_dict().values()) + (file.damage is not None)

@@ -13,10 +13,12 @@ from renaissance.core.errors import UserError
 from renaissance.core.progress import Bar
 from renaissance.core.untrusted import read_json
 from renaissance.data.arrow import check_file, open_file, valid_batches
+from renaissance.data.dataset_specs import SHOWN_BOX
 from renaissance.data.datasets import refuse_divided
 from renaissance.data.identity import content_key
 from renaissance.data.prepare.arrow_file import Manifest, manifest_of
-from renaissance.data.prepare.image_pool import Fault, ImagePool, Request
+from renaissance.data.prepare.entries import shows_some
+from renaissance.data.prepare.image_pool import Fault, ImagePool, Request, size_of
 
 from .files import CheckedFile
 from .lengths import Lengths
@@ -48,7 +50,7 @@ def scan_file(file: CheckedFile, workers: int | None, lengths: Lengths) -> None:
 def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers: int | None, shared: bool) -> None:
     """Decodes all images of a file, and counts those that occur twice, unless rows share them."""
     names, keys = file.spec.image_columns, array("q")
-    file.rows = sum(batch.num_rows for batch in batches)
+    file.rows, boxes = sum(batch.num_rows for batch in batches), _boxes_shown(file, batches)
 
     def requests() -> Iterator[Request]:
         rows = (row for batch in batches for row in zip(*(batch[name] for name in names), strict=True))
@@ -61,12 +63,20 @@ def _check_images(file: CheckedFile, batches: Sequence[pa.RecordBatch], workers:
             for name, encoded, image in zip(names, request.sources, read, strict=True):
                 if isinstance(image, Fault):
                     file.problems.add(f"images that are {image.kind} ({name})", f"row {request.row}: {image.why}")
+                elif boxes and not shows_some(boxes[request.row], *size_of(encoded)):
+                    file.problems.add("boxes with nothing of their image", f"row {request.row}: {boxes[request.row]}")
                 keys.append(-1 if isinstance(image, Fault) else content_key(encoded))
     file.keys, file.images = np.array(keys, np.int64), len(keys)
     if len(names) == 1 and not shared:
         for row in repeated(file.keys):
             if file.keys[row] >= 0:
                 file.notes.add("images that occurred before in the file", f"row {row}")
+
+
+def _boxes_shown(file: CheckedFile, batches: Sequence[pa.RecordBatch]) -> list[list[float]]:
+    """Returns the box that each image of a benchmark is cut to; none where it shows whole images."""
+    there = SHOWN_BOX in file.spec.columns
+    return [boxes[0] for batch in batches for boxes in batch[SHOWN_BOX.name].to_pylist()] if there else []
 
 
 def _compare_manifest(file: CheckedFile) -> None:

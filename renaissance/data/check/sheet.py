@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from renaissance.core.atomic import write_whole
 from renaissance.core.errors import printable
 from renaissance.data.arrow import ArrowFile, open_file, schema_metadata
-from renaissance.data.dataset_specs import BOXES, CLASSES, ENTAILMENT, SNLI_LABELS, DatasetSpec
+from renaissance.data.dataset_specs import BBOXES, CLASSES, CORRECT, ENTAILMENT, PROBES, SNLI_LABELS, TEXTS, DatasetSpec
 from renaissance.data.identity import content_key
 from renaissance.data.pixels import open_image, rgb
 
@@ -48,7 +48,8 @@ def write_sheet(dataset: str, files: Sequence[CheckedFile], folder: Path) -> Pat
     width, height = _WIDTH + _GAP, _HEIGHT + (_LINES + 1) * _LINE + _GAP  # of a cell
     size = (_COLUMNS * width + _GAP, -(-len(places) // _COLUMNS) * height + 3 * _GAP + _LINE)
     sheet = Image.new("RGB", size, _PAPER)
-    colours = ", the right box in green" if files[0].spec.sample_kind == BOXES else ""
+    boxed = any(column.name == BBOXES.name for column in files[0].spec.columns)
+    colours = ", the right box in green" if boxed else ""
     title = f"{dataset}: {len(places):,} of {total:,} rows{colours}"
     ImageDraw.Draw(sheet).text((_GAP, _GAP), title, _INK, _font(_SIZE + 4))
     for number, (file, place, row) in enumerate(_rows_at(files, places)):
@@ -87,7 +88,7 @@ def _draw_images(cell: Image.Image, row: dict[str, Any], spec: DatasetSpec) -> N
         image = _decoded(row[name])
         scale = min(width / image.width, _HEIGHT / image.height)
         shown = image.resize([max(1, round(side * scale)) for side in image.size])
-        if spec.sample_kind == BOXES:
+        if BBOXES.name in row:
             _draw_boxes(shown, row, shown.width / image.width)
         left = number * (width + _GAP // 2) + (width - shown.width) // 2
         cell.paste(shown, (left, (_HEIGHT - shown.height) // 2))
@@ -105,7 +106,7 @@ def _decoded(encoded: bytes) -> Image.Image:
 
 def _draw_boxes(image: Image.Image, row: dict[str, Any], scale: float) -> None:
     """Draws every box, the right one last and in another colour."""
-    draw, right = ImageDraw.Draw(image), row["labels"]
+    draw, right = ImageDraw.Draw(image), row.get("labels", 0)  # the only one of a benchmark's
     for number, box in sorted(enumerate(row["bboxes"]), key=lambda item: item[0] == right):
         x, y, width, height = np.array(box) * scale
         # Pillow draws every pixel of a line, also those outside the image.
@@ -120,6 +121,9 @@ def _texts(row: dict[str, Any], file: CheckedFile) -> list[str]:
     if file.spec.sample_kind == CLASSES:
         names = dict(enumerate(schema_metadata(str(file.path)).get("labels") or ()))
         return [f"label {row['label']} {names.get(row['label'], '')}"]
+    if file.spec.sample_kind == PROBES:
+        marks = (", ".join(map(str, each)) for each in zip(*row[CORRECT.name], strict=False))
+        return [f"{text} → {mark}" for text, mark in zip_longest(row[TEXTS.name], marks)]
     if not file.spec.samples:
         return [f"{name} {value}" for name, value in row.items() if not isinstance(value, bytes)]
     labels = row.get("answers") or []

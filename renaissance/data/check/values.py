@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.data.columns import Flat, is_list
-from renaissance.data.dataset_specs import BOXES, ENTAILMENT, QUESTIONS, Column
+from renaissance.data.dataset_specs import BOXES, CORRECT, ENTAILMENT, ID, PROBES, QUESTIONS, TEXTS, Column
 from renaissance.data.identity import content_key
 
 from .files import CheckedFile
 from .lengths import Lengths
 
-_ONCE = ("image_id", "question_id", "ref_id", "identifier", "identifiers")
+_ONCE = (ID.name, "image_id", "question_id", "ref_id", "identifier", "identifiers")
 # How collections name their files, in any folder and of any format: other names, such as NLVR's, hold other numbers.
 _NUMBERED = r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$"
 
@@ -35,16 +35,18 @@ def check_values(
         lengths: counts the texts.
 
     Returns:
-        Whether several rows may have one image: a row is one reference to an object, or one caption in a plain column.
+        Whether several rows may have one image: a row is one reference to an object, one question of a benchmark, or one
+        caption in a plain column.
     """
-    samples, first = file.spec.samples, 0
+    samples, kind, first = file.spec.samples, file.spec.sample_kind, 0
+    texts = TEXTS.name if kind == PROBES else samples
     for batch in batches:
         flat = {column.name: Flat(batch[column.name], column.depth) for column in columns if not column.is_image}
         _check_answers(file, flat, first)
-        if samples:
-            _count_texts(file, flat[samples], first, lengths)
+        if texts:
+            _count_texts(file, flat[texts], texts, first, lengths)
         first += batch.num_rows
-    shared = file.spec.sample_kind == BOXES or bool(samples and not is_list(batches[0][samples].type))
+    shared = kind in (BOXES, PROBES) or bool(samples and not is_list(batches[0][samples].type))
     for column in columns:
         if column.name in _ONCE:
             array = pa.chunked_array([batch[column.name] for batch in batches]).combine_chunks()
@@ -75,17 +77,24 @@ def _check_answers(file: CheckedFile, flat: dict[str, Flat], first: int) -> None
         boxes = flat["bboxes"].numbers().reshape(-1, 4)
         for box in boxes[(boxes[:, 2:] <= 0).any(axis=1)].tolist():
             file.notes.add("boxes without width or height", str(box))
+    if kind == PROBES:
+        correct, several = flat[CORRECT.name], flat[TEXTS.name].lengths[0] > 1  # one text alone may be wrong
+        images = np.repeat(np.arange(len(correct.lengths[1])), correct.lengths[1])
+        right = np.bincount(images, correct.numbers(), len(correct.lengths[1])) > 0
+        for row in np.unique(correct.rows(1)[~right & several[correct.rows(1)]]).tolist():
+            file.problems.add("rows with an image to which no text belongs", f"row {first + row}")
 
 
-def _count_texts(file: CheckedFile, texts: Flat, first: int, lengths: Lengths) -> None:
-    """Counts the texts, those with nothing in them, and how long they are."""
+def _count_texts(file: CheckedFile, texts: Flat, name: str, first: int, lengths: Lengths) -> None:
+    """Counts the texts of the column of this name, those with nothing in them, and how long they are."""
     strings = pc.fill_null(texts.values.cast(pa.large_string()), "")
     file.texts += int(texts.lengths[0].sum())
+    kinds = file.problems if file.spec.sample_kind == PROBES else file.notes  # of a benchmark nothing may be left out
     empty = np.asarray(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(strings)), 0))
     for row in texts.rows()[empty].tolist():
-        file.notes.add("empty texts", f"row {first + row}")
+        kinds.add("empty texts", f"row {first + row}")
     for row in np.flatnonzero(texts.lengths[0] == 0).tolist():
-        file.notes.add(f"rows without {file.spec.samples}, which no run reads", f"row {first + row}")
+        kinds.add(f"rows without {name}, which no run reads", f"row {first + row}")
     if file.spec.sample_kind == ENTAILMENT:
         strings = strings.take(np.arange(1, len(strings), 2))  # the premise is what the image stands for
     lengths.add(strings)

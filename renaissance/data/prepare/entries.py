@@ -8,10 +8,10 @@ An entry is a position in the annotations, whether or not it becomes a row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from renaissance.data.dataset_specs import IMAGE_ID
+from renaissance.data.dataset_specs import BBOXES, IMAGE_ID
 
 from .image_pool import Fault, ImagePool, Request, size_of
 from .skipped import Skipped
@@ -32,6 +32,18 @@ class Row(NamedTuple):
     values: dict[str, Any]
     rescale: Callable[[dict[str, Any], float, float], dict[str, Any]] | None = None
     without: tuple[LeftOut, ...] = ()
+
+
+def rescaled_boxes(values: dict[str, Any], across: float, down: float) -> dict[str, Any]:
+    """Returns the values of a row with its boxes in pixels of the image as it is stored: the `rescale` of a `Row`."""
+    name = BBOXES.name
+    return {**values, name: [[x * across, y * down, w * across, h * down] for x, y, w, h in values[name]]}
+
+
+def shows_some(box: Sequence[float], width: float, height: float) -> bool:
+    """Whether some of a box [x, y, width, height] lies inside an image of this size."""
+    x, y, across, down = box
+    return min(x + across, width) > max(x, 0) and min(y + down, height) > max(y, 0)
 
 
 class LeftOut(NamedTuple):

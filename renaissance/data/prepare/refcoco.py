@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 from renaissance.core.errors import require
 from renaissance.core.plain_pickle import read_plain_pickle
@@ -21,6 +21,7 @@ from renaissance.data.dataset_specs import REFCOCO_FILE
 
 from .annotation_store import plain_name, text_fault
 from .annotations import fields, folder_of, json_items
+from .entries import rescaled_boxes, shows_some
 from .skipped import Skipped
 from .writer import Download, LeftOut, Plan, Row, arrow_writer, plan_file
 
@@ -61,8 +62,7 @@ class _Image(NamedTuple):
 
     def shows(self, box: Box) -> bool:
         """Whether some of a box lies inside the image."""
-        x, y, width, height = box
-        return min(x + width, self.width) > max(x, 0) and min(y + height, self.height) > max(y, 0)
+        return shows_some(box, self.width, self.height)
 
 
 @arrow_writer
@@ -180,8 +180,4 @@ def _rows(references: list[_Reference], images: dict[int, _Image], skipped: Skip
                 "image_id": each.image_id,
                 "ref_id": each.ref_id,
             }
-            yield Row({"image": f"{IMAGES}/{image.file}"}, values, _rescaled)
-
-
-def _rescaled(values: dict[str, Any], across: float, down: float) -> dict[str, Any]:
-    return {**values, "bboxes": [[x * across, y * down, w * across, h * down] for x, y, w, h in values["bboxes"]]}
+            yield Row({"image": f"{IMAGES}/{image.file}"}, values, rescaled_boxes)

@@ -89,6 +89,28 @@ def _classes(seed: int) -> Columns:
     return {"image": rows, "label": [row % 2 for row in range(ROWS)], "image_id": names, "split": ["train"] * ROWS}
 
 
+def _probes(seed: int, texts: int = 3) -> Columns:
+    """Rows of a benchmark, of which two that follow each other have one image; of one text, not all are right."""
+    return {
+        "image": [picture(seed, row // 2) for row in range(ROWS)],
+        "texts": [[f"a dog, number {row} {text}" for text in range(texts)] for row in range(ROWS)],
+        "correct": [[[row % 2, *[0] * (texts - 1)] if texts == 1 else [1, *[0] * (texts - 1)]] for row in range(ROWS)],
+        "id": [f"{seed}_{row}" for row in range(ROWS)],
+        "category": ["left of", None, "on", "on", "left of"],
+        "group": [None, "dog_cat", "dog_cat", "", None],
+    }
+
+
+def _paired_probes(seed: int) -> Columns:
+    sides = {f"image_{side}": [picture(seed, row, side) for row in range(ROWS)] for side in (0, 1)}
+    columns = {name: values for name, values in _probes(seed, 2).items() if name != "image"}
+    return sides | columns | {"correct": [[[1, 0], [0, 1]]] * ROWS}
+
+
+def _cut_probes(seed: int) -> Columns:
+    return _probes(seed, 2) | {"bboxes": [[[4.0, 3.5, 9.0, 8.0]]] * ROWS}
+
+
 def _coco(seed: int) -> Columns:
     return _captions(seed, lambda number: f"COCO_val2014_{number:012d}.jpg")
 
@@ -130,6 +152,15 @@ def files_of(dataset: str) -> dict[str, Columns]:
         return _each(_classes, 130, *_named("images_{}.arrow", "train", "val", "test"))
     if dataset == "captions":
         return _each(_captions, 140, *_named("captions_{}.arrow", "train", "val", "test"))
+    if dataset in ("vsr", "vsr_zeroshot"):
+        names = _named(f"{dataset}_{{}}.arrow", "train", "val", "test")
+        return {name: _probes(150, 1) for name in names}  # they share images
+    if dataset.startswith(("winoground", "mmvp")):
+        return _each(_paired_probes, 160, f"{dataset}.arrow")
+    if dataset in ("aro_relation", "aro_attribution"):
+        return _each(_cut_probes, 170, f"{dataset}.arrow")
+    if dataset.startswith(("sugarcrepe", "valse", "aro_order", "whatsup")):
+        return _each(_probes, 180, f"{dataset}.arrow")
     template, seed, splits = {
         "refcoco": ("refcoco_unc_{}.arrow", 90, ("train", "val", "testA", "testB")),
         "refcoco+": ("refcoco+_unc_{}.arrow", 100, ("train", "val", "testA", "testB")),

@@ -44,11 +44,11 @@ def test_clean_files_pass(check: Check, tmp_path: Path, dataset: str):
     assert named | set(row.extra_files) <= set(files)  # the files of this test cover the whole row
     status, out, err = check()
     assert (status, err) == (0, "") and "nothing is wrong" in out
-    pictures = 2 if dataset == "nlvr2" else 1
+    pictures = len(row.image_columns)
     for name, columns in files.items():
         [line] = [line.split() for line in out.splitlines() if line.split()[:1] == [name]]
         rows = len(columns["split" if "split" in columns else next(iter(columns))])
-        texts = sum(map(len, columns[row.samples])) if row.samples else 0
+        texts = sum(map(len, columns.get(row.samples or "texts", ())))
         assert line[2] == f"{rows:,}" and f"{rows * pictures:,}" in line[3:] and f"{texts:,}" in line[3:], line
         assert line[-1] == "none"
     for file, expected in row.expected.items():
@@ -108,6 +108,17 @@ DEFECTS = {
     "no number": ("refcocog", "refcocog_umd_val", put("bboxes", float("inf"), 2, 1, 3), "row 2 has inf in 'bboxes'"),
     "ref_id twice": ("refcocog_google", "refcocog_google_val", put("ref_id", 12100, 1), r"ref_id that occurred before: 1 "),
     "negative class": ("images", "images_val", put("label", -1, 1), "row 1 has -1 in 'label'; expected 0 to inf"),
+    "no text": ("sugarcrepe", "sugarcrepe", put("texts", " ", 2, 1), r"empty texts: 1 \(row 2\)"),
+    "no right text": ("valse", "valse", put("correct", [0, 0, 0], 3, 0), r"an image to which no text belongs: 1 \(row 3\)"),
+    "fewer texts": ("aro_order_coco", "aro_order_coco", put("correct", [1, 0], 1, 0),
+        "row 1 has 2 in 'correct'; expected as many values in each entry as in 'texts'"),
+    "fewer images": ("mmvp", "mmvp", put("correct", [[1, 0]], 4), "row 4 has 1 in 'correct'; expected 2 entries"),
+    "half right": ("vsr", "vsr_test", put("correct", 2, 1, 0, 0), "row 1 has 2 in 'correct'; expected 0 to 1"),
+    "second image without text": ("winoground", "winoground", put("correct", [0, 0], 1, 1), r"no text belongs: 1 \(row 1\)"),
+    "id twice": ("whatsup_a", "whatsup_a", put("id", "180_0", 4), r"id that occurred before: 1 \(row 4\)"),
+    "box outside": ("aro_relation", "aro_relation", put("bboxes", [36.0, 3.0, 9.0, 8.0], 2, 0),
+        r"boxes with nothing of their image: 1 \(row 2: \[36.0, 3.0, 9.0, 8.0\]\)"),
+    "two boxes": ("aro_attribution", "aro_attribution", put("bboxes", [[0.0, 0.0, 9.0, 8.0]] * 2, 1), "row 1 has 2 in 'bboxes'"),
     "image in train and val": ("f30k", "f30k_caption_karpathy_val", put("image", picture(20, 1), 2),
         r"f30k_caption_karpathy_train.arrow: images that f30k train shares with f30k val, by content: 1 \(row 1 is "
         r"f30k_caption_karpathy_val.arrow row 2\)"),
