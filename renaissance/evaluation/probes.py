@@ -195,8 +195,8 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame without a group where it has none, and with the axis of the prepositions that make a pair."""
-    if GROUP in frame and frame[GROUP].isna().any():
-        frame = frame.drop(columns=GROUP)
+    named = frame[["category", GROUP]].replace("", None)
+    frame = frame.assign(**named) if named[GROUP].notna().all() else frame.drop(columns=GROUP).assign(**named[["category"]])
     return frame.assign(axis=frame["category"].isin(SIDEWAYS)) if GROUP in frame else frame
 
 
@@ -207,10 +207,10 @@ def _means(
     metrics = {f"{name}{ending}": mean_score(frame, right, baseline=("chance", float(chance.mean())))}
     if rule is None:
         return metrics
-    categories = frame["category"].where(frame["category"].notna(), None)
-    if rule.mean_of and categories.notna().any():
-        table = pd.DataFrame({"score": right, "category": categories})
-        enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
+    categories = frame["category"]
+    table = pd.DataFrame({"score": right, "category": categories})
+    enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
+    if rule.mean_of and enough.any():
         value = _over_categories(table[enough])
         found = MetricDetails(
             value, (table[enough],), _over_categories, baseline=("chance", float(chance[enough].mean()))
@@ -221,8 +221,8 @@ def _means(
             keys = [frame[column] for column in columns]
             whole, likely = right.groupby(keys).min(), chance.groupby(keys).prod()
             groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
-            units = pd.DataFrame({GROUP: groups}, whole.index)
-            metrics[f"{metric}{ending}"] = mean_score(units, whole, baseline=("chance", float(likely.mean())))
+            units = pd.DataFrame({GROUP: groups})
+            metrics[f"{metric}{ending}"] = mean_score(units, whole.to_numpy(), baseline=("chance", float(likely.mean())))
     if rule.by_category and not ending:
         for category in sorted({*categories.dropna()}):
             here = categories == category

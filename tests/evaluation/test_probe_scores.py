@@ -108,6 +108,7 @@ def test_attributes_of_aro_count_from_25_rows_on():
     every = scored(frame(rows), "aro_relation")["accuracy_by_category"].value
     assert every == pytest.approx((right[:24].mean() + right[24:50].mean() + right[50:].mean()) / 3)
     assert not any(name.startswith("accuracy_old") for name in found)
+    assert "accuracy_by_category" not in scored(frame(rows[:24]), "aro_attribution")
 
 
 def test_single_pair_and_set_of_four_of_whatsup():
@@ -130,6 +131,7 @@ def test_single_pair_and_set_of_four_of_whatsup():
     assert found["accuracy"].baseline[1] == 0.25 and found["accuracy_set"].baseline[1] == pytest.approx(
         (2 / 256 + 1 / 64) / 3
     )
+    assert found["accuracy_pair"].record()["interval"][0] < 5 / 6 < found["accuracy_pair"].record()["interval"][1]
     assert found["accuracy_left_of"].value == pytest.approx(2 / 3)
 
 
