@@ -196,7 +196,9 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame without a group where it has none, and with the axis of the prepositions that make a pair."""
     named = frame[["category", GROUP]].replace("", None)
-    frame = frame.assign(**named) if named[GROUP].notna().all() else frame.drop(columns=GROUP).assign(**named[["category"]])
+    frame = (
+        frame.assign(**named) if named[GROUP].notna().all() else frame.drop(columns=GROUP).assign(**named[["category"]])
+    )
     return frame.assign(axis=frame["category"].isin(SIDEWAYS)) if GROUP in frame else frame
 
 
@@ -222,7 +224,9 @@ def _means(
             whole, likely = right.groupby(keys).min(), chance.groupby(keys).prod()
             groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
             units = pd.DataFrame({GROUP: groups})
-            metrics[f"{metric}{ending}"] = mean_score(units, whole.to_numpy(), baseline=("chance", float(likely.mean())))
+            metrics[f"{metric}{ending}"] = mean_score(
+                units, whole.to_numpy(), baseline=("chance", float(likely.mean()))
+            )
     if rule.by_category and not ending:
         for category in sorted({*categories.dropna()}):
             here = categories == category

@@ -1,8 +1,8 @@
 """Probes: which of some texts belongs to which of some pictures, by a model as pretraining left it (`evaluation/probes.py`).
 
-A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the checkpoint
-has them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean colour in its
-place, and the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
+A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the
+checkpoint has them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean
+colour in its place, and the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
 """
 
 from __future__ import annotations

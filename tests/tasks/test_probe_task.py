@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import renaissance
 import small_probes
 from renaissance.config import TASKS
+from renaissance.data.text import encode
 from renaissance.evaluation.probes import RULES
+from renaissance.inference.loaded import Loaded
 from small_run import SMALL, command, results, train, write_coco_vg
 
 
@@ -39,7 +41,9 @@ def trained(work: Path, capsys) -> Path:
     """A checkpoint with the heads of mlm, itm and itc."""
     folder = work / "result" / "mlm_itm_itc" / "version_0"
     if not folder.exists():
-        train(capsys, "task_mlm_itm_itc", *SMALL, "max_steps=2", "batch_size=8", "learning_rate=0.01", "final_test=False")
+        train(
+            capsys, "task_mlm_itm_itc", *SMALL, "max_steps=2", "batch_size=8", "learning_rate=0.01", "final_test=False"
+        )
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -48,12 +52,106 @@ def test_there_is_a_rule_and_a_preset_for_every_benchmark():
     assert asked == {*TASKS["task_probes"]["datasets"]} == {*RULES} == {*small_probes.NAMES}
 
 
+def probe(capsys: pytest.CaptureFixture[str], trained: Path, *words: str) -> Path:
+    """The run folder of a command that probes."""
+    return train(capsys, *words, f"load_path={trained}", "data_root=probes", "num_workers=0")
+
+
 def frame(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_parquet(folder / "predictions" / f"probe_{name}.parquet")
+    return pd.read_parquet(folder / "predictions" / f"probe_{name}.parquet").set_index("id")
 
 
-def test_all_benchmarks_in_one_command(trained, work, capsys):
-    folder = train(capsys, "task_probes", f"load_path={trained}", "data_root=probes", "exp_name=all")
-    found = results(folder)
+def pictures(row: small_probes.Row) -> list[Image.Image]:
+    side = small_probes.SIZE if row.box is None else tuple(map(int, row.box[2:]))
+    return [Image.new("RGB", side, colour) for colour in row.colours]
+
+
+def test_scores_are_those_of_the_model_one_by_one(trained, work, capsys):
+    """Every benchmark in one command: pairs by `Model.score`, texts alone by masking one piece after the other."""
+    folder = probe(capsys, trained, "task_probes", "exp_name=all")
+    found, model = results(folder), renaissance.load(str(trained))
     assert set(found) == {*small_probes.NAMES}
-    print(json.dumps(found, indent=1), (folder / "results.md").read_text())
+    asked = {
+        name: small_probes.write(name, work / "again" / name) for name in ("winoground", "aro_relation", "valse", "vsr")
+    }
+    for name, splits in asked.items():
+        rows, of = splits.get("test") or splits[name], frame(folder, name)
+        assert len(of) == len(rows)
+        for row in rows:
+            stored, shown = of.loc[row.id], pictures(row)
+            assert stored["texts"].tolist() == row.texts and [[*each] for each in stored["correct"]] == row.correct
+            odds = [[logit(model.score(image, text)) for text in row.texts] for image in shown]
+            np.testing.assert_allclose(np.stack(stored["scores"]), odds, atol=2e-4)
+    lines = (folder / "results.md").read_text(encoding="utf-8").splitlines()
+    assert sum("| winoground |" in line for line in lines) >= 3 and lines[2].startswith("| winoground | group | ")
+    entries = [
+        json.loads(line) for line in (folder / "submissions" / "winoground_scores.jsonl").read_text().splitlines()
+    ]
+    assert len(entries) == 4 * len(frame(folder, "winoground")) and {*entries[0]} == {"label", "score"}
+
+
+def logit(probability: float) -> float:
+    return float(np.log(probability) - np.log1p(-probability))
+
+
+def test_neither_batches_nor_processes_change_a_number(trained, work, capsys):
+    words = ("task_probes", 'datasets=["winoground","sugarcrepe_pp","whatsup_a"]')
+    one = probe(capsys, trained, *words, "eval_batch_size=1", "exp_name=ones")
+    many = probe(capsys, trained, *words, "eval_batch_size=50", "exp_name=many")
+    assert results(one) == results(many)
+    for name in ("winoground", "sugarcrepe_pp", "whatsup_a"):
+        first, second = frame(one, name), frame(many, name)
+        for column in ("blind_scores", "text_scores"):
+            np.testing.assert_allclose(np.stack(first[column]), np.stack(second[column]), atol=1e-4)
+
+
+def test_blind_scores_are_those_of_the_mean_picture_and_texts_alone_of_their_pieces(trained, work, capsys):
+    folder, model = probe(capsys, trained, "task_probe_sugarcrepe", "exp_name=alone"), renaissance.load(str(trained))
+    mean = torch.load(trained, weights_only=True)["image"]["mean"]
+    grey = Image.new("RGB", (9, 9), tuple(round(255 * channel) for channel in mean))
+    row = frame(folder, "sugarcrepe").iloc[0]
+    np.testing.assert_allclose(
+        row["blind_scores"], [logit(model.score(grey, text)) for text in row["texts"]], atol=2e-4
+    )
+    np.testing.assert_allclose(row["text_scores"], [likelihood(model, text) for text in row["texts"]], atol=2e-4)
+
+
+@torch.no_grad()
+def likelihood(model: Loaded, text: str) -> float:
+    """Salazar et al.'s score, piece by piece."""
+    tokenizer, total = model.tokenizer, 0.0
+    _, whole = encode(tokenizer, [text], 50)
+    pieces = whole.input_ids[0].tolist()
+    for place, piece in enumerate(pieces):
+        if piece not in tokenizer.all_special_ids:
+            masked = whole.input_ids.clone()
+            masked[0, place] = tokenizer.mask_token_id
+            hidden = model.model.fuse(model.model.embed_text(whole._replace(input_ids=masked)), None).text
+            total += model.heads["mlm"].head(hidden[:, place]).log_softmax(-1)[0, piece].item()
+    return total
+
+
+def test_contrastive_vectors_score_where_asked_for_or_where_nothing_else_does(trained, work, capsys):
+    by = [
+        frame(probe(capsys, trained, "task_probe_mmvp", f"probe_score={name}", f"exp_name={name}"), "mmvp")
+        for name in ("itm", "itc")
+    ]
+    assert {*by[0]["score_by"]} == {"itm"} and {*by[1]["score_by"]} == {"itc"}
+    assert np.abs(np.stack([np.stack(each) for each in by[1]["scores"]])).max() <= 1 + 1e-6
+
+
+def test_what_cannot_be_scored_is_one_sentence(trained, work, capsys):
+    words = ("task_probe_winoground", "data_root=probes", "num_workers=0")
+    plain = train(capsys, "task_mlm", *SMALL, "max_steps=1", "batch_size=8", "final_test=False", "exp_name=words")
+    said = command(capsys, *words, f"load_path={plain}/checkpoints/last.ckpt").sentence()
+    assert "has no trained head of itm or itc" in said
+    assert "test_only=True needs load_path" in command(capsys, *words).sentence()
+    assert (
+        "Probes train nothing"
+        in command(capsys, *words, f"load_path={trained}", "test_only=False", "max_steps=1").sentence()
+    )
+    (work / "empty").mkdir(exist_ok=True)
+    said = command(capsys, *words[:1], f"load_path={trained}", "data_root=empty").sentence()
+    assert said.startswith(
+        "data_root='empty' has no file of winoground; `python run.py prepare with dataset=winoground"
+    )
