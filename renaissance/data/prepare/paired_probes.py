@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.data.arrow import some
 
 from .annotations import fields, folder_of, json_lines, text_lines
 from .image_pool import MAX_BYTES, Fault, fault_of
@@ -97,7 +98,10 @@ def _mmvp(root: Path) -> Iterator[ProbeEntry]:
     lines = csv.reader(text_lines(path))
     try:
         head = next(lines, [])
-        require(tuple(head) == _QUESTION, f"'{path}' begins with {head}, and not with {','.join(_QUESTION)}.")
+        require(
+            tuple(head) == _QUESTION,
+            f"'{path}' begins with {some(head) or 'nothing'}, and not with {', '.join(_QUESTION)}.",
+        )
         rows = [(lines.line_num, row) for row in lines if row]
     except csv.Error as error:
         raise UserError(
