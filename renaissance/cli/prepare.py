@@ -13,7 +13,7 @@ class Prepare:
     root: path("a folder") = None  # folder of the raw download
     data_root: path("a folder") = None  # folder that takes the arrow files
     workers: integer(1) = None  # processes that read images; None = one a core
-    max_unreadable: number(0, 1) = None  # share of a file's images that may be missing or unreadable; None = 1 %, gcc and sbu any
+    max_unreadable: number(0, 1) = None  # share of a file's images that may be missing or unreadable; None = 1 %, gcc and sbu any, benchmarks 0
     resize: integer(1) = None  # pixels that the short side of a larger image is reduced to; None = images stay as they are
     quality: integer(1, 100) = None  # of the JPEG files that resizing makes, 1 to 100; None = 95
     split_by: choice("unc", "google", "umd") = None  # refcoco, refcoco+, refcocog: unc, google or umd; None = unc, refcocog umd

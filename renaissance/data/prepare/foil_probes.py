@@ -18,7 +18,7 @@ from typing import TypedDict
 from renaissance.core.errors import require
 
 from .annotations import fields, folder_of, require_files
-from .probes import ProbeEntry, first_right, json_entries, places_of, plan_probes, probe_download
+from .probes import ProbeEntry, first_right, json_entries, places_of, probe_download
 from .writer import Download, LeftOut, arrow_writer
 
 _SWAPPED_OR_REPLACED = ("replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -56,10 +56,10 @@ def make_arrow(root: Path, *, dataset: str = "sugarcrepe") -> Download:
         dataset: "sugarcrepe", "sugarcrepe_pp" or "valse".
 
     Raises:
-        UserError: a missing or malformed file, or one of the refusals of `plan_probes` and `arrow_writer`.
+        UserError: a missing or malformed file, or one of the refusals of `probe_download` and `arrow_writer`.
     """
     entries = _valse(root) if dataset == "valse" else _sugarcrepe(root, dataset)
-    return probe_download(dataset, plan_probes(root, dataset, entries), annotations="data/*.json")
+    return probe_download(root, dataset, {dataset: entries})
 
 
 def _sugarcrepe(root: Path, dataset: str) -> Iterator[ProbeEntry]:
@@ -69,7 +69,7 @@ def _sugarcrepe(root: Path, dataset: str) -> Iterator[ProbeEntry]:
         for key, where, entry in json_entries(root / "data" / f"{name}.json"):
             file, *texts = fields(entry, where, filename=str, **dict.fromkeys(keys, str))
             places, correct = places_of(file, _VAL2017), first_right(texts, len(texts) - 1)
-            yield ProbeEntry(f"{name}_{key}", where, [places], texts, correct, name)
+            yield ProbeEntry(f"{name}_{entry.get('id', key)}", where, [places], texts, correct, name)
 
 
 def _valse(root: Path) -> Iterator[ProbeEntry | LeftOut]:

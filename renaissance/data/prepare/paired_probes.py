@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.data.arrow import some
 
 from .annotations import fields, folder_of, json_lines, text_lines
 from .image_pool import MAX_BYTES, Fault, fault_of
 from .names import IMAGE_SUFFIXES
-from .probes import PAIRED, ProbeEntry, annotations_below, places_of, plan_probes, probe_download
+from .probes import PAIRED, ProbeEntry, annotations_below, places_of, probe_download
 from .writer import Download, arrow_writer
 
 _EXAMPLES, _IMAGES = "data/examples.jsonl", "data/images"
@@ -39,33 +40,25 @@ def make_arrow(root: Path, *, dataset: str = "winoground") -> Download:
         dataset: "winoground" or "mmvp".
 
     Raises:
-        UserError: a missing, gated or malformed file, or one of the refusals of `plan_probes` and `arrow_writer`.
+        UserError: a missing, gated or malformed file, or one of the refusals of `probe_download` and `arrow_writer`.
     """
     if dataset == "mmvp":
-        return probe_download(dataset, plan_probes(root, dataset, _mmvp(root)), annotations="Questions.csv")
+        return probe_download(root, dataset, {dataset: _mmvp(root)})
     folder_of(root, f"{_EXAMPLES} and {_IMAGES}.zip")
-    archive, unpacked = root / f"{_IMAGES}.zip", root / _IMAGES
-    lacking = [name for name in (_EXAMPLES, f"{_IMAGES}.zip") if not (root / name).exists()]
-    lacking = [name for name in lacking if name == _EXAMPLES or not unpacked.is_dir()]
+    archive = root / f"{_IMAGES}.zip"
+    there = {_EXAMPLES: (root / _EXAMPLES).exists(), f"{_IMAGES}.zip": archive.exists() or (root / _IMAGES).is_dir()}
+    lacking = [name for name, found in there.items() if not found]
     require(not lacking, f"root='{root}' lacks {' and '.join(lacking)}; {_GATED}.")
-    packed = None if unpacked.is_dir() else _packed(archive)
-    plan = plan_probes(root, dataset, _winoground(root / _EXAMPLES), packed=packed)
-    return probe_download(dataset, plan, annotations=_EXAMPLES)
+    packed = _packed(archive) if archive.exists() else None
+    return probe_download(root, dataset, {dataset: _winoground(root / _EXAMPLES)}, packed)
 
 
 def _winoground(path: Path) -> Iterator[ProbeEntry]:
-    hints = {
-        "id": int | str,
-        "collapsed_tag": str,
-        **dict.fromkeys(("caption_0", "caption_1", "image_0", "image_1"), str),
-    }
+    hints = {"id": int | str, **dict.fromkeys(("collapsed_tag", "caption_0", "caption_1", "image_0", "image_1"), str)}
     for number, entry in json_lines(path):
         where = f"'{path}' line {number}"
         own, tag, *texts, first, second = fields(entry, where, **hints)
-        images = [
-            [place for ending in ("png", "jpg", "jpeg", "webp") for place in places_of(f"{stem}.{ending}", [_IMAGES])]
-            for stem in (first, second)
-        ]
+        images = [places_of(f"{stem}.png", [_IMAGES]) for stem in (first, second)]
         yield ProbeEntry(str(own), where, images, texts, PAIRED, tag)
 
 
@@ -97,12 +90,11 @@ def _mmvp(root: Path) -> Iterator[ProbeEntry]:
     lines = csv.reader(text_lines(path))
     try:
         head = next(lines, [])
-        require(tuple(head) == _QUESTION, f"'{path}' begins with {head}, and not with {','.join(_QUESTION)}.")
+        wanted = f"'{path}' begins with {some(head) or 'nothing'}, and not with {', '.join(_QUESTION)}."
+        require(tuple(head) == _QUESTION, wanted)
         rows = [(lines.line_num, row) for row in lines if row]
     except csv.Error as error:
-        raise UserError(
-            f"'{path}' line {lines.line_num} is not CSV ({first_line(error)}); download it again."
-        ) from None
+        raise UserError(f"'{path}' line {lines.line_num} is not CSV ({first_line(error)}).") from None
     require(len(rows) % 2 == 0, f"'{path}' has {len(rows)} statements; two that follow each other are a pair.")
     for (number, first), (_, second) in zip(rows[::2], rows[1::2], strict=True):
         where = f"'{path}' line {number}"

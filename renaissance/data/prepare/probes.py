@@ -1,6 +1,6 @@
 """Benchmarks that are measured without finetuning: what their writers share.
 
-    official files -> ProbeEntry, all of them checked -> plan_probes -> one arrow file
+    official files -> ProbeEntry, all of them checked -> probe_download -> arrow files
 
 Everything is read and checked before a file is written, as the annotations are small. No image may be missing unless
 `max_unreadable` allows it: a score of a part of a benchmark is another benchmark's.
@@ -9,7 +9,7 @@ Everything is read and checked before a file is written, as the annotations are 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -60,34 +60,38 @@ def first_right(texts: Sequence[str], right: int = 1) -> list[list[int]]:
     return [[int(number < right) for number in range(len(texts))]]
 
 
-def probe_download(dataset: str, *plans: Plan, **source: Any) -> Download:
-    """Returns the download of a benchmark; `source`: what manifests say about it."""
-    return Download(dataset, plans, source=source, max_unreadable=0)
-
-
-def plan_probes(
+def probe_download(
     root: Path,
     dataset: str,
-    entries: Iterable[ProbeEntry | LeftOut],
-    split: str | None = None,
+    splits: Mapping[str, Iterable[ProbeEntry | LeftOut]],
     packed: Callable[[str], bytes | Fault] | None = None,
-) -> Plan:
-    """Returns the plan of a file of a benchmark.
+) -> Download:
+    """Returns the download of a benchmark.
 
     Args:
-        root: the folder of the download.
+        root: its folder.
         dataset: key of `DATASETS`.
-        entries: all rows, in order.
-        split: the split it belongs to, None = the only one.
+        splits: split -> all its rows, in order.
         packed: gives an image of an archive by its place there, None = images are files below root.
 
     Raises:
         UserError: what reading the entries raises; no row; an id twice; a text that is empty, no Unicode text, or longer
             than `annotation_store.MOST_TEXT`; a box that shows nothing of its image.
     """
+    plans = [_plan(root, dataset, split, [*entries], packed) for split, entries in splits.items()]
+    return Download(dataset, plans, max_unreadable=0)
+
+
+def _plan(
+    root: Path,
+    dataset: str,
+    split: str,
+    entries: Sequence[ProbeEntry | LeftOut],
+    packed: Callable[[str], bytes | Fault] | None,
+) -> Plan:
     spec, sizes = DATASETS[dataset], cache(partial(_size, root))
-    checked, seen, reaching = [*entries], set(), 0
-    for each in checked:
+    seen, reaching = set(), 0
+    for each in entries:
         if isinstance(each, LeftOut):
             continue
         require(each.id not in seen, f"{each.where} has the id '{each.id}' of an earlier one; download it again.")
@@ -96,11 +100,11 @@ def plan_probes(
         require(fault is None, f"{each.where} has an unusable text ({fault}); download it again.")
         if each.box is not None and (size := sizes(_found(root, each.images[0]))):
             reaching += _reaches_over(each, *size)
-    require(seen, f"root='{root}' lists no row of {dataset}; download it again.")
-    split = split or next(iter(spec.splits))
-    rows = (_row(root, each, spec.image_columns, packed) for each in checked)
+    require(seen, f"root='{root}' lists no row of {dataset} {split}; download it again.")
+    rows = (_row(root, each, spec.image_columns, packed) for each in entries)
     notes = [f"{reaching:,} boxes reach over the border of their image; what lies in it is shown."] if reaching else ()
-    plan = plan_file(dataset, spec.splits[split][0], split, rows, listed=len(checked), skipped=Skipped(), notes=notes)
+    (file,) = spec.splits[split]
+    plan = plan_file(dataset, file, split, rows, listed=len(entries), skipped=Skipped(), notes=notes)
     return plan._replace(texts=(TEXTS.name,))
 
 
@@ -163,12 +167,8 @@ def annotations_below(root: Path, names: Sequence[str]) -> Path:
     return found[0]
 
 
-def json_entries(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yields (key, where, entry) of a JSON file that is an object or a list; an entry's own "id" is its key in a list."""
+def json_entries(path: Path) -> list[tuple[str, str, Any]]:
+    """Returns (key or place, where, entry) of each entry of a JSON file that is an object or a list."""
     content = read_json(path, dict | list)
-    if isinstance(content, dict):
-        yield from ((key, f"'{path}' entry '{key}'", entry) for key, entry in content.items())
-        return
-    for number, entry in enumerate(content):
-        own = entry.get("id") if isinstance(entry, dict) else None
-        yield str(number if own is None else own), f"'{path}' entry {number}", entry
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    return [(str(key), f"'{path}' entry {key}", entry) for key, entry in pairs]

@@ -21,7 +21,7 @@ from renaissance.core.errors import require
 from renaissance.core.untrusted import expect, short
 
 from .annotations import fields, json_lines
-from .probes import ProbeEntry, annotations_below, first_right, json_entries, places_of, plan_probes, probe_download
+from .probes import ProbeEntry, annotations_below, first_right, json_entries, places_of, probe_download
 from .writer import Download, arrow_writer
 
 # Data set -> the names of its annotations.
@@ -36,7 +36,8 @@ _FILES = {
 }
 _SPLITS = {"vsr": "random", "vsr_zeroshot": "zeroshot"}  # and what VSR calls them
 _PARTS = {"train": "train", "val": "dev", "test": "test"}
-_BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+_ARO = dict.fromkeys(("image_path", "true_caption", "false_caption"), str)
+_BOX = dict.fromkeys(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), float)
 _OPTIONS = {"aro": 5, "whatsup": 4}
 
 
@@ -49,43 +50,27 @@ def make_arrow(root: Path, *, dataset: str = "aro_relation") -> Download:
         dataset: one of those above.
 
     Raises:
-        UserError: a missing or malformed file, or one of the refusals of `plan_probes` and `arrow_writer`.
+        UserError: a missing or malformed file, or one of the refusals of `probe_download` and `arrow_writer`.
     """
     if dataset in _SPLITS:
         folders = (f"splits/{_SPLITS[dataset]}/", f"data/splits/{_SPLITS[dataset]}/", "")
-        paths = {
-            split: annotations_below(root, [f"{folder}{part}.jsonl" for folder in folders])
-            for split, part in _PARTS.items()
-        }
-        plans = [plan_probes(root, dataset, _vsr(path), split) for split, path in paths.items()]
-        return probe_download(
-            dataset, *plans, annotations=[path.relative_to(root).as_posix() for path in paths.values()]
-        )
+        files = {split: [f"{folder}{part}.jsonl" for folder in folders] for split, part in _PARTS.items()}
+        paths = {split: annotations_below(root, names) for split, names in files.items()}
+        return probe_download(root, dataset, {split: _vsr(path) for split, path in paths.items()})
     path = annotations_below(root, [f"{folder}{name}" for folder in ("", "data/") for name in _FILES[dataset]])
     read = _aro if dataset in ("aro_relation", "aro_attribution") else _options
     if dataset.startswith(("whatsup_coco", "whatsup_vg")):
         read = _pairs
-    plan = plan_probes(root, dataset, read(path, dataset))
-    return probe_download(dataset, plan, annotations=path.relative_to(root).as_posix())
+    return probe_download(root, dataset, {dataset: read(path, dataset)})
 
 
 def _aro(path: Path, dataset: str) -> Iterator[ProbeEntry]:
     key, hint = ("relation_name", str) if dataset == "aro_relation" else ("attributes", list[str])
     for number, where, entry in json_entries(path):
-        image, right, wrong, kind, *box = fields(
-            entry,
-            where,
-            image_path=str,
-            true_caption=str,
-            false_caption=str,
-            **{key: hint},
-            **dict.fromkeys(_BOX, float),
-        )
+        image, right, wrong, kind, *box = fields(entry, where, **_ARO, **{key: hint}, **_BOX)
         category = kind if isinstance(kind, str) else ",".join(kind)
         places, texts = places_of(image, ("images", "data/images")), [right, wrong]
-        yield ProbeEntry(
-            number, where, [places], texts, first_right(texts), category, box=[float(side) for side in box]
-        )
+        yield ProbeEntry(number, where, [places], texts, first_right(texts), category, box=box)
 
 
 def _options(path: Path, dataset: str) -> Iterator[ProbeEntry]:
