@@ -154,6 +154,7 @@ class Objectives:
     vqav2_label_size: integer(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only: flag.evaluation = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag.evaluation = True  # classes of images: the same for the image encoder
+    probe_score: choice("itm", "itc") = None  # probes and classes without training: what scores an image with a text, the head itm or itc; None = itm where it is trained, else itc
     blind: flag.evaluation = False  # True: every image is replaced by the mean colour, for a text-only baseline
     blind_run: path("a run folder").changeable = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 

@@ -1,4 +1,4 @@
-"""Poolers and task heads: small modules on top of what the fusion returns."""
+"""Poolers and task heads: small modules on top of what the fusion returns; and what their logits say."""
 
 from __future__ import annotations
 
@@ -66,9 +66,25 @@ class ItmHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         return self.classifier(pooled)
 
+    def log_odds(self, pooled: Tensor) -> Tensor:
+        """Matching scores of pairs: (n,Dp) -> (n,) float."""
+        logits = self(pooled).float()
+        return logits[:, 1] - logits[:, 0]
+
 
 class ClassifierHead(nn.Sequential):
     """The classifier of downstream tasks (ViLT): (B,size) -> (B,hidden), layer norm, GELU -> (B,classes) logits."""
 
     def __init__(self, size: int, hidden: int, classes: int):
         super().__init__(nn.Linear(size, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
+
+
+def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
+    """Argmax of each row of logits (B,C), and whether the row is free of NaN."""
+    numbers = ~logits.isnan().any(-1)
+    return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))
+
+
+def confidences(logits: Tensor) -> list[float]:
+    """Probability of the predicted class of each row of logits (B,C): the largest softmax."""
+    return logits.float().softmax(-1).amax(-1).tolist()

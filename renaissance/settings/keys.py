@@ -45,6 +45,7 @@ YOUNGER = frozenset(
         "mlm_stop_words",
         "patch_drop",
         "patch_drop_until",
+        "probe_score",
     ]
 )
 

@@ -27,7 +27,7 @@ from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
-from renaissance.models.heads import ClassifierHead
+from renaissance.models.heads import ClassifierHead, confidences, predicted_classes
 from renaissance.settings.sections import Settings
 
 
@@ -162,6 +162,18 @@ class Task(nn.Module):
         """Warnings about logged or evaluated shares."""
         return []
 
+    def use_loaded(self, parts: Set[str], where: str) -> list[str]:
+        """Called once before an evaluation without training (`test_only`), when the weights are in.
+
+        Args:
+            parts: names of its submodules and parameters ("head") that the checkpoint brought, directly or by `starts_from`.
+            where: names the checkpoint and its heads, for sentences.
+
+        Returns:
+            Lines for the report. Raises a UserError if it cannot be evaluated with these parts alone.
+        """
+        return []
+
     def check(self, heads: Mapping[str, Task]) -> None:
         """Raises a UserError if the heads cannot be evaluated, such as an untrained one."""
 
@@ -259,6 +271,14 @@ class Downstream(Task):
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> TargetBuilder:
         return label_targets
 
+    def use_loaded(self, parts: Set[str], where: str) -> list[str]:
+        require(
+            parts >= {name.partition(".")[0] for name in self.state_dict()},
+            f"{where} has no trained head of this task, so there is nothing to evaluate; leave test_only out to finetune it "
+            "first.",
+        )
+        return []
+
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """One row an example, for the metrics and the predictions file.
 
@@ -328,14 +348,3 @@ class Classification(Downstream):
 
     def logits(self, encodings: Encodings, targets: Any) -> Tensor:
         return self.head(encodings.fuse(encodings.text(), encodings.images(), needs={"pooled"}).pooled)
-
-
-def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
-    """Argmax of each row of logits (B,C), and whether the row is free of NaN."""
-    numbers = ~logits.isnan().any(-1)
-    return list(zip(logits.argmax(-1).tolist(), numbers.tolist(), strict=True))
-
-
-def confidences(logits: Tensor) -> list[float]:
-    """Probability of the predicted class of each row of logits (B,C): the largest softmax."""
-    return logits.float().softmax(-1).amax(-1).tolist()

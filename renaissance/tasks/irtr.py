@@ -88,8 +88,7 @@ class Irtr(Downstream):
 
     def match(self, pooled: Tensor) -> Tensor:
         """Matching scores of pairs (n,Dp): (n,), the log-odds of the matching head."""
-        logits = self.head(pooled).float()
-        return logits[:, 1] - logits[:, 0]
+        return self.head.log_odds(pooled)
 
     def rows(self, output: TaskOutput, targets: FalseTextTargets) -> list[dict[str, Any]]:
         """The predicted text of each image; its own text is number 0."""

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.types import ItmTargets, TaskOutput
 from renaissance.data.negatives import FalseImages
-from renaissance.models.heads import ItmHead
+from renaissance.models.heads import ItmHead, confidences, predicted_classes
 from renaissance.settings.sections import Settings
 
-from .base import Context, Encodings, Task, confidences, predicted_classes
+from .base import Context, Encodings, Task
 
 ANSWERS = ("mismatched", "matched")  # in the order of their labels
 MOST_WITHOUT_PARTNER = 0.05  # largest share of pairs without a false image that gives no warning

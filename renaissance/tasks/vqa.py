@@ -26,9 +26,10 @@ from renaissance.data.dataset_specs import DATASETS, QUESTIONS, VQA_LABELS
 from renaissance.data.samples import Sample, SampleDataset
 from renaissance.data.vocabulary import vqa_labels
 from renaissance.evaluation.metrics import MetricDetails, mean_score
+from renaissance.models.heads import predicted_classes
 from renaissance.settings.sections import Settings
 
-from .base import Classification, Encodings, predicted_classes
+from .base import Classification, Encodings
 
 ANSWER_TYPES = {"yes/no": "yes_no", "number": "number", "other": "other"}  # as annotated -> in the names of metrics
 _SUBMITTED = ("test-dev", "test")  # the splits that the server scores

@@ -34,6 +34,7 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
+from renaissance.tasks.zero_shot import score_head
 from renaissance.training import devices, frozen_tokens, image_inputs, loading, train
 from renaissance.training.assembly import Built, build, build_on_meta, load_weights
 from renaissance.training.checkpointing import checkpoint_content
@@ -433,6 +434,7 @@ CHANGES: dict[str, Change] = {
     "draw_false_text": Change(2, lambda t: len(t.targets("irtr")[0].text.input_ids), 2 * 4, IRTR),
     "get_recall_metric": Change(True, lambda t: t.shape.heads["irtr"].selecting, base=IRTR),
     "rerank_top_k": Change(2, lambda t: refusal(lambda: t.shape), base=IRTR),
+    "probe_score": Change("itc", lambda t: score_head(t.settings, {"itm", "itc"}, "load_path=x"), "itc"),
     "vqav2_label_size": Change(7, lambda t: refusal(lambda: t.settings) is not None, True, VQA),
     "text_only": Change(False, lambda t: t.shape.heads["glue"].pooler, None, GLUE),
     "image_only": Change(False, lambda t: t.shape.heads["images"].classifier.in_features, 64, IMAGES),

@@ -152,7 +152,7 @@ def test_a_head_that_was_never_trained_is_not_evaluated(folder: Path, capsys, tm
     before = small_run.train(capsys, *words("snli", folder, log=tmp_path)) / "checkpoints" / "best.ckpt"
     given = [word for word in words("nlvr2", folder, log=tmp_path) if not word.startswith("max_steps")]
     refused = small_run.command(capsys, *given, f"load_path={before}", "test_only=True")
-    assert f"load_path={before} has no trained head of nlvr2 (its heads: snli)" in refused.sentence()
+    assert f"load_path={before} (its heads: snli) has no trained head of this task" in refused.sentence()
 
 
 def test_what_is_no_number_is_not_right():
