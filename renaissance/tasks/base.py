@@ -27,7 +27,7 @@ from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
-from renaissance.models.heads import ClassifierHead, confidences, predicted_classes
+from renaissance.models.heads import ClassifierHead, brier_scores, confidences, predicted_classes
 from renaissance.settings.sections import Settings
 
 
@@ -169,8 +169,7 @@ class Task(nn.Module):
             parts: names of its submodules and parameters ("head") that the checkpoint brought, directly or by `starts_from`.
             where: names the checkpoint and its heads, for sentences.
 
-        Returns:
-            Lines for the report. Raises a UserError if it cannot be evaluated with these parts alone.
+        Returns: lines for the report. Raises a UserError if it cannot be evaluated with these parts alone.
         """
         return []
 
@@ -283,20 +282,25 @@ class Downstream(Task):
         """One row an example, for the metrics and the predictions file.
 
         Returns:
-            The example's metadata with "prediction"; "confidence", its probability by the model; and "score": its contribution
-            to the selecting metric if that is a mean, None if the answer is hidden. Here: the class with the highest logit,
-            and 1 if it is right, else 0; 0 if a logit is NaN.
+            The example's metadata with "prediction"; "confidence", its probability by the model; "score": its contribution to
+            the selecting metric if that is a mean, None if the answer is hidden; and "brier" (`brier_scores`). Here: the
+            class with the highest logit, and 1 if it is right, else 0; 0 if a logit is NaN.
         """
-        guesses, sure = predicted_classes(output.logits), confidences(output.logits)
+        columns = (
+            predicted_classes(output.logits),
+            confidences(output.logits),
+            brier_scores(output.logits, output.labels),
+        )
         return [
             {
                 **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
                 "confidence": confidence,
+                "brier": brier,
             }
-            for metadata, label, (guess, number), confidence in zip(
-                targets.metadata, output.labels.tolist(), guesses, sure, strict=True
+            for metadata, label, (guess, number), confidence, brier in zip(
+                targets.metadata, output.labels.tolist(), *columns, strict=True
             )
         ]
 
