@@ -293,9 +293,8 @@ class Ranking:
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
         """Batches of pairs: a group of texts, and the indices into it and into this process's images."""
-        most = TOKENS.get(self.device.type, _MORE_TOKENS)
         for numbers, tokens in texts:
-            size = max(1, most // (tokens.hidden.shape[1] + images.hidden.shape[1]))
+            size = pairs_at_once(tokens, images)
             every = range(len(numbers) * len(self.own))
             pairs = every if candidates is None else np.flatnonzero(candidates[numbers].T)
             for start in range(0, len(pairs), size):
@@ -312,6 +311,12 @@ class Ranking:
             f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images: {total:,} pairs{on}, about "
             f"{duration}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
         )
+
+
+def pairs_at_once(texts: Tokens, images: Tokens) -> int:
+    """How many pairs of them one call of the fusion takes."""
+    most = TOKENS.get(images.hidden.device.type, _MORE_TOKENS)
+    return max(1, most // (texts.hidden.shape[1] + images.hidden.shape[1]))
 
 
 def choose_candidates(similarities: np.ndarray, top: int, columns: Columns) -> np.ndarray:

@@ -61,7 +61,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
     heads = nn.ModuleDict()
     for name in settings.objectives.loss_names:
         torch.manual_seed(torch_seed(settings.run.seed, 0, 0, f"head {name}"))  # whichever other tasks are on
-        context = Context(settings, settings.model.vocab_size, resolved.labels.get(name))
+        context = Context(settings, settings.model.vocab_size, resolved.labels.get(name), resolved.tokenizer)
         head: Task = task_class(name)(model, context)
         initialize(head, std)
         heads[name] = head
