@@ -294,8 +294,7 @@ class Ranking:
     ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
         """Batches of pairs: a group of texts, and the indices into it and into this process's images."""
         for numbers, tokens in texts:
-            size = pairs_at_once(tokens, images)
-            every = range(len(numbers) * len(self.own))
+            size, every = pairs_at_once(tokens, images), range(len(numbers) * len(self.own))
             pairs = every if candidates is None else np.flatnonzero(candidates[numbers].T)
             for start in range(0, len(pairs), size):
                 columns, rows = np.divmod(pairs[start : start + size], len(numbers))
@@ -315,8 +314,8 @@ class Ranking:
 
 def pairs_at_once(texts: Tokens, images: Tokens) -> int:
     """How many pairs of them one call of the fusion takes."""
-    most = TOKENS.get(images.hidden.device.type, _MORE_TOKENS)
-    return max(1, most // (texts.hidden.shape[1] + images.hidden.shape[1]))
+    tokens = texts.hidden.shape[1] + images.hidden.shape[1]
+    return max(1, TOKENS.get(images.hidden.device.type, _MORE_TOKENS) // tokens)
 
 
 def choose_candidates(similarities: np.ndarray, top: int, columns: Columns) -> np.ndarray:
@@ -337,8 +336,7 @@ def rank_candidates(scores: np.ndarray, candidates: np.ndarray, similarities: np
 
 def _concatenated(parts: Iterable[Tokens], count: int) -> Tokens:
     """Concatenates the tokens of batches in memory that is allocated once; different lengths are padded."""
-    hidden = mask = None
-    at = 0
+    hidden, mask, at = None, None, 0
     for part in parts:
         size, length = part.hidden.shape[:2]
         if hidden is None:

@@ -39,11 +39,8 @@ def freeze_unused_parameters(
     built.heads.eval()
     encodings = Encodings(built.model, dummy_batch(resolved, target_builders))
     with torch.enable_grad():
-        losses = [
-            task(encodings, encodings.batch.targets[name]).loss
-            for name, task in built.heads.items()
-            if not isinstance(task, ZeroShot)  # which trains nothing
-        ]
+        tasks = {name: task for name, task in built.heads.items() if not isinstance(task, ZeroShot)}
+        losses = [task(encodings, encodings.batch.targets[name]).loss for name, task in tasks.items()]
     built.model.train()
     built.heads.train()
     used = used_by(losses)
