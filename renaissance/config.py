@@ -155,6 +155,8 @@ class Objectives:
     text_only: flag.evaluation = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag.evaluation = True  # classes of images: the same for the image encoder
     probe_score: choice("itm", "itc") = None  # probes and classes without training: what scores an image with a text, the head itm or itc; None = itm where it is trained, else itc
+    class_names: path("a JSON file") = None  # classes without training: file of the classes' names in their order, a list or {data set: list}; None = as the data names them
+    templates: path("a JSON file") = None  # classes without training: file of texts with {c} in the place of a name, a list or {data set: list}; None = "a photo of a {c}."
     blind: flag.evaluation = False  # True: every image is replaced by the mean colour, for a text-only baseline
     blind_run: path("a run folder").changeable = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
@@ -214,6 +216,7 @@ GLUE = {
 }  # fmt: skip
 PROBE = {"loss_names": {"probe": 1}, "test_only": True, "eval_batch_size": 32}
 IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {"images": 1}}
+ZERO_SHOT = {"test_only": True, "loss_names": {"zeroshot_images": 1}}
 TASKS = {
     # Masked language modelling and image-text matching, together.
     "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {"mlm": 1, "itm": 1}},
@@ -296,6 +299,9 @@ TASKS = {
     # Classes of images: CIFAR-10, or any folder of class folders by the name it was prepared under.
     "task_finetune_cifar10": {**IMAGES, "exp_name": "finetune_cifar10", "datasets": ["cifar10"]},
     "task_finetune_images": {**IMAGES, "exp_name": "finetune_images", "datasets": ["images"]},
+    # The same classes without training, by the texts that name them.
+    "task_zeroshot_cifar10": {**ZERO_SHOT, "exp_name": "zeroshot_cifar10", "datasets": ["cifar10"]},
+    "task_zeroshot_images": {**ZERO_SHOT, "exp_name": "zeroshot_images", "datasets": ["images"]},
 }
 
 # Parts: a handful of settings that go together; any number may be named, the later one wins.

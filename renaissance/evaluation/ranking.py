@@ -38,7 +38,7 @@ TIED = 1e-5  # scores with a smaller difference are equal
 TIED_COSINES = 1e-6  # the same for products of unit vectors
 _BLOCK = 1 << 22  # scores that are gathered and sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
-MORE_TOKENS = 1 << 18  # on any other device
+_MORE_TOKENS = 1 << 18  # on any other device
 _MEASURED = 3  # batches timed for the estimate, after one to warm up
 
 
@@ -293,10 +293,8 @@ class Ranking:
         self, texts: list[tuple[np.ndarray, Tokens]], images: Tokens, candidates: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, Tokens, np.ndarray, np.ndarray]]:
         """Batches of pairs: a group of texts, and the indices into it and into this process's images."""
-        most = TOKENS.get(self.device.type, MORE_TOKENS)
         for numbers, tokens in texts:
-            size = max(1, most // (tokens.hidden.shape[1] + images.hidden.shape[1]))
-            every = range(len(numbers) * len(self.own))
+            size, every = pairs_at_once(tokens, images), range(len(numbers) * len(self.own))
             pairs = every if candidates is None else np.flatnonzero(candidates[numbers].T)
             for start in range(0, len(pairs), size):
                 columns, rows = np.divmod(pairs[start : start + size], len(numbers))
@@ -312,6 +310,12 @@ class Ranking:
             f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images: {total:,} pairs{on}, about "
             f"{duration}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
         )
+
+
+def pairs_at_once(*sides: Tokens) -> int:
+    """How many pairs of them, or how many of one side alone, one call of the fusion takes."""
+    tokens = sum(side.hidden.shape[1] for side in sides)
+    return max(1, TOKENS.get(sides[0].hidden.device.type, _MORE_TOKENS) // tokens)
 
 
 def choose_candidates(similarities: np.ndarray, top: int, columns: Columns) -> np.ndarray:
@@ -332,8 +336,7 @@ def rank_candidates(scores: np.ndarray, candidates: np.ndarray, similarities: np
 
 def _concatenated(parts: Iterable[Tokens], count: int) -> Tokens:
     """Concatenates the tokens of batches in memory that is allocated once; different lengths are padded."""
-    hidden = mask = None
-    at = 0
+    hidden, mask, at = None, None, 0
     for part in parts:
         size, length = part.hidden.shape[:2]
         if hidden is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from renaissance.core.types import Tokens
+from renaissance.core.types import IGNORED, Tokens
 
 
 class Pooler(nn.Module):
@@ -88,3 +88,14 @@ def predicted_classes(logits: Tensor) -> list[tuple[int, bool]]:
 def confidences(logits: Tensor) -> list[float]:
     """Probability of the predicted class of each row of logits (B,C): the largest softmax."""
     return logits.float().softmax(-1).amax(-1).tolist()
+
+
+def brier_scores(logits: Tensor, labels: Tensor) -> list[float | None]:
+    """Squared errors of the probabilities of logits (B,C), summed over the classes: 0..2; None where labels (B,) are IGNORED.
+
+    Source: Brier, Monthly Weather Review 1950.
+    """
+    probabilities = logits.float().softmax(-1)
+    right = probabilities.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+    scores = (probabilities.square().sum(-1) - 2 * right + 1).tolist()
+    return [None if label == IGNORED else score for label, score in zip(labels.tolist(), scores, strict=True)]

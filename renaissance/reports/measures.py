@@ -1,4 +1,4 @@
-"""What the predictions of a run say beyond its metrics: calibration, confusions, scores of categories."""
+"""What the predictions of a run say beyond its metrics: confusions, scores of categories."""
 
 from __future__ import annotations
 
@@ -16,27 +16,9 @@ from renaissance.evaluation.frames import FIRST, predictions_file
 from renaissance.evaluation.intervals import GROUP, interval
 from renaissance.evaluation.runs import MOST_ROWS, FinishedRun
 
-BINS = 10  # of confidences
 MOST_CLASSES = 10  # of a confusion matrix; the others are one
 MOST_CATEGORIES = 40  # values of a column that is taken for one of categories
 SHOWN_CATEGORIES = 20
-
-
-class Calibration(NamedTuple):
-    """How far probabilities can be trusted.
-
-    Attributes:
-        bins: (b,3) mean confidence, mean score and share of the examples, of each tenth that has some.
-        error: the expected calibration error, the mean of |confidence - score| over the bins by their shares.
-            Source: Guo et al., ICML 2017.
-        confidence, score: means. left_out: how many examples have no confidence.
-    """
-
-    bins: np.ndarray
-    error: float
-    confidence: float
-    score: float
-    left_out: int
 
 
 class Confusion(NamedTuple):
@@ -87,19 +69,6 @@ def headline_split(runs: Iterable[FinishedRun], task: str) -> str | None:
     known = [(run, split) for run, split in names if (run.path / predictions_file(task, split)).is_file()]
     counts = Counter(split for _, split in known or names)
     return min(counts, key=lambda name: (-counts[name], name != "test", name == "val"), default=None)
-
-
-def calibration(frame: pd.DataFrame) -> Calibration | None:
-    """Confidences against scores; None where the predictions have none."""
-    if "confidence" not in frame:
-        return None
-    known = frame[["confidence", "score"]].astype(float).dropna()
-    if known.empty:
-        return None
-    groups = known.groupby(np.minimum((known["confidence"] * BINS).astype(int), BINS - 1))
-    bins = np.column_stack([groups.mean().to_numpy(), groups.size() / len(known)])
-    error = float((np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]).sum())
-    return Calibration(bins, error, *known.mean(), len(frame) - len(known))
 
 
 def confusion(frame: pd.DataFrame) -> Confusion | None:

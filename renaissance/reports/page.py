@@ -17,6 +17,7 @@ from renaissance.core.atomic import write_whole
 from renaissance.core.console import say
 from renaissance.core.errors import Stopped, UserError, first_line, printable, require
 from renaissance.core.figures import COLOURS, ON_DARK
+from renaissance.evaluation.calibration import BINS, Calibration, calibration
 from renaissance.evaluation.compare import differing_settings, remarks
 from renaissance.evaluation.compare.folders import find, shortest_names
 from renaissance.evaluation.intervals import asked_otherwise
@@ -129,6 +130,7 @@ def render(runs: Mapping[str, FinishedRun], notes: Sequence[str] = (), data_root
         differences=differences,
         curves=results.curves(rows),
         sections=sections,
+        bins=BINS,
         validated=any(
             "/val/" in column and value for table in rows.values() for row in table for column, value in row.items()
         ),
@@ -171,7 +173,7 @@ def _looked_into(
 
 
 def _add_measures(section: dict[str, Any], frames: Mapping[str, pd.DataFrame]) -> None:
-    calibrations = {name: found for name, frame in frames.items() if (found := measures.calibration(frame))}
+    calibrations = {name: found for name, frame in frames.items() if (found := calibration(frame))}
     section |= {
         "names": [*frames],
         "calibrations": calibrations,
@@ -192,7 +194,7 @@ def _by_column(of: Mapping[str, Mapping[str, Sequence[measures.Category]]]) -> d
     return found
 
 
-def _reliability(calibrations: Mapping[str, measures.Calibration]) -> charts.Chart | None:
+def _reliability(calibrations: Mapping[str, Calibration]) -> charts.Chart | None:
     series = {name: each.bins[:, :2] for name, each in calibrations.items()}
     sizes = {name: 2.5 + 9 * np.sqrt(each.bins[:, 2]) for name, each in calibrations.items()}
     title = "Confidence and how often it is right"

@@ -9,6 +9,9 @@ from renaissance.core.checks import RANDAUG
 
 from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
+# Settings of tasks without training -> these tasks.
+_ZERO_SHOT = dict.fromkeys(("class_names", "templates", "probe_score"), ("zeroshot_images",))
+
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
@@ -26,6 +29,9 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
     if "first_steps" in given and not values["first_datasets"]:
         yield f"first_steps={values['first_steps']} would change nothing without first_datasets; give both."
+    for key, tasks in _ZERO_SHOT.items():
+        if key in given and values[key] and not any(values["loss_names"].get(task) for task in tasks):
+            yield f"{key}={values[key]} would change nothing: it is for {' and '.join(tasks)}; leave it out."
     if values["early_stopping"]:
         yield from _early_stopping(values)
     if not values["cache_frozen"]:

@@ -36,6 +36,7 @@ YOUNGER = frozenset(
     [
         "cache_dir",
         "caption_column",
+        "class_names",
         "eval_limit",
         "first_datasets",
         "first_steps",
@@ -46,6 +47,7 @@ YOUNGER = frozenset(
         "patch_drop",
         "patch_drop_until",
         "probe_score",
+        "templates",
     ]
 )
 

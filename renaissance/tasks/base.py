@@ -1,4 +1,4 @@
-"""Base classes of tasks, and the encodings that all tasks of a step share.
+"""Base classes of tasks.
 
 A task turns the encodings of a micro-batch and its own targets into a loss. It names the parts of `Fused` that it reads, so
 that nothing else is computed, and uses `Encodings`, never a tower.
@@ -20,83 +20,26 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from renaissance.core.errors import require
-from renaissance.core.types import IGNORED, Batch, Example, Fused, LabelTargets, TaskOutput, TextInput, Tokens
+from renaissance.core.types import IGNORED, Example, LabelTargets, TaskOutput
 from renaissance.data.collate import TargetBuilder, label_targets
 from renaissance.data.dataset_specs import DATASETS
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation.metrics import MetricDetails, mean_score
 from renaissance.evaluation.ranking import FullSplit
-from renaissance.models.heads import ClassifierHead, confidences, predicted_classes
+from renaissance.models.heads import ClassifierHead, brier_scores, confidences, predicted_classes
 from renaissance.settings.sections import Settings
 
-
-class Encodings:
-    """The encodings of one micro-batch, each computed on first use and kept for the step.
-
-    Args:
-        model: a `TwoTower` or `OneTower`.
-        batch: the micro-batch, on the model's device.
-    """
-
-    def __init__(self, model: nn.Module, batch: Batch):
-        self.model, self.batch = model, batch
-        self._texts: dict[int, tuple[TextInput, Tokens]] = {}
-        self._images: Tokens | None = None
-
-    def text(self, inputs: Tensor | TextInput | None = None) -> Tokens:
-        """Embedded texts: of the batch, of the batch with other `input_ids` (B,L), such as masked ones, or other texts."""
-        text = inputs if isinstance(inputs, TextInput) else self.batch.text
-        if isinstance(inputs, Tensor):
-            text = text._replace(input_ids=inputs)
-        # Keyed by identity; the tensor is kept alive, so its id is not reused.
-        if (key := id(text.input_ids)) not in self._texts:
-            self._texts[key] = text, self.model.embed_text(text)
-        return self._texts[key][1]
-
-    def images(self, index: Tensor | None = None) -> Tokens:
-        """Embedded images, computed in one pass: the examples' own images, or those that `index` (n,) selects of the M."""
-        if self._images is None:
-            self._images = self.model.embed_image(self.batch.images)
-        if index is not None:
-            return self._images.select(index)
-        hidden, mask = self._images
-        count = len(self.batch.ids) if self.batch.image_counts is None else sum(self.batch.image_counts)
-        return Tokens(hidden[:count], None if mask is None else mask[:count])
-
-    def fuse(self, text: Tokens | None, image: Tokens | None, needs: Set[str], slot: int | Tensor = 0) -> Fused:
-        """Text and image tokens through the fusion.
-
-        Args:
-            needs: the parts of the result that will be read.
-            slot: 0 for the first image of an example, 1 for the second; or (B,) int64, one for each pair.
-        """
-        return self.model.fuse(text, image, slot, needs)
-
-    def encoder_output(self, side: str) -> Tokens:
-        """The hidden states of one modality's encoder: (B,N,H), H of `model.unimodal_size[side]`.
-
-        Args:
-            side: "text" or "image".
-        """
-        text, images = self.batch.text, self.batch.images
-        return self.model.unimodal_text(text) if side == "text" else self.model.unimodal_image(images)
-
-    def unimodal(self, side: str) -> Tokens:
-        """One modality before the fusion, from the same pass that the fusion uses: (B,N,D).
-
-        Args:
-            side: "text" or "image".
-        """
-        return self.model.unimodal(self.text() if side == "text" else self.images(), side)
+from .encodings import Encodings
 
 
 class Context(NamedTuple):
-    """What heads are built from. Attributes: settings; vocab_size, V; labels, the vocabulary of answers or None."""
+    """What heads are built from. Attributes: settings; vocab_size, V; labels, the vocabulary of answers; tokenizer."""
 
     settings: Settings
     vocab_size: int
     labels: tuple[str, ...] | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 class Task(nn.Module):
@@ -171,8 +114,7 @@ class Task(nn.Module):
             parts: names of its submodules and parameters ("head") that the checkpoint brought, directly or by `starts_from`.
             where: names the checkpoint and its heads, for sentences.
 
-        Returns:
-            Lines for the report. Raises a UserError if it cannot be evaluated with these parts alone.
+        Returns: lines for the report. Raises a UserError if it cannot be evaluated with these parts alone.
         """
         return []
 
@@ -285,20 +227,25 @@ class Downstream(Task):
         """One row an example, for the metrics and the predictions file.
 
         Returns:
-            The example's metadata with "prediction"; "confidence", its probability by the model; and "score": its contribution
-            to the selecting metric if that is a mean, None if the answer is hidden. Here: the class with the highest logit,
-            and 1 if it is right, else 0; 0 if a logit is NaN.
+            The example's metadata with "prediction"; "confidence", its probability by the model; "score": its contribution to
+            the selecting metric if that is a mean, None if the answer is hidden; and "brier" (`brier_scores`). Here: the
+            class with the highest logit, and 1 if it is right, else 0; 0 if a logit is NaN.
         """
-        guesses, sure = predicted_classes(output.logits), confidences(output.logits)
+        columns = (
+            predicted_classes(output.logits),
+            confidences(output.logits),
+            brier_scores(output.logits, output.labels),
+        )
         return [
             {
                 **metadata,
                 "prediction": self.labels[guess] if self.labels else guess,
                 "score": None if label == IGNORED else float(guess == label and number),
                 "confidence": confidence,
+                "brier": brier,
             }
-            for metadata, label, (guess, number), confidence in zip(
-                targets.metadata, output.labels.tolist(), guesses, sure, strict=True
+            for metadata, label, (guess, number), confidence, brier in zip(
+                targets.metadata, output.labels.tolist(), *columns, strict=True
             )
         ]
 

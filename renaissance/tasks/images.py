@@ -25,30 +25,20 @@ from .base import Context, Downstream, Encodings
 TOP = 5  # top-5 accuracy is a metric if there are more classes
 
 
-class Images(Downstream):
-    """Cross-entropy over the classes of a linear layer on the pooled image."""
+class ImageClasses(Downstream):
+    """A task whose samples are images with a class each."""
 
     sample_kind, label_column, labels_in_data = CLASSES, "label", 10  # CIFAR-10's
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         settings = context.settings
-        others = [name for name in settings.objectives.loss_names if name != "images"]
-        require(not others, f"loss_names: {', '.join(others)} cannot run beside images, whose images have no text.")
+        names = [*settings.objectives.loss_names]
+        require(len(names) == 1, f"loss_names: {', '.join(names)} cannot run together: images of classes have no text.")
         require(
             self.labels,
             f"The files of datasets={list(settings.data.datasets)} do not name their classes; write them with "
             "`python run.py prepare with dataset=images`.",
-        )
-        self.image_only = settings.objectives.image_only
-        require(
-            self.image_only or not settings.model.fusion or model.image_pooler is not None,
-            "image_only=False: pooler_type=single sums up the text alone, and these images have none; give "
-            "pooler_type=double, or image_only=True.",
-        )
-        self.pooling = model.unimodal_pooling["image"]
-        self.classifier = nn.Linear(
-            model.unimodal_size["image"] if self.image_only else model.pooled_size, len(self.labels)
         )
 
     @classmethod
@@ -86,13 +76,6 @@ class Images(Downstream):
             )
         return expected
 
-    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        if self.image_only:
-            pooled = pool(encodings.encoder_output("image"), self.pooling)
-        else:
-            pooled = encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
-        return self.classifier(pooled).float()
-
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As `Downstream.rows`; if there are more than five classes also "top_5": whether the class is among the top five."""
         rows = super().rows(output, targets)
@@ -110,3 +93,28 @@ class Images(Downstream):
             majority = "majority", float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
             metrics["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
         return metrics
+
+
+class Images(ImageClasses):
+    """Cross-entropy over the classes of a linear layer on the pooled image."""
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        settings = context.settings
+        self.image_only = settings.objectives.image_only
+        require(
+            self.image_only or not settings.model.fusion or model.image_pooler is not None,
+            "image_only=False: pooler_type=single sums up the text alone, and these images have none; give "
+            "pooler_type=double, or image_only=True.",
+        )
+        self.pooling = model.unimodal_pooling["image"]
+        self.classifier = nn.Linear(
+            model.unimodal_size["image"] if self.image_only else model.pooled_size, len(self.labels)
+        )
+
+    def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
+        if self.image_only:
+            pooled = pool(encodings.encoder_output("image"), self.pooling)
+        else:
+            pooled = encodings.fuse(None, encodings.images(), needs={"pooled"}).pooled
+        return self.classifier(pooled).float()

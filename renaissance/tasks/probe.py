@@ -26,15 +26,13 @@ from renaissance.data.samples import Sample, TaskDataset
 from renaissance.evaluation import probes
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.published import PUBLISHED
-from renaissance.evaluation.ranking import MORE_TOKENS, TOKENS
+from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.models.transfer import async_tensor
 from renaissance.settings.sections import Settings
 
-from .base import Context, Downstream, Encodings
-from .itc import Itc
-from .itm import Itm
+from .base import Context, Encodings
 from .mlm import Mlm
-from .zero_shot import SCORES, score_head
+from .zero_shot import ZeroShot
 
 
 class Texts:
@@ -50,24 +48,18 @@ class Texts:
         return ProbeTargets(text, tuple(counts), asked, self.mask_id, micro.metadata)
 
 
-class Probe(Downstream):
+class Probe(ZeroShot):
     """Scores each row's pictures with its texts; nothing is trained."""
 
     sample_kind, images_per_sample, has_loss = PROBES, None, False
-    starts_from = {"itm": "itm", "itc": "itc", "mlm": "mlm"}
+    starts_from = {**ZeroShot.starts_from, "mlm": "mlm"}
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        require(
-            context.settings.run.test_only, "Probes train nothing: give test_only=True, and load_path=<checkpoint>."
-        )
-        self.itm, self.itc, self.mlm = Itm(model, context), Itc(model, context), Mlm(model, context)
-        self.settings, self.score_by, self.text_only = context.settings, "itm", True
+        self.mlm, self.text_only = Mlm(model, context), True
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
-        """Chooses the score, by the heads that the checkpoint has trained."""
-        self.score_by, self.text_only = score_head(self.settings, parts, where), "mlm" in parts
-        notes = [f"scores of pairs: {SCORES[self.score_by]}"]
+        notes, self.text_only = super().use_loaded(parts, where), "mlm" in parts
         return notes + (
             [] if self.text_only else ["the checkpoint has no head of mlm, so the texts alone have no score"]
         )
@@ -126,14 +118,14 @@ class Probe(Downstream):
         """(n,) of pairs (picture, text), through the fusion in parts of bounded size."""
         device = texts.hidden.device
         which = async_tensor([*pairs], device)
-        if self.score_by == "itc":
+        if self.scored_by == "itc":
             sides = ((images, "image", 0), (texts, "text", 1))
             vectors = [
                 self.itc.vectors(encodings.model.unimodal(tokens, side), side).float()[which[:, column]]
                 for tokens, side, column in sides
             ]
             return (vectors[0] * vectors[1]).sum(-1)
-        size = _batch(device, texts.hidden.shape[1] + images.hidden.shape[1])
+        size = pairs_at_once(texts, images)
         fused = (
             encodings.fuse(texts.select(part[:, 1]), images.select(part[:, 0]), needs={"pooled"}).pooled
             for part in which.split(size)
@@ -152,7 +144,7 @@ class Probe(Downstream):
         rows, places = targets.asked.nonzero(as_tuple=True)
         total = torch.zeros(len(text.input_ids), device=text.input_ids.device)
         for row, place in zip(
-            *(each.split(_batch(rows.device, text.input_ids.shape[1])) for each in (rows, places)), strict=True
+            *(each.split(pairs_at_once(encodings.text(text))) for each in (rows, places)), strict=True
         ):
             ids = text.input_ids[row]
             right = ids.gather(1, place[:, None])
@@ -180,7 +172,7 @@ class Probe(Downstream):
         *shown, blind, alone = parts
         judge = next(iter(probes.rule_of(metadata["benchmark"]).judges.values()))
         correct = np.array(metadata["correct"], bool)
-        tied = probes.TIED[self.score_by]
+        tied = probes.TIED[self.scored_by]
         texts = metadata["texts"]
         return {
             "prediction": " | ".join(texts[int(np.argmax(row))] for row in shown),
@@ -189,7 +181,7 @@ class Probe(Downstream):
             "scores": shown,
             "blind_scores": blind,
             "text_scores": alone if self.text_only else None,
-            "score_by": self.score_by,
+            "score_by": self.scored_by,
         }
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
@@ -244,7 +236,3 @@ def _pairs(counts: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]
     for images, texts in counts:
         yield [(image + i, text + t) for i in range(images) for t in range(texts)]
         image, text = image + images, text + texts
-
-
-def _batch(device: torch.device, tokens: int) -> int:
-    return max(1, TOKENS.get(device.type, MORE_TOKENS) // tokens)

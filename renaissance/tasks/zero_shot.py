@@ -1,16 +1,48 @@
-"""What tasks without training have in common: pretrained heads of a checkpoint score an image with a text."""
+"""Tasks without training: pretrained heads of a checkpoint score an image with a text."""
 
 from __future__ import annotations
 
 from collections.abc import Set
 
+from torch import nn
+
 from renaissance.core.errors import require
 from renaissance.settings.sections import Settings
 
+from .base import Context, Downstream
+from .itc import Itc
+from .itm import Itm
+
 SCORES = {
-    "itm": "the log-odds of image-text matching, each text through the fusion",
-    "itc": "the cosine of the contrastive vectors",
+    "itm": "log-odds of image-text matching, each text with the image through the fusion",
+    "itc": "cosines of the contrastive vectors",
 }
+
+
+class ZeroShot(Downstream):
+    """A downstream task that learns nothing: the heads of matching that a checkpoint has score images with texts.
+
+    Attributes:
+        itm, itc: these heads; one that the checkpoint lacks is not used.
+        scored_by: "itm" or "itc", once the weights are in.
+    """
+
+    starts_from = {"itm": "itm", "itc": "itc"}
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        names, run = [*context.settings.objectives.loss_names], context.settings.run
+        require(
+            run.test_only,
+            f"{', '.join(names)} learns nothing, so test_only=False has nothing to do; leave it out, and give a load_path.",
+        )
+        require(len(names) == 1, f"loss_names: {', '.join(names)} cannot run together: one of them learns nothing.")
+        self.itm, self.itc = Itm(model, context), Itc(model, context)
+        self.settings, self.scored_by = context.settings, None
+
+    def use_loaded(self, parts: Set[str], where: str) -> list[str]:
+        self.scored_by = score_head(self.settings, parts, where)
+        return [f"probe_score={self.scored_by}: {SCORES[self.scored_by]}"]
 
 
 def score_head(settings: Settings, parts: Set[str], where: str) -> str:

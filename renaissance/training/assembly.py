@@ -61,7 +61,7 @@ def build(resolved: Resolved, *, pretrained: bool = True) -> Built:
     heads = nn.ModuleDict()
     for name in settings.objectives.loss_names:
         torch.manual_seed(torch_seed(settings.run.seed, 0, 0, f"head {name}"))  # whichever other tasks are on
-        context = Context(settings, settings.model.vocab_size, resolved.labels.get(name))
+        context = Context(settings, settings.model.vocab_size, resolved.labels.get(name), resolved.tokenizer)
         head: Task = task_class(name)(model, context)
         initialize(head, std)
         heads[name] = head
@@ -204,8 +204,7 @@ def load_weights(built: Built, resolved: Resolved) -> None:
         there = ", ".join(sorted({key.partition(".")[0] for key in stored.heads} - {*other})) or "none"
         missing = {tuple(name.split(".")[:2]) for name in report.missing}
         for name, head in built.heads.items():
-            parts = {key.partition(".")[0] for key in head.state_dict()}
-            loaded = {part for part in parts if (name, part) not in missing}
+            loaded = {part for key in head.state_dict() if (name, part := key.partition(".")[0]) not in missing}
             built.notes += head.use_loaded(loaded, f"load_path={path} (its heads: {there})")
     if settings.run.resume_from is None:
         return

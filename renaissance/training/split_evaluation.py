@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from renaissance.core.errors import UserError
+from renaissance.evaluation.calibration import calibration_metrics
 from renaissance.evaluation.frames import gather_rows
 from renaissance.evaluation.metrics import SELECTING, MetricDetails
 from renaissance.tasks import Downstream
@@ -119,7 +120,7 @@ class SplitEvaluation:
                 full = self.loaders.full_split(self.split, self.module.trainer)
                 return task.evaluate_full_split(self.module.model, self.module.heads, full)
         frame = self._frame(name)
-        return {"": frame}, task.score(frame) if labelled else {}
+        return {"": frame}, task.score(frame) | calibration_metrics(frame) if labelled else {}
 
     def _frame(self, name: str) -> pd.DataFrame:
         """The rows of a task over all processes."""

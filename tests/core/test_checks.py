@@ -11,7 +11,7 @@ from conftest import ROOT
 from renaissance import config
 from renaissance.cli.main import SUBCOMMANDS
 from renaissance.core.checks import expanded, integer, no_losses
-from renaissance.core.registry import with_names
+from renaissance.core.registry import NO_TASKS, with_names
 from renaissance.settings.combinations import problems_between
 from renaissance.settings.declared import SETTINGS, declared, defaults
 from renaissance.settings.keys import marked
@@ -203,7 +203,7 @@ def test_a_declaration_says_where_a_value_may_come_from():
 
 def test_tasks_are_found_by_their_files():
     files = {path.stem for path in (ROOT / "renaissance" / "tasks").glob("[a-z]*.py")}
-    assert set(no_losses()) == set(DEFAULTS["loss_names"]) == files - {"base", "zero_shot"}
+    assert set(no_losses()) == set(DEFAULTS["loss_names"]) == files - NO_TASKS
 
 
 def test_every_setting_that_names_a_file_or_folder_is_a_path(monkeypatch):

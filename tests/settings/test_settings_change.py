@@ -22,6 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 import small_run
+from data.prepare.raw_images import CLASSES
 from renaissance.core.errors import UserError
 from renaissance.core.types import IGNORED, Batch
 from renaissance.demo.raw import write_tokenizer
@@ -34,7 +35,6 @@ from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
 from renaissance.settings.sections import Settings
 from renaissance.tasks import Encodings
-from renaissance.tasks.zero_shot import score_head
 from renaissance.training import devices, frozen_tokens, image_inputs, loading, train
 from renaissance.training.assembly import Built, build, build_on_meta, load_weights
 from renaissance.training.checkpointing import checkpoint_content
@@ -61,6 +61,7 @@ IRTR = {"loss_names": {"irtr": 1}, "draw_false_text": 1}
 VQA = {"loss_names": {"vqa": 1}, "datasets": ["vqa"], "data_root": "vqa"}
 GLUE = {"loss_names": {"glue": 1}, "datasets": ["sst2"]}
 IMAGES = {"loss_names": {"images": 1}, "datasets": ["images"], "data_root": "images"}
+ZERO = IMAGES | {"loss_names": {"zeroshot_images": 1}, "test_only": True, "load_path": "other.ckpt"}
 OWN = {"datasets": ["long"]}
 HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
@@ -434,7 +435,11 @@ CHANGES: dict[str, Change] = {
     "draw_false_text": Change(2, lambda t: len(t.targets("irtr")[0].text.input_ids), 2 * 4, IRTR),
     "get_recall_metric": Change(True, lambda t: t.shape.heads["irtr"].selecting, base=IRTR),
     "rerank_top_k": Change(2, lambda t: refusal(lambda: t.shape), base=IRTR),
-    "probe_score": Change("itc", lambda t: score_head(t.settings, {"itm", "itc"}, "load_path=x"), "itc"),
+    "probe_score": Change(
+        "itc", lambda t: "has no trained head of itc" in (refusal(lambda: loaded(t)) or ""), True, ZERO
+    ),
+    "class_names": Change("names.json", lambda t: t.shape.heads["zeroshot_images"].texts[0], "a photo of a 0.", ZERO),
+    "templates": Change("texts.json", lambda t: t.shape.heads["zeroshot_images"].templates, 2, ZERO),
     "vqav2_label_size": Change(7, lambda t: refusal(lambda: t.settings) is not None, True, VQA),
     "text_only": Change(False, lambda t: t.shape.heads["glue"].pooler, None, GLUE),
     "image_only": Change(False, lambda t: t.shape.heads["images"].classifier.in_features, 64, IMAGES),
@@ -501,6 +506,8 @@ def folder(hub_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         small_run.write_pairs(home / "holes" / f"sbu_{shard}.arrow", 4)
     for task, root in (("vqa", "vqa"), ("images", "images")):
         TASKS[task].write(home / "raw" / task, home / root)
+    for name, listed in (("names", [*map(str, range(len(CLASSES)))]), ("texts", ["{c}", "a {c}"])):
+        (home / f"{name}.json").write_text(json.dumps(listed), encoding="utf-8")
     write_tokenizer(home / "words")
     sizes = {
         "embedding_size": 8,

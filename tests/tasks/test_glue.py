@@ -142,6 +142,10 @@ def test_rows_tell_prediction_and_score() -> None:
     rows = head.rows(TaskOutput(torch.tensor(0.0), head.count(targets), logits, targets.labels), targets)
     sure = [row.pop("confidence") for row in rows]  # e^2 / (1 + e + e^2), e^3 / (e^3 + 2)
     assert sure == pytest.approx([0.665241, 0.909443], abs=1e-6)
+    assert [row.pop("brier") for row in rows] == [
+        pytest.approx(0.090031**2 + 0.334759**2 + 0.244728**2, abs=1e-5),
+        None,
+    ]
     assert rows == [
         {"id": 4, "task": "mnli", "target": "neutral", "prediction": "neutral", "score": 1.0},
         {"id": 9, "task": "mnli", "prediction": "entailment", "score": None},

@@ -181,7 +181,9 @@ def test_files_that_name_no_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_pictures_alone_cannot_serve_is_refused() -> None:
-    with pytest.raises(UserError, match="loss_names: mlm, itm cannot run beside images, whose images have no text"):
+    with pytest.raises(
+        UserError, match="loss_names: images, mlm, itm cannot run together: images of classes have no text"
+    ):
         head_of(two_tower(), loss_names={"images": 1.0, "mlm": 1.0, "itm": 1.0})
     with pytest.raises(UserError, match="image_only=False: pooler_type=single sums up the text alone"):
         head_of(two_tower(pooler_type="single"), image_only=False)

@@ -87,6 +87,9 @@ def test_each_expression_chooses_among_its_own_candidates(name: str):
     guesses = [int(scores[:own].argmax()) for scores, own in zip(out.logits, CANDIDATES, strict=True)]
     sure = [scores[:own].softmax(-1).max() for scores, own in zip(out.logits, CANDIDATES, strict=True)]
     same(torch.tensor([row.pop("confidence") for row in rows]), torch.stack(sure), 1e-6)
+    classes = [scores[:own].softmax(-1) for scores, own in zip(out.logits, CANDIDATES, strict=True)]
+    missed = [((p - torch.eye(len(p))[label]) ** 2).sum() for p, label in zip(classes, LABELS, strict=True)]
+    same(torch.tensor([row.pop("brier") for row in rows]), torch.stack(missed), 1e-6)
     assert rows == [
         {"id": row, "target": label, "prediction": guess, "score": float(guess == label)}
         for row, (label, guess) in enumerate(zip(LABELS, guesses, strict=True))

@@ -1,0 +1,209 @@
+"""Classes without training: against plain loops, CLIP_benchmark's files, what is computed once, and whole commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import small_run
+import small_tasks
+from renaissance.core.errors import UserError
+from renaissance.core.types import Batch, LabelTargets
+from renaissance.data.text import encode
+from renaissance.tasks import Context, Encodings
+from renaissance.tasks.zeroshot_images import ZeroshotImages
+from small_tasks import values
+from tiny_models import (
+    MAX_TEXT_LEN,
+    VOCAB,
+    counted_parts,
+    one_tower,
+    pictures,
+    same,
+    stirred,
+    texts,
+    tokenizer,
+    two_tower,
+)
+
+LABELS = ("red_circle", "blue square", "green")
+TEMPLATES = ["the {c}", "two small {c} images above the {c}"]
+
+
+def settings_of(data_root: Path | str = ".", **given: object) -> SimpleNamespace:
+    objectives = {"class_names": None, "templates": None, "probe_score": None, "loss_names": {"zeroshot_images": 1.0}}
+    return SimpleNamespace(
+        data=SimpleNamespace(datasets=("images",), data_root=str(data_root)),
+        objectives=SimpleNamespace(**objectives | {key: given[key] for key in objectives.keys() & given.keys()}),
+        model=SimpleNamespace(max_text_len=MAX_TEXT_LEN),
+        run=SimpleNamespace(test_only=given.get("test_only", True)),
+    )
+
+
+def task_of(model: nn.Module, scored_by: str = "itc", **given: object) -> ZeroshotImages:
+    task = stirred(ZeroshotImages(model, Context(settings_of(**given), VOCAB, LABELS, tokenizer())))
+    task.use_loaded({scored_by}, "load_path=x")
+    return task
+
+
+def batch_of(size: int, seed: int = 2) -> Batch:
+    targets = LabelTargets(torch.arange(size) % 3, tuple({"id": n, "target": LABELS[n % 3]} for n in range(size)))
+    return Batch(torch.arange(size), texts((2,) * size), pictures(size, seed=seed), {"x": targets}, (1,) * size)
+
+
+def templates_file(folder: Path, content: object = {"images": TEMPLATES, "cifar10": ["a {c}"]}) -> str:
+    path = folder / "templates.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("make", [two_tower, lambda: one_tower("image")], ids=["two-tower", "one-tower"])
+@pytest.mark.parametrize("scored_by", ["itc", "itm"])
+@torch.no_grad()
+def test_scores_are_those_of_a_loop_over_images_and_texts(make: Callable, scored_by: str, tmp_path: Path):
+    model = make()
+    task, batch = task_of(model, scored_by, templates=templates_file(tmp_path)), batch_of(4)
+    logits = task(Encodings(model, batch), batch.targets["x"]).logits
+    expected = torch.zeros(4, 3)
+    for row in range(4):
+        image = model.embed_image(batch.images._replace(pixels=batch.images.pixels[row : row + 1]))
+        for column, name in enumerate(("red circle", "blue square", "green")):
+            found = []
+            for words in ("the " + name, f"two small {name} images above the {name}"):
+                text = model.embed_text(encode(tokenizer(), [words], MAX_TEXT_LEN, multiple=1)[1])
+                if scored_by == "itc":
+                    found.append(task.itc.vectors(model.unimodal(text, "text"), "text")[0])
+                else:
+                    odds = task.itm.head(model.fuse(text, image, 0, {"pooled"}).pooled).softmax(-1)[0]
+                    found.append((odds[1] / odds[0]).log())
+            if scored_by == "itc":
+                mean = sum(found) / len(found)
+                vector = task.itc.vectors(model.unimodal(image, "image"), "image")[0]
+                cosine = F.cosine_similarity(vector, mean, dim=0)
+                expected[row, column] = task.itc.log_scale.exp() * cosine
+            else:
+                expected[row, column] = sum(found) / len(found)
+    same(logits, expected, 2e-4)
+    assert logits.std() > 1e-3
+
+
+@pytest.mark.parametrize("scored_by", ["itc", "itm"])
+@torch.no_grad()
+def test_texts_are_encoded_once(scored_by: str, monkeypatch: pytest.MonkeyPatch):
+    model = two_tower()
+    task, calls = task_of(model, scored_by), counted_parts(model, monkeypatch)
+    first, second = batch_of(4), batch_of(3, seed=9)
+    for batch in (first, second):
+        whole = task(Encodings(model, batch), batch.targets["x"]).logits
+    assert calls["embed_text"] == 1 and calls["embed_image"] == 2 and calls["fuse"] == (0 if scored_by == "itc" else 2)
+    monkeypatch.setattr("renaissance.tasks.zeroshot_images.pairs_at_once", lambda *_: 2)
+    monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 2)
+    other = task_of(model, scored_by)
+    same(other(Encodings(model, second), second.targets["x"]).logits, whole, 1e-4)  # however it is cut
+
+
+@torch.no_grad()
+def test_metrics_are_those_of_a_loop():
+    model = two_tower()
+    task, batch = task_of(model), batch_of(11)  # 4, 4 and 3 of a class
+    out = task(Encodings(model, batch), batch.targets["x"])
+    right: dict[int, list[bool]] = {}
+    for row, label in zip(out.logits.tolist(), out.labels.tolist(), strict=True):
+        right.setdefault(label, []).append(row.index(max(row)) == label)
+    total = sum(map(sum, right.values())) / 11
+    recall = sum(sum(each) / len(each) for each in right.values()) / 3
+    found = task.score(pd.DataFrame(task.rows(out, batch.targets["x"])))
+    assert values(found) == pytest.approx({"accuracy": total, "mean_per_class_recall": recall}) and total != recall
+    assert {name: each.baseline for name, each in found.items()} == dict.fromkeys(found, ("chance", 1 / 3))
+    low, high = found["mean_per_class_recall"].record()["interval"]
+    assert low <= recall <= high
+
+
+def test_what_the_files_say_is_checked(tmp_path: Path, folder_of_images: Path):
+    def problem(content: object, key: str = "templates") -> str:
+        path = templates_file(tmp_path, content)
+        with pytest.raises(UserError) as error:
+            settings = settings_of(folder_of_images, **{key: path})
+            labels = ZeroshotImages.label_names(settings)
+            ZeroshotImages(two_tower(), Context(settings, VOCAB, labels, tokenizer()))
+        return str(error.value).replace(path, "FILE")
+
+    assert problem(["a photo"]) == (
+        "templates=FILE has ['a photo'] without {c}, the place of a class's name; write it into each."
+    )
+    assert "templates=FILE has nothing for 'images' (it has cifar10)" in problem({"cifar10": ["a {c}"]})
+    assert "templates=FILE has no text for 'images'" in problem([])
+    assert "templates=FILE[0] is 3, but has to be text" in problem([3])
+    labels = ZeroshotImages.label_names(settings_of(folder_of_images))
+    assert f"class_names=FILE names 1 classes, and the files have {len(labels)}" in problem(["a"], "class_names")
+    turned = [*labels[1:], labels[0]]
+    assert "class_names=FILE names the classes in another order" in problem(turned, "class_names")
+    names = templates_file(tmp_path, {"images": [f"kind {n}" for n in range(len(labels))]})
+    settings = settings_of(folder_of_images, class_names=names)
+    assert ZeroshotImages.label_names(settings) == labels  # which the predictions go by
+    task = ZeroshotImages(two_tower(), Context(settings, VOCAB, labels, tokenizer()))
+    assert task.texts[:2] == ["a photo of a kind 0.", "a photo of a kind 1."]
+
+
+def test_without_the_heads_it_is_refused():
+    model = two_tower()
+    task = ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer()))
+    with pytest.raises(UserError, match="load_path=x has no trained head of itm or itc, which this task scores"):
+        task.use_loaded(set(), "load_path=x")
+    assert task.use_loaded({"itm", "itc"}, "") and task.scored_by == "itm"
+    asked = ZeroshotImages(model, Context(settings_of(probe_score="itc"), VOCAB, LABELS, tokenizer()))
+    with pytest.raises(
+        UserError, match="probe_score=itc: load_path=x has no trained head of itc; give probe_score=itm"
+    ):
+        asked.use_loaded({"itm"}, "load_path=x")
+    for given, sentence in (
+        ({"test_only": False}, "zeroshot_images learns nothing, so test_only=False has nothing to do"),
+        ({"loss_names": {"zeroshot_images": 1, "itm": 1}}, "cannot run together"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            ZeroshotImages(model, Context(settings_of(**given), VOCAB, LABELS, tokenizer()))
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_tasks.arrows("images", tmp_path_factory.mktemp("zeroshot"))
+
+
+def test_a_command_from_a_pretrained_checkpoint_to_its_numbers(
+    hub_cache: Path, folder_of_images: Path, tmp_path: Path, capsys
+):
+    small_run.write_coco_vg(tmp_path / "data")
+    words = ("task_mlm_itm_itc", *small_run.SMALL, "max_steps=1", "final_test=False", f"log_dir={tmp_path / 'runs'}")
+    before = small_run.train(capsys, *words, f"data_root={tmp_path / 'data'}")
+    path = before / "checkpoints" / "last.ckpt"
+    asked = (
+        "task_zeroshot_images",
+        f"load_path={path}",
+        f"data_root={folder_of_images}",
+        f"log_dir={tmp_path / 'runs'}",
+    )
+    found = {}
+    for head in (None, "itc"):
+        ended = small_run.command(capsys, *asked, *([f"probe_score={head}"] if head else []), "num_workers=0")
+        assert ended.code == 0, ended.err
+        assert f"note: probe_score={head or 'itm'}: " in ended.out and "a guess among the candidates" in ended.out
+        run = Path(ended.out.rsplit("run folder: ", 1)[1].splitlines()[0])
+        found[head] = small_run.results(run)
+        assert {*found[head]} == {"val", "test"}
+        for split in found[head].values():
+            assert {"accuracy", "mean_per_class_recall", "ece", "brier"} <= split["zeroshot_images"].keys()
+        assert (run / "report.html").exists()
+    assert found[None] != found["itc"]
+    without = small_run.train(capsys, *words, f"data_root={tmp_path / 'data'}", "loss_names.itm=0", "loss_names.itc=0")
+    refused = small_run.command(capsys, *asked, f"load_path={without / 'checkpoints' / 'last.ckpt'}").sentence()
+    assert "(its heads: mlm) has no trained head of itm or itc" in refused
+    idle = small_run.command(capsys, *words, f"data_root={tmp_path / 'data'}", "probe_score=itc").sentence()
+    assert "probe_score=itc would change nothing" in idle
