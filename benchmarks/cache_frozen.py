@@ -43,7 +43,7 @@ from renaissance.data.loader import StepLoader  # noqa: E402
 from renaissance.data.masking import MlmMasker  # noqa: E402
 from renaissance.data.negatives import ContrastiveGroups, FalseImages  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
-from renaissance.data.sampler import TrainSteps  # noqa: E402
+from renaissance.data.sampler import Pool, TrainSteps  # noqa: E402
 from renaissance.data.samples import SampleDataset, TaskDataset  # noqa: E402
 from renaissance.data.text import vocabulary  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
@@ -133,7 +133,7 @@ def open_loader(case: Case, source: Source, workers: int = 1, steps: int = 1 << 
         "itc": ContrastiveGroups(case.batch), "images": label_targets,
     }  # fmt: skip
     collate = Collate(pieces, MAX_TEXT_LEN, case.batch, {name: builders[name] for name in case.tasks}, source)
-    order = TrainSteps(len(source.dataset), case.batch, case.batch, 0, 1, SEED, 0, steps)
+    order = TrainSteps(Pool(len(source.dataset)), case.batch, case.batch, 0, 1, SEED, 0, steps)
     return StepLoader(order, collate, workers, pin_memory=False)
 
 

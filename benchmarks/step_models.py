@@ -25,7 +25,7 @@ from renaissance.data.loader import StepLoader  # noqa: E402
 from renaissance.data.masking import MlmMasker  # noqa: E402
 from renaissance.data.negatives import FalseImages  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
-from renaissance.data.sampler import TrainSteps  # noqa: E402
+from renaissance.data.sampler import Pool, TrainSteps  # noqa: E402
 from renaissance.data.text import vocabulary  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
@@ -92,7 +92,7 @@ def open_loader(folder: str, batch: int, steps: int) -> StepLoader:
     target_builders = {"mlm": MlmMasker(vocabulary(pieces), 0.15, True, SEED), "itm": FalseImages(SEED, batch, 0)}
     dataset = PairDataset(folder, [("coco", "coco.arrow")], training=True)
     source = Source(dataset, make_transform("vit", IMAGE_SIZE, patch_size=PATCH_SIZE, seed=SEED))
-    order = TrainSteps(len(dataset), batch, batch, 0, 1, SEED, 0, steps)
+    order = TrainSteps(Pool(len(dataset)), batch, batch, 0, 1, SEED, 0, steps)
     return StepLoader(order, Collate(pieces, MAX_TEXT_LEN, batch, target_builders, source), 0, pin_memory=False)
 
 

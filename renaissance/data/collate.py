@@ -26,7 +26,7 @@ from .encoded import JpegFile, stack_encoded
 from .images import decode, is_ordinary_jpeg
 from .patch_drop import PatchDrop
 from .randomness import uniform
-from .sampler import Draw
+from .sampler import Draw, Pool, ids_at
 from .samples import FileSummary
 from .text import PAD_MULTIPLE, encode
 from .token_cache import stack_tokens
@@ -53,14 +53,22 @@ class Source:
         blind: show this colour, RGB in 0..1, in the place of every image, of which none is decoded: a model trained
             so can use nothing but the text. None shows the images.
         on_device: leave ordinary JPEG files to the device (`data/encoded.py`); boxes are cut out here all the same.
+        pool: the samples that training shows, step by step; None = all of the data set.
     """
 
     def __init__(
-        self, dataset: Samples, transform: Transform, blind: Sequence[float] | None = None, *, on_device: bool = False
+        self,
+        dataset: Samples,
+        transform: Transform,
+        blind: Sequence[float] | None = None,
+        *,
+        on_device: bool = False,
+        pool: Pool | None = None,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.on_device = on_device
+        self.pool = pool or Pool(len(dataset))
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
 
     def images(self, raw: Example, epoch: int) -> tuple[Tensor | JpegFile, ...] | tuple[StoredTokens, ...]:
@@ -88,6 +96,11 @@ class Source:
         if raw.boxes is not None:
             images = [crop(images[0], box) for box in raw.boxes]
         return tuple(self.transform(image, epoch, raw.id, place) for place, image in enumerate(images))
+
+    def others(self, step: int, draws: NDArray[np.float64]) -> list[int]:
+        """Samples that the step may show, drawn by numbers of [0, 1)."""
+        ranges = self.pool.at(step)
+        return ids_at(ranges, (draws * sum(map(len, ranges))).astype(np.int64)).tolist()
 
     def example(self, draw: Draw) -> Example:
         """Loads one sample of the stream."""

@@ -46,6 +46,7 @@ def open_pairs(
     split: str,
     data_root: str | os.PathLike,
     *,
+    first: Iterable[str] = (),
     allow_missing_shards: bool = False,
     image_column: str | None = None,
     caption_column: str | None = None,
@@ -57,6 +58,7 @@ def open_pairs(
             or its name of the Hub (`saved_datasets`).
         split: "train", "val" or "test". Training leaves out repeated and empty captions, evaluation keeps all.
         data_root: the folder of the arrow files.
+        first: those of `first_datasets`, of which training reads what is not of the mix, behind it.
         allow_missing_shards: whether shard numbers may be missing before the highest one found.
         image_column, caption_column: what own captions call these columns; None = image, caption.
 
@@ -67,30 +69,37 @@ def open_pairs(
         UserError: no data set, an unknown one, one named twice, one of other things than captions; data_root or a file
             is missing (expected and found are listed); a file cannot be used.
     """
-    names, folder = list(names), os.fspath(data_root)
-    require(names, f"datasets=[] is empty; name at least one of {', '.join(_names_of(CAPTIONS))} or your own captions.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, f"datasets names {', '.join(twice)} more than once; each data set counts once.")
-    specs = {name: _spec(name, CAPTIONS) for name in names}
+    settings, folder = {"datasets": list(names), "first_datasets": list(first)}, os.fspath(data_root)
+    mix = settings["datasets"]
+    require(mix, f"datasets=[] is empty; name at least one of {', '.join(_names_of(CAPTIONS))} or your own captions.")
+    for setting, named in settings.items():
+        twice = sorted({name for name in named if named.count(name) > 1})
+        require(not twice, f"{setting} names {', '.join(twice)} more than once; each data set counts once.")
+    of = {name: setting for setting, named in reversed(settings.items()) for name in named}
+    columns = own_columns([*of], image_column, caption_column)
+    names = [*mix, *(name for name in of if name not in mix and split == "train")]
+    specs = {name: _spec(name, CAPTIONS, of[name]) for name in names}
     found = set() if all(map(is_saved, names)) else arrow_names(folder, names)
     parts, missing = {}, []
     for name, spec in specs.items():
         try:
             parts[name] = _files(name, spec, split, folder, found, allow_missing_shards)
         except _Missing as error:
-            missing.append(str(error))
+            missing.append((of[name], str(error)))
     if missing:
-        present = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
-        advice = f" To go on with what is there, give datasets='{present}'." if parts else ""
-        raise UserError(missing[0] + advice)
+        setting, sentence = missing[0]
+        present = [name for name in settings[setting] if name in parts]
+        listed = json.dumps(present, ensure_ascii=False, separators=(",", ":"))
+        advice = f" To go on with what is there, give {setting}='{listed}'." if present else ""
+        raise UserError(f"{'' if setting == 'datasets' else setting + ': '}{sentence}{advice}")
     files = [(name, file) for name, part in parts.items() for file in part.files]
     if not files:
         return None
     owners: dict[str, str] = {}
     for name, file in files:
         owner = owners.setdefault(os.path.realpath(os.path.join(folder, file)), name)
-        require(owner == name, f"datasets names '{owner}' and '{name}', which are one; each data set counts once.")
-    columns = own_columns(names, image_column, caption_column)
+        both = " and ".join(sorted({of[owner], of[name]})) + (" names" if of[owner] == of[name] else " name")
+        require(owner == name, f"{both} '{owner}' and '{name}', which are one; each data set counts once.")
     own = {name: columns for name in names if name not in named_specs()}
     pairs = PairDataset(folder, files, training=split == "train", own_columns=own)
     pairs.missing_shards = tuple(file for part in parts.values() for file in part.gaps)
@@ -98,7 +107,7 @@ def open_pairs(
     for name, each in saved.items():
         if split in each.splits:
             rows = sum(file.rows for file in pairs.describe() if file.dataset == name)
-            each.splits[split].require_rows(rows, f"datasets names '{name}'")
+            each.splits[split].require_rows(rows, f"{of[name]} names '{name}'")
             refuse_divided(name, each.splits[split].files, split)
     lacking = [f"{name}: It has no split '{split}', so none of it is read." for name in parts if not parts[name].files]
     pairs.notes = (*(f"{name}: {each.note}" for name, each in saved.items() if each.note), *lacking)
@@ -245,14 +254,16 @@ class _Missing(UserError):
     """A file is not there."""
 
 
-def _spec(name: str, sample_kind: str) -> DatasetSpec:
-    """Returns the row of a data set, or the layout that own data of this kind have."""
+def _spec(name: str, sample_kind: str, setting: str = "datasets") -> DatasetSpec:
+    """Returns the row of a data set that a setting names, or the layout that own data of this kind have."""
     spec = named_specs().get(name) or OWN_LAYOUTS.get(sample_kind)
     if spec is None or spec.sample_kind != sample_kind:
         near = suggest(name, named_specs()) if spec is None else ""
         holds = f"holds no {sample_kind}" if spec is None else f"holds {spec.sample_kind}, not {sample_kind}"
         own = f", or the name of your own {sample_kind}" if sample_kind in OWN_LAYOUTS else ""
-        raise UserError(f"datasets names '{name}'{near}, which {holds}; give {', '.join(_names_of(sample_kind))}{own}.")
+        raise UserError(
+            f"{setting} names '{name}'{near}, which {holds}; give {', '.join(_names_of(sample_kind))}{own}."
+        )
     return spec
 
 

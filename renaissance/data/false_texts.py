@@ -37,11 +37,10 @@ class FalseTexts:
             UserError: the data set has no text that is false of an image.
         """
         draws = micro.uniform(self.seed, "irtr", self.count + _SPARE)
-        size = len(micro.source.dataset)
         texts = [
             text
             for example, row in zip(micro.examples, draws, strict=True)
-            for text in self._drawn(micro, example.text_keys, (row * size).astype(int).tolist())
+            for text in self._drawn(micro, example.text_keys, micro.source.others(example.step, row))
         ]
         _, encoded = micro.encode(texts)
         return FalseTextTargets(encoded, torch.zeros(len(micro.examples), dtype=torch.int64), micro.metadata)

@@ -82,9 +82,8 @@ class FalseImages:
         """Draws from the data set until an image is eligible, adds it to the micro-batch and returns its index."""
         example = micro.examples[i]
         key = text_key(example.text)
-        dataset = micro.source.dataset
-        for candidate in (draws * len(dataset)).astype(int).tolist():
-            pair = dataset[candidate]
+        for candidate in micro.source.others(example.step, draws):
+            pair = micro.source.dataset[candidate]
             if _is_false(example, key, pair):
                 return micro.add_image(micro.source.images(pair, example.epoch)[0], example.epoch, pair.id)
         return None

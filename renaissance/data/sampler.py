@@ -4,7 +4,7 @@ Training is one endless sequence. Position p belongs to epoch p // N and shows s
 takes the `batch_size` positions from s * batch_size on; each process takes a contiguous block of them and cuts it into
 micro-batches in order. So a batch may cross the border of two epochs, every epoch shows every sample once, and the
 position in the data *is* the step: a run resumes by starting at another step, on any number of processes. Where the first
-steps show other samples, they take them from such a sequence of these.
+steps show other samples, they take them from such a sequence of these, and what the other one has at their positions is left out.
 
 perm is a keyed bijection computed on the fly, not an array: a hundred million captions cost no memory and no start-up
 time.
@@ -34,11 +34,28 @@ class Draw(NamedTuple):
     step: int = 0
 
 
-class FirstStage(NamedTuple):
-    """Steps that show other samples. Attributes: steps, how many, from the first on; ids, of their samples, in ranges."""
+class Pool(NamedTuple):
+    """The samples that training shows: those of the data sets, in the first steps perhaps others.
 
-    steps: int
-    ids: tuple[range, ...]
+    Attributes:
+        size: samples of an epoch; their ids are 0 to size - 1.
+        first_steps: how many steps show others. first: the ids of these, in ranges.
+    """
+
+    size: int
+    first_steps: int = 0
+    first: tuple[range, ...] = ()
+
+    def at(self, step: int) -> tuple[range, ...]:
+        """The ids, in ranges, of the samples that a step is drawn from."""
+        return self.first if step < self.first_steps else (range(self.size),)
+
+
+def ids_at(ranges: tuple[range, ...], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ids at places of ranges put end to end."""
+    ends = np.cumsum([len(each) for each in ranges])
+    starts = np.array([each.stop for each in ranges]) - ends  # minus places before
+    return places + starts[np.searchsorted(ends, places, "right")]
 
 
 def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], left_bits: int, right_bits: int) -> NDArray[np.uint64]:
@@ -88,7 +105,7 @@ class TrainSteps(Sampler[list[Draw]]):
     """The samples of this process, one list a step, for the steps first_step <= s < last_step.
 
     Args:
-        num_samples: N, size of the data set, at least 1.
+        pool: the samples, at least one in each step.
         batch_size: samples of one optimizer step over all processes.
         per_gpu_batchsize: samples of one micro-batch; batch_size is a multiple of per_gpu_batchsize * world_size.
         rank: this process, 0 <= rank < world_size.
@@ -96,10 +113,9 @@ class TrainSteps(Sampler[list[Draw]]):
         seed: the run's seed.
         first_step: 0, or where a resumed run goes on.
         last_step: number of steps of the whole run.
-        first_stage: what the first steps show in the place of these samples.
     """
 
-    num_samples: int
+    pool: Pool
     batch_size: int
     per_gpu_batchsize: int
     rank: int
@@ -107,7 +123,6 @@ class TrainSteps(Sampler[list[Draw]]):
     seed: int
     first_step: int
     last_step: int
-    first_stage: FirstStage | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.per_gpu_batchsize * self.world_size):
@@ -124,12 +139,10 @@ class TrainSteps(Sampler[list[Draw]]):
         """Returns this process's batch_size / world_size samples of one step, in order."""
         share = self.batch_size // self.world_size
         start = step * self.batch_size + self.rank * share
-        in_first = self.first_stage is not None and step < self.first_stage.steps
-        ranges = self.first_stage.ids if in_first else (range(self.num_samples),)
-        ends = np.cumsum([len(each) for each in ranges])
-        epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), ends[-1])
-        ids = permuted(self.seed, epochs, places, int(ends[-1]))
-        ids += np.array([each.stop for each in ranges] - ends)[np.searchsorted(ends, ids, "right")]
+        ranges = self.pool.at(step)
+        size = sum(map(len, ranges))
+        epochs, places = np.divmod(np.arange(start, start + share, dtype=np.int64), size)
+        ids = ids_at(ranges, permuted(self.seed, epochs, places, size))
         return [Draw(epoch, id, step) for epoch, id in zip(epochs.tolist(), ids.tolist(), strict=True)]
 
 

@@ -36,9 +36,11 @@ def card(source: ExportSource, name: str, format: str) -> str:
     run, stored = _read(RunFolder.of_checkpoint(source.path)), source.stored
     before = _sections(source)
     towers = {key: public(stored.settings[key]) for key in TOWERS[stored.settings["model_type"]]}
+    keys = ("datasets", "first_datasets")
+    datasets = list(dict.fromkeys(name for key in keys for name in (run.settings.get(key) or ()))) if run else []
     made_of = [
         *towers.values(),
-        *(public(run.settings.get("datasets", [])) if run else ["the data that it was trained on"]),
+        *(public(datasets) if run else ["the data that it was trained on"]),
     ]
     licences = ", ".join(map(str, made_of))
     sections = [

@@ -109,10 +109,8 @@ def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most `low` to at least `high`."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         around = abs(low) * 0.1 or 1
-        low, high = (
-            (max(low - around, 0) if low >= 0 else low - around),
-            high + around,
-        )  # shares and steps are never below 0
+        below = max(low - around, 0) if low >= 0 else low - around  # shares and steps are never below 0
+        low, high = below, high + around
     rough = (high - low) / TICKS
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= rough * 0.999)

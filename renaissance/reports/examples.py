@@ -87,7 +87,7 @@ class SplitSource:
             self._samples = task_class(reading).open(settings, split, labels)
         else:
             columns = {"image_column": data.image_column, "caption_column": data.caption_column}
-            self._samples = open_pairs(data.datasets, split, data.data_root, **columns)
+            self._samples = open_pairs(data.datasets, split, data.data_root, first=data.first_datasets, **columns)
         if self._samples is None or run.unlike(split, self._samples.fingerprint(), data.eval_limit):
             raise UserError(f"data_root={data.data_root} holds other data of {split} than the run was evaluated on.")
 

@@ -95,8 +95,9 @@ def _lead(run: FinishedRun, rows: Sequence[Mapping[str, str]]) -> str:
     settings = run.settings
     towers = TOWERS.get(settings.get("model_type"), ())
     names = " and ".join(str(settings.get(key)) for key in towers)
+    first = [each for each in settings.get("first_datasets") or () if not settings.get("test_only")]
     tasks = ", ".join(_TASKS.get(name, name) for name in task_names(run))
-    data = ", ".join(map(str, settings["datasets"]))
+    data = ", ".join(map(str, [*settings["datasets"], *first]))
     what = f"A {settings.get('model_type')} model ({names})"
     if settings.get("test_only"):
         return f"{what}, evaluated on {data}: {tasks}."

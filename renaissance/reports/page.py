@@ -162,11 +162,13 @@ def _looked_into(
             frames[name] = frame
     if frames and (without := [name for name in having if name not in frames]):
         section["problems"].append(f"Without predictions of {split} that have a score: {', '.join(without)}.")
-    source = _source(section, having[next(iter(frames))], data_root) if frames else None
     try:
+        source = _source(section, having[next(iter(frames))], data_root) if frames else None
         _add_measures(section, frames)
         if frames:
             _add_examples(section, {name: having[name] for name in frames}, frames, source)
+    except UserError:
+        raise  # of data_root
     except Exception as error:  # the columns of a task of others hold anything
         section["problems"].append(f"The predictions are not shown ({first_line(error).removesuffix('.')}).")
     return section

@@ -27,8 +27,7 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     """Settings of something that is off."""
     if "patch_drop_until" in given and not values["patch_drop"]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
-    if "first_steps" in given and not values["first_datasets"]:
-        yield f"first_steps={values['first_steps']} would change nothing without first_datasets; give both."
+    yield from _first_stage(values, given)
     for key, tasks in _ZERO_SHOT.items():
         if key in given and values[key] and not any(values["loss_names"].get(task) for task in tasks):
             yield f"{key}={values[key]} would change nothing: it is for {' and '.join(tasks)}; leave it out."
@@ -37,6 +36,20 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     if not values["cache_frozen"]:
         for key in sorted(given & {"cache_dir", "cache_precision"}):
             yield f"{key}={values[key]} would change nothing: it is for cache_frozen=True; give both."
+
+
+def _first_stage(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
+    """First steps that show nothing else, or leave none for the others; `train` refuses the latter where steps come of epochs."""
+    first, steps = values["first_datasets"], values["first_steps"]
+    if not first:
+        if "first_steps" in given:
+            yield f"first_steps={steps} would change nothing without first_datasets; give both."
+    elif sorted(first) == sorted(values["datasets"]):
+        yield f"first_datasets={first} are all of datasets, so the first steps would show nothing else; leave it out."
+    elif not steps:
+        yield f"first_steps={steps} would show first_datasets={first} in no step; give more, or leave both out."
+    elif isinstance(steps, int) and values["max_steps"] and steps >= values["max_steps"]:
+        yield f"first_steps={steps} leaves none of max_steps={values['max_steps']} for datasets={values['datasets']}; give fewer."
 
 
 def _early_stopping(values: Mapping[str, Any]) -> Iterator[str]:

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from renaissance.core.errors import UserError
+from renaissance.core.errors import UserError, require
 from renaissance.core.registry import TASKS
+from renaissance.settings.resolver import ConfigResolver
 
 from .base import Classification, Context, Downstream, Encodings, Task
 
-__all__ = ["Classification", "Context", "Downstream", "Encodings", "Task", "downstream_task", "task_class"]
+__all__ = [
+    "Classification",
+    "Context",
+    "Downstream",
+    "Encodings",
+    "Task",
+    "downstream_task",
+    "settle_first_datasets",
+    "task_class",
+]
 
 
 def task_class(name: str) -> type[Task]:
@@ -39,3 +49,20 @@ def downstream_task(names: Iterable[str]) -> str | None:
             f"{reading[0]} are not; turn {', '.join(others)} off."
         )
     return reading[0]
+
+
+def settle_first_datasets(resolver: ConfigResolver) -> None:
+    """Leaves `first_datasets` out of a run that trains on one data set of its task's own, where a preset has it for other tasks.
+
+    Raises:
+        UserError: the command itself gives it.
+    """
+    reading = downstream_task(name for name, weight in resolver["loss_names"].items() if weight)
+    if reading is None or not resolver["first_datasets"]:
+        return
+    require(
+        resolver.sources["first_datasets"].startswith("preset"),
+        f"first_datasets={resolver['first_datasets']} is for objectives alone, such as mlm and itm, and {reading} trains on "
+        "datasets; leave it out.",
+    )
+    resolver.set("first_datasets", None, f"{reading}, which has none")

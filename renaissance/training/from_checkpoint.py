@@ -17,8 +17,8 @@ from renaissance.core.errors import UserError, first_line, printable, require, s
 from renaissance.core.registry import TRANSFORMS
 from renaissance.models import backbones
 from renaissance.runs.stored import Stored
-from renaissance.settings.declared import SETTINGS
-from renaissance.settings.keys import TOWER_KEYS, marked, model_keys
+from renaissance.settings.declared import SETTINGS, defaults
+from renaissance.settings.keys import TOWER_KEYS, YOUNGER, marked, model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task, task_class
@@ -37,8 +37,11 @@ def fill_settings(resolver: ConfigResolver, stored: Stored) -> Set[str]:
     """
     resumed = resolver["resume_from"] is not None
     evaluated = marked("evaluation") if resolver["test_only"] else frozenset()
-    fixed = stored.settings.keys() if resumed else model_keys()
-    values = {key: value for key, value in stored.settings.items() if key in fixed | evaluated}
+    # What is younger than the checkpoint was as it is by default.
+    younger = YOUNGER - marked("command_only")
+    known = {key: value for key, value in defaults().items() if key in younger} | stored.settings
+    fixed = known.keys() if resumed else model_keys()
+    values = {key: value for key, value in known.items() if key in fixed | evaluated}
     may_differ = marked("changeable") if resumed else marked("adaptable") | evaluated | {*_TRANSFORMS}
     resolver.fill_defaults("checkpoint", values | ({} if resumed else _transforms(resolver, stored)), may_differ)
     if resumed or evaluated:

@@ -13,7 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import UserError
 from renaissance.data.collate import Collate, Samples, Source, TargetBuilder
 from renaissance.data.dataset_specs import CAPTIONS, DATASETS
 from renaissance.data.datasets import open_pairs, splits_of
@@ -23,7 +23,7 @@ from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
 from renaissance.data.overview import splits_not_there
 from renaissance.data.pairs import PairDataset
-from renaissance.data.sampler import EvalBatches, FirstStage, TrainSteps
+from renaissance.data.sampler import EvalBatches, Pool, TrainSteps
 from renaissance.data.text import COMPILED_PAD_MULTIPLE, PAD_MULTIPLE
 from renaissance.data.workers import remove_socket_folder
 from renaissance.evaluation.ranking import FullSplit
@@ -64,9 +64,10 @@ class RunData:
         """The evaluation splits."""
         return tuple(split for split, samples in self.samples.items() if split != "train" and samples is not None)
 
-    def first_stage(self, settings: Settings, steps: int) -> FirstStage | None:
-        """What the first steps of so many, at least one, show; None where they show what all steps show."""
-        return FirstStage(max(1, steps_of(settings.data.first_steps, steps)), self.first) if self.first else None
+    def pool(self, settings: Settings, steps: int) -> Pool:
+        """What the steps of a run of so many show; of the first stage at least one, and of what follows, too."""
+        first = max(1, steps_of(settings.data.first_steps, steps)) if self.first else 0
+        return Pool(self.epoch_size, min(first, steps - 1) if settings.run.fast_dev_run else first, self.first)
 
 
 def read_data(resolved: Resolved) -> RunData:
@@ -78,12 +79,7 @@ def read_data(resolved: Resolved) -> RunData:
     names, limit = settings.objectives.loss_names, settings.data.eval_limit
     target_builders = {name: task_class(name).target_builder(settings, resolved.tokenizer) for name in names}
     reading = downstream_task(names)
-    task, first_datasets = None if reading is None else task_class(reading), [*settings.data.first_datasets]
-    asked = settings.sources["first_datasets"].startswith("given")  # what a preset says may be for other tasks
-    require(
-        not (task and first_datasets and asked),
-        f"first_datasets={first_datasets} are of captions, and {reading} reads other data; leave it out.",
-    )
+    task = None if reading is None else task_class(reading)
     if task is None:
         splits, opened = ("val", "test"), partial(_pairs, settings)
     else:
@@ -97,10 +93,10 @@ def read_data(resolved: Resolved) -> RunData:
         if absent:
             resolved.notes.append(f"not in data_root={where}, so not evaluated: {', '.join(absent)}")
     by_image = task is not None and task.limited_by_image
-    train, first = samples["train"], ()
+    train, data, first = samples["train"], settings.data, ()
     epoch_size = len(train or ())
-    if first_datasets and train and task is None:
-        first, epoch_size = train.ids_of(first_datasets), sum(map(len, train.ids_of(settings.data.datasets)))
+    if data.first_datasets and train:
+        first, epoch_size = train.ids_of(data.first_datasets), sum(map(len, train.ids_of(data.datasets)))
     return RunData(
         {split: limited(each, None if split == "train" else limit, by_image) for split, each in samples.items()},
         target_builders,
@@ -110,13 +106,8 @@ def read_data(resolved: Resolved) -> RunData:
 
 
 def _pairs(settings: Settings, split: str) -> PairDataset | None:
-    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it.
-
-    Training reads `first_datasets` too, those that are not of the mix behind it.
-    """
+    """A split of the mix of captions; an evaluation alone makes do with the data sets that have it."""
     data, names = settings.data, settings.data.datasets
-    if split == "train":
-        names = [*names, *(name for name in data.first_datasets if name not in names)]
     if settings.run.test_only:
         there = {name: splits_of(name, data.data_root, sample_kind=CAPTIONS) for name in names}
         if {"val", "test"} & {split for each in there.values() for split in each}:
@@ -127,6 +118,7 @@ def _pairs(settings: Settings, split: str) -> PairDataset | None:
         names,
         split,
         data.data_root,
+        first=data.first_datasets,
         allow_missing_shards=data.allow_missing_shards,
         image_column=data.image_column,
         caption_column=data.caption_column,
@@ -178,7 +170,7 @@ class Loaders(LightningDataModule):
         if self.settings.machine.decode_on_gpu:
             refuse_without_decoder(self.trainer.strategy.root_device)
         sampler = TrainSteps(
-            self.data.epoch_size,
+            self.data.pool(self.settings, last),
             data.batch_size,
             data.per_gpu_batchsize,
             self.trainer.global_rank,
@@ -187,7 +179,6 @@ class Loaders(LightningDataModule):
             # With a loader of no steps, Lightning would leave out a validation that is still to come as well.
             min(first, last - 1),
             last,
-            self.data.first_stage(self.settings, last),
         )
         return self._loader(sampler, "train", data.per_gpu_batchsize, raises=False)
 
@@ -243,7 +234,10 @@ class Loaders(LightningDataModule):
         """The samples of a split with the transform of their images."""
         # An evaluation decodes as everywhere else, so that its numbers do not depend on the decoder.
         on_device = split == "train" and self.settings.machine.decode_on_gpu
-        return Source(self.data.samples[split], transform_of(self.settings, split), self.blind, on_device=on_device)
+        transform, pool = transform_of(self.settings, split), None
+        if split == "train":
+            pool = self.data.pool(self.settings, self.steps[1])
+        return Source(self.data.samples[split], transform, self.blind, on_device=on_device, pool=pool)
 
     def _collate(self, split: str, micro: int, builders: Mapping[str, TargetBuilder]) -> Collate:
         train = split == "train"

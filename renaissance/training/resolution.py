@@ -18,6 +18,7 @@ from renaissance.settings.declared import SETTINGS
 from renaissance.settings.keys import DIMENSIONS, TOWER_KEYS
 from renaissance.settings.resolver import ConfigResolver, SettingsError
 from renaissance.settings.sections import Settings
+from renaissance.tasks import settle_first_datasets
 
 from . import from_checkpoint
 
@@ -60,6 +61,7 @@ def resolve(resolver: ConfigResolver, stored: Stored | None = None, *, reads_dat
     """
     answered = from_checkpoint.fill_settings(resolver, stored) if stored is not None else frozenset()
     resolver.name_towers()
+    settle_first_datasets(resolver)
     download = resolver["allow_download"]
     notes: list[str] = []
     if stored is None:

@@ -90,9 +90,9 @@ def _optimization_lines(built: Built, settings: Settings, data: RunData, steps: 
         f"batch: {batch_size} = {settings.data.per_gpu_batchsize} x {micro} micro-batch(es) x {machine.processes} process(es)",
         f"objectives: {', '.join(f'{name} x {weight:g}' for name, weight in settings.objectives.loss_names.items())}",
     ]
-    if (first := data.first_stage(settings, steps)) is not None:
+    if first := data.pool(settings, steps).first_steps:
         begins, then = ", ".join(settings.data.first_datasets), ", ".join(settings.data.datasets)
-        lines.append(f"data: {begins} before step {first.steps:,}, then {then}")
+        lines.append(f"data: {begins} before step {first:,}, then {then}")
     if (drop := patch_drop(settings, steps)) is not None:
         lines.append(f"patches: {drop.count} of {drop.patches} of each image before step {drop.steps:,}, then all")
     rows = [(f"{optim.optim_type}, {optim.decay_power} decay", "learning rate", "weight decay", "parameters")]

@@ -184,11 +184,10 @@ def _refuse_nothing_to_do(start: Start, settings: Settings, data: RunData, steps
             f"early_stopping={patience} needs validations, and {', '.join(settings.data.datasets)} have no validation split with "
             f"labels in data_root={settings.data.data_root}; leave early_stopping out.",
         )
-        first = data.first_stage(settings, steps)
         require(
-            first is None or settings.run.fast_dev_run or first.steps < steps,
+            data.pool(settings, steps).first_steps < steps,
             f"first_steps={settings.data.first_steps} leaves none of {steps:,} steps for datasets={[*settings.data.datasets]}; "
-            "give fewer, or leave first_datasets out.",
+            "leave first_datasets out.",
         )
         refuse_finished(start, steps, patience)
 

@@ -15,7 +15,7 @@ from renaissance.data.collate import Collate, MicroBatch, Source
 from renaissance.data.loader import StepLoader, _kill_all
 from renaissance.data.masking import MlmMasker
 from renaissance.data.negatives import FalseImages
-from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.sampler import EvalBatches, Pool, TrainSteps
 from renaissance.data.text import vocabulary
 from renaissance.data.transforms import make_transform
 
@@ -34,7 +34,7 @@ def collate(per_gpu_batchsize=4, draw_false_image=0, broken=None) -> Collate:
 
 def steps(first_step=0, rank=0, world_size=1) -> TrainSteps:
     # 72 pairs and steps of 16: the fifth step crosses into the second epoch
-    return TrainSteps(len(PAIRS), 16, 4, rank, world_size, seed=7, first_step=first_step, last_step=6)
+    return TrainSteps(Pool(len(PAIRS)), 16, 4, rank, world_size, seed=7, first_step=first_step, last_step=6)
 
 
 def flat(value) -> list:
@@ -105,7 +105,7 @@ def test_steps_of_many_micro_batches_do_not_use_up_the_open_files():
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))  # what 1024 are for a real run
     try:
-        sampler = TrainSteps(len(PAIRS), 72, 1, 0, 1, seed=7, first_step=0, last_step=3)
+        sampler = TrainSteps(Pool(len(PAIRS)), 72, 1, 0, 1, seed=7, first_step=0, last_step=3)
         loader = StepLoader(sampler, collate(1), 1, pin_memory=False)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256  # else what follows waits for ever
         kept = list(loader)

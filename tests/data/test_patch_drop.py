@@ -17,7 +17,7 @@ from renaissance.data.loader import StepLoader
 from renaissance.data.negatives import FalseImages
 from renaissance.data.patch_drop import PatchDrop
 from renaissance.data.randomness import bits
-from renaissance.data.sampler import EvalBatches, TrainSteps
+from renaissance.data.sampler import EvalBatches, Pool, TrainSteps
 from renaissance.data.transforms import make_transform
 
 PAIRS = CAPTIONS[:72]
@@ -50,7 +50,7 @@ def test_every_patch_and_every_pair_of_patches_stays_as_often():
 
 def loader(micro=4, *, drop=DROP, rank=0, world_size=1, workers=0, first_step=0, draw_false_image=0) -> StepLoader:
     # 72 pairs and steps of 16: the fifth step crosses into the second epoch
-    sampler = TrainSteps(len(PAIRS), 16, micro, rank, world_size, seed=7, first_step=first_step, last_step=7)
+    sampler = TrainSteps(Pool(len(PAIRS)), 16, micro, rank, world_size, seed=7, first_step=first_step, last_step=7)
     source = Source(PairStub(PAIRS), make_transform("vit", 24, patch_size=8, seed=7))
     builders = {"itm": FalseImages(7, 4, draw_false_image)}
     collate = Collate(tokenizer_of("word_piece"), 20, micro, builders, source, patch_drop=drop)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from renaissance.data.randomness import bits, mix, torch_seed, uniform
-from renaissance.data.sampler import Draw, EvalBatches, FirstStage, TrainSteps, permuted
+from renaissance.data.sampler import Draw, EvalBatches, Pool, TrainSteps, permuted
 
 
 def order(num_samples: int, epoch: int, seed: int = 3) -> list[int]:
@@ -13,7 +13,7 @@ def order(num_samples: int, epoch: int, seed: int = 3) -> list[int]:
 
 
 def steps(rank: int, world_size: int, first_step: int = 0, batch_size: int = 12) -> list[list[Draw]]:
-    return list(TrainSteps(29, batch_size, 2, rank, world_size, seed=5, first_step=first_step, last_step=9))
+    return list(TrainSteps(Pool(29), batch_size, 2, rank, world_size, seed=5, first_step=first_step, last_step=9))
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 5, 15, 16, 17, 1000, 4097])
@@ -43,7 +43,7 @@ def test_every_place_is_equally_likely_to_hold_every_sample(num_samples):
 
 
 def test_a_billion_samples_need_no_array():
-    draws = TrainSteps(1_000_000_007, 1024, 32, 1, 2, seed=0, first_step=0, last_step=10**9).draws(999_999_999)
+    draws = TrainSteps(Pool(1_000_000_007), 1024, 32, 1, 2, seed=0, first_step=0, last_step=10**9).draws(999_999_999)
     assert len({draw.id for draw in draws}) == 512
     assert {draw.epoch for draw in draws} == {1023}
     assert all(0 <= draw.id < 1_000_000_007 for draw in draws)
@@ -65,13 +65,13 @@ def test_processes_share_each_step_in_contiguous_blocks(world_size):
 
 def test_a_resumed_run_continues_the_stream():
     assert steps(1, 2, first_step=4) == steps(1, 2)[4:]
-    assert len(TrainSteps(29, 12, 2, 0, 1, seed=5, first_step=4, last_step=9)) == 5
+    assert len(TrainSteps(Pool(29), 12, 2, 0, 1, seed=5, first_step=4, last_step=9)) == 5
 
 
 def test_a_first_stage_shows_its_own_samples_and_then_the_stream_is_as_without():
     def stream(rank: int = 0, world_size: int = 1, first_step: int = 0) -> list[list[Draw]]:
-        stage = FirstStage(3, (range(29, 34), range(5, 9)))
-        return list(TrainSteps(29, 12, 2, rank, world_size, 5, first_step, 9, stage))
+        pool = Pool(29, 3, (range(29, 34), range(29, 29), range(5, 9)))
+        return list(TrainSteps(pool, 12, 2, rank, world_size, 5, first_step, 9))
 
     assert stream()[3:] == steps(0, 1)[3:]
     shown = [(draw.epoch, draw.id) for step in stream()[:3] for draw in step]
@@ -83,7 +83,7 @@ def test_a_first_stage_shows_its_own_samples_and_then_the_stream_is_as_without()
 
 def test_impossible_streams_are_refused():
     with pytest.raises(ValueError, match="13 is no multiple of 2 x 3"):
-        TrainSteps(29, 13, 2, 0, 3, seed=5, first_step=0, last_step=9)
+        TrainSteps(Pool(29), 13, 2, 0, 3, seed=5, first_step=0, last_step=9)
 
 
 @pytest.mark.parametrize("num_samples", [1, 8, 29, 32])

@@ -81,7 +81,7 @@ def test_the_study_of_the_demo_ends_in_a_table(run_cli, tmp_path):
         assert count
     (tmp_path / "demo.yaml").write_text(text, encoding="utf-8")
     for words in (
-        ("demo", "with", "data_only=True", "demo_tasks=vqa", "pictures=100"),
+        ("demo", "with", "data_only=True", "demo_tasks=vqa,snli", "pictures=100"),
         ("study", "with", "study=demo.yaml", "action=run", "workers=2"),
         ("study", "with", "study=demo.yaml", "action=table"),
     ):
@@ -89,7 +89,7 @@ def test_the_study_of_the_demo_ends_in_a_table(run_cli, tmp_path):
         assert result.code == 0, result.stderr[-2000:]
     assert not (tmp_path / "demo" / "runs").exists()  # data alone
     lines = (tmp_path / "result" / "demo" / "table.md").read_text(encoding="utf-8").splitlines()
-    assert sum(line.startswith("|") for line in lines) == 2 + 3 and "vqa_score" in lines[0]
+    assert sum(line.startswith("|") for line in lines) == 2 + 2 and "vqa_score" in lines[0]
 
 
 @pytest.mark.slow
@@ -116,10 +116,10 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         assert tasks["vqa"][kind]["without_relations"] >= 0.85, kind
         assert tasks["nlvr2"][kind]["accuracy"] >= 0.75, kind
         for way in ("text_to_image", "image_to_text"):
-            assert tasks["irtr"][kind][f"{way}_r1"] >= (0.35 if kind == "two_tower" else 0.25), (kind, way)
+            assert tasks["irtr"][kind][f"{way}_r1"] >= 0.5, (kind, way)
             assert tasks["irtr"][kind][f"{way}_r5"] >= 0.75, (kind, way)
     two_tower = {name: next(iter(of["two_tower"].values())) for name, of in tasks.items()}
-    assert two_tower["snli"] >= 0.75
+    assert two_tower["snli"] >= 0.95
     assert two_tower["ref"] >= 0.80 and tasks["ref"]["baseline"]["accuracy"] <= 0.40
     assert two_tower["pairs"] >= 0.85 and two_tower["classes"] >= 0.90
     # Without images nothing can be had, so what is reached with them comes from them.

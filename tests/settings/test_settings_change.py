@@ -336,7 +336,7 @@ CHANGES: dict[str, Change] = {
     "first_datasets": Change(
         ["vg"], lambda t: {id < t.data.epoch_size for batch in t.step for id in batch.ids.tolist()}, {False}
     ),
-    "first_steps": Change(2, lambda t: t.data.first_stage(t.settings, 4).steps, 2, {"first_datasets": ["vg"]}),
+    "first_steps": Change(2, lambda t: t.data.pool(t.settings, 4).first_steps, 2, {"first_datasets": ["vg"]}),
     "data_root": Change("fewer", lambda t: len(t.data.samples["train"]), 2 * 3),
     "allow_missing_shards": Change(
         True, lambda t: "sbu_1.arrow; complete them" in (refusal(lambda: t.data) or ""), False, HOLES

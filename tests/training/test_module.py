@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, Trainer
 
 from renaissance.core.types import Batch
 from renaissance.data.collate import Collate, Source
-from renaissance.data.sampler import TrainSteps
+from renaissance.data.sampler import Pool, TrainSteps
 from renaissance.data.transforms import make_transform
 from renaissance.settings.declared import defaults
 from renaissance.settings.resolver import ConfigResolver
@@ -70,7 +70,7 @@ class Bench:
         model, pairs = self.resolved.settings.model, self.data.samples["train"]
         transform = make_transform("imagenet", model.image_size, patch_size=model.patch_size, seed=0)
         source = Source(pairs, transform)
-        draws = TrainSteps(len(pairs), PAIRS, PAIRS, 0, 1, 0, 0, STEPS).draws(step)
+        draws = TrainSteps(Pool(len(pairs)), PAIRS, PAIRS, 0, 1, 0, 0, STEPS).draws(step)
         batches, start = [], 0
         for size in cuts:
             collate = Collate(self.resolved.tokenizer, model.max_text_len, size, self.data.target_builders, source)

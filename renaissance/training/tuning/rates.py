@@ -112,6 +112,7 @@ def find_rate(resolver: ConfigResolver, min_lr: float, max_lr: float, num_traini
     with StopSignals() as signals:
         with rank_zero_first(resolver["num_nodes"]) as shared:
             prepared = prepare_training(resolver, shared)
+            prepared.data.first = ()  # a rate for the data of most steps
         hidden = not launch_environment().is_rank_zero
         with Bar(total=num_training, desc="learning rates", leave=False, disable=hidden) as bar:
             test = RangeTest(rate, prepared.resolved.settings.objectives.loss_names, bar)
