@@ -218,20 +218,14 @@ PROBE = {"loss_names": {"probe": 1}, "test_only": True, "eval_batch_size": 32}
 IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {"images": 1}}
 ZERO_SHOT = {"test_only": True, "loss_names": {"zeroshot_images": 1}}
 TASKS = {
-    # Masked language modelling and image-text matching, together.
-    "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {"mlm": 1, "itm": 1}},
-    # Masked language modelling alone.
-    "task_mlm": {"exp_name": "mlm", "loss_names": {"mlm": 1}},
-    # Image-text matching alone.
-    "task_itm": {"exp_name": "itm", "loss_names": {"itm": 1}},
+    "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {"mlm": 1, "itm": 1}},  # Masked language modelling and image-text matching, together
+    "task_mlm": {"exp_name": "mlm", "loss_names": {"mlm": 1}},  # Masked language modelling alone
+    "task_itm": {"exp_name": "itm", "loss_names": {"itm": 1}},  # Image-text matching alone
     # Both, and the contrastive objective that rerank_top_k takes its candidates from.
     "task_mlm_itm_itc": {"exp_name": "mlm_itm_itc", "loss_names": {"mlm": 1, "itm": 1, "itc": 1}},
-    # Questions about images (VQAv2).
-    "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {"vqa": 1}},
-    # Is the sentence true of the two images? (NLVR2)
-    "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {"nlvr2": 1}},
-    # Does the image entail the sentence? (SNLI-VE)
-    "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {"snli": 1}},
+    "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {"vqa": 1}},  # Questions about images (VQAv2)
+    "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {"nlvr2": 1}},  # Is the sentence true of the two images? (NLVR2)
+    "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {"snli": 1}},  # Does the image entail the sentence? (SNLI-VE)
     # Which box does the expression mean? (RefCOCO, RefCOCO+, RefCOCOg, by ref_dataset)
     "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {"ref": 1}},
     # Which image belongs to the text, which text to the image? (retrieval)
@@ -254,55 +248,25 @@ TASKS = {
     "task_probe_valse": {**PROBE, "exp_name": "probe_valse", "datasets": ["valse"]},
     "task_probe_aro_relation": {**PROBE, "exp_name": "probe_aro_relation", "datasets": ["aro_relation"]},
     "task_probe_aro_attribution": {**PROBE, "exp_name": "probe_aro_attribution", "datasets": ["aro_attribution"]},
-    "task_probe_aro_order": {
-        **PROBE,
-        "exp_name": "probe_aro_order",
-        "datasets": ["aro_order_coco", "aro_order_flickr"],
-    },
+    "task_probe_aro_order": {**PROBE, "exp_name": "probe_aro_order", "datasets": ["aro_order_coco", "aro_order_flickr"]},
     "task_probe_whatsup_a": {**PROBE, "exp_name": "probe_whatsup_a", "datasets": ["whatsup_a"]},
     "task_probe_whatsup_b": {**PROBE, "exp_name": "probe_whatsup_b", "datasets": ["whatsup_b"]},
-    "task_probe_whatsup_coco": {
-        **PROBE,
-        "exp_name": "probe_whatsup_coco",
-        "datasets": ["whatsup_coco_one", "whatsup_coco_two"],
-    },
-    "task_probe_whatsup_vg": {
-        **PROBE,
-        "exp_name": "probe_whatsup_vg",
-        "datasets": ["whatsup_vg_one", "whatsup_vg_two"],
-    },
+    "task_probe_whatsup_coco": {**PROBE, "exp_name": "probe_whatsup_coco", "datasets": ["whatsup_coco_one", "whatsup_coco_two"]},
+    "task_probe_whatsup_vg": {**PROBE, "exp_name": "probe_whatsup_vg", "datasets": ["whatsup_vg_one", "whatsup_vg_two"]},
     "task_probe_mmvp": {**PROBE, "exp_name": "probe_mmvp", "datasets": ["mmvp"]},
     "task_probe_vsr": {**PROBE, "exp_name": "probe_vsr", "datasets": ["vsr", "vsr_zeroshot"]},
-    "task_probes": {
-        **PROBE,
-        "exp_name": "probes",
-        "datasets": [
-            "winoground",
-            "sugarcrepe",
-            "sugarcrepe_pp",
-            "valse",
-            "aro_relation",
-            "aro_attribution",
-            "aro_order_coco",
-            "aro_order_flickr",
-            "whatsup_a",
-            "whatsup_b",
-            "whatsup_coco_one",
-            "whatsup_coco_two",
-            "whatsup_vg_one",
-            "whatsup_vg_two",
-            "mmvp",
-            "vsr",
-            "vsr_zeroshot",
-        ],
-    },
+    "task_probes": {**PROBE, "exp_name": "probes", "datasets": [
+        "winoground", "sugarcrepe", "sugarcrepe_pp", "valse", "aro_relation", "aro_attribution", "aro_order_coco",
+        "aro_order_flickr", "whatsup_a", "whatsup_b", "whatsup_coco_one", "whatsup_coco_two", "whatsup_vg_one", "whatsup_vg_two",
+        "mmvp", "vsr", "vsr_zeroshot",
+    ]},
     # Classes of images: CIFAR-10, or any folder of class folders by the name it was prepared under.
     "task_finetune_cifar10": {**IMAGES, "exp_name": "finetune_cifar10", "datasets": ["cifar10"]},
     "task_finetune_images": {**IMAGES, "exp_name": "finetune_images", "datasets": ["images"]},
     # The same classes without training, by the texts that name them.
     "task_zeroshot_cifar10": {**ZERO_SHOT, "exp_name": "zeroshot_cifar10", "datasets": ["cifar10"]},
     "task_zeroshot_images": {**ZERO_SHOT, "exp_name": "zeroshot_images", "datasets": ["images"]},
-}
+}  # fmt: skip
 
 # Parts: a handful of settings that go together; any number may be named, the later one wins.
 PARTS = {

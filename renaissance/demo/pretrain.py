@@ -17,7 +17,7 @@ from renaissance.inference.loaded import Loaded
 from renaissance.training.train import run
 
 from .pointing import pointing
-from .probes import KINDS, Probe, accuracy_by_kind, make_probes, text_only_accuracy
+from .probes import KINDS, MaskedWord, accuracy_by_kind, make_probes, text_only_accuracy
 from .raw import scene_index_of
 from .settings import demo_settings
 from .world import Scene, make_scene, render
@@ -68,7 +68,7 @@ def probe(path: Path, data_root: Path, scenes: list[Scene]) -> dict[str, dict[st
 
 
 @torch.no_grad()
-def _guesses(loaded: Loaded, probes: list[Probe], images: list[Scene]) -> list[str]:
+def _guesses(loaded: Loaded, probes: list[MaskedWord], images: list[Scene]) -> list[str]:
     """The model's word for each probe, with the image of the scene beside it."""
     guesses: list[str] = []
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -83,7 +83,7 @@ def _guesses(loaded: Loaded, probes: list[Probe], images: list[Scene]) -> list[s
     return guesses
 
 
-def _masked(probe: Probe, mask: str) -> str:
+def _masked(probe: MaskedWord, mask: str) -> str:
     words = probe.text.split()
     words[probe.target.position] = mask
     return " ".join(words)

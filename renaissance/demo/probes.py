@@ -32,7 +32,7 @@ class ContentWord(NamedTuple):
     kind: str
 
 
-class Probe(NamedTuple):
+class MaskedWord(NamedTuple):
     """One masked word of a caption.
 
     Attributes:
@@ -63,7 +63,7 @@ def content_words(text: str) -> list[ContentWord]:
     return result
 
 
-def make_probes(scenes: Sequence[Scene]) -> list[Probe]:
+def make_probes(scenes: Sequence[Scene]) -> list[MaskedWord]:
     """One probe of each kind of word for each scene that has such words.
 
     Args:
@@ -80,11 +80,11 @@ def make_probes(scenes: Sequence[Scene]) -> list[Probe]:
             caption, target = candidates[index % len(candidates)]
             others = (number % len(scenes) for number in range(index + 1, index + len(scenes)))
             wrong = next(other for other in others if not is_true(caption.fact, scenes[other]))
-            result.append(Probe(caption.text, target, index, wrong))
+            result.append(MaskedWord(caption.text, target, index, wrong))
     return result
 
 
-def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[str, float]:
+def accuracy_by_kind(probes: Sequence[MaskedWord], guesses: Sequence[str]) -> dict[str, float]:
     """Share of probes whose guess is the caption's word, by kind of word."""
     right = defaultdict(list)
     for probe, guess in zip(probes, guesses, strict=True):
@@ -92,7 +92,7 @@ def accuracy_by_kind(probes: Sequence[Probe], guesses: Sequence[str]) -> dict[st
     return {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if right[kind]}
 
 
-def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[str, float]:
+def text_only_accuracy(texts: Iterable[str], probes: Sequence[MaskedWord]) -> dict[str, float]:
     """The accuracy by kind of the best guess from a caption's other words: what a model can reach without any image.
 
     Four guessers answer with the most frequent word of the training captions in the same context: (1) all other words,
@@ -121,7 +121,7 @@ def text_only_accuracy(texts: Iterable[str], probes: Sequence[Probe]) -> dict[st
 _LEVELS = 4
 
 
-def _guess(counts: Mapping[str, Counter[str]], probe: Probe, level: int) -> str:
+def _guess(counts: Mapping[str, Counter[str]], probe: MaskedWord, level: int) -> str:
     """The most frequent word in the context of the given level, 0 the narrowest, or in the next wider one that was seen."""
     contexts = _contexts(probe.text, content_words(probe.text), probe.target)[level:]
     seen = next(counts[context] for context in contexts if context in counts)

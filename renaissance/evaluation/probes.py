@@ -24,7 +24,7 @@ TIED = {"itm": 1e-5, "itc": 1e-6}  # log-odds, and cosines, with a smaller diffe
 SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"}  # ending of a metric -> column it is of
 
 
-class Row(NamedTuple):
+class RowScores(NamedTuple):
     """One row. Attributes: scores (I,T), NaN = none; correct (I,T) bool; tied, the largest difference that is none."""
 
     scores: np.ndarray
@@ -33,25 +33,25 @@ class Row(NamedTuple):
 
 
 # Of a row: by how much its right pairs beat its wrong ones, at least; NaN where it has no score.
-Margin = Callable[[Row], float]
+Margin = Callable[[RowScores], float]
 
 
-def text_margin(row: Row) -> float:
+def text_margin(row: RowScores) -> float:
     """Of each picture, of its right texts over its wrong ones."""
     return min(_margin(scores, right) for scores, right in zip(row.scores, row.correct, strict=True))
 
 
-def image_margin(row: Row) -> float:
+def image_margin(row: RowScores) -> float:
     """Of each text, of its right pictures over its wrong ones."""
-    return text_margin(Row(row.scores.T, row.correct.T, row.tied))
+    return text_margin(RowScores(row.scores.T, row.correct.T, row.tied))
 
 
-def group_margin(row: Row) -> float:
+def group_margin(row: RowScores) -> float:
     """Of both."""
     return min(text_margin(row), image_margin(row))
 
 
-def sign_margin(row: Row) -> float:
+def sign_margin(row: RowScores) -> float:
     """Of log-odds over the odds of one to one, on the side where each pair belongs."""
     return float(np.where(row.correct, row.scores, -row.scores).min())
 
@@ -94,7 +94,7 @@ GROUPED, SIGN = Judge(group_margin, group_chance), Judge(sign_margin, sign_chanc
 _TEXTS = {"accuracy": TEXT}
 
 
-class Rule(NamedTuple):
+class ProbeRule(NamedTuple):
     """How a benchmark is scored.
 
     Attributes:
@@ -114,31 +114,31 @@ class Rule(NamedTuple):
 
 _SETS = {"accuracy_pair": (GROUP, "axis"), "accuracy_set": (GROUP,)}
 RULES = {
-    "winoground": Rule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
-    "sugarcrepe": Rule(mean_of=1),
-    "sugarcrepe_pp": Rule(mean_of=1),
-    "valse": Rule({"acc_r": TEXT}, mean_of=1, threshold=True),
-    "aro_relation": Rule(by_category=False, mean_of=1),
-    "aro_attribution": Rule(by_category=False, mean_of=25),
-    "aro_order_coco": Rule(),
-    "aro_order_flickr": Rule(),
-    "whatsup_a": Rule(sets=_SETS),
-    "whatsup_b": Rule(sets=_SETS),
-    "whatsup_coco_one": Rule(),
-    "whatsup_coco_two": Rule(),
-    "whatsup_vg_one": Rule(),
-    "whatsup_vg_two": Rule(),
-    "mmvp": Rule({"accuracy_pair": TEXT}),
-    "vsr": Rule({"accuracy": SIGN}),
-    "vsr_zeroshot": Rule({"accuracy": SIGN}),
+    "winoground": ProbeRule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
+    "sugarcrepe": ProbeRule(mean_of=1),
+    "sugarcrepe_pp": ProbeRule(mean_of=1),
+    "valse": ProbeRule({"acc_r": TEXT}, mean_of=1, threshold=True),
+    "aro_relation": ProbeRule(by_category=False, mean_of=1),
+    "aro_attribution": ProbeRule(by_category=False, mean_of=25),
+    "aro_order_coco": ProbeRule(),
+    "aro_order_flickr": ProbeRule(),
+    "whatsup_a": ProbeRule(sets=_SETS),
+    "whatsup_b": ProbeRule(sets=_SETS),
+    "whatsup_coco_one": ProbeRule(),
+    "whatsup_coco_two": ProbeRule(),
+    "whatsup_vg_one": ProbeRule(),
+    "whatsup_vg_two": ProbeRule(),
+    "mmvp": ProbeRule({"accuracy_pair": TEXT}),
+    "vsr": ProbeRule({"accuracy": SIGN}),
+    "vsr_zeroshot": ProbeRule({"accuracy": SIGN}),
 }
 """By the name of the data set."""
 SIDEWAYS = ("left_of", "right_of")  # prepositions of What'sUp that make a pair; the other two make the other one
 
 
-def rule_of(benchmark: str) -> Rule:
+def rule_of(benchmark: str) -> ProbeRule:
     """The rule of a benchmark; of one that a plugin brings, that its right texts beat its wrong ones."""
-    return RULES.get(benchmark, Rule())
+    return RULES.get(benchmark, ProbeRule())
 
 
 def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
@@ -159,7 +159,7 @@ def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
             continue
         right = np.array([[bool(each) for each in row] for row in correct])
         shape = np.broadcast_to(np.array(scores, float), right.shape)  # None becomes NaN
-        margin, tied = judge.margin(Row(shape, right, TIED[by])), TIED[by]
+        margin, tied = judge.margin(RowScores(shape, right, TIED[by])), TIED[by]
         found.append((float(margin > tied), float(abs(margin) <= tied)))
     return pd.DataFrame(found, frame.index, columns=["right", "tied"], dtype=float)
 
@@ -203,7 +203,7 @@ def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(
-    name: str, ending: str, frame: pd.DataFrame, right: pd.Series, chance: pd.Series, rule: Rule | None
+    name: str, ending: str, frame: pd.DataFrame, right: pd.Series, chance: pd.Series, rule: ProbeRule | None
 ) -> dict[str, MetricDetails]:
     """The mean over rows; and by the rule of the first metric those of categories, and over categories and sets."""
     metrics = {f"{name}{ending}": mean_score(frame, right, baseline=("chance", float(chance.mean())))}

@@ -13,6 +13,7 @@ from renaissance.core.console import table
 from renaissance.core.errors import UserError
 
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
+from .metrics import MetricDetails
 from .runs import FinishedRun
 
 BASELINES = {
@@ -127,3 +128,16 @@ def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | N
     lines = [table([("result", "value"), *rows], indent="")] if rows else []
     tried = "fast_dev_run: all numbers are of a few batches and no results; nothing is kept"
     return "\n".join([*lines, f"run folder: {path}" if path else tried])
+
+
+def summaries(
+    heads: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, MetricDetails]]]
+) -> dict[str, str]:
+    """The files of the run folder about all splits that its tasks write, by name.
+
+    Args:
+        heads: the tasks by name. found: {split: {task: {metric: its details}}}.
+    """
+    tasks = dict.fromkeys(task for of_split in found.values() for task in of_split)
+    by_task = {task: {split: of[task] for split, of in found.items() if task in of} for task in tasks}
+    return {name: text for task, splits in by_task.items() for name, text in heads[task].summary(splits).items()}

@@ -86,7 +86,7 @@ class Probe(ZeroShot):
     @classmethod
     def read_of(cls, benchmark: str) -> Callable[[Sample], Example]:
         """Reads rows of a benchmark; picklable."""
-        return _Reader(benchmark)
+        return _RowReader(benchmark)
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Texts:
@@ -177,7 +177,7 @@ class Probe(ZeroShot):
         return {
             "prediction": " | ".join(texts[int(np.argmax(row))] for row in shown),
             "target": " | ".join(texts[int(np.argmax(row))] for row in correct),
-            "score": float(judge.margin(probes.Row(np.array(shown), correct, tied)) > tied),
+            "score": float(judge.margin(probes.RowScores(np.array(shown), correct, tied)) > tied),
             "scores": shown,
             "blind_scores": blind,
             "text_scores": alone if self.text_only else None,
@@ -201,7 +201,7 @@ class Probe(ZeroShot):
         return {"results.md": "\n".join([*probes.table_lines(metrics, PUBLISHED), ""])}
 
 
-class _Reader:
+class _RowReader:
     """Reads a row of a benchmark. Args: benchmark, its name."""
 
     def __init__(self, benchmark: str):

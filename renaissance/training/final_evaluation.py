@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from pytorch_lightning import Trainer
-from torch import nn
 
 from renaissance.core.errors import require
 from renaissance.data.limited import LimitedDataset
@@ -223,15 +222,6 @@ def all_values(reports: Iterable[SplitReport]) -> dict[str, float]:
 def details_file(reports: Iterable[SplitReport]) -> Mapping[str, Any]:
     """The content of results_details.json: {split: {task: {metric: see `SplitReport`}}}."""
     return {report.result.split: report.details for report in reports if report.details}
-
-
-def summaries(heads: nn.ModuleDict, reports: Iterable[SplitReport]) -> dict[str, str]:
-    """The files of the run folder about all splits, by name."""
-    metrics: dict[str, dict[str, Mapping[str, MetricDetails]]] = {}
-    for split, result in ((report.result.split, report.result) for report in reports):
-        for name, of_split in result.metrics.items():
-            metrics.setdefault(name, {})[split] = of_split
-    return {name: text for task, of in metrics.items() for name, text in heads[task].summary(of).items()}
 
 
 def blind_run_of(settings: Settings, splits: Iterable[str]) -> FinishedRun | None:

@@ -22,7 +22,7 @@ from renaissance.core.launch import launch_environment
 from renaissance.core.signals import StopSignals
 from renaissance.data.workers import start_fork_server
 from renaissance.evaluation.runs import FinishedRun
-from renaissance.evaluation.score_report import closing
+from renaissance.evaluation.score_report import closing, summaries
 from renaissance.models.execution import compile_stacks
 from renaissance.runs.checkpoint_folder import BEST
 from renaissance.runs.identity import identity_record
@@ -38,7 +38,7 @@ from renaissance.settings.sections import Settings
 from . import devices, summary
 from .assembly import Built, build, build_on_meta, load_weights
 from .checkpointing import CheckpointSaver, checkpoint_content
-from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file, summaries
+from .final_evaluation import FinalEvaluation, all_values, blind_run_of, details_file
 from .frozen_tokens import plan_tokens
 from .loading import Loaders, RunData, read_data
 from .loop import Loop
@@ -255,7 +255,9 @@ def _run(final: FinalEvaluation) -> None:
         values = all_values(reports)
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
-        for name, content in summaries(final.module.heads, reports).items():
+        for name, content in summaries(
+            final.module.heads, {each.result.split: each.result.metrics for each in reports}
+        ).items():
             folder.write(name, content.encode())
         folder.log_results(final.module.step, values)
         folder.say(closing(values, {name for report in reports for name in report.result.metrics}, folder.path))

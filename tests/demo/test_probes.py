@@ -8,7 +8,7 @@ from renaissance.config import PARTS
 from renaissance.demo.probes import (
     KINDS,
     ContentWord,
-    Probe,
+    MaskedWord,
     accuracy_by_kind,
     content_words,
     make_probes,
@@ -92,7 +92,7 @@ def test_wrong_pictures_go_round_to_the_first():
 
 
 def probe(text, position):
-    return Probe(text, next(word for word in content_words(text) if word.position == position), 0, 1)
+    return MaskedWord(text, next(word for word in content_words(text) if word.position == position), 0, 1)
 
 
 def test_accuracy_is_counted_by_kind():

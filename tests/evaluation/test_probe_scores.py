@@ -56,10 +56,10 @@ def test_winoground_as_its_authors_score_it():
 )
 def test_chance_is_the_share_of_orders_that_are_right(judge, shape):
     correct = np.array(BOTH, bool) if shape == (2, 2) else np.arange(shape[1])[None] < (2 if shape[1] == 3 else 1)
-    from renaissance.evaluation.probes import Row
+    from renaissance.evaluation.probes import RowScores
 
     orders = [np.array(order, float).reshape(shape) for order in itertools.permutations(range(math.prod(shape)))]
-    right = [judge.margin(Row(order, correct, 0)) > 0 for order in orders]
+    right = [judge.margin(RowScores(order, correct, 0)) > 0 for order in orders]
     assert np.mean(right) == pytest.approx(judge.chance(correct))
 
 
