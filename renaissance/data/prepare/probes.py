@@ -155,7 +155,7 @@ def _missing(places: Places) -> Fault:
 def places_of(name: str, folders: Iterable[str]) -> list[str]:
     """Returns the paths of an image in each of some folders below root, "" = root itself. Raises UserError for a bad name."""
     name = plain_name(name)
-    return [f"{folder}/{name}".removeprefix("/") for folder in folders]
+    return [plain_name(f"{folder}/{name}") if folder else name for folder in folders]
 
 
 def annotations_below(root: Path, names: Sequence[str]) -> Path:

@@ -259,6 +259,8 @@ def test_a_download_that_is_not_there(name: str, tmp_path: Path):
         ("sugarcrepe_pp", "data/swap_att.json", lambda rows: rows[1].pop("caption2"), "entry 1 lacks 'caption2'"),
         ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].pop("mturk"), "entry actions_test_0 lacks 'mturk'"),
         ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].update(mturk={}), "['mturk']['caption'] is None"),
+        ("valse", "data/plurals.json", lambda rows: rows["actions_test_0"].update(dataset="../.."), "leads out of root"),
+        ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(image_path="/a.jpg"), "leads out of root"),
         ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_x=40), "entry 3 has the box [40, 4.0, "
             "19.0, 15.0], of which nothing lies in its image of 40 x 32 pixels; boxes are [x, y, width, height]."),
         ("aro_relation", "visual_genome_relation.json", lambda rows: rows[3].update(bbox_h=0), "entry 3 has the box [9.0, 4.0, "),
