@@ -226,8 +226,8 @@ TASKS = {
     "task_finetune_vqa": {**VQA, "exp_name": "finetune_vqa", "loss_names": {"vqa": 1}},  # Questions about images (VQAv2)
     "task_finetune_nlvr2": {**NLVR2, "exp_name": "finetune_nlvr2", "loss_names": {"nlvr2": 1}},  # Is the sentence true of the two images? (NLVR2)
     "task_finetune_snli": {**SNLI, "exp_name": "finetune_snli", "loss_names": {"snli": 1}},  # Does the image entail the sentence? (SNLI-VE)
-    # Which box does the expression mean? (RefCOCO, RefCOCO+, RefCOCOg, by ref_dataset)
-    "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {"ref": 1}},
+    "task_finetune_vsr": {**SNLI, "exp_name": "finetune_vsr", "datasets": ["vsr"], "loss_names": {"vsr": 1}},  # True of places? (VSR)
+    "task_finetune_ref": {**REF, "exp_name": "finetune_ref", "loss_names": {"ref": 1}},  # Which box is meant? (RefCOCO, by ref_dataset)
     # Which image belongs to the text, which text to the image? (retrieval)
     "task_finetune_irtr_coco": {**IRTR, "exp_name": "finetune_irtr_coco", "datasets": ["coco"]},
     "task_finetune_irtr_f30k": {**IRTR, "exp_name": "finetune_irtr_f30k", "datasets": ["f30k"]},

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import small_probes
 from data import raw_glue
 from data.prepare import raw_f30k, raw_files, raw_images, raw_nlvr2, raw_refcoco, raw_snli, raw_vqa
 from renaissance.data.prepare import images, karpathy, nlvr2, refcoco, snli, vqa
@@ -80,6 +81,10 @@ def _images(raw: Path, arrows: Path) -> None:
     images.make_arrow(raw, arrows, workers=1)
 
 
+def _vsr(raw: Path, arrows: Path) -> None:
+    small_probes.arrows("vsr", raw, arrows)
+
+
 def _glue(raw: Path, arrows: Path) -> None:
     raw_glue.write_tsv(arrows, "sst2")
 
@@ -92,6 +97,7 @@ TASKS = {
         ("val", "test", "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"),
     ),
     "snli": SmallTask("task_finetune_snli", _snli, ("val", "test")),
+    "vsr": SmallTask("task_finetune_vsr", _vsr, ("val", "test")),
     "ref": SmallTask("task_finetune_ref", _ref, ("val", "testA", "testB")),
     "irtr": SmallTask("task_finetune_irtr_f30k", _f30k, ("val", "test"), words=("draw_false_text=3",)),
     "images": SmallTask("task_finetune_images", _images, ("val", "test")),

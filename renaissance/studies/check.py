@@ -90,7 +90,7 @@ def _unknown_metrics(
             where = f"of stage {named['stage']} " if named["stage"] else ""
             yield f"{metric}: no run {where}trains {named['task']}; they train {', '.join(sorted(trained))}."
         elif not (task := task_class(named["task"])).has_dataset:
-            names = (*["loss"] * task.has_loss, *task.mean_metrics)
+            names = task.means()
             known = named["split"] in ("val", "test") and named["metric"] in names
             has = f"{named['task']} has {', '.join(names)} on val and test"
             if not known:

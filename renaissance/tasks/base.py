@@ -91,6 +91,11 @@ class Task(nn.Module):
         loss = F.cross_entropy(logits, targets.labels, reduction="sum")
         return TaskOutput(loss, self.count(targets), logits, targets.labels)
 
+    @classmethod
+    def means(cls) -> tuple[str, ...]:
+        """Names of what an evaluation of batches sums and counts."""
+        return (*["loss"] * cls.has_loss, *cls.mean_metrics)
+
     def measure(self, output: TaskOutput, targets: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum and count, both (), over a micro-batch, of each of `mean_metrics`."""
         return {}

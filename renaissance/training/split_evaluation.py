@@ -58,9 +58,7 @@ class SplitEvaluation:
         names = module.batch_tasks(selecting=selecting)
         # Of each task and metric that is a mean, the sum and the count.
         self.sums = {
-            name: {key: torch.zeros(2, device=module.device) for key in (*["loss"] * task.has_loss, *task.mean_metrics)}
-            for name, task in module.heads.items()
-            if name in names
+            name: {key: torch.zeros(2, device=module.device) for key in module.heads[name].means()} for name in names
         }
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.data_error: UserError | None = None

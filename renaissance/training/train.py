@@ -255,9 +255,8 @@ def _run(final: FinalEvaluation) -> None:
         values = all_values(reports)
         folder.write_json("results_details.json", details_file(reports))
         folder.write_json("results.json", nested_results(values))
-        for name, content in summaries(
-            final.module.heads, {each.result.split: each.result.metrics for each in reports}
-        ).items():
+        found = {each.result.split: each.result.metrics for each in reports}
+        for name, content in summaries(final.module.heads, found).items():
             folder.write(name, content.encode())
         folder.log_results(final.module.step, values)
         folder.say(closing(values, {name for report in reports for name in report.result.metrics}, folder.path))
