@@ -24,6 +24,7 @@ def read(
     settings: Any = SimpleNamespace(
         objectives=SimpleNamespace(loss_names={task: 1.0}, negative_group=2, draw_false_text=1),
         data=SimpleNamespace(
+            first_datasets=(),
             datasets=datasets,
             data_root=str(folder),
             allow_missing_shards=False,
