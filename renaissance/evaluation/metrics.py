@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from .intervals import GROUP, interval
@@ -51,3 +53,16 @@ def mean_score(frame: pd.DataFrame, score: Any = None, **details: Any) -> Metric
     scores = frame["score"] if score is None else pd.Series(score, frame.index).astype(float)
     groups = {GROUP: frame[GROUP]} if GROUP in frame else {}
     return MetricDetails(float(scores.mean()), (pd.DataFrame({"score": scores, **groups}),), **details)
+
+
+def mean_recall(frame: pd.DataFrame, **details: Any) -> MetricDetails:
+    """The mean over the classes that occur of the mean score of their examples. details: further fields."""
+    codes = frame.loc[frame["score"].notna(), ["score"]]
+    codes = codes.assign(code=pd.factorize(frame.loc[codes.index, "target"])[0])
+    return MetricDetails(_mean_recall(codes), (codes,), _mean_recall, **details)
+
+
+def _mean_recall(frame: pd.DataFrame) -> float:
+    codes = frame["code"].to_numpy()
+    hits, counts = np.bincount(codes, frame["score"]), np.bincount(codes)
+    return float((hits[counts > 0] / counts[counts > 0]).mean()) if len(codes) else math.nan

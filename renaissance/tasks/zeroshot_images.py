@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from renaissance.core.errors import require, shortened
 from renaissance.core.types import LabelTargets, TextInput, Tokens
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.text import encode
-from renaissance.evaluation.metrics import MetricDetails
+from renaissance.evaluation.metrics import MetricDetails, mean_recall
 from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.settings.sections import Settings
 
@@ -122,17 +121,8 @@ class ZeroshotImages(ZeroShot, ImageClasses):
             name: each._replace(baseline=("chance", chance[name]), method=method)
             for name, each in super().score(frame).items()
         }
-        known = frame.loc[frame["score"].notna(), ["score"]]
-        codes = known.assign(code=pd.factorize(frame.loc[known.index, "target"])[0])
-        recall = MetricDetails(_mean_recall(codes), (codes,), _mean_recall, ("chance", 1 / classes), method, classes)
+        recall = mean_recall(frame, baseline=("chance", 1 / classes), method=method, candidates=classes)
         return metrics | {"mean_per_class_recall": recall}
-
-
-def _mean_recall(frame: pd.DataFrame) -> float:
-    """The mean over the classes that occur, numbers in the column "code", of the mean score of their examples."""
-    codes = frame["code"].to_numpy()
-    hits, counts = np.bincount(codes, frame["score"]), np.bincount(codes)
-    return float((hits[counts > 0] / counts[counts > 0]).mean()) if len(codes) else float("nan")
 
 
 def _listed(settings: Settings, key: str) -> list[str] | None:
