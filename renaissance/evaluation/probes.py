@@ -194,12 +194,10 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 
 
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without a group where it has none, and with the axis of the prepositions that make a pair."""
-    named = frame[["category", GROUP]].replace("", None)
-    frame = (
-        frame.assign(**named) if named[GROUP].notna().all() else frame.drop(columns=GROUP).assign(**named[["category"]])
-    )
-    return frame.assign(axis=frame["category"].isin(SIDEWAYS)) if GROUP in frame else frame
+    """The frame without a group where not all rows have one, and with the axis of the prepositions that make a pair."""
+    if GROUP not in frame or frame[GROUP].isna().any():
+        return frame.drop(columns=GROUP, errors="ignore")
+    return frame.assign(axis=frame["category"].isin(SIDEWAYS))
 
 
 def _means(

@@ -217,14 +217,9 @@ class _RowReader:
                 f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
                 "another shape; prepare the benchmark anew."
             )
-        row = {key: sample.values.get(key) for key in ("category", "group")}
-        metadata = {
-            "id": sample.values["id"],
-            "benchmark": self.benchmark,
-            **row,
-            "texts": list(texts),
-            "correct": correct,
-        }
+        group = {"group": sample.values["group"]} if sample.values["group"] else {}
+        row = {"benchmark": self.benchmark, "category": sample.values["category"] or None, **group}
+        metadata = {"id": sample.values["id"], **row, "texts": list(texts), "correct": correct}
         return Example(
             sample.id, sample.images, texts[0], where=sample.where, label=list(texts), metadata=metadata, boxes=boxes
         )
