@@ -42,13 +42,7 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         settings = context.settings
         # The name of a folder has no spaces.
         names = _listed(settings, "class_names") or [name.replace("_", " ") for name in self.labels]
-        templates = _listed(settings, "templates") or TEMPLATES
-        without = [template for template in templates if SLOT not in template]
-        require(
-            not without,
-            f"templates={settings.objectives.templates} has {without[:1]} without {SLOT}, the place of a class's name; write it "
-            "into each.",
-        )
+        templates = _templates(settings)
         self.tokenizer, self.max_text_len = context.tokenizer, settings.model.max_text_len
         self.texts = [template.replace(SLOT, name) for name in names for template in templates]
         self.templates = len(templates)
@@ -59,8 +53,9 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         """The class names in the files of the run; where these have none, those of `class_names`.
 
         Raises:
-            UserError: `class_names` are others.
+            UserError: `class_names` are others, or a file cannot be used.
         """
+        _templates(settings)  # refused here, before a model is built
         stored, given = super().label_names(settings, known), _listed(settings, "class_names")
         if not stored or not given:
             return stored or (tuple(given) if given else None)
@@ -123,6 +118,17 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         }
         recall = mean_recall(frame, baseline=("chance", 1 / classes), method=method, candidates=classes)
         return metrics | {"mean_per_class_recall": recall}
+
+
+def _templates(settings: Settings) -> Sequence[str]:
+    templates = _listed(settings, "templates") or TEMPLATES
+    without = [template for template in templates if SLOT not in template]
+    require(
+        not without,
+        f"templates={settings.objectives.templates} has {without[:1]} without {SLOT}, the place of a class's name; write it "
+        "into each.",
+    )
+    return templates
 
 
 def _listed(settings: Settings, key: str) -> list[str] | None:

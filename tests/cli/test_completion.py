@@ -146,8 +146,8 @@ def test_tab_in_an_interactive_shell(script, tmp_path):
 
 
 def read_until(terminal: int, text: str) -> str:
-    """What a terminal shows until it shows the text, or for half a minute."""
-    shown, end = "", time.monotonic() + 30
+    """What a terminal shows until it shows the text, or for two minutes."""
+    shown, end = "", time.monotonic() + 120
     while text not in shown and time.monotonic() < end:
         if select.select([terminal], [], [], 0.5)[0]:
             with contextlib.suppress(OSError):
