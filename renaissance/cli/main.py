@@ -27,22 +27,8 @@ from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.words import configured
 
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
-SUBCOMMANDS = {
-    name: f"renaissance.cli.{name}"
-    for name in (
-        "demo",
-        "prepare",
-        "check_data",
-        "compare",
-        "predict",
-        "serve",
-        "encode",
-        "classify",
-        "export",
-        "study",
-        "report",
-    )
-}
+_OWN = "demo prepare check_data compare predict serve encode classify export study report"
+SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in _OWN.split()}
 # Commands that try the first steps of a run: they take its words, beside settings of their own.
 TRIALS = ("find_lr", "find_batch")
 SUBCOMMANDS |= {name: f"renaissance.cli.{name}" for name in TRIALS}

@@ -26,6 +26,7 @@ _TASKS = {
     "mlm": "masked language modelling", "itm": "image-text matching", "itc": "image-text contrast",
     "vqa": "visual question answering", "nlvr2": "sentences about two images", "snli": "visual entailment",
     "ref": "referring expressions", "irtr": "retrieval", "glue": "GLUE", "images": "image classification",
+    "zeroshot_images": "image classification without training",
 }  # fmt: skip
 
 

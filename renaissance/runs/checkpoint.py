@@ -144,7 +144,7 @@ def load_state_dicts(model: nn.Module, heads: nn.Module, stored: Stored, path: s
 
 def _with_started(heads: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
     """The state of the heads, with the parameters that new heads are initialised from under their new names."""
-    named = dict(state)
+    named, own, started = dict(state), heads.state_dict(), set()
     for head, task in heads.named_children():
         if any(name.startswith(f"{head}.") for name in state):
             continue
@@ -152,8 +152,9 @@ def _with_started(heads: nn.Module, state: Mapping[str, Tensor], report: LoadRep
             found = {name.removeprefix(other): tensor for name, tensor in state.items() if name.startswith(f"{other}.")}
             if found:
                 named |= {f"{head}.{part}{rest}": tensor for rest, tensor in found.items()}
+                started |= {f"{other}{rest}" for rest in found}
                 report.started.append(f"{head}.{part} starts from {other}")
-    return named
+    return {name: tensor for name, tensor in named.items() if name in own or name not in started}
 
 
 def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, adapt: Any) -> None:

@@ -10,8 +10,8 @@ from renaissance.core.checks import RANDAUG
 from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 # Settings of tasks without training -> these tasks.
-_ZERO_SHOT = dict.fromkeys(("class_names", "templates"), ("zeroshot_images",))
-_ZERO_SHOT["probe_score"] = ("probe", "zeroshot_images")
+_IMAGES = ("zeroshot_images",)
+_ZERO_SHOT = {"class_names": _IMAGES, "templates": _IMAGES, "probe_score": ("probe", *_IMAGES)}
 
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -44,8 +44,8 @@ def print_named_configs(*_: Mapping[str, Any]) -> str:
         for name, content in table.items():
             joined = isinstance(content, str)
             text = content if joined else "  ".join(f"{key}={_short(value)}" for key, value in content.items())
-            entry = f"  {name.ljust(26)}{text}"
-            lines += textwrap.wrap(entry, 120, subsequent_indent=" " * 28, break_long_words=False)
+            entry = f"  {name.ljust(28)}{text}"
+            lines += textwrap.wrap(entry, 120, subsequent_indent=" " * 30, break_long_words=False)
     return "\n".join(lines[1:])
 
 

@@ -157,5 +157,5 @@ def read_until(terminal: int, text: str) -> str:
 
 def test_tab_starts_no_python(script):
     began = time.monotonic()
-    assert replies(script, sys.executable, RUN, "with", "task_finetune_v") == ["task_finetune_vqa"]
+    assert replies(script, sys.executable, RUN, "with", "task_finetune_vq") == ["task_finetune_vqa"]
     assert time.monotonic() - began < 5 and "python run.py" in script.read_text().splitlines()[0]

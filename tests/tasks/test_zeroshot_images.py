@@ -197,4 +197,4 @@ def test_a_command_from_a_pretrained_checkpoint_to_its_numbers(folder_of_images:
     refused = small_run.command(capsys, *asked, without).sentence()
     assert f"{without} (its heads: mlm) has no trained head of itm or itc" in refused
     idle = small_run.command(capsys, "task_mlm", "max_steps=1", "probe_score=itc", *small_run.TOWERS).sentence()
-    assert "probe_score=itc would change nothing: it is for zeroshot_images; leave it out." in idle
+    assert "probe_score=itc would change nothing: it is for probe and zeroshot_images; leave it out." in idle

@@ -26,11 +26,10 @@ CASES = [(task, "two-tower") for task in TASKS] + [("vqa", "one-tower"), ("nlvr2
 
 
 def test_no_downstream_task_is_left_out():
-    assert {*TASKS} == {
-        name
-        for name in TABLE
-        if issubclass(task_class(name), Downstream) and not issubclass(task_class(name), ZeroShot)
-    }
+    learning = {
+        name for name in TABLE if not issubclass(task_class(name), ZeroShot)
+    }  # the others have tests of their own
+    assert {*TASKS} == {name for name in learning if issubclass(task_class(name), Downstream)}
 
 
 @pytest.fixture(scope="module")
