@@ -227,10 +227,7 @@ def test_a_file_in_tasks_is_a_task(tmp_path: Path):
         "main(['print_config', 'with', 'task_region_words'])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (
-        "'images': 0, 'region_words': 1, 'zeroshot_images': 0}" in done.stdout
-        and "exp_name = 'region_words'" in done.stdout
-    ), done
+    assert "'region_words': 1, " in done.stdout and "exp_name = 'region_words'" in done.stdout, done
 
 
 def test_the_documented_objective_trains(hub_cache: Path, tmp_path: Path, capsys, own_tables: None):

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -121,6 +122,10 @@ def test_tab_in_an_interactive_shell(script, tmp_path):
         "python oth\t": "python other.py ",
     }
     master, slave = pty.openpty()
+    # Between two prompts the terminal itself reads, to which Ctrl-U would mean that nothing was typed.
+    modes = termios.tcgetattr(slave)
+    modes[6][termios.VKILL] = b"\0"
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TERM": "dumb", "PS1": "> ", "COLUMNS": "500"}
     shell = subprocess.Popen(
         [BASH, "--norc", "--noprofile", "-i"],
@@ -135,7 +140,7 @@ def test_tab_in_an_interactive_shell(script, tmp_path):
     try:
         shows = """bind -x '"\\C-t": echo "<$READLINE_LINE>"'"""
         os.write(master, f"bind 'set bell-style none'; {shows}; . {script}; echo re''ady\n".encode())
-        read_until(master, "ready\r\n")
+        read_until(master, "ready\r\n> ")
         for keys, line in tabs.items():
             os.write(master, f"{keys}\x14\x15".encode())  # Ctrl-T, as bound here; Ctrl-U empties the line
             assert f"<{line}>" in read_until(master, f"<{line}>")
