@@ -37,7 +37,11 @@ def identity(values: Mapping[str, Any]) -> str:
 
 def former_identity(values: Mapping[str, Any]) -> str:
     """The identity as earlier versions computed it: of the values as they are written."""
-    return _hash({key: values[key] for key in values.keys() - _changeable() - YOUNGER})
+    known = {key: values[key] for key in values.keys() - _changeable() - YOUNGER}
+    if isinstance(known.get("loss_names"), Mapping):  # of the tasks that there were
+        weights = known["loss_names"].items()
+        known["loss_names"] = {name: weight for name, weight in weights if weight or name in FIRST_TASKS}
+    return _hash(known)
 
 
 def identity_record(values: Mapping[str, Any], run: Path | None) -> dict[str, Any]:

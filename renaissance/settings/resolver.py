@@ -215,6 +215,8 @@ def default_workers(processes_here: int) -> int:
 def _agree(key: str, given: Any, answer: Any) -> bool:
     if SETTINGS[key].check.is_path and isinstance(given, str):
         return plain_path(given) == plain_path(answer)
+    if isinstance(given, Mapping) and isinstance(answer, Mapping):  # a task that is younger than the checkpoint was off
+        return all(given.get(name, 0) == answer.get(name, 0) for name in given.keys() | answer.keys())
     return given == answer
 
 
