@@ -18,11 +18,12 @@ import pandas as pd
 
 from renaissance.core.errors import require, suggest
 from renaissance.data.datasets import open_pairs
-from renaissance.data.prepare import images, karpathy, nlvr2, refcoco, snli, vqa
+from renaissance.data.prepare import foil_probes, images, karpathy, nlvr2, refcoco, snli, vqa
 from renaissance.settings.resolver import ConfigResolver
 
 from . import raw_tasks
 from .questions import is_relation
+from .raw_probes import write_valse
 from .raw_tasks import Sizes
 from .settings import demo_settings
 from .world import RELATIONS
@@ -94,6 +95,13 @@ TASKS = {
         preset="task_finetune_images", task="images", share=0.15, cost=0.5,
         write=raw_tasks.write_classes, make=images.make_arrow, sizes=Sizes(train=1000, val=100, test=200),
         split="test", metrics=("accuracy",), kinds=("two_tower",),
+    ),
+    # Nothing is trained: what the pretrained models tell from a foil.
+    "probes": DemoTask(
+        preset="task_probe_valse", task="probe", share=0, cost=1,
+        write=write_valse, make=partial(foil_probes.make_arrow, dataset="valse"), sizes=Sizes(train=0, val=0, test=200),
+        split="valse", kinds=("two_tower", "one_tower"), given={"eval_batch_size": 100},
+        metrics=("acc_r", "acc_r_attribute_swap", "acc_r_object_swap", "acc_r_colours_exchanged", "acc_r_relation_turned"),
     ),
 }  # fmt: skip
 
@@ -205,6 +213,8 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
                 relations = _about_relations(frame, folder)
                 values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
             figures[kind] = {metric: values[metric] for metric in task.metrics}
+        blind = {metric: values[f"{metric}_blind"] for metric in task.metrics if f"{metric}_blind" in values}
+        figures |= {"blind": blind} if blind else {}
         figures["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
         figures["examples"] = len(frame)
     return result

@@ -225,11 +225,11 @@ def _means(
             metrics[f"{metric}{ending}"] = mean_score(
                 units, whole.to_numpy(), baseline=("chance", float(likely.mean()))
             )
-    if rule.by_category and not ending:
+    if rule.by_category:
         for category in sorted({*categories.dropna()}):
             here = categories == category
             chances = ("chance", float(chance[here].mean()))
-            metrics[f"{name}_{slug(category)}"] = mean_score(frame[here], right[here], baseline=chances)
+            metrics[f"{name}_{slug(category)}{ending}"] = mean_score(frame[here], right[here], baseline=chances)
     return metrics
 
 

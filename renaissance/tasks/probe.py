@@ -188,6 +188,12 @@ class Probe(ZeroShot):
         return probes.scored(frame, frame["benchmark"].iloc[0])
 
     @classmethod
+    def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
+        judge = next(iter(probes.rule_of(frame["benchmark"].iloc[0]).judges.values()))
+        chances = [judge.chance(np.array([*map(list, correct)], bool)) for correct in frame["correct"]]
+        return "chance", float(np.mean(chances))
+
+    @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
         """Winoground's score file, as its authors publish those of models."""
         if split != "winoground":

@@ -122,6 +122,10 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
     assert two_tower["snli"] >= 0.95
     assert two_tower["ref"] >= 0.80 and tasks["ref"]["baseline"]["accuracy"] <= 0.40
     assert two_tower["pairs"] >= 0.85 and two_tower["classes"] >= 0.90
+    # Colours and shapes are bound to their places, as no bag of words could; which thing is left of which is not known.
+    for kind in ("attribute_swap", "object_swap"):
+        assert min(tasks["probes"][model][f"acc_r_{kind}"] for model in MODELS) >= 0.9, kind
+        assert 0.35 <= tasks["probes"]["blind"][f"acc_r_{kind}"] <= 0.65, kind
     # Without images nothing can be had, so what is reached with them comes from them.
     assert tasks["vqa"]["blind"]["without_relations"] <= 0.60
     assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)

@@ -1,0 +1,73 @@
+"""The demo's probe: captions are true, foils are not, and a bag of words cannot tell one from the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from renaissance.data.dataset_specs import PROBES
+from renaissance.data.datasets import open_samples
+from renaissance.data.prepare.foil_probes import make_arrow
+from renaissance.demo.raw import split_of
+from renaissance.demo.raw_probes import foils, write_valse
+from renaissance.demo.raw_tasks import Sizes
+from renaissance.demo.world import Description, Fact, Scene, is_true, make_scene
+from renaissance.evaluation.probes import scored
+
+KINDS = {"attribute-swap", "object-swap", "colours-exchanged", "relation-turned"}
+
+
+def claims(text: str) -> Fact:
+    """What a sentence of the probe says, read by its words."""
+    words = text.split()
+    if words[0] == "a":
+        size, colour, shape, *_, row, column = words[1:]
+        return Fact(Description(shape, colour, size, row, column))
+    return Fact(Description(words[2], words[1]), " ".join(words[4:-3]), Description(words[-1], words[-2]))
+
+
+def in_picture(text: str, scene: Scene) -> int:
+    """How many words of a text are true of anything in the picture, or of no picture: all that a bag of words can say."""
+    seen = {
+        word for thing in scene.objects for word in (thing.shape, thing.colour, thing.size, thing.row, thing.column)
+    }
+    return sum(
+        word in seen | {"a", "in", "the", "is", "left", "right", "of", "above", "below"} for word in text.split()
+    )
+
+
+def test_captions_are_true_and_foils_are_false_of_a_scene_that_has_all_their_words():
+    kinds = set()
+    for scene in (make_scene(3, index, objects=2) for index in range(300)):
+        for foil in foils(scene):
+            assert is_true(claims(foil.caption), scene) and not is_true(claims(foil.text), scene)
+            assert claims(foil.text) == foil.fact
+            assert in_picture(foil.text, scene) == len(foil.text.split()) == in_picture(foil.caption, scene)
+            same_words = sorted(foil.caption.split()) == sorted(foil.text.split())
+            assert same_words == (foil.name in ("colours-exchanged", "relation-turned"))
+            kinds.add(foil.name)
+    assert kinds == KINDS
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The probe as a command reads it, each row with its scene."""
+    folder: Path = tmp_path_factory.mktemp("probe")
+    write_valse(folder / "raw", 3, Sizes(0, 0, 30))
+    make_arrow(folder / "raw", folder / "arrow", dataset="valse", workers=1)
+    samples = open_samples("valse", "valse", folder / "arrow", sample_kind=PROBES)
+    read = [samples[index].values for index in range(len(samples))]
+    frame = pd.DataFrame(read)[["id", "category", "texts", "correct"]]
+    scenes = [make_scene(3, int(name.rpartition("_")[2]), objects=2) for name in frame["id"]]
+    assert {split_of(scene) for scene in scenes} == {"test"}
+    return frame.assign(scene=scenes, blind_scores=None, text_scores=None, score_by="itm")
+
+
+def test_a_bag_of_words_decides_nothing_and_a_model_that_binds_words_all(rows):
+    for score, share in ((in_picture, 0.0), (lambda text, scene: float(is_true(claims(text), scene)), 1.0)):
+        scores = [[[score(text, row.scene) for text in row.texts]] for row in rows.itertuples()]
+        found = scored(rows.assign(scores=scores), "valse")
+        assert {found[f"acc_r_{kind.replace('-', '_')}"].value for kind in KINDS} == {share}
+        assert found["ties"].value == (len(rows) if share == 0 else 0)
