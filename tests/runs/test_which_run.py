@@ -117,7 +117,7 @@ def test_runs_of_earlier_versions_are_found_and_get_the_new_identity(place, trai
     counted = sorted(DEFAULTS.keys() - (keys.marked("changeable") - {"load_path"}) - keys.YOUNGER)
     assert hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16] == "43ad9858e2e10229"
     values = DEFAULTS | {"load_path": "./x"}
-    fixed = {key: values[key] for key in counted} | {"loss_names": dict.fromkeys(FIRST_TASKS, 0)}
+    fixed = {key: values[key] for key in counted} | {"loss_names": dict.fromkeys(FIRST_TASKS, 0) | {"mlm": 1}}
     before = hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()[:16]
     run = made(place / "version_0", trained, 1)
     (run / "settings.json").write_text(json.dumps({"identity": before, "job": None}))
