@@ -16,7 +16,7 @@ class Demo:
     seed: integer(0, 2**63 - 1) = 0  # of the world and of both models
     steps: integer(10) = 1450  # optimizer steps of each model; each finetuning run takes a fixed share of them
     pictures: integer(100) = 6000  # images of the train split
-    demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes
+    demo_tasks: task_list = None  # finetune afterwards on: all, or some of vqa,nlvr2,snli,ref,irtr,pairs,classes,probes
     data_only: flag = False  # True: write the data, those of demo_tasks too, for runs and studies of your own, and stop
 # fmt: on
 
