@@ -11,7 +11,7 @@ TACL 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ import pandas as pd
 
 from .intervals import GROUP
 from .metrics import MetricDetails, mean_score
+from .published import ARO_LEFT_OUT
 
-TIED = {"itm": 1e-5, "itc": 1e-6}  # log-odds, and cosines, with a smaller difference are equal
+# Scores with a smaller difference are equal: log-odds, cosines, and sums of log-probabilities, which batches round otherwise.
+TIED = {"itm": 1e-4, "itc": 1e-6, "text_scores": 1e-3}
 SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"}  # ending of a metric -> column it is of
 
 
@@ -38,7 +40,7 @@ Margin = Callable[[RowScores], float]
 
 def text_margin(row: RowScores) -> float:
     """Of each picture, of its right texts over its wrong ones."""
-    return min(_margin(scores, right) for scores, right in zip(row.scores, row.correct, strict=True))
+    return float(np.min([_margin(scores, right) for scores, right in zip(row.scores, row.correct, strict=True)]))
 
 
 def image_margin(row: RowScores) -> float:
@@ -48,7 +50,7 @@ def image_margin(row: RowScores) -> float:
 
 def group_margin(row: RowScores) -> float:
     """Of both."""
-    return min(text_margin(row), image_margin(row))
+    return float(np.min([text_margin(row), image_margin(row)]))  # NaN where one is
 
 
 def sign_margin(row: RowScores) -> float:
@@ -57,9 +59,10 @@ def sign_margin(row: RowScores) -> float:
 
 
 def _margin(scores: np.ndarray, right: np.ndarray) -> float:
-    if np.isnan(scores).any():
+    """NaN, too, where nothing is to be told from anything."""
+    if np.isnan(scores).any() or right.all() or not right.any():
         return math.nan
-    return float(scores[right].min(initial=math.inf) - scores[~right].max(initial=-math.inf))
+    return float(scores[right].min() - scores[~right].max())
 
 
 def text_chance(correct: np.ndarray) -> float:
@@ -101,24 +104,28 @@ class ProbeRule(NamedTuple):
         judges: metric -> what makes a row right. The first one selects, and is reported by category.
         by_category: whether it is reported by category.
         mean_of: fewest rows of a category that counts in the mean over categories, "<metric>_by_category"; 0 = no such mean.
-        sets: metric -> columns of rows that have to be right together.
+        left_out: categories that do not count in it.
+        sets: metric -> columns by which rows have to be right together, and how many they are; with one missing they are wrong.
+        prompt: what the benchmark's program puts before each text.
         threshold: whether it counts, too, how often right texts are judged matches and wrong ones not, by the sign of log-odds.
     """
 
     judges: Mapping[str, Judge] = _TEXTS
     by_category: bool = True
     mean_of: int = 0
-    sets: Mapping[str, tuple[str, ...]] = {}
+    left_out: frozenset[str] = frozenset()
+    sets: Mapping[str, tuple[tuple[str, ...], int]] = {}
+    prompt: str = ""
     threshold: bool = False
 
 
-_SETS = {"accuracy_pair": (GROUP, "axis"), "accuracy_set": (GROUP,)}
+_SETS = {"accuracy_pair": ((GROUP, "axis"), 2), "accuracy_set": ((GROUP,), 4)}
 RULES = {
     "winoground": ProbeRule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
     "sugarcrepe": ProbeRule(mean_of=1),
     "sugarcrepe_pp": ProbeRule(mean_of=1),
     "valse": ProbeRule({"acc_r": TEXT}, mean_of=1, threshold=True),
-    "aro_relation": ProbeRule(by_category=False, mean_of=1),
+    "aro_relation": ProbeRule(by_category=False, mean_of=1, left_out=ARO_LEFT_OUT),
     "aro_attribution": ProbeRule(by_category=False, mean_of=25),
     "aro_order_coco": ProbeRule(),
     "aro_order_flickr": ProbeRule(),
@@ -128,7 +135,7 @@ RULES = {
     "whatsup_coco_two": ProbeRule(),
     "whatsup_vg_one": ProbeRule(),
     "whatsup_vg_two": ProbeRule(),
-    "mmvp": ProbeRule({"accuracy_pair": TEXT}),
+    "mmvp": ProbeRule({"accuracy_pair": IMAGE}, prompt="a photo of "),
     "vsr": ProbeRule({"accuracy": SIGN}),
     "vsr_zeroshot": ProbeRule({"accuracy": SIGN}),
 }
@@ -146,7 +153,7 @@ def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
 
     Args:
         frame: with the columns "correct" and "score_by", and that of the scores.
-        judge: of the rows.
+        judge: of the rows; by the sign of log-odds, which cosines have not, none is judged.
         source: the column of the scores, (I,T) or for all pictures the same (T,); None where a row has none.
 
     Returns:
@@ -154,12 +161,13 @@ def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
     """
     found = []
     for scores, correct, by in zip(frame[source], frame["correct"], frame["score_by"], strict=True):
-        if scores is None:
+        if scores is None or (judge is SIGN and by != "itm"):
             found.append((math.nan, math.nan))
             continue
         right = np.array([[bool(each) for each in row] for row in correct])
         shape = np.broadcast_to(np.array(scores, float), right.shape)  # None becomes NaN
-        margin, tied = judge.margin(RowScores(shape, right, TIED[by])), TIED[by]
+        tied = TIED.get(source, TIED[by])
+        margin = judge.margin(RowScores(shape, right, tied))
         found.append((float(margin > tied), float(abs(margin) <= tied)))
     return pd.DataFrame(found, frame.index, columns=["right", "tied"], dtype=float)
 
@@ -175,7 +183,7 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
         Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that
         sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the rows that equal scores decide.
     """
-    rule, metrics = rule_of(benchmark), {}
+    rule, metrics, ties = rule_of(benchmark), {}, None
     frame = _with_units(frame)
     for number, (name, judge) in enumerate(rule.judges.items()):
         chance = frame["correct"].map(lambda correct, judge=judge: judge.chance(np.array(correct, bool)))
@@ -190,7 +198,7 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
                 ties = float(rows["tied"].sum())
     if rule.threshold and (frame["score_by"] == "itm").all():
         metrics |= _by_threshold(frame)
-    return metrics | {"ties": MetricDetails(ties)}
+    return metrics if ties is None else metrics | {"ties": MetricDetails(ties)}
 
 
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
@@ -210,16 +218,18 @@ def _means(
     categories = frame["category"]
     table = pd.DataFrame({"score": right, "category": categories})
     enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
+    enough &= ~categories.isin(rule.left_out)
     if rule.mean_of and enough.any():
         value = _over_categories(table[enough])
         found = MetricDetails(
             value, (table[enough],), _over_categories, baseline=("chance", float(chance[enough].mean()))
         )
         metrics[f"{name}_by_category{ending}"] = found
-    for metric, columns in rule.sets.items():
+    for metric, (columns, size) in rule.sets.items():
         if set(columns) <= {*frame}:
             keys = [frame[column] for column in columns]
-            whole, likely = right.groupby(keys).min(), chance.groupby(keys).prod()
+            of_sets = right.groupby(keys)
+            whole, likely = of_sets.min().where(of_sets.size() == size, 0.0), chance.groupby(keys).prod()
             groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
             units = pd.DataFrame({GROUP: groups})
             metrics[f"{metric}{ending}"] = mean_score(
@@ -266,9 +276,7 @@ def winoground_file(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def table_lines(
-    results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, Sequence[str]]
-) -> list[str]:
+def table_lines(results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, str]) -> list[str]:
     """The table of `results.md`: what selects on each benchmark, without pictures, by chance, and what others have published."""
     lines = ["| benchmark | metric | score | blind | text only | chance | ties | published |", "| --- " * 8 + "|"]
     for benchmark, metrics in results.items():
@@ -279,7 +287,7 @@ def table_lines(
             cells = [_shown(other and other.value) for other in (each, *beside)]
             chance = _shown(each.baseline and each.baseline[1])
             ties = f"{metrics['ties'].value:.0f}" if name == next(iter(metrics)) else ""
-            said = "; ".join(published.get(f"{benchmark}/{name}", ()))
+            said = published.get(f"{benchmark}/{name}", "")
             lines.append(f"| {benchmark} | {name} | {' | '.join([*cells, chance, ties, said])} |")
     return lines
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import UserError, require
+from renaissance.core.errors import require
 from renaissance.core.types import Example, ImageInput, ProbeTargets, TaskOutput, Tokens
 from renaissance.data.collate import MicroBatch
 from renaissance.data.dataset_specs import DATASETS, PROBES
@@ -34,12 +34,18 @@ from .base import Context, Encodings
 from .mlm import Mlm
 from .zero_shot import ZeroShot
 
+_MOST_LOGITS = 1 << 27  # of the head of masked words at once
+
 
 class Texts:
     """Builds `ProbeTargets`: all texts of all rows, tokenised once; picklable."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(sorted(tokenizer.all_special_ids))
+        unknown = {tokenizer.unk_token_id} - {tokenizer.pad_token_id, tokenizer.eos_token_id}  # a word of the text
+        self.mask_id, self.special = (
+            tokenizer.mask_token_id,
+            torch.tensor(sorted({*tokenizer.all_special_ids} - unknown)),
+        )
 
     def __call__(self, micro: MicroBatch) -> ProbeTargets:
         counts = [len(example.label) for example in micro.examples]
@@ -57,9 +63,17 @@ class Probe(ZeroShot):
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
         self.mlm, self.text_only = Mlm(model, context), True
+        self.side, self.pieces = context.settings.model.image_size, context.vocab_size
+        self._known: dict[tuple[int, ...], Tensor] = {}  # scores of texts alone, which come again in other rows
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
         notes, self.text_only = super().use_loaded(parts, where), "mlm" in parts
+        names = self.settings.data.datasets
+        signed = [name for name in names if probes.SIGN in probes.rule_of(name).judges.values()]
+        if signed and self.scored_by == "itc":
+            said = f"{', '.join(signed)} asks whether a text is true, which cosines of itc do not say"
+            require(len(signed) < len(names), f"{said}; give a load_path that was trained with itm.")
+            notes.append(f"{said}: no number")
         return notes + (
             [] if self.text_only else ["the checkpoint has no head of mlm, so the texts alone have no score"]
         )
@@ -98,6 +112,10 @@ class Probe(ZeroShot):
 
     def forward(self, encodings: Encodings, targets: ProbeTargets) -> TaskOutput:
         """The scores of all rows, one after the other: those of its pairs, picture by picture, of its texts blind, and alone."""
+        with torch.autocast(targets.text.input_ids.device.type, enabled=False):  # in 16 bits many scores would be equal
+            return self._forward(encodings, targets)
+
+    def _forward(self, encodings: Encodings, targets: ProbeTargets) -> TaskOutput:
         counts = [*zip(encodings.batch.image_counts, targets.counts, strict=True)]
         texts, images = encodings.text(targets.text), encodings.images()
         rows = [*_pairs(counts)]
@@ -134,18 +152,27 @@ class Probe(ZeroShot):
 
     def _mean_picture(self, encodings: Encodings) -> Tokens:
         """The picture of which every pixel is the mean colour, embedded: (1,P,D)."""
-        normalize, pixels = encodings.model.normalize, encodings.batch.images.pixels
+        normalize = encodings.model.normalize
         mean = (-normalize.shift / normalize.scale).clamp(0, 255).round().to(torch.uint8)
-        return encodings.model.embed_image(ImageInput(mean.expand(1, *pixels.shape[1:]).contiguous()))
+        return encodings.model.embed_image(ImageInput(mean.expand(1, 3, self.side, self.side).contiguous()))
 
     def _likelihoods(self, encodings: Encodings, targets: ProbeTargets) -> Tensor:
         """(T,) of each text: the sum over its pieces of the log-probability of the piece where it alone is masked."""
+        text = targets.text
+        keys = [tuple(ids[mask].tolist()) for ids, mask in zip(text.input_ids, text.attention_mask, strict=True)]
+        new = [number for number, key in enumerate(keys) if key not in self._known and keys.index(key) == number]
+        if new:
+            rows = torch.tensor(new, device=text.input_ids.device)
+            part = targets._replace(text=type(text)(*(field[rows] for field in text)), asked=targets.asked[rows])
+            self._known |= zip((keys[number] for number in new), self._of_new_texts(encodings, part), strict=True)
+        return torch.stack([self._known[key] for key in keys])
+
+    def _of_new_texts(self, encodings: Encodings, targets: ProbeTargets) -> Tensor:
         text, model = targets.text, encodings.model
         rows, places = targets.asked.nonzero(as_tuple=True)
-        total = torch.zeros(len(text.input_ids), device=text.input_ids.device)
-        for row, place in zip(
-            *(each.split(pairs_at_once(encodings.text(text))) for each in (rows, places)), strict=True
-        ):
+        size = max(1, min(pairs_at_once(encodings.text(text)), _MOST_LOGITS // self.pieces))
+        found = torch.zeros(text.input_ids.shape, device=rows.device)
+        for row, place in zip(rows.split(size), places.split(size), strict=True):
             ids = text.input_ids[row]
             right = ids.gather(1, place[:, None])
             masked = text._replace(
@@ -155,8 +182,8 @@ class Probe(ZeroShot):
             )
             hidden = model.fuse(model.embed_text(masked), None, needs={"text"}).text
             logits = self.mlm.head(hidden[torch.arange(len(row), device=row.device), place]).float()
-            total.index_add_(0, row, logits.log_softmax(-1).gather(1, right).squeeze(1))
-        return total
+            found[row, place] = logits.log_softmax(-1).gather(1, right).squeeze(1)
+        return found.sum(1)
 
     def rows(self, output: TaskOutput, targets: ProbeTargets) -> list[dict[str, Any]]:
         """A row a row: its scores, and what is right by the benchmark's first metric."""
@@ -171,13 +198,19 @@ class Probe(ZeroShot):
     def _judged(self, metadata: Mapping[str, Any], parts: Sequence[list[float]]) -> dict[str, Any]:
         *shown, blind, alone = parts
         judge = next(iter(probes.rule_of(metadata["benchmark"]).judges.values()))
-        correct = np.array(metadata["correct"], bool)
-        tied = probes.TIED[self.scored_by]
-        texts = metadata["texts"]
+        tied, texts = probes.TIED[self.scored_by], metadata["texts"]
+        row = probes.RowScores(np.array(shown), np.array(metadata["correct"], bool), tied)
+        if len(texts) == 1:  # whether it is true
+            chosen = [
+                " | ".join("true" if each > 0 else "false" for each in of[:, 0]) for of in (row.scores, row.correct)
+            ]
+        else:
+            chosen = [" | ".join(texts[int(np.argmax(each))] for each in of) for of in (row.scores, row.correct)]
+        judged = judge is not probes.SIGN or self.scored_by == "itm"
         return {
-            "prediction": " | ".join(texts[int(np.argmax(row))] for row in shown),
-            "target": " | ".join(texts[int(np.argmax(row))] for row in correct),
-            "score": float(judge.margin(probes.RowScores(np.array(shown), correct, tied)) > tied),
+            "prediction": chosen[0],
+            "target": chosen[1],
+            "score": float(judge.margin(row) > tied) if judged else None,
             "scores": shown,
             "blind_scores": blind,
             "text_scores": alone if self.text_only else None,
@@ -214,20 +247,24 @@ class _RowReader:
         self.benchmark = benchmark
 
     def __call__(self, sample: Sample) -> Example:
-        texts, correct = sample.values["texts"], sample.values["correct"]
-        shape = {len(row) for row in correct}
+        prompt, correct = probes.rule_of(self.benchmark).prompt, sample.values["correct"]
+        texts = [f"{prompt}{text}" for text in sample.values["texts"]]
         boxes = sample.values.get("bboxes")
         images = len(sample.images) if boxes is None else len(boxes)
-        if len(correct) != images or shape != {len(texts)}:
-            raise UserError(
-                f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
-                "another shape; prepare the benchmark anew."
-            )
+        require(
+            len(correct) == images and {len(row) for row in correct} == {len(texts)},
+            f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
+            "another shape; prepare the benchmark anew.",
+        )
+        require(
+            len(texts) == 1 or all(0 < sum(row) < len(texts) for row in correct),
+            f"{sample.where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
+        )
         group = {"group": sample.values["group"]} if sample.values["group"] else {}
         row = {"benchmark": self.benchmark, "category": sample.values["category"] or None, **group}
-        metadata = {"id": sample.values["id"], **row, "texts": list(texts), "correct": correct}
+        metadata = {"id": sample.values["id"], **row, "texts": texts, "correct": correct}
         return Example(
-            sample.id, sample.images, texts[0], where=sample.where, label=list(texts), metadata=metadata, boxes=boxes
+            sample.id, sample.images, texts[0], where=sample.where, label=texts, metadata=metadata, boxes=boxes
         )
 
 

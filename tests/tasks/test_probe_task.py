@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -94,7 +95,7 @@ def logit(probability: float) -> float:
     return float(np.log(probability) - np.log1p(-probability))
 
 
-def test_neither_batches_nor_processes_change_a_number(trained, work, capsys):
+def test_batches_change_no_number(trained, work, capsys):
     words = ("task_probes", 'datasets=["winoground","sugarcrepe_pp","whatsup_a"]')
     one = probe(capsys, trained, *words, "eval_batch_size=1", "exp_name=ones")
     many = probe(capsys, trained, *words, "eval_batch_size=50", "exp_name=many")
@@ -138,6 +139,45 @@ def test_contrastive_vectors_score_where_asked_for_or_where_nothing_else_does(tr
     ]
     assert {*by[0]["score_by"]} == {"itm"} and {*by[1]["score_by"]} == {"itc"}
     assert np.abs(np.stack([np.stack(each) for each in by[1]["scores"]])).max() <= 1 + 1e-6
+
+
+def test_cosines_do_not_say_whether_one_text_is_true(trained, work, capsys):
+    folder = probe(capsys, trained, "task_probes", 'datasets=["vsr","mmvp"]', "probe_score=itc", "exp_name=signs")
+    found = results(folder)
+    assert "mmvp" in found and "vsr" not in found and frame(folder, "vsr")["score"].isna().all()
+    assert (
+        "vsr asks whether a text is true, which cosines of itc do not say: no number"
+        in (folder / "log.txt").read_text()
+    )
+    words = ("task_probe_vsr", "data_root=probes", "probe_score=itc", f"load_path={trained}")
+    assert "give a load_path that was trained with itm" in command(capsys, *words).sentence()
+    true = frame(probe(capsys, trained, "task_probe_vsr", "exp_name=true"), "vsr")
+    assert {*true["target"]} == {"true", "false"} and {*true["prediction"]} <= {"true", "false"}
+
+
+def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, tmp_path):
+    for correct in ([[0, 0]], [[1, 1]]):
+        table = pa.ipc.open_file(work / "probes" / "sugarcrepe.arrow").read_all()
+        column = table.schema.get_field_index("correct")
+        changed = pa.array([correct, *table["correct"].to_pylist()[1:]], table.schema.field(column).type)
+        with pa.ipc.new_file(tmp_path / "sugarcrepe.arrow", table.schema) as writer:
+            writer.write_table(table.set_column(column, table.schema.field(column), changed))
+        said = command(
+            capsys, "task_probe_sugarcrepe", f"load_path={trained}", f"data_root={tmp_path}", "num_workers=0"
+        ).sentence()
+        assert "sugarcrepe.arrow row 0: a picture has no right text, or no wrong one" in said
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_numbers(trained, work, run_cli):
+    words = ("with", "task_probes", 'datasets=["winoground","whatsup_a","aro_relation"]', f"load_path={trained}",
+             f"data_root={work / 'probes'}", "accelerator=cpu", "num_workers=0", "eval_batch_size=3")  # fmt: skip
+    found = []
+    for processes in (1, 2):
+        done = run_cli(*words, f"num_gpus={processes}", f"log_dir={work / 'processes'}", f"exp_name=of_{processes}")
+        assert done.code == 0, done.stderr
+        found.append(results(work / "processes" / f"of_{processes}" / "version_0"))
+    assert found[0] == found[1]
 
 
 def test_what_cannot_be_scored_is_one_sentence(trained, work, capsys):
