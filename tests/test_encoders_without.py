@@ -19,6 +19,7 @@ from renaissance.runs.stored import TrainingState
 from renaissance.training import summary
 from renaissance.training.assembly import build, build_on_meta
 from renaissance.training.checkpointing import checkpoint_content
+from renaissance.training.loading import RunData
 from renaissance.training.optim import parameter_groups, random_towers
 from renaissance.training.resolution import Resolved, resolve
 from small_run import resolver, values_of
@@ -118,7 +119,7 @@ def test_a_learning_rate_for_random_towers(bert: Path, vit: Path, tmp_path: Path
     for group in groups:
         members = {id(parameter) for parameter in group["params"]}
         assert (group["multiplier"] == 4) == (members <= image) and not (members & text and group["multiplier"] != 1)
-    table = "\n".join(summary._optimization_lines(built, found.settings, 10, 1, 0))
+    table = "\n".join(summary._optimization_lines(built, found.settings, RunData({}, {}, 10), 1, 0))
     row = next(line.split() for line in table.splitlines() if line.startswith("random tower, matrices"))
     assert float(row[3]) == pytest.approx(4 * found.settings.optim.learning_rate)
     path, real = tmp_path / "x.ckpt", build(found)

@@ -101,7 +101,12 @@ codes = [main(words) for words in (
 print(codes, [name for name in ("torch", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=lab, capture_output=True, text=True, timeout=60)
-    for shown in ("task_toys ", "  mirrored_toys             task_toys mirrored", "# Toys\n", "[0, 0, 0, 1, 1, 1] []"):
+    for shown in (
+        "task_toys ",
+        "  mirrored_toys               task_toys mirrored",
+        "# Toys\n",
+        "[0, 0, 0, 1, 1, 1] []",
+    ):
         assert shown in done.stdout, done
     assert re.search(r"^toy_weight = 3 +# factor of the loss of toys  \[given\]$", done.stdout, re.MULTILINE), done
     for said in ("toy_weight=-1 is not allowed: give a number of at least 0", "toy_length, toys", "(nearest: toys)"):

@@ -66,8 +66,22 @@ def karpathy(root):
     return json.loads((root / "karpathy" / "dataset_coco.json").read_text(encoding="utf-8"))
 
 
+def test_the_training_images_of_one_object_are_own_captions_too(root, karpathy):
+    lines = [json.loads(line) for line in (root / "one_object.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = {f"{image['filepath']}/{image['filename']}": image for image in karpathy["images"]}
+    for line in lines:
+        image = entries[line["path"]]
+        assert image["split"] in ("train", "restval")
+        assert line["caption"] == [sentence["raw"] for sentence in image["sentences"]]
+        assert len(make_scene(3, scene_index_of(image["filename"])).objects) == 1
+    trained = [image for image in karpathy["images"] if image["split"] in ("train", "restval")]
+    assert (
+        len(lines) == sum(len(make_scene(3, scene_index_of(image["filename"])).objects) == 1 for image in trained) > 50
+    )
+
+
 def test_the_layout_is_that_of_the_official_downloads(root, karpathy):
-    assert sorted(path.name for path in root.iterdir()) == ["karpathy", "train2014", "val2014"]
+    assert sorted(path.name for path in root.iterdir()) == ["karpathy", "one_object.jsonl", "train2014", "val2014"]
     assert [path.name for path in (root / "karpathy").iterdir()] == ["dataset_coco.json"]
     for folder, count in (("train2014", 240), ("val2014", 90)):
         names = [path.name for path in (root / folder).iterdir()]

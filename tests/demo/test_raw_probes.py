@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -63,6 +65,33 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     scenes = [make_scene(3, int(name.rpartition("_")[2]), objects=2) for name in frame["id"]]
     assert {split_of(scene) for scene in scenes} == {"test"}
     return frame.assign(scene=scenes, blind_scores=None, text_scores=None, score_by="itm")
+
+
+def test_a_model_of_bags_of_words_is_at_chance(rows):
+    """Texts and pictures are sums of vectors of their words, drawn anew by 40 seeds, and a score is their product."""
+    means = {kind: [] for kind in KINDS}
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        words = sorted({word for texts in rows["texts"] for text in texts for word in text.split()})
+        vectors = dict(zip(words, random.normal(size=(len(words), 16)), strict=True))
+
+        def bag(words: Iterable[str], of: dict[str, np.ndarray] = vectors) -> np.ndarray:
+            return sum(of[word] for word in words)
+
+        pictures = [
+            bag(word for thing in scene.objects for word in thing[:5] if word in vectors) for scene in rows["scene"]
+        ]
+        scores = [
+            [[float(bag(text.split()) @ picture) for text in texts]]
+            for texts, picture in zip(rows["texts"], pictures, strict=True)
+        ]
+        found = scored(rows.assign(scores=scores), "valse")
+        for kind in KINDS:
+            means[kind].append(found[f"acc_r_{kind.replace('-', '_')}"].value)
+    for kind in ("attribute-swap", "object-swap"):
+        assert np.mean(means[kind]) == pytest.approx(0.5, abs=0.1), kind
+    for kind in ("colours-exchanged", "relation-turned"):  # the same words: never more than a tie
+        assert np.max(means[kind]) == 0, kind
 
 
 def test_a_bag_of_words_decides_nothing_and_a_model_that_binds_words_all(rows):
