@@ -16,7 +16,7 @@ DECAYS = tuple(
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's (Caron et al., ICCV 2021)
 HELD_OUT = 0.1  # share of the training examples of each class that choose where there is no validation split
 _STEPS = 500  # of L-BFGS, at most
-_AT_ONCE = 1024  # examples whose neighbours are searched for
+_MOST_COSINES = 1 << 25  # of examples with all training examples, at once: 256 MiB
 
 
 class LabelledFeatures(NamedTuple):
@@ -89,7 +89,7 @@ def neighbour_logits(train: LabelledFeatures, vectors: Tensor, classes: int, cou
     """(n,classes) log of the votes of the nearest training examples by cosine, each with the weight exp(cosine / .07)."""
     known = F.normalize(train.vectors, dim=-1)
     votes = vectors.new_zeros(len(vectors), classes)
-    for place in torch.arange(len(vectors), device=vectors.device).split(_AT_ONCE):
+    for place in torch.arange(len(vectors), device=vectors.device).split(max(1, _MOST_COSINES // len(known))):
         cosines, nearest = (F.normalize(vectors[place], dim=-1) @ known.T).topk(min(count, len(known)))
         votes[place] = votes[place].scatter_add(1, train.labels[nearest], (cosines / TEMPERATURE).exp())
     return votes.log()
