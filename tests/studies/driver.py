@@ -41,16 +41,16 @@ def run(words: list[str]) -> int:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     with open(behaviour / "started.txt", "a") as log:
         log.write(f"{name}\n")
-    lock = FileLock(folder)
+    stopped = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.append(75))
+    signal.signal(signal.SIGINT, lambda *_: stopped.append(130))
     record = {"settings": values, "steps": values["max_steps"], "data": {}, "versions": {}} | identity_record(
         values, None
     )
     (folder / "settings.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text("step,mlm/train/loss\n3,1.0\n")
-    stopped = []
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.append(75))
-    signal.signal(signal.SIGINT, lambda *_: stopped.append(130))
+    lock = FileLock(folder)  # from here on it is seen to run
     while (behaviour / f"{name}.waits").exists() and not (stopped and not (behaviour / "deaf").exists()):
         time.sleep(0.05)
     lock.release()
