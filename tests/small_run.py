@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -160,6 +161,17 @@ def same_run(one: Path, two: Path) -> None:
     assert [(folder / "results.json").exists() for folder in (one, two)] == [True, True] and results(two) == results(
         one
     )
+
+
+def killed_after(folder: Path, step: int) -> str:
+    """A copy of a run that kept each step, as if it had been killed after this one; the word that resumes it."""
+    killed = folder.with_name(f"version_{step}")
+    shutil.copytree(folder, killed)
+    for path in (killed / "checkpoints").iterdir():
+        if path.name != f"step_{step:09d}.ckpt":
+            path.unlink()
+    (killed / "results.json").unlink()
+    return f"resume_from={killed}/checkpoints/step_{step:09d}.ckpt"
 
 
 def same_training(one: Path, two: Path, rows_from: int = 0) -> None:

@@ -53,6 +53,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     )
 
 
+def wordless_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the special tokens that stand for no word of a text; the unknown one does, unless it is an end, too (CLIP's)."""
+    ends = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
+    return {*tokenizer.all_special_ids} - ({tokenizer.unk_token_id} - ends)
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],

@@ -213,9 +213,8 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
                 relations = _about_relations(frame, folder)
                 values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
             figures[kind] = {metric: values[metric] for metric in task.metrics}
-            if (
-                kind == "two_tower" and f"{task.metrics[0]}_blind" in values
-            ):  # of a probe, which needs no run of its own
+            # A probe has it of the same run.
+            if kind == "two_tower" and f"{task.metrics[0]}_blind" in values:
                 figures["blind"] = {metric: values[f"{metric}_blind"] for metric in task.metrics}
         figures["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
         figures["examples"] = len(frame)

@@ -7,19 +7,12 @@ from the truth: the colour or the shape is that of the other object, or two obje
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from .raw import save_image, save_text
 from .raw_tasks import Sizes, split_scenes
-from .world import Description, Fact, Scene, related_pairs, relation
-
-PLACE, RELATION = (
-    "a {0.size} {0.colour} {0.shape} in the {0.row} {0.column}",
-    "the {0.colour} {0.shape} is {1} the {2.colour} {2.shape}",
-)
-"""As captions of the world have it."""
+from .world import PLACE_TEMPLATES, RELATION_TEMPLATES, Description, Fact, Scene, related_pairs, relation
 
 
 class Foil(NamedTuple):
@@ -31,41 +24,45 @@ class Foil(NamedTuple):
     fact: Fact
 
 
-def foils(scene: Scene) -> Iterator[Foil]:
+def sentence(fact: Fact) -> str:
+    """A fact in words of the world's captions."""
+    words = fact.subject._asdict()
+    if fact.other is None:
+        return PLACE_TEMPLATES[0].format(**words)
+    other = {f"other_{name}": word for name, word in fact.other._asdict().items()}
+    return RELATION_TEMPLATES[2].format(**words, **other, relation=fact.relation)
+
+
+def foils(scene: Scene) -> list[Foil]:
     """A foil of each kind of a scene of two objects; none where these stand in no relation."""
     pairs = related_pairs(scene)
     if not pairs:
-        return
+        return []
     first, second = pairs[scene.index % len(pairs)]
     stands = relation(first, second)
     placed = Description(first.shape, first.colour, first.size, first.row, first.column)
-    true = PLACE.format(placed)
-    for name, other in (("attribute-swap", {"colour": second.colour}), ("object-swap", {"shape": second.shape})):
-        false = placed._replace(**other)
-        yield Foil(name, true, PLACE.format(false), Fact(false))
     one, two = (Description(thing.shape, thing.colour) for thing in (first, second))
-    true = RELATION.format(one, stands, two)
-    changed = {
-        "colours-exchanged": (one._replace(colour=two.colour), two._replace(colour=one.colour)),
-        "relation-turned": (two, one),
+    places, related = Fact(placed), Fact(one, stands, two)
+    exchanged = Fact(one._replace(colour=two.colour), stands, two._replace(colour=one.colour))
+    false = {
+        "attribute-swap": (places, Fact(placed._replace(colour=second.colour))),
+        "object-swap": (places, Fact(placed._replace(shape=second.shape))),
+        "colours-exchanged": (related, exchanged),
+        "relation-turned": (related, Fact(two, stands, one)),
     }
-    for name, (subject, other) in changed.items():
-        yield Foil(name, true, RELATION.format(subject, stands, other), Fact(subject, stands, other))
+    return [Foil(name, sentence(true), sentence(fact), fact) for name, (true, fact) in false.items()]
 
 
 def write_valse(root: Path, seed: int, sizes: Sizes) -> None:
     """Writes `data/<kind>.json` and `images/`. Arguments as for `raw_tasks.write_vqa`; only test scenes, all of two objects."""
     files: dict[str, dict[str, object]] = {}
     for scene in split_scenes(seed, Sizes(0, 0, sizes.test), lambda index: 2)["test"]:
-        image = f"{scene.index:012d}.png"
-        for name, caption, text, _ in foils(scene):
+        image, found = f"{scene.index:012d}.png", foils(scene)
+        if found:
             save_image(root / "images" / image, scene)
+        for name, caption, text, _ in found:
             entry = {"dataset": "demo", "original_split": "test", "image_file": image, "caption": caption, "foil": text}
-            votes = {"caption": 3, "foil": 0, "other": 0}
-            files.setdefault(name, {})[f"{name}_{scene.index}"] = {
-                **entry,
-                "mturk": votes,
-                "linguistic_phenomena": name,
-            }
+            entry |= {"mturk": {"caption": 3, "foil": 0, "other": 0}, "linguistic_phenomena": name}
+            files.setdefault(name, {})[f"{name}_{scene.index}"] = entry
     for name, entries in files.items():
         save_text(root / "data" / f"{name}.json", json.dumps(entries))

@@ -11,7 +11,7 @@ TACL 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +27,10 @@ SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"} 
 
 
 class RowScores(NamedTuple):
-    """One row. Attributes: scores (I,T), NaN = none; correct (I,T) bool; tied, the largest difference that is none."""
+    """One row. Attributes: scores (I,T), NaN = none; correct (I,T) bool."""
 
     scores: np.ndarray
     correct: np.ndarray
-    tied: float
 
 
 # Of a row: by how much its right pairs beat its wrong ones, at least; NaN where it has no score.
@@ -45,7 +44,7 @@ def text_margin(row: RowScores) -> float:
 
 def image_margin(row: RowScores) -> float:
     """Of each text, of its right pictures over its wrong ones."""
-    return text_margin(RowScores(row.scores.T, row.correct.T, row.tied))
+    return text_margin(RowScores(row.scores.T, row.correct.T))
 
 
 def group_margin(row: RowScores) -> float:
@@ -118,6 +117,11 @@ class ProbeRule(NamedTuple):
     prompt: str = ""
     threshold: bool = False
 
+    @property
+    def first(self) -> Judge:
+        """Of the metric that selects."""
+        return next(iter(self.judges.values()))
+
 
 _SETS = {"accuracy_pair": ((GROUP, "axis"), 2), "accuracy_set": ((GROUP,), 4)}
 RULES = {
@@ -148,6 +152,16 @@ def rule_of(benchmark: str) -> ProbeRule:
     return RULES.get(benchmark, ProbeRule())
 
 
+def matrix(correct: Iterable[Iterable[int]]) -> np.ndarray:
+    """(I,T) bool, of lists or of what a file gives for them."""
+    return np.array([*map(list, correct)], bool)
+
+
+def chances(frame: pd.DataFrame, judge: Judge) -> pd.Series:
+    """The chance of each row."""
+    return frame["correct"].map(lambda correct: judge.chance(matrix(correct)))
+
+
 def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
     """Which rows are right, and which are tied.
 
@@ -164,10 +178,10 @@ def judged(frame: pd.DataFrame, judge: Judge, source: str) -> pd.DataFrame:
         if scores is None or (judge is SIGN and by != "itm"):
             found.append((math.nan, math.nan))
             continue
-        right = np.array([[bool(each) for each in row] for row in correct])
+        right = matrix(correct)
         shape = np.broadcast_to(np.array(scores, float), right.shape)  # None becomes NaN
         tied = TIED.get(source, TIED[by])
-        margin = judge.margin(RowScores(shape, right, tied))
+        margin = judge.margin(RowScores(shape, right))
         found.append((float(margin > tied), float(abs(margin) <= tied)))
     return pd.DataFrame(found, frame.index, columns=["right", "tied"], dtype=float)
 
@@ -186,14 +200,14 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
     rule, metrics, ties = rule_of(benchmark), {}, None
     frame = _with_units(frame)
     for number, (name, judge) in enumerate(rule.judges.items()):
-        chance = frame["correct"].map(lambda correct, judge=judge: judge.chance(np.array(correct, bool)))
+        chance = chances(frame, judge)
         for ending, source in SOURCES.items():
             if ending == "_text_only" and judge is not TEXT:
                 continue
             rows = judged(frame, judge, source)
             if rows["right"].isna().all():
                 continue
-            metrics |= _means(f"{name}", ending, frame, rows["right"], chance, rule if number == 0 else None)
+            metrics |= _means(name, ending, frame, rows["right"], chance, rule if number == 0 else None)
             if number == 0 and not ending:
                 ties = float(rows["tied"].sum())
     if rule.threshold and (frame["score_by"] == "itm").all():
@@ -255,7 +269,7 @@ def slug(text: str) -> str:
 def _by_threshold(frame: pd.DataFrame) -> dict[str, MetricDetails]:
     """VALSE's shares of captions that are judged matches (p_c), of foils that are not (p_f), and their mean (acc)."""
     scores = [np.array(each, float)[0] for each in frame["scores"]]
-    correct = [np.array(each, bool)[0] for each in frame["correct"]]
+    correct = [matrix(each)[0] for each in frame["correct"]]
     matched = pd.Series([float((s[c] > 0).all()) for s, c in zip(scores, correct, strict=True)], frame.index)
     detected = pd.Series([float((s[~c] <= 0).all()) for s, c in zip(scores, correct, strict=True)], frame.index)
     half = ("chance", 0.5)

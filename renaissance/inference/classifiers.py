@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DECAYS = tuple(
-    10.0**power for power in range(1, -7, -1)
-)  # of the weights, in units of the mean loss; the strongest first
+# Of the weights, in units of the mean loss; the strongest first.
+DECAYS = tuple(10.0**power for power in range(1, -7, -1))
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's (Caron et al., ICCV 2021)
 HELD_OUT = 0.1  # share of the training examples of each class that choose where there is no validation split
 _STEPS = 500  # of L-BFGS, at most

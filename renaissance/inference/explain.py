@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from renaissance.core.errors import require, shortened
 from renaissance.core.types import Fused, TextInput, Tokens
-from renaissance.data.text import encode
+from renaissance.data.text import encode, wordless_ids
 from renaissance.models.attention import SeenAttention
 from renaissance.models.base import VisionLanguageModel
 from renaissance.models.two_tower import TwoTower
@@ -109,9 +109,7 @@ def _find(loaded: Loaded, text: str, word: str | None) -> _Word:
     require(place, f"word={word!r} is not in the text {text!r}; give one or more words of it.")
     pieces = [encoding.char_to_token(0, each) for each in range(*place.span()) if text[each].strip()]
     require(None not in pieces, f"word={word!r} is not within the first {longest} tokens of the text.")
-    tokenizer = loaded.tokenizer
-    ends = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}  # CLIP's unknown is one of them
-    special = {*tokenizer.all_special_ids} - {tokenizer.mask_token_id, *({tokenizer.unk_token_id} - ends)}
+    special = wordless_ids(loaded.tokenizer) - {loaded.tokenizer.mask_token_id}
     named = {*tensors.input_ids[0, pieces].tolist()}
     require(not special & named, f"word={word!r} is a special token; give a word of the text.")
     return _Word(tensors, sorted({*pieces}), of_words)

@@ -8,7 +8,8 @@ colour in its place, and the pseudo-log-likelihood by the head of masked languag
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ class Probe(ZeroShot):
         self.mlm, self.text_only = Mlm(model, context), True
         self.side, self.pieces = context.settings.model.image_size, context.vocab_size
         self._known: dict[tuple[int, ...], Tensor] = {}  # scores of texts alone, which come again in other rows
+        self._blind: Tokens | None = None
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
         notes, self.text_only = super().use_loaded(parts, where), "mlm" in parts
@@ -95,12 +97,7 @@ class Probe(ZeroShot):
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
         stored = "test" if "test" in DATASETS[split].splits else split
         samples = open_samples(split, stored, settings.data.data_root, sample_kind=PROBES)
-        return TaskDataset(samples, cls.read_of(split))
-
-    @classmethod
-    def read_of(cls, benchmark: str) -> Callable[[Sample], Example]:
-        """Reads rows of a benchmark; picklable."""
-        return _RowReader(benchmark)
+        return TaskDataset(samples, partial(_read_row, split))
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Texts:
@@ -143,28 +140,25 @@ class Probe(ZeroShot):
                 for tokens, side, column in sides
             ]
             return (vectors[0] * vectors[1]).sum(-1)
-        size = pairs_at_once(texts, images)
-        fused = (
-            encodings.fuse(texts.select(part[:, 1]), images.select(part[:, 0]), needs={"pooled"}).pooled
-            for part in which.split(size)
-        )
-        return torch.cat([self.itm.head.log_odds(pooled) for pooled in fused])
+        return self.log_odds(encodings.model, texts, images, which)
 
     def _mean_picture(self, encodings: Encodings) -> Tokens:
         """The picture of which every pixel is the mean colour, embedded: (1,P,D)."""
-        normalize = encodings.model.normalize
-        mean = (-normalize.shift / normalize.scale).clamp(0, 255).round().to(torch.uint8)
-        return encodings.model.embed_image(ImageInput(mean.expand(1, 3, self.side, self.side).contiguous()))
+        if self._blind is None:
+            normalize = encodings.model.normalize
+            mean = (-normalize.shift / normalize.scale).clamp(0, 255).round().to(torch.uint8)
+            self._blind = encodings.model.embed_image(ImageInput(mean.expand(1, 3, self.side, self.side).contiguous()))
+        return self._blind
 
     def _likelihoods(self, encodings: Encodings, targets: ProbeTargets) -> Tensor:
         """(T,) of each text: the sum over its pieces of the log-probability of the piece where it alone is masked."""
         text = targets.text
         keys = [tuple(ids[mask].tolist()) for ids, mask in zip(text.input_ids, text.attention_mask, strict=True)]
-        new = [number for number, key in enumerate(keys) if key not in self._known and keys.index(key) == number]
+        new = {key: number for number, key in enumerate(keys) if key not in self._known}
         if new:
-            rows = torch.tensor(new, device=text.input_ids.device)
+            rows = torch.tensor([*new.values()], device=text.input_ids.device)
             part = targets._replace(text=type(text)(*(field[rows] for field in text)), asked=targets.asked[rows])
-            self._known |= zip((keys[number] for number in new), self._of_new_texts(encodings, part), strict=True)
+            self._known |= zip(new, self._of_new_texts(encodings, part), strict=True)
         return torch.stack([self._known[key] for key in keys])
 
     def _of_new_texts(self, encodings: Encodings, targets: ProbeTargets) -> Tensor:
@@ -197,9 +191,9 @@ class Probe(ZeroShot):
 
     def _judged(self, metadata: Mapping[str, Any], parts: Sequence[list[float]]) -> dict[str, Any]:
         *shown, blind, alone = parts
-        judge = next(iter(probes.rule_of(metadata["benchmark"]).judges.values()))
+        judge = probes.rule_of(metadata["benchmark"]).first
         tied, texts = probes.TIED[self.scored_by], metadata["texts"]
-        row = probes.RowScores(np.array(shown), np.array(metadata["correct"], bool), tied)
+        row = probes.RowScores(np.array(shown), probes.matrix(metadata["correct"]))
         if len(texts) == 1:  # whether it is true
             chosen = [
                 " | ".join("true" if each > 0 else "false" for each in of[:, 0]) for of in (row.scores, row.correct)
@@ -222,9 +216,8 @@ class Probe(ZeroShot):
 
     @classmethod
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
-        judge = next(iter(probes.rule_of(frame["benchmark"].iloc[0]).judges.values()))
-        chances = [judge.chance(np.array([*map(list, correct)], bool)) for correct in frame["correct"]]
-        return "chance", float(np.mean(chances))
+        judge = probes.rule_of(frame["benchmark"].iloc[0]).first
+        return "chance", float(probes.chances(frame, judge).mean())
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
@@ -240,32 +233,24 @@ class Probe(ZeroShot):
         return {"results.md": "\n".join([*probes.table_lines(metrics, PUBLISHED), ""])}
 
 
-class _RowReader:
-    """Reads a row of a benchmark. Args: benchmark, its name."""
-
-    def __init__(self, benchmark: str):
-        self.benchmark = benchmark
-
-    def __call__(self, sample: Sample) -> Example:
-        prompt, correct = probes.rule_of(self.benchmark).prompt, sample.values["correct"]
-        texts = [f"{prompt}{text}" for text in sample.values["texts"]]
-        boxes = sample.values.get("bboxes")
-        images = len(sample.images) if boxes is None else len(boxes)
-        require(
-            len(correct) == images and {len(row) for row in correct} == {len(texts)},
-            f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
-            "another shape; prepare the benchmark anew.",
-        )
-        require(
-            len(texts) == 1 or all(0 < sum(row) < len(texts) for row in correct),
-            f"{sample.where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
-        )
-        group = {"group": sample.values["group"]} if sample.values["group"] else {}
-        row = {"benchmark": self.benchmark, "category": sample.values["category"] or None, **group}
-        metadata = {"id": sample.values["id"], **row, "texts": texts, "correct": correct}
-        return Example(
-            sample.id, sample.images, texts[0], where=sample.where, label=texts, metadata=metadata, boxes=boxes
-        )
+def _read_row(benchmark: str, sample: Sample) -> Example:
+    prompt, correct = probes.rule_of(benchmark).prompt, sample.values["correct"]
+    texts = [f"{prompt}{text}" for text in sample.values["texts"]]
+    boxes = sample.values.get("bboxes")
+    images = len(sample.images) if boxes is None else len(boxes)
+    require(
+        len(correct) == images and {len(row) for row in correct} == {len(texts)},
+        f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
+        "another shape; prepare the benchmark anew.",
+    )
+    require(
+        len(texts) == 1 or all(0 < sum(row) < len(texts) for row in correct),
+        f"{sample.where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
+    )
+    group = {"group": sample.values["group"]} if sample.values["group"] else {}
+    row = {"benchmark": benchmark, "category": sample.values["category"] or None, **group}
+    metadata = {"id": sample.values["id"], **row, "texts": texts, "correct": correct}
+    return Example(sample.id, sample.images, texts[0], where=sample.where, label=texts, metadata=metadata, boxes=boxes)
 
 
 def _pairs(counts: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

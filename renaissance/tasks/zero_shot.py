@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from renaissance.core.errors import require
+from renaissance.core.types import Tokens
+from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.settings.sections import Settings
 
 from .base import Context, Downstream
@@ -39,6 +42,14 @@ class ZeroShot(Downstream):
         require(len(names) == 1, f"loss_names: {', '.join(names)} cannot run together: one of them learns nothing.")
         self.itm, self.itc = Itm(model, context), Itc(model, context)
         self.settings, self.scored_by = context.settings, None
+
+    def log_odds(self, model: nn.Module, texts: Tokens, images: Tokens, pairs: Tensor) -> Tensor:
+        """(n,) of pairs (n,2), numbers of an image and a text, through the fusion in parts of bounded size."""
+        fused = (
+            model.fuse(texts.select(part[:, 1]), images.select(part[:, 0]), 0, {"pooled"}).pooled
+            for part in pairs.split(pairs_at_once(texts, images))
+        )
+        return torch.cat([self.itm.head.log_odds(pooled) for pooled in fused])
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
         self.scored_by = score_head(self.settings, parts, where)

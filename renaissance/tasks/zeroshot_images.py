@@ -22,7 +22,6 @@ from renaissance.core.types import LabelTargets, TextInput, Tokens
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.text import encode
 from renaissance.evaluation.metrics import MetricDetails, mean_recall
-from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
@@ -91,13 +90,8 @@ class ZeroshotImages(ZeroShot, ImageClasses):
             self._of_classes = list(self._embedded(model))
         count, odds = len(images.hidden), []
         for texts in self._of_classes:
-            pairs = torch.arange(count * len(texts.hidden), device=images.hidden.device)
-            found = [
-                self.itm.head.log_odds(model.fuse(texts.select(text), images.select(image), 0, {"pooled"}).pooled)
-                for part in pairs.split(pairs_at_once(texts, images))
-                for image, text in [(part // len(texts.hidden), part % len(texts.hidden))]
-            ]
-            odds.append(torch.cat(found).unflatten(0, (count, -1)))
+            numbers = (torch.arange(many, device=images.hidden.device) for many in (count, len(texts.hidden)))
+            odds.append(self.log_odds(model, texts, images, torch.cartesian_prod(*numbers)).unflatten(0, (count, -1)))
         return torch.cat(odds, 1).unflatten(1, (-1, self.templates)).mean(-1)
 
     def _embedded(self, model: nn.Module) -> Iterator[Tokens]:

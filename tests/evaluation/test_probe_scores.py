@@ -60,7 +60,7 @@ def test_chance_is_the_share_of_orders_that_are_right(judge, shape):
     from renaissance.evaluation.probes import RowScores
 
     orders = [np.array(order, float).reshape(shape) for order in itertools.permutations(range(math.prod(shape)))]
-    right = [judge.margin(RowScores(order, correct, 0)) > 0 for order in orders]
+    right = [judge.margin(RowScores(order, correct)) > 0 for order in orders]
     assert np.mean(right) == pytest.approx(judge.chance(correct))
 
 

@@ -105,7 +105,7 @@ def test_texts_are_encoded_once(scored_by: str, monkeypatch: pytest.MonkeyPatch)
     for batch in (first, second):
         whole = task(Encodings(model, batch), batch.targets["x"]).logits
     assert calls["embed_text"] == 1 and calls["embed_image"] == 2 and calls["fuse"] == (0 if scored_by == "itc" else 2)
-    monkeypatch.setattr("renaissance.tasks.zeroshot_images.pairs_at_once", lambda *_: 2)
+    monkeypatch.setattr("renaissance.tasks.zero_shot.pairs_at_once", lambda *_: 2)
     monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 2)
     other = task_of(model, scored_by)
     same(other(Encodings(model, second), second.targets["x"]).logits, whole, 1e-4)  # however it is cut

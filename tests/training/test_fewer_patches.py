@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from small_run import (
     SMALL,
     command,
     curve,
+    killed_after,
     results,
     same_run,
     train,
@@ -42,13 +42,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(model, work, capsys):
     whole = train(capsys, *words, "save_every_steps=1", "keep_last=9")
     assert "patches: 8 of 16 of each image before step 4, then all" in (whole / "log.txt").read_text(encoding="utf-8")
     for step in (2, 5):  # on both sides of the step from which all are seen
-        killed = whole.with_name(f"version_{step}")
-        shutil.copytree(whole, killed)
-        for path in (killed / "checkpoints").iterdir():
-            if path.name != f"step_00000000{step}.ckpt":
-                path.unlink()
-        (killed / "results.json").unlink()
-        same_run(whole, train(capsys, f"resume_from={killed}/checkpoints/step_00000000{step}.ckpt"))
+        same_run(whole, train(capsys, killed_after(whole, step)))
     other = command(capsys, f"resume_from={whole}/checkpoints/step_000000002.ckpt", "patch_drop=0.25").sentence()
     assert "patch_drop=0.25 contradicts the checkpoint" in other
 

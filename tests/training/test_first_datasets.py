@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from small_run import (
     SMALL,
     command,
     curve,
+    killed_after,
     resolver,
     rows,
     same_run,
@@ -48,13 +48,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(work, capsys):
     assert "data: easy before step 3, then coco" in said and "steps: 6 (" in said and "1.00 epochs" in said
     assert "train: easy.arrow" in said and [row["step"] for row in rows(whole)][-1] == "6"
     for step in (2, 4):  # on both sides of the step from which the others are shown
-        killed = whole.with_name(f"version_{step}")
-        shutil.copytree(whole, killed)
-        for path in (killed / "checkpoints").iterdir():
-            if path.name != f"step_00000000{step}.ckpt":
-                path.unlink()
-        (killed / "results.json").unlink()
-        same_run(whole, train(capsys, f"resume_from={killed}/checkpoints/step_00000000{step}.ckpt"))
+        same_run(whole, train(capsys, killed_after(whole, step)))
     other = command(capsys, f"resume_from={whole}/checkpoints/step_000000002.ckpt", "first_steps=2").sentence()
     assert "first_steps=2 contradicts the checkpoint" in other
 
