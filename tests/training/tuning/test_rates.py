@@ -130,7 +130,7 @@ def test_the_steps_are_those_of_the_run(work, capsys, monkeypatch):
     monkeypatch.setattr(RangeTest, "__call__", lambda self, report: seen[-1].append(report.losses["mlm"]) or True)
     for micro in ("per_gpu_batchsize=4", "per_gpu_batchsize=8"):
         seen.append([])
-        asked(capsys, *RUN, *NO_DROPOUT, micro, "num_training=20", "min_lr=1e-5", "max_lr=0.05")
+        asked(capsys, *RUN, *NO_DROPOUT, micro, "num_training=20", "min_lr=1e-3", "max_lr=1.0000001e-3")
     from small_run import curve, train
 
     run = train(capsys, *RUN[2:], *NO_DROPOUT, "max_steps=20", "warmup_steps=0", "decay_power=0", "learning_rate=1e-3")
@@ -140,7 +140,7 @@ def test_the_steps_are_those_of_the_run(work, capsys, monkeypatch):
 
 def test_a_loss_that_diverges_ends_it(work, capsys, monkeypatch):
     diverging(monkeypatch, {23})  # of the 12th step, of two micro-batches each
-    ended = asked(capsys, *RUN, "num_training=20", "min_lr=1e-5", "max_lr=0.05")
+    ended = asked(capsys, *RUN, "num_training=20", "min_lr=1e-7", "max_lr=1e-6")
     assert "ended after 11 steps: loss or gradient are not finite at learning_rate=" in ended.out
 
 
