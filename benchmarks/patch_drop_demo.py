@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -29,15 +30,17 @@ from pretrain_step import processor_name  # noqa: E402
 
 from renaissance.demo.pretrain import pretrain  # noqa: E402
 from renaissance.demo.run import RECIPES, write_world  # noqa: E402
+from renaissance.demo.settings import demo_settings  # noqa: E402
 from renaissance.demo.tables import pretraining_table  # noqa: E402
 from renaissance.training.module import VisionLanguageModule  # noqa: E402
+from renaissance.training.train import run  # noqa: E402
 
 SHORT = 100  # steps of the runs that tell the seconds of a step
 SEED = 0
 
 
-def trained(root: Path, recipe: str, steps: int, **more: Any) -> tuple[float, dict[str, Any]]:
-    """Trains and evaluates. Returns the seconds of the processor that a step takes, its data included, and the figures."""
+def seconds_of_a_step(train: Callable[..., Any], *given: Any, **more: Any) -> float:
+    """Calls a function that trains. Returns the seconds of the processor that a step takes, its data included."""
     begun: list[float] = []
     plain = VisionLanguageModule.training_step
 
@@ -46,10 +49,9 @@ def trained(root: Path, recipe: str, steps: int, **more: Any) -> tuple[float, di
         return plain(self, *inputs)
 
     with contextlib.redirect_stdout(sys.stderr), mock.patch.object(VisionLanguageModule, "training_step", step):
-        pretrain(recipe, root, SEED, steps, **more)
+        train(*given, **more)
     taken = [after - before for before, after in pairwise(begun)]
-    figures = json.loads((root / f"{recipe}.json").read_text(encoding="utf-8"))["figures"]
-    return statistics.quantiles(taken, n=4)[0], figures  # of the quicker ones, as other work makes some slow
+    return statistics.quantiles(taken, n=4)[0]  # of the quicker ones, as other work makes some slow
 
 
 def report(root: Path, options: argparse.Namespace) -> None:
@@ -60,10 +62,20 @@ def report(root: Path, options: argparse.Namespace) -> None:
         ways = {
             f"{name}, {share:g}": {"patch_drop": share, "patch_size": options.patch} for share in (0, options.share)
         }
-        seconds = {way: trained(root, recipe, min(SHORT, options.steps), **more)[0] for way, more in ways.items()}
+        short = {
+            "exp_name": "short",
+            "seed": SEED,
+            "max_steps": min(SHORT, options.steps),
+            "accelerator": "cpu",
+            "eval_limit": 8,
+        }
+        seconds = {
+            way: seconds_of_a_step(run, demo_settings(root, [recipe], short | more)) for way, more in ways.items()
+        }
         for way, more in ways.items():
             steps = round(options.steps * seconds[f"{name}, 0"] / seconds[way])
-            took, figures[way] = trained(root, recipe, steps, **more)
+            took = seconds_of_a_step(pretrain, recipe, root, SEED, steps, **more)
+            figures[way] = json.loads((root / f"{recipe}.json").read_text(encoding="utf-8"))["figures"]
             lines.append(
                 f"{way}: {1000 * seconds[way]:.1f} ms a step ({1000 * took:.1f} in the long run), {steps:,} steps"
             )

@@ -307,7 +307,7 @@ PARTS = {
         "batch_size": 32, "learning_rate": 1.5e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
         "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
         # Half of the words that an image tells; 15 % of all would be one of a caption, and often "a" or "the".
-        "mlm_prob": 0.5, "mlm_stop_words": ["a", "and", "in", "is", "of", "shows", "the", "there"],
+        "mlm_prob": 0.5, "mlm_stop_words": ["a", "and", "in", "is", "of", "scene", "shows", "the", "there", "with"],
     },
     "demo_two": {
         "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True,

@@ -55,6 +55,9 @@ class DemoTask(NamedTuple):
     given: Mapping[str, Any] = {}
 
 
+BESIDE = ("_blind", "_text_only")
+"""Endings of a probe's figures without its pictures."""
+
 APART = ("without_relations", "relations")
 """The first metric of a task over examples without and with a spatial relation."""
 
@@ -99,9 +102,12 @@ TASKS = {
     # Nothing is trained: what the pretrained models tell from a foil.
     "probes": DemoTask(
         preset="task_probe_valse", task="probe", share=0, cost=1,
-        write=write_valse, make=partial(foil_probes.make_arrow, dataset="valse"), sizes=Sizes(train=0, val=0, test=200),
+        write=write_valse, make=partial(foil_probes.make_arrow, dataset="valse"), sizes=Sizes(train=0, val=0, test=300),
         split="valse", kinds=("two_tower", "one_tower"), given={"eval_batch_size": 100},
-        metrics=("acc_r", "acc_r_attribute_swap", "acc_r_object_swap", "acc_r_colours_exchanged", "acc_r_relation_turned"),
+        metrics=(
+            "acc_r", "acc_r_attribute_swap", "acc_r_object_swap", "acc_r_count", "acc_r_colours_exchanged",
+            "acc_r_relation_turned",
+        ),
     ),
 }  # fmt: skip
 
@@ -197,7 +203,7 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Metrics of these tasks on held-out scenes.
 
     Returns:
-        {task: {"examples": how many, kind of run or "baseline": {metric: value}}}.
+        {task: {"examples": how many, kind of run or "baseline": {metric: value}}}; of a probe also kinds with `BESIDE`.
     """
     from renaissance.tasks import task_class
 
@@ -213,9 +219,8 @@ def figures(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
                 relations = _about_relations(frame, folder)
                 values |= {key: float(frame["score"][relations == (key == "relations")].mean()) for key in APART}
             figures[kind] = {metric: values[metric] for metric in task.metrics}
-            # A probe has it of the same run.
-            if kind == "two_tower" and f"{task.metrics[0]}_blind" in values:
-                figures["blind"] = {metric: values[f"{metric}_blind"] for metric in task.metrics}
+            for ending in BESIDE if task.task == "probe" else ():
+                figures[f"{kind}{ending}"] = {metric: values[f"{metric}{ending}"] for metric in task.metrics}
         figures["baseline"] = {task.metrics[0]: task_class(task.task).baseline(frame)[1]}
         figures["examples"] = len(frame)
     return result

@@ -11,15 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from .world import COLOURS, COLUMNS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
+from .world import COLOURS, COLUMNS, COUNTS, RELATIONS, ROWS, SHAPES, SIZES, Scene, captions, is_true
 
-KINDS = ("colour", "shape", "size", "place", "relation")
+KINDS = ("colour", "shape", "size", "place", "count", "relation")
 
 _KIND_OF_WORD = {
     **dict.fromkeys(COLOURS, "colour"),
     **dict.fromkeys(SHAPES, "shape"),
     **dict.fromkeys(SIZES, "size"),
     **dict.fromkeys(ROWS + COLUMNS, "place"),
+    **dict.fromkeys(COUNTS, "count"),
 }
 _RELATIONS = {tuple(relation.split()) for relation in RELATIONS}
 

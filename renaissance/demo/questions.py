@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, below, distinct, pick, related_pairs, relation, stream
+from .draws import below, distinct, pick, stream
+from .world import COLOURS, RELATIONS, SHAPES, SIZES, Scene, related_pairs, relation
 
 QUESTIONS = 4
 """Questions of a scene; the last one is about a relation if two objects have one."""
@@ -17,7 +18,7 @@ QUESTIONS = 4
 RELATION_TYPE = "relation"
 """Prefix of the question types of relations, which are reported separately."""
 
-_QUESTIONS, _ANNOTATORS = 10, 11  # streams of random numbers, see `world.stream`
+_QUESTIONS, _ANNOTATORS = 10, 11  # streams of random numbers, see `draws.stream`
 _DISSENT = 0.2  # share of the questions that two annotators answer otherwise
 _SPOKEN = {"1": "one", "2": "two", "3": "three", "yes": "Yes.", "no": "No"}
 

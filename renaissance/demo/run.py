@@ -22,7 +22,7 @@ from renaissance.runs.metrics_table import read_rows
 
 from . import finetune
 from .raw import ONE_OBJECT, write_coco, write_tokenizer
-from .tables import finetuning_table, heat_map_table, pretraining_table
+from .tables import finetuning_table, heat_map_table, pretraining_table, probe_table
 from .world import make_scene, render
 
 VAL, TEST = 200, 500  # held-out images
@@ -61,8 +61,8 @@ def demo(root: str, seed: int, steps: int, pictures: int, demo_tasks: Any, data_
     say("\n\n".join(tables))
     if tasks:
         figures["tasks"] = _finetune(folder, seed, steps, tasks, runs)
-        tables.append(finetuning_table(figures["tasks"]))
-        say(tables[-1])
+        tables += filter(None, (finetuning_table(figures["tasks"]), probe_table(figures["tasks"])))
+        say("\n\n".join(tables[2:]))
     (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     took = f"seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes on {available_cores()} cores"
     written = "\n".join(f"```text\n{each}\n```\n" for each in tables)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Object, Scene, captions, distinct, pick, stream, words
+from .draws import distinct, pick, stream
+from .world import COLOURS, PLACE_TEMPLATES, ROWS, SHAPES, SIZES, Object, Scene, captions, words
 
-# Streams of random numbers, see `world.stream`.
+# Streams of random numbers, see `draws.stream`.
 _ENTAILMENT, _SENTENCE, _PAIRS, _EXPRESSION, _SENTENCE_PAIR = range(20, 25)
 
 LABELS = ("entailment", "neutral", "contradiction")

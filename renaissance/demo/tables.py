@@ -7,7 +7,7 @@ from typing import Any
 
 from renaissance.core.console import table
 
-from .finetune import APART, TASKS
+from .finetune import APART, BESIDE, TASKS
 from .probes import KINDS
 
 
@@ -38,23 +38,37 @@ def heat_map_table(figures: Mapping[str, Any]) -> str:
 
 
 def mean_of_kinds(accuracies: Mapping[str, float]) -> float:
-    """Mean over colour, shape, size and place, without relations."""
+    """Mean over the kinds of words, without relations."""
     kinds = [kind for kind in KINDS if kind != "relation"]
     return sum(accuracies[kind] for kind in kinds) / len(kinds)
 
 
 def finetuning_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a metric; one column a kind of run, and one for chance or the most frequent answer."""
-    columns = ("two_tower", "one_tower", "blind", "scratch", "baseline")
-    rows: list[tuple[Any, ...]] = [
-        ("held-out scenes", "examples", "two-tower", "one-tower", "blind", "from scratch", "chance or majority")
-    ]
+    """One row a metric; one column a kind of run, and one for chance or the most frequent answer. Without probes."""
+    columns = {"two_tower": "two-tower", "one_tower": "one-tower", "blind": "blind", "scratch": "from scratch"}
+    trained = {name: each for name, each in figures.items() if TASKS[name].task != "probe"}
+    return _metrics_table(trained, columns | {"baseline": "chance or majority"})
+
+
+def probe_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a metric of the probes; of both models also blind and by the texts alone, and chance."""
+    models = {"two_tower": "two-tower", "one_tower": "one-tower"}
+    columns = {
+        f"{model}{end}": end[1:].replace("_", " ") or name for model, name in models.items() for end in ("", *BESIDE)
+    }
+    probes = {name: each for name, each in figures.items() if TASKS[name].task == "probe"}
+    return _metrics_table(probes, columns | {"baseline": "chance"})
+
+
+def _metrics_table(figures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows of the metrics of tasks; columns: of the figures of a task, with their titles. Nothing without a task."""
+    rows: list[tuple[Any, ...]] = [("held-out scenes", "examples", *columns.values())]
     for name, of_task in figures.items():
         for metric in TASKS[name].metrics:
             label = f"  {metric.replace('_', ' ')}" if metric in APART else f"{name} {metric}"
             examples = f"{of_task['examples']:,}" if metric == TASKS[name].metrics[0] else ""
             rows.append((label, examples, *(of_task.get(column, {}).get(metric, "") for column in columns)))
-    return _aligned(rows)
+    return _aligned(rows) if figures else ""
 
 
 def _aligned(rows: Iterable[tuple[Any, ...]]) -> str:

@@ -2,7 +2,8 @@
 
 A scene is a pure function of (seed, index), whatever other scenes are made, with equal pixels on every platform.
 Colours, shapes and cells are distinct within a scene, so any one content word of a caption follows from the image and
-the rest of the caption. Every caption names a place or a relation, so it is hardly ever true of another scene.
+the rest of the caption. Every caption names a place or a relation, so it is hardly ever true of another scene; one of a scene
+says how many objects there are.
 
 `raw.py` writes the world as official raw downloads; `probes.py` asks what a model has learned of it.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
+
+from .draws import below, distinct, pick, stream
 
 IMAGE_SIZE = 48
 """Pixels a side of an image: three cells, each a patch of 16 pixels."""
@@ -37,6 +40,8 @@ SIZES = {"small": 8, "large": 14}
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
 RELATIONS = ("left of", "right of", "above", "below")
+COUNTS = ("one", "two", "three")
+"""How many objects a scene has, in words."""
 
 JITTER = 1
 """Pixels by which an object may lie off the centre of its cell, each way."""
@@ -45,7 +50,7 @@ OBJECTS_SHARE = (0.35, 0.45, 0.20)
 """How many scenes have 1, 2 and 3 objects."""
 
 CAPTIONS = 5
-"""Captions of a scene, as in COCO. Up to `RELATION_CAPTIONS` of them relate two objects, the others place one."""
+"""Captions of a scene, as in COCO. Up to `RELATION_CAPTIONS` relate two objects, the others place one; one of those counts."""
 
 RELATION_CAPTIONS = 2
 
@@ -65,6 +70,11 @@ RELATION_TEMPLATES = (
     "there is a {size} {colour} {shape} {relation} a {other_colour} {other_shape}",
     "the {colour} {shape} is {relation} the {other_colour} {other_shape}",
     "{relation} the {other_colour} {other_shape} is a {size} {colour} {shape}",
+)
+
+COUNT_TEMPLATES = (
+    "a scene of {count} with a {size} {colour} {shape} in the {row} {column}",
+    "in a scene of {count} the {row} {column} shows a {size} {colour} {shape}",
 )
 
 PATTERNS = ("noise", "gradient", "stripes")
@@ -138,11 +148,12 @@ class Description(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """What a caption claims: an object matches `subject`, and stands in `relation` to one that matches `other`."""
+    """What a caption claims: one of `count` objects matches `subject`, and stands in `relation` to one that matches `other`."""
 
     subject: Description
     relation: str | None = None
     other: Description | None = None
+    count: str | None = None
 
 
 class Caption(NamedTuple):
@@ -150,31 +161,6 @@ class Caption(NamedTuple):
 
     text: str
     fact: Fact
-
-
-def stream(seed: int, index: int, which: int) -> random.Random:
-    """The random numbers of one stream of one scene.
-
-    Only `random` and `randbytes` are used: `sample` and `randrange` draw differently in different versions of Python.
-    """
-    return random.Random(seed << 72 | index << 8 | which)
-
-
-def below(draws: random.Random, n: int) -> int:
-    """A number from 0 to n - 1."""
-    return int(draws.random() * n)
-
-
-def pick(draws: random.Random, population: Iterable[Any]) -> Any:
-    """One random member."""
-    members = tuple(population)
-    return members[below(draws, len(members))]
-
-
-def distinct(draws: random.Random, population: Sequence[Any], count: int) -> list[Any]:
-    """`count` different members in random order."""
-    remaining = list(population)
-    return [remaining.pop(below(draws, len(remaining))) for _ in range(count)]
 
 
 def make_scene(seed: int, index: int, *, objects: int | None = None) -> Scene:
@@ -289,9 +275,16 @@ def related_pairs(scene: Scene) -> list[tuple[Object, Object]]:
     return [(a, b) for a in scene.objects for b in scene.objects if a is not b and relation(a, b)]
 
 
+def count(scene: Scene) -> str:
+    """How many objects it has, in words."""
+    return COUNTS[len(scene.objects) - 1]
+
+
 def is_true(fact: Fact, scene: Scene) -> bool:
     """Whether a fact holds in a scene."""
     subjects = [thing for thing in scene.objects if fact.subject.fits(thing)]
+    if fact.count not in (None, count(scene)):
+        return False
     if fact.other is None:
         return bool(subjects)
     others = [thing for thing in scene.objects if fact.other.fits(thing)]
@@ -306,24 +299,26 @@ def captions(scene: Scene) -> list[Caption]:
     result = []
     for template in distinct(draws, RELATION_TEMPLATES, related):
         subject, other = pick(draws, pairs)
-        result.append(_fill(template, subject, other))
+        result.append(_fill(template, scene, subject, other))
     # Objects take turns, so that every one is described.
     things = distinct(draws, scene.objects, len(scene.objects))
-    for turn, template in enumerate(distinct(draws, PLACE_TEMPLATES, CAPTIONS - related)):
-        result.append(_fill(template, things[turn % len(things)]))
+    placing = pick(draws, COUNT_TEMPLATES), *distinct(draws, PLACE_TEMPLATES, CAPTIONS - related - 1)
+    for turn, template in enumerate(placing):
+        result.append(_fill(template, scene, things[turn % len(things)]))
     return distinct(draws, tuple(result), CAPTIONS)
 
 
-def _fill(template: str, subject: Object, other: Object | None = None) -> Caption:
+def _fill(template: str, scene: Scene, subject: Object, other: Object | None = None) -> Caption:
     """A caption from a template, with the fact that it states."""
 
     def described(thing: Object, prefix: str) -> Description:
         words = {name: getattr(thing, name) for name in Description._fields if f"{{{prefix}{name}}}" in template}
         return Description(**words)
 
-    fact, values = Fact(described(subject, "")), subject._asdict()
+    values = subject._asdict() | {"count": count(scene)}
+    fact = Fact(described(subject, ""), count=values["count"] if "{count}" in template else None)
     if other is not None:
-        fact = Fact(fact.subject, relation(subject, other), described(other, "other_"))
+        fact = fact._replace(relation=relation(subject, other), other=described(other, "other_"))
         values |= {f"other_{name}": word for name, word in other._asdict().items()} | {"relation": fact.relation}
     return Caption(template.format(**values), fact)
 
@@ -335,5 +330,5 @@ def words(templates: Iterable[str]) -> set[str]:
 
 def vocabulary() -> list[str]:
     """Every word that captions use, sorted. Each is one WordPiece of google-bert/bert-base-uncased."""
-    filled_in = " ".join((*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *RELATIONS)).split()
-    return sorted(words(PLACE_TEMPLATES + RELATION_TEMPLATES) | {*filled_in})
+    filled_in = " ".join((*COLOURS, *SHAPES, *SIZES, *ROWS, *COLUMNS, *RELATIONS, *COUNTS)).split()
+    return sorted(words(PLACE_TEMPLATES + RELATION_TEMPLATES + COUNT_TEMPLATES) | {*filled_in})

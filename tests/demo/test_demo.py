@@ -12,6 +12,7 @@ import pytest
 import renaissance
 from conftest import ROOT
 from renaissance.core.errors import UserError
+from renaissance.demo.finetune import BESIDE
 from renaissance.demo.pretrain import held_out
 from renaissance.demo.probes import KINDS
 from renaissance.demo.questions import questions
@@ -104,11 +105,12 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         assert mean_of_kinds(of["mlm"]) >= 0.85, name
         assert min(of["mlm"][kind] for kind in KINDS if kind != "relation") >= 0.75, name
         assert mean_of_kinds(of["mlm_wrong_picture"]) <= 0.40, name
-        # By chance 1/9. What weights that learned nothing give comes from the method and the pictures alone.
+        # By chance 1/9. What weights that learned nothing give comes from the method and the pictures alone: whatever stands out
+        # is the named object of two or three in .45 of the cases at most.
         heat = of["heat_maps"]
         assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.45, name
         assert all(heat[method]["peak"] >= 0.35 for method in ("rollout", "attention")), name
-        assert all(each["random_peak"] <= 0.25 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
+        assert all(each["random_peak"] <= 0.45 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
     assert_answers_rest_on_what_is_asked_for(tmp_path / "demo")
 
     tasks = figures["tasks"]
@@ -122,10 +124,12 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
     assert two_tower["snli"] >= 0.95
     assert two_tower["ref"] >= 0.80 and tasks["ref"]["baseline"]["accuracy"] <= 0.40
     assert two_tower["pairs"] >= 0.85 and two_tower["classes"] >= 0.90
-    # Colours and shapes are bound to their places, as no bag of words could; which thing is left of which is not known.
+    # Colours and shapes are bound to their places, as no bag of words could; ITM knows no number and not what is left of what.
     for kind in ("attribute_swap", "object_swap"):
-        assert min(tasks["probes"][model][f"acc_r_{kind}"] for model in MODELS) >= 0.9, kind
-        assert 0.35 <= tasks["probes"]["blind"][f"acc_r_{kind}"] <= 0.65, kind
+        for model in MODELS:
+            assert tasks["probes"][model][f"acc_r_{kind}"] >= 0.9, (model, kind)
+            for beside in BESIDE:
+                assert 0.35 <= tasks["probes"][f"{model}{beside}"][f"acc_r_{kind}"] <= 0.65, (model, kind, beside)
     # Without images nothing can be had, so what is reached with them comes from them.
     assert tasks["vqa"]["blind"]["without_relations"] <= 0.60
     assert tasks["nlvr2"]["blind"]["accuracy"] == pytest.approx(0.5)

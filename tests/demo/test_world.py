@@ -33,6 +33,7 @@ WORDS = {
     "column": ("left", "center", "right"),
 }
 RELATIONS = ("left of", "right of", "above", "below")
+COUNTS = ("one", "two", "three")
 EXPECTED_SCENE = Scene(
     seed=0,
     index=2,
@@ -47,9 +48,9 @@ EXPECTED_PICTURES = {
 EXPECTED_CAPTIONS = [
     "a small red triangle above a small purple square",
     "the purple square is below the red triangle",
-    "a small red triangle in the top right",
-    "there is a small purple square in the middle right",
-    "the top right shows a small red triangle",
+    "there is a small red triangle in the top right",
+    "in the middle right is a small purple square",
+    "in a scene of two the top right shows a small red triangle",
 ]
 RELATION = re.compile("|".join(rf"\b{relation}\b" for relation in RELATIONS))
 
@@ -86,6 +87,8 @@ def holds(text, made):
     def fitting(said):
         return [t for t in made.objects if all(getattr(t, name) == word for name, word in said.items())]
 
+    if any(word in COUNTS and word != COUNTS[len(made.objects) - 1] for word in text.split()):
+        return False
     found = RELATION.search(text)
     if found is None:
         said = attributes(text)
@@ -183,12 +186,15 @@ def test_every_scene_has_five_different_true_captions():
         assert len(set(texts)) == 5
         assert all(holds(text, made) for text in texts), texts
         told = {word for text in texts for word in text.split()}
+        assert sum(word in COUNTS for text in texts for word in text.split()) == 1
         assert {thing.colour for thing in made.objects} <= told
 
 
 def near_misses(made):
-    """The scene with one word of one object changed, in every way."""
+    """The scene with one word of one object changed, in every way, and with an object less."""
     for number, thing in enumerate(made.objects):
+        if len(made.objects) > 1:
+            yield made._replace(objects=(*made.objects[:number], *made.objects[number + 1 :]))
         for name, word in ((name, word) for name, words in WORDS.items() for word in words):
             changed = thing._replace(**{name: word})
             yield made._replace(objects=(*made.objects[:number], changed, *made.objects[number + 1 :]))
@@ -219,6 +225,9 @@ def substitutes(text):
             for option in options if word in options else ():
                 if option != word:
                     yield " ".join([*words[:position], option, *words[position + 1 :]])
+        yield from (
+            text.replace(f"scene of {word}", f"scene of {each}") for each in COUNTS if word in COUNTS and each != word
+        )
 
 
 def test_a_masked_word_has_one_right_answer():
