@@ -25,7 +25,7 @@ from .raw import ONE_OBJECT, write_coco, write_tokenizer
 from .tables import finetuning_table, heat_map_table, pretraining_table, probe_table
 from .world import make_scene, render
 
-VAL, TEST = 200, 500  # held-out images
+VAL, TEST = 200, 500  # held-out images, no more than there are to train on
 RECIPES = {"two_tower": "demo_two_tower", "one_tower": "demo_one_tower"}
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -89,7 +89,8 @@ def write_world(folder: Path, seed: int, pictures: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         say(f"writing {pictures:,} images with captions as COCO downloads to {folder / 'raw'}")
-        write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, val=VAL, test=TEST)
+        held_out = {"val": min(VAL, pictures), "test": min(TEST, pictures)}
+        write_coco(folder / "raw", seed=seed, train=pictures, restval=pictures // 10, **held_out)
     except OSError as error:
         raise UserError(f"root={folder} cannot be written ({error.strerror}); give another folder by root=.") from error
     karpathy.make_arrow(folder / "raw", folder / "arrow")
