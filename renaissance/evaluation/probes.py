@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from .metrics import MetricDetails, mean_score
 from .published import ARO_LEFT_OUT
 
 # Scores with a smaller difference are equal: log-odds, cosines, and sums of log-probabilities, which batches round otherwise.
-TIED = {"itm": 1e-4, "itc": 1e-6, "text_scores": 1e-3}
+TIED = {"itm": 1e-4, "itc": 1e-6, "text_scores": 1e-3, "text_cosines": 1e-6}
 SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"}  # ending of a metric -> column it is of
 
 
@@ -106,6 +107,7 @@ class ProbeRule(NamedTuple):
         left_out: categories that do not count in it.
         sets: metric -> columns by which rows have to be right together, and how many they are; with one missing they are wrong.
         prompt: what the benchmark's program puts before each text.
+        text_to_text: whether the right texts have to be closer to each other than to the wrong ones, too, without a picture.
         threshold: whether it counts, too, how often right texts are judged matches and wrong ones not, by the sign of log-odds.
     """
 
@@ -115,6 +117,7 @@ class ProbeRule(NamedTuple):
     left_out: frozenset[str] = frozenset()
     sets: Mapping[str, tuple[tuple[str, ...], int]] = {}
     prompt: str = ""
+    text_to_text: bool = False
     threshold: bool = False
 
     @property
@@ -127,7 +130,7 @@ _SETS = {"accuracy_pair": ((GROUP, "axis"), 2), "accuracy_set": ((GROUP,), 4)}
 RULES = {
     "winoground": ProbeRule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
     "sugarcrepe": ProbeRule(mean_of=1),
-    "sugarcrepe_pp": ProbeRule(mean_of=1),
+    "sugarcrepe_pp": ProbeRule(mean_of=1, text_to_text=True),
     "valse": ProbeRule({"acc_r": TEXT}, mean_of=1, threshold=True),
     "aro_relation": ProbeRule(by_category=False, mean_of=1, left_out=ARO_LEFT_OUT),
     "aro_attribution": ProbeRule(by_category=False, mean_of=25),
@@ -191,11 +194,13 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 
     Args:
         frame: a row for each of the benchmark's, with the columns id, category, group, correct (I,T), scores (I,T), blind_scores
-            and text_scores (T,) or None, and score_by, "itm" or "itc".
+            and text_scores (T,) or None, and score_by, "itm" or "itc"; where the rule compares texts, text_cosines (T(T-1)/2,) of
+            all pairs of texts in the order of `combinations`, or None.
 
     Returns:
         Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that
-        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the rows that equal scores decide.
+        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "text_to_text" by their vectors; "ties", the
+        rows that equal scores decide.
     """
     rule, metrics, ties = rule_of(benchmark), {}, None
     frame = _with_units(frame)
@@ -210,9 +215,23 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
             metrics |= _means(name, ending, frame, rows["right"], chance, rule if number == 0 else None)
             if number == 0 and not ending:
                 ties = float(rows["tied"].sum())
+    if rule.text_to_text and "text_cosines" in frame and frame["text_cosines"].notna().all():
+        compared = _pairs_of_texts(frame)
+        right = judged(compared, TEXT, "text_cosines")["right"]
+        metrics |= _means("text_to_text", "", compared, right, chances(compared, TEXT), rule)
     if rule.threshold and (frame["score_by"] == "itm").all():
         metrics |= _by_threshold(frame)
     return metrics if ties is None else metrics | {"ties": MetricDetails(ties)}
+
+
+def _pairs_of_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with pairs in the place of texts: of two right ones, which belong together, and of a right and a wrong one."""
+    correct, cosines = [], []
+    for row in frame.itertuples():
+        pairs = [first + second for first, second in combinations(row.correct[0], 2)]
+        correct.append([[int(right == 2) for right in pairs if right]])
+        cosines.append([cosine for cosine, right in zip(row.text_cosines, pairs, strict=True) if right])
+    return frame.assign(correct=correct, text_cosines=cosines)
 
 
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the
 checkpoint has them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean
 colour in its place, and the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
+SugarCrepe++ compares the contrastive vectors of its texts with each other, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -63,22 +66,24 @@ class Probe(ZeroShot):
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        self.mlm, self.text_only = Mlm(model, context), True
+        self.mlm, self.text_only, self.text_vectors = Mlm(model, context), True, True
         self.side, self.pieces = context.settings.model.image_size, context.vocab_size
         self._known: dict[tuple[int, ...], Tensor] = {}  # scores of texts alone, which come again in other rows
         self._blind: Tokens | None = None
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
-        notes, self.text_only = super().use_loaded(parts, where), "mlm" in parts
+        notes, self.text_only, self.text_vectors = super().use_loaded(parts, where), "mlm" in parts, "itc" in parts
         names = self.settings.data.datasets
         signed = [name for name in names if probes.SIGN in probes.rule_of(name).judges.values()]
         if signed and self.scored_by == "itc":
             said = f"{', '.join(signed)} asks whether a text is true, which cosines of itc do not say"
             require(len(signed) < len(names), f"{said}; give a load_path that was trained with itm.")
             notes.append(f"{said}: no number")
-        return notes + (
-            [] if self.text_only else ["the checkpoint has no head of mlm, so the texts alone have no score"]
-        )
+        if not self.text_only:
+            notes.append("the checkpoint has no head of mlm, so the texts alone have no score")
+        if not self.text_vectors and (compared := [name for name in names if probes.rule_of(name).text_to_text]):
+            notes.append(f"the checkpoint has no head of itc, so {', '.join(compared)} has no text_to_text")
+        return notes
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
@@ -108,7 +113,8 @@ class Probe(ZeroShot):
         return Example(0, (image,), "a", label=["a picture", "another"], metadata={"id": 0})
 
     def forward(self, encodings: Encodings, targets: ProbeTargets) -> TaskOutput:
-        """The scores of all rows, one after the other: those of its pairs, picture by picture, of its texts blind, and alone."""
+        """The scores of all rows, one after the other: those of its pairs, picture by picture, of its texts blind, and alone;
+        then the cosines of its pairs of texts, where the benchmark asks for them."""
         with torch.autocast(targets.text.input_ids.device.type, enabled=False):  # in 16 bits many scores would be equal
             return self._forward(encodings, targets)
 
@@ -120,10 +126,16 @@ class Probe(ZeroShot):
         every = range(sum(targets.counts))
         blind = self._scores(encodings, texts, self._mean_picture(encodings), [(0, text) for text in every])
         alone = self._likelihoods(encodings, targets) if self.text_only else torch.full_like(blind, torch.nan)
+        cosines, compared = pairs[:0], [0] * len(rows)
+        if self._compares_texts(targets):
+            compared = [comb(count, 2) for count in targets.counts]
+            vectors, which = self._unit_vectors(encodings, texts, "text"), [*_pairs_of_texts(targets.counts)]
+            cosines = vectors[async_tensor(which, vectors.device)].prod(1).sum(-1)
         split = zip(
             pairs.split([len(row) for row in rows]),
             blind.split(targets.counts),
             alone.split(targets.counts),
+            cosines.split(compared),
             strict=True,
         )
         logits = torch.cat([part for row in split for part in row])
@@ -135,12 +147,15 @@ class Probe(ZeroShot):
         which = async_tensor([*pairs], device)
         if self.scored_by == "itc":
             sides = ((images, "image", 0), (texts, "text", 1))
-            vectors = [
-                self.itc.vectors(encodings.model.unimodal(tokens, side), side).float()[which[:, column]]
-                for tokens, side, column in sides
-            ]
+            vectors = [self._unit_vectors(encodings, tokens, side)[which[:, column]] for tokens, side, column in sides]
             return (vectors[0] * vectors[1]).sum(-1)
         return self.log_odds(encodings.model, texts, images, which)
+
+    def _unit_vectors(self, encodings: Encodings, tokens: Tokens, side: str) -> Tensor:
+        return self.itc.vectors(encodings.model.unimodal(tokens, side), side).float()
+
+    def _compares_texts(self, targets: ProbeTargets) -> bool:
+        return self.text_vectors and probes.rule_of(targets.metadata[0].get("benchmark", "")).text_to_text
 
     def _mean_picture(self, encodings: Encodings) -> Tokens:
         """The picture of which every pixel is the mean colour, embedded: (1,P,D)."""
@@ -186,7 +201,11 @@ class Probe(ZeroShot):
             images = len(metadata["correct"])
             parts = [scores[at + texts * number : at + texts * (number + 1)] for number in range(images + 2)]
             at += texts * (images + 2)
-            rows.append({**metadata, **self._judged(metadata, parts)})
+            row = {**metadata, **self._judged(metadata, parts)}
+            if probes.rule_of(metadata["benchmark"]).text_to_text:
+                row["text_cosines"] = scores[at : at + comb(texts, 2)] if self.text_vectors else None
+                at += comb(texts, 2) * self.text_vectors
+            rows.append(row)
         return rows
 
     def _judged(self, metadata: Mapping[str, Any], parts: Sequence[list[float]]) -> dict[str, Any]:
@@ -259,3 +278,11 @@ def _pairs(counts: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]
     for images, texts in counts:
         yield [(image + i, text + t) for i in range(images) for t in range(texts)]
         image, text = image + images, text + texts
+
+
+def _pairs_of_texts(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Of each row its pairs of two texts, both counted through the batch."""
+    at = 0
+    for texts in counts:
+        yield from combinations(range(at, at + texts), 2)
+        at += texts

@@ -87,6 +87,33 @@ def test_both_positives_of_sugarcrepe_plus_plus_have_to_beat_the_negative():
     assert found["accuracy"].baseline == ("chance", pytest.approx(1 / 3))
 
 
+def test_texts_of_sugarcrepe_plus_plus_are_compared_as_its_authors_do():
+    """Cosines of caption and caption2, of caption and negative_caption, of caption2 and negative_caption."""
+    random = np.random.default_rng(1)
+    cosines = random.integers(0, 3, (80, 3)) / 4
+    rows = [
+        {
+            "scores": [[0.0, 0.0, 0.0]],
+            "correct": [[1, 1, 0]],
+            "category": f"swap_{'att' if n < 30 else 'obj'}",
+            "text_cosines": each,
+        }
+        for n, each in enumerate(cosines.tolist())
+    ]
+    right = []
+    for cos_p1p2, cos_p1_neg, cos_p2_neg in cosines:
+        right.append(cos_p1p2 > cos_p1_neg and cos_p1p2 > cos_p2_neg)
+    found = scored(frame(rows, score_by="itm"), "sugarcrepe_pp")
+    assert found["text_to_text"].value == np.mean(right) and 0 < np.mean(right) < 1
+    assert found["text_to_text_swap_att"].value == np.mean(right[:30]) != found["text_to_text_swap_obj"].value
+    assert found["text_to_text_by_category"].value == pytest.approx((np.mean(right[:30]) + np.mean(right[30:])) / 2)
+    assert found["text_to_text"].baseline == ("chance", pytest.approx(1 / 3))
+    low, high = found["text_to_text"].record()["interval"]
+    assert low < found["text_to_text"].value < high and found["accuracy"].value == 0
+    without = scored(frame(rows).assign(text_cosines=None), "sugarcrepe_pp")
+    assert "accuracy" in without and not any(name.startswith("text_to_text") for name in without)
+
+
 def test_valse_as_its_authors_score_it():
     rows = [
         {"scores": [[caption, foil]], "correct": [[1, 0]], "category": "plurals" if caption > 0 else "counting"}

@@ -118,6 +118,32 @@ def test_blind_scores_are_those_of_the_mean_picture_and_texts_alone_of_their_pie
 
 
 @torch.no_grad()
+def test_texts_of_sugarcrepe_plus_plus_are_compared_by_their_vectors_whatever_scores_pairs(trained, work, capsys):
+    stored = torch.load(trained, weights_only=True)
+    torch.manual_seed(0)  # after two steps all texts have nearly one vector
+    stored["model"] = {
+        name: tensor + 0.3 * torch.randn_like(tensor) if tensor.is_floating_point() and tensor.ndim == 2 else tensor
+        for name, tensor in stored["model"].items()
+    }
+    torch.save(stored, trained := work / "stirred.ckpt")
+    folder, model = probe(capsys, trained, "task_probe_sugarcrepe_pp", "exp_name=pp"), renaissance.load(str(trained))
+    found, rows = results(folder)["sugarcrepe_pp"]["probe"], frame(folder, "sugarcrepe_pp")
+    assert {*rows["score_by"]} == {"itm"} and 0 <= found["text_to_text"] <= 1 and "text_to_text_swap_obj" in found
+    itc, right = model.heads["itc"], []
+    for row in rows.itertuples():
+        p1, p2, negative = (
+            itc.vectors(
+                model.model.unimodal(model.model.embed_text(encode(model.tokenizer, [text], 50)[1]), "text"), "text"
+            )[0]
+            for text in row.texts
+        )
+        expected = [float(p1 @ p2), float(p1 @ negative), float(p2 @ negative)]
+        np.testing.assert_allclose(row.text_cosines, expected, atol=1e-5)
+        right.append(expected[0] > expected[1] and expected[0] > expected[2])
+    assert found["text_to_text"] == np.mean(right) and np.ptp(np.stack(rows["text_cosines"])) > 0.1
+
+
+@torch.no_grad()
 def likelihood(model: Loaded, text: str) -> float:
     """Salazar et al.'s score, piece by piece."""
     tokenizer, total = model.tokenizer, 0.0
