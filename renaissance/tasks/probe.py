@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from math import comb
 from typing import Any
 
@@ -27,6 +27,7 @@ from renaissance.data.collate import MicroBatch
 from renaissance.data.dataset_specs import DATASETS, PROBES
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
+from renaissance.data.text import cut_texts, wordless_ids
 from renaissance.evaluation import probes
 from renaissance.evaluation.metrics import MetricDetails
 from renaissance.evaluation.published import PUBLISHED
@@ -36,7 +37,7 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
 from .mlm import Mlm
-from .zero_shot import ZeroShot
+from .zero_shot import ZeroShot, cut_note
 
 _MOST_LOGITS = 1 << 27  # of the head of masked words at once
 
@@ -44,18 +45,20 @@ _MOST_LOGITS = 1 << 27  # of the head of masked words at once
 class Texts:
     """Builds `ProbeTargets`: all texts of all rows, tokenised once; picklable."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        unknown = {tokenizer.unk_token_id} - {tokenizer.pad_token_id, tokenizer.eos_token_id}  # a word of the text
-        self.mask_id, self.special = (
-            tokenizer.mask_token_id,
-            torch.tensor(sorted({*tokenizer.all_special_ids} - unknown)),
-        )
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_len: int):
+        self.tokenizer, self.max_text_len = tokenizer, max_text_len
+        self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(sorted(wordless_ids(tokenizer)))
 
     def __call__(self, micro: MicroBatch) -> ProbeTargets:
         counts = [len(example.label) for example in micro.examples]
-        _, text = micro.encode([each for example in micro.examples for each in example.label])
+        texts = [each for example in micro.examples for each in example.label]
+        _, text = micro.encode(texts)
+        cut = iter(cut_texts(self.tokenizer, texts, self.max_text_len))
+        metadata = (
+            {**example.metadata, "texts_cut": sum(islice(cut, len(example.label)))} for example in micro.examples
+        )
         asked = text.attention_mask & ~torch.isin(text.input_ids, self.special)
-        return ProbeTargets(text, tuple(counts), asked, self.mask_id, micro.metadata)
+        return ProbeTargets(text, tuple(counts), asked, self.mask_id, tuple(metadata))
 
 
 class Probe(ZeroShot):
@@ -106,7 +109,7 @@ class Probe(ZeroShot):
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Texts:
-        return Texts(tokenizer)
+        return Texts(tokenizer, settings.model.max_text_len)
 
     @classmethod
     def dummy_sample(cls, image: bytes) -> Example:
@@ -237,6 +240,10 @@ class Probe(ZeroShot):
     def baseline(cls, frame: pd.DataFrame) -> tuple[str, float]:
         judge = probes.rule_of(frame["benchmark"].iloc[0]).first
         return "chance", float(probes.chances(frame, judge).mean())
+
+    def notes(self, frame: pd.DataFrame, dataset: Any) -> list[str]:
+        texts = int(frame["texts"].map(len).sum())
+        return cut_note(int(frame["texts_cut"].sum()), texts, self.settings.model.max_text_len)
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:

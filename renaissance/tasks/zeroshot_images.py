@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from renaissance.core.errors import require, shortened
 from renaissance.core.types import LabelTargets, TextInput, Tokens
 from renaissance.core.untrusted import expect, read_json
-from renaissance.data.text import encode
+from renaissance.data.text import cut_texts, encode
 from renaissance.evaluation.metrics import MetricDetails, mean_recall
 from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
 from .images import TOP, ImageClasses
-from .zero_shot import SCORES, ZeroShot
+from .zero_shot import SCORES, ZeroShot, cut_note
 
 SLOT = "{c}"  # in a template, the name of the class
 TEMPLATES = ("a photo of a {c}.",)
@@ -71,7 +71,11 @@ class ZeroshotImages(ZeroShot, ImageClasses):
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
         [line] = super().use_loaded(parts, where)
-        return [f"{line}; {len(self.texts) // self.templates:,} classes, {self.templates:,} texts each"]
+        cut = sum(cut_texts(self.tokenizer, self.texts, self.max_text_len))
+        return [
+            f"{line}; {len(self.texts) // self.templates:,} classes, {self.templates:,} texts each",
+            *cut_note(cut, len(self.texts), self.max_text_len),
+        ]
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         """(B,classes): with ITC the cosine times its trained scale, as in CLIP; with ITM the mean of log-odds."""

@@ -181,13 +181,27 @@ def test_cosines_do_not_say_whether_one_text_is_true(trained, work, capsys):
     assert {*true["target"]} == {"true", "false"} and {*true["prediction"]} <= {"true", "false"}
 
 
+def changed_arrow(place: Path, folder: Path, name: str, column: str, first: object) -> None:
+    """Writes the file of a benchmark anew, with another value in its first row."""
+    table = pa.ipc.open_file(place / "probes" / f"{name}.arrow").read_all()
+    number = table.schema.get_field_index(column)
+    changed = pa.array([first, *table[column].to_pylist()[1:]], table.schema.field(number).type)
+    with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as writer:
+        writer.write_table(table.set_column(number, table.schema.field(number), changed))
+
+
+def test_texts_that_are_cut_are_counted(trained, work, capsys, tmp_path):
+    words = ("task_probe_sugarcrepe", f"load_path={trained}", "num_workers=0")
+    length = renaissance.load(str(trained)).settings.model.max_text_len
+    changed_arrow(work, tmp_path, "sugarcrepe", "texts", ["a " * (length - 1), "a " * (length - 2)])
+    ended = command(capsys, *words, f"data_root={tmp_path}", "exp_name=cut")
+    assert f"note: 1 of 28 texts are longer than max_text_len={length} tokens, and cut" in ended.out
+    assert "max_text_len" not in command(capsys, *words, "data_root=probes", "exp_name=whole").out
+
+
 def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, tmp_path):
     for correct in ([[0, 0]], [[1, 1]]):
-        table = pa.ipc.open_file(work / "probes" / "sugarcrepe.arrow").read_all()
-        column = table.schema.get_field_index("correct")
-        changed = pa.array([correct, *table["correct"].to_pylist()[1:]], table.schema.field(column).type)
-        with pa.ipc.new_file(tmp_path / "sugarcrepe.arrow", table.schema) as writer:
-            writer.write_table(table.set_column(column, table.schema.field(column), changed))
+        changed_arrow(work, tmp_path, "sugarcrepe", "correct", correct)
         said = command(
             capsys, "task_probe_sugarcrepe", f"load_path={trained}", f"data_root={tmp_path}", "num_workers=0"
         ).sentence()

@@ -154,6 +154,13 @@ def test_what_the_files_say_is_checked(tmp_path: Path, folder_of_images: Path):
     assert task.texts[:2] == ["a photo of a kind 0.", "a photo of a kind 1."]
 
 
+def test_texts_of_classes_that_are_cut_are_counted(tmp_path: Path):
+    templates = templates_file(tmp_path, {"images": ["the {c}", "the {c} above " * 9]})
+    task = ZeroshotImages(two_tower(), Context(settings_of(templates=templates), VOCAB, LABELS, tokenizer()))
+    said = task.use_loaded({"itc"}, "load_path=x")
+    assert said[1:] == [f"3 of 6 texts are longer than max_text_len={MAX_TEXT_LEN} tokens, and cut"]
+
+
 def test_without_the_heads_it_is_refused():
     model = two_tower()
     task = ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer()))
