@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from .intervals import GROUP
 from .metrics import MetricDetails, mean_score
@@ -199,10 +200,9 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 
     Returns:
         Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that
-        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "text_to_text" by their vectors; "ties", the
-        rows that equal scores decide.
+        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "text_to_text" by their vectors.
     """
-    rule, metrics, ties = rule_of(benchmark), {}, None
+    rule, metrics = rule_of(benchmark), {}
     frame = _with_units(frame)
     for number, (name, judge) in enumerate(rule.judges.items()):
         chance = chances(frame, judge)
@@ -212,16 +212,14 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
             rows = judged(frame, judge, source)
             if rows["right"].isna().all():
                 continue
-            metrics |= _means(name, ending, frame, rows["right"], chance, rule if number == 0 else None)
-            if number == 0 and not ending:
-                ties = float(rows["tied"].sum())
+            metrics |= _means(name, ending, frame, rows, chance, rule if number == 0 else None)
     if rule.text_to_text and "text_cosines" in frame and frame["text_cosines"].notna().all():
         compared = _pairs_of_texts(frame)
-        right = judged(compared, TEXT, "text_cosines")["right"]
-        metrics |= _means("text_to_text", "", compared, right, chances(compared, TEXT), rule)
+        rows = judged(compared, TEXT, "text_cosines")
+        metrics |= _means("text_to_text", "", compared, rows, chances(compared, TEXT), rule)
     if rule.threshold and (frame["score_by"] == "itm").all():
         metrics |= _by_threshold(frame)
-    return metrics if ties is None else metrics | {"ties": MetricDetails(ties)}
+    return metrics
 
 
 def _pairs_of_texts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -242,10 +240,18 @@ def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(
-    name: str, ending: str, frame: pd.DataFrame, right: pd.Series, chance: pd.Series, rule: ProbeRule | None
+    name: str, ending: str, frame: pd.DataFrame, rows: pd.DataFrame, chance: pd.Series, rule: ProbeRule | None
 ) -> dict[str, MetricDetails]:
-    """The mean over rows; and by the rule of the first metric those of categories, and over categories and sets."""
-    metrics = {f"{name}{ending}": mean_score(frame, right, baseline=("chance", float(chance.mean())))}
+    """The mean over rows as `judged` gives them; and by the rule of the first metric those of categories, and over categories
+    and sets."""
+    right, tied = rows["right"], rows["tied"]
+
+    def mean_of(here: Any) -> MetricDetails:
+        return mean_score(
+            frame[here], right[here], baseline=("chance", float(chance[here].mean())), ties=int(tied[here].sum())
+        )
+
+    metrics = {f"{name}{ending}": mean_of(slice(None))}
     if rule is None:
         return metrics
     categories = frame["category"]
@@ -253,27 +259,35 @@ def _means(
     enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
     enough &= ~categories.isin(rule.left_out)
     if rule.mean_of and enough.any():
-        value = _over_categories(table[enough])
-        found = MetricDetails(
-            value, (table[enough],), _over_categories, baseline=("chance", float(chance[enough].mean()))
+        metrics[f"{name}_by_category{ending}"] = MetricDetails(
+            _over_categories(table[enough]),
+            (table[enough],),
+            _over_categories,
+            baseline=("chance", float(chance[enough].mean())),
+            ties=int(tied[enough].sum()),
         )
-        metrics[f"{name}_by_category{ending}"] = found
     for metric, (columns, size) in rule.sets.items():
         if set(columns) <= {*frame}:
             keys = [frame[column] for column in columns]
-            of_sets = right.groupby(keys)
-            whole, likely = of_sets.min().where(of_sets.size() == size, 0.0), chance.groupby(keys).prod()
+            whole, almost = (_whole(scores.groupby(keys), size) for scores in (right, right + tied))
+            likely = chance.groupby(keys).prod()
             groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
             units = pd.DataFrame({GROUP: groups})
             metrics[f"{metric}{ending}"] = mean_score(
-                units, whole.to_numpy(), baseline=("chance", float(likely.mean()))
+                units,
+                whole.to_numpy(),
+                baseline=("chance", float(likely.mean())),
+                ties=int((almost - whole).sum()),
             )
     if rule.by_category:
         for category in sorted({*categories.dropna()}):
-            here = categories == category
-            chances = ("chance", float(chance[here].mean()))
-            metrics[f"{name}_{slug(category)}{ending}"] = mean_score(frame[here], right[here], baseline=chances)
+            metrics[f"{name}_{slug(category)}{ending}"] = mean_of(categories == category)
     return metrics
+
+
+def _whole(of_sets: SeriesGroupBy, size: int) -> pd.Series:
+    """1 of each set that is complete and right in every row, else 0."""
+    return of_sets.min().where(of_sets.size() == size, 0.0)
 
 
 def _over_categories(table: pd.DataFrame) -> float:
@@ -309,19 +323,25 @@ def winoground_file(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def table_lines(results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, str]) -> list[str]:
-    """The table of `results.md`: what selects on each benchmark, without pictures, by chance, and what others have published."""
-    lines = ["| benchmark | metric | score | blind | text only | chance | ties | published |", "| --- " * 8 + "|"]
+def table_lines(results: Mapping[str, Mapping[str, Mapping[str, Any]]], published: Mapping[str, str]) -> list[str]:
+    """The table of `results.md`: what a benchmark measures, without pictures, by chance, and what others have published.
+
+    Args:
+        results: {benchmark: {metric: `MetricDetails.record` with "value"}}.
+        published: {"<benchmark>/<metric>": what stands beside it}.
+    """
+    head = ("benchmark", "metric", "score", "95 % interval", "ties", "blind", "text only", "chance", "published")
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for benchmark, metrics in results.items():
         for name, each in metrics.items():
-            if name == "ties" or name.endswith(("_blind", "_text_only")):
+            if name.endswith(("_blind", "_text_only")):
                 continue
-            beside = [metrics.get(f"{name}{ending}") for ending in ("_blind", "_text_only")]
-            cells = [_shown(other and other.value) for other in (each, *beside)]
-            chance = _shown(each.baseline and each.baseline[1])
-            ties = f"{metrics['ties'].value:.0f}" if name == next(iter(metrics)) else ""
-            said = published.get(f"{benchmark}/{name}", "")
-            lines.append(f"| {benchmark} | {name} | {' | '.join([*cells, chance, ties, said])} |")
+            low, high = map(_shown, each["interval"] or (None, None))
+            beside = [metrics.get(f"{name}{ending}", {}).get("value") for ending in ("_blind", "_text_only")]
+            ties = "" if each["ties"] is None else f"{each['ties']:,}"
+            chance = (each["baseline"] or {}).get("chance")
+            cells = [_shown(each["value"]), low and f"{low} to {high}", ties, *map(_shown, (*beside, chance))]
+            lines.append(f"| {' | '.join([benchmark, name, *cells, published.get(f'{benchmark}/{name}', '')])} |")
     return lines
 
 

@@ -281,8 +281,8 @@ class Downstream(Task):
         return {}
 
     @classmethod
-    def summary(cls, metrics: Mapping[str, Mapping[str, MetricDetails]]) -> dict[str, str]:
-        """Files of the run folder about the metrics of all splits, by name."""
+    def summary(cls, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
+        """Files of the run folder about the metrics of all splits, by name; see `summaries`."""
         return {}
 
     def evaluate_full_split(

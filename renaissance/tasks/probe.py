@@ -254,7 +254,7 @@ class Probe(ZeroShot):
         return {"winoground_scores.jsonl": lines.encode()}
 
     @classmethod
-    def summary(cls, metrics: Mapping[str, Mapping[str, MetricDetails]]) -> dict[str, str]:
+    def summary(cls, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
         """results.md: the table of all benchmarks beside what others have published."""
         return {"results.md": "\n".join([*probes.table_lines(metrics, PUBLISHED), ""])}
 
