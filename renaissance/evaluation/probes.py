@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations
+from itertools import chain, combinations, count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -280,8 +280,9 @@ def _means(
                 ties=int((almost - whole).sum()),
             )
     if rule.by_category:
-        for category in sorted({*categories.dropna()}):
-            metrics[f"{name}_{slug(category)}{ending}"] = mean_of(categories == category)
+        taken = {*rule.judges, *rule.sets, f"{name}_by_category"}
+        for category, metric in category_metrics(name, categories.dropna(), taken).items():
+            metrics[f"{metric}{ending}"] = mean_of(categories == category)
     return metrics
 
 
@@ -294,9 +295,25 @@ def _over_categories(table: pd.DataFrame) -> float:
     return float(table.groupby("category")["score"].mean().mean())
 
 
-def slug(text: str) -> str:
-    """A category as a part of a metric's name."""
-    return "_".join("".join(each if each.isalnum() else " " for each in str(text).lower()).split())
+def category_metrics(metric: str, categories: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """The name of each category's metric, in their order.
+
+    Args:
+        metric: that all rows have.
+        categories: of the rows, as often as they like.
+        taken: names of other metrics.
+
+    Returns:
+        Category -> "<metric>_<its words>", with a number behind where another metric has that name, or would have it with one of
+        the endings of `SOURCES`.
+    """
+    names, used = {}, {f"{name}{ending}" for name in (metric, *taken) for ending in SOURCES}
+    for category in sorted({*categories}):
+        plain = "_".join([metric, *"".join(each if each.isalnum() else " " for each in category.lower()).split()])
+        tried = chain([plain], (f"{plain}_{number}" for number in count(2)))
+        names[category] = next(name for name in tried if used.isdisjoint(f"{name}{ending}" for ending in SOURCES))
+        used |= {f"{names[category]}{ending}" for ending in SOURCES}
+    return names
 
 
 def _by_threshold(frame: pd.DataFrame) -> dict[str, MetricDetails]:

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from renaissance.evaluation.probes import GROUPED, IMAGE, SIGN, TEXT, scored, slug, table_lines, winoground_file
+from renaissance.evaluation.probes import (
+    GROUPED,
+    IMAGE,
+    SIGN,
+    TEXT,
+    category_metrics,
+    scored,
+    table_lines,
+    winoground_file,
+)
 from renaissance.evaluation.published import ARO_LEFT_OUT, PUBLISHED
 
 BOTH = [[1, 0], [0, 1]]
@@ -243,4 +252,38 @@ def test_the_table_has_our_number_beside_theirs():
     begin = f"| winoground | group | {100 * group.value:.2f} | {low} to {high} | {group.ties} |  |  | 16.67 |"
     assert lines[2] == f"{begin} somebody 9.25 (a paper) |" and group.ties > 0
     assert [line.split(" | ")[1] for line in lines[2:]] == ["group", "text", "image"]
-    assert slug("Color & Appearance (2)") == "color_appearance_2"
+
+
+def test_no_metric_takes_the_place_of_another():
+    names = category_metrics("accuracy", ["next to", "Next-To!", "next_to", "next to", "by category", "blind", "???"],
+                             ["accuracy_by_category"])  # fmt: skip
+    assert names == {
+        "???": "accuracy_2",
+        "Next-To!": "accuracy_next_to",
+        "blind": "accuracy_blind_2",
+        "by category": "accuracy_by_category_2",
+        "next to": "accuracy_next_to_2",
+        "next_to": "accuracy_next_to_3",
+    }
+    assert category_metrics("a", ["Color & Appearance (2)"]) == {"Color & Appearance (2)": "a_color_appearance_2"}
+    categories = ["red", "Red", "red blind", "pair", "set", "by category", "left_of"]
+    rows = [
+        {
+            "scores": [[float(right), 1.0]],
+            "blind_scores": [2.0, 1.0],
+            "correct": [[1, 0]],
+            "category": category,
+            "group": "g",
+        }
+        for number, category in enumerate(categories)
+        for right in [2] * number + [0] * 2
+    ]
+    found = scored(frame(rows), "whatsup_a")
+    shares = {
+        round(found[name].value, 9)
+        for name in category_metrics(
+            "accuracy", categories, ["accuracy_pair", "accuracy_set", "accuracy_by_category"]
+        ).values()
+    }
+    assert shares == {round(number / (number + 2), 9) for number in range(7)}
+    assert found["accuracy_blind"].value == 1 and found["accuracy_pair"].value == found["accuracy_set"].value == 0
