@@ -19,6 +19,7 @@ from exchange.checkpoints import write_checkpoint
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.text import encode
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.zeroshot_images import ZeroshotImages
 from small_tasks import values
@@ -109,6 +110,25 @@ def test_texts_are_encoded_once(scored_by: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 2)
     other = task_of(model, scored_by)
     same(other(Encodings(model, second), second.targets["x"]).logits, whole, 1e-4)  # however it is cut
+
+
+@torch.no_grad()
+def test_what_the_fusion_of_all_pairs_takes_is_said_once_and_early(monkeypatch: pytest.MonkeyPatch):
+    """17 images of which one process of two has 9: three in a batch, with one text after the other."""
+    monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 1)
+    clock = iter([100.0, 160.0])  # before the second part, and before the fifth
+    monkeypatch.setattr("renaissance.evaluation.ranking.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    model, said = two_tower(), []
+    for parts in ({"itm", "itc"}, {"itc"}):
+        task = stirred(ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer())))
+        task.use_loaded(parts, "load_path=x")
+        collate = SimpleNamespace(source=SimpleNamespace(dataset=range(17)))
+        task.split_begins(FullSplit(collate, 0, 0, 2, lambda each: [each], said.append))
+        for _ in range(3):
+            batch = batch_of(3)
+            task(Encodings(model, batch), batch.targets["x"])
+    # 9 of 27 pairs take 60 seconds.
+    assert said == ["scoring 17 images with 3 texts of classes: 27 pairs on this process, about 3 minutes"]
 
 
 @torch.no_grad()
