@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import require
+from renaissance.core.errors import require, shortened
 from renaissance.core.types import Example, ImageInput, ProbeTargets, TaskOutput, Tokens
 from renaissance.data.collate import MicroBatch
 from renaissance.data.dataset_specs import DATASETS, PROBES
@@ -242,8 +242,11 @@ class Probe(ZeroShot):
         return "chance", float(probes.chances(frame, judge).mean())
 
     def notes(self, frame: pd.DataFrame, dataset: Any) -> list[str]:
-        texts = int(frame["texts"].map(len).sum())
-        return cut_note(int(frame["texts_cut"].sum()), texts, self.settings.model.max_text_len)
+        texts, categories = int(frame["texts"].map(len).sum()), sorted({*frame["category"].dropna()})
+        notes = cut_note(int(frame["texts_cut"].sum()), texts, self.settings.model.max_text_len)
+        if len(frame) < len(dataset) and categories:  # files are sorted by category
+            notes.append(f"the rows that are evaluated are of these categories alone: {shortened(categories, 8)}")
+        return notes
 
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:

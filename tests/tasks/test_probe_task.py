@@ -199,6 +199,14 @@ def test_texts_that_are_cut_are_counted(trained, work, capsys, tmp_path):
     assert "max_text_len" not in command(capsys, *words, "data_root=probes", "exp_name=whole").out
 
 
+def test_a_part_of_a_benchmark_says_which_categories_it_has(trained, work, capsys):
+    words = ("task_probe_sugarcrepe", f"load_path={trained}", "data_root=probes", "num_workers=0")
+    ended = command(capsys, *words, "eval_limit=3", "exp_name=part")
+    assert "note: eval_limit=3: the first 3 of 14 samples; no result of the whole split" in ended.out
+    assert "note: the rows that are evaluated are of these categories alone: add_att, add_obj" in ended.out
+    assert "alone" not in command(capsys, *words, "eval_limit=14", "exp_name=whole").out
+
+
 def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, tmp_path):
     for correct in ([[0, 0]], [[1, 1]]):
         changed_arrow(work, tmp_path, "sugarcrepe", "correct", correct)
