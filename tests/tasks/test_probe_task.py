@@ -11,9 +11,12 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizerFast, ViltConfig, ViltModel
 
 import renaissance
 import small_probes
+from renaissance.cli.main import main
 from renaissance.config import TASKS
 from renaissance.data.text import encode
 from renaissance.evaluation.probes import RULES
@@ -214,6 +217,64 @@ def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, 
             capsys, "task_probe_sugarcrepe", f"load_path={trained}", f"data_root={tmp_path}", "num_workers=0"
         ).sentence()
         assert "sugarcrepe.arrow row 0: a picture has no right text, or no wrong one" in said
+
+
+def test_an_exported_folder_scores_like_its_checkpoint(trained, work, capsys, tmp_path):
+    words = ("task_probes", 'datasets=["winoground","sugarcrepe_pp","aro_relation"]')
+    assert main(["export", "with", f"load_path={trained}", f"output={tmp_path / 'exported'}"]) == 0
+    before = probe(capsys, trained, *words, "exp_name=before")
+    after = probe(capsys, tmp_path / "exported", *words, "exp_name=after")
+    assert results(before) == results(after)
+    for name in ("winoground", "sugarcrepe_pp", "aro_relation"):
+        pd.testing.assert_frame_equal(frame(before, name), frame(after, name))
+
+
+@torch.no_grad()
+def test_an_imported_model_scores_like_its_own_program(work, capsys, tmp_path):
+    """A ViLT of transformers with the head of matching that the original has: log-odds of pairs, one by one."""
+    rows = small_probes.write("sugarcrepe", tmp_path / "raw")["sugarcrepe"]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({w for row in rows for t in row.texts for w in t.split()}),
+    ]
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "image_size": 32,
+    }
+    torch.manual_seed(0)
+    vilt = ViltModel(
+        ViltConfig(vocab_size=len(vocabulary), patch_size=8, max_position_embeddings=12, max_image_length=-1, **sizes)
+    ).eval()
+    for parameter in vilt.parameters():
+        parameter.normal_(0, 0.3)
+    matching, hub = torch.nn.Linear(32, 2), tmp_path / "hub"
+    vilt.save_pretrained(hub)
+    head = {f"itm_score.fc.{name}": tensor.detach() for name, tensor in matching.named_parameters()}
+    save_file(load_file(hub / "model.safetensors") | head, hub / "model.safetensors", {"format": "pt"})
+    small_probes.save(
+        hub / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": 32}
+    )
+    small_probes.save(hub / "vocab.txt", "\n".join(vocabulary))
+    BertTokenizerFast(str(hub / "vocab.txt")).save_pretrained(hub)
+    words = (f"source={hub}", f"output={tmp_path / 'vilt.ckpt'}", "allow_download=False", f"tokenizer={hub}")
+    assert main(["import", "with", *words]) == 0
+    found = frame(probe(capsys, tmp_path / "vilt.ckpt", "task_probe_sugarcrepe", "exp_name=vilt"), "sugarcrepe")
+    for row in rows:
+        pixels = (torch.tensor(row.colours[0]).view(1, 3, 1, 1) / 255 - 0.5).expand(1, 3, 32, 32) / 0.5
+        expected = []
+        for text in row.texts:
+            ids = torch.tensor([[2, *map(vocabulary.index, text.split()), 3]])
+            mismatched, matched = matching(vilt(input_ids=ids, pixel_values=pixels).pooler_output)[0]
+            expected.append(float(matched - mismatched))
+        np.testing.assert_allclose(found.loc[row.id, "scores"][0], expected, atol=1e-4)
+    assert np.std(np.stack(found["scores"].map(lambda each: each[0]))) > 0.1
 
 
 @pytest.mark.slow

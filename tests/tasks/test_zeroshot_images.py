@@ -205,6 +205,25 @@ def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_tasks.arrows("images", tmp_path_factory.mktemp("zeroshot"))
 
 
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(folder_of_images: Path, tmp_path: Path, run_cli):
+    path = write_checkpoint(tmp_path / "model", {"text_encoder": "bert", "image_encoder": "vit"}, ("itm", "itc"))
+    asked = ("with", "task_zeroshot_images", f"data_root={folder_of_images}", f"load_path={path}", "num_workers=0",
+             "eval_batch_size=3", "accelerator=cpu", f"log_dir={tmp_path / 'runs'}")  # fmt: skip
+    for head in ("itm", "itc"):
+        tables, found = [], []
+        for processes in (1, 2):
+            name = f"{head}_{processes}"
+            done = run_cli(*asked, f"probe_score={head}", f"num_gpus={processes}", f"exp_name={name}")
+            assert done.code == 0, done.stderr
+            run = tmp_path / "runs" / name / "version_0"
+            found.append(small_run.results(run))
+            tables.append(pd.read_parquet(run / "predictions" / "zeroshot_images_test.parquet"))
+        pd.testing.assert_frame_equal(*tables, atol=1e-5)
+        for split, each in found[0].items():
+            assert found[1][split]["zeroshot_images"] == pytest.approx(each["zeroshot_images"], abs=1e-5)
+
+
 def test_a_command_from_a_pretrained_checkpoint_to_its_numbers(folder_of_images: Path, tmp_path: Path, capsys):
     for heads in (("mlm", "itm", "itc"), ("mlm",)):
         write_checkpoint(tmp_path / "-".join(heads), {"text_encoder": "bert", "image_encoder": "vit"}, heads)
