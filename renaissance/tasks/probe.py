@@ -103,8 +103,17 @@ class Probe(ZeroShot):
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
+        """As `Downstream.open`; an id that occurs twice, and a row from which nothing can be told, are refused, too."""
         stored = "test" if "test" in DATASETS[split].splits else split
-        samples = open_samples(split, stored, settings.data.data_root, sample_kind=PROBES)
+        samples, seen = open_samples(split, stored, settings.data.data_root, sample_kind=PROBES), set()
+        for number, (id, correct) in enumerate(zip(samples.values("id"), samples.values("correct"), strict=True)):
+            where = f"{samples.describe()[0].file} row {number}"
+            require(id not in seen, f"{where} has the id '{id}' of an earlier row; prepare the benchmark anew.")
+            require(
+                all(len(row) == 1 or 0 < sum(row) < len(row) for row in correct),
+                f"{where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
+            )
+            seen.add(id)
         return TaskDataset(samples, partial(_read_row, split))
 
     @staticmethod
@@ -271,10 +280,6 @@ def _read_row(benchmark: str, sample: Sample) -> Example:
         len(correct) == images and {len(row) for row in correct} == {len(texts)},
         f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
         "another shape; prepare the benchmark anew.",
-    )
-    require(
-        len(texts) == 1 or all(0 < sum(row) < len(texts) for row in correct),
-        f"{sample.where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
     )
     group = {"group": sample.values["group"]} if sample.values["group"] else {}
     row = {"benchmark": benchmark, "category": sample.values["category"] or None, **group}

@@ -16,6 +16,7 @@ from transformers import BertTokenizerFast, ViltConfig, ViltModel
 
 import renaissance
 import small_probes
+from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.config import TASKS
 from renaissance.data.text import encode
@@ -146,6 +147,17 @@ def test_texts_of_sugarcrepe_plus_plus_are_compared_by_their_vectors_whatever_sc
     assert found["text_to_text"] == np.mean(right) and np.ptp(np.stack(rows["text_cosines"])) > 0.1
 
 
+def test_what_a_checkpoint_has_no_head_for_is_said_and_has_no_number(work, capsys, tmp_path):
+    path = write_checkpoint(
+        tmp_path / "model", {"text_encoder": "bert", "image_encoder": "vit"}, ("itm",), max_text_len=20
+    )
+    folder = probe(capsys, path, "task_probe_sugarcrepe_pp", "exp_name=itm_alone")
+    log, found = (folder / "log.txt").read_text(encoding="utf-8"), results(folder)["sugarcrepe_pp"]["probe"]
+    assert "note: the checkpoint has no head of itc, so sugarcrepe_pp has no text_to_text" in log
+    assert "note: the checkpoint has no head of mlm, so the texts alone have no score" in log
+    assert "accuracy_blind" in found and not any("text_to_text" in name or "text_only" in name for name in found)
+
+
 @torch.no_grad()
 def likelihood(model: Loaded, text: str) -> float:
     """Salazar et al.'s score, piece by piece."""
@@ -184,13 +196,15 @@ def test_cosines_do_not_say_whether_one_text_is_true(trained, work, capsys):
     assert {*true["target"]} == {"true", "false"} and {*true["prediction"]} <= {"true", "false"}
 
 
-def changed_arrow(place: Path, folder: Path, name: str, column: str, first: object) -> None:
-    """Writes the file of a benchmark anew, with another value in its first row."""
+def changed_arrow(place: Path, folder: Path, name: str, column: str, value: object, row: int = 0) -> None:
+    """Writes the file of a benchmark anew, with another value in one row."""
     table = pa.ipc.open_file(place / "probes" / f"{name}.arrow").read_all()
-    number = table.schema.get_field_index(column)
-    changed = pa.array([first, *table[column].to_pylist()[1:]], table.schema.field(number).type)
+    number, values = table.schema.get_field_index(column), table[column].to_pylist()
+    values[row] = value
     with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as writer:
-        writer.write_table(table.set_column(number, table.schema.field(number), changed))
+        writer.write_table(
+            table.set_column(number, table.schema.field(number), pa.array(values, table.schema.field(number).type))
+        )
 
 
 def test_texts_that_are_cut_are_counted(trained, work, capsys, tmp_path):
@@ -210,13 +224,31 @@ def test_a_part_of_a_benchmark_says_which_categories_it_has(trained, work, capsy
     assert "alone" not in command(capsys, *words, "eval_limit=14", "exp_name=whole").out
 
 
-def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, tmp_path):
-    for correct in ([[0, 0]], [[1, 1]]):
-        changed_arrow(work, tmp_path, "sugarcrepe", "correct", correct)
-        said = command(
-            capsys, "task_probe_sugarcrepe", f"load_path={trained}", f"data_root={tmp_path}", "num_workers=0"
-        ).sentence()
-        assert "sugarcrepe.arrow row 0: a picture has no right text, or no wrong one" in said
+def test_a_row_that_cannot_be_scored_is_refused_before_anything_starts(trained, work, capsys, tmp_path):
+    words = (
+        "task_probe_sugarcrepe",
+        f"load_path={trained}",
+        f"data_root={tmp_path}",
+        "num_workers=0",
+        "eval_batch_size=1",
+    )
+    words = (*words, f"log_dir={tmp_path / 'runs'}")
+    nothing = "sugarcrepe.arrow row 13: a picture has no right text, or no wrong one: nothing can be told; prepare"
+    for column, value, sentence in (
+        ("correct", [[0, 0]], nothing),
+        ("correct", [[1, 1]], nothing),
+        ("correct", [[1]], "row 13 has 1 in 'correct'; expected as many values in each entry as in 'texts'"),
+        ("correct", [[1, None]], "row 13 has null in 'correct'; expected a number"),
+        ("correct", None, "row 13 has 0 in 'correct'; expected 1 entries"),
+        (
+            "id",
+            "add_att_0",
+            "sugarcrepe.arrow row 13 has the id 'add_att_0' of an earlier row; prepare the benchmark anew.",
+        ),
+    ):
+        changed_arrow(work, tmp_path, "sugarcrepe", column, value, 13)
+        said = command(capsys, *words).sentence()
+        assert sentence in said and not (tmp_path / "runs").exists()
 
 
 def test_an_exported_folder_scores_like_its_checkpoint(trained, work, capsys, tmp_path):
