@@ -14,7 +14,6 @@ rounding errors are tied, or the order of equal texts of two images would depend
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,6 +30,8 @@ from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
 from renaissance.data.text import encode
 
+from .pair_pace import LONG, PairPace, pass_cost
+
 AT = (1, 5, 10)
 FIRST = 10  # best images of each text, and texts of each image, that are kept
 FOLD = 1_000  # images of a fold of COCO's 1K protocol
@@ -39,8 +40,6 @@ TIED_COSINES = 1e-6  # the same for products of unit vectors
 _BLOCK = 1 << 22  # scores that are gathered and sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
 _MORE_TOKENS = 1 << 18  # on any other device
-LONG = 3600  # seconds after which another way is advised
-_MEASURED = 3  # batches timed for the estimate, after one to warm up
 
 
 class FullSplit(NamedTuple):
@@ -60,35 +59,6 @@ class FullSplit(NamedTuple):
     world_size: int
     gather: Callable[[Any], list[Any]]
     say: Callable[[str], None]
-
-    def cost(self, pairs: int, seconds: float) -> str:
-        """What a pass of so many pairs of this process through the fusion costs, in words."""
-        minutes = seconds / 60
-        duration = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
-        return f"{pairs:,} pairs{' on this process' if self.world_size > 1 else ''}, about {duration}"
-
-
-class Pace:
-    """Estimates, from some batches after the first, how long all pairs of a process take."""
-
-    def __init__(self, total: int):
-        self.total, self._batches = total, 0
-
-    def before(self, done: int) -> float | None:
-        """Called before each batch, when nothing is computed any more.
-
-        Args:
-            done: pairs so far.
-
-        Returns:
-            Seconds that all take, once; None before and after.
-        """
-        self._batches += 1
-        if self._batches == 2:
-            self._began, self._warm = time.perf_counter(), done
-        if self._batches != 2 + _MEASURED:
-            return None
-        return self.total * (time.perf_counter() - self._began) / (done - self._warm)
 
 
 class Columns(NamedTuple):
@@ -301,7 +271,7 @@ class Ranking:
         """
         scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
         total, done = scores.size if candidates is None else int(candidates.sum()), 0
-        pace = Pace(total)
+        pace = PairPace(total)
         with Bar(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.split.rank > 0) as bar:
             for numbers, tokens, rows, columns in self._pairs(texts, images, candidates):
                 if (estimated := pace.before(done)) is not None:
@@ -332,7 +302,7 @@ class Ranking:
         """A sentence about time and memory, estimated from the first batches."""
         what = f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images"
         advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and seconds > LONG else ""
-        return f"{what}: {self.split.cost(total, seconds)}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
+        return f"{what}: {pass_cost(total, seconds, self.split.world_size)}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
 
 
 def pairs_at_once(*sides: Tokens) -> int:

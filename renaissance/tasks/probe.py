@@ -30,6 +30,7 @@ from renaissance.data.samples import Sample, TaskDataset
 from renaissance.data.text import cut_texts, wordless_ids
 from renaissance.evaluation import probes
 from renaissance.evaluation.metrics import MetricDetails
+from renaissance.evaluation.probe_files import table_lines, winoground_file
 from renaissance.evaluation.published import PUBLISHED
 from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.models.transfer import async_tensor
@@ -262,13 +263,13 @@ class Probe(ZeroShot):
         """Winoground's score file, as its authors publish those of models."""
         if split != "winoground":
             return {}
-        lines = "".join(f"{json.dumps(entry)}\n" for entry in probes.winoground_file(frame))
+        lines = "".join(f"{json.dumps(entry)}\n" for entry in winoground_file(frame))
         return {"winoground_scores.jsonl": lines.encode()}
 
     @classmethod
     def summary(cls, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
         """results.md: the table of all benchmarks beside what others have published."""
-        return {"results.md": "\n".join([*probes.table_lines(metrics, PUBLISHED), ""])}
+        return {"results.md": "\n".join([*table_lines(metrics, PUBLISHED), ""])}
 
 
 def _read_row(benchmark: str, sample: Sample) -> Example:

@@ -22,7 +22,8 @@ from renaissance.core.types import LabelTargets, TextInput, Tokens
 from renaissance.core.untrusted import expect, read_json
 from renaissance.data.text import cut_texts, encode
 from renaissance.evaluation.metrics import MetricDetails, mean_recall
-from renaissance.evaluation.ranking import LONG, FullSplit, Pace
+from renaissance.evaluation.pair_pace import LONG, PairPace, pass_cost
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
@@ -48,7 +49,7 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         self.templates = len(templates)
         self._of_classes: Tensor | list[Tokens] | None = None  # what was computed of the texts, on the device
         self._split: FullSplit | None = None
-        self._pace, self._pairs, self._advice = Pace(0), 0, ""
+        self._pace, self._pairs, self._advice = PairPace(0), 0, ""
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -83,7 +84,7 @@ class ZeroshotImages(ZeroShot, ImageClasses):
 
     def split_begins(self, split: FullSplit) -> None:
         images = len(range(split.rank, len(split.collate.source.dataset), split.world_size))
-        self._split, self._pace, self._pairs = split, Pace(images * len(self.texts)), 0
+        self._split, self._pace, self._pairs = split, PairPace(images * len(self.texts)), 0
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         """(B,classes): with ITC the cosine times its trained scale, as in CLIP; with ITM the mean of log-odds."""
@@ -114,7 +115,8 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         if (seconds := self._pace.before(self._pairs)) is not None and self._split is not None:
             what = f"{len(self._split.collate.source.dataset):,} images with {len(self.texts):,} texts of classes"
             advice = self._advice if seconds > LONG else ""
-            self._split.say(f"scoring {what}: {self._split.cost(self._pace.total, seconds)}{advice}")
+            cost = pass_cost(self._pace.total, seconds, self._split.world_size)
+            self._split.say(f"scoring {what}: {cost}{advice}")
 
     def _embedded(self, model: nn.Module) -> Iterator[Tokens]:
         """The texts of all classes, embedded, some at a time."""

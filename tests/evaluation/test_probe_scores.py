@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from renaissance.evaluation.probe_files import table_lines, winoground_file
 from renaissance.evaluation.probes import (
     GROUPED,
     IMAGE,
@@ -16,8 +17,6 @@ from renaissance.evaluation.probes import (
     TEXT,
     category_metrics,
     scored,
-    table_lines,
-    winoground_file,
 )
 from renaissance.evaluation.published import ARO_LEFT_OUT, PUBLISHED
 

@@ -117,7 +117,7 @@ def test_what_the_fusion_of_all_pairs_takes_is_said_once_and_early(monkeypatch: 
     """17 images of which one process of two has 9: three in a batch, with one text after the other."""
     monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 1)
     clock = iter([100.0, 160.0])  # before the second part, and before the fifth
-    monkeypatch.setattr("renaissance.evaluation.ranking.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("renaissance.evaluation.pair_pace.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     model, said = two_tower(), []
     for parts in ({"itm", "itc"}, {"itc"}):
         task = stirred(ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer())))
