@@ -311,7 +311,7 @@ def test_an_imported_model_scores_like_its_own_program(work, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_numbers(trained, work, run_cli):
-    words = ("with", "task_probes", 'datasets=["winoground","whatsup_a","aro_relation"]', f"load_path={trained}",
+    words = ("with", "task_probes", 'datasets=["winoground","whatsup_a","sugarcrepe_pp"]', f"load_path={trained}",
              f"data_root={work / 'probes'}", "accelerator=cpu", "num_workers=0", "eval_batch_size=3")  # fmt: skip
     found = []
     for processes in (1, 2):
