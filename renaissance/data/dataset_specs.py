@@ -236,7 +236,10 @@ COCO_IMAGES = {"train": 82_783, "restval": 30_504, "val": 5_000, "test": 5_000}
 F30K_IMAGES = {"train": 29_000, "val": 1_014, "test": 1_000}
 SNLI_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
 VQA_REST_VAL = 1_000  # images: the last rows of val; the others may be trained on
-WHATSUP = tuple(f"whatsup_{part}" for part in ("a", "b", "coco_one", "coco_two", "vg_one", "vg_two"))
+# Rows of What'sUp and of ARO's lists of orders: the card of ServiceNow/whatsup_all on the Hub, which is what the authors' program
+# loads; of Flickr30k, the task AROFlickrOrder of mteb.
+_WHATSUP = {"a": 412, "b": 408, "coco_one": 2_247, "coco_two": 440, "vg_one": 1_160, "vg_two": 291}
+_ORDERS = {"coco": 25_010, "flickr": 5_000}
 VQA_LABELS, VQA_LEAST_COUNT = 3_129, 9  # answers that are labels: those seen at least so often in train and val
 
 
@@ -330,7 +333,8 @@ _ROWS: dict[str, DatasetSpec] = {
     "valse": _probe("valse", "foil_probes", 7_702),
     "aro_relation": _probe("aro_relation", "relation_probes", 23_937, (*_PROBES, SHOWN_BOX)),
     "aro_attribution": _probe("aro_attribution", "relation_probes", 28_748, (*_PROBES, SHOWN_BOX)),
-    **{name: _probe(name, "relation_probes") for name in ("aro_order_coco", "aro_order_flickr", *WHATSUP)},
+    **{f"aro_order_{of}": _probe(f"aro_order_{of}", "relation_probes", rows) for of, rows in _ORDERS.items()},
+    **{f"whatsup_{part}": _probe(f"whatsup_{part}", "relation_probes", rows) for part, rows in _WHATSUP.items()},
     "vsr": _vsr("vsr", 7_680, 1_097, 2_195),
     "vsr_zeroshot": _vsr("vsr_zeroshot", 3_489, 340, 1_222),
     OWN_NAME: _spec(CAPTIONS, "captions", OWN_FILE, _same(*OWN_SPLITS)),

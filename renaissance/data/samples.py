@@ -7,7 +7,7 @@ is kept per row or sample, so a hundred million samples cost what the file names
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -183,6 +183,12 @@ class SampleDataset:
         first = np.cumsum([0, *(file.rows for file in self.describe())])
         places = map(self._find, range(len(self)))
         return np.array([first[place.number] + place.row for place in places], np.int64)
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Yields what a column holds in each row of all files; no image is read."""
+        for number in range(len(self._files)):
+            for batch in self._opened(number)[0].slices():
+                yield from batch[column].to_pylist()
 
     def image_counts(self, number: int) -> np.ndarray:
         """Returns (images,) how many images a model sees of each of a file: one, or one for each of its boxes."""

@@ -103,6 +103,12 @@ def encode(
     )
 
 
+def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_text_len: int) -> list[bool]:
+    """Returns of each text whether `encode` cuts it."""
+    encoding = tokenize(tokenizer, [list(texts)], truncation=True, max_length=max_text_len + 1, padding=False)
+    return [len(ids) > max_text_len for ids in encoding["input_ids"]]
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], where: Sequence[str] = (), **options
 ) -> BatchEncoding:

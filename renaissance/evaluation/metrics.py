@@ -26,6 +26,7 @@ class MetricDetails(NamedTuple):
             means `Downstream.baseline`, which may take seconds.
         method: how it was measured. exact: whether that is the benchmark's way.
         candidates: mean number of candidates; None where the task has none.
+        ties: examples that equal scores decide, wrong as they are; None where no scores are compared.
     """
 
     value: float
@@ -35,6 +36,7 @@ class MetricDetails(NamedTuple):
     method: str = "each example once"
     candidates: float | None = None
     exact: bool = True
+    ties: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Its entry in results_details.json; "examples" counts those with an answer, None where it has no interval."""
@@ -44,6 +46,7 @@ class MetricDetails(NamedTuple):
             "interval": interval(self.frames, self.statistic) if self.frames else None,
             "method": self.method,
             "exact": self.exact,
+            "ties": self.ties,
             "examples": int(self.frames[0]["score"].notna().sum()) if self.frames else None,
         }
 

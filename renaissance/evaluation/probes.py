@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, combinations, count
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from .intervals import GROUP
 from .metrics import MetricDetails, mean_score
 from .published import ARO_LEFT_OUT
 
 # Scores with a smaller difference are equal: log-odds, cosines, and sums of log-probabilities, which batches round otherwise.
-TIED = {"itm": 1e-4, "itc": 1e-6, "text_scores": 1e-3}
+TIED = {"itm": 1e-4, "itc": 1e-6, "text_scores": 1e-3, "text_cosines": 1e-6}
 SOURCES = {"": "scores", "_blind": "blind_scores", "_text_only": "text_scores"}  # ending of a metric -> column it is of
 
 
@@ -106,6 +108,7 @@ class ProbeRule(NamedTuple):
         left_out: categories that do not count in it.
         sets: metric -> columns by which rows have to be right together, and how many they are; with one missing they are wrong.
         prompt: what the benchmark's program puts before each text.
+        text_to_text: whether the right texts have to be closer to each other than to the wrong ones, too, without a picture.
         threshold: whether it counts, too, how often right texts are judged matches and wrong ones not, by the sign of log-odds.
     """
 
@@ -115,6 +118,7 @@ class ProbeRule(NamedTuple):
     left_out: frozenset[str] = frozenset()
     sets: Mapping[str, tuple[tuple[str, ...], int]] = {}
     prompt: str = ""
+    text_to_text: bool = False
     threshold: bool = False
 
     @property
@@ -127,7 +131,7 @@ _SETS = {"accuracy_pair": ((GROUP, "axis"), 2), "accuracy_set": ((GROUP,), 4)}
 RULES = {
     "winoground": ProbeRule({"group": GROUPED, "text": TEXT, "image": IMAGE}),
     "sugarcrepe": ProbeRule(mean_of=1),
-    "sugarcrepe_pp": ProbeRule(mean_of=1),
+    "sugarcrepe_pp": ProbeRule(mean_of=1, text_to_text=True),
     "valse": ProbeRule({"acc_r": TEXT}, mean_of=1, threshold=True),
     "aro_relation": ProbeRule(by_category=False, mean_of=1, left_out=ARO_LEFT_OUT),
     "aro_attribution": ProbeRule(by_category=False, mean_of=25),
@@ -191,13 +195,14 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
 
     Args:
         frame: a row for each of the benchmark's, with the columns id, category, group, correct (I,T), scores (I,T), blind_scores
-            and text_scores (T,) or None, and score_by, "itm" or "itc".
+            and text_scores (T,) or None, and score_by, "itm" or "itc"; where the rule compares texts, text_cosines (T(T-1)/2,) of
+            all pairs of texts in the order of `combinations`, or None.
 
     Returns:
         Of each metric its value, and beside it those of the same texts without their pictures: "<metric>_blind" by the model that
-        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "ties", the rows that equal scores decide.
+        sees the mean picture, "<metric>_text_only" by the likelihood of the texts; "text_to_text" by their vectors.
     """
-    rule, metrics, ties = rule_of(benchmark), {}, None
+    rule, metrics = rule_of(benchmark), {}
     frame = _with_units(frame)
     for number, (name, judge) in enumerate(rule.judges.items()):
         chance = chances(frame, judge)
@@ -207,12 +212,24 @@ def scored(frame: pd.DataFrame, benchmark: str) -> dict[str, MetricDetails]:
             rows = judged(frame, judge, source)
             if rows["right"].isna().all():
                 continue
-            metrics |= _means(name, ending, frame, rows["right"], chance, rule if number == 0 else None)
-            if number == 0 and not ending:
-                ties = float(rows["tied"].sum())
+            metrics |= _means(name, ending, frame, rows, chance, rule if number == 0 else None)
+    if rule.text_to_text and "text_cosines" in frame and frame["text_cosines"].notna().all():
+        compared = _pairs_of_texts(frame)
+        rows = judged(compared, TEXT, "text_cosines")
+        metrics |= _means("text_to_text", "", compared, rows, chances(compared, TEXT), rule)
     if rule.threshold and (frame["score_by"] == "itm").all():
         metrics |= _by_threshold(frame)
-    return metrics if ties is None else metrics | {"ties": MetricDetails(ties)}
+    return metrics
+
+
+def _pairs_of_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with pairs in the place of texts: of two right ones, which belong together, and of a right and a wrong one."""
+    correct, cosines = [], []
+    for row in frame.itertuples():
+        pairs = [first + second for first, second in combinations(row.correct[0], 2)]
+        correct.append([[int(right == 2) for right in pairs if right]])
+        cosines.append([cosine for cosine, right in zip(row.text_cosines, pairs, strict=True) if right])
+    return frame.assign(correct=correct, text_cosines=cosines)
 
 
 def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
@@ -223,10 +240,18 @@ def _with_units(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(
-    name: str, ending: str, frame: pd.DataFrame, right: pd.Series, chance: pd.Series, rule: ProbeRule | None
+    name: str, ending: str, frame: pd.DataFrame, rows: pd.DataFrame, chance: pd.Series, rule: ProbeRule | None
 ) -> dict[str, MetricDetails]:
-    """The mean over rows; and by the rule of the first metric those of categories, and over categories and sets."""
-    metrics = {f"{name}{ending}": mean_score(frame, right, baseline=("chance", float(chance.mean())))}
+    """The mean over rows as `judged` gives them; and by the rule of the first metric those of categories, and over categories
+    and sets."""
+    right, tied = rows["right"], rows["tied"]
+
+    def mean_of(here: Any) -> MetricDetails:
+        return mean_score(
+            frame[here], right[here], baseline=("chance", float(chance[here].mean())), ties=int(tied[here].sum())
+        )
+
+    metrics = {f"{name}{ending}": mean_of(slice(None))}
     if rule is None:
         return metrics
     categories = frame["category"]
@@ -234,36 +259,61 @@ def _means(
     enough = table.groupby("category")["score"].transform("size") >= rule.mean_of
     enough &= ~categories.isin(rule.left_out)
     if rule.mean_of and enough.any():
-        value = _over_categories(table[enough])
-        found = MetricDetails(
-            value, (table[enough],), _over_categories, baseline=("chance", float(chance[enough].mean()))
+        metrics[f"{name}_by_category{ending}"] = MetricDetails(
+            _over_categories(table[enough]),
+            (table[enough],),
+            _over_categories,
+            baseline=("chance", float(chance[enough].mean())),
+            ties=int(tied[enough].sum()),
         )
-        metrics[f"{name}_by_category{ending}"] = found
     for metric, (columns, size) in rule.sets.items():
         if set(columns) <= {*frame}:
             keys = [frame[column] for column in columns]
-            of_sets = right.groupby(keys)
-            whole, likely = of_sets.min().where(of_sets.size() == size, 0.0), chance.groupby(keys).prod()
+            whole, almost = (_whole(scores.groupby(keys), size) for scores in (right, right + tied))
+            likely = chance.groupby(keys).prod()
             groups = whole.index.get_level_values(0) if len(columns) > 1 else whole.index
             units = pd.DataFrame({GROUP: groups})
             metrics[f"{metric}{ending}"] = mean_score(
-                units, whole.to_numpy(), baseline=("chance", float(likely.mean()))
+                units,
+                whole.to_numpy(),
+                baseline=("chance", float(likely.mean())),
+                ties=int((almost - whole).sum()),
             )
     if rule.by_category:
-        for category in sorted({*categories.dropna()}):
-            here = categories == category
-            chances = ("chance", float(chance[here].mean()))
-            metrics[f"{name}_{slug(category)}{ending}"] = mean_score(frame[here], right[here], baseline=chances)
+        taken = {*rule.judges, *rule.sets, f"{name}_by_category"}
+        for category, metric in category_metrics(name, categories.dropna(), taken).items():
+            metrics[f"{metric}{ending}"] = mean_of(categories == category)
     return metrics
+
+
+def _whole(of_sets: SeriesGroupBy, size: int) -> pd.Series:
+    """1 of each set that is complete and right in every row, else 0."""
+    return of_sets.min().where(of_sets.size() == size, 0.0)
 
 
 def _over_categories(table: pd.DataFrame) -> float:
     return float(table.groupby("category")["score"].mean().mean())
 
 
-def slug(text: str) -> str:
-    """A category as a part of a metric's name."""
-    return "_".join("".join(each if each.isalnum() else " " for each in str(text).lower()).split())
+def category_metrics(metric: str, categories: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """The name of each category's metric, in their order.
+
+    Args:
+        metric: that all rows have.
+        categories: of the rows, as often as they like.
+        taken: names of other metrics.
+
+    Returns:
+        Category -> "<metric>_<its words>", with a number behind where another metric has that name, or would have it with one of
+        the endings of `SOURCES`.
+    """
+    names, used = {}, {f"{name}{ending}" for name in (metric, *taken) for ending in SOURCES}
+    for category in sorted({*categories}):
+        plain = "_".join([metric, *"".join(each if each.isalnum() else " " for each in category.lower()).split()])
+        tried = chain([plain], (f"{plain}_{number}" for number in count(2)))
+        names[category] = next(name for name in tried if used.isdisjoint(f"{name}{ending}" for ending in SOURCES))
+        used |= {f"{names[category]}{ending}" for ending in SOURCES}
+    return names
 
 
 def _by_threshold(frame: pd.DataFrame) -> dict[str, MetricDetails]:
@@ -278,33 +328,3 @@ def _by_threshold(frame: pd.DataFrame) -> dict[str, MetricDetails]:
         "p_c": mean_score(frame, matched),
         "p_f": mean_score(frame, detected),
     }
-
-
-def winoground_file(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The entries of Winoground's official score file: {"label": "<id>_c<text>_i<picture>", "score"}."""
-    return [
-        {"label": f"{row.id}_c{text}_i{image}", "score": float(row.scores[image][text])}
-        for row in frame.itertuples()
-        for text in range(2)
-        for image in range(2)
-    ]
-
-
-def table_lines(results: Mapping[str, Mapping[str, MetricDetails]], published: Mapping[str, str]) -> list[str]:
-    """The table of `results.md`: what selects on each benchmark, without pictures, by chance, and what others have published."""
-    lines = ["| benchmark | metric | score | blind | text only | chance | ties | published |", "| --- " * 8 + "|"]
-    for benchmark, metrics in results.items():
-        for name, each in metrics.items():
-            if name == "ties" or name.endswith(("_blind", "_text_only")):
-                continue
-            beside = [metrics.get(f"{name}{ending}") for ending in ("_blind", "_text_only")]
-            cells = [_shown(other and other.value) for other in (each, *beside)]
-            chance = _shown(each.baseline and each.baseline[1])
-            ties = f"{metrics['ties'].value:.0f}" if name == next(iter(metrics)) else ""
-            said = published.get(f"{benchmark}/{name}", "")
-            lines.append(f"| {benchmark} | {name} | {' | '.join([*cells, chance, ties, said])} |")
-    return lines
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"

@@ -14,7 +14,6 @@ rounding errors are tied, or the order of equal texts of two images would depend
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,6 +30,8 @@ from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
 from renaissance.data.text import encode
 
+from .pair_pace import LONG, PairPace, pass_cost
+
 AT = (1, 5, 10)
 FIRST = 10  # best images of each text, and texts of each image, that are kept
 FOLD = 1_000  # images of a fold of COCO's 1K protocol
@@ -39,7 +40,6 @@ TIED_COSINES = 1e-6  # the same for products of unit vectors
 _BLOCK = 1 << 22  # scores that are gathered and sorted at once
 TOKENS = {"cpu": 1 << 14}  # text and image tokens of one call of the fusion, by device type
 _MORE_TOKENS = 1 << 18  # on any other device
-_MEASURED = 3  # batches timed for the estimate, after one to warm up
 
 
 class FullSplit(NamedTuple):
@@ -271,14 +271,12 @@ class Ranking:
         """
         scores = np.full((len(self.image_of_text), len(self.own)), -np.inf, np.float32)
         total, done = scores.size if candidates is None else int(candidates.sum()), 0
+        pace = PairPace(total)
         with Bar(total=total, desc="ranking", unit="pair", unit_scale=True, disable=self.split.rank > 0) as bar:
-            for batch, (numbers, tokens, rows, columns) in enumerate(self._pairs(texts, images, candidates)):
-                if batch == 1:
-                    began, warm = time.perf_counter(), done
-                elif batch == 1 + _MEASURED:
-                    seconds = total * (time.perf_counter() - began) / (done - warm)
+            for numbers, tokens, rows, columns in self._pairs(texts, images, candidates):
+                if (estimated := pace.before(done)) is not None:
                     kept = images.hidden.nbytes + sum(tokens.hidden.nbytes for _, tokens in texts) + scores.nbytes
-                    self.split.say(self._cost(total, seconds, kept, candidates is None))
+                    self.split.say(self._cost(total, estimated, kept, candidates is None))
                 text, image = (
                     side.select(torch.from_numpy(index).to(self.device))
                     for side, index in ((tokens, rows), (images, columns))
@@ -302,14 +300,9 @@ class Ranking:
 
     def _cost(self, total: int, seconds: float, kept: int, exact: bool) -> str:
         """A sentence about time and memory, estimated from the first batches."""
-        minutes = seconds / 60
-        duration = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
-        on = " on this process" if self.split.world_size > 1 else ""
-        advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and minutes > 60 else ""
-        return (
-            f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images: {total:,} pairs{on}, about "
-            f"{duration}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
-        )
+        what = f"ranking {len(self.image_of_text):,} texts and {len(self.first):,} images"
+        advice = "; rerank_top_k, with loss_names.itc, leaves out most of them" if exact and seconds > LONG else ""
+        return f"{what}: {pass_cost(total, seconds, self.split.world_size)}, {kept / 2**30:.2f} GiB of tokens and scores{advice}"
 
 
 def pairs_at_once(*sides: Tokens) -> int:

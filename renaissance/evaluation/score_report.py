@@ -13,7 +13,6 @@ from renaissance.core.console import table
 from renaissance.core.errors import UserError
 
 from .intervals import GROUP, bootstrap, is_mean, paired_bootstrap
-from .metrics import MetricDetails
 from .runs import FinishedRun
 
 BASELINES = {
@@ -41,7 +40,7 @@ def score_lines(
         frame: its rows.
         values: metrics by plain name; empty where the answers are hidden.
         selecting: the metric that comes first.
-        details: of each metric its "interval" of 95 % and its "baseline", {"majority": value}.
+        details: of each metric its "interval" of 95 %, its "baseline", {"majority": value}, and its "ties".
         blind: the run that `blind_run` names.
         notes: sentences to print below.
     """
@@ -54,14 +53,16 @@ def score_lines(
     else:
         if 0 < hidden < len(frame):
             notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")
-        rows = [(selecting, f"{values[selecting]:.4f}", _between(bounds.get(selecting), frame))]
+        ties = {name: f"{each['ties']:,} ties" if each.get("ties") else "" for name, each in details.items()}
+        sure = _joined(_between(bounds.get(selecting), frame), ties.get(selecting))
+        rows = [(selecting, f"{values[selecting]:.4f}", sure)]
         baseline = details.get(selecting, {}).get("baseline") or {}
         rows += [(name, f"{value:.4f}", BASELINES[name]) for name, value in baseline.items()]
         if blind is not None:
             more, problems = _blind_rows(blind, task_name, split, frame, values, selecting)
             rows, notes = rows + more, notes + problems
         others = [name for name in values if name != selecting]
-        rows += [(name, f"{values[name]:.4f}", _span(bounds.get(name))) for name in others]
+        rows += [(name, f"{values[name]:.4f}", _joined(_span(bounds.get(name)), ties.get(name))) for name in others]
         width = max(len(row[2]) for row in rows)
         said += table([(name, value, remark.ljust(width)) for name, value, remark in rows]).splitlines()
     return [*said, *(f"  note: {note}" for note in notes)]
@@ -72,6 +73,10 @@ def _between(bounds: tuple[float, float] | None, frame: pd.DataFrame, sign: str 
         return ""
     over = f" over {frame[GROUP].nunique():,} groups" if GROUP in frame else ""
     return f"95 % interval {_span(bounds, sign)} (bootstrap{over})"
+
+
+def _joined(*parts: str | None) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _span(bounds: tuple[float, float] | None, sign: str = "") -> str:
@@ -131,13 +136,21 @@ def closing(results: Mapping[str, float], printed: Iterable[str], path: Path | N
 
 
 def summaries(
-    heads: Mapping[str, Any], found: Mapping[str, Mapping[str, Mapping[str, MetricDetails]]]
+    heads: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    details: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
 ) -> dict[str, str]:
     """The files of the run folder about all splits that its tasks write, by name.
 
     Args:
-        heads: the tasks by name. found: {split: {task: {metric: its details}}}.
+        heads: the tasks by name. results, details: the contents of results.json and results_details.json.
     """
-    tasks = dict.fromkeys(task for of_split in found.values() for task in of_split)
-    by_task = {task: {split: of[task] for split, of in found.items() if task in of} for task in tasks}
-    return {name: text for task, splits in by_task.items() for name, text in heads[task].summary(splits).items()}
+    by_task: dict[str, dict[str, Any]] = {}
+    for split, tasks in results.items():
+        for task, values in tasks.items():
+            told = details[split][task]
+            by_task.setdefault(task, {})[split] = {
+                name: {**told[name], "value": value} for name, value in values.items()
+            }
+    downstream = {heads[task]: splits for task, splits in by_task.items() if heads[task].has_dataset}
+    return {name: text for head, splits in downstream.items() for name, text in head.summary(splits).items()}

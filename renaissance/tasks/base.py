@@ -126,6 +126,9 @@ class Task(nn.Module):
     def check(self, heads: Mapping[str, Task]) -> None:
         """Raises a UserError if the heads cannot be evaluated, such as an untrained one."""
 
+    def split_begins(self, split: FullSplit) -> None:
+        """Called before the batches of a split are evaluated."""
+
     def needs_batches(self, selecting: bool) -> bool:
         """Whether the evaluation iterates over the batches of a split; else `evaluate_full_split` is called.
 
@@ -281,8 +284,8 @@ class Downstream(Task):
         return {}
 
     @classmethod
-    def summary(cls, metrics: Mapping[str, Mapping[str, MetricDetails]]) -> dict[str, str]:
-        """Files of the run folder about the metrics of all splits, by name."""
+    def summary(cls, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
+        """Files of the run folder about the metrics of all splits, by name; see `summaries`."""
         return {}
 
     def evaluate_full_split(

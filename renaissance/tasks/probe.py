@@ -3,6 +3,7 @@
 A pair's score is the log-odds of the matching head (`itm`), or the cosine of the contrastive vectors (`itc`), where the
 checkpoint has them. Each benchmark is a split of this task. Beside its scores a text has two that see no picture: with the mean
 colour in its place, and the pseudo-log-likelihood by the head of masked language modelling (Salazar et al., ACL 2020).
+SugarCrepe++ compares the contrastive vectors of its texts with each other, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
+from itertools import combinations, islice
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -18,14 +21,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from renaissance.core.errors import require
+from renaissance.core.errors import require, shortened
 from renaissance.core.types import Example, ImageInput, ProbeTargets, TaskOutput, Tokens
 from renaissance.data.collate import MicroBatch
 from renaissance.data.dataset_specs import DATASETS, PROBES
 from renaissance.data.datasets import open_samples, splits_of
 from renaissance.data.samples import Sample, TaskDataset
+from renaissance.data.text import cut_texts, wordless_ids
 from renaissance.evaluation import probes
 from renaissance.evaluation.metrics import MetricDetails
+from renaissance.evaluation.probe_files import table_lines, winoground_file
 from renaissance.evaluation.published import PUBLISHED
 from renaissance.evaluation.ranking import pairs_at_once
 from renaissance.models.transfer import async_tensor
@@ -33,7 +38,7 @@ from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
 from .mlm import Mlm
-from .zero_shot import ZeroShot
+from .zero_shot import ZeroShot, cut_note
 
 _MOST_LOGITS = 1 << 27  # of the head of masked words at once
 
@@ -41,18 +46,20 @@ _MOST_LOGITS = 1 << 27  # of the head of masked words at once
 class Texts:
     """Builds `ProbeTargets`: all texts of all rows, tokenised once; picklable."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        unknown = {tokenizer.unk_token_id} - {tokenizer.pad_token_id, tokenizer.eos_token_id}  # a word of the text
-        self.mask_id, self.special = (
-            tokenizer.mask_token_id,
-            torch.tensor(sorted({*tokenizer.all_special_ids} - unknown)),
-        )
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_text_len: int):
+        self.tokenizer, self.max_text_len = tokenizer, max_text_len
+        self.mask_id, self.special = tokenizer.mask_token_id, torch.tensor(sorted(wordless_ids(tokenizer)))
 
     def __call__(self, micro: MicroBatch) -> ProbeTargets:
         counts = [len(example.label) for example in micro.examples]
-        _, text = micro.encode([each for example in micro.examples for each in example.label])
+        texts = [each for example in micro.examples for each in example.label]
+        _, text = micro.encode(texts)
+        cut = iter(cut_texts(self.tokenizer, texts, self.max_text_len))
+        metadata = (
+            {**example.metadata, "texts_cut": sum(islice(cut, len(example.label)))} for example in micro.examples
+        )
         asked = text.attention_mask & ~torch.isin(text.input_ids, self.special)
-        return ProbeTargets(text, tuple(counts), asked, self.mask_id, micro.metadata)
+        return ProbeTargets(text, tuple(counts), asked, self.mask_id, tuple(metadata))
 
 
 class Probe(ZeroShot):
@@ -63,22 +70,24 @@ class Probe(ZeroShot):
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        self.mlm, self.text_only = Mlm(model, context), True
+        self.mlm, self.text_only, self.text_vectors = Mlm(model, context), True, True
         self.side, self.pieces = context.settings.model.image_size, context.vocab_size
         self._known: dict[tuple[int, ...], Tensor] = {}  # scores of texts alone, which come again in other rows
         self._blind: Tokens | None = None
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
-        notes, self.text_only = super().use_loaded(parts, where), "mlm" in parts
+        notes, self.text_only, self.text_vectors = super().use_loaded(parts, where), "mlm" in parts, "itc" in parts
         names = self.settings.data.datasets
         signed = [name for name in names if probes.SIGN in probes.rule_of(name).judges.values()]
         if signed and self.scored_by == "itc":
             said = f"{', '.join(signed)} asks whether a text is true, which cosines of itc do not say"
             require(len(signed) < len(names), f"{said}; give a load_path that was trained with itm.")
             notes.append(f"{said}: no number")
-        return notes + (
-            [] if self.text_only else ["the checkpoint has no head of mlm, so the texts alone have no score"]
-        )
+        if not self.text_only:
+            notes.append("the checkpoint has no head of mlm, so the texts alone have no score")
+        if not self.text_vectors and (compared := [name for name in names if probes.rule_of(name).text_to_text]):
+            notes.append(f"the checkpoint has no head of itc, so {', '.join(compared)} has no text_to_text")
+        return notes
 
     @classmethod
     def splits(cls, settings: Settings) -> tuple[str, ...]:
@@ -95,20 +104,30 @@ class Probe(ZeroShot):
 
     @classmethod
     def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
+        """As `Downstream.open`; an id that occurs twice, and a row from which nothing can be told, are refused, too."""
         stored = "test" if "test" in DATASETS[split].splits else split
-        samples = open_samples(split, stored, settings.data.data_root, sample_kind=PROBES)
+        samples, seen = open_samples(split, stored, settings.data.data_root, sample_kind=PROBES), set()
+        for number, (id, correct) in enumerate(zip(samples.values("id"), samples.values("correct"), strict=True)):
+            where = f"{samples.describe()[0].file} row {number}"
+            require(id not in seen, f"{where} has the id '{id}' of an earlier row; prepare the benchmark anew.")
+            require(
+                all(len(row) == 1 or 0 < sum(row) < len(row) for row in correct),
+                f"{where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
+            )
+            seen.add(id)
         return TaskDataset(samples, partial(_read_row, split))
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Texts:
-        return Texts(tokenizer)
+        return Texts(tokenizer, settings.model.max_text_len)
 
     @classmethod
     def dummy_sample(cls, image: bytes) -> Example:
         return Example(0, (image,), "a", label=["a picture", "another"], metadata={"id": 0})
 
     def forward(self, encodings: Encodings, targets: ProbeTargets) -> TaskOutput:
-        """The scores of all rows, one after the other: those of its pairs, picture by picture, of its texts blind, and alone."""
+        """The scores of all rows, one after the other: those of its pairs, picture by picture, of its texts blind, and alone;
+        then the cosines of its pairs of texts, where the benchmark asks for them."""
         with torch.autocast(targets.text.input_ids.device.type, enabled=False):  # in 16 bits many scores would be equal
             return self._forward(encodings, targets)
 
@@ -120,10 +139,16 @@ class Probe(ZeroShot):
         every = range(sum(targets.counts))
         blind = self._scores(encodings, texts, self._mean_picture(encodings), [(0, text) for text in every])
         alone = self._likelihoods(encodings, targets) if self.text_only else torch.full_like(blind, torch.nan)
+        cosines, compared = pairs[:0], [0] * len(rows)
+        if self._compares_texts(targets):
+            compared = [comb(count, 2) for count in targets.counts]
+            vectors, which = self._unit_vectors(encodings, texts, "text"), [*_pairs_of_texts(targets.counts)]
+            cosines = vectors[async_tensor(which, vectors.device)].prod(1).sum(-1)
         split = zip(
             pairs.split([len(row) for row in rows]),
             blind.split(targets.counts),
             alone.split(targets.counts),
+            cosines.split(compared),
             strict=True,
         )
         logits = torch.cat([part for row in split for part in row])
@@ -135,12 +160,15 @@ class Probe(ZeroShot):
         which = async_tensor([*pairs], device)
         if self.scored_by == "itc":
             sides = ((images, "image", 0), (texts, "text", 1))
-            vectors = [
-                self.itc.vectors(encodings.model.unimodal(tokens, side), side).float()[which[:, column]]
-                for tokens, side, column in sides
-            ]
+            vectors = [self._unit_vectors(encodings, tokens, side)[which[:, column]] for tokens, side, column in sides]
             return (vectors[0] * vectors[1]).sum(-1)
         return self.log_odds(encodings.model, texts, images, which)
+
+    def _unit_vectors(self, encodings: Encodings, tokens: Tokens, side: str) -> Tensor:
+        return self.itc.vectors(encodings.model.unimodal(tokens, side), side).float()
+
+    def _compares_texts(self, targets: ProbeTargets) -> bool:
+        return self.text_vectors and probes.rule_of(targets.metadata[0].get("benchmark", "")).text_to_text
 
     def _mean_picture(self, encodings: Encodings) -> Tokens:
         """The picture of which every pixel is the mean colour, embedded: (1,P,D)."""
@@ -186,7 +214,11 @@ class Probe(ZeroShot):
             images = len(metadata["correct"])
             parts = [scores[at + texts * number : at + texts * (number + 1)] for number in range(images + 2)]
             at += texts * (images + 2)
-            rows.append({**metadata, **self._judged(metadata, parts)})
+            row = {**metadata, **self._judged(metadata, parts)}
+            if probes.rule_of(metadata["benchmark"]).text_to_text:
+                row["text_cosines"] = scores[at : at + comb(texts, 2)] if self.text_vectors else None
+                at += comb(texts, 2) * self.text_vectors
+            rows.append(row)
         return rows
 
     def _judged(self, metadata: Mapping[str, Any], parts: Sequence[list[float]]) -> dict[str, Any]:
@@ -219,18 +251,25 @@ class Probe(ZeroShot):
         judge = probes.rule_of(frame["benchmark"].iloc[0]).first
         return "chance", float(probes.chances(frame, judge).mean())
 
+    def notes(self, frame: pd.DataFrame, dataset: Any) -> list[str]:
+        texts, categories = int(frame["texts"].map(len).sum()), sorted({*frame["category"].dropna()})
+        notes = cut_note(int(frame["texts_cut"].sum()), texts, self.settings.model.max_text_len)
+        if len(frame) < len(dataset) and categories:  # files are sorted by category
+            notes.append(f"the rows that are evaluated are of these categories alone: {shortened(categories, 8)}")
+        return notes
+
     @classmethod
     def submission(cls, frame: pd.DataFrame, split: str) -> dict[str, bytes]:
         """Winoground's score file, as its authors publish those of models."""
         if split != "winoground":
             return {}
-        lines = "".join(f"{json.dumps(entry)}\n" for entry in probes.winoground_file(frame))
+        lines = "".join(f"{json.dumps(entry)}\n" for entry in winoground_file(frame))
         return {"winoground_scores.jsonl": lines.encode()}
 
     @classmethod
-    def summary(cls, metrics: Mapping[str, Mapping[str, MetricDetails]]) -> dict[str, str]:
+    def summary(cls, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
         """results.md: the table of all benchmarks beside what others have published."""
-        return {"results.md": "\n".join([*probes.table_lines(metrics, PUBLISHED), ""])}
+        return {"results.md": "\n".join([*table_lines(metrics, PUBLISHED), ""])}
 
 
 def _read_row(benchmark: str, sample: Sample) -> Example:
@@ -242,10 +281,6 @@ def _read_row(benchmark: str, sample: Sample) -> Example:
         len(correct) == images and {len(row) for row in correct} == {len(texts)},
         f"{sample.where}: correct, which says what of {images} pictures and {len(texts)} texts belongs together, is of "
         "another shape; prepare the benchmark anew.",
-    )
-    require(
-        len(texts) == 1 or all(0 < sum(row) < len(texts) for row in correct),
-        f"{sample.where}: a picture has no right text, or no wrong one: nothing can be told; prepare the benchmark anew.",
     )
     group = {"group": sample.values["group"]} if sample.values["group"] else {}
     row = {"benchmark": benchmark, "category": sample.values["category"] or None, **group}
@@ -259,3 +294,11 @@ def _pairs(counts: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]
     for images, texts in counts:
         yield [(image + i, text + t) for i in range(images) for t in range(texts)]
         image, text = image + images, text + texts
+
+
+def _pairs_of_texts(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Of each row its pairs of two texts, both counted through the batch."""
+    at = 0
+    for texts in counts:
+        yield from combinations(range(at, at + texts), 2)
+        at += texts

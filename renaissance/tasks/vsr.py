@@ -13,7 +13,7 @@ from renaissance.core.types import Example
 from renaissance.data.dataset_specs import PROBES
 from renaissance.data.samples import Sample
 from renaissance.evaluation.metrics import MetricDetails, mean_score
-from renaissance.evaluation.probes import slug
+from renaissance.evaluation.probes import category_metrics
 
 from .base import Classification
 
@@ -35,6 +35,6 @@ class Vsr(Classification):
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and that of each relation: "accuracy_<relation>"."""
-        relations = sorted({*frame["relation"].dropna()} - {""})
-        by_relation = {f"accuracy_{slug(each)}": mean_score(frame[frame["relation"] == each]) for each in relations}
+        names = category_metrics("accuracy", {*frame["relation"].dropna()} - {""})
+        by_relation = {name: mean_score(frame[frame["relation"] == each]) for each, name in names.items()}
         return super().score(frame) | by_relation

@@ -56,6 +56,11 @@ class ZeroShot(Downstream):
         return [f"probe_score={self.scored_by}: {SCORES[self.scored_by]}"]
 
 
+def cut_note(cut: int, texts: int, max_text_len: int) -> list[str]:
+    """What to say of texts of which some are cut."""
+    return [f"{cut:,} of {texts:,} texts are longer than max_text_len={max_text_len} tokens, and cut"] * (cut > 0)
+
+
 def score_head(settings: Settings, parts: Set[str], where: str) -> str:
     """The head that scores an image with a text: "itm" or "itc".
 

@@ -20,13 +20,15 @@ from torch.nn import functional as F
 from renaissance.core.errors import require, shortened
 from renaissance.core.types import LabelTargets, TextInput, Tokens
 from renaissance.core.untrusted import expect, read_json
-from renaissance.data.text import encode
+from renaissance.data.text import cut_texts, encode
 from renaissance.evaluation.metrics import MetricDetails, mean_recall
+from renaissance.evaluation.pair_pace import LONG, PairPace, pass_cost
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.settings.sections import Settings
 
 from .base import Context, Encodings
 from .images import TOP, ImageClasses
-from .zero_shot import SCORES, ZeroShot
+from .zero_shot import SCORES, ZeroShot, cut_note
 
 SLOT = "{c}"  # in a template, the name of the class
 TEMPLATES = ("a photo of a {c}.",)
@@ -46,6 +48,8 @@ class ZeroshotImages(ZeroShot, ImageClasses):
         self.texts = [template.replace(SLOT, name) for name in names for template in templates]
         self.templates = len(templates)
         self._of_classes: Tensor | list[Tokens] | None = None  # what was computed of the texts, on the device
+        self._split: FullSplit | None = None
+        self._pace, self._pairs, self._advice = PairPace(0), 0, ""
 
     @classmethod
     def label_names(cls, settings: Settings, known: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -71,7 +75,16 @@ class ZeroshotImages(ZeroShot, ImageClasses):
 
     def use_loaded(self, parts: Set[str], where: str) -> list[str]:
         [line] = super().use_loaded(parts, where)
-        return [f"{line}; {len(self.texts) // self.templates:,} classes, {self.templates:,} texts each"]
+        self._advice = "; probe_score=itc takes one pass of each image" if "itc" in parts else ""
+        cut = sum(cut_texts(self.tokenizer, self.texts, self.max_text_len))
+        return [
+            f"{line}; {len(self.texts) // self.templates:,} classes, {self.templates:,} texts each",
+            *cut_note(cut, len(self.texts), self.max_text_len),
+        ]
+
+    def split_begins(self, split: FullSplit) -> None:
+        images = len(range(split.rank, len(split.collate.source.dataset), split.world_size))
+        self._split, self._pace, self._pairs = split, PairPace(images * len(self.texts)), 0
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
         """(B,classes): with ITC the cosine times its trained scale, as in CLIP; with ITM the mean of log-odds."""
@@ -90,9 +103,20 @@ class ZeroshotImages(ZeroShot, ImageClasses):
             self._of_classes = list(self._embedded(model))
         count, odds = len(images.hidden), []
         for texts in self._of_classes:
+            self._say_cost()
             numbers = (torch.arange(many, device=images.hidden.device) for many in (count, len(texts.hidden)))
             odds.append(self.log_odds(model, texts, images, torch.cartesian_prod(*numbers)).unflatten(0, (count, -1)))
+            self._pairs += odds[-1].numel()
+            odds[-1][0, 0].item()  # waits for the device, so that the time is that of these pairs
         return torch.cat(odds, 1).unflatten(1, (-1, self.templates)).mean(-1)
+
+    def _say_cost(self) -> None:
+        """Says, after some texts with some images, how long all of the split take."""
+        if (seconds := self._pace.before(self._pairs)) is not None and self._split is not None:
+            what = f"{len(self._split.collate.source.dataset):,} images with {len(self.texts):,} texts of classes"
+            advice = self._advice if seconds > LONG else ""
+            cost = pass_cost(self._pace.total, seconds, self._split.world_size)
+            self._split.say(f"scoring {what}: {cost}{advice}")
 
     def _embedded(self, model: nn.Module) -> Iterator[Tokens]:
         """The texts of all classes, embedded, some at a time."""

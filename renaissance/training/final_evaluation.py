@@ -40,9 +40,9 @@ class SplitReport(NamedTuple):
         result: of the evaluation.
         details: {task: {metric: {"method": how it was found, "exact": whether that is what the benchmark asks for,
             "candidates": among how many the right one is to be found, "baseline": what a model that sees nothing gets,
-            "interval": of 95 %, "examples": how many, "files": names, "eval_limit": {"limit", "of"} where a part of the split
-            was evaluated, "stopped_early": {"step", "of"} where training ended before its last step}}}; None where there is no
-            such thing.
+            "interval": of 95 %, "ties": how many examples equal scores decide, "examples": how many, "files": names,
+            "eval_limit": {"limit", "of"} where a part of the split was evaluated, "stopped_early": {"step", "of"} where training
+            ended before its last step}}}; None where there is no such thing.
     """
 
     result: SplitResult

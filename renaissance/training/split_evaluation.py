@@ -56,6 +56,8 @@ class SplitEvaluation:
     def __init__(self, module: VisionLanguageModule, loaders: Loaders, split: str, *, selecting: bool):
         self.module, self.loaders, self.split = module, loaders, split
         names = module.batch_tasks(selecting=selecting)
+        for name in names:
+            module.heads[name].split_begins(loaders.full_split(split, module.trainer))
         # Of each task and metric that is a mean, the sum and the count.
         self.sums = {
             name: {key: torch.zeros(2, device=module.device) for key in module.heads[name].means()} for name in names
@@ -85,22 +87,19 @@ class SplitEvaluation:
         if (error := data_error_of_any(self.data_error, failed)) is not None:
             return SplitResult(self.split, data_error=error)
         heads, labelled = self.module.heads, self.loaders.labelled(self.split)
-        values: dict[str, float] = {}
-        tables: dict[str, dict[str, pd.DataFrame]] = {}
-        rows: dict[str, Callable[[], pd.DataFrame]] = {}
-        metrics: dict[str, dict[str, MetricDetails]] = {}
+        result = SplitResult(self.split, {}, {}, {}, {})
         for name, task in heads.items():
             found = self._means(name)
             if task.has_dataset:
-                tables[name], metrics[name] = self._score(name, task, labelled=labelled)
-                found = found | {key: each.value for key, each in metrics[name].items()} if labelled else {}
+                result.tables[name], result.metrics[name] = self._score(name, task, labelled=labelled)
+                found = found | {key: each.value for key, each in result.metrics[name].items()} if labelled else {}
             elif task.keeps_rows:
-                rows[name] = partial(self._frame, name)
-            values |= {f"{name}/{self.split}/{metric}": value for metric, value in found.items()}
+                result.rows[name] = partial(self._frame, name)
+            result.values.update({f"{name}/{self.split}/{metric}": value for metric, value in found.items()})
         selecting = [f"{name}/{self.split}/{task.selecting}" for name, task in heads.items()]
-        if all(name in values for name in selecting):
-            values[f"{self.split}/{SELECTING}"] = sum(values[name] for name in selecting)
-        return SplitResult(self.split, values, tables, rows, metrics)
+        if all(name in result.values for name in selecting):
+            result.values[f"{self.split}/{SELECTING}"] = sum(result.values[name] for name in selecting)
+        return result
 
     def _means(self, name: str) -> dict[str, float]:
         """The means over all processes; NaN where an item is, or where there is none."""

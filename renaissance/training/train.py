@@ -253,10 +253,10 @@ def _run(final: FinalEvaluation) -> None:
         with devices.lost_process_is_one_sentence(final.module.settings.machine.processes):
             reports = final.evaluate(final.loaders.data.evaluated) if run.test_only else final.best(_fit(final))
         values = all_values(reports)
-        folder.write_json("results_details.json", details_file(reports))
-        folder.write_json("results.json", nested_results(values))
-        found = {each.result.split: each.result.metrics for each in reports}
-        for name, content in summaries(final.module.heads, found).items():
+        results, details = nested_results(values), details_file(reports)
+        folder.write_json("results_details.json", details)
+        folder.write_json("results.json", results)
+        for name, content in summaries(final.module.heads, results, details).items():
             folder.write(name, content.encode())
         folder.log_results(final.module.step, values)
         folder.say(closing(values, {name for report in reports for name in report.result.metrics}, folder.path))

@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from renaissance.evaluation.probes import GROUPED, IMAGE, SIGN, TEXT, scored, slug, table_lines, winoground_file
+from renaissance.evaluation.probe_files import table_lines, winoground_file
+from renaissance.evaluation.probes import (
+    GROUPED,
+    IMAGE,
+    SIGN,
+    TEXT,
+    category_metrics,
+    scored,
+)
 from renaissance.evaluation.published import ARO_LEFT_OUT, PUBLISHED
 
 BOTH = [[1, 0], [0, 1]]
@@ -43,7 +51,9 @@ def test_winoground_as_its_authors_score_it():
         min(s[0][0] - s[0][1], s[1][1] - s[1][0], s[0][0] - s[1][0], s[1][1] - s[0][1]) == 0
         for s in (r["scores"] for r in rows)
     ]
-    assert found["ties"].value == sum(tied) > 0
+    of_texts = [min(s[0][0] - s[0][1], s[1][1] - s[1][0]) == 0 for s in (row["scores"] for row in rows)]
+    assert found["text"].ties == sum(of_texts) > 0 and found["image"].ties != found["group"].ties
+    assert found["group"].ties == sum(tied) > 0
     assert winoground_file(frame(rows[:1])) == [
         {"label": "0_c0_i0", "score": rows[0]["scores"][0][0]},
         {"label": "0_c0_i1", "score": rows[0]["scores"][1][0]},
@@ -83,8 +93,37 @@ def test_both_positives_of_sugarcrepe_plus_plus_have_to_beat_the_negative():
     scores = [[3.0, 2.0, 1.0], [3.0, 1.0, 1.0], [1.0, 3.0, 2.0], [2.0, 3.0, 1.0]]
     rows = [{"scores": [each], "correct": [[1, 1, 0]], "category": "swap_obj"} for each in scores]
     found = scored(frame(rows), "sugarcrepe_pp")
-    assert found["accuracy"].value == 0.5 and found["ties"].value == 1
+    assert found["accuracy"].value == 0.5 and found["accuracy"].ties == 1
     assert found["accuracy"].baseline == ("chance", pytest.approx(1 / 3))
+
+
+def test_texts_of_sugarcrepe_plus_plus_are_compared_as_its_authors_do():
+    """Cosines of caption and caption2, of caption and negative_caption, of caption2 and negative_caption."""
+    random = np.random.default_rng(1)
+    cosines = random.integers(0, 3, (80, 3)) / 4
+    rows = [
+        {
+            "scores": [[0.0, 0.0, 0.0]],
+            "correct": [[1, 1, 0]],
+            "category": f"swap_{'att' if n < 30 else 'obj'}",
+            "text_cosines": each,
+        }
+        for n, each in enumerate(cosines.tolist())
+    ]
+    right = []
+    for cos_p1p2, cos_p1_neg, cos_p2_neg in cosines:
+        right.append(cos_p1p2 > cos_p1_neg and cos_p1p2 > cos_p2_neg)
+    found = scored(frame(rows, score_by="itm"), "sugarcrepe_pp")
+    assert found["text_to_text"].value == np.mean(right) and 0 < np.mean(right) < 1
+    assert found["text_to_text_swap_att"].value == np.mean(right[:30]) != found["text_to_text_swap_obj"].value
+    assert found["text_to_text_by_category"].value == pytest.approx((np.mean(right[:30]) + np.mean(right[30:])) / 2)
+    tied = [p1p2 == max(p1_neg, p2_neg) for p1p2, p1_neg, p2_neg in cosines]
+    assert found["text_to_text"].ties == sum(tied) > found["text_to_text_swap_att"].ties == sum(tied[:30]) > 0
+    assert found["text_to_text"].baseline == ("chance", pytest.approx(1 / 3))
+    low, high = found["text_to_text"].record()["interval"]
+    assert low < found["text_to_text"].value < high and found["accuracy"].value == 0
+    without = scored(frame(rows).assign(text_cosines=None), "sugarcrepe_pp")
+    assert "accuracy" in without and not any(name.startswith("text_to_text") for name in without)
 
 
 def test_valse_as_its_authors_score_it():
@@ -159,7 +198,7 @@ def test_mmvp_and_vsr():
     odds = [0.2, -0.3, -0.1, 0.4, 0.0]
     rows = [{"scores": [[odd]], "correct": [[label]]} for odd, label in zip(odds, labels, strict=True)]
     found = scored(frame(rows), "vsr")
-    assert found["accuracy"].value == 2 / 5 and found["ties"].value == 1 and found["accuracy"].baseline[1] == 0.5
+    assert found["accuracy"].value == 2 / 5 and found["accuracy"].ties == 1 and found["accuracy"].baseline[1] == 0.5
     assert SIGN.chance(np.array([[True]])) == 0.5
     assert scored(frame(rows, score_by="itc"), "vsr") == {}  # a cosine says of no text whether it is true
 
@@ -179,7 +218,7 @@ def test_what_the_texts_alone_say_stands_beside():
 def test_scores_that_are_no_numbers_are_wrong_and_rounding_makes_no_order():
     rows = [{"scores": [[math.nan, 0.0]], "correct": [[1, 0]]}, {"scores": [[1.0 + 1e-6, 1.0]], "correct": [[1, 0]]}]
     found = scored(frame(rows), "sugarcrepe")
-    assert found["accuracy"].value == 0 and found["ties"].value == 1
+    assert found["accuracy"].value == 0 and found["accuracy"].ties == 1
     assert scored(frame(rows, score_by="itc"), "sugarcrepe")["accuracy"].value == 0  # 1e-6 of a cosine is rounding, too
     rows = [{"scores": [[None, 0.0]], "correct": [[1, 0]]}]
     assert scored(frame(rows), "sugarcrepe")["accuracy"].value == 0
@@ -190,13 +229,60 @@ def test_scores_that_are_no_numbers_are_wrong_and_rounding_makes_no_order():
     assert scored(frame(rows), "sugarcrepe")["accuracy"].value == 0  # nothing is told from anything
 
 
+def test_a_set_that_lacks_only_what_equal_scores_decide_is_a_tie():
+    """Of the first set one row is tied, of the second one is tied and one wrong, the third lacks a row."""
+    scores = {"mug": [2, 2, 1, 2], "cup": [1, 0, 2, 2], "hat": [2, 1, 2]}
+    rows = [
+        {"scores": [[float(right), 1.0]], "correct": [[1, 0]], "group": group, "category": preposition}
+        for group, of in scores.items()
+        for right, preposition in zip(of, ("left_of", "right_of", "on", "under"), strict=False)
+    ]
+    found = scored(frame(rows), "whatsup_b")
+    assert [found[name].ties for name in ("accuracy", "accuracy_pair", "accuracy_set")] == [3, 2, 1]
+    assert [found[f"accuracy_{name}"].ties for name in ("left_of", "right_of", "on", "under")] == [1, 1, 1, 0]
+
+
 def test_the_table_has_our_number_beside_theirs():
     found = scored(frame(pairs(50)), "winoground")
-    lines = table_lines({"winoground": found}, {"winoground/group": "somebody 9.25 (a paper)"})
-    assert lines[2].startswith(f"| winoground | group | {100 * found['group'].value:.2f} |  |  | 16.67 | ")
-    assert lines[2].endswith(" | somebody 9.25 (a paper) |") and [line.split(" | ")[1] for line in lines[2:]] == [
-        "group",
-        "text",
-        "image",
+    told = {name: {**each.record(), "value": each.value} for name, each in found.items()}
+    lines = table_lines({"winoground": told}, {"winoground/group": "somebody 9.25 (a paper)"})
+    group = found["group"]
+    low, high = (f"{100 * bound:.2f}" for bound in group.record()["interval"])
+    begin = f"| winoground | group | {100 * group.value:.2f} | {low} to {high} | {group.ties} |  |  | 16.67 |"
+    assert lines[2] == f"{begin} somebody 9.25 (a paper) |" and group.ties > 0
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["group", "text", "image"]
+
+
+def test_no_metric_takes_the_place_of_another():
+    names = category_metrics("accuracy", ["next to", "Next-To!", "next_to", "next to", "by category", "blind", "???"],
+                             ["accuracy_by_category"])  # fmt: skip
+    assert names == {
+        "???": "accuracy_2",
+        "Next-To!": "accuracy_next_to",
+        "blind": "accuracy_blind_2",
+        "by category": "accuracy_by_category_2",
+        "next to": "accuracy_next_to_2",
+        "next_to": "accuracy_next_to_3",
+    }
+    assert category_metrics("a", ["Color & Appearance (2)"]) == {"Color & Appearance (2)": "a_color_appearance_2"}
+    categories = ["red", "Red", "red blind", "pair", "set", "by category", "left_of"]
+    rows = [
+        {
+            "scores": [[float(right), 1.0]],
+            "blind_scores": [2.0, 1.0],
+            "correct": [[1, 0]],
+            "category": category,
+            "group": "g",
+        }
+        for number, category in enumerate(categories)
+        for right in [2] * number + [0] * 2
     ]
-    assert slug("Color & Appearance (2)") == "color_appearance_2"
+    found = scored(frame(rows), "whatsup_a")
+    shares = {
+        round(found[name].value, 9)
+        for name in category_metrics(
+            "accuracy", categories, ["accuracy_pair", "accuracy_set", "accuracy_by_category"]
+        ).values()
+    }
+    assert shares == {round(number / (number + 2), 9) for number in range(7)}
+    assert found["accuracy_blind"].value == 1 and found["accuracy_pair"].value == found["accuracy_set"].value == 0

@@ -11,9 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizerFast, ViltConfig, ViltModel
 
 import renaissance
 import small_probes
+from exchange.checkpoints import write_checkpoint
+from renaissance.cli.main import main
 from renaissance.config import TASKS
 from renaissance.data.text import encode
 from renaissance.evaluation.probes import RULES
@@ -118,6 +122,43 @@ def test_blind_scores_are_those_of_the_mean_picture_and_texts_alone_of_their_pie
 
 
 @torch.no_grad()
+def test_texts_of_sugarcrepe_plus_plus_are_compared_by_their_vectors_whatever_scores_pairs(trained, work, capsys):
+    stored = torch.load(trained, weights_only=True)
+    torch.manual_seed(0)  # after two steps all texts have nearly one vector
+    stored["model"] = {
+        name: tensor + 0.3 * torch.randn_like(tensor) if tensor.is_floating_point() and tensor.ndim == 2 else tensor
+        for name, tensor in stored["model"].items()
+    }
+    torch.save(stored, trained := work / "stirred.ckpt")
+    folder, model = probe(capsys, trained, "task_probe_sugarcrepe_pp", "exp_name=pp"), renaissance.load(str(trained))
+    found, rows = results(folder)["sugarcrepe_pp"]["probe"], frame(folder, "sugarcrepe_pp")
+    assert {*rows["score_by"]} == {"itm"} and 0 <= found["text_to_text"] <= 1 and "text_to_text_swap_obj" in found
+    itc, right = model.heads["itc"], []
+    for row in rows.itertuples():
+        p1, p2, negative = (
+            itc.vectors(
+                model.model.unimodal(model.model.embed_text(encode(model.tokenizer, [text], 50)[1]), "text"), "text"
+            )[0]
+            for text in row.texts
+        )
+        expected = [float(p1 @ p2), float(p1 @ negative), float(p2 @ negative)]
+        np.testing.assert_allclose(row.text_cosines, expected, atol=1e-5)
+        right.append(expected[0] > expected[1] and expected[0] > expected[2])
+    assert found["text_to_text"] == np.mean(right) and np.ptp(np.stack(rows["text_cosines"])) > 0.1
+
+
+def test_what_a_checkpoint_has_no_head_for_is_said_and_has_no_number(work, capsys, tmp_path):
+    path = write_checkpoint(
+        tmp_path / "model", {"text_encoder": "bert", "image_encoder": "vit"}, ("itm",), max_text_len=20
+    )
+    folder = probe(capsys, path, "task_probe_sugarcrepe_pp", "exp_name=itm_alone")
+    log, found = (folder / "log.txt").read_text(encoding="utf-8"), results(folder)["sugarcrepe_pp"]["probe"]
+    assert "note: the checkpoint has no head of itc, so sugarcrepe_pp has no text_to_text" in log
+    assert "note: the checkpoint has no head of mlm, so the texts alone have no score" in log
+    assert "accuracy_blind" in found and not any("text_to_text" in name or "text_only" in name for name in found)
+
+
+@torch.no_grad()
 def likelihood(model: Loaded, text: str) -> float:
     """Salazar et al.'s score, piece by piece."""
     tokenizer, total = model.tokenizer, 0.0
@@ -155,22 +196,122 @@ def test_cosines_do_not_say_whether_one_text_is_true(trained, work, capsys):
     assert {*true["target"]} == {"true", "false"} and {*true["prediction"]} <= {"true", "false"}
 
 
-def test_a_row_from_which_nothing_can_be_told_is_refused(trained, work, capsys, tmp_path):
-    for correct in ([[0, 0]], [[1, 1]]):
-        table = pa.ipc.open_file(work / "probes" / "sugarcrepe.arrow").read_all()
-        column = table.schema.get_field_index("correct")
-        changed = pa.array([correct, *table["correct"].to_pylist()[1:]], table.schema.field(column).type)
-        with pa.ipc.new_file(tmp_path / "sugarcrepe.arrow", table.schema) as writer:
-            writer.write_table(table.set_column(column, table.schema.field(column), changed))
-        said = command(
-            capsys, "task_probe_sugarcrepe", f"load_path={trained}", f"data_root={tmp_path}", "num_workers=0"
-        ).sentence()
-        assert "sugarcrepe.arrow row 0: a picture has no right text, or no wrong one" in said
+def changed_arrow(place: Path, folder: Path, name: str, column: str, value: object, row: int = 0) -> None:
+    """Writes the file of a benchmark anew, with another value in one row."""
+    table = pa.ipc.open_file(place / "probes" / f"{name}.arrow").read_all()
+    number, values = table.schema.get_field_index(column), table[column].to_pylist()
+    values[row] = value
+    with pa.ipc.new_file(folder / f"{name}.arrow", table.schema) as writer:
+        writer.write_table(
+            table.set_column(number, table.schema.field(number), pa.array(values, table.schema.field(number).type))
+        )
+
+
+def test_texts_that_are_cut_are_counted(trained, work, capsys, tmp_path):
+    words = ("task_probe_sugarcrepe", f"load_path={trained}", "num_workers=0")
+    length = renaissance.load(str(trained)).settings.model.max_text_len
+    changed_arrow(work, tmp_path, "sugarcrepe", "texts", ["a " * (length - 1), "a " * (length - 2)])
+    ended = command(capsys, *words, f"data_root={tmp_path}", "exp_name=cut")
+    assert f"note: 1 of 28 texts are longer than max_text_len={length} tokens, and cut" in ended.out
+    assert "max_text_len" not in command(capsys, *words, "data_root=probes", "exp_name=whole").out
+
+
+def test_a_part_of_a_benchmark_says_which_categories_it_has(trained, work, capsys):
+    words = ("task_probe_sugarcrepe", f"load_path={trained}", "data_root=probes", "num_workers=0")
+    ended = command(capsys, *words, "eval_limit=3", "exp_name=part")
+    assert "note: eval_limit=3: the first 3 of 14 samples; no result of the whole split" in ended.out
+    assert "note: the rows that are evaluated are of these categories alone: add_att, add_obj" in ended.out
+    assert "alone" not in command(capsys, *words, "eval_limit=14", "exp_name=whole").out
+
+
+def test_a_row_that_cannot_be_scored_is_refused_before_anything_starts(trained, work, capsys, tmp_path):
+    words = (
+        "task_probe_sugarcrepe",
+        f"load_path={trained}",
+        f"data_root={tmp_path}",
+        "num_workers=0",
+        "eval_batch_size=1",
+    )
+    words = (*words, f"log_dir={tmp_path / 'runs'}")
+    nothing = "sugarcrepe.arrow row 13: a picture has no right text, or no wrong one: nothing can be told; prepare"
+    for column, value, sentence in (
+        ("correct", [[0, 0]], nothing),
+        ("correct", [[1, 1]], nothing),
+        ("correct", [[1]], "row 13 has 1 in 'correct'; expected as many values in each entry as in 'texts'"),
+        ("correct", [[1, None]], "row 13 has null in 'correct'; expected a number"),
+        ("correct", None, "row 13 has 0 in 'correct'; expected 1 entries"),
+        (
+            "id",
+            "add_att_0",
+            "sugarcrepe.arrow row 13 has the id 'add_att_0' of an earlier row; prepare the benchmark anew.",
+        ),
+    ):
+        changed_arrow(work, tmp_path, "sugarcrepe", column, value, 13)
+        said = command(capsys, *words).sentence()
+        assert sentence in said and not (tmp_path / "runs").exists()
+
+
+def test_an_exported_folder_scores_like_its_checkpoint(trained, work, capsys, tmp_path):
+    words = ("task_probes", 'datasets=["winoground","sugarcrepe_pp","aro_relation"]')
+    assert main(["export", "with", f"load_path={trained}", f"output={tmp_path / 'exported'}"]) == 0
+    before = probe(capsys, trained, *words, "exp_name=before")
+    after = probe(capsys, tmp_path / "exported", *words, "exp_name=after")
+    assert results(before) == results(after)
+    for name in ("winoground", "sugarcrepe_pp", "aro_relation"):
+        pd.testing.assert_frame_equal(frame(before, name), frame(after, name))
+
+
+@torch.no_grad()
+def test_an_imported_model_scores_like_its_own_program(work, capsys, tmp_path):
+    """A ViLT of transformers with the head of matching that the original has: log-odds of pairs, one by one."""
+    rows = small_probes.write("sugarcrepe", tmp_path / "raw")["sugarcrepe"]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({w for row in rows for t in row.texts for w in t.split()}),
+    ]
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "image_size": 32,
+    }
+    torch.manual_seed(0)
+    vilt = ViltModel(
+        ViltConfig(vocab_size=len(vocabulary), patch_size=8, max_position_embeddings=12, max_image_length=-1, **sizes)
+    ).eval()
+    for parameter in vilt.parameters():
+        parameter.normal_(0, 0.3)
+    matching, hub = torch.nn.Linear(32, 2), tmp_path / "hub"
+    vilt.save_pretrained(hub)
+    head = {f"itm_score.fc.{name}": tensor.detach() for name, tensor in matching.named_parameters()}
+    save_file(load_file(hub / "model.safetensors") | head, hub / "model.safetensors", {"format": "pt"})
+    small_probes.save(
+        hub / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": 32}
+    )
+    small_probes.save(hub / "vocab.txt", "\n".join(vocabulary))
+    BertTokenizerFast(str(hub / "vocab.txt")).save_pretrained(hub)
+    words = (f"source={hub}", f"output={tmp_path / 'vilt.ckpt'}", "allow_download=False", f"tokenizer={hub}")
+    assert main(["import", "with", *words]) == 0
+    found = frame(probe(capsys, tmp_path / "vilt.ckpt", "task_probe_sugarcrepe", "exp_name=vilt"), "sugarcrepe")
+    for row in rows:
+        pixels = (torch.tensor(row.colours[0]).view(1, 3, 1, 1) / 255 - 0.5).expand(1, 3, 32, 32) / 0.5
+        expected = []
+        for text in row.texts:
+            ids = torch.tensor([[2, *map(vocabulary.index, text.split()), 3]])
+            mismatched, matched = matching(vilt(input_ids=ids, pixel_values=pixels).pooler_output)[0]
+            expected.append(float(matched - mismatched))
+        np.testing.assert_allclose(found.loc[row.id, "scores"][0], expected, atol=1e-4)
+    assert np.std(np.stack(found["scores"].map(lambda each: each[0]))) > 0.1
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_numbers(trained, work, run_cli):
-    words = ("with", "task_probes", 'datasets=["winoground","whatsup_a","aro_relation"]', f"load_path={trained}",
+    words = ("with", "task_probes", 'datasets=["winoground","whatsup_a","sugarcrepe_pp"]', f"load_path={trained}",
              f"data_root={work / 'probes'}", "accelerator=cpu", "num_workers=0", "eval_batch_size=3")  # fmt: skip
     found = []
     for processes in (1, 2):

@@ -19,6 +19,7 @@ from exchange.checkpoints import write_checkpoint
 from renaissance.core.errors import UserError
 from renaissance.core.types import Batch, LabelTargets
 from renaissance.data.text import encode
+from renaissance.evaluation.ranking import FullSplit
 from renaissance.tasks import Context, Encodings
 from renaissance.tasks.zeroshot_images import ZeroshotImages
 from small_tasks import values
@@ -112,6 +113,25 @@ def test_texts_are_encoded_once(scored_by: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @torch.no_grad()
+def test_what_the_fusion_of_all_pairs_takes_is_said_once_and_early(monkeypatch: pytest.MonkeyPatch):
+    """17 images of which one process of two has 9: three in a batch, with one text after the other."""
+    monkeypatch.setattr("renaissance.tasks.zeroshot_images._TEXTS", 1)
+    clock = iter([100.0, 160.0])  # before the second part, and before the fifth
+    monkeypatch.setattr("renaissance.evaluation.pair_pace.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    model, said = two_tower(), []
+    for parts in ({"itm", "itc"}, {"itc"}):
+        task = stirred(ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer())))
+        task.use_loaded(parts, "load_path=x")
+        collate = SimpleNamespace(source=SimpleNamespace(dataset=range(17)))
+        task.split_begins(FullSplit(collate, 0, 0, 2, lambda each: [each], said.append))
+        for _ in range(3):
+            batch = batch_of(3)
+            task(Encodings(model, batch), batch.targets["x"])
+    # 9 of 27 pairs take 60 seconds.
+    assert said == ["scoring 17 images with 3 texts of classes: 27 pairs on this process, about 3 minutes"]
+
+
+@torch.no_grad()
 def test_metrics_are_those_of_a_loop():
     model = two_tower()
     task, batch = task_of(model), batch_of(11)  # 4, 4 and 3 of a class
@@ -154,6 +174,13 @@ def test_what_the_files_say_is_checked(tmp_path: Path, folder_of_images: Path):
     assert task.texts[:2] == ["a photo of a kind 0.", "a photo of a kind 1."]
 
 
+def test_texts_of_classes_that_are_cut_are_counted(tmp_path: Path):
+    templates = templates_file(tmp_path, {"images": ["the {c}", "the {c} above " * 9]})
+    task = ZeroshotImages(two_tower(), Context(settings_of(templates=templates), VOCAB, LABELS, tokenizer()))
+    said = task.use_loaded({"itc"}, "load_path=x")
+    assert said[1:] == [f"3 of 6 texts are longer than max_text_len={MAX_TEXT_LEN} tokens, and cut"]
+
+
 def test_without_the_heads_it_is_refused():
     model = two_tower()
     task = ZeroshotImages(model, Context(settings_of(), VOCAB, LABELS, tokenizer()))
@@ -176,6 +203,25 @@ def test_without_the_heads_it_is_refused():
 @pytest.fixture(scope="module")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_tasks.arrows("images", tmp_path_factory.mktemp("zeroshot"))
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(folder_of_images: Path, tmp_path: Path, run_cli):
+    path = write_checkpoint(tmp_path / "model", {"text_encoder": "bert", "image_encoder": "vit"}, ("itm", "itc"))
+    asked = ("with", "task_zeroshot_images", f"data_root={folder_of_images}", f"load_path={path}", "num_workers=0",
+             "eval_batch_size=3", "accelerator=cpu", f"log_dir={tmp_path / 'runs'}")  # fmt: skip
+    for head in ("itm", "itc"):
+        tables, found = [], []
+        for processes in (1, 2):
+            name = f"{head}_{processes}"
+            done = run_cli(*asked, f"probe_score={head}", f"num_gpus={processes}", f"exp_name={name}")
+            assert done.code == 0, done.stderr
+            run = tmp_path / "runs" / name / "version_0"
+            found.append(small_run.results(run))
+            tables.append(pd.read_parquet(run / "predictions" / "zeroshot_images_test.parquet"))
+        pd.testing.assert_frame_equal(*tables, atol=1e-5)
+        for split, each in found[0].items():
+            assert found[1][split]["zeroshot_images"] == pytest.approx(each["zeroshot_images"], abs=1e-5)
 
 
 def test_a_command_from_a_pretrained_checkpoint_to_its_numbers(folder_of_images: Path, tmp_path: Path, capsys):
