@@ -1,4 +1,4 @@
-"""COCO's test split as `eccv_caption` knows it, whole or a part, in Karpathy's layout: images and captions have their real numbers."""
+"""COCO's test split as `eccv_caption` knows it, whole or in part, in Karpathy's layout, with the real numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _cut(rights: dict[int, list[int]], queries: Iterable[int], answers: Iterable
 
 
 def write(root: Path, metrics: eccv_caption.Metrics, without: Iterable[int] = ()) -> None:
-    """Writes the split, with captions beyond the five that the package knows, and one image of every other split.
+    """Writes the split, with captions beyond the five that the package knows, and three images of every other split.
 
     Args:
         root: gets the folders of images and Karpathy's file.
@@ -49,7 +49,7 @@ def write(root: Path, metrics: eccv_caption.Metrics, without: Iterable[int] = ()
     tests = {
         image: [*of, *extra[number : number + 1]] for number, (image, of) in enumerate(metrics.coco_gts["i2t"].items())
     }
-    others = {"train": {1: [1]}, "restval": {2: [2]}, "val": {3: [3, 4]}}
+    others = {split: {3 * n + i: [3 * n + i] for i in range(3)} for n, split in enumerate(("train", "restval", "val"))}
     for split, images in (others | {"test": tests}).items():
         folder = "train2014" if split == "train" else "val2014"
         for image, texts in images.items():
