@@ -91,7 +91,7 @@ class PairDataset(SampleDataset):
             if CAPTION_IDS.name not in check_file(path, columns, CAPTION.name)[1].columns:
                 again = f"prepare with dataset={file.dataset} root=<its download> data_root={self._folder}"
                 raise UserError(
-                    f"'{path}' has no {CAPTION_IDS.name} (older programs wrote none); `python run.py {again}` does."
+                    f"'{path}' has no {CAPTION_IDS.name}, as older programs wrote none; `python run.py {again}` does."
                 )
             found += [Flat(batch[CAPTION_IDS.name], 1).values for batch in ArrowFile(path, columns).slices()]
         return np.concatenate(found).astype(np.int64)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from renaissance.core.errors import require
+from renaissance.core.errors import UserError, require
 from renaissance.data.pairs import PairDataset
 
 from .metrics import MetricDetails, mean_score
@@ -52,7 +52,10 @@ class SeveralAnswers:
         _, first, owner = np.unique(dataset.rows(), return_index=True, return_inverse=True)
         found = [_NUMBER.search(name) for name in dataset.image_names(first)]
         self._images = np.array([int(match[1]) if match else -1 for match in found])
-        self._texts = dataset.caption_ids()
+        try:
+            self._texts = dataset.caption_ids()
+        except UserError as error:
+            raise UserError(f"eccv_caption=True: {error}") from None
         image_of = {text: image for text, [image] in self._metrics.coco_gts["t2i"].items()}
         self._known = np.isin(self._texts, [*image_of])
         pairs = zip(self._texts.tolist(), self._images[owner].tolist(), strict=True)

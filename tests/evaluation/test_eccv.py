@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,19 @@ import eccv_caption
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from data.prepare import raw_eccv
 from data.prepare.raw_eccv import EXTRA, PartOfMetrics
-from evaluation.test_ranking import alone, together
+from evaluation.test_ranking import alone, parts, split_of, together
 from renaissance.core.errors import UserError
+from renaissance.data.collate import Collate
+from renaissance.data.datasets import open_pairs
+from renaissance.data.prepare.karpathy import make_arrow
 from renaissance.evaluation.eccv import SeveralAnswers, _chance
+from renaissance.evaluation.ranking import Ranking
 from renaissance.evaluation.ranks import Columns, Ranked, rank, recalls
+from tiny_models import MAX_TEXT_LEN, tokenizer
 
 HOW = {"method": "all pairs", "exact": True}
 
@@ -169,3 +177,35 @@ def test_only_the_split_that_the_package_asks_about_serves(part: eccv_caption.Me
             "eccv_caption=True asks about 120 images and 600 captions, COCO's test split of Karpathy; "
             f"coco_caption_karpathy_test.arrow, with {there} of them; prepare the official split, or leave it out."
         )
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_official_split_from_its_raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """5,000 images and 25,010 captions with their real numbers, ranked by random weights; against the package itself."""
+    monkeypatch.setattr(eccv_caption, "Metrics", PartOfMetrics.__base__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    known = eccv_caption.Metrics()
+    raw_eccv.write(tmp_path / "raw", known)
+    make_arrow(tmp_path / "raw", tmp_path / "arrow", workers=1)
+    data = open_pairs(["coco"], "test", tmp_path / "arrow")
+    model, match, itc = parts("two-tower")
+    answers = SeveralAnswers(data)
+    split = split_of(data)
+    split = split._replace(collate=Collate(tokenizer(), MAX_TEXT_LEN, 64, {}, split.collate.source))
+    ranked = Ranking(model, match, split, answers.depth).run(0, itc.vectors)
+    assert answers.depth == 48 + 10 and ranked.best_texts.ids.shape == (5000, 58)
+    images, texts = [*known.coco_gts["i2t"]], data.caption_ids()
+    t2i = {text: [images[n] for n in row] for text, row in zip(texts.tolist(), ranked.best_images.ids, strict=True)}
+    i2t = {
+        image: [text for text in texts[row].tolist() if text in known.coco_gts["t2i"]]
+        for image, row in zip(images, ranked.best_texts.ids, strict=True)
+    }
+    targets = ("eccv_r1", "eccv_map_at_r", "eccv_rprecision", "cxc_recalls")
+    theirs = known.compute_all_metrics(i2t, t2i, target_metrics=targets)
+    found = scored(answers, ranked)
+    for name, both in theirs.items():
+        for way, key in (("text_to_image", "t2i"), ("image_to_text", "i2t")):
+            assert found[f"{name}_{way}"].value == pytest.approx(both[key], abs=1e-12)
+    examples = [each.record()["examples"] for each in found.values()]
+    assert examples == [1332] * 3 + [24972] * 3 + [1261] * 3 + [5000] * 3

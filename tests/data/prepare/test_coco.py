@@ -90,7 +90,7 @@ def test_captions_without_numbers_are_written_and_it_is_noted(tmp_path: Path, mo
         open_pairs(["coco"], "train", tmp_path / "arrow").caption_ids()
     file = tmp_path / "arrow" / FILE.format("train")
     assert str(refusal.value) == (
-        f"'{file}' has no caption_ids (older programs wrote none); `python run.py prepare with dataset=coco "
+        f"'{file}' has no caption_ids, as older programs wrote none; `python run.py prepare with dataset=coco "
         f"root=<its download> data_root={tmp_path / 'arrow'}` does."
     )
 
