@@ -62,19 +62,16 @@ class SeveralAnswers:
         there = {text for text, image in pairs if image_of.get(text) == image}
         wanted = {*image_of.values()}
         images = len(wanted.intersection(self._images.tolist()))
-        files, size = (
-            ", ".join(file.file for file in dataset.describe()),
-            f"{len(self._images):,} and {len(self._texts):,}",
-        )
+        files = ", ".join(file.file for file in dataset.describe())
+        size = f"{len(self._images):,} and {len(self._texts):,}"
         require(
             len(there) == len(image_of) == self._known.sum() and images == len(wanted) == len(self._images),
             f"eccv_caption=True asks about {len(wanted):,} images and {len(image_of):,} captions, COCO's test split of Karpathy; "
             f"{files}, with {size}, has {images:,} and {len(there):,} of them; prepare the official split, or leave it out.",
         )
         self._rights = {"eccv": self._metrics.eccv_gts, "cxc": self._metrics.cxc_gts}
-        self.depth = max(len(of) for gts in self._rights.values() for of in gts["i2t"].values()) + int(
-            (~self._known).sum()
-        )
+        most = max(len(right) for gts in self._rights.values() for right in gts["i2t"].values())
+        self.depth = most + int((~self._known).sum())
 
     def score(
         self, ranked: Ranked, frames: dict[str, pd.DataFrame], method: str, **how: Any

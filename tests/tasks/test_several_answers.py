@@ -100,7 +100,7 @@ def test_a_checkpoint_is_scored_by_several_right_answers(
 
 
 def test_what_cannot_be_asked_is_refused(hub_cache: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
-    """Settings by themselves; then files, before any weight is read."""
+    """Settings by themselves; then files, before anything is computed."""
     plain = words(tmp_path, "eccv_caption=True", "max_steps=1")
     coco = ["task_finetune_irtr_coco", *plain]
 
