@@ -28,6 +28,8 @@ SENTENCE_TRANSFORMERS = ["sentence-transformers>=5.4"]
 # logger=wandb, logger=mlflow
 WANDB = ["wandb>=0.31"]
 MLFLOW = ["mlflow-skinny>=3.17"]
+# eccv_caption=True; without ujson the package warns
+ECCV = ["eccv_caption>=0.1.0", "ujson>=5"]
 # the command serve; not of `test`, since it holds Pillow below 13 (.ci/run installs it for its own tests)
 GRADIO = ["gradio>=6.31"]
 
@@ -46,6 +48,7 @@ setup(
         "sentence_transformers": SENTENCE_TRANSFORMERS,
         "wandb": WANDB,
         "mlflow": MLFLOW,
+        "eccv": ECCV,
         "serve": GRADIO,
         "test": [
             *TIMM,
@@ -53,6 +56,7 @@ setup(
             *SENTENCE_TRANSFORMERS,
             *WANDB,  # 60 MB with what it needs
             *MLFLOW,  # 45 MB
+            *ECCV,  # 2 MB
             "accelerate>=1.10",  # transformers' Trainer, which finetunes exported models
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -44,7 +44,8 @@ from renaissance.data.collate import Collate, Source  # noqa: E402
 from renaissance.data.pairs import PairDataset  # noqa: E402
 from renaissance.data.text import encode  # noqa: E402
 from renaissance.data.transforms import make_transform  # noqa: E402
-from renaissance.evaluation.ranking import TIED, TOKENS, FullSplit, Ranked, Ranking, recalls  # noqa: E402
+from renaissance.evaluation.ranking import TOKENS, FullSplit, Ranking  # noqa: E402
+from renaissance.evaluation.ranks import TIED, Ranked, recalls  # noqa: E402
 from renaissance.models import backbones  # noqa: E402
 from renaissance.models.embeddings import Normalize  # noqa: E402
 from renaissance.models.fusion import FusionStack  # noqa: E402

@@ -151,6 +151,7 @@ class Objectives:
     draw_false_text: pairs(0).evaluation = 0  # retrieval: false texts beside each true one
     get_recall_metric: flag = False  # retrieval: True ranks the whole split at each validation and selects by recall
     rerank_top_k: integer(0) = None  # retrieval: best candidates of ITC that go through the fusion; 0 = ITC alone; None = all go
+    eccv_caption: flag.command_only = False  # retrieval on coco: True scores the test split also by several right answers a query, of ECCV Caption and CxC
     vqav2_label_size: integer(2, MOST_WIDTH) = None  # answers of the VQAv2 vocabulary; None = as the files have it (3,129 officially)
     text_only: flag.evaluation = True  # GLUE: True reads the text encoder alone; False goes through the fusion without an image
     image_only: flag.evaluation = True  # classes of images: the same for the image encoder
@@ -195,8 +196,7 @@ class Machine:
 # fmt: on
 
 
-# Tasks: what is trained on what. What loss_names leaves out is off.
-# What finetunings have in common, as ViLT has it; heads are new and learn faster.
+# Tasks: what is trained on what; what loss_names leaves out is off. Finetunings are as those of ViLT: new heads learn faster.
 FINETUNING = {"max_epoch": 10, "lr_mult_head": 10}
 VQA = {**FINETUNING, "datasets": ["vqa"], "batch_size": 512, "learning_rate": 5e-6, "lr_mult_head": 50}
 NLVR2 = {**FINETUNING, "datasets": ["nlvr2"]}

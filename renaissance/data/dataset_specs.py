@@ -145,6 +145,7 @@ IMAGE = Column("image", "binary", "the encoded image file, as it was or resized"
 CAPTION = Column("caption", "list<string>", "its captions")
 IMAGE_ID = Column("image_id", "string", "file name of the image", needed=False)
 SPLIT = Column("split", "string", "the split it belongs to", needed=False)
+CAPTION_IDS = Column("caption_ids", "list<int64>", "number of each caption (Karpathy's sentid)", needed=False)
 CAPTION_COLUMNS = (IMAGE, CAPTION)  # what a reader of captions needs
 
 
@@ -155,13 +156,11 @@ def caption_columns(image_column: str | None, caption_column: str | None) -> tup
 
 
 _CAPTIONED = (IMAGE, CAPTION, IMAGE_ID, SPLIT)
+_PLACES = {"width": "width", "height": "height", "x": "left edge", "y": "top edge"}
 _REGIONS = (
     IMAGE,
     Column("caption", "list<string>", "phrases, each about a region"),
-    Column("width", "list<int64>", "width of each region, pixels", needed=False),
-    Column("height", "list<int64>", "height of each region, pixels", needed=False),
-    Column("x", "list<int64>", "left edge of each region, pixels", needed=False),
-    Column("y", "list<int64>", "top edge of each region, pixels", needed=False),
+    *(Column(name, "list<int64>", f"{what} of each region, pixels", needed=False) for name, what in _PLACES.items()),
     IMAGE_ID,
 )
 _QUESTIONS = (
@@ -258,6 +257,8 @@ _LAYOUTS = {
     CLASSES: ("", _CLASSES, "rows"),
     PROBES: ("", _PROBES, "rows"),
 }
+# Writers whose columns are not those of their kind.
+_OF_WRITER = {"karpathy": (*_CAPTIONED, CAPTION_IDS), "vg": _REGIONS}
 
 
 def _spec(
@@ -274,7 +275,7 @@ def _spec(
     samples, columns, counted = _LAYOUTS[sample_kind]
     files = {split: tuple(file.replace("{split}", name) for name in names) for split, names in splits.items()}
     expected = {file.replace("{split}", name): Expected(**{counted: count}) for name, count in counts.items()}
-    return DatasetSpec(sample_kind, files, samples, columns, writer, expected, **others)
+    return DatasetSpec(sample_kind, files, samples, _OF_WRITER.get(writer, columns), writer, expected, **others)
 
 
 def _refcoco(variant: str, split_by: str, refs: Mapping[str, int], **others: Any) -> DatasetSpec:
@@ -306,7 +307,7 @@ _SNLI_PAIRS = {"train": 529_527, "dev": 17_858, "test": 17_901}
 _ROWS: dict[str, DatasetSpec] = {
     "coco": _spec(CAPTIONS, "karpathy", COCO_FILE, _COCO_SPLITS, COCO_IMAGES, collection="COCO"),
     "f30k": _spec(CAPTIONS, "karpathy", F30K_FILE, _same(*OWN_SPLITS), F30K_IMAGES, collection="Flickr30k"),
-    "vg": _spec(CAPTIONS, "vg", VG_FILE, _same("train"), {"train": 108_077})._replace(columns=_REGIONS),
+    "vg": _spec(CAPTIONS, "vg", VG_FILE, _same("train"), {"train": 108_077}),
     "gcc": _spec(CAPTIONS, "web", GCC_FILE, _same("train", "val")),
     "sbu": _spec(CAPTIONS, "web", SBU_FILE, _same("train")),
     "vqa": _spec(

@@ -14,7 +14,7 @@ from renaissance.core.types import Example
 
 from .arrow import ArrowFile, check_file
 from .columns import Flat
-from .dataset_specs import CAPTION, CAPTION_COLUMNS, IMAGE_ID, Column
+from .dataset_specs import CAPTION, CAPTION_COLUMNS, CAPTION_IDS, IMAGE_ID, Column
 from .file_cache import Stamp, cached
 from .identity import content_key, text_key
 from .samples import SampleDataset
@@ -78,6 +78,23 @@ class PairDataset(SampleDataset):
             (files[place.number] and files[place.number].value(IMAGE_ID.name, place.row)) or place.where
             for place in places
         ]
+
+    def caption_ids(self) -> np.ndarray:
+        """Returns what the data set calls the captions, (n,) int64, of pairs that leave none out.
+
+        Raises:
+            UserError: a file lacks them, as those of older programs do.
+        """
+        columns, found = [CAPTION, CAPTION_IDS], []
+        for number, file in enumerate(self.describe()):
+            path = self._path(number)
+            if CAPTION_IDS.name not in check_file(path, columns, CAPTION.name)[1].columns:
+                again = f"prepare with dataset={file.dataset} root=<its download> data_root={self._folder}"
+                raise UserError(
+                    f"'{path}' has no {CAPTION_IDS.name}, as older programs wrote none; `python run.py {again}` does."
+                )
+            found += [Flat(batch[CAPTION_IDS.name], 1).values for batch in ArrowFile(path, columns).slices()]
+        return np.concatenate(found).astype(np.int64)
 
     def _with_names(self, number: int) -> ArrowFile | None:
         path = self._path(number)

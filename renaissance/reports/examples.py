@@ -78,7 +78,7 @@ class SplitSource:
         from renaissance.data.datasets import open_pairs
         from renaissance.tasks import downstream_task, task_class
 
-        own = {"data_root": data_root} if data_root else {}
+        own = {"eccv_caption": False} | ({"data_root": data_root} if data_root else {})  # samples alone
         resolver = ConfigResolver.from_checkpoint(run.settings, run.settings.get("load_path"), **own)
         settings = resolver.finalize()
         names, data = settings.objectives.loss_names, settings.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from renaissance.core.checks import RANDAUG
@@ -16,7 +17,7 @@ _ZERO_SHOT = {"class_names": _IMAGES, "templates": _IMAGES, "probe_score": ("pro
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yields a sentence about each problem; `given` are the keys that the command names."""
-    for rule in (_model_type, _training, _start, _sizes, _masking, _transforms, _decoding, _cache):
+    for rule in (_model_type, _training, _start, _sizes, _masking, _transforms, _decoding, _cache, _several_answers):
         yield from rule(values)
     if "lr_mult_random" in given:
         yield from _idle_random_rate(values)
@@ -169,6 +170,25 @@ def _cache(values: Mapping[str, Any]) -> Iterator[str]:
         yield "cache_frozen=True: patch_drop leaves out other patches in each epoch; leave one of them out."
     if values["decode_on_gpu"]:
         yield "cache_frozen=True: no image is left for the GPU to decode; leave decode_on_gpu out."
+
+
+def _several_answers(values: Mapping[str, Any]) -> Iterator[str]:
+    """Where the right answers of ECCV Caption, about COCO's test split, cannot be asked for."""
+    if not values["eccv_caption"] or values["resume_from"] not in (None, AUTO):
+        return
+    if not values["loss_names"].get("irtr"):
+        yield "eccv_caption=True would change nothing: it is for irtr (task_finetune_irtr_coco); leave it out."
+    elif values["datasets"] != ["coco"]:
+        yield f"eccv_caption=True has right answers of coco alone, and datasets={values['datasets']}; leave it out."
+    elif values["eval_limit"]:
+        yield (
+            f"eccv_caption=True has right answers among the whole test split, and eval_limit={values['eval_limit']} ranks a part "
+            "of it; leave one of them out."
+        )
+    elif not (values["final_test"] or values["test_only"]):
+        yield "eccv_caption=True asks about the test split, which final_test=False leaves out; leave one of them out."
+    elif not find_spec("eccv_caption"):
+        yield "eccv_caption=True needs the package eccv_caption: pip install eccv_caption ujson."
 
 
 def _idle_random_rate(values: Mapping[str, Any]) -> Iterator[str]:

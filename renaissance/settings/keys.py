@@ -37,6 +37,7 @@ YOUNGER = frozenset(
         "cache_dir",
         "caption_column",
         "class_names",
+        "eccv_caption",
         "eval_limit",
         "first_datasets",
         "first_steps",

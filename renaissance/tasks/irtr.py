@@ -8,7 +8,6 @@ pairs with the closest contrastive vectors of `itc`; then the recalls of these v
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +23,10 @@ from renaissance.data.dataset_specs import CAPTIONS
 from renaissance.data.datasets import open_pairs
 from renaissance.data.false_texts import FalseTexts
 from renaissance.data.pairs import PairDataset
+from renaissance.evaluation.eccv import MAP_AT_R, SeveralAnswers
 from renaissance.evaluation.metrics import MetricDetails, mean_score
-from renaissance.evaluation.ranking import AT, Best, FullSplit, Ranked, Ranking, recalls
+from renaissance.evaluation.ranking import FullSplit, Ranking
+from renaissance.evaluation.ranks import AT, FIRST, Best, Ranked, chance_of_any, recalls
 from renaissance.models.heads import ItmHead
 from renaissance.settings.sections import Settings
 
@@ -37,7 +38,8 @@ ITC_PREFIX = "itc_"  # of the names of recalls if ITC ranks alone
 class Irtr(Downstream):
     """Cross-entropy of an image's own text among N false ones; the accuracy of that selects during training.
 
-    With `get_recall_metric` each validation ranks the whole split instead, and the mean of the six recalls selects.
+    With `get_recall_metric` each validation ranks the whole split instead, and the mean of the six recalls selects. With
+    `eccv_caption` the test split is also scored by several right answers of each query.
     """
 
     sample_kind = CAPTIONS
@@ -58,7 +60,7 @@ class Irtr(Downstream):
         )
         self.head = ItmHead(model.pooled_size)
         self.false_texts, self.top = objectives.draw_false_text, objectives.rerank_top_k
-        self.ranks_always = objectives.get_recall_metric
+        self.ranks_always, self.several = objectives.get_recall_metric, objectives.eccv_caption
         recall = f"{ITC_PREFIX}recall_mean" if self.top == 0 else "recall_mean"
         self.selecting = recall if self.ranks_always else "accuracy"
         self.partial_validation = not self.ranks_always
@@ -72,7 +74,19 @@ class Irtr(Downstream):
             pairs is not None,
             f"Data set '{cls.data_name(settings)}' has no split '{split}' in {settings.data.data_root}.",
         )
+        if settings.objectives.eccv_caption and split == "test":
+            SeveralAnswers(pairs)  # refuses other files before anything is computed
         return pairs
+
+    @classmethod
+    def splits(cls, settings: Settings) -> tuple[str, ...]:
+        found, root = super().splits(settings), settings.data.data_root
+        require(
+            "test" in found or not settings.objectives.eccv_caption,
+            f"eccv_caption=True asks about the test split of coco, which data_root={root} lacks; `python run.py prepare with "
+            f"dataset=coco root=<its download> data_root={root}` writes it.",
+        )
+        return found
 
     @staticmethod
     def target_builder(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], FalseTextTargets]:
@@ -116,6 +130,10 @@ class Irtr(Downstream):
         elif top is not None:
             how = f"{_method(top)}, of each text and of each image"
             notes.append(f"not exact: {how}; itc_...: the same before the fusion")
+        if MAP_AT_R in frame:
+            notes.append(
+                "eccv_..., cxc_...: several right answers of a query; of equal scores the first in the file counts"
+            )
         return notes
 
     def check(self, heads: Mapping[str, Task]) -> None:
@@ -134,16 +152,23 @@ class Irtr(Downstream):
         self, model: nn.Module, heads: nn.ModuleDict, split: FullSplit
     ) -> tuple[dict[str, pd.DataFrame], dict[str, MetricDetails]]:
         """Ranks the split. The tables have a row for each text with its best images, and for each image with its best texts."""
-        ranked = Ranking(model, self.match, split).run(self.top, None if self.top is None else heads["itc"].vectors)
+        dataset = split.collate.source.dataset
+        answers = SeveralAnswers(dataset) if self.several and split.name == "test" else None
+        ranking = Ranking(model, self.match, split, max(FIRST, answers.depth if answers else 0))
+        ranked = ranking.run(self.top, None if self.top is None else heads["itc"].vectors)
         top = self.top if self.top is not None and self.top < len(ranked.image_ranks) else None
-        texts, images = _tables(ranked, split.collate.source.dataset)
-        metrics = _metrics(ranked, texts, images, top)
+        texts, images = _tables(ranked, dataset)
+        metrics = _metrics(ranked, texts, images, top, answers)
         if ranked.contrastive is not None:
             texts["itc_rank"], images["itc_rank"] = ranked.contrastive.text_ranks, ranked.contrastive.image_ranks
-            before = _metrics(ranked.contrastive, texts, images, 0)
+            before = _metrics(ranked.contrastive, texts, images, 0, answers)
             metrics = {name: each for both in zip(metrics.items(), before.items(), strict=True) for name, each in both}
         if top is not None:
             texts["rerank_top_k"] = top
+        if answers is not None:
+            for way, frame in (("text_to_image", texts), ("image_to_text", images)):
+                of_each = metrics[f"{ITC_PREFIX if top == 0 else ''}{MAP_AT_R}_{way}"]
+                frame[MAP_AT_R] = of_each.frames[0]["score"]
         return {"": texts, "_image_to_text": images}, metrics
 
 
@@ -171,14 +196,17 @@ def _table(
     ranks: np.ndarray, target: Any, columns: dict[str, Any], best: Best, what: str, names: np.ndarray
 ) -> pd.DataFrame:
     """One row a query, with ids, contents and scores of its ten best matches."""
+    best = Best(*(field[:, :FIRST] for field in best))
     first = {"first_ids": best.ids.tolist(), f"first_{what}": [names[row].tolist() for row in best.ids]}
     numbers, score = np.arange(len(ranks)), (ranks == 0).astype(float)
     known = {"position": numbers, "id": numbers, "prediction": best.ids[:, 0], "target": target, "score": score}
     return pd.DataFrame({**known, "rank": ranks, **columns, **first, "first_scores": best.scores.tolist()})
 
 
-def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None) -> dict[str, MetricDetails]:
-    """Recalls in both directions, their mean, and those of folds; with the prefix "itc_" if ITC ranks alone."""
+def _metrics(
+    ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int | None, answers: SeveralAnswers | None
+) -> dict[str, MetricDetails]:
+    """Recalls in both directions, their mean, those of folds and of several answers; prefixed "itc_" if ITC ranks alone."""
     metrics = {name: MetricDetails(value) for name, value in recalls(ranked).items()}
     how = {"method": _method(top), "exact": top is None}
     details, sizes = [], np.bincount(ranked.image_of_text)
@@ -187,16 +215,12 @@ def _metrics(ranked: Ranked, texts: pd.DataFrame, images: pd.DataFrame, top: int
         ("image_to_text", images, ranked.image_ranks, len(texts)),
     ):
         for k in AT:
-            chance = min(1.0, k / candidates) if frame is texts else _chance_of_any(sizes, candidates, k)
+            chance = min(1.0, k / candidates) if frame is texts else chance_of_any(sizes, candidates, k)
             details.append(mean_score(frame, ranks < k, baseline=("chance", chance), candidates=candidates, **how))
             metrics[f"{direction}_r{k}"] = details[-1]
     chance = sum(each.baseline[1] for each in details) / len(details)
     frames = tuple(frame for each in details for frame in each.frames)
     metrics["recall_mean"] = MetricDetails(metrics["recall_mean"].value, frames, baseline=("chance", chance), **how)
+    if answers is not None:
+        metrics |= answers.score(ranked, {"text_to_image": texts, "image_to_text": images}, **how)
     return {f"{ITC_PREFIX if top == 0 else ''}{name}": each for name, each in metrics.items()}
-
-
-def _chance_of_any(sizes: np.ndarray, candidates: int, k: int) -> float:
-    """Recall at k of a random order: probability that one of an image's own texts is in the first k; mean over images."""
-    k = min(k, candidates)
-    return float(np.mean([1 - math.comb(candidates - size, k) / math.comb(candidates, k) for size in sizes.tolist()]))

@@ -228,7 +228,7 @@ class Loaders(LightningDataModule):
         """A split for tasks that evaluate it as a whole."""
         collate = self._collate(split, self.settings.data.eval_batch_size, {})
         workers, say = self.settings.data.num_workers, self.folder.say
-        return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, all_gather, say)
+        return FullSplit(collate, workers, trainer.global_rank, trainer.world_size, all_gather, say, split)
 
     def source(self, split: str) -> Source:
         """The samples of a split with the transform of their images."""

@@ -23,17 +23,9 @@ from renaissance.data.limited import LimitedDataset
 from renaissance.data.pairs import PairDataset
 from renaissance.data.text import encode
 from renaissance.data.transforms import make_transform
-from renaissance.evaluation import ranking
-from renaissance.evaluation.ranking import (
-    Columns,
-    FullSplit,
-    Ranked,
-    Ranking,
-    choose_candidates,
-    rank,
-    rank_candidates,
-    recalls,
-)
+from renaissance.evaluation import ranking, ranks
+from renaissance.evaluation.ranking import FullSplit, Ranking
+from renaissance.evaluation.ranks import Columns, Ranked, choose_candidates, rank, rank_candidates, recalls
 from renaissance.models.heads import ItmHead
 from renaissance.tasks.base import Context
 from renaissance.tasks.itc import Itc
@@ -294,8 +286,8 @@ def alone(owners: Any) -> Columns:
 @pytest.mark.parametrize("top", [None, 0, 3])
 def test_ranks_of_shares_are_those_of_all_scores(world: int, top: int | None, monkeypatch: pytest.MonkeyPatch):
     """With ties, -inf and folds, to the last bit; what is gathered at once does not grow with the number of scores."""
-    monkeypatch.setattr(ranking, "FOLD", 4)
-    monkeypatch.setattr(ranking, "_BLOCK", 40)
+    monkeypatch.setattr(ranks, "FOLD", 4)
+    monkeypatch.setattr(ranks, "_BLOCK", 40)
     draw = np.random.default_rng(0)
     owners = np.sort(np.concatenate([np.arange(13), draw.integers(0, 13, 60)]))
     scores = draw.integers(0, 9, (len(owners), 13)).astype(np.float32)
@@ -362,7 +354,7 @@ def test_a_model_that_tells_nothing_apart_finds_nothing(value: float, dataset: P
 @pytest.mark.parametrize("pictures", [7, 8, 11])
 def test_recalls_are_those_of_a_naive_count_and_folds_are_consecutive(pictures: int, monkeypatch: pytest.MonkeyPatch):
     """The folds of a size of 4: a rest of 3 is left out, and less than two folds are none."""
-    monkeypatch.setattr(ranking, "FOLD", 4)
+    monkeypatch.setattr(ranks, "FOLD", 4)
     draw = np.random.default_rng(pictures)
     owners = np.sort(np.concatenate([np.arange(pictures), draw.integers(0, pictures, 9)]))
     scores = draw.integers(0, 12, (len(owners), pictures)).astype(np.float32)  # many ties

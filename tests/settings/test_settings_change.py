@@ -435,6 +435,12 @@ CHANGES: dict[str, Change] = {
     "draw_false_text": Change(2, lambda t: len(t.targets("irtr")[0].text.input_ids), 2 * 4, IRTR),
     "get_recall_metric": Change(True, lambda t: t.shape.heads["irtr"].selecting, base=IRTR),
     "rerank_top_k": Change(2, lambda t: refusal(lambda: t.shape), base=IRTR),
+    "eccv_caption": Change(
+        True,
+        lambda t: "has no caption_ids" in (refusal(lambda: t.data) or ""),
+        True,
+        IRTR | {"datasets": ["coco"], "negative_group": 2},
+    ),
     "probe_score": Change(
         "itc", lambda t: "has no trained head of itc" in (refusal(lambda: loaded(t)) or ""), True, ZERO
     ),

@@ -21,15 +21,22 @@ from renaissance.data.false_texts import FalseTexts
 from renaissance.data.identity import text_key
 from renaissance.data.sampler import Draw
 from renaissance.data.transforms import make_transform
+from renaissance.evaluation.ranks import chance_of_any
 from renaissance.tasks.base import Context, Encodings
-from renaissance.tasks.irtr import Irtr, _chance_of_any
+from renaissance.tasks.irtr import Irtr
 from renaissance.tasks.itc import Itc
 from small_tasks import TOWERS, words
 from tiny_models import MAX_TEXT_LEN, PATCH, SIDE, VOCAB, one_tower, stirred, tokenizer, two_tower
 
 
 def context(**objectives: object) -> Context:
-    given = {"draw_false_text": 3, "rerank_top_k": None, "get_recall_metric": False, "loss_names": {"irtr": 1.0}}
+    given = {
+        "draw_false_text": 3,
+        "rerank_top_k": None,
+        "get_recall_metric": False,
+        "eccv_caption": False,
+        "loss_names": {"irtr": 1.0},
+    }
     return Context(SimpleNamespace(objectives=SimpleNamespace(**{**given, **objectives})), VOCAB)
 
 
@@ -220,7 +227,7 @@ def test_chance_of_a_picture_is_that_of_orders_drawn_by_lot():
     orders = [draw.permutation(owner) for _ in range(4000)]
     for k in (1, 2, 5):
         by_lot = np.mean([[number in order[:k] for number in range(3)] for order in orders])
-        assert _chance_of_any(sizes, 6, k) == pytest.approx(by_lot, abs=0.02)
+        assert chance_of_any(sizes, 6, k) == pytest.approx(by_lot, abs=0.02)
 
 
 def test_a_split_that_is_ranked_goes_through_no_batches_and_keeps_the_run_s_precision(

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from renaissance.data.columns import Flat, is_list
-from renaissance.data.dataset_specs import BOXES, CORRECT, ENTAILMENT, ID, PROBES, QUESTIONS, TEXTS, Column
+from renaissance.data.dataset_specs import BOXES, CAPTION_IDS, CORRECT, ENTAILMENT, ID, PROBES, QUESTIONS, TEXTS, Column
 from renaissance.data.identity import content_key
 
 from .files import CheckedFile
 from .lengths import Lengths
 
-_ONCE = (ID.name, "image_id", "question_id", "ref_id", "identifier", "identifiers")
+_ONCE = (ID.name, "image_id", CAPTION_IDS.name, "question_id", "ref_id", "identifier", "identifiers")
 # How collections name their files, in any folder and of any format: other names, such as NLVR's, hold other numbers.
 _NUMBERED = r"^(?:.*/)?(?:COCO_(?:train|val|test)[0-9]{4}_)?(?P<number>[0-9]{1,18})(?:\.[A-Za-z]+)?$"
 

@@ -116,19 +116,11 @@ class AnnotationStore:
         for name, samples in self.samples(split):
             yield (row(name, samples) if samples else None) or LeftOut(self._without, name)
 
-    def caption_rows(
-        self, split: str, image_id: Callable[[str], str] = str, below: str = ""
-    ) -> Iterator[Row | LeftOut]:
-        """Yields the row of every image of a split, with all its captions.
-
-        Args:
-            split: which.
-            image_id: what an image's path below the root is called in the file.
-            below: the folder below root that the names start from.
-        """
+    def caption_rows(self, split: str, below: str = "") -> Iterator[Row | LeftOut]:
+        """Yields the row of every image of a split, with all its captions; `below`: the folder that the names start from."""
 
         def row(name: str, samples: list[tuple[str, Any]]) -> Row:
-            values = {CAPTION.name: [text for text, _ in samples], IMAGE_ID.name: image_id(name), SPLIT.name: split}
+            values = {CAPTION.name: [text for text, _ in samples], IMAGE_ID.name: name, SPLIT.name: split}
             return Row({IMAGE.name: below + name}, values)
 
         return self.rows(split, row)

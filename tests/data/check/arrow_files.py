@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def _cut_probes(seed: int) -> Columns:
 
 
 def _coco(seed: int) -> Columns:
-    return _captions(seed, lambda number: f"COCO_val2014_{number:012d}.jpg")
+    columns, numbers = _captions(seed, lambda number: f"COCO_val2014_{number:012d}.jpg"), itertools.count(1000 * seed)
+    return columns | {"caption_ids": [[next(numbers) for _ in texts] for texts in columns["caption"]]}
 
 
 def _each(make: Callable[[int], Columns], seed: int, *names: str) -> dict[str, Columns]:

@@ -97,6 +97,8 @@ DEFECTS = {
     "label": ("vqa", "vqav2_train", put("answer_labels", -1, 4, 1, 0), "row 4 has -1 in 'answer_labels'; expected 0 to inf"),
     "score": ("vqa", "vqav2_val", put("answer_scores", 1.5, 3, 0, 0), r"row 3 has 1.5 in 'answer_scores'; expected"),
     "no score": ("vqa", "vqav2_train", put("answer_scores", float("nan"), 0, 0, 0), r"row 0 has nan in 'answer_scores'"),
+    "same number": ("coco", "coco_caption_karpathy_val", put("caption_ids", 12_000, 3, 0), "caption_ids that occurred before"),
+    "too few numbers": ("coco", "coco_caption_karpathy_val", put("caption_ids", [12_000], 2), "expected as many entries as"),
     "question_id twice": ("vqa", "vqav2_train", put("question_id", 60004, 3, 1), r"question_id that occurred before: 1 "),
     "truth": ("nlvr2", "nlvr2_train", put("answers", "true", 2, 0), "row 2 has true in 'answers'; expected one of True, False"),
     "identifier twice": ("nlvr2", "nlvr2_test1", put("identifiers", "train-72-0-1", 4, 0), "identifiers that occurred"),

@@ -107,7 +107,10 @@ def write_karpathy(root: Path, counts: dict[str, int] | None = None, **changes) 
     for number, split in enumerate(splits):  # splits are mixed, as in the real file
         folder, name = SPLIT_FOLDERS[split], f"COCO_{SPLIT_FOLDERS[split]}_{number:012d}.jpg"
         write_pictures(root / folder, {name: photograph(number)})
-        sentences = [{"raw": f"caption {n} of {number}", "tokens": ["x"], "sentid": n} for n in range(5 + number % 2)]
+        sentences = [
+            {"raw": f"caption {n} of {number}", "tokens": ["x"], "sentid": 1000 - 10 * number - n}
+            for n in range(5 + number % 2)
+        ]
         entries.append({"filepath": folder, "filename": name, "split": split, "cocoid": number, "sentences": sentences})
     entries[0].update(changes)
     (root / "karpathy").mkdir(parents=True, exist_ok=True)

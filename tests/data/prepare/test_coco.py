@@ -28,6 +28,7 @@ def test_every_split_has_its_file_in_the_order_of_the_annotations(tmp_path: Path
                 "caption": [sentence["raw"] for sentence in entry["sentences"]],
                 "image_id": entry["filename"],
                 "split": split,
+                "caption_ids": [sentence["sentid"] for sentence in entry["sentences"]],
             }
             for entry in own
         ]
@@ -35,7 +36,13 @@ def test_every_split_has_its_file_in_the_order_of_the_annotations(tmp_path: Path
     assert [manifest["expected"]["rows"] for manifest in manifests] == [82_783, 30_504, 5_000, 5_000]
     assert "holds 5 rows where the official download has 82,783" in manifests[0]["note"]
     schema = pa.ipc.open_file(str(tmp_path / "arrow" / FILE.format("train"))).schema
-    assert [str(kind) for kind in schema.types] == ["binary", "list<item: string>", "string", "string"]
+    assert [str(kind) for kind in schema.types] == [
+        "binary",
+        "list<item: string>",
+        "string",
+        "string",
+        "list<item: int64>",
+    ]
 
 
 def test_the_reader_reads_what_the_writer_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -51,10 +58,11 @@ def test_the_reader_reads_what_the_writer_writes(tmp_path: Path, monkeypatch: py
 
 
 def test_captions_that_cannot_be_used_are_counted(tmp_path: Path):
-    sentences = [{"raw": "  "}, {"raw": " kept as it is\n"}]
+    sentences = [{"raw": "  ", "sentid": 4}, {"raw": " kept as it is\n", "sentid": 9}]
     write_karpathy(tmp_path, sentences=sentences)
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[0]
-    assert read_rows(tmp_path / "arrow" / FILE.format("train"))[0]["caption"] == [" kept as it is\n"]
+    first = read_rows(tmp_path / "arrow" / FILE.format("train"))[0]
+    assert (first["caption"], first["caption_ids"]) == ([" kept as it is\n"], [9])
     assert {kind: skipped["count"] for kind, skipped in manifest["skipped"].items()} == {"empty caption": 1}
     write_karpathy(tmp_path, sentences=[])
     manifest = make_arrow(tmp_path, tmp_path / "arrow", workers=1)[0]
@@ -62,9 +70,38 @@ def test_captions_that_cannot_be_used_are_counted(tmp_path: Path):
     assert manifest["skipped"]["image without a caption"]["count"] == 1
 
 
+def test_captions_without_numbers_are_written_and_it_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A number for some captions alone would be read as if it were of others, so the whole file has none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_karpathy(tmp_path, sentences=[{"raw": "a", "sentid": 1}, {"raw": "b"}, {"raw": "c", "sentid": None}])
+    manifests = make_arrow(tmp_path, tmp_path / "arrow", workers=1)
+    rows = read_rows(tmp_path / "arrow" / FILE.format("train"))
+    assert [len(row["caption"]) for row in rows] == [3, 5, 6, 5, 6][: len(rows)] or rows[0]["caption"] == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert not any(row["caption_ids"] for row in rows)
+    lacks = "coco_caption_karpathy_train.arrow has no caption_ids: 2 captions of the annotations have no sentid."
+    assert manifests[0]["note"].startswith(lacks) and "sentid" not in manifests[1]["note"]
+    assert all(row["caption_ids"] for row in read_rows(tmp_path / "arrow" / FILE.format("restval")))
+    assert len(open_pairs(["coco"], "val", tmp_path / "arrow").caption_ids()) == 10
+    with pytest.raises(UserError) as refusal:
+        open_pairs(["coco"], "train", tmp_path / "arrow").caption_ids()
+    file = tmp_path / "arrow" / FILE.format("train")
+    assert str(refusal.value) == (
+        f"'{file}' has no caption_ids, as older programs wrote none; `python run.py prepare with dataset=coco "
+        f"root=<its download> data_root={tmp_path / 'arrow'}` does."
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (
+            {"sentences": [{"raw": "a", "sentid": "1"}]},
+            "['sentid'] is '1', but has to be a whole number of 64 bits or null",
+        ),
         ({"filename": "../../secret.jpg"}, "leads out of root"),
         ({"filename": "/etc/image.jpg", "filepath": ""}, "leads out of root"),
         ({"filepath": "C:\\train2014"}, "leads out of root"),

@@ -39,6 +39,7 @@ def test_every_split_has_its_readable_pictures_with_captions_as_written(
                 "caption": [sentence["raw"] for sentence in entry["sentences"]],
                 "image_id": entry["filename"],
                 "split": split,
+                "caption_ids": entry["sentids"],
             }
             for entry in own
         ]
