@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from renaissance.inference.classifiers import DECAYS, LabelledFeatures, choose_decay, drawn, fit, neighbour_logits
 from sklearn.linear_model import LogisticRegression
 
 import small_run
@@ -16,7 +17,6 @@ import small_tasks
 from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
 from renaissance.data.prepare import images
-from renaissance.inference.classifiers import DECAYS, LabelledFeatures, choose_decay, drawn, fit, neighbour_logits
 from renaissance.inference.loaded import Loaded
 from renaissance.models.heads import pool
 from small_run import Ended
