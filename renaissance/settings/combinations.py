@@ -95,9 +95,7 @@ def _start(values: Mapping[str, Any]) -> Iterator[str]:
     if values["test_only"] and not values["load_path"]:
         yield "test_only=True needs load_path=<checkpoint> to evaluate."
     if values["fast_dev_run"] and (learning := [task for task in _FROZEN if values["loss_names"].get(task)]):
-        yield f"fast_dev_run: {learning[0]} learns from all of train, which some batches are not; leave it out, or give eval_limit=."
-    if values["test_only"] and values["resume_from"] == AUTO:
-        yield "test_only=True evaluates a run and resume_from=auto goes on with one; give one of the two."
+        yield f"fast_dev_run: {learning[0]} learns from all of train, not from some batches; leave it out, or give eval_limit=."
     if values["load_path"] and values["resume_from"] not in (None, AUTO):
         yield "load_path= starts a new run and resume_from= continues one; give one of the two."
 
