@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -71,12 +70,6 @@ class Source:
         self.on_device = on_device
         self.pool = pool or Pool(len(dataset))
         self.blind = None if blind is None else (255 * torch.tensor(blind).clamp(0, 1)).round().to(torch.uint8)
-
-    def of(self, dataset: Samples) -> Source:
-        """The same of other samples."""
-        other = copy(self)
-        other.dataset, other.pool = dataset, Pool(len(dataset))
-        return other
 
     def images(self, raw: Example, epoch: int) -> tuple[Tensor | JpegFile, ...] | tuple[StoredTokens, ...]:
         """Decodes a sample's images, cuts out its boxes, and transforms what is left: each (3, H, W) uint8, or a file still.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,9 +92,9 @@ class SplitVectors:
             UserError: a sample cannot be read, a vector is not finite, or the folder cannot be written.
         """
         missing = [part for part in self.parts(split.collate.per_gpu_batchsize) if part.is_missing()]
-        collate = replace(
-            split.collate, source=split.collate.source.of(self.samples), target_builders={_LABELS: label_targets}
-        )
+        source = copy(split.collate.source)
+        source.dataset = self.samples
+        collate = replace(split.collate, source=source, target_builders={_LABELS: label_targets})
         loader = partial(StepLoader, collate=collate, num_workers=split.num_workers, pin_memory=False)
         hide = split.rank > 0 or not missing
         write = partial(_write, vectors_of, device)
