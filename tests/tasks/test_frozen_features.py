@@ -61,8 +61,10 @@ def test_a_run_of_the_model_s_features_which_are_computed_once(place: Path, tmp_
     assert len(before) == 3
     ended = command(capsys, place, tmp_path, "task_knn", cache, "knn_neighbours=3")
     run = folder_of(ended)
-    for words in (("shots_per_class=2", "shot_draws=2"), ("shots_per_class=2", "seed=3")):
-        folder_of(command(capsys, place, tmp_path, "task_linear_probe", cache, *words))
+    for words in (("shots_per_class=2", "shot_draws=2"), ("shots_per_class=2", "seed=3", "resume_from=auto")):
+        again = command(capsys, place, tmp_path, "task_linear_probe", cache, *words)
+        assert folder_of(again) != linear
+    assert "resume_from=auto: test_only=True trains nothing; starts a new one" in again.out
     assert kept(tmp_path / "cache") == before and "encoding" not in ended.err
     data = place / "images" / "arrow"
     model, vectors, labels = Loaded(place / "two" / "model.ckpt"), {}, {}
