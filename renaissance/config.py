@@ -64,7 +64,7 @@ class Data:
     patch_drop_until: number(0, 1, above=True) = 0.9  # share of all steps after which training, too, sees all patches
     cache_frozen: flag.changeable = False  # True: tokens of a frozen image encoder are computed once, kept on disk, and read instead of images
     cache_precision: bits.changeable = 32  # bits of each of these numbers: 32, or 16 for half the disk
-    cache_dir: path("a folder").command_only = None  # folder that keeps them; None = tokens in data_root
+    cache_dir: path("a folder").command_only = None  # folder that keeps them, or the features of linear probe and k-NN; None = tokens, or features, in data_root
     num_workers: processes(0).changeable = None  # loader processes of each training process; None = its cores less one, 8 at most
 
 
@@ -158,6 +158,10 @@ class Objectives:
     probe_score: choice("itm", "itc") = None  # probes and classes without training: what scores an image with a text, the head itm or itc; None = itm where it is trained, else itc
     class_names: path("a JSON file") = None  # classes without training: file of the classes' names in their order, a list or {data set: list}; None = as the data names them
     templates: path("a JSON file") = None  # classes without training: file of texts with {c} in the place of a name, a list or {data set: list}; None = "a photo of a {c}."
+    frozen_features: choice("image", "text", "fused") = None  # linear probe and k-NN: which vectors they learn from; None = image for classes of images, else fused
+    shots_per_class: integer(1) = None  # linear probe and k-NN: training examples of each class, drawn by seed; None = all
+    shot_draws: integer(1) = 1  # linear probe and k-NN: how often shots_per_class are drawn; accuracy is the mean over draws
+    knn_neighbours: integer(1) = 20  # k-NN: nearest training examples, by cosine, that vote
     blind: flag.evaluation = False  # True: every image is replaced by the mean colour, for a text-only baseline
     blind_run: path("a run folder").changeable = None  # run folder of a blind run of the same task, whose score is printed beside this one's
 
@@ -202,13 +206,8 @@ VQA = {**FINETUNING, "datasets": ["vqa"], "batch_size": 512, "learning_rate": 5e
 NLVR2 = {**FINETUNING, "datasets": ["nlvr2"]}
 SNLI = {**FINETUNING, "datasets": ["snli"], "batch_size": 64, "learning_rate": 5e-5}
 REF = {
-    "ref_dataset": "refcoco",
-    "max_epoch": 10,
-    "batch_size": 64,
-    "learning_rate": 7.5e-4,
-    "lr_mult_head": 1,
-    "lr_mult_cross_modal": 1,
-}
+    "ref_dataset": "refcoco", "max_epoch": 10, "batch_size": 64, "learning_rate": 7.5e-4, "lr_mult_head": 1, "lr_mult_cross_modal": 1
+}  # fmt: skip
 IRTR = {**FINETUNING, "draw_false_text": 15, "loss_names": {"irtr": 1}}
 GLUE = {
     "max_epoch": 3, "batch_size": 32, "learning_rate": 2e-5, "lr_mult_head": 1, "max_text_len": 128,
@@ -217,6 +216,7 @@ GLUE = {
 PROBE = {"loss_names": {"probe": 1}, "test_only": True, "eval_batch_size": 32}
 IMAGES = {**FINETUNING, "batch_size": 128, "learning_rate": 5e-5, "loss_names": {"images": 1}}
 ZERO_SHOT = {"test_only": True, "loss_names": {"zeroshot_images": 1}}
+FROZEN = {"test_only": True, "datasets": ["cifar10"]}
 TASKS = {
     "task_mlm_itm": {"exp_name": "mlm_itm", "loss_names": {"mlm": 1, "itm": 1}},  # Masked language modelling and image-text matching, together
     "task_mlm": {"exp_name": "mlm", "loss_names": {"mlm": 1}},  # Masked language modelling alone
@@ -266,6 +266,9 @@ TASKS = {
     # The same classes without training, by the texts that name them.
     "task_zeroshot_cifar10": {**ZERO_SHOT, "exp_name": "zeroshot_cifar10", "datasets": ["cifar10"]},
     "task_zeroshot_images": {**ZERO_SHOT, "exp_name": "zeroshot_images", "datasets": ["images"]},
+    # ... and by classifiers of frozen features; any images with classes, SNLI-VE or NLVR2 by datasets=.
+    "task_linear_probe": {**FROZEN, "exp_name": "linear_probe", "loss_names": {"linear_probe": 1}},
+    "task_knn": {**FROZEN, "exp_name": "knn", "loss_names": {"knn": 1}},
 }  # fmt: skip
 
 # Parts: a handful of settings that go together; any number may be named, the later one wins.
@@ -302,27 +305,23 @@ PARTS = {
     # The demo's two models, small enough to learn its world in minutes on one core. Folders are written by the demo.
     "demo_run": {
         "data_root": "demo/arrow", "log_dir": "demo/runs", "tokenizer": "demo/tokenizer", "datasets": ["coco"],
-        # Words leave chance sooner where they can mean one thing only.
-        "first_datasets": ["one_object"],
+        "first_datasets": ["one_object"],  # words leave chance sooner where they can mean one thing only
         "batch_size": 32, "learning_rate": 1.5e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1, "warmup_steps": 0.05,
         "image_size": 48, "patch_size": 16, "max_text_len": 32, "num_workers": 0,
         # Half of the words that an image tells; 15 % of all would be one of a caption, and often "a" or "the".
         "mlm_prob": 0.5, "mlm_stop_words": ["a", "and", "in", "is", "of", "scene", "shows", "the", "there", "with"],
     },
     "demo_two": {
-        "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True,
-        "image_encoder_hidden_size": 64, "image_encoder_num_heads": 4, "image_encoder_num_layers": 2,
-        "image_encoder_mlp_ratio": 2, "image_encoder_drop_rate": 0,
-        "text_encoder": "demo/text_encoder", "text_encoder_manual_configuration": True,
-        "text_encoder_hidden_size": 64, "text_encoder_num_heads": 4, "text_encoder_num_layers": 2,
-        "text_encoder_mlp_ratio": 2, "text_encoder_drop_rate": 0,
-        "cross_layer_hidden_size": 64, "num_cross_layers": 2, "num_cross_layer_heads": 4,
-        "cross_layer_mlp_ratio": 2, "cross_layer_drop_rate": 0,
+        "image_encoder": "demo/image_encoder", "image_encoder_manual_configuration": True, "image_encoder_hidden_size": 64,
+        "image_encoder_num_heads": 4, "image_encoder_num_layers": 2, "image_encoder_mlp_ratio": 2, "image_encoder_drop_rate": 0,
+        "text_encoder": "demo/text_encoder", "text_encoder_manual_configuration": True, "text_encoder_hidden_size": 64,
+        "text_encoder_num_heads": 4, "text_encoder_num_layers": 2, "text_encoder_mlp_ratio": 2, "text_encoder_drop_rate": 0,
+        "cross_layer_hidden_size": 64, "num_cross_layers": 2, "num_cross_layer_heads": 4, "cross_layer_mlp_ratio": 2,
+        "cross_layer_drop_rate": 0,
     },
     "demo_finetuning": {
         "batch_size": 32, "eval_batch_size": 100, "learning_rate": 1e-3, "lr_mult_head": 1, "lr_mult_cross_modal": 1,
-        "max_text_len": 32, "num_workers": 0, "accelerator": "cpu",
-        "log_every_n_steps": 10,
+        "max_text_len": 32, "num_workers": 0, "accelerator": "cpu", "log_every_n_steps": 10,
     },
     "demo_one": {
         "pooler_type": "double",

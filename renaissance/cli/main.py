@@ -27,7 +27,7 @@ from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.settings.words import configured
 
 # Commands with settings of their own: the module that declares them, and does the work in `main`, which takes them by name.
-_OWN = "demo prepare check_data compare predict serve encode classify export study report"
+_OWN = "demo prepare check_data compare predict serve encode export study report"
 SUBCOMMANDS = {name: f"renaissance.cli.{name}" for name in _OWN.split()}
 # Commands that try the first steps of a run: they take its words, beside settings of their own.
 TRIALS = ("find_lr", "find_batch")
@@ -51,7 +51,6 @@ evaluates alone:      python run.py with task_mlm_itm test_only=True load_path=<
     "predict": "what a checkpoint makes of an image and a text",
     "serve": "a page of this machine where a checkpoint is asked of images and texts",
     "encode": "vectors of all texts and images of a split, a folder or a file",
-    "classify": "classes by frozen features: a linear probe, or nearest neighbours",
     "import": "a model of another program (ViLT, METER) as a checkpoint of this one",
     "export": "a checkpoint as a folder that other programs read (transformers)",
     "study": "many runs from one file, and their table",
@@ -70,7 +69,7 @@ usage: python run.py <command> with {WORDS}
 `python run.py <command> --help` lists the settings of a command. Exit status: 0 done; 1 refused or failed, as it says;
 75 stopped and saved, give the same command again with resume_from=auto; 130 interrupted and saved."""
 # They leave files; what the others leave is what they print.
-WORKS = ("with", "demo", "prepare", "import", "export", "encode", "classify", "study", "report")
+WORKS = ("with", "demo", "prepare", "import", "export", "encode", "study", "report")
 FIRST_SAYS = 10  # seconds
 QUERIES = {"print_config": print_config, "print_named_configs": print_named_configs}
 

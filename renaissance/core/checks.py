@@ -299,6 +299,13 @@ def require_empty(folder: Path) -> None:
     require(empty, f"output={folder} is there already and not empty; give another name, or remove it.")
 
 
+def require_writable(folder: Path, what: str, setting: str) -> None:
+    """Refuses a folder that cannot be made or written to, as far as can be seen. what: is kept there, for the sentence."""
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    require(writable, f"{what}: {nearest} cannot be written; give another folder with {setting}=.")
+
+
 def plain_path(path: str | os.PathLike) -> str:
     """The one spelling of a path: without links, and relative where it lies in the working folder; a Hub id stays one."""
     real = os.path.realpath(os.path.expanduser(path))

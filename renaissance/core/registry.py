@@ -83,7 +83,7 @@ PRESETS = Registry("preset", dict | str)  # the settings that it sets, or the na
 
 # The order of losses in their sum. A new file of tasks/ comes behind them, and is left out of a run's identity where it is off.
 FIRST_TASKS = ("mlm", "itm", "itc", "vqa", "nlvr2", "snli", "ref", "irtr", "glue", "images")
-NO_TASKS = {"base", "encodings", "zero_shot"}  # files of tasks/ that hold what tasks share
+NO_TASKS = {"base", "encodings", "frozen_features", "zero_shot"}  # files of tasks/ that hold what tasks share
 _FILES = {path.stem for path in (Path(__file__).parents[1] / "tasks").glob("[a-z]*.py")} - NO_TASKS
 # A task is a file of tasks/: mlm.py holds the class Mlm.
 for _name in (*FIRST_TASKS, *sorted(_FILES.difference(FIRST_TASKS))):

@@ -122,7 +122,9 @@ def own_columns(names: Sequence[str], image_column: str | None, caption_column: 
     return caption_columns(image_column, caption_column)
 
 
-def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_kind: str) -> SampleDataset:
+def open_samples(
+    name: str, split: str, data_root: str | os.PathLike, *, sample_kind: str, images: bool = True
+) -> SampleDataset:
     """Opens one split of one data set with all its columns.
 
     Args:
@@ -130,6 +132,7 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
         split: one of the data set's splits, see `splits_of`. Files of "train" must have what a model learns from.
         data_root: the folder of the arrow files.
         sample_kind: what a sample has to be, such as `dataset_specs.QUESTIONS`.
+        images: False leaves them out.
 
     Raises:
         UserError: a data set that is unknown or of another kind, a split that it has not; data_root or a file is
@@ -141,7 +144,8 @@ def open_samples(name: str, split: str, data_root: str | os.PathLike, *, sample_
         splits = ", ".join(splits_of(name, folder, sample_kind=sample_kind)) or "none"
         raise UserError(f"Data set '{name}' has no split '{split}' in data_root='{folder}'; those there are: {splits}.")
     files = [(name, file) for file in part.files]
-    samples = SampleDataset(folder, files, spec.columns, spec.samples, training=split == "train")
+    columns = [column for column in spec.columns if images or not column.is_image]
+    samples = SampleDataset(folder, files, columns, spec.samples, training=split == "train")
     samples.older_files = tuple(part.files) if part.older else ()
     return samples
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +25,16 @@ from torch import Tensor
 
 from renaissance.core.atomic import AtomicFile
 from renaissance.core.errors import UserError, require
+from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput, TextInput, Tokens
 from renaissance.data.collate import stack_images
+from renaissance.data.loader import StepLoader
 from renaissance.data.prepare.image_pool import Fault, read_image
 from renaissance.data.prepare.skipped import Skipped
 from renaissance.data.text import encode
 from renaissance.models.heads import pool
 from renaissance.training.devices import float32_products
-from renaissance.training.parts import make_parts
 
 from .inputs import FUSED, IMAGE, TEXT, FileInputs, SplitInputs, lasting_fault
 from .loaded import Loaded
@@ -165,8 +167,9 @@ class Encoder:
         parts, workers = self.plan.parts(), self.plan.num_workers
         missing = [part for part in parts if part.is_missing()]
         bar = bar_of(parts, missing, shows=shows)
+        loader = partial(StepLoader, collate=self.reader, num_workers=workers, pin_memory=False)
         with bar, torch.inference_mode(), float32_products("highest", cpu=self.model.device == "cpu"):
-            make_parts(missing, self.reader, workers, "output", self._write, bar, rank, processes)
+            make_parts(missing, loader, "output", self._write, bar, rank, processes)
 
     def _write(self, part: FeaturePart, file: AtomicFile, items: Iterator[Any], bar: Bar) -> None:
         """Writes a part, a row group for each pass; reads no item behind its last."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -12,9 +11,9 @@ from typing import Any
 from renaissance.core.atomic import AtomicFile, InUseError
 from renaissance.core.checks import require_empty
 from renaissance.core.errors import UserError, require
-from renaissance.core.untrusted import read_json, refuse_special
+from renaissance.core.untrusted import read_json
 from renaissance.data.prepare.skipped import in_words
-from renaissance.runs.exported import model_files
+from renaissance.runs.exported import model_digest
 
 from .features import SIDES, EncodingPlan
 from .npy import counts_of, join_parts, shapes_of
@@ -24,17 +23,8 @@ MANIFEST = "manifest.json"
 
 def identity(plan: EncodingPlan) -> dict[str, Any]:
     """What a folder of vectors is of: parts of another model, other inputs or another form are not mixed into it."""
-    path, where = Path(plan.load_path), f"load_path={plan.load_path}"
-    digest = hashlib.sha256()
-    for each in model_files(path, where) if path.is_dir() else [path]:
-        refuse_special(each, f"{where}: {each.name}")
-        try:
-            with open(each, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        except OSError as error:
-            raise UserError(f"{where}: {each.name} cannot be read ({error.strerror}).") from error
     return {
-        "model": digest.hexdigest(),
+        "model": model_digest(plan.load_path),
         "inputs": plan.inputs.fingerprint(),
         "samples": {side: plan.inputs.count(side) for side in plan.sides},
         "tokens": plan.tokens,

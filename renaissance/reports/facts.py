@@ -27,6 +27,7 @@ _TASKS = {
     "vqa": "visual question answering", "nlvr2": "sentences about two images", "snli": "visual entailment",
     "ref": "referring expressions", "irtr": "retrieval", "glue": "GLUE", "images": "image classification",
     "zeroshot_images": "image classification without training",
+    "linear_probe": "a linear probe of frozen features", "knn": "nearest neighbours by frozen features",
 }  # fmt: skip
 
 

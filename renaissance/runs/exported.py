@@ -9,6 +9,7 @@ transformers keeps "renaissance" when it saves such a model again, so what was f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,24 @@ def weight_files(folder: Path, where: str) -> list[Path]:
 def model_files(folder: Path, where: str) -> list[Path]:
     """All files that `read_folder` reads; arguments and errors are its own. Each may be missing."""
     return [folder / CONFIG, *(folder / name for name in _read_config(folder, where)[2]), *weight_files(folder, where)]
+
+
+def model_digest(load_path: str) -> str:
+    """A hash of all files of a checkpoint, or of a folder that `export` wrote.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    path, where = Path(load_path), f"load_path={load_path}"
+    digest = hashlib.sha256()
+    for each in model_files(path, where) if path.is_dir() else [path]:
+        refuse_special(each, f"{where}: {each.name}")
+        try:
+            with open(each, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise UserError(f"{where}: {each.name} cannot be read ({error.strerror}).") from error
+    return digest.hexdigest()
 
 
 def _read_config(folder: Path, where: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

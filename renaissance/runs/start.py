@@ -86,9 +86,11 @@ def find_start(resolver: ConfigResolver, shared: dict[str, Any] | None = None) -
     command, automatic, notes, stored = resolver.raw, resolver["resume_from"] == AUTO, [], None
     if automatic:
         if "resume_from" not in shared:  # another machine may see an older state of the folder
-            found, notes = newest(resolver.raw)
-            where = f"{resolver['log_dir']}/{resolver['exp_name']}"
-            what = f"goes on with {found[0]}" if found else f"{where} has no run of this command; starts a new one"
+            # An evaluation has nothing to go on with.
+            found, notes = (None, []) if resolver["test_only"] else newest(resolver.raw)
+            where = f"{resolver['log_dir']}/{resolver['exp_name']} has no run of this command"
+            none = "test_only=True trains nothing" if resolver["test_only"] else where
+            what = f"goes on with {found[0]}" if found else f"{none}; starts a new one"
             notes.append(f"resume_from=auto: {what}")
             path, stored = found or (None, None)
             shared["resume_from"] = path and str(path)

@@ -11,8 +11,11 @@ from renaissance.core.checks import RANDAUG
 from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 # Settings of tasks without training -> these tasks.
-_IMAGES = ("zeroshot_images",)
-_ZERO_SHOT = {"class_names": _IMAGES, "templates": _IMAGES, "probe_score": ("probe", *_IMAGES)}
+_IMAGES, _FROZEN = ("zeroshot_images",), ("knn", "linear_probe")
+_UNTRAINED = {
+    "class_names": _IMAGES, "templates": _IMAGES, "probe_score": ("probe", *_IMAGES),
+    "frozen_features": _FROZEN, "shots_per_class": _FROZEN, "shot_draws": _FROZEN, "knn_neighbours": ("knn",),
+}  # fmt: skip
 
 
 def problems_between(values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -30,13 +33,16 @@ def _idle(values: Mapping[str, Any], given: frozenset[str]) -> Iterator[str]:
     if "patch_drop_until" in given and not values["patch_drop"]:
         yield f"patch_drop_until={values['patch_drop_until']} would change nothing: patch_drop=0 leaves out no patch; give both."
     yield from _first_stage(values, given)
-    for key, tasks in _ZERO_SHOT.items():
-        if key in given and values[key] and not any(values["loss_names"].get(task) for task in tasks):
+    on = {task for task, weight in values["loss_names"].items() if weight}
+    for key, tasks in _UNTRAINED.items():
+        if key in given and values[key] and not on & {*tasks}:
             yield f"{key}={values[key]} would change nothing: it is for {' and '.join(tasks)}; leave it out."
+    if "shot_draws" in given and values["shot_draws"] > 1 and not values["shots_per_class"]:
+        yield f"shot_draws={values['shot_draws']} would change nothing: shots_per_class=None takes all examples; give both."
     if values["early_stopping"]:
         yield from _early_stopping(values)
     if not values["cache_frozen"]:
-        for key in sorted(given & {"cache_dir", "cache_precision"}):
+        for key in sorted(given & {"cache_precision", *([] if on & {*_FROZEN} else ["cache_dir"])}):
             yield f"{key}={values[key]} would change nothing: it is for cache_frozen=True; give both."
 
 
@@ -89,8 +95,8 @@ def _training(values: Mapping[str, Any]) -> Iterator[str]:
 def _start(values: Mapping[str, Any]) -> Iterator[str]:
     if values["test_only"] and not values["load_path"]:
         yield "test_only=True needs load_path=<checkpoint> to evaluate."
-    if values["test_only"] and values["resume_from"] == AUTO:
-        yield "test_only=True evaluates a run and resume_from=auto goes on with one; give one of the two."
+    if values["fast_dev_run"] and (learning := [task for task in _FROZEN if values["loss_names"].get(task)]):
+        yield f"fast_dev_run: {learning[0]} learns from all of train, not from some batches; leave it out, or give eval_limit=."
     if values["load_path"] and values["resume_from"] not in (None, AUTO):
         yield "load_path= starts a new run and resume_from= continues one; give one of the two."
 
@@ -158,6 +164,8 @@ def _cache(values: Mapping[str, Any]) -> Iterator[str]:
         yield "cache_frozen=True: a one-tower encodes text and image together, so nothing can be kept; leave it out."
     if values["blind"]:
         yield "cache_frozen=True: with blind=True all images are one colour, so there is nothing to keep; leave it out."
+    if any(values["loss_names"].get(task) for task in _FROZEN):
+        yield "cache_frozen=True: knn and linear_probe keep the features of all images already; leave it out."
     if values["test_only"]:
         return  # nothing is trained, whatever is frozen
     if not (values["encoder"] or values["model_type"] == "one-tower" or values["freeze_image_encoder"]):

@@ -41,13 +41,17 @@ YOUNGER = frozenset(
         "eval_limit",
         "first_datasets",
         "first_steps",
+        "frozen_features",
         "image_column",
+        "knn_neighbours",
         "lr_mult_random",
         "max_time",
         "mlm_stop_words",
         "patch_drop",
         "patch_drop_until",
         "probe_score",
+        "shot_draws",
+        "shots_per_class",
         "templates",
     ]
 )

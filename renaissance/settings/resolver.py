@@ -47,11 +47,12 @@ class ConfigResolver:
         SettingsError: listing every problem that can be seen without a checkpoint or a model.
     """
 
-    def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str]):
+    def __init__(self, values: Mapping[str, Any], sources: Mapping[str, str], *, starts_later: bool = False):
+        self._later = {"load_path": "a run of the same study"} if starts_later else {}
         self.raw, self.given = dict(values), frozenset(sources)
         self.sources = {key: sources.get(key, "default") for key in values}
         self.values, problems = converted(SETTINGS, values)
-        refuse(problems or problems_between(self.values, self.given))
+        refuse(problems or problems_between(self.values | self._later, self.given))
         launch, problems = check_launch(self.values, self.given)
         refuse(problems)
         if launch.per_node is not None:
@@ -59,7 +60,7 @@ class ConfigResolver:
                 self.set(key, number, launch.launcher)
         if self["ref_dataset"]:
             self.set("datasets", [self["ref_dataset"]], "ref_dataset")
-        if not (self["resume_from"] or self["test_only"]):
+        if not (self["resume_from"] or (self["test_only"] and not starts_later)):
             self.finalize_batches()
 
     @classmethod
@@ -161,7 +162,7 @@ class ConfigResolver:
         self.fill_fallbacks(SETTINGS.keys() - TOWER_KEYS.keys())
         computed = {"pooler_type": "double" if two else "single", "num_workers": default_workers(self["num_gpus"])}
         self.fill_open(computed | {"num_cross_layer_heads": max(1, self["cross_layer_hidden_size"] // 64)}, "fallback")
-        refuse(problems_between(self.values | {"resume_from": None}))  # again: all settings are known
+        refuse(problems_between(self.values | {"resume_from": None} | self._later))  # again: all settings are known
         return self._freeze(two)
 
     def finalize_batches(self) -> None:

@@ -60,8 +60,7 @@ def check_runs(
         try:
             values, sources = configure(run.own_words())
             _check_blind(run, models)
-            without = {"resume_from": None} | ({} if source is None else {"test_only": False})
-            resolver = ConfigResolver(values | without, sources)
+            resolver = ConfigResolver(values | {"resume_from": None}, sources, starts_later=source is not None)
             if source is not None:
                 stored = {key: models[source][key] for key in model_keys()}
                 resolver.fill_defaults(f"checkpoint of {source}", stored)

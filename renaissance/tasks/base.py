@@ -47,6 +47,7 @@ class Task(nn.Module):
 
     Attributes:
         selecting: the metric whose sum over tasks selects the best checkpoint.
+        learns: whether steps train it; else it is for `test_only` alone.
         has_loss: whether its loss is a number of an evaluation.
         has_dataset: whether it reads a data set of its own.
         keeps_rows: whether `rows` makes one row an example, for the predictions file.
@@ -59,6 +60,7 @@ class Task(nn.Module):
     """
 
     selecting: ClassVar[str] = "accuracy"
+    learns: ClassVar[bool] = True
     has_loss: ClassVar[bool] = True
     has_dataset: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = False
@@ -183,14 +185,14 @@ class Downstream(Task):
         return tuple(sorted((split for split in available if split != "train"), key=lambda split: split != "val"))
 
     @classmethod
-    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None) -> TaskDataset:
-        """Opens one split.
+    def open(cls, settings: Settings, split: str, labels: Sequence[str] | None, *, images: bool = True) -> TaskDataset:
+        """Opens one split; its images may be left out.
 
         Raises:
             UserError: a missing, unusable or, for training, unlabelled file.
         """
         name, data = cls.data_name(settings), settings.data
-        dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind)
+        dataset = open_samples(name, split, data.data_root, sample_kind=cls.sample_kind, images=images)
         hidden = name in DATASETS and split in DATASETS[name].hidden_splits
         return TaskDataset(dataset, partial(cls.read, tuple(labels or ())), cls.label_column, hidden=hidden)
 

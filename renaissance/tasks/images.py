@@ -59,22 +59,8 @@ class ImageClasses(Downstream):
         Raises:
             UserError: files have different ones.
         """
-        name, root = cls.data_name(settings), settings.data.data_root
         splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
-        by_file: dict[str, tuple[str, ...]] = {}
-        for split in splits:
-            dataset = open_samples(name, split, root, sample_kind=cls.sample_kind)
-            for file, metadata in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
-                if metadata.get("labels"):
-                    by_file[file.file] = tuple(map(str, metadata["labels"]))
-        first, expected = next(iter(by_file.items()), (None, None))
-        for file, labels in by_file.items():
-            require(
-                labels == expected,
-                f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected or (), 5)}; "
-                "prepare all splits in one go.",
-            )
-        return expected
+        return class_names(cls.data_name(settings), settings.data.data_root, splits)
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As `Downstream.rows`; if there are more than five classes also "top_5": whether the class is among the top five."""
@@ -93,6 +79,28 @@ class ImageClasses(Downstream):
             majority = "majority", float(frame["target"].value_counts(normalize=True).iloc[:TOP].sum())
             metrics["accuracy_top_5"] = mean_score(frame, frame["top_5"], baseline=majority, candidates=candidates)
         return metrics
+
+
+def class_names(name: str, root: str, splits: Sequence[str]) -> tuple[str, ...] | None:
+    """The names of the classes in the files of these splits; None where they have none.
+
+    Raises:
+        UserError: files have different ones.
+    """
+    by_file: dict[str, tuple[str, ...]] = {}
+    for split in splits:
+        dataset = open_samples(name, split, root, sample_kind=CLASSES)
+        for file, metadata in zip(dataset.describe(), dataset.schema_metadata(), strict=True):
+            if metadata.get("labels"):
+                by_file[file.file] = tuple(map(str, metadata["labels"]))
+    first, expected = next(iter(by_file.items()), (None, None))
+    for file, labels in by_file.items():
+        require(
+            labels == expected,
+            f"The classes of {file} are {shortened(labels, 5)}, those of {first} are {shortened(expected or (), 5)}; "
+            "prepare all splits in one go.",
+        )
+    return expected
 
 
 class Images(ImageClasses):

@@ -26,6 +26,15 @@ ANSWERS = ("False", "True")  # as the annotations write them, in the order of th
 _SUBMITTED_AS = {"val": "dev", "test": "test1"}  # our name of a split -> that of the benchmark's file
 
 
+def pooled_pairs(encodings: Encodings) -> Tensor:
+    """(B,2Dp): of each sentence the pooled vectors with its left and with its right image."""
+    images = encodings.images()  # of the first example the left and the right one, then of the second ...
+    pair = torch.arange(len(images.hidden), device=images.hidden.device)
+    text = encodings.text().select(pair // 2)
+    fused = encodings.fuse(text, images, needs={"pooled"}, slot=pair % 2)
+    return fused.pooled.reshape(len(pair) // 2, -1)
+
+
 class Nlvr2(Downstream):
     """Two-class cross-entropy on the pooled vectors of both pairs; accuracy selects, consistency is reported too."""
 
@@ -61,11 +70,7 @@ class Nlvr2(Downstream):
         return Example(sample.id, sample.images, text, where=sample.where, label=label, metadata=metadata)
 
     def logits(self, encodings: Encodings, targets: LabelTargets) -> Tensor:
-        images = encodings.images()  # of the first example the left and the right one, then of the second ...
-        pair = torch.arange(len(images.hidden), device=images.hidden.device)
-        text = encodings.text().select(pair // 2)
-        fused = encodings.fuse(text, images, needs={"pooled"}, slot=pair % 2)
-        return self.head(fused.pooled.reshape(len(pair) // 2, -1))
+        return self.head(pooled_pairs(encodings))
 
     def score(self, frame: pd.DataFrame) -> dict[str, MetricDetails]:
         """Accuracy, and consistency: the share of groups whose examples are all right; hidden answers do not count.

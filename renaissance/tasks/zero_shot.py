@@ -22,7 +22,23 @@ SCORES = {
 }
 
 
-class ZeroShot(Downstream):
+class Untrained(Downstream):
+    """A downstream task that asks a checkpoint as it is: no step trains it."""
+
+    learns = False
+
+    def __init__(self, model: nn.Module, context: Context):
+        super().__init__(model, context)
+        names, run = [*context.settings.objectives.loss_names], context.settings.run
+        require(
+            run.test_only,
+            f"{', '.join(names)} trains no part of the model, so test_only=False has nothing to do; leave it out, and give a "
+            "load_path.",
+        )
+        require(len(names) == 1, f"loss_names: {', '.join(names)} cannot run together: one of them is not trained.")
+
+
+class ZeroShot(Untrained):
     """A downstream task that learns nothing: the heads of matching that a checkpoint has score images with texts.
 
     Attributes:
@@ -34,12 +50,6 @@ class ZeroShot(Downstream):
 
     def __init__(self, model: nn.Module, context: Context):
         super().__init__(model, context)
-        names, run = [*context.settings.objectives.loss_names], context.settings.run
-        require(
-            run.test_only,
-            f"{', '.join(names)} learns nothing, so test_only=False has nothing to do; leave it out, and give a load_path.",
-        )
-        require(len(names) == 1, f"loss_names: {', '.join(names)} cannot run together: one of them learns nothing.")
         self.itm, self.itc = Itm(model, context), Itc(model, context)
         self.settings, self.scored_by = context.settings, None
 

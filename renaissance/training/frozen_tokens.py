@@ -22,12 +22,15 @@ import torch
 from torch import Tensor
 
 from renaissance.core.atomic import AtomicFile
+from renaissance.core.checks import require_writable
 from renaissance.core.console import say
 from renaissance.core.errors import require
+from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput
 from renaissance.data.collate import Source, stack_images
 from renaissance.data.file_cache import cached, stamp
+from renaissance.data.loader import StepLoader
 from renaissance.data.token_cache import TokenFile
 from renaissance.data.transforms import Transform
 from renaissance.models.two_tower import TwoTower
@@ -37,7 +40,6 @@ from .assembly import Built
 from .devices import float32_products
 from .image_inputs import transform_of
 from .loading import RunData
-from .parts import make_parts
 from .resolution import Resolved
 
 FOLDER = "tokens"  # in data_root
@@ -118,8 +120,9 @@ class TokenCache:
         bar = Bar(total=sum(part.size for part in parts), desc="encoding images", disable=hide)
         write = partial(_write, model, device, self.batch)
         # Whatever a run computes in, the tokens are the same.
+        loader = partial(StepLoader, collate=_ImageReader(parts), num_workers=self.num_workers, pin_memory=False)
         with bar, torch.no_grad(), float32_products("highest", cpu=device.type == "cpu"):
-            make_parts(parts, _ImageReader(parts), self.num_workers, "cache_dir", write, bar, rank, world_size)
+            make_parts(parts, loader, "cache_dir", write, bar, rank, world_size)
         model.train(training)
         for source, files in zip(self.sources, self.files, strict=True):
             source.dataset.use_tokens(files)
@@ -302,9 +305,8 @@ def _room(cache: TokenCache, folder: Path, bits: int) -> str:
     size = f"{_size(whole)} in {folder} ({images:,} images, {tokens} tokens of {width} numbers in {bits} bits each)"
     if not missing:
         return f"cache_frozen: {size}, all of it there"
+    require_writable(folder, "cache_frozen=True", "cache_dir")
     nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
-    writable = os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
-    require(writable, f"cache_frozen=True: {nearest} cannot be written; give another folder with cache_dir=.")
     free = shutil.disk_usage(nearest).free
     half = ", or cache_precision=16 for half of it" if bits == 32 else ""
     lack = f"cache_frozen=True: {size} lack {_size(missing)}, and the disk has {_size(free)} free"

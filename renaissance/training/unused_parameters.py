@@ -17,7 +17,6 @@ from renaissance.data.collate import Collate, Source, TargetBuilder
 from renaissance.data.sampler import Draw
 from renaissance.data.transforms import make_transform
 from renaissance.tasks import Encodings, downstream_task, task_class
-from renaissance.tasks.zero_shot import ZeroShot
 
 from .assembly import Built
 from .image_inputs import patch_drop
@@ -39,7 +38,7 @@ def freeze_unused_parameters(
     built.heads.eval()
     encodings = Encodings(built.model, dummy_batch(resolved, target_builders))
     with torch.enable_grad():
-        tasks = {name: task for name, task in built.heads.items() if not isinstance(task, ZeroShot)}
+        tasks = {name: task for name, task in built.heads.items() if task.learns}
         losses = [task(encodings, encodings.batch.targets[name]).loss for name, task in tasks.items()]
     built.model.train()
     built.heads.train()

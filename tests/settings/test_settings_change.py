@@ -62,6 +62,7 @@ VQA = {"loss_names": {"vqa": 1}, "datasets": ["vqa"], "data_root": "vqa"}
 GLUE = {"loss_names": {"glue": 1}, "datasets": ["sst2"]}
 IMAGES = {"loss_names": {"images": 1}, "datasets": ["images"], "data_root": "images"}
 ZERO = IMAGES | {"loss_names": {"zeroshot_images": 1}, "test_only": True, "load_path": "other.ckpt"}
+KNN = ZERO | {"loss_names": {"knn": 1}}
 OWN = {"datasets": ["long"]}
 HOLES = {"datasets": ["sbu"], "data_root": "holes"}
 MANUAL_ONE = ONE | {"encoder_manual_configuration": True}
@@ -238,6 +239,11 @@ def runs_code(trial: Trial) -> bool:
 
 def results(trial: Trial) -> set[str]:
     return set(json.loads((trial.folder / "results.json").read_text(encoding="utf-8")))
+
+
+def neighbours(trial: Trial) -> str:
+    details = json.loads((trial.folder / "results_details.json").read_text(encoding="utf-8"))
+    return details["test"]["knn"]["accuracy"]["method"].partition(" by ")[0]
 
 
 def clipped(trial: Trial) -> float:
@@ -446,6 +452,17 @@ CHANGES: dict[str, Change] = {
     ),
     "class_names": Change("names.json", lambda t: t.shape.heads["zeroshot_images"].texts[0], "a photo of a 0.", ZERO),
     "templates": Change("texts.json", lambda t: t.shape.heads["zeroshot_images"].templates, 2, ZERO),
+    "frozen_features": Change("text", lambda t: "give image" in (refusal(lambda: t.shape) or ""), True, KNN),
+    "shots_per_class": Change(
+        99, lambda t: "are fewer training examples" in (refusal(lambda: t.resolved) or ""), True, KNN
+    ),
+    "shot_draws": Change(
+        2,
+        lambda t: len(list(t.folder.glob("predictions/*_test_draw*"))),
+        2,
+        KNN | {"shots_per_class": 1, "cache_dir": "kept"},
+    ),
+    "knn_neighbours": Change(1, neighbours, "1 nearest neighbours", KNN | {"cache_dir": "kept"}),
     "vqav2_label_size": Change(7, lambda t: refusal(lambda: t.settings) is not None, True, VQA),
     "text_only": Change(False, lambda t: t.shape.heads["glue"].pooler, None, GLUE),
     "image_only": Change(False, lambda t: t.shape.heads["images"].classifier.in_features, 64, IMAGES),

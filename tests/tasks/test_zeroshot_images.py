@@ -193,7 +193,7 @@ def test_without_the_heads_it_is_refused():
     ):
         asked.use_loaded({"itm"}, "load_path=x")
     for given, sentence in (
-        ({"test_only": False}, "zeroshot_images learns nothing, so test_only=False has nothing to do"),
+        ({"test_only": False}, "zeroshot_images trains no part of the model, so test_only=False has nothing to do"),
         ({"loss_names": {"zeroshot_images": 1, "itm": 1}}, "cannot run together"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -13,9 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from renaissance.core.atomic import AtomicFile, InUseError
-from renaissance.core.progress import Bar
-from renaissance.data.loader import StepLoader
+from .atomic import AtomicFile, InUseError
+from .progress import Bar
 
 _LOOK = 0.5  # seconds between two looks at parts that other processes make
 
@@ -36,8 +35,7 @@ class Part(Protocol):
 
 def make_parts(
     parts: Sequence[Part],
-    reader: Any,
-    num_workers: int,
+    loader: Callable[[Iterable[Any]], Any],
     setting: str,
     write: Callable[[Any, AtomicFile, Iterator[Any], Bar], None],
     bar: Bar,
@@ -48,7 +46,7 @@ def make_parts(
 
     Args:
         parts: that are missing.
-        reader: reads what `draws` of a part yields, in the place of the samples of a `StepLoader` with `num_workers`.
+        loader: makes a `StepLoader` of what `draws` of the parts yield.
         setting: that decided where the parts lie, for the sentences of errors.
         write: (part, its file, items of the loader, bar) writes the file; it reads the items of this part and no more.
         bar: of the inputs of all parts. `write` counts its own there; those that other processes made are added here.
@@ -57,7 +55,7 @@ def make_parts(
     first, order = rank * len(parts) // processes, [*enumerate(parts)]
     missing = dict(order[first:] + order[:first])
     while missing:
-        _make(missing, reader, num_workers, setting, write, bar)
+        _make(missing, loader, setting, write, bar)
         left = {place: part for place, part in missing.items() if part.is_missing()}
         if len(left) == len(missing):  # others make them
             time.sleep(_LOOK)
@@ -67,8 +65,7 @@ def make_parts(
 
 def _make(
     parts: Mapping[int, Part],
-    reader: Any,
-    num_workers: int,
+    loader: Callable[[Iterable[Any]], Any],
     setting: str,
     write: Callable[[Any, AtomicFile, Iterator[Any], Bar], None],
     bar: Bar,
@@ -79,9 +76,9 @@ def _make(
         draws = iter(claims)
         if (first := next(draws, None)) is None:
             return
-        loader = StepLoader(chain([first], draws), reader, num_workers, pin_memory=False)
-        stack.callback(loader.kill)
-        items = iter(loader)
+        loading = loader(chain([first], draws))
+        stack.callback(loading.kill)
+        items = iter(loading)
         for item in items:
             part, file = claims.claimed.popleft()
             write(part, file, chain([item], items), bar)
