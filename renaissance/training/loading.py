@@ -21,7 +21,6 @@ from renaissance.data.encoded import refuse_without_decoder
 from renaissance.data.glue.specs import GLUE
 from renaissance.data.limited import limited
 from renaissance.data.loader import StepLoader
-from renaissance.data.overview import splits_not_there
 from renaissance.data.pairs import PairDataset
 from renaissance.data.sampler import EvalBatches, Pool, TrainSteps
 from renaissance.data.text import COMPILED_PAD_MULTIPLE, PAD_MULTIPLE
@@ -34,6 +33,7 @@ from renaissance.tasks import downstream_task, task_class
 from .devices import all_gather
 from .image_inputs import patch_drop, transform_of
 from .optim import steps_of
+from .overview import splits_not_there
 from .resolution import Resolved
 
 if TYPE_CHECKING:

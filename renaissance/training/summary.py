@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from renaissance.core.console import millions, table
-from renaissance.data.overview import overview
 from renaissance.runs.report import versions
 from renaissance.settings.sections import Settings
 from renaissance.tasks import downstream_task
@@ -18,6 +17,7 @@ from .devices import on_gpu
 from .image_inputs import patch_drop
 from .loading import RunData
 from .optim import ROLES, parameter_groups, random_towers, role_of, steps_of, validation_interval
+from .overview import overview
 from .resolution import Resolved
 
 

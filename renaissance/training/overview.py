@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from renaissance.core.console import table
-
-from .collate import Samples
-from .dataset_specs import OWN_SPLITS
-from .limited import LimitedDataset
+from renaissance.data.collate import Samples
+from renaissance.data.dataset_specs import OWN_SPLITS
+from renaissance.data.limited import LimitedDataset
 
 
 def overview(samples: Mapping[str, Samples | None]) -> list[str]:
