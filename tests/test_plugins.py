@@ -74,7 +74,7 @@ def test_a_toy_of_each_kind_runs(lab: Path, capsys: pytest.CaptureFixture[str], 
     )
     assert small_run.results(resumed).keys() == {"val"}
 
-    monkeypatch.setattr(plugins, "LOADED", set())  # as in a command that does not name it
+    monkeypatch.setattr(plugins, "LOADED", {})  # as in a command that does not name it
     for refused in (["predict", "with", "text=a"], ["with", "task_itm", "max_steps=1"]):
         assert main([*refused, f"load_path={best}"]) == 1
         error = capsys.readouterr().err

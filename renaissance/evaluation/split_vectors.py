@@ -29,6 +29,7 @@ from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Batch
 from renaissance.data.collate import Samples, label_targets
+from renaissance.data.file_cache import content_digest
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
 
@@ -71,10 +72,9 @@ class SplitVectors:
     """
 
     def __init__(self, place: Path, samples: Samples):
-        files = samples.fingerprint().items()
-        known = [[file, {name: each[name] for name in each if name != "mtime_ns"}] for file, each in files]
-        content = hashlib.sha256(json.dumps([known, len(samples)]).encode()).hexdigest()[:16]
-        self.folder = place / f"{Path(known[0][0]).stem[-60:]}-{content}"
+        paths = samples.paths()
+        known = json.dumps([[*map(content_digest, paths)], len(samples)])
+        self.folder = place / f"{Path(paths[0]).stem[-60:]}-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
         self.samples = samples
 
     def parts(self, batch: int = _ROWS) -> list[VectorPart]:
