@@ -17,6 +17,7 @@ import scipy.stats
 from renaissance.core.errors import UserError
 from renaissance.evaluation.frames import gather_rows, write_predictions
 from renaissance.evaluation.intervals import bootstrap, interval, paired_bootstrap
+from renaissance.evaluation.metrics import mean_recall
 from renaissance.evaluation.runs import read_blind_run
 from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder
@@ -105,6 +106,16 @@ def test_what_belongs_together_is_drawn_together():
     count = mixed["group"].nunique()
     # A group that is drawn twice is two.
     assert bootstrap(mixed, lambda drawn: drawn["group"].nunique(), resamples=50) == (count, count)
+
+
+def test_a_mean_recall_draws_groups_too():
+    """Of 40 groups that say the same five times, the interval is that of 40 examples, not of 200."""
+    targets, scores = np.tile(["yes", "no"], 20), RANDOM.integers(0, 2, 40).astype(float)
+    one = mean_recall(scored(scores, target=targets)).record()["interval"]
+    columns = {"target": np.repeat(targets, 5), "group": np.repeat(np.arange(40), 5)}
+    five = mean_recall(scored(np.repeat(scores, 5), **columns)).record()["interval"]
+    apart = mean_recall(scored(np.repeat(scores, 5), target=columns["target"])).record()["interval"]
+    assert np.ptp(five) == pytest.approx(np.ptp(one), rel=0.15) and np.ptp(apart) < 0.6 * np.ptp(one)
 
 
 def test_work_is_bounded():
