@@ -28,10 +28,11 @@ from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Batch
-from renaissance.data.collate import Samples, label_targets
+from renaissance.data.collate import label_targets
 from renaissance.data.file_cache import content_digest
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
+from renaissance.data.samples import TaskDataset
 
 from .classifiers import LabelledFeatures
 from .ranking import FullSplit
@@ -71,7 +72,7 @@ class SplitVectors:
         place: folder of all splits that were encoded alike. samples: of the split.
     """
 
-    def __init__(self, place: Path, samples: Samples):
+    def __init__(self, place: Path, samples: TaskDataset):
         paths = samples.paths()
         known = json.dumps([[*map(content_digest, paths)], len(samples)])
         self.folder = place / f"{Path(paths[0]).stem[-60:]}-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
