@@ -143,7 +143,7 @@ def own_tables() -> Iterator[None]:
     from renaissance.settings.declared import SETTINGS
 
     tables = [each for each in vars(registry).values() if isinstance(each, registry.Registry)] + [SETTINGS]
-    entries, loaded, path = [dict(table.data) for table in tables], set(plugins.LOADED), list(sys.path)
+    entries, loaded, path = [dict(table.data) for table in tables], dict(plugins.LOADED), list(sys.path)
     yield
     for table, before in zip(tables, entries, strict=True):
         table.data = before

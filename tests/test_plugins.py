@@ -74,7 +74,7 @@ def test_a_toy_of_each_kind_runs(lab: Path, capsys: pytest.CaptureFixture[str], 
     )
     assert small_run.results(resumed).keys() == {"val"}
 
-    monkeypatch.setattr(plugins, "LOADED", set())  # as in a command that does not name it
+    monkeypatch.setattr(plugins, "LOADED", {})  # as in a command that does not name it
     for refused in (["predict", "with", "text=a"], ["with", "task_itm", "max_steps=1"]):
         assert main([*refused, f"load_path={best}"]) == 1
         error = capsys.readouterr().err
@@ -214,6 +214,24 @@ def test_a_config_file_may_name_a_plugin_and_its_settings(lab: Path, capsys, own
     monkeypatch.chdir(lab)
     Path("both.yaml").write_text('toy_weight: 3\nplugins: ["toy_lab"]\n', encoding="utf-8")
     assert main(["print_config", "with", "both.yaml"]) == 0 and "toy_weight = 3 " in capsys.readouterr().out
+
+
+def test_the_code_of_all_modules_of_all_plugins_is_known_again(tmp_path: Path, own_tables: None, monkeypatch):
+    (tmp_path / "toy_lab_of_two" / "inner").mkdir(parents=True)
+    files = [
+        tmp_path / name for name in ("toy_lab_of_two/__init__.py", "toy_lab_of_two/inner/more.py", "toy_lab_alone.py")
+    ]
+    monkeypatch.setattr(plugins, "LOADED", {})
+    seen = {plugins.code_digest()}
+    for file in files:
+        file.write_text("")
+    plugins.load_plugins([str(files[0].parent), str(files[2])])
+    seen.add(plugins.code_digest())
+    for file in files:
+        assert plugins.code_digest() in seen
+        file.write_text("changed = True")
+        seen.add(plugins.code_digest())
+    assert len(seen) == 5
 
 
 def test_a_module_that_is_not_there_is_a_sentence(own_tables: None):

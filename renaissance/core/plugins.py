@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from .errors import UserError, first_line, printable, require
 
 _WANTED = "give a .py file, or a folder with an __init__.py, or a module's dotted name"
-LOADED: set[str] = set()  # names of the plugins that were imported
+LOADED: dict[str, Path] = {}  # name of each plugin that was imported, and its file
 
 
 def plugin_name(plugin: str) -> str:
@@ -57,7 +58,16 @@ def load_plugins(plugins: Sequence[str]) -> None:
             not by_path or found in (path, path / "__init__.py"),
             f"plugins: {plugin!r} has the name of another module, {found}; rename it.",
         )
-        LOADED.add(plugin_name(plugin))
+        LOADED[plugin_name(plugin)] = found
+
+
+def code_digest() -> str:
+    """A hash of the code of all plugins that were imported; of a package that of all its modules."""
+    digest = hashlib.sha256()
+    for _, file in sorted(LOADED.items()):
+        for each in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+            digest.update(f"{each.name} ".encode() + each.read_bytes())
+    return digest.hexdigest()
 
 
 def refuse_missing_plugins(plugins: Iterable[str], where: str) -> None:

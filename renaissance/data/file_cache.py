@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from renaissance.core.atomic import write_whole
+from renaissance.core.console import say
 from renaissance.core.errors import UserError
 from renaissance.core.untrusted import expect, read_json, refuse_special
 
 # Raise it whenever a check gets stricter or a record gets another meaning: old records then no longer count.
 RECORD_VERSION = 4
 _MOST_BYTES = 1 << 30  # of a record, a file of our own
+_LARGE = 1 << 32  # bytes of a file that take a while to read
 
 
 class Stamp(NamedTuple):
@@ -78,6 +80,18 @@ def cached(
     with contextlib.suppress(OSError, UserError):  # processes that write the same record at once do no harm
         write_whole(place, json.dumps({"key": key, **found}).encode(), "XDG_CACHE_HOME")
     return found
+
+
+def content_digest(path: str) -> str:
+    """Returns a hash of a whole file, which is read once."""
+
+    def read() -> dict[str, str]:
+        if os.path.getsize(path) > _LARGE:
+            say(f"reads {path} once, to know it again")
+        with open(path, "rb") as file:
+            return {"content": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    return cached(path, stamp(path), "content", {"content": str}, read)["content"]
 
 
 def cache_folder() -> Path:

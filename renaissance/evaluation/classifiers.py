@@ -164,15 +164,15 @@ def draw_examples(
     """The training examples of a draw, the same for each model.
 
     Args:
-        labels: (n,) of all training examples, negative where there is none. names: of the classes.
+        labels: (n,) of all training examples. names: of the classes.
         shots: examples of each class; None = all. holds: whether some choose in the place of a validation split.
 
     Raises:
         UserError: a class has fewer examples than `shots`.
     """
-    known = np.flatnonzero(labels >= 0)
-    held = known[drawn(labels[known], HELD_OUT, [seed, 0])] if holds else known[:0]
-    pool = np.setdiff1d(known, held)
+    every = np.arange(len(labels))
+    held = drawn(labels, HELD_OUT, [seed, 0]) if holds else every[:0]
+    pool = np.setdiff1d(every, held)
     counts = np.bincount(labels[pool], minlength=len(names)).tolist()
     few = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True) if count < (shots or 0)]
     require(

@@ -60,7 +60,7 @@ def mean_score(frame: pd.DataFrame, score: Any = None, **details: Any) -> Metric
 
 def mean_recall(frame: pd.DataFrame, **details: Any) -> MetricDetails:
     """The mean over the classes that occur of the mean score of their examples. details: further fields."""
-    codes = frame.loc[frame["score"].notna(), ["score"]]
+    codes = frame.loc[frame["score"].notna(), [column for column in ("score", GROUP) if column in frame]]
     codes = codes.assign(code=pd.factorize(frame.loc[codes.index, "target"])[0])
     return MetricDetails(_mean_recall(codes), (codes,), _mean_recall, **details)
 

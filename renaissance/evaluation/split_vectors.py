@@ -28,9 +28,11 @@ from renaissance.core.errors import UserError, first_line, require
 from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Batch
-from renaissance.data.collate import Samples, label_targets
+from renaissance.data.collate import label_targets
+from renaissance.data.file_cache import content_digest
 from renaissance.data.loader import StepLoader
 from renaissance.data.sampler import Draw
+from renaissance.data.samples import TaskDataset
 
 from .classifiers import LabelledFeatures
 from .ranking import FullSplit
@@ -70,11 +72,10 @@ class SplitVectors:
         place: folder of all splits that were encoded alike. samples: of the split.
     """
 
-    def __init__(self, place: Path, samples: Samples):
-        files = samples.fingerprint().items()
-        known = [[file, {name: each[name] for name in each if name != "mtime_ns"}] for file, each in files]
-        content = hashlib.sha256(json.dumps([known, len(samples)]).encode()).hexdigest()[:16]
-        self.folder = place / f"{Path(known[0][0]).stem[-60:]}-{content}"
+    def __init__(self, place: Path, samples: TaskDataset):
+        paths = samples.paths()
+        known = json.dumps([[*map(content_digest, paths)], len(samples)])
+        self.folder = place / f"{Path(paths[0]).stem[-60:]}-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
         self.samples = samples
 
     def parts(self, batch: int = _ROWS) -> list[VectorPart]:

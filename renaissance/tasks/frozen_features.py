@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from renaissance.core.checks import require_writable
 from renaissance.core.errors import require
+from renaissance.core.plugins import code_digest
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES, ENTAILMENT, IMAGE_PAIRS
 from renaissance.data.datasets import named_specs
@@ -116,8 +117,7 @@ class FrozenFeatures(Untrained):
         train = reader.open(settings, "train", labels, images=False)
         require(train.labelled, f"datasets=['{name}'] has no labels in train, so {side} features teach nothing.")
         if settings.objectives.shots_per_class:
-            found = [train[number].label for number in range(len(train))]
-            cls._draw(settings, np.array([-1 if label is None else label for label in found]), labels, 0)
+            cls._draw(settings, np.array([train[number].label for number in range(len(train))]), labels, 0)
         return labels
 
     @classmethod
@@ -139,7 +139,7 @@ class FrozenFeatures(Untrained):
         """Finds the folder of the vectors; no head is needed."""
         flat, path = self.settings.flat, self.settings.run.load_path
         how = {key: flat[key] for key in (*sorted(model_keys()), *_DECIDING)}
-        how |= {"version": _VERSION, "features": self.side, "model": model_digest(path)}
+        how |= {"version": _VERSION, "features": self.side, "model": model_digest(path), "plugins": code_digest()}
         content = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode()).hexdigest()[:16]
         data = self.settings.data
         self.place = Path(data.cache_dir or Path(data.data_root) / FOLDER) / f"{Path(path).stem[-60:]}-{content}"
@@ -168,13 +168,14 @@ class FrozenFeatures(Untrained):
             with torch.inference_mode(False):
                 return vectors.read(device)
 
-        # What learns is no part of the run: neither its precision nor its mode without gradients holds for it.
+        # Vectors are of one precision, whichever run makes them; a mode without gradients does not hold for what learns.
         with torch.autocast(device.type, enabled=False):
             if not self._learned:
                 self._learn(read, split.say)
-        features, metadata = read(samples)
-        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-            frames = [self._frame(classify(features.vectors), features.labels, metadata) for classify in self._learned]
+            features, metadata = read(samples)
+            with torch.inference_mode(False):
+                logits = [classify(features.vectors) for classify in self._learned]
+                frames = [self._frame(each, features.labels, metadata) for each in logits]
         metrics = self._metrics(frames) if samples.labelled else {}
         if len(frames) == 1:
             return {"": frames[0]}, metrics
@@ -186,8 +187,6 @@ class FrozenFeatures(Untrained):
         val = self._chosen_on(settings, names) if self.chooses else None
         chosen_on = None if val is None else read(val)[0]
         with torch.inference_mode(False):
-            if chosen_on is not None:
-                chosen_on = chosen_on.select(np.flatnonzero(chosen_on.labels.cpu().numpy() >= 0))
             for number in range(settings.objectives.shot_draws):
                 places = self._draw(settings, every.labels.cpu().numpy(), names, number)
                 held_out = every.select(places.held_out) if len(places.held_out) else chosen_on

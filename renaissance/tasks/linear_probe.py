@@ -32,12 +32,9 @@ class LinearProbe(FrozenFeatures):
     def learn(
         self, pool: LabelledFeatures, every: LabelledFeatures, held_out: LabelledFeatures
     ) -> Callable[[Tensor], Tensor]:
-        start, shots = (
-            LogisticRegression.untrained(pool.vectors, len(self.labels)),
-            self.settings.objectives.shots_per_class,
-        )
+        start = LogisticRegression.untrained(pool.vectors, len(self.labels))
         chosen = choose_decay(pool, held_out, start)
-        probe = fit(pool if shots else every, chosen.decay, start)
+        probe = fit(pool if self.settings.objectives.shots_per_class else every, chosen.decay, start)
         unfinished = chosen.unfinished if probe.converged else (*chosen.unfinished, chosen.decay)
         self._found.append(chosen._replace(unfinished=unfinished))
         val = self._chosen_on(self.settings, self.labels)

@@ -29,7 +29,7 @@ from renaissance.core.parts import make_parts
 from renaissance.core.progress import Bar
 from renaissance.core.types import Example, ImageInput
 from renaissance.data.collate import Source, stack_images
-from renaissance.data.file_cache import cached, stamp
+from renaissance.data.file_cache import content_digest
 from renaissance.data.loader import StepLoader
 from renaissance.data.token_cache import TokenFile
 from renaissance.data.transforms import Transform
@@ -45,7 +45,6 @@ from .resolution import Resolved
 FOLDER = "tokens"  # in data_root
 _VERSION = 1  # of what a part holds
 _IMAGES = 64  # that a loader process reads at once, and the most of one call of the tower
-_LARGE = 1 << 32  # bytes of a file that take a while to read
 # Values of a configuration that change no token of a trained tower in eval mode, or say where it came from.
 _IDLE = re.compile(
     r"drop|version|name_or_path|architectures|dtype|label|attn_implementation|return_dict|output_(attentions|hidden_states)"
@@ -242,7 +241,7 @@ def token_files(
         tower = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
         shown, files = source.dataset.images_shown(), []
         for number, path in enumerate(source.dataset.paths()):
-            content = cached(path, stamp(path), "content", {"content": str}, partial(_content, path))["content"]
+            content = content_digest(path)
             data = hashlib.sha256(f"{content} {source.dataset.image_source(number)}".encode()).hexdigest()[:16]
             meta = {"encoder": _short(name), "tower": tower, "bits": bits, "shape": shape, "data": data}
             place = cache_dir / f"{_short(name)}-{tower}" / f"{_short(Path(path).stem)}-{data}"
@@ -277,13 +276,6 @@ def fingerprint(model: TwoTower) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _content(path: str) -> dict[str, str]:
-    if os.path.getsize(path) > _LARGE:
-        say(f"cache_frozen: reads {path} once, to know it again")
-    with open(path, "rb") as file:
-        return {"content": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _short(name: str) -> str:

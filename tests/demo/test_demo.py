@@ -109,7 +109,8 @@ def test_the_demo_learns_its_world_and_its_tasks(run_cli, tmp_path):
         # is the named object of two or three in .45 of the cases at most.
         heat = of["heat_maps"]
         assert heat[METHODS[0]]["peak"] >= 0.7 and heat[METHODS[0]]["share"] >= 0.45, name
-        assert all(heat[method]["peak"] >= 0.35 for method in ("rollout", "attention")), name
+        for method in ("rollout", "attention"):
+            assert heat[method]["peak"] >= max(0.35, heat[method]["random_peak"] + 0.15), (name, method)
         assert all(each["random_peak"] <= 0.45 and 0.05 <= each["random_share"] <= 0.2 for each in heat.values()), name
     assert_answers_rest_on_what_is_asked_for(tmp_path / "demo")
 

@@ -123,7 +123,7 @@ def test_draws_depend_on_seed_and_class_alone():
 
 
 def test_those_that_choose_are_none_of_those_that_learn():
-    labels, names = np.array([0, 1] * 20 + [-1, -1]), ("no", "yes")
+    labels, names = np.array([0, 1] * 20), ("no", "yes")
     pool, held_out = draw_examples(labels, names, None, 0, 0, holds=True)
     assert len(held_out) == 4 and not {*pool} & {*held_out} and {*pool} | {*held_out} == {*range(40)}
     few = draw_examples(labels, names, 5, 0, 1, holds=True)

@@ -17,6 +17,7 @@ import scipy.stats
 from renaissance.core.errors import UserError
 from renaissance.evaluation.frames import gather_rows, write_predictions
 from renaissance.evaluation.intervals import bootstrap, interval, paired_bootstrap
+from renaissance.evaluation.metrics import mean_recall
 from renaissance.evaluation.runs import read_blind_run
 from renaissance.evaluation.score_report import nan_sentence, score_lines
 from renaissance.runs.report import RunFolder
@@ -107,6 +108,16 @@ def test_what_belongs_together_is_drawn_together():
     assert bootstrap(mixed, lambda drawn: drawn["group"].nunique(), resamples=50) == (count, count)
 
 
+def test_a_mean_recall_draws_groups_too():
+    """Of 40 groups that say the same five times, the interval is that of 40 examples, not of 200."""
+    targets, scores = np.tile(["yes", "no"], 20), np.random.default_rng(1).integers(0, 2, 40).astype(float)
+    one = mean_recall(scored(scores, target=targets)).record()["interval"]
+    columns = {"target": np.repeat(targets, 5), "group": np.repeat(np.arange(40), 5)}
+    five = mean_recall(scored(np.repeat(scores, 5), **columns)).record()["interval"]
+    apart = mean_recall(scored(np.repeat(scores, 5), target=columns["target"])).record()["interval"]
+    assert np.ptp(five) == pytest.approx(np.ptp(one), rel=0.15) and np.ptp(apart) < 0.6 * np.ptp(one)
+
+
 def test_work_is_bounded():
     calls = []
     bootstrap(scored(np.arange(50_001)), lambda drawn: float(not calls.append(len(drawn))))
@@ -182,7 +193,7 @@ def test_paired_bootstrap_matches_by_id_and_mirrors():
     second = scored(RANDOM.permutation(TENTHS), group=np.arange(300) // 3).sample(frac=1, random_state=0)
     ahead, behind = paired_bootstrap(first, second), paired_bootstrap(second, first)
     assert ahead.p == behind.p and ahead.difference == -behind.difference
-    assert (ahead.low, ahead.high) == (-behind.high, -behind.low)
+    assert (ahead.low, ahead.high) == pytest.approx((-behind.high, -behind.low), abs=1e-12)  # quantiles round
     assert ahead.difference == pytest.approx((second.sort_index()["score"] - first["score"]).mean())
     read_back = first.assign(id=first["id"].astype(str))  # a file may hold ids as text
     assert paired_bootstrap(read_back, second) == ahead

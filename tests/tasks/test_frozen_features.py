@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ import small_run
 import small_tasks
 from exchange.checkpoints import write_checkpoint
 from renaissance.cli.main import main
+from renaissance.core import plugins
 from renaissance.data.prepare import images
 from renaissance.evaluation.classifiers import LabelledFeatures, neighbour_logits
 from renaissance.inference.loaded import Loaded
@@ -90,7 +92,7 @@ def test_a_run_of_the_model_s_features_which_are_computed_once(place: Path, tmp_
     assert "paired bootstrap" in capsys.readouterr().out
 
 
-def test_features_of_another_model_setting_or_file_are_never_taken(place: Path, tmp_path: Path, capsys):
+def test_features_of_another_model_setting_or_file_are_never_taken(place: Path, tmp_path: Path, capsys, monkeypatch):
     """Each of these has its own folder, and what is there is not touched."""
     data, cache = tmp_path / "data", tmp_path / "data" / "features"
     shutil.copytree(place / "images" / "arrow", data)
@@ -109,11 +111,44 @@ def test_features_of_another_model_setting_or_file_are_never_taken(place: Path, 
     assert len(kept(cache)) == len(seen[-1]) + 1
     folder_of(command(capsys, place, tmp_path, *asked, "eval_limit=3"))
     assert len(kept(cache)) == len(seen[-1]) + 3
+    size = (data / "images_test.arrow").stat().st_size
+    relabel(data / "images_test.arrow", 5)
+    run = folder_of(command(capsys, place, tmp_path, *asked))
+    assert len(kept(cache)) == len(seen[-1]) + 4 and (data / "images_test.arrow").stat().st_size == size
+    targets = pd.read_parquet(run / "predictions" / "knn_test.parquet")["target"]
+    assert targets[5] == ("a dog", "cat", "Äpfel")[pd.read_feather(data / "images_test.arrow")["label"][5]]
+    plugin = tmp_path / "mine.py"
+    monkeypatch.setattr(plugins, "LOADED", {"mine": plugin})
+    for count, code in ((7, "a = 1"), (10, "a = 2")):
+        plugin.write_text(code)
+        folder_of(command(capsys, place, tmp_path, *asked))
+        assert len(kept(cache)) == len(seen[-1]) + count
     part = next(cache.glob("*/images_train-*/*.parquet"))
     for path in cache.glob("*/images_train-*/*.parquet"):
         path.write_bytes(b"x")
     sentence = command(capsys, place, tmp_path, *asked).sentence()
     assert part.name in sentence and "remove it, and give the command again" in sentence
+
+
+def relabel(path: Path, row: int) -> None:
+    """Gives a row of a file another label."""
+    table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+    column, labels = table.schema.get_field_index("label"), table["label"].to_pylist()
+    labels[row] = (labels[row] + 1) % 3
+    changed = table.set_column(column, table.schema.field(column), pa.array(labels, table.schema.field(column).type))
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(changed)
+
+
+def test_vectors_of_all_splits_are_of_one_precision(place: Path, tmp_path: Path, capsys):
+    vectors = {}
+    for precision in ("32", "bf16-mixed"):
+        words = (f"precision={precision}", f"cache_dir={tmp_path / precision}")
+        folder_of(command(capsys, place, tmp_path, "task_linear_probe", *words))
+        parts = {path.parent.name: path for path in (tmp_path / precision).rglob("*.parquet")}
+        vectors[precision] = {name: np.stack(pd.read_parquet(path)["vector"]) for name, path in parts.items()}
+    assert len(vectors["32"]) == 3
+    np.testing.assert_equal(vectors["bf16-mixed"], vectors["32"])
 
 
 def test_shots_are_drawn_and_what_is_held_out_chooses(place: Path, tmp_path: Path, capsys):

@@ -328,7 +328,7 @@ def test_what_cannot_be_scored_is_one_sentence(trained, work, capsys):
     assert "has no trained head of itm or itc" in said
     assert "test_only=True needs load_path" in command(capsys, *words).sentence()
     assert (
-        "probe learns nothing, so test_only=False has nothing to do"
+        "probe trains no part of the model, so test_only=False has nothing to do"
         in command(capsys, *words, f"load_path={trained}", "test_only=False", "max_steps=1").sentence()
     )
     (work / "empty").mkdir(exist_ok=True)
