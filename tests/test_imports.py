@@ -31,7 +31,7 @@ from docs.rooms import (
 
 MOST_ENTRIES = 16  # of the top of the package
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
-MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_LINES, MOST_PACKAGE_LINES = 350, 50, 2_600, 26_200
+MOST_FILE_LINES, MOST_FUNCTION_LINES, MOST_ROOM_LINES, MOST_PACKAGE_LINES = 350, 50, 2_600, 26_300
 
 each_file = pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
 

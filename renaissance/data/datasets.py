@@ -264,10 +264,9 @@ def _spec(name: str, sample_kind: str, setting: str = "datasets") -> DatasetSpec
     if spec is None or spec.sample_kind != sample_kind:
         near = suggest(name, named_specs()) if spec is None else ""
         holds = f"holds no {sample_kind}" if spec is None else f"holds {spec.sample_kind}, not {sample_kind}"
-        own = f", or the name of your own {sample_kind}" if sample_kind in OWN_LAYOUTS else ""
-        raise UserError(
-            f"{setting} names '{name}'{near}, which {holds}; give {', '.join(_names_of(sample_kind))}{own}."
-        )
+        own = [f"the name of your own {sample_kind}"] if sample_kind in OWN_LAYOUTS else []
+        allowed = ", or ".join([*filter(None, [", ".join(_names_of(sample_kind))]), *own])
+        raise UserError(f"{setting} names '{name}'{near}, which {holds}; give {allowed}.")
     return spec
 
 

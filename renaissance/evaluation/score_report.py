@@ -49,7 +49,9 @@ def score_lines(
     hidden = int(frame["score"].isna().sum())
     bounds = {name: each.get("interval") for name, each in details.items()}
     if not values:
-        notes.insert(0, "this split has no public labels: predictions are written, no metrics")
+        told = "target" in frame and frame["target"].notna().any()
+        why = "no metric is of such scores" if told else "this split has no public labels"
+        notes.insert(0, f"{why}: predictions are written, no metrics")
     else:
         if 0 < hidden < len(frame):
             notes.insert(0, f"{hidden:,} examples have no answer and are left out of the mean score")

@@ -172,4 +172,5 @@ def _copy(module: nn.Module, state: Mapping[str, Tensor], report: LoadReport, ad
             report.unexpected.append(name)
     report.loaded += list(taken)
     report.missing += [name for name in own if name not in taken]
-    module.load_state_dict(taken, strict=False)
+    if not any(tensor.is_meta for tensor in own.values()):  # else only the report is wanted
+        module.load_state_dict(taken, strict=False)

@@ -12,8 +12,9 @@ from .keys import AUTO, HEADS, TOWER_KEYS, TOWERS
 
 # Settings of tasks without training -> these tasks.
 _IMAGES, _FROZEN = ("zeroshot_images",), ("knn", "linear_probe")
+_SCORED = ("probe", *_IMAGES)
 _UNTRAINED = {
-    "class_names": _IMAGES, "templates": _IMAGES, "probe_score": ("probe", *_IMAGES),
+    "class_names": _IMAGES, "templates": _IMAGES, "probe_score": _SCORED,
     "frozen_features": _FROZEN, "shots_per_class": _FROZEN, "shot_draws": _FROZEN, "knn_neighbours": ("knn",),
 }  # fmt: skip
 
@@ -88,7 +89,13 @@ def _training(values: Mapping[str, Any]) -> Iterator[str]:
         return  # the checkpoint answers
     if not any(values["loss_names"].values()):
         yield "No objective is on: name a task (such as task_mlm_itm) or give loss_names a weight above 0."
-    if not any(values[key] for key in ("max_steps", "max_epoch", "test_only", "fast_dev_run")):
+    untrained = [task for task in (*_SCORED, *_FROZEN) if values["loss_names"].get(task)]
+    if untrained and not values["test_only"]:
+        yield (
+            f"{', '.join(untrained)} trains no part of the model, so test_only=False has nothing to do; leave it out, and give "
+            "a load_path."
+        )
+    elif not any(values[key] for key in ("max_steps", "max_epoch", "test_only", "fast_dev_run")):
         yield "The run has no end: give max_steps= or max_epoch=."
 
 

@@ -57,10 +57,16 @@ class ImageClasses(Downstream):
         """The class names in the files of the run.
 
         Raises:
-            UserError: files have different ones.
+            UserError: files have different ones, or an evaluation has none.
         """
+        name, root = cls.data_name(settings), settings.data.data_root
         splits = cls.splits(settings) if settings.run.test_only else ("train", *cls.splits(settings))
-        return class_names(cls.data_name(settings), settings.data.data_root, splits)
+        require(
+            splits,
+            f"data_root='{root}' has no {name}_val.arrow or {name}_test.arrow; `python run.py prepare with dataset=images "
+            f"name={name} root=<its download> data_root={root}` writes them.",
+        )
+        return class_names(name, root, splits)
 
     def rows(self, output: TaskOutput, targets: LabelTargets) -> list[dict[str, Any]]:
         """As `Downstream.rows`; if there are more than five classes also "top_5": whether the class is among the top five."""

@@ -13,14 +13,17 @@ from .frozen_features import FrozenFeatures
 
 
 class Knn(FrozenFeatures):
-    """The class with the most votes of the `knn_neighbours` nearest training examples."""
+    """The class with the most votes of the `knn_neighbours` nearest training examples, or of all where there are fewer."""
+
+    _count = 0  # of them
 
     def learn(
         self, pool: LabelledFeatures, every: LabelledFeatures, held_out: LabelledFeatures | None
     ) -> Callable[[Tensor], Tensor]:
-        return partial(neighbour_logits, pool, classes=len(self.labels), count=self.settings.objectives.knn_neighbours)
+        self._count = min(self.settings.objectives.knn_neighbours, len(pool.labels))
+        return partial(neighbour_logits, pool, classes=len(self.labels), count=self._count)
 
     @property
     def method(self) -> str:
-        count = self.settings.objectives.knn_neighbours
-        return f"{count} nearest neighbours by cosine, temperature {TEMPERATURE}, on features of {self.side}"
+        count, every = self._count, self._count < self.settings.objectives.knn_neighbours
+        return f"{count:,} nearest neighbours{' (all)' * every} by cosine, temperature {TEMPERATURE}, on features of {self.side}"

@@ -81,7 +81,8 @@ class Probe(ZeroShot):
         signed = [name for name in names if probes.SIGN in probes.rule_of(name).judges.values()]
         if signed and self.scored_by == "itc":
             said = f"{', '.join(signed)} asks whether a text is true, which cosines of itc do not say"
-            require(len(signed) < len(names), f"{said}; give a load_path that was trained with itm.")
+            way = "leave probe_score=itc out" if "itm" in parts else "give a load_path that was trained with itm"
+            require(len(signed) < len(names), f"{said}; {way}.")
             notes.append(f"{said}: no number")
         if not self.text_only:
             notes.append("the checkpoint has no head of mlm, so the texts alone have no score")

@@ -159,6 +159,12 @@ def prepare_run(
     resolved.notes[:0] = [*start.notes, *devices.precision_notes(resolved.settings)]
     shape = build_on_meta(resolved)
     refuse_huge_batches(resolved.settings)
+    if resolved.stored is not None and resolved.settings.run.test_only and not reads_data:
+        guessed = resolved.labels.keys() - resolved.stored.labels.keys()  # a head for them may be of another size
+        if not any(shape.heads[name].learns for name in guessed):
+            load_weights(
+                shape, resolved
+            )  # nothing is copied to the meta device: says what is there, refuses what is not
     return start, resolved, shape
 
 

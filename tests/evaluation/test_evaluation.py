@@ -327,11 +327,15 @@ def test_a_blind_run_that_lacks_something_is_no_silence(blind_folder: Path):
 
 
 def test_a_split_without_answers_gets_no_number(blind_folder: Path):
-    said = score_lines("nlvr2", "test", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", {}, notes=["of the server"])
+    hidden = forty(np.zeros(40)).assign(target=None)
+    said = score_lines("nlvr2", "test", ["f.arrow"], hidden, {}, "accuracy", {}, notes=["of the server"])
     assert said == [
         "nlvr2, test: 40 examples of f.arrow",
         "  note: this split has no public labels: predictions are written, no metrics",
         "  note: of the server",
+    ]
+    assert score_lines("probe", "vsr", ["f.arrow"], forty(np.zeros(40)), {}, "accuracy", {})[1:] == [
+        "  note: no metric is of such scores: predictions are written, no metrics"
     ]
 
 

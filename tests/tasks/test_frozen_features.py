@@ -61,6 +61,8 @@ def test_a_run_of_the_model_s_features_which_are_computed_once(place: Path, tmp_
     linear = folder_of(command(capsys, place, tmp_path, "task_linear_probe", cache))
     before = kept(tmp_path / "cache")
     assert len(before) == 3
+    every = command(capsys, place, tmp_path, "task_knn", cache, "knn_neighbours=1000")
+    assert "note: 12 nearest neighbours (all) by cosine" in every.out
     ended = command(capsys, place, tmp_path, "task_knn", cache, "knn_neighbours=3")
     run = folder_of(ended)
     for words in (("shots_per_class=2", "shot_draws=2"), ("shots_per_class=2", "seed=3", "resume_from=auto")):
@@ -229,7 +231,7 @@ metrics: [linear_probe/test/accuracy]
         (("datasets=['birds']", "data_root=."), "birds_train.arrow"),
         (("cache_frozen=True",), "knn and linear_probe keep the features of all images already; leave it out."),
         (("fast_dev_run=1",), "fast_dev_run: knn learns from all of train, not from some batches; leave it out"),
-        (("test_only=False", "max_steps=1"), "knn trains no part of the model, so test_only=False has nothing to do"),
+        (("test_only=False",), "knn trains no part of the model, so test_only=False has nothing to do"),
         (
             ("task_finetune_images", "shots_per_class=1", "test_only=True"),
             "it is for knn and linear_probe; leave it out.",

@@ -176,6 +176,8 @@ def test_files_that_name_no_classes_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", None)
     settings = settings_of(tmp_path)
     assert Images.label_names(settings) is None
+    with pytest.raises(UserError, match=r"has no images_val.arrow or images_test.arrow; `python run.py prepare with"):
+        Images.label_names(settings_of(tmp_path, test_only=True))
     with pytest.raises(UserError, match=r"do not name their classes; write them with `python run\.py prepare"):
         Images(two_tower(), Context(settings, VOCAB, None))
 

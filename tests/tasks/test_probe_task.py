@@ -191,7 +191,9 @@ def test_cosines_do_not_say_whether_one_text_is_true(trained, work, capsys):
         in (folder / "log.txt").read_text()
     )
     words = ("task_probe_vsr", "data_root=probes", "probe_score=itc", f"load_path={trained}")
-    assert "give a load_path that was trained with itm" in command(capsys, *words).sentence()
+    said = command(capsys, *words).sentence()
+    assert said.endswith("asks whether a text is true, which cosines of itc do not say; leave probe_score=itc out.")
+    assert "public labels" not in (folder / "log.txt").read_text()
     true = frame(probe(capsys, trained, "task_probe_vsr", "exp_name=true"), "vsr")
     assert {*true["target"]} == {"true", "false"} and {*true["prediction"]} <= {"true", "false"}
 
@@ -326,10 +328,12 @@ def test_what_cannot_be_scored_is_one_sentence(trained, work, capsys):
     plain = train(capsys, "task_mlm", *SMALL, "max_steps=1", "batch_size=8", "final_test=False", "exp_name=words")
     said = command(capsys, *words, f"load_path={plain}/checkpoints/last.ckpt").sentence()
     assert "has no trained head of itm or itc" in said
+    assert main(["check", "with", *words, f"load_path={plain}/checkpoints/last.ckpt"]) == 1  # without data, too
+    assert capsys.readouterr().err == f"error: {said}\n"
     assert "test_only=True needs load_path" in command(capsys, *words).sentence()
     assert (
         "probe trains no part of the model, so test_only=False has nothing to do"
-        in command(capsys, *words, f"load_path={trained}", "test_only=False", "max_steps=1").sentence()
+        in command(capsys, *words, f"load_path={trained}", "test_only=False").sentence()
     )
     (work / "empty").mkdir(exist_ok=True)
     said = command(capsys, *words[:1], f"load_path={trained}", "data_root=empty").sentence()

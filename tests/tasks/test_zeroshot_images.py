@@ -43,7 +43,7 @@ TEMPLATES = ["the {c}", "two small {c} images above the {c}"]
 def settings_of(data_root: Path | str = ".", **given: object) -> SimpleNamespace:
     objectives = {"class_names": None, "templates": None, "probe_score": None, "loss_names": {"zeroshot_images": 1.0}}
     return SimpleNamespace(
-        data=SimpleNamespace(datasets=("images",), data_root=str(data_root)),
+        data=SimpleNamespace(datasets=given.get("datasets", ("images",)), data_root=str(data_root)),
         objectives=SimpleNamespace(**objectives | {key: given[key] for key in objectives.keys() & given.keys()}),
         model=SimpleNamespace(max_text_len=MAX_TEXT_LEN),
         run=SimpleNamespace(test_only=given.get("test_only", True)),
@@ -192,12 +192,11 @@ def test_without_the_heads_it_is_refused():
         UserError, match="probe_score=itc: load_path=x has no trained head of itc; give probe_score=itm"
     ):
         asked.use_loaded({"itm"}, "load_path=x")
-    for given, sentence in (
-        ({"test_only": False}, "zeroshot_images trains no part of the model, so test_only=False has nothing to do"),
-        ({"loss_names": {"zeroshot_images": 1, "itm": 1}}, "cannot run together"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            ZeroshotImages(model, Context(settings_of(**given), VOCAB, LABELS, tokenizer()))
+    with pytest.raises(UserError, match="'vqa', which holds questions, not classes; give the name of your own classes"):
+        ZeroshotImages.label_names(settings_of(datasets=("vqa",)))
+    with pytest.raises(UserError, match="cannot run together"):
+        both = settings_of(loss_names={"zeroshot_images": 1, "itm": 1})
+        ZeroshotImages(model, Context(both, VOCAB, LABELS, tokenizer()))
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,17 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from renaissance.core.errors import UserError, first_line, require
+from renaissance.core.untrusted import short
 from renaissance.data.arrow import some
 
-from .annotations import fields, folder_of, json_lines, text_lines
+from .annotations import fields, folder_of, json_lines, opened, text_lines
 from .image_pool import MAX_BYTES, Fault, fault_of
 from .names import IMAGE_SUFFIXES
-from .probes import PAIRED, ProbeEntry, annotations_below, places_of, probe_download
+from .probes import PAIRED, Packed, ProbeEntry, annotations_below, places_of, probe_download
 from .writer import Download, arrow_writer
 
 _EXAMPLES, _IMAGES = "data/examples.jsonl", "data/images"
@@ -49,8 +51,22 @@ def make_arrow(root: Path, *, dataset: str = "winoground") -> Download:
     there = {_EXAMPLES: (root / _EXAMPLES).exists(), f"{_IMAGES}.zip": archive.exists() or (root / _IMAGES).is_dir()}
     lacking = [name for name, found in there.items() if not found]
     require(not lacking, f"root='{root}' lacks {' and '.join(lacking)}; {_GATED}.")
-    packed = _packed(archive) if archive.exists() else None
+    _refuse_other(root / _EXAMPLES, b"{")
+    packed = None
+    if archive.exists():
+        _refuse_other(archive, b"PK")
+        packed = _packed(archive)
     return probe_download(root, dataset, {dataset: _winoground(root / _EXAMPLES)}, packed)
+
+
+def _refuse_other(path: Path, start: bytes) -> None:
+    """Refuses what a download without a login saves: a page, or a sentence of the server."""
+    with opened(path) as file:
+        begin = file.read(64).lstrip()
+    shown = short(begin.decode(errors="replace"))
+    require(
+        not begin or begin.startswith(start), f"'{path}' begins with {shown}, and is not the file itself; {_GATED}."
+    )
 
 
 def _winoground(path: Path) -> Iterator[ProbeEntry]:
@@ -62,8 +78,8 @@ def _winoground(path: Path) -> Iterator[ProbeEntry]:
         yield ProbeEntry(str(own), where, images, texts, PAIRED, tag)
 
 
-def _packed(archive: Path) -> Callable[[str], bytes | Fault]:
-    """Returns what gives an image of an archive by its path, of which the name without ending counts."""
+def _packed(archive: Path) -> Packed:
+    """Returns what finds an image of an archive by its path, of which the name without ending counts."""
     try:
         file = zipfile.ZipFile(archive)
     except (OSError, zipfile.BadZipFile) as error:
@@ -71,10 +87,11 @@ def _packed(archive: Path) -> Callable[[str], bytes | Fault]:
     names = [(PurePosixPath(each.filename), each) for each in file.infolist()]
     images = {name.stem: each for name, each in names if name.suffix[1:].lower() in IMAGE_SUFFIXES}
 
-    def read(place: str) -> bytes | Fault:
+    def find(place: str) -> Callable[[], bytes | Fault] | Fault:
         member = images.get(PurePosixPath(place).stem)
-        if member is None:
-            return Fault("missing", f"not in {_IMAGES}.zip")
+        return Fault("missing", f"not in {_IMAGES}.zip") if member is None else partial(read, member)
+
+    def read(member: zipfile.ZipInfo) -> bytes | Fault:
         if member.file_size > MAX_BYTES:
             return Fault("too large", f"it has {member.file_size:,} bytes, at most {MAX_BYTES:,} are stored")
         try:
@@ -82,7 +99,7 @@ def _packed(archive: Path) -> Callable[[str], bytes | Fault]:
         except Exception as error:  # damaged, encrypted, packed in an unknown way
             return fault_of(error)
 
-    return read
+    return find
 
 
 def _mmvp(root: Path) -> Iterator[ProbeEntry]:

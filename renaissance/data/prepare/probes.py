@@ -2,8 +2,8 @@
 
     official files -> ProbeEntry, all of them checked -> probe_download -> arrow files
 
-Everything is read and checked before a file is written, as the annotations are small. No image may be missing unless
-`max_unreadable` allows it: a score of a part of a benchmark is another benchmark's.
+Everything is read and checked before a file is written, as the annotations are small, and it is seen whether all images are
+there. None may be missing unless `max_unreadable` allows it: a score of a part of a benchmark is another benchmark's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from renaissance.core.errors import require
+from renaissance.core.errors import require, shortened
 from renaissance.core.untrusted import read_json
 from renaissance.data.dataset_specs import BBOXES, DATASETS, TEXTS
 
@@ -27,6 +27,7 @@ from .skipped import Skipped
 from .writer import Download, LeftOut, Plan, Row, plan_file
 
 Places = Sequence[str]  # paths below root where an image may lie; the first that exists is taken
+Packed = Callable[[str], Callable[[], bytes | Fault] | Fault]  # of an archive: what reads an image by its place there
 
 
 class ProbeEntry(NamedTuple):
@@ -64,7 +65,7 @@ def probe_download(
     root: Path,
     dataset: str,
     splits: Mapping[str, Iterable[ProbeEntry | LeftOut]],
-    packed: Callable[[str], bytes | Fault] | None = None,
+    packed: Packed | None = None,
 ) -> Download:
     """Returns the download of a benchmark.
 
@@ -72,14 +73,19 @@ def probe_download(
         root: its folder.
         dataset: key of `DATASETS`.
         splits: split -> all its rows, in order.
-        packed: gives an image of an archive by its place there, None = images are files below root.
+        packed: the archive of the images, None = they are files below root.
 
     Raises:
         UserError: what reading the entries raises; no row; an id twice; a text that is empty, no Unicode text, or longer
             than `annotation_store.MOST_TEXT`; a box that shows nothing of its image.
     """
-    plans = [_plan(root, dataset, split, [*entries], packed) for split, entries in splits.items()]
-    return Download(dataset, plans, max_unreadable=0)
+    lists = {split: [*entries] for split, entries in splits.items()}
+    plans = [_plan(root, dataset, split, entries, packed) for split, entries in lists.items()]
+    absent = {
+        plan.name: (len(entries), _absent(root, entries, packed))
+        for plan, entries in zip(plans, lists.values(), strict=True)
+    }
+    return Download(dataset, plans, max_unreadable=0, absent=absent)
 
 
 def _plan(
@@ -87,10 +93,10 @@ def _plan(
     dataset: str,
     split: str,
     entries: Sequence[ProbeEntry | LeftOut],
-    packed: Callable[[str], bytes | Fault] | None,
+    packed: Packed | None,
 ) -> Plan:
     spec, sizes = DATASETS[dataset], cache(partial(_size, root))
-    seen, reaching = set(), 0
+    seen, reaching, alike = set(), 0, []
     for each in entries:
         if isinstance(each, LeftOut):
             continue
@@ -98,11 +104,18 @@ def _plan(
         seen.add(each.id)
         fault = next(filter(None, (text_fault(text, "text") for text in each.texts)), None)
         require(fault is None, f"{each.where} has an unusable text ({fault}); download it again.")
+        if _alike(each):
+            alike.append(each.id)
         if each.box is not None and (size := sizes(_found(root, each.images[0]))):
             reaching += _reaches_over(each, *size)
-    require(seen, f"root='{root}' lists no row of {dataset} {split}; download it again.")
+    named = dataset if split == dataset else f"{dataset} {split}"
+    require(seen, f"root='{root}' lists no row of {named}; download it again.")
     rows = (_row(root, each, spec.image_columns, packed) for each in entries)
-    notes = [f"{reaching:,} boxes reach over the border of their image; what lies in it is shown."] if reaching else ()
+    notes = [f"{reaching:,} boxes reach over the border of their image; what lies in it is shown."] * (reaching > 0)
+    if alike:
+        notes.append(
+            f"Rows with a right text that is a wrong one, too: {len(alike):,} ({shortened(alike)}); none can be right."
+        )
     (file,) = spec.splits[split]
     plan = plan_file(dataset, file, split, rows, listed=len(entries), skipped=Skipped(), notes=notes)
     return plan._replace(texts=(TEXTS.name,))
@@ -125,21 +138,48 @@ def _reaches_over(entry: ProbeEntry, full_width: int, full_height: int) -> bool:
     return x < 0 or y < 0 or x + width > full_width or y + height > full_height
 
 
+def _alike(entry: ProbeEntry) -> bool:
+    """Whether a picture has a right text that is also a wrong one."""
+    rows = (
+        [{text for text, right in zip(entry.texts, row, strict=True) if right == side} for side in (1, 0)]
+        for row in entry.correct
+    )
+    return any(right & wrong for right, wrong in rows)
+
+
+def _absent(root: Path, entries: Iterable[ProbeEntry | LeftOut], packed: Packed | None) -> list[str]:
+    """Returns, of each row of which an image is not there, which one, and where it was looked for."""
+    found = []
+    for entry in entries:
+        places = () if isinstance(entry, LeftOut) else entry.images
+        faults = ((each[0], _image(root, each, packed)) for each in places)
+        found += [_without(place, fault).name for place, fault in faults if isinstance(fault, Fault)][:1]
+    return found
+
+
+def _image(root: Path, places: Places, packed: Packed | None) -> str | Callable[[], bytes | Fault] | Fault:
+    """Returns the path of an image, what reads it out of the archive, or why it is not there."""
+    return packed(places[0]) if packed else _found(root, places) or _missing(places)
+
+
+def _without(place: str, fault: Fault) -> LeftOut:
+    return LeftOut(fault.kind, f"{os.path.basename(place)}: {fault.why}")
+
+
 def _found(root: Path, places: Places) -> str | None:
     return next((place for place in places if os.path.isfile(root / place)), None)
 
 
-def _row(
-    root: Path, entry: ProbeEntry | LeftOut, columns: Sequence[str], packed: Callable[[str], bytes | Fault] | None
-) -> Row | LeftOut:
+def _row(root: Path, entry: ProbeEntry | LeftOut, columns: Sequence[str], packed: Packed | None) -> Row | LeftOut:
     """Returns the row of an entry, or why there is none."""
     if isinstance(entry, LeftOut):
         return entry
     images: dict[str, str | bytes] = {}
     for column, places in zip(columns, entry.images, strict=True):
-        image = packed(places[0]) if packed else _found(root, places) or _missing(places)
+        image = _image(root, places, packed)
+        image = image() if callable(image) else image
         if isinstance(image, Fault):
-            return LeftOut(image.kind, f"{os.path.basename(places[0])}: {image.why}")
+            return _without(places[0], image)
         images[column] = image
     values = {name: getattr(entry, name) for name in ("texts", "correct", "id", "category", "group")}
     if entry.box is None:

@@ -50,6 +50,7 @@ class Download(NamedTuple):
         options: what they say about how the files were made.
         max_unreadable: share of a file's images that may be unreadable unless the user gives another; None = any.
         leftovers: files that must not be there beside the new ones: an image could then be in two splits.
+        absent: file -> of how many rows, and which of them have no image, as a look at the download tells before any is read.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class Download(NamedTuple):
     options: Mapping[str, Any] = {}
     max_unreadable: float | None = 0.01
     leftovers: Sequence[str] = ()
+    absent: Mapping[str, tuple[int, Sequence[str]]] = {}
 
 
 def arrow_writer(read: Callable[..., Download]) -> Callable[..., list[dict[str, Any]]]:
@@ -139,15 +141,22 @@ def _write(download: Download, root: str | os.PathLike, folder: Path, writing: d
         f"data_root='{folder}' holds {', '.join(left)}, which this run would not replace and which may share images "
         "with what it writes; remove it, or give another name=.",
     )
+    options = {**download.options, "max_unreadable": download.max_unreadable}
+    options |= {name: value for name, value in writing.items() if name != "workers"}
+    for file, (rows, absent) in download.absent.items():
+        limit = options["max_unreadable"]
+        require(
+            limit is None or len(absent) <= limit * rows,
+            f"{len(absent):,} of {rows:,} rows for {file} lack an image (first {'; '.join(absent[:3])}): "
+            f"{len(absent) / rows:.1%}, and max_unreadable={limit}; nothing was written.",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"data_root='{folder}' cannot be made ({error.strerror}); give a folder to write to.") from None
-    workers = writing.pop("workers", None)
-    options = {**download.options, "max_unreadable": download.max_unreadable, **writing}
     source = {"dataset": download.dataset, "root": os.fspath(root), **download.source}
     manifests, refusals = [], []
-    with ImagePool(workers, writing["resize"], writing["quality"]) as pool:
+    with ImagePool(writing.get("workers"), writing["resize"], writing["quality"]) as pool:
         for plan in download.plans:
             provenance = {"source": {**source, **plan.source}, "options": options}
             manifests += _write_plan(plan, root, folder, pool, provenance, refusals)
