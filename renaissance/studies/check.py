@@ -9,6 +9,7 @@ from renaissance.core.errors import UserError, require
 from renaissance.settings.keys import model_keys
 from renaissance.settings.resolver import ConfigResolver, refuse
 from renaissance.tasks import task_class
+from renaissance.training.assembly import Built
 from renaissance.training.summary import parameters
 from renaissance.training.train import prepare_run
 
@@ -65,6 +66,8 @@ def check_runs(
                 stored = {key: models[source][key] for key in model_keys()}
                 resolver.fill_defaults(f"checkpoint of {source}", stored)
             _, resolved, shape = prepare_run(resolver, reads_data=False)
+            if source is not None and values["test_only"]:
+                _check_heads(shape, source, models[source]["loss_names"])
         except UserError as error:
             problems.append(f"{run.name}: {error}")
             continue
@@ -100,6 +103,13 @@ def _check_blind(run: PlannedRun, models: dict[str, dict[str, Any]]) -> None:
     blind = run.needs.get("blind_run", (None, None))[0]
     seeing = blind in models and models[blind]["blind"] is not True
     require(not seeing, f"blind_run is of {blind}, which sees its images; give its stage blind: true.")
+
+
+def _check_heads(shape: Built, source: str, trained: Mapping[str, float]) -> None:
+    """Refuses an evaluation that needs the heads of tasks which the source does not train."""
+    for head in shape.heads.values():
+        parts = {part for part, other in head.starts_from.items() if trained.get(other.partition(".")[0])}
+        head.use_loaded(parts, f"load_path, the checkpoint of {source},")
 
 
 def _steps(values: dict[str, Any]) -> int | str:

@@ -56,6 +56,11 @@ REFUSED = {
     "a stage that contradicts the model of another": (
         BASE + STAGES.replace("learning_rate: 1e-3", "num_cross_layers: 3"), "num_cross_layers=3",
     ),
+    "a probe of heads that no stage trains": (
+        BASE.replace("presets: task_mlm_itm, ", "")
+        + 'stages: {a: {presets: task_mlm}, b: {presets: task_probe_valse, load_path: "stage:a.best"}}',
+        "the checkpoint of a_seed=0, has no trained head of itm or itc",
+    ),
     "a task that no run has": (BASE + "metrics: [vqa/val/vqa_score]", "vqa/val/vqa_score: no run trains vqa"),
     "a metric that the task has not": (BASE + "metrics: [itm/val/foo]", "itm/val/foo: no run has it; itm has loss, accuracy"),
     "a split that it has not": (BASE + "metrics: [itm/foo/accuracy]", "itm/foo/accuracy: no run has it"),
