@@ -22,7 +22,7 @@ def read(
 ) -> tuple[RunData, list[str]]:
     """The data of a run of these data sets, and what the screen notes of them."""
     settings: Any = SimpleNamespace(
-        objectives=SimpleNamespace(loss_names={task: 1.0}, negative_group=2, draw_false_text=1),
+        objectives=SimpleNamespace(loss_names={task: 1.0}, negative_group=2, draw_false_text=1, eccv_caption=False),
         data=SimpleNamespace(
             first_datasets=(),
             datasets=datasets,
