@@ -107,7 +107,7 @@ def _check_blind(run: PlannedRun, models: dict[str, dict[str, Any]]) -> None:
 
 def _check_heads(shape: Built, source: str, trained: Mapping[str, float]) -> None:
     """Refuses an evaluation that needs the heads of tasks which the source does not train."""
-    for head in shape.heads.values():
+    for head in filter(lambda head: head.starts_from, shape.heads.values()):
         parts = {part for part, other in head.starts_from.items() if trained.get(other.partition(".")[0])}
         head.use_loaded(parts, f"load_path, the checkpoint of {source},")
 
