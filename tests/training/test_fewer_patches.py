@@ -75,7 +75,7 @@ def test_processes_and_loader_processes_show_the_same_patches(model, work, run_c
     words = ("with", "task_mlm_itm", *model, *dropout, *DROPS, "batch_size=16", "negative_group=2", "eval_batch_size=18",
              "max_steps=10", "learning_rate=1e-3", "accelerator=cpu", "precision=64")  # fmt: skip
     folders = []
-    for processes, micro, workers in ((1, 16, 0), (1, 8, 2), (2, 8, 0), (2, 4, 1)):
+    for processes, micro, workers in ((1, 16, 0), (1, 8, 2), (2, 4, 1)):
         done = run_cli(*words, f"num_gpus={processes}", f"per_gpu_batchsize={micro}", f"num_workers={workers}")
         assert done.code == 0, done.stderr
         folders.append(work / "result" / "mlm_itm" / f"version_{len(folders)}")
