@@ -11,8 +11,23 @@ from renaissance.core.types import Example
 from .samples import FileSummary
 
 
-class LimitedDataset:
-    """The first samples of a data set, in its order. A map-style data set; other attributes are those of the whole.
+class DatasetView:
+    """A map-style data set that shows another one otherwise; what a subclass does not define is that of the whole."""
+
+    def __init__(self, whole: Any):
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked for before it is unpickled
+            raise AttributeError(name)
+        return getattr(self._whole, name)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+
+class LimitedDataset(DatasetView):
+    """The first samples of a data set, in its order.
 
     Args:
         whole: a `TaskDataset`, or a `PairDataset`.
@@ -25,17 +40,13 @@ class LimitedDataset:
     """
 
     def __init__(self, whole: Any, limit: int, by_image: bool = False):
-        self._whole, self.limit, self.of, self._by_image = whole, limit, len(whole), by_image
+        super().__init__(whole)
+        self.limit, self.of, self._by_image = limit, len(whole), by_image
         self._size = min(limit, self.of)
         if by_image:
             rows = whole.rows()
             images = np.unique(rows)
             self._size = self.of if len(images) <= limit else int(np.searchsorted(rows, images[limit]))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for before it is unpickled
-            raise AttributeError(name)
-        return getattr(self._whole, name)
 
     def __len__(self) -> int:
         return self._size

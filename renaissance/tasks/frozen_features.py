@@ -25,6 +25,7 @@ from renaissance.core.plugins import code_digest
 from renaissance.core.types import Example, LabelTargets, TaskOutput
 from renaissance.data.dataset_specs import CLASSES, ENTAILMENT, IMAGE_PAIRS
 from renaissance.data.datasets import named_specs
+from renaissance.data.limited import DatasetView
 from renaissance.data.samples import TaskDataset
 from renaissance.evaluation.calibration import calibration_metrics
 from renaissance.evaluation.classifiers import LabelledFeatures, draw_examples
@@ -63,6 +64,7 @@ class FrozenFeatures(Untrained):
         chooses: whether examples apart from those of training choose something.
         side: of which features: "image", "text" or "fused".
         place: folder of the vectors, once the weights are in.
+        chosen_on_val: whether the examples that choose are those of the validation split, once it learns.
     """
 
     sample_kind, labels_in_data, has_loss = CLASSES, ImageClasses.labels_in_data, False
@@ -72,6 +74,7 @@ class FrozenFeatures(Untrained):
         super().__init__(model, context)
         self.settings, self.side = context.settings, _side(context.settings)
         self.place: Path | None = None
+        self.chosen_on_val = False
         self._learned: list[Callable[[Tensor], Tensor]] = []  # of each draw: vectors (n,F) -> logits (n,classes)
 
     def learn(
@@ -117,14 +120,10 @@ class FrozenFeatures(Untrained):
         train = reader.open(settings, "train", labels, images=False)
         require(train.labelled, f"datasets=['{name}'] has no labels in train, so {side} features teach nothing.")
         if settings.objectives.shots_per_class:
-            cls._draw(settings, np.array([train[number].label for number in range(len(train))]), labels, 0)
+            holds = cls.chooses and cls._chosen_on(settings, labels) is None
+            known = np.array([train[number].label for number in range(len(train))])
+            draw_examples(known, labels, settings.objectives.shots_per_class, settings.run.seed, 0, holds=holds)
         return labels
-
-    @classmethod
-    def _draw(cls, settings: Settings, labels: np.ndarray, names: Sequence[str], draw: int) -> Any:
-        holds = cls.chooses and cls._chosen_on(settings, names) is None
-        shots = settings.objectives.shots_per_class
-        return draw_examples(labels, names, shots, settings.run.seed, draw, holds=holds)
 
     @classmethod
     def _chosen_on(cls, settings: Settings, names: Sequence[str]) -> TaskDataset | None:
@@ -186,9 +185,11 @@ class FrozenFeatures(Untrained):
         every, _ = read(self.open(settings, "train", names))
         val = self._chosen_on(settings, names) if self.chooses else None
         chosen_on = None if val is None else read(val)[0]
+        labels, shots = every.labels.cpu().numpy(), settings.objectives.shots_per_class
+        self.chosen_on_val, holds = val is not None, self.chooses and val is None
         with torch.inference_mode(False):
             for number in range(settings.objectives.shot_draws):
-                places = self._draw(settings, every.labels.cpu().numpy(), names, number)
+                places = draw_examples(labels, names, shots, settings.run.seed, number, holds=holds)
                 held_out = every.select(places.held_out) if len(places.held_out) else chosen_on
                 self._learned.append(self.learn(every.select(places.pool), every, held_out))
         for remark in self.remarks():
@@ -227,19 +228,8 @@ def _mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return plain.assign(score=score, prediction=answers, draws=len(frames))
 
 
-class TextsAlone:
-    """A data set without its images, which no text encoder sees; other attributes are those of the whole."""
-
-    def __init__(self, whole: Any):
-        self._whole = whole
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for before it is unpickled
-            raise AttributeError(name)
-        return getattr(self._whole, name)
-
-    def __len__(self) -> int:
-        return len(self._whole)
+class TextsAlone(DatasetView):
+    """A data set without its images, which no text encoder sees."""
 
     def __getitem__(self, index: int) -> Example:
         return self._whole[index]._replace(images=())

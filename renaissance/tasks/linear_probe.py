@@ -37,8 +37,7 @@ class LinearProbe(FrozenFeatures):
         probe = fit(pool if self.settings.objectives.shots_per_class else every, chosen.decay, start)
         unfinished = chosen.unfinished if probe.converged else (*chosen.unfinished, chosen.decay)
         self._found.append(chosen._replace(unfinished=unfinished))
-        val = self._chosen_on(self.settings, self.labels)
-        self._chose = "val" if val is not None else f"{len(held_out.labels):,} training examples"
+        self._chose = "val" if self.chosen_on_val else f"{len(held_out.labels):,} training examples"
         return probe.logits
 
     @property

@@ -17,6 +17,7 @@ from renaissance.core.errors import Stopped, UserError, require
 from renaissance.core.plugins import load_plugins
 from renaissance.core.signals import StopSignals
 from renaissance.core.types import Example
+from renaissance.data.limited import DatasetView
 from renaissance.data.transforms import longest_side
 from renaissance.data.workers import leave_socket_folder, start_worker
 from renaissance.settings.resolver import ConfigResolver
@@ -40,10 +41,8 @@ class Trial(NamedTuple):
     limit: int | None
 
 
-class HeaviestSamples:
+class HeaviestSamples(DatasetView):
     """A data set whose texts are all as long as the model reads, and whose samples have the most images there are.
-
-    A map-style data set; other attributes are those of the whole.
 
     Args:
         whole: the data set. max_text_len: tokens.
@@ -52,19 +51,12 @@ class HeaviestSamples:
     """
 
     def __init__(self, whole: Any, max_text_len: int, image_size: int | None = None):
-        self._whole, self._length, self._side = whole, max_text_len, image_size
+        super().__init__(whole)
+        self._length, self._side = max_text_len, image_size
         self._shown: list[int] | None = None
         if whole[0].boxes is not None:
             seen = np.linspace(0, len(whole) - 1, min(len(whole), _SEEN)).astype(int).tolist()
             self._shown = sorted(seen, key=lambda index: -len(whole[index].boxes))[:_SERVED]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for before it is unpickled
-            raise AttributeError(name)
-        return getattr(self._whole, name)
-
-    def __len__(self) -> int:
-        return len(self._whole)
 
     def __getitem__(self, index: int) -> Example:
         example = self._whole[index if self._shown is None else self._shown[index % len(self._shown)]]
